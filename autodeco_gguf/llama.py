@@ -1,0 +1,368 @@
+"""A drop-in for ``llama_cpp.Llama`` whose temperature and top-p are predicted at every token."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaContext, LlamaSampler
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.gguf_file import GgufFile
+from autodeco_gguf.heads import Float32Array, Heads, check_enabled
+from autodeco_gguf.model_file import BaseModel, ModelFile
+from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain
+from autodeco_gguf.trace import TraceToken
+
+_DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
+"""Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
+
+_PREDICT_ROWS = 32
+"""Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
+
+_MMAP_ALIGNMENT = 32
+"""llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _with_defaults(method: F) -> F:
+    """The same method with the defaults above; what the caller gives is passed on untouched."""
+    signature = inspect.signature(method)
+    signature = signature.replace(
+        parameters=[p.replace(default=_DEFAULTS.get(p.name, p.default)) for p in signature.parameters.values()]
+    )
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return method(*bound.args, **bound.kwargs)
+
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
+
+
+class Llama(llama_cpp.Llama):
+    """``llama_cpp.Llama`` with AutoDeco heads: changing the import is the whole migration.
+
+    Where llama_cpp takes ``temperature`` and ``top_p``, both default to None here, which means predicted; a number
+    fixes that one (temperature 0 is greedy). ``top_k``, ``min_p`` and ``typical_p`` are off unless given. The order
+    is: logits processors and biases, penalties, grammar, scale by T, top-k, typical, min-p, cut at P, draw. The
+    heads read the raw logits.
+
+    Examples:
+        >>> llm = Llama("model-autodeco.gguf")  # doctest: +SKIP
+        >>> llm("Once upon a time", max_tokens=32, seed=1)["choices"][0]["text"]  # doctest: +SKIP
+        >>> [(t.text, t.temperature, t.top_p) for t in llm.trace]  # doctest: +SKIP
+    """
+
+    create_completion = _with_defaults(llama_cpp.Llama.create_completion)
+    create_chat_completion = _with_defaults(llama_cpp.Llama.create_chat_completion)
+    generate = _with_defaults(llama_cpp.Llama.generate)
+    sample = _with_defaults(llama_cpp.Llama.sample)
+    __call__ = _with_defaults(llama_cpp.Llama.__call__)
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        heads: str | os.PathLike[str] | None = None,
+        heads_enabled: Collection[str] | None = None,
+        trace: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Load a model and its heads.
+
+        Args:
+            model_path: a merged GGUF, or a plain one together with ``heads``.
+            heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            heads_enabled: the heads to use, of "temperature" and "top_p"; the other parameter is then 1. All by
+                default; with none, a model without heads will do.
+            trace: keep :attr:`trace`.
+            **kwargs: as in ``llama_cpp.Llama``.
+
+        Raises:
+            AutoDecoError: a file that is broken, without heads, an adapter given as model, a stale base view, heads
+                that do not fit, or llama.cpp cannot load the model; one line with the cause.
+        """
+        _warn_unknown(kwargs)
+        enabled = check_enabled(heads_enabled)
+        model = ModelFile.open(Path(model_path))
+        base = model.base()
+        self._heads = _load_heads(model, heads) if enabled else None
+        self._heads_path = heads
+        self._trace_on = trace
+        self._last: Sampler | None = None
+        self._predictor = Predictor(self._heads, enabled)
+        self._host_way = False
+        with _loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
+            super().__init__(path, **kwargs)
+        self.model_path = os.fspath(model_path)
+        self._start_heads()
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads in use: some of "temperature" and "top_p"."""
+        return self._predictor.names
+
+    @property
+    def trace(self) -> list[TraceToken]:
+        """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
+        return self._last.trace(self._model.vocab) if self._last is not None else []
+
+    def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:
+        """Teacher-forced predictions: what T and P would be after each token of a text.
+
+        Args:
+            tokens: [n] token ids, n up to the context's size.
+
+        Returns:
+            temperature [n] and top-p [n]; entry i is for the token that follows ``tokens[i]``.
+
+        Raises:
+            AutoDecoError: no such token, or more tokens than the context holds.
+        """
+        tokens = [int(t) for t in tokens]
+        bad = next((t for t in tokens if not 0 <= t < self.n_vocab()), None)
+        if bad is not None:
+            raise AutoDecoError(f"token {bad}, expected 0 to {self.n_vocab() - 1}")
+        if len(tokens) > self.n_ctx():
+            raise AutoDecoError(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx")
+        ones = np.ones(len(tokens), np.float32)
+        if not self._predictor.names or not tokens or self._heads is None:
+            return ones, ones.copy()
+        was_attached = self._predictor.attached
+        self._predictor.detach()
+        lib.llama_set_embeddings(self._ctx.ctx, True)
+        try:
+            parts = [self._predict_part(tokens, i) for i in range(0, len(tokens), self._predict_rows)]
+        finally:
+            self.n_tokens = 0
+            self._requires_eval = True
+            self._ctx.kv_cache_clear()
+            lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
+            if was_attached:
+                self._predictor.attach(self._ctx.ctx)
+        temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return temperature, top_p
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards."""
+        if not tokens:
+            return
+        if self._host_way and not self._keeps_hidden:
+            # hidden states are kept for the last token only: the flag makes every token an output
+            lib.llama_set_embeddings(self._ctx.ctx, False)
+            super().eval(tokens[:-1])
+            lib.llama_set_embeddings(self._ctx.ctx, True)
+            tokens = tokens[-1:]
+        super().eval(tokens)
+        if self._predictor.attached and not self._predictor.in_graph():
+            self._leave_graph()
+
+    # ---- loading ----
+
+    def _outputs_max(self, kwargs: dict[str, Any]) -> int:
+        """Outputs per decode to reserve graph memory for; 0, llama.cpp's default, where every token is one."""
+        every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
+        return 0 if every_token or not self._predictor.names else _PREDICT_ROWS
+
+    def _start_heads(self) -> None:
+        self._keeps_hidden = bool(self.context_params.embeddings)
+        if not self._predictor.names:
+            return
+        self._stack.callback(self._predictor.detach)  # runs before the context is freed
+        if self._logits_all:
+            lib.llama_set_embeddings(self._ctx.ctx, True)
+            self._keeps_hidden = True
+        self._host_way = self._keeps_hidden or not self._predictor.attach(self._ctx.ctx)
+
+    def _leave_graph(self) -> None:
+        """Go over to the host way: this architecture's graph has no hidden state where heads look for it."""
+        self._predictor.detach()
+        self._host_way = True
+        tokens = self.input_ids[: self.n_tokens].tolist()
+        self._ctx.kv_cache_clear()
+        self.reset()
+        self.eval(tokens)
+
+    # ---- predicting ----
+
+    @property
+    def _predict_rows(self) -> int:
+        return max(1, min(_PREDICT_ROWS, self.n_batch))
+
+    def _predict_part(self, tokens: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
+        assert self._heads is not None
+        if begin == 0:
+            self._ctx.kv_cache_clear()
+        part = tokens[begin : begin + self._predict_rows]
+        self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
+        self._ctx.decode(self._batch)
+        n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
+        logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, n_vocab))
+        hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, n_embd))
+        return self._heads.evaluate(hidden, logits, heads_enabled=self._predictor.names)
+
+    # ---- sampling ----
+
+    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
+        # llama_cpp drops both when both are given: list.extend returns None
+        bias, processors = kwargs.get("logit_bias"), kwargs.get("logits_processor")
+        if bias and processors:
+            kwargs["logits_processor"] = llama_cpp.LogitsProcessorList([*processors, _bias_processor(bias)])
+            kwargs["logit_bias"] = None
+        return super()._create_completion(*args, **kwargs)
+
+    def _init_sampler(  # type: ignore[override]
+        self,
+        top_k: int = 0,
+        top_p: float | None = None,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        temp: float | None = None,
+        repeat_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_eta: float = 0.1,
+        mirostat_tau: float = 5.0,
+        penalize_nl: bool = True,
+        logits_processor: llama_cpp.LogitsProcessorList | None = None,
+        grammar: llama_cpp.LlamaGrammar | None = None,
+    ) -> _LlamaSampler:
+        """What llama_cpp's generate calls for; tfs_z and penalize_nl have no effect there either."""
+        before, after = LlamaSampler(), LlamaSampler()
+        if (repeat_penalty, frequency_penalty, presence_penalty) != (1.0, 0.0, 0.0):
+            before.add_penalties(
+                self._n_vocab, self.last_n_tokens_size, repeat_penalty, frequency_penalty, presence_penalty
+            )
+        if grammar is not None:
+            grammar_chain(before, self._model.vocab, grammar)
+        if temp is not None and temp < 0.0:  # in llama_cpp: draw from the model's own distribution
+            temp, top_p = 1.0, 1.0
+        elif mirostat_mode == 1:
+            after.add_mirostat(self._n_vocab, self._seed & 0xFFFFFFFF, mirostat_tau, mirostat_eta, 100)
+        elif mirostat_mode == 2:
+            after.add_mirostat_v2(self._seed & 0xFFFFFFFF, mirostat_tau, mirostat_eta)
+        else:
+            if top_k > 0:
+                after.add_top_k(top_k)
+            if typical_p < 1.0:
+                after.add_typical(typical_p)
+            if min_p > 0.0:
+                after.add_min_p(min_p)
+        self._last = _LlamaSampler(
+            self,
+            self._predictor,
+            temperature=temp,
+            top_p=None if top_p is None else min(top_p, 1.0),
+            seed=self._seed,
+            logits_processors=logits_processor or (),
+            before=before if lib.llama_sampler_chain_n(before.sampler) else None,
+            after=after if lib.llama_sampler_chain_n(after.sampler) else None,
+            trace=self._trace_on,
+        )
+        return self._last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "heads": self._heads_path,
+            "heads_enabled": self._predictor.names,
+            "trace": self._trace_on,
+        }
+
+
+class _LlamaSampler(Sampler):
+    """A Sampler with the call that llama_cpp.Llama makes."""
+
+    def __init__(self, llama: Llama, predictor: Predictor, **kwargs: Any) -> None:
+        super().__init__(predictor, **kwargs)
+        self._llama = llama
+
+    def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
+        return super().sample(ctx.ctx, idx, self._llama._input_ids)
+
+
+def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
+    def add(_: Any, scores: Float32Array) -> Float32Array:
+        scores = scores.copy()
+        for token, value in bias.items():
+            scores[int(token)] += value
+        return scores
+
+    return add
+
+
+def _load_heads(model: ModelFile, heads: str | os.PathLike[str] | None) -> Heads:
+    source = model if heads is None else ModelFile.open(Path(heads))
+    weights = source.read_heads()
+    if heads is not None:
+        base = BaseModel(model.path, (model.base(),))
+        base.check_fit(weights.hidden_size, weights.vocab_size, str(source.path))
+    return Heads(weights)
+
+
+def _warn_unknown(kwargs: dict[str, Any]) -> None:
+    known = inspect.signature(llama_cpp.Llama.__init__).parameters
+    for name in kwargs.keys() - known.keys():
+        warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
+
+
+_load_lock = threading.RLock()
+
+
+@contextmanager
+def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
+    """Make llama_cpp.Llama load ``base`` from where it stands in its file; yields the path to give it.
+
+    llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, two of its functions
+    are replaced: the one that opens the model and the one that makes the context, which also gets a bound on its
+    outputs. Failures become AutoDecoError with llama.cpp's own reason.
+    """
+    problem = base.header.check_vocab()
+    if problem:
+        raise AutoDecoError(f"{base.path}: {problem}")
+    owner = threading.get_ident()
+    open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
+
+    def open_here(path: bytes, params: Any) -> Any:
+        if threading.get_ident() != owner or base.start == 0:
+            return open_model(path, params)
+        if base.data % _MMAP_ALIGNMENT:
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        file = core.file_open(os.fspath(base.path), base.start)
+        try:
+            return lib.llama_model_load_from_file_ptr(file, params)
+        finally:
+            core.file_close(file)
+
+    def make_here(model: Any, params: Any) -> Any:
+        if threading.get_ident() == owner and outputs_max:
+            params.n_outputs_max = min(outputs_max, params.n_batch)
+        return make_context(model, params)
+
+    with _load_lock:
+        capture = core.LogCapture(verbose)
+        lib.llama_model_load_from_file, lib.llama_init_from_model = open_here, make_here
+        try:
+            yield os.fspath(base.path)
+        except ValueError as e:
+            raise AutoDecoError(f"{base.path}: llama.cpp cannot load it: {capture.first_error}") from e
+        finally:
+            lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
+            del capture

@@ -1,0 +1,33 @@
+// Keeps what llama.cpp and ggml log while it lives, so that a failure can name its cause.
+
+#pragma once
+
+#include "llama.h"
+
+#include <mutex>
+#include <string>
+
+// The log callback is one for the whole process: captures in several threads wait for each other, and what
+// other threads log meanwhile is seen here too. With forward, lines go on to the callback that was there before.
+class log_capture {
+public:
+    explicit log_capture(bool forward = false);
+    ~log_capture();
+
+    log_capture(const log_capture &) = delete;
+    log_capture & operator=(const log_capture &) = delete;
+
+    // The first line logged as an error: what went wrong; later ones tell only who gave up because of it.
+    // "no reason given" where there is none.
+    std::string first_error() const;
+
+private:
+    static void callback(ggml_log_level level, const char * text, void * user_data);
+
+    static std::recursive_mutex active; // held for the object's life
+    ggml_log_callback           previous = nullptr;
+    void                      * previous_data = nullptr;
+    const bool                  forward;
+    mutable std::mutex          mutex; // guards error: ggml logs from its own threads
+    std::string                 error;
+};

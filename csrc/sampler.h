@@ -1,0 +1,42 @@
+// The last stage of sampling: scale by T, cut to the nucleus of mass P, draw.
+
+#pragma once
+
+#include "llama.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+// Scratch space of draw_token, kept between calls: nothing is allocated per token once it has grown.
+struct draw_scratch {
+    std::vector<float>    weight;    // exp((logit - max) / T) of every token
+    std::vector<uint32_t> candidate; // tokens that can be in the nucleus, ascending
+    std::vector<double>   bin_mass;
+    std::vector<uint32_t> bin_count;
+};
+
+struct draw_result {
+    int32_t index;   // into logits
+    int32_t nucleus; // tokens left after the cut, >= 1
+    float   prob;    // probability with which index was drawn, among those left
+};
+
+enum draw_status {
+    DRAW_OK,
+    DRAW_NOT_FINITE, // a logit is NaN or +inf
+    DRAW_NO_TOKEN,   // every logit is -inf
+};
+
+// Draws from softmax(logits / temperature) cut to the smallest set of most likely tokens whose probabilities
+// reach top_p, renormalized. First scale, then cut. temperature 0: the most likely token; top_p 0: one token.
+// Tokens of equal probability at the cut are taken in ascending order of index. u: uniform in [0, 1).
+draw_status draw_token(const float * logits, size_t n, float temperature, float top_p, double u,
+                       draw_scratch & scratch, draw_result & result);
+
+// entropy of softmax(logits) in nats
+float logits_entropy(const float * logits, size_t n);
+
+// uniform in [0, 1) with 53 bits; the same on every platform, which std::uniform_real_distribution is not
+double uniform(std::mt19937 & rng);

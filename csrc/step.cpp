@@ -1,0 +1,139 @@
+#include "step.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+static int64_t n_vocab_of(const llama_context * ctx) {
+    return llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
+}
+
+static void check_sizes(const heads & h, const llama_context * ctx) {
+    const int64_t n_embd  = llama_model_n_embd_out(llama_get_model(ctx));
+    const int64_t n_vocab = n_vocab_of(ctx);
+    if (h.n_embd != n_embd || h.n_vocab != n_vocab) {
+        throw std::invalid_argument(
+            "the heads are for hidden size " + std::to_string(h.n_embd) + " and vocabulary " + std::to_string(h.n_vocab) +
+            ", the model has " + std::to_string(n_embd) + " and " + std::to_string(n_vocab));
+    }
+}
+
+bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id) {
+    if (p.gs) {
+        throw std::runtime_error("these heads are attached already; detach them first");
+    }
+    check_sizes(*p.h, ctx);
+    if (seq_id < 0 || (uint32_t) seq_id >= llama_n_seq_max(ctx)) {
+        throw std::invalid_argument("sequence " + std::to_string(seq_id) + " is not one of the context's " +
+                                    std::to_string(llama_n_seq_max(ctx)));
+    }
+    p.gs = graph_sampler_attach(ctx, seq_id, p.h, p.on);
+    return p.gs != nullptr;
+}
+
+void predictor_detach(predictor & p) {
+    if (p.gs) {
+        graph_sampler_detach(p.gs);
+        p.gs = nullptr;
+    }
+}
+
+static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, float * temperature, float * top_p) {
+    check_sizes(*p.h, ctx);
+    const float * hidden = llama_get_embeddings_ith(ctx, idx);
+    const float * logits = llama_get_logits_ith(ctx, idx);
+    if (!hidden || !logits) {
+        throw std::runtime_error("no hidden state for output " + std::to_string(idx) + " of the last decode: attach the "
+                                 "heads to the context, or call llama_set_embeddings(ctx, true) before llama_decode");
+    }
+    if (!p.runner) {
+        p.runner = std::make_unique<heads_runner>();
+        heads_runner_init(*p.runner, p.h, p.on, "CPU");
+    }
+    heads_evaluate(*p.runner, hidden, logits, 1, temperature, top_p);
+}
+
+bool predictor_read(predictor & p, llama_context * ctx, int32_t idx, float * temperature, float * top_p) {
+    if (!p.gs) {
+        predict_on_host(p, ctx, idx, temperature, top_p);
+    } else if (!graph_sampler_read(p.gs, temperature, top_p)) {
+        return false;
+    }
+    if (!std::isfinite(*temperature) || !std::isfinite(*top_p)) {
+        throw std::runtime_error("the heads predict a value that is not finite: the model's hidden state or logits are not");
+    }
+    return true;
+}
+
+struct drawn {
+    llama_token id;
+    draw_result result;
+};
+
+static drawn draw_checked(const float * logits, size_t n, float temperature, float top_p, step_sampler & s) {
+    draw_result result = {};
+    switch (draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, result)) {
+        case DRAW_OK:         break;
+        case DRAW_NOT_FINITE: throw std::runtime_error("a logit is NaN or +inf; no token was drawn");
+        case DRAW_NO_TOKEN:   throw std::runtime_error("every logit is -inf: the grammar or the biases allow no token");
+    }
+    return { (llama_token) result.index, result };
+}
+
+// The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
+static drawn draw_through_chains(const float * logits, size_t n, float temperature, float top_p, step_sampler & s) {
+    s.candidates.resize(n);
+    for (size_t i = 0; i < n; ++i) {
+        s.candidates[i] = { (llama_token) i, logits[i], 0.0f };
+    }
+    llama_token_data_array cur = { s.candidates.data(), n, -1, false };
+    llama_sampler_apply(s.before, &cur);
+    if (s.after && temperature > 0.0f) {
+        for (size_t i = 0; i < cur.size; ++i) {
+            cur.data[i].logit /= temperature;
+        }
+        temperature = 1.0f;
+        llama_sampler_apply(s.after, &cur);
+    }
+    if (cur.selected >= 0 && (size_t) cur.selected < cur.size) { // mirostat draws by itself
+        const llama_token_data & token = cur.data[cur.selected];
+        return { token.id, { cur.data[cur.selected].id, (int32_t) cur.size, token.p } };
+    }
+    s.logits.resize(cur.size);
+    for (size_t i = 0; i < cur.size; ++i) {
+        s.logits[i] = cur.data[i].logit;
+    }
+    drawn d = draw_checked(s.logits.data(), cur.size, temperature, top_p, s);
+    d.id = cur.data[d.result.index].id;
+    return d;
+}
+
+llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, const float * changed) {
+    const float * raw = llama_get_logits_ith(ctx, idx);
+    if (!raw) {
+        throw std::runtime_error("the last decode has no output " + std::to_string(idx));
+    }
+    const size_t n = (size_t) n_vocab_of(ctx);
+
+    float temperature = s.temperature.value_or(0.0f);
+    float top_p       = s.top_p.value_or(0.0f);
+    if (!s.temperature || !s.top_p) {
+        float t, p;
+        if (!predictor_read(*s.p, ctx, idx, &t, &p)) {
+            throw std::runtime_error("the model's graph has no result_norm to read: this architecture needs the host "
+                                     "way, so do not attach the heads but call llama_set_embeddings(ctx, true)");
+        }
+        temperature = s.temperature.value_or(t);
+        top_p       = s.top_p.value_or(p);
+    }
+
+    const float * logits = changed ? changed : raw;
+    const drawn d = s.before || s.after ? draw_through_chains(logits, n, temperature, top_p, s)
+                                        : draw_checked(logits, n, temperature, top_p, s);
+    llama_sampler_accept(s.before, d.id);
+    llama_sampler_accept(s.after,  d.id);
+    if (s.trace) {
+        s.records.push_back({ d.id, temperature, top_p, logits_entropy(raw, n), d.result.nucleus, d.result.prob });
+    }
+    return d.id;
+}

@@ -1,0 +1,56 @@
+// One step of generation: predict T and P, apply penalties and grammar, draw, write down what happened.
+
+#pragma once
+
+#include "graph_sampler.h"
+#include "sampler.h"
+
+#include <optional>
+
+// Where T and P come from. In the graph when attached; else on the host, from the hidden state that
+// llama_set_embeddings(ctx, true) makes llama.cpp keep.
+struct predictor {
+    std::shared_ptr<heads>        h;
+    heads_enabled                 on;
+    graph_sampler               * gs = nullptr;
+    std::unique_ptr<heads_runner> runner; // host way, made when first needed
+};
+
+// Throws std::invalid_argument when model and heads differ in size, std::runtime_error when it is attached
+// already. Returns false when the context cannot run the heads in its graph.
+bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id);
+void predictor_detach(predictor & p); // does nothing when not attached
+
+// T and P of output row idx (as in llama_get_logits_ith) of the last decode. Returns false when attached to a
+// graph without the heads (graph_sampler_read). Throws std::runtime_error when there is no hidden state, or
+// what it gives is not finite.
+bool predictor_read(predictor & p, llama_context * ctx, int32_t idx, float * temperature, float * top_p);
+
+struct step_record {
+    llama_token id;
+    float       temperature;
+    float       top_p;
+    float       entropy; // nats, of the raw distribution
+    int32_t     nucleus;
+    float       prob;
+};
+
+struct step_sampler {
+    std::shared_ptr<predictor> p;
+    std::optional<float>       temperature; // set: fixed, not predicted
+    std::optional<float>       top_p;
+    llama_sampler            * before = nullptr; // chain on the raw logits: penalties, grammar; may be NULL
+    llama_sampler            * after  = nullptr; // chain on logits / T: top-k, typical, min-p, mirostat; may be NULL
+    bool                       trace  = true;
+
+    std::mt19937                  rng;
+    draw_scratch                  scratch;
+    std::vector<llama_token_data> candidates;
+    std::vector<float>            logits;
+    std::vector<step_record>      records;
+};
+
+// Draws the token after output row idx and shows it to the chains. changed: logits to draw from instead of the
+// model's own [n_vocab], or NULL; the heads and the entropy read the model's own either way.
+// Throws std::runtime_error: no such row, no prediction, not finite, no token allowed.
+llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, const float * changed);
