@@ -22,8 +22,8 @@ from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.gguf_file import GgufFile
 from autodeco_gguf.heads import Float32Array, Heads, check_enabled
 from autodeco_gguf.model_file import BaseModel, ModelFile
-from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain
-from autodeco_gguf.trace import TraceToken
+from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain, token_bytes
+from autodeco_gguf.trace import Trace
 
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
@@ -118,9 +118,23 @@ class Llama(llama_cpp.Llama):
         return self._predictor.names
 
     @property
-    def trace(self) -> list[TraceToken]:
+    def trace(self) -> Trace:
         """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
-        return self._last.trace(self._model.vocab) if self._last is not None else []
+        return Trace(self._last._native, self.token_bytes) if self._last is not None else Trace()
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """The text piece of one token: bytes, since it may end within a UTF-8 character.
+
+        Args:
+            token: a token id.
+            special: give control tokens their names; else they give nothing.
+
+        Raises:
+            AutoDecoError: the model is closed.
+        """
+        if self._model.model is None:
+            raise AutoDecoError("the model is closed")
+        return token_bytes(self._model.vocab, token, special=special)
 
     def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:
         """Teacher-forced predictions: what T and P would be after each token of a text.

@@ -14,7 +14,7 @@ from llama_cpp._internals import LlamaSampler
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Heads, check_enabled, check_seed, check_temperature, check_top_p
-from autodeco_gguf.trace import TraceToken
+from autodeco_gguf.trace import Trace
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
 
@@ -163,24 +163,18 @@ class Sampler:
                 changed = np.asarray(processor(ids, changed), np.float32)
         return int(self._native.sample(where, idx, changed))
 
-    def records(self, begin: int = 0) -> list[tuple[int, float, float, float, int, float]]:
-        """(id, temperature, top_p, entropy, nucleus, prob) of each token drawn, from number ``begin`` on."""
-        return list(self._native.records(begin))
-
-    def trace(self, vocab: Any, begin: int = 0) -> list[TraceToken]:
-        """The records with the tokens' text, for a ``llama_vocab`` pointer."""
-        return [
-            TraceToken(id_, token_bytes(vocab, id_), *rest)  # fields in the record's order
-            for id_, *rest in self.records(begin)
-        ]
+    @property
+    def trace(self) -> Trace:
+        """What was drawn so far; its tokens' text is empty, since a sampler knows no vocabulary."""
+        return Trace(self._native, lambda _: b"")
 
 
-def token_bytes(vocab: Any, token: int) -> bytes:
-    """The text piece of a token, special ones included."""
+def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
+    """The text piece of a token of a ``llama_vocab``; with special False, control tokens give nothing."""
     size = 64
     while True:
         buffer = ctypes.create_string_buffer(size)
-        n = llama_cpp.llama_token_to_piece(vocab, token, buffer, size, 0, True)
+        n = llama_cpp.llama_token_to_piece(vocab, token, buffer, size, 0, special)
         if n >= 0:
             return buffer.raw[:n]
         size = -n

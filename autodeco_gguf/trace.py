@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,28 @@ class TraceToken:
     entropy: float
     nucleus: int
     prob: float
+
+
+class Trace(Sequence[TraceToken]):
+    """The tokens of one generation; grows while it runs."""
+
+    def __init__(self, records: Any = None, text: Callable[[int], bytes] = lambda _: b"") -> None:
+        """Read the native sampler's records; without any, an empty trace."""
+        self._records = records
+        self._text = text
+
+    def __len__(self) -> int:
+        return 0 if self._records is None else int(self._records.n_records)
+
+    @overload
+    def __getitem__(self, index: int) -> TraceToken: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TraceToken]: ...
+    def __getitem__(self, index: int | slice) -> TraceToken | list[TraceToken]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"token {index} of a trace of {len(self)}")
+        id_, *rest = self._records.record(position)
+        return TraceToken(id_, self._text(id_), *rest)

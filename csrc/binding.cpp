@@ -205,14 +205,11 @@ static void bind_sampling(py::module_ & m) {
             return s;
         }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a)
         .def("sample", &sample, "ctx"_a, "idx"_a, "changed"_a)
-        .def("records", [](const step_sampler & s, size_t begin) {
-            py::list rows;
-            for (size_t i = begin; i < s.records.size(); ++i) {
-                const step_record & r = s.records[i];
-                rows.append(py::make_tuple(r.id, r.temperature, r.top_p, r.entropy, r.nucleus, r.prob));
-            }
-            return rows;
-        }, "begin"_a);
+        .def_property_readonly("n_records", [](const step_sampler & s) { return s.records.size(); })
+        .def("record", [](const step_sampler & s, size_t i) {
+            const step_record & r = s.records.at(i);
+            return py::make_tuple(r.id, r.temperature, r.top_p, r.entropy, r.nucleus, r.prob);
+        }, "i"_a);
 
     m.def("logits", &logits_of, "ctx"_a, "idx"_a);
     m.def("draw", &draw, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);

@@ -72,29 +72,56 @@ static void check_spec(const gguf_context * gguf, const gguf_tensor_spec & t) {
     }
 }
 
-// gguf_set_val does not make a context lay tensors out by general.alignment, only parsing does: where it is not
-// the default, start from a parsed header that holds nothing but that key.
-static gguf_context_ptr gguf_new(const gguf_context * base, const std::vector<std::string> & drop) {
-    static const char KEY[] = "general.alignment";
-    if (gguf_find_key(base, KEY) < 0 || starts_with_any(KEY, drop)) {
-        return gguf_context_ptr(gguf_init_empty());
-    }
+static void append(std::string & bytes, const void * data, size_t size) {
+    bytes.append((const char *) data, size);
+}
+
+template <typename T>
+static void append(std::string & bytes, T value) {
+    append(bytes, &value, sizeof(value));
+}
+
+static void append(std::string & bytes, const std::string & text) {
+    append(bytes, (uint64_t) text.size());
+    append(bytes, text.data(), text.size());
+}
+
+// A context that serializes without padding: alignment 1 is taken from a parsed header only, and keeps its effect
+// when the key goes or is set to another value.
+static gguf_context_ptr gguf_new_unpadded() {
     std::string header = "GGUF";
-    const auto append = [&](auto value) { header.append((const char *) &value, sizeof(value)); };
-    append((uint32_t) GGUF_VERSION);
-    append((int64_t) 0); // tensors
-    append((int64_t) 1); // metadata entries
-    append((uint64_t) strlen(KEY));
-    header += KEY;
-    append((uint32_t) GGUF_TYPE_UINT32);
-    append((uint32_t) gguf_get_alignment(base));
-    return gguf_context_ptr(gguf_init_from_buffer(header.data(), header.size(), { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
+    append(header, (uint32_t) GGUF_VERSION);
+    append(header, (int64_t) 0); // tensors
+    append(header, (int64_t) 1); // metadata entries
+    append(header, std::string("general.alignment"));
+    append(header, (uint32_t) GGUF_TYPE_UINT32);
+    append(header, (uint32_t) 1);
+    gguf_context_ptr gguf(gguf_init_from_buffer(header.data(), header.size(), { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
+    gguf_remove_key(gguf.get(), "general.alignment");
+    return gguf;
+}
+
+static uint64_t pad_to(uint64_t n, uint64_t alignment) {
+    return (n + alignment - 1) / alignment * alignment;
+}
+
+static uint64_t checked_size(const gguf_tensor_spec & t) {
+    const bool shape_ok = !t.ne.empty() && t.ne.size() <= GGML_MAX_DIMS &&
+        std::all_of(t.ne.begin(), t.ne.end(), [](int64_t n) { return n > 0; });
+    if (t.name.empty() || t.name.size() >= GGML_MAX_NAME || !shape_ok || t.ne[0] % ggml_blck_size(t.type) != 0) {
+        throw std::invalid_argument("tensor " + t.name + " cannot have this name, or this shape as " + ggml_type_name(t.type));
+    }
+    uint64_t size = ggml_row_size(t.type, t.ne[0]);
+    for (size_t i = 1; i < t.ne.size(); ++i) {
+        size *= (uint64_t) t.ne[i];
+    }
+    return size;
 }
 
 std::string gguf_header_build(const gguf_header & base, const std::vector<std::string> & drop,
                               const std::vector<std::pair<std::string, gguf_value>> & set,
                               const std::vector<gguf_tensor_spec> & tensors) {
-    gguf_context_ptr gguf = gguf_new(base.gguf.get(), drop);
+    gguf_context_ptr gguf = gguf_new_unpadded();
     gguf_set_kv(gguf.get(), base.gguf.get());
     for (int64_t i = gguf_get_n_kv(gguf.get()) - 1; i >= 0; --i) {
         const std::string key = gguf_get_key(gguf.get(), i);
@@ -105,18 +132,31 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
     for (const auto & [key, value] : set) {
         set_value(gguf.get(), key.c_str(), value);
     }
-
-    ggml_context_ptr ctx(ggml_init({ /*.mem_size =*/ (tensors.size() + 1) * ggml_tensor_overhead(),
-                                     /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
-    for (const auto & t : tensors) {
-        check_spec(gguf.get(), t);
-        ggml_tensor * tensor = ggml_new_tensor(ctx.get(), t.type, (int) t.ne.size(), t.ne.data());
-        ggml_set_name(tensor, t.name.c_str());
-        gguf_add_tensor(gguf.get(), tensor);
-    }
+    const int64_t  key       = gguf_find_key(gguf.get(), "general.alignment");
+    const uint64_t alignment = key < 0 ? GGUF_DEFAULT_ALIGNMENT : gguf_get_val_u32(gguf.get(), key);
 
     std::string bytes(gguf_get_meta_size(gguf.get()), '\0');
     gguf_get_meta_data(gguf.get(), bytes.data());
+
+    // The table of tensors is written here: ggml's writer drops dimensions of size 1, so that the last layer of a
+    // head, [1, n], would read back as a vector.
+    const int64_t n_tensors = (int64_t) tensors.size();
+    memcpy(bytes.data() + 8, &n_tensors, sizeof(n_tensors)); // after magic and version
+    std::unordered_set<std::string> names;
+    uint64_t offset = 0;
+    for (const auto & t : tensors) {
+        const uint64_t size = checked_size(t);
+        if (!names.insert(t.name).second) {
+            throw std::invalid_argument("two tensors are named " + t.name);
+        }
+        append(bytes, t.name);
+        append(bytes, (uint32_t) t.ne.size());
+        append(bytes, t.ne.data(), t.ne.size() * sizeof(int64_t));
+        append(bytes, (uint32_t) t.type);
+        append(bytes, offset);
+        offset = pad_to(offset + size, alignment);
+    }
+    bytes.resize(pad_to(bytes.size(), alignment), '\0');
     return bytes;
 }
 

@@ -47,41 +47,57 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
     }
 }
 
-// the row of the padded hidden states that belongs to the row of logits; NULL where the graph has none
-static ggml_tensor * hidden_row(ggml_context * ctx, ggml_cgraph * gf, const heads & h, const ggml_tensor * logits) {
+// one row of a matrix; the row itself where it exists, else that of a padded copy
+static ggml_tensor * build_row(ggml_context * ctx, ggml_tensor * matrix, int64_t row) {
+    if (row >= matrix->ne[1]) {
+        matrix = ggml_pad(ctx, matrix, 0, 1, 0, 0);
+    }
+    return ggml_view_1d(ctx, matrix, matrix->ne[0], row * matrix->nb[1]);
+}
+
+// hidden state and logits of the output row that llama.cpp asks for
+struct output_row {
+    ggml_tensor * hidden; // NULL: the graph has none
+    ggml_tensor * logits;
+};
+
+// llama.cpp pads the matrix of logits with a row for sequences that have no output in this batch, a copy of all of
+// it. Every real row stands in the matrix that was padded, so the copy is taken only when there is no row at all.
+static output_row build_output_row(ggml_context * ctx, ggml_cgraph * gf, const heads & h, ggml_tensor * logits) {
     const ggml_tensor * padded = logits->view_src;
     if (!padded) {
-        // llama.cpp's probe, which counts nodes: same nodes, no hidden state to find
+        // its probe, which counts nodes: as many of them, and no hidden state to find
         ggml_tensor * dummy = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, h.n_embd, 1);
-        return ggml_view_1d(ctx, ggml_pad(ctx, dummy, 0, 1, 0, 0), h.n_embd, 0);
+        return { build_row(ctx, dummy, 1), ggml_view_1d(ctx, logits, logits->ne[0], 0) };
     }
+    ggml_tensor * all  = padded->op == GGML_OP_PAD ? padded->src[0] : nullptr;
     ggml_tensor * norm = ggml_graph_get_tensor(gf, "result_norm");
-    if (!norm || norm->type != GGML_TYPE_F32 || norm->ne[0] != h.n_embd || norm->ne[1] + 1 != padded->ne[1]) {
-        return nullptr;
+    if (!all || !norm || norm->type != GGML_TYPE_F32 || norm->ne[0] != h.n_embd || norm->ne[1] != all->ne[1] ||
+        logits->ne[0] != h.n_vocab) {
+        return { nullptr, logits };
     }
-    norm = ggml_pad(ctx, norm, 0, 1, 0, 0);
-    const size_t row = logits->view_offs / padded->nb[1];
-    return ggml_view_1d(ctx, norm, h.n_embd, row * norm->nb[1]);
+    const int64_t row = (int64_t) (logits->view_offs / padded->nb[1]);
+    return { build_row(ctx, norm, row), row < all->ne[1] ? build_row(ctx, all, row) : logits };
 }
 
 static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx, ggml_cgraph * gf, llama_sampler_data * data) {
     auto * gs = (graph_sampler *) smpl->ctx;
+    gs->in_graph = false;
     try {
-        ggml_tensor * hidden = hidden_row(ctx, gf, *gs->h, data->logits);
-        const bool is_probe = data->logits->view_src == nullptr;
-        gs->in_graph = hidden && (is_probe || data->logits->ne[0] == gs->h->n_vocab);
-        if (!gs->in_graph) {
+        const output_row row = build_output_row(ctx, gf, *gs->h, data->logits);
+        if (!row.hidden) {
             return;
         }
-        const heads_outputs t = heads_build(ctx, *gs->h, *gs->weights, gs->on, hidden, data->logits);
-        const ggml_tensor * values[] = { t.temperature, t.top_p };
-        for (int i = 0; i < 2; ++i) {
+        data->logits = row.logits;
+        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, row.hidden, row.logits);
+        ggml_tensor * values[] = { out.temperature, out.top_p };
+        for (size_t i = 0; i < 2; ++i) {
             ggml_tensor * slot = ggml_view_1d(ctx, gs->out, 1, i * sizeof(float));
-            ggml_tensor * src  = ggml_reshape_1d(ctx, const_cast<ggml_tensor *>(values[i]), 1);
-            ggml_build_forward_expand(gf, ggml_cpy(ctx, src, slot));
+            ggml_build_forward_expand(gf, ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], 1), slot));
         }
+        gs->in_graph = true;
     } catch (const std::exception &) {
-        gs->in_graph = false;
+        // the host sees that nothing was computed; an exception must not pass through llama.cpp
     }
 }
 

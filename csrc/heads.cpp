@@ -1,6 +1,7 @@
 #include "heads.h"
 
 #include "ggml-alloc.h"
+#include "vector_math.h"
 
 #include <algorithm>
 #include <cstring>
@@ -126,44 +127,100 @@ static int64_t n_parts(int64_t n_vocab) {
     return n;
 }
 
-// max_prob, entropy, prob_variance, top5_prob of softmax(logits / (T + 1e-8)), each F32 [1, n]
-// TopPHead.compute_prob_stats in the official code
-static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature) {
+// sum of a * b over each row; F32 [m, n] -> F32 [1, n]
+static ggml_tensor * build_dot(ggml_context * ctx, ggml_tensor * a, ggml_tensor * b, int64_t parts) {
+    const int64_t m = a->ne[0] / parts, n = a->ne[1];
+    a = ggml_reshape_3d(ctx, a, m, 1, parts * n);
+    b = ggml_reshape_3d(ctx, b, m, 1, parts * n);
+    return ggml_sum_rows(ctx, ggml_reshape_2d(ctx, ggml_mul_mat(ctx, a, b), parts, n));
+}
+
+// sum over each row; F32 [m, n] -> F32 [1, n]. ggml_sum_rows runs on one core.
+static ggml_tensor * build_sum(ggml_context * ctx, ggml_tensor * a, int64_t parts) {
+    const int64_t m = a->ne[0] / parts, n = a->ne[1];
+    ggml_tensor * ones = ggml_scale_bias(ctx, ggml_view_1d(ctx, a, m, 0), 0.0f, 1.0f);
+    ggml_tensor * sums = ggml_mul_mat(ctx, ones, ggml_reshape_2d(ctx, a, m, parts * n));
+    return ggml_sum_rows(ctx, ggml_reshape_2d(ctx, sums, parts, n));
+}
+
+// Calls f(row, begin, end) for the piece of an [m, n] matrix that is thread ith's of nth.
+template <typename F>
+static void for_each_piece(const ggml_tensor * matrix, int ith, int nth, F && f) {
+    const int64_t m   = matrix->ne[0];
+    const int64_t all = ggml_nelements(matrix);
+    const int64_t end = all * (ith + 1) / nth;
+    for (int64_t i = all * ith / nth; i < end;) {
+        const int64_t row  = i / m;
+        const int64_t stop = std::min(end, (row + 1) * m);
+        f(row, i, stop);
+        i = stop;
+    }
+}
+
+static const float * data_of(const ggml_tensor * t) {
+    return (const float *) t->data;
+}
+
+// Two element-wise functions that ggml computes one float at a time on the CPU, which would be two thirds of the
+// heads' cost at a vocabulary of 151,936. There they are done here, by ggml's own threads; other devices have fast
+// operations for the same.
+
+// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]
+static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t, bool on_cpu) {
+    if (!on_cpu) {
+        return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
+    }
+    return ggml_map_custom3(ctx, x, max, t,
+        [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, const ggml_tensor * c, int ith, int nth, void *) {
+            for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
+                exp_scaled(data_of(a) + begin, data_of(b)[row], data_of(c)[row], (float *) dst->data + begin, end - begin);
+            });
+        }, GGML_N_TASKS_MAX, nullptr);
+}
+
+// ln(e / z + 1e-8); e: F32 [m, n], z: F32 [1, n]
+static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor * z, bool on_cpu) {
+    if (!on_cpu) {
+        return ggml_log(ctx, ggml_scale_bias(ctx, ggml_div(ctx, e, z), 1.0f, 1e-8f));
+    }
+    return ggml_map_custom2(ctx, e, z,
+        [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, int ith, int nth, void *) {
+            for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
+                log_scaled(data_of(a) + begin, data_of(b)[row], 1e-8f, (float *) dst->data + begin, end - begin);
+            });
+        }, GGML_N_TASKS_MAX, nullptr);
+}
+
+// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n]: with the largest
+// logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the official code.
+static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature, bool on_cpu) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
     const int64_t parts   = n_parts(n_vocab);
-
-    ggml_tensor * t = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
-    t = ggml_reshape_3d(ctx, t, 1, 1, n);
-
-    ggml_tensor * scaled = ggml_reshape_3d(ctx, logits, n_vocab / parts, parts, n);
-    scaled = ggml_div(ctx, scaled, t);
-
-    ggml_tensor * p       = ggml_soft_max(ctx, ggml_reshape_2d(ctx, scaled, n_vocab, n));
-    ggml_tensor * p_parts = ggml_reshape_2d(ctx, p, n_vocab / parts, parts * n);
+    const int     k       = (int) std::min<int64_t>(5, n_vocab);
 
     // the largest of all are among the largest of each part
-    const int k = (int) std::min<int64_t>(5, n_vocab);
-    ggml_tensor * top = p;
+    ggml_tensor * top = ggml_reshape_2d(ctx, logits, n_vocab, n);
     if (n_vocab / parts >= 2 * k) {
-        top = ggml_reshape_2d(ctx, build_largest(ctx, p_parts, k), k * parts, n);
+        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k);
+        top = ggml_reshape_2d(ctx, top, k * parts, n);
     }
     top = build_largest(ctx, top, k);
 
-    ggml_tensor * max_prob = build_pick(ctx, top, ggml_reshape_2d(ctx, ggml_argmax(ctx, top), 1, n));
-    ggml_tensor * top5     = ggml_sum_rows(ctx, top);
+    ggml_tensor * t    = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
+    ggml_tensor * max  = build_pick(ctx, top, ggml_reshape_2d(ctx, ggml_argmax(ctx, top), 1, n));
+    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t, on_cpu);
+    ggml_tensor * z    = build_sum(ctx, e, parts);
 
-    // sum p ln(p + 1e-8) and sum p p, as dot products
-    ggml_tensor * log_p = ggml_log(ctx, ggml_scale_bias(ctx, p_parts, 1.0f, 1e-8f));
-    ggml_tensor * p_3d  = ggml_reshape_3d(ctx, p, n_vocab, 1, n);
-    ggml_tensor * plogp = ggml_mul_mat(ctx, p_3d, ggml_reshape_3d(ctx, log_p, n_vocab, 1, n));
-    ggml_tensor * p_sq  = ggml_mul_mat(ctx, p_3d, p_3d);
-
-    ggml_tensor * entropy = ggml_reshape_2d(ctx, ggml_scale(ctx, plogp, -1.0f), 1, n);
+    ggml_tensor * max_prob = ggml_div(ctx, ggml_scale_bias(ctx, z, 0.0f, 1.0f), z);
+    ggml_tensor * top5     = ggml_div(ctx, ggml_sum_rows(ctx, build_exp(ctx, top, max, t, on_cpu)), z);
+    ggml_tensor * plogp    = ggml_div(ctx, build_dot(ctx, e, build_log(ctx, e, z, on_cpu), parts), z);
+    ggml_tensor * entropy  = ggml_scale(ctx, plogp, -1.0f);
 
     // unbiased: (sum p^2 - V mean^2) / (V - 1), and the mean of p is 1 / V
     const float d = n_vocab > 1 ? 1.0f / (float) (n_vocab - 1) : 0.0f;
-    ggml_tensor * variance = ggml_reshape_2d(ctx, ggml_scale_bias(ctx, p_sq, d, -d / (float) n_vocab), 1, n);
+    ggml_tensor * p_sq     = ggml_div(ctx, build_dot(ctx, e, e, parts), ggml_sqr(ctx, z));
+    ggml_tensor * variance = ggml_scale_bias(ctx, p_sq, d, -d / (float) n_vocab);
 
     return { max_prob, entropy, variance, top5 };
 }
@@ -180,7 +237,7 @@ heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weigh
     if (on.top_p && !w.top_p.layers.empty()) {
         ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
         if (h.enhanced) {
-            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature)) {
+            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, &w == &h.host)) {
                 x = ggml_concat(ctx, x, feature, 0);
             }
         }

@@ -11,10 +11,13 @@
 
 // Scratch space of draw_token, kept between calls: nothing is allocated per token once it has grown.
 struct draw_scratch {
-    std::vector<float>    weight;    // exp((logit - max) / T) of every token
-    std::vector<uint32_t> candidate; // tokens that can be in the nucleus, ascending
-    std::vector<double>   bin_mass;
-    std::vector<uint32_t> bin_count;
+    struct stretch {
+        double   mass;    // of what the cut keeps
+        uint32_t n_equal; // of it, tokens right at the cut
+    };
+    std::vector<float>   weight;    // exp((logit - max) / T) of every token
+    std::vector<float>   bracket;   // the weights among which the cut lies
+    std::vector<stretch> stretches; // the vocabulary in short pieces
 };
 
 struct draw_result {

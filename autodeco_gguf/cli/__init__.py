@@ -1,0 +1,68 @@
+"""The command line: a thin dispatcher over one module a verb."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from autodeco_gguf import __version__
+from autodeco_gguf.errors import AutoDecoError
+
+VERBS = ("run", "export", "extract", "inspect", "repack", "verify")
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when it is asked for. Those modules import what is heavy inside their function."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"{__name__}.{cmd_name}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="autodeco-gguf")
+def cli() -> None:
+    """Run language models that choose their own temperature and top-p at every token."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)  # so that half-written files are removed
+
+
+def run_command(command: click.Command, args: list[str] | None = None) -> None:
+    """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
+    except click.UsageError as e:
+        help_hint = f" (see {e.ctx.command_path} --help)" if e.ctx is not None else ""
+        status, message = EXIT_USAGE, f"error: {e.format_message()}{help_hint}"
+    except click.ClickException as e:
+        status, message = EXIT_FAILURE, f"error: {e.format_message()}"
+    except (click.Abort, KeyboardInterrupt):
+        status, message = EXIT_INTERRUPTED, "interrupted"
+    except BrokenPipeError:  # the reader of our output went away; nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, message = EXIT_FAILURE, ""
+    except (AutoDecoError, OSError) as e:
+        status, message = EXIT_FAILURE, f"error: {e}"
+    if message:
+        print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
+
+
+def main() -> None:
+    """Entry point of ``autodeco-gguf``."""
+    run_command(cli)

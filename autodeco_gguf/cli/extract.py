@@ -1,0 +1,29 @@
+"""``autodeco-gguf extract``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autodeco_gguf.cli._common import GGUF, human_size, progress_bar
+
+
+@click.command("extract", short_help="Take a merged GGUF apart again.")
+@click.argument("merged", type=GGUF)
+@click.option("--base", type=GGUF, help="Write the base model here, bit-identical to the file it was made of.")
+@click.option("--adapter", type=GGUF, help="Write the heads here, as an adapter.")
+@click.option("--force", is_flag=True, help="Replace outputs that exist.")
+def extract_command(merged: Path, base: Path | None, adapter: Path | None, force: bool) -> None:
+    """Take the base model or the heads out of a MERGED file.
+
+    Example: autodeco-gguf extract qwen-autodeco.gguf --base qwen2.5-7b-q4_k_m.gguf
+    """
+    from autodeco_gguf.export import extract
+
+    if base is None and adapter is None:
+        raise click.UsageError("nothing to extract: give --base OUT, --adapter OUT or both")
+    with progress_bar("extract") as progress:
+        results = extract(merged, base=base, adapter=adapter, force=force, progress=progress)
+    for result in results:
+        click.echo(f"{result.path}: {human_size(result.nbytes)}", err=True)

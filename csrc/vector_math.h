@@ -1,0 +1,111 @@
+// exp and log over arrays, in vectors of the target's registers. Private to sampler.cpp and heads.cpp.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+// GCC's and Clang's own vectors, as long as the target's registers
+#ifdef __AVX__
+static constexpr size_t WIDTH = 8;
+#else
+static constexpr size_t WIDTH = 4;
+#endif
+typedef float    f32x __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t  i32x __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t u32x __attribute__((vector_size(4 * WIDTH)));
+
+static constexpr size_t BLOCK = 4096; // float sums are folded into a double this often
+static constexpr float  INF   = std::numeric_limits<float>::infinity();
+
+static inline f32x load(const float * x) {
+    f32x v;
+    memcpy(&v, x, sizeof(v));
+    return v;
+}
+
+// the last n < WIDTH of an array; fill stands in for the rest
+static inline f32x load_tail(const float * x, size_t n, float fill) {
+    f32x v = fill - f32x {};
+    memcpy(&v, x, n * sizeof(float));
+    return v;
+}
+
+static inline f32x zero_unless(i32x mask, f32x v) {
+    return (f32x) (mask & (i32x) v);
+}
+
+static inline uint32_t float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+static inline float float_from(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+// exp(x) for x <= 0 to 2 ulp, 0 below -87. Cody-Waite reduction and the Taylor polynomial of degree 7 on
+// |r| <= ln(2) / 2.
+static inline f32x exp_neg(f32x x) {
+    const float round = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    const f32x low     = f32x {} - 87.0f;
+    const i32x in      = x > low;
+    const f32x clamped = in ? x : low;
+    const f32x shifted = clamped * 1.44269504f + round;
+    const f32x n       = shifted - round;
+    const f32x r       = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
+    f32x p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
+    p = p * r + 1.0f / 120.0f;
+    p = p * r + 1.0f / 24.0f;
+    p = p * r + 1.0f / 6.0f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const u32x exponent = ((u32x) shifted - float_bits(round) + 127u) << 23;
+    return zero_unless(in, p * (f32x) exponent);
+}
+
+// ln(x) for positive, normal x, to 2 ulp. The mantissa in [sqrt(1/2), sqrt(2)) is 1 + f; with s = f / (2 + f),
+// ln(1 + f) = 2 (s + s^3/3 + s^5/5 + ...).
+static inline f32x log_pos(f32x x) {
+    const i32x bits     = (i32x) x - (int32_t) 0x3f3504f3; // sqrt(1/2)
+    const i32x exponent = bits >> 23;
+    const f32x mantissa = (f32x) ((i32x) x - (exponent << 23));
+    const f32x f  = mantissa - 1.0f;
+    const f32x s  = f / (f + 2.0f);
+    const f32x s2 = s * s;
+    f32x p = s2 * (1.0f / 9.0f) + 1.0f / 7.0f;
+    p = p * s2 + 1.0f / 5.0f;
+    p = p * s2 + 1.0f / 3.0f;
+    p = p * s2 * s * 2.0f + s * 2.0f;
+    const f32x e = __builtin_convertvector(exponent, f32x);
+    return e * 0.693145752f + (p + e * 1.42860677e-6f);
+}
+
+// y = f(x) over an array; f maps a vector, and whatever stands in for the rest of the last one
+template <typename F>
+static inline void map_vectors(const float * x, float * y, size_t n, F && f) {
+    size_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        const f32x v = f(load(x + i));
+        memcpy(y + i, &v, sizeof(v));
+    }
+    if (i < n) {
+        const f32x v = f(load_tail(x + i, n - i, 0.0f));
+        memcpy(y + i, &v, (n - i) * sizeof(float));
+    }
+}
+
+// y[i] = exp((x[i] - max) / t), where no x is above max
+static inline void exp_scaled(const float * x, float max, float t, float * y, size_t n) {
+    map_vectors(x, y, n, [=](f32x v) { return exp_neg((v - max) / t); });
+}
+
+// y[i] = ln(x[i] / z + eps), for x >= 0
+static inline void log_scaled(const float * x, float z, float eps, float * y, size_t n) {
+    map_vectors(x, y, n, [=](f32x v) { return log_pos(v / z + eps); });
+}
