@@ -54,6 +54,9 @@ def _with_defaults(method: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+_sample_once = _with_defaults(llama_cpp.Llama.sample)
+
+
 class Llama(llama_cpp.Llama):
     """``llama_cpp.Llama`` with AutoDeco heads: changing the import is the whole migration.
 
@@ -71,7 +74,6 @@ class Llama(llama_cpp.Llama):
     create_completion = _with_defaults(llama_cpp.Llama.create_completion)
     create_chat_completion = _with_defaults(llama_cpp.Llama.create_chat_completion)
     generate = _with_defaults(llama_cpp.Llama.generate)
-    sample = _with_defaults(llama_cpp.Llama.sample)
     __call__ = _with_defaults(llama_cpp.Llama.__call__)
 
     def __init__(
@@ -107,6 +109,7 @@ class Llama(llama_cpp.Llama):
         self._last: Sampler | None = None
         self._predictor = Predictor(self._heads, enabled)
         self._host_way = False
+        self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
         with _loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)
         self.model_path = os.fspath(model_path)
@@ -172,6 +175,12 @@ class Llama(llama_cpp.Llama):
         temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
         return temperature, top_p
 
+    def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:
+        """Draw a token after the last evaluation; parameters as in ``llama_cpp.Llama.sample``."""
+        if self._sampler is None:
+            return int(_sample_once(self, *args, idx=idx, **kwargs))
+        return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards."""
         if not tokens:
@@ -183,8 +192,10 @@ class Llama(llama_cpp.Llama):
             lib.llama_set_embeddings(self._ctx.ctx, True)
             tokens = tokens[-1:]
         super().eval(tokens)
-        if self._predictor.attached and not self._predictor.in_graph():
-            self._leave_graph()
+        if not self._graph_seen and self._predictor.attached:
+            self._graph_seen = True
+            if not self._predictor.in_graph():
+                self._leave_graph()
 
     # ---- loading ----
 

@@ -113,7 +113,6 @@ struct cut {
 };
 
 static constexpr size_t N_PROBES = 7;
-static constexpr size_t N_FINISH = 1024; // few enough to sort
 
 // mass[k]: sum of the weights >= probe[k]
 static void mass_from(const std::vector<float> & weight, const float * probe, double * mass) {
@@ -131,17 +130,31 @@ static void mass_from(const std::vector<float> & weight, const float * probe, do
     });
 }
 
-static size_t count_between(const std::vector<float> & weight, float low, float high) {
-    i32x count = {};
-    for_each_vector(weight.data(), weight.size(), -1.0f, [&](size_t, f32x w) {
-        count -= (w >= low) & (w < high);
-    }, [] {});
-    return (size_t) sum(count);
+// The search for a cut: it lies in [low, high), and above is the mass of the weights >= high. Positive floats order
+// like their bits, which is what low and high are.
+struct search {
+    uint32_t low;
+    uint32_t high;
+    double   above;
+};
+
+// narrows low and high to the two neighbours among ascending probes that target lies between
+static void narrow(search & r, const std::vector<float> & weight, double target, const float * probe) {
+    double mass[N_PROBES];
+    mass_from(weight, probe, mass);
+    for (size_t k = 0; k < N_PROBES; ++k) {
+        if (r.above + mass[k] < target) {
+            r.high = std::min(r.high, float_bits(probe[k]));
+            break;
+        }
+        r.low = std::max(r.low, float_bits(probe[k]));
+    }
 }
 
 // Probes around the place where the cut of every n-th weight lies: ascending, the cut likely among them. It is
 // looked for from below, by the mass left out: that is a sum of many small weights, which a sample estimates well.
-static void probe_by_sample(draw_scratch & s, double left_out, float * probe) {
+// False where the sample has too few weights above floor to tell.
+static bool probe_by_sample(draw_scratch & s, double left_out, float floor, float * probe) {
     static constexpr ptrdiff_t N_SAMPLE = 1024, SPREAD = 6;
     const size_t stride = s.weight.size() / N_SAMPLE;
     s.bracket.clear();
@@ -149,6 +162,9 @@ static void probe_by_sample(draw_scratch & s, double left_out, float * probe) {
         s.bracket.push_back(s.weight[i * stride]);
     }
     std::sort(s.bracket.begin(), s.bracket.end());
+    if (s.bracket[N_SAMPLE - 2 * N_PROBES] <= floor) {
+        return false;
+    }
     ptrdiff_t at = 0;
     for (double mass = 0.0; at < N_SAMPLE && mass <= left_out; ++at) {
         mass += (double) stride * s.bracket[at];
@@ -156,63 +172,70 @@ static void probe_by_sample(draw_scratch & s, double left_out, float * probe) {
     for (ptrdiff_t k = 0; k < (ptrdiff_t) N_PROBES; ++k) {
         probe[k] = s.bracket[std::clamp<ptrdiff_t>(at + SPREAD * (k - (ptrdiff_t) N_PROBES / 2), 0, N_SAMPLE - 1)];
     }
+    return true;
 }
 
-// Where the mass of the largest weights reaches target. Positive floats order like their bits: a pass cuts the
-// range of bits that holds the threshold to the part between two probes, until it holds few enough weights to
-// sort, or one value. The first probes come from a sample, the others divide the range evenly.
-static cut find_cut(draw_scratch & s, double total, double target) {
-    // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
-    const float floor = (float) ((total - target) / (double) s.weight.size() * (1.0 - 1e-6));
-
-    uint32_t low  = float_bits(floor);
-    uint32_t high = float_bits(1.0f) + 1; // the largest weight is 1
-    bool sampled  = s.weight.size() < 8192;
-    while (high - low > 1 && count_between(s.weight, float_from(low), float_from(high)) > N_FINISH) {
-        float  probe[N_PROBES];
-        double mass[N_PROBES];
-        if (!sampled) {
-            probe_by_sample(s, total - target, probe);
-        }
-        for (uint32_t k = 0; sampled && k < N_PROBES; ++k) {
-            probe[k] = float_from(low + (uint32_t) ((uint64_t) (high - low) * (k + 1) / (N_PROBES + 1)));
-        }
-        sampled = true;
-        mass_from(s.weight, probe, mass);
-        for (size_t k = 0; k < N_PROBES; ++k) {
-            if (mass[k] < target) {
-                high = std::min(high, float_bits(probe[k]));
-                break;
-            }
-            low = std::max(low, float_bits(probe[k]));
-        }
-    }
-
-    double above = 0.0;
-    f32x   part  = {};
+// puts the weights in [low, high) into bracket, and adds those from high on to above
+static void collect(draw_scratch & s, search & r) {
+    const float low = float_from(r.low), high = float_from(r.high);
+    f32x part = {};
     s.bracket.clear();
     for_each_vector(s.weight.data(), s.weight.size(), -1.0f, [&](size_t i, f32x w) {
-        const i32x over = w >= float_from(high);
+        const i32x over = w >= high;
         part += zero_unless(over, w);
-        if (any((w >= float_from(low)) & ~over)) {
+        if (any((w >= low) & ~over)) {
             for (size_t j = i; j < i + WIDTH; ++j) {
-                if (s.weight[j] >= float_from(low) && s.weight[j] < float_from(high)) {
+                if (s.weight[j] >= low && s.weight[j] < high) {
                     s.bracket.push_back(s.weight[j]);
                 }
             }
         }
     }, [&] {
-        above += sum(part);
+        r.above += sum(part);
         part = f32x {};
     });
-    if (high - low > 1) {
+}
+
+// the same within the bracket
+static void shrink(draw_scratch & s, search & r) {
+    size_t kept = 0;
+    for (const float w : s.bracket) {
+        if (w >= float_from(r.high)) {
+            r.above += w;
+        } else if (w >= float_from(r.low)) {
+            s.bracket[kept++] = w;
+        }
+    }
+    s.bracket.resize(kept);
+}
+
+// Where the mass of the largest weights reaches target: bracketed with a sample, cut to an eighth a step until few
+// enough weights are left to sort, or one value.
+static cut find_cut(draw_scratch & s, double total, double target) {
+    static constexpr size_t N_SORT = 64, N_SAMPLED = 8192;
+    // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
+    const float floor = (float) ((total - target) / (double) s.weight.size() * (1.0 - 1e-6));
+    search r = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
+    float probe[N_PROBES];
+    if (s.weight.size() >= N_SAMPLED && probe_by_sample(s, total - target, floor, probe)) {
+        narrow(r, s.weight, target, probe);
+    }
+    collect(s, r);
+    while (s.bracket.size() > N_SORT && r.high - r.low > 1) {
+        for (uint32_t k = 0; k < N_PROBES; ++k) {
+            probe[k] = float_from(r.low + (uint32_t) ((uint64_t) (r.high - r.low) * (k + 1) / (N_PROBES + 1)));
+        }
+        narrow(r, s.bracket, target, probe);
+        shrink(s, r);
+    }
+    if (r.high - r.low > 1) {
         std::sort(s.bracket.begin(), s.bracket.end(), std::greater<float>());
     }
-    cut c = { 1.0f, 1 };
-    for (size_t i = 0; i < s.bracket.size() && (above < target || i == 0); ++i) {
+    cut c = { float_from(r.high), UINT32_MAX }; // all that was found above
+    for (size_t i = 0; i < s.bracket.size() && r.above < target; ++i) {
         c.n_equal   = i > 0 && s.bracket[i] == c.threshold ? c.n_equal + 1 : 1;
         c.threshold = s.bracket[i];
-        above += s.bracket[i];
+        r.above    += s.bracket[i];
     }
     return c;
 }

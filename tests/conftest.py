@@ -1,0 +1,77 @@
+"""Fixtures: the tiny models of tests/fixtures, exported once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+import autodeco_gguf as ad
+
+FIXTURES = Path(__file__).parent / "fixtures"
+NAMES = sorted(p.name for p in FIXTURES.iterdir() if p.is_dir())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fixture: base GGUF, official checkpoint, and what the official PyTorch code computed."""
+
+    name: str
+    base: Path
+    heads: Path
+    golden: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.golden["tokens"].tolist()
+
+
+def load_case(name: str) -> Case:
+    directory = FIXTURES / name
+    with np.load(directory / "golden.npz") as file:
+        golden = {key: file[key] for key in file.files}
+    return Case(name, directory / "base.gguf", directory / "heads", golden)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every fixture in turn."""
+    return load_case(request.param)
+
+
+@pytest.fixture(scope="session")
+def qwen2() -> Case:
+    """The plainest fixture: qwen2, both heads, float32."""
+    return load_case("qwen2")
+
+
+@pytest.fixture(scope="session")
+def merged_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
+    """The merged file of a case, made once."""
+    directory = tmp_path_factory.mktemp("merged")
+
+    def make(case: Case) -> Path:
+        path = directory / f"{case.name}.gguf"
+        if not path.exists():
+            ad.export(case.base, case.heads, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def merged(qwen2: Case, merged_of: Callable[[Case], Path]) -> Path:
+    """The merged file of the qwen2 case."""
+    return merged_of(qwen2)
+
+
+def load(path: Path, *, f32_cache: bool = False, **kwargs: Any) -> ad.Llama:
+    """A quiet Llama with a small context."""
+    if f32_cache:
+        kwargs |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    return ad.Llama(path, **{"n_ctx": 256, "verbose": False, **kwargs})
