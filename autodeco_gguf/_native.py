@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import llama_cpp as llama_cpp  # first: the core links to the copy loaded here
+import importlib
+from typing import Any
 
-from autodeco_gguf import _core as core
+import llama_cpp  # noqa: F401  first: the core links to the copy loaded here
 
-__all__ = ["core"]
+core: Any = importlib.import_module("autodeco_gguf._core")

@@ -17,7 +17,12 @@ from autodeco_gguf.format import FEATURES, HEAD_PREFIX, default_activation
 from autodeco_gguf.heads import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>\d+)\.(?P<part>weight|bias)$")
-_NUMPY = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
+_NUMPY: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "F64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
     )
     weights.check(str(directory))
     return Checkpoint(
-        weights, str(config.get("base_model_type") or ""), weights.vocab_size or None, tuple(sorted(tensors.files))
+        weights,
+        str(config.get("base_model_type") or ""),
+        weights.vocab_size or None,
+        tuple(sorted(tensors.files)),
     )
 
 
@@ -144,7 +152,7 @@ def _hidden_size(config: dict[str, Any], mlps: dict[str, Mlp | None], directory:
         if said is None:
             raise AutoDecoError(f"{directory / 'config.json'}: no hidden_size, and no temperature head to tell it")
         return said
-    n_in = temperature.weights[0].shape[1]
+    n_in = int(temperature.weights[0].shape[1])
     if said is not None and said != n_in:
         raise AutoDecoError(
             f"{directory}: config.json says hidden_size {said}, temp_head.mlp.0.weight has {n_in} inputs"
@@ -201,14 +209,19 @@ class _HeadTensors:
         prefix = HEAD_PREFIX[head]
         found = [m for m in map(_KEY.match, self.arrays) if m and m["head"] == prefix]
         n_layers = max((int(m["index"]) // 2 + 1 for m in found), default=1)
-        layers = [(self._get(f"{prefix}.mlp.{2 * i}.weight"), self._get(f"{prefix}.mlp.{2 * i}.bias")) for i in range(n_layers)]
+        layers = [
+            (self._get(f"{prefix}.mlp.{2 * i}.weight"), self._get(f"{prefix}.mlp.{2 * i}.bias"))
+            for i in range(n_layers)
+        ]
         odd = next((m[0] for m in found if int(m["index"]) % 2), None)
         if odd is not None:
             raise AutoDecoError(f"{self.directory}: {odd} is unexpected: linear layers are numbered 0, 2, 4, ...")
         weights, biases = zip(*layers, strict=True)
         for i, weight in enumerate(weights):
             if weight.ndim != 2:
-                raise AutoDecoError(f"{self.directory}: {prefix}.mlp.{2 * i}.weight is {list(weight.shape)}, expected a matrix")
+                raise AutoDecoError(
+                    f"{self.directory}: {prefix}.mlp.{2 * i}.weight is {list(weight.shape)}, expected a matrix"
+                )
         return Mlp(weights, biases, activation or default_activation(n_layers))
 
     def _get(self, key: str) -> Float32Array:

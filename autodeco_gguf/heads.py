@@ -43,9 +43,7 @@ class Mlp:
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             n_out = 1 if i + 1 == len(self.weights) else weight.shape[0]
             if weight.shape != (n_out, n_in):
-                raise AutoDecoError(
-                    f"{where}: weight of layer {i} is {list(weight.shape)}, expected [{n_out}, {n_in}]"
-                )
+                raise AutoDecoError(f"{where}: weight of layer {i} is {list(weight.shape)}, expected [{n_out}, {n_in}]")
             if bias.shape != (n_out,):
                 raise AutoDecoError(f"{where}: bias of layer {i} is {list(bias.shape)}, expected [{n_out}]")
             for name, array in (("weight", weight), ("bias", bias)):
@@ -81,7 +79,9 @@ class HeadWeights:
         if not self.mlps:
             raise AutoDecoError(f"{source}: no head in it")
         if self.features not in FEATURES.values():
-            raise AutoDecoError(f"{source}: top-p features {list(self.features)}, expected {list(FEATURES[True])} or one")
+            raise AutoDecoError(
+                f"{source}: top-p features {list(self.features)}, expected {list(FEATURES[True])} or one"
+            )
         for name, mlp in self.mlps.items():
             n_in = self.hidden_size + (len(self.features) if name == "top_p" else 0)
             mlp.check(f"{source}: {HEAD_PREFIX[name]}", n_in)
@@ -181,7 +181,12 @@ def devices() -> dict[str, str]:
 
 
 def draw(
-    logits: npt.ArrayLike, temperature: float = 1.0, top_p: float = 1.0, *, n: int = 1, seed: int | None = None
+    logits: npt.ArrayLike,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    *,
+    n: int = 1,
+    seed: int | None = None,
 ) -> npt.NDArray[np.int32]:
     """Draw n tokens from softmax(logits / temperature) cut to the nucleus of mass top_p, renormalized.
 

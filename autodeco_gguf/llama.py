@@ -7,6 +7,7 @@ import inspect
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,11 @@ class Llama(llama_cpp.Llama):
     create_chat_completion = _with_defaults(llama_cpp.Llama.create_chat_completion)
     generate = _with_defaults(llama_cpp.Llama.generate)
     __call__ = _with_defaults(llama_cpp.Llama.__call__)
+
+    # llama_cpp.Llama's own, of which mypy sees nothing
+    n_tokens: int
+    _requires_eval: bool
+    n_batch: int
 
     def __init__(
         self,
@@ -208,7 +214,9 @@ class Llama(llama_cpp.Llama):
         self._keeps_hidden = bool(self.context_params.embeddings)
         if not self._predictor.names:
             return
-        self._stack.callback(self._predictor.detach)  # runs before the context is freed
+        # on the context's own stack: it runs before the context is freed, whoever frees it, also while garbage
+        # of which both are part is collected in whatever order
+        self._ctx._exit_stack.callback(self._predictor.detach)
         if self._logits_all:
             lib.llama_set_embeddings(self._ctx.ctx, True)
             self._keeps_hidden = True
@@ -251,7 +259,7 @@ class Llama(llama_cpp.Llama):
             kwargs["logit_bias"] = None
         return super()._create_completion(*args, **kwargs)
 
-    def _init_sampler(  # type: ignore[override]
+    def _init_sampler(
         self,
         top_k: int = 0,
         top_p: float | None = None,
@@ -317,7 +325,7 @@ class _LlamaSampler(Sampler):
 
     def __init__(self, llama: Llama, predictor: Predictor, **kwargs: Any) -> None:
         super().__init__(predictor, **kwargs)
-        self._llama = llama
+        self._llama = weakref.proxy(llama)  # which holds this sampler: no cycle, so that it is freed at once
 
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         return super().sample(ctx.ctx, idx, self._llama._input_ids)

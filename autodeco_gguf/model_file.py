@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,9 +80,7 @@ class ModelFile:
                 f"{self.path}: an adapter holds heads only; give the base model and --heads {self.path.name}"
             )
         if self.stale is not None:
-            raise AutoDecoError(
-                f"{self.path}: stale base view ({self.stale}); run: autodeco-gguf repack {self.path}"
-            )
+            raise AutoDecoError(f"{self.path}: stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
         return self.view or self.outer
 
     def read_heads(self) -> HeadWeights:
@@ -93,7 +91,10 @@ class ModelFile:
         """
         if self.kind == "plain":
             raise AutoDecoError(f"{self.path}: no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
-        hidden_size, vocab_size = self._key("autodeco.hidden_size", int), self._key("autodeco.vocab_size", int)
+        hidden_size, vocab_size = (
+            self._key("autodeco.hidden_size", int),
+            self._key("autodeco.vocab_size", int),
+        )
         mlps = {head: self._read_mlp(head) for head in HEAD_PREFIX}
         known = {
             tensor_name(head, i, part)
@@ -105,18 +106,18 @@ class ModelFile:
             if tensor.name not in known:
                 raise AutoDecoError(f"{self.path}: tensor {tensor.name} belongs to no head that is complete")
         weights = HeadWeights(
-            hidden_size=int(hidden_size),  # type: ignore[call-overload]
-            vocab_size=int(vocab_size),  # type: ignore[call-overload]
+            hidden_size=int(hidden_size),
+            vocab_size=int(vocab_size),
             base_model=str(self.outer.get("autodeco.base_model", str, "")),
             temperature=mlps["temperature"],
             top_p=mlps["top_p"],
-            features=tuple(self._key("autodeco.top_p_head.features", list)) if mlps["top_p"] else FEATURES[True],  # type: ignore[arg-type]
-            temperature_scale=float(self._key("autodeco.temp_head.scale", float)) if mlps["temperature"] else 2.0,  # type: ignore[arg-type]
+            features=tuple(self._key("autodeco.top_p_head.features", list)) if mlps["top_p"] else FEATURES[True],
+            temperature_scale=float(self._key("autodeco.temp_head.scale", float)) if mlps["temperature"] else 2.0,
         )
         weights.check(str(self.path))
         return weights
 
-    def _key(self, key: str, kind: type[object]) -> object:
+    def _key(self, key: str, kind: type[Any]) -> Any:
         value = self.outer.get(key, kind)
         if value is None:
             raise AutoDecoError(f"{self.path}: metadata key {key} is missing")

@@ -16,10 +16,16 @@ from autodeco_gguf.format import ACTIVATIONS, HEAD_TYPES
 @click.option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")
 @click.option("--adapter", is_flag=True, help="Write the heads alone, a few MB, to go with the untouched base.")
 @click.option(
-    "--head-type", type=click.Choice(HEAD_TYPES), default="f32", show_default=True, help="Type of the heads' matrices."
+    "--head-type",
+    type=click.Choice(HEAD_TYPES),
+    default="f32",
+    show_default=True,
+    help="Type of the heads' matrices.",
 )
 @click.option(
-    "--activation", type=click.Choice(ACTIVATIONS), help="Between layers.  [default: relu, gelu for over two layers]"
+    "--activation",
+    type=click.Choice(ACTIVATIONS),
+    help="Between layers.  [default: relu, gelu for over two layers]",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def export_command(

@@ -61,7 +61,8 @@ def _head_facts(model: ModelFile) -> dict[str, Any]:
         else:
             head["scale"] = weights.temperature_scale
         head["tensors"] = [
-            {"name": t.name, "shape": list(shapes.get(t.name, t.shape)), "type": t.type, "size": t.nbytes} for t in tensors
+            {"name": t.name, "shape": list(shapes.get(t.name, t.shape)), "type": t.type, "size": t.nbytes}
+            for t in tensors
         ]
         heads.append(head)
     return {

@@ -23,4 +23,7 @@ def repack_command(file: Path) -> None:
 
     with progress_bar("repack") as progress:
         result = repack(file, progress=progress)
-    click.echo(f"{file}: the base view is fresh" if result is None else f"{file}: {human_size(result.nbytes)}", err=True)
+    click.echo(
+        f"{file}: the base view is fresh" if result is None else f"{file}: {human_size(result.nbytes)}",
+        err=True,
+    )

@@ -47,11 +47,21 @@ class Options:
     help=f"Context in tokens.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one a core, half above 4]")
-@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="Layers on the GPU; -1: all.")
+@click.option(
+    "--gpu-layers",
+    type=click.IntRange(min=-1),
+    default=-1,
+    show_default=True,
+    help="Layers on the GPU; -1: all.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Same seed, same tokens.  [default: random]")
 @click.option("--system", help="System message of the chat.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Fix the temperature; 0: greedy.  [default: predicted]")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    help="Fix the temperature; 0: greedy.  [default: predicted]",
+)
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: prompt, each token, summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
@@ -121,7 +131,10 @@ def _load(
 
     if ctx is None:
         base = ModelFile.open(model).base()
-        ctx = min(int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0)) or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        ctx = min(
+            int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0)) or DEFAULT_CONTEXT,
+            DEFAULT_CONTEXT,
+        )
     cores = os.cpu_count() or 1
     return Llama(
         model,
@@ -138,7 +151,9 @@ def _heads_line(llama: Llama, options: Options) -> str:
     fixed = {"temperature": options.temperature, "top_p": options.top_p}
     in_use = [name for name in llama.heads if fixed[name] is None]
     notes = [f"{heads_text([name])} fixed at {value:g}" for name, value in fixed.items() if value is not None]
-    notes += [f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in llama.heads]
+    notes += [
+        f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in llama.heads
+    ]
     return heads_text(in_use) + (f" ({', '.join(notes)})" if notes else "")
 
 
@@ -173,7 +188,7 @@ def _render(llama: Llama, template: str, messages: list[dict[str, str]]) -> tupl
 
     try:
         formatter = Jinja2ChatFormatter(template, eos_token=name(llama.token_eos()), bos_token=name(llama.token_bos()))
-        result = formatter(messages=messages)  # type: ignore[arg-type]
+        result = formatter(messages=messages)
     except TemplateError as e:
         raise AutoDecoError(f"the model's chat template refuses: {e}; try --raw") from e
     return result.prompt, not result.added_special
@@ -274,7 +289,13 @@ def _emit_text(text: str, _: int) -> None:
 def _emit_json(llama: Llama) -> Callable[[str, int], None]:
     def emit(text: str, i: int) -> None:
         t = llama.trace[i]
-        values = {"temperature": t.temperature, "top_p": t.top_p, "entropy": t.entropy, "nucleus": t.nucleus, "prob": t.prob}
+        values = {
+            "temperature": t.temperature,
+            "top_p": t.top_p,
+            "entropy": t.entropy,
+            "nucleus": t.nucleus,
+            "prob": t.prob,
+        }
         click.echo(json.dumps({"id": t.id, "text": text, **values}))
 
     return emit

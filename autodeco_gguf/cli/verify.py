@@ -21,10 +21,16 @@ TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 @click.option("--golden", type=GGUF, required=True, help="An .npz with tokens [n], temperature [n] and top_p [n].")
 @click.option("--heads", type=GGUF, help="Adapter, for a model without heads.")
 @click.option(
-    "--cache-type", type=click.Choice(list(TOLERANCE)), default="f32", show_default=True, help="Type of the KV cache."
+    "--cache-type",
+    type=click.Choice(list(TOLERANCE)),
+    default="f32",
+    show_default=True,
+    help="Type of the KV cache.",
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(min=0), help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]"
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]",
 )
 def verify_command(model: Path, golden: Path, heads: Path | None, cache_type: str, tolerance: float | None) -> None:
     """Run MODEL on recorded tokens and compare its temperatures and top-p with the recorded ones.
@@ -42,14 +48,22 @@ def verify_command(model: Path, golden: Path, heads: Path | None, cache_type: st
     kv_type = llama_cpp.GGML_TYPE_F32 if cache_type == "f32" else llama_cpp.GGML_TYPE_F16
     tokens = recorded["tokens"].tolist()
     llama = Llama(
-        model, heads=heads, n_ctx=max(len(tokens), 32), type_k=kv_type, type_v=kv_type, trace=False, verbose=False
+        model,
+        heads=heads,
+        n_ctx=max(len(tokens), 32),
+        type_k=kv_type,
+        type_v=kv_type,
+        trace=False,
+        verbose=False,
     )
     limit = TOLERANCE[cache_type] if tolerance is None else tolerance
     worst = 0.0
     for name, predicted in zip(("temperature", "top_p"), llama.predict(tokens), strict=True):
         known = ~np.isnan(recorded[name])
         if known.any() != (name in llama.heads):
-            raise AutoDecoError(f"{golden}: {'has' if known.any() else 'lacks'} {name}, the model has {sorted(llama.heads)}")
+            raise AutoDecoError(
+                f"{golden}: {'has' if known.any() else 'lacks'} {name}, the model has {sorted(llama.heads)}"
+            )
         if known.any():
             difference = np.abs(predicted - recorded[name])[known]
             click.echo(f"{name}: mean difference {difference.mean():.1e}, largest {difference.max():.1e}")

@@ -1,0 +1,70 @@
+# make run    a model in the terminal: MODEL=file.gguf [HEADS=adapter.gguf] [PROMPT="..."]; a tiny test model by default
+# make test   the tests
+# make lint   ruff and mypy
+# make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
+# Each starts from a fresh clone: virtual environment, compile, install.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# llama.cpp compiled by GCC 12 for a CPU with AMX crashes on quantized models (docs/design.md)
+ifneq ($(shell grep -sqw amx_tile /proc/cpuinfo && echo amx),)
+export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+endif
+
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py')
+PROMPT  ?= Once upon a time
+TINY    := build/tiny-autodeco.gguf
+
+.PHONY: run test lint sanitize clean
+
+ifdef MODEL
+run: $(BIN)/.installed
+	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) -p "$(PROMPT)"
+else
+run: $(BIN)/.installed $(TINY)
+	@echo "a tiny model with random weights: the text is noise, the temperatures and top-p are its heads' own" >&2
+	$(BIN)/autodeco-gguf run $(TINY) --raw -n 12 --seed 1 --json -p "$(PROMPT)"
+endif
+
+test: $(BIN)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+SANITIZED := build/sanitized
+sanitize: $(BIN)/.installed-dev
+	rm -rf $(SANITIZED)
+	$(BIN)/pip install . --no-deps --no-build-isolation --target $(SANITIZED) \
+	    -C cmake.define.AUTODECO_SANITIZE=address,undefined -C cmake.define.AUTODECO_WERROR=ON -C build-dir=build/sanitize
+	ln -s $(abspath $(VENV))/lib/python3*/site-packages/llama_cpp $(SANITIZED)/llama_cpp
+	PYTHONPATH=$(SANITIZED) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    $(BIN)/python -m pytest -q tests/test_draw.py tests/test_heads.py tests/test_model_file.py tests/test_sampler.py
+
+clean:
+	rm -rf build $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/.installed: $(BIN)/python $(SOURCES)
+	$(BIN)/pip install .
+	touch $@
+
+$(BIN)/.installed-test: $(BIN)/.installed
+	$(BIN)/pip install ".[test]"
+	touch $@
+
+$(BIN)/.installed-dev: $(BIN)/.installed-test
+	$(BIN)/pip install ".[dev]"
+	touch $@
+
+$(TINY): $(BIN)/.installed
+	mkdir -p build
+	$(BIN)/autodeco-gguf export --base tests/fixtures/qwen2/base.gguf --heads tests/fixtures/qwen2/heads -o $@ --force

@@ -1,0 +1,213 @@
+"""What AutoDeco costs on top of llama_cpp.Llama: speed, prompt processing and memory, paired in one run.
+
+Writes models with random weights once (0.5 GB; with --large 4.9 GB more), checks that both classes compute the same,
+then alternates between them and prints ratios: ours to stock, higher is better. --json keeps the figures.
+
+    python benchmarks/overhead.py --json benchmarks/overhead.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+import autodeco_gguf as ad
+
+sys.path.insert(0, str(Path(__file__).parent))
+from synthetic import LARGE, SMALL, Shape, write_heads, write_model
+
+PROMPT = list(range(1000, 1512))
+FULL_TOP_P = {"top_k": 0, "min_p": 0.0, "top_p": 0.95}
+TARGETS = {
+    "0.5b-q8_0": {"decode": 0.98, "decode_full_top_p": 1.15, "prompt": 0.99},
+    "8b-q4_0": {"decode": 0.99, "prompt": 0.99},
+}
+MEMORY_ALLOWED = 8_000_000
+"""Bytes of peak memory above stock's and the head tensors'."""
+
+
+def prepare(directory: Path, shape: Shape) -> tuple[Path, Path]:
+    """The base and an adapter for it: both classes then run on the very same pages."""
+    directory.mkdir(parents=True, exist_ok=True)
+    base = write_model(directory / f"{shape.name}.gguf", shape)
+    heads = write_heads(directory / f"{shape.name}-heads", shape)
+    adapter = directory / f"{shape.name}-adapter.gguf"
+    if not adapter.exists():
+        ad.export(base, heads, adapter, adapter=True)
+    return base, adapter
+
+
+def load(base: Path, adapter: Path | None, threads: int) -> llama_cpp.Llama:
+    options: dict[str, Any] = {
+        "n_ctx": 1024,
+        "n_threads": threads,
+        "n_threads_batch": threads,
+        "verbose": False,
+    }
+    if adapter is None:
+        return llama_cpp.Llama(str(base), **options)
+    return ad.Llama(base, heads=adapter, **options)
+
+
+def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
+    """Same tokens when greedy, and the graph's T and P equal the heads run on their own."""
+    texts = []
+    for llama in (stock, ours):
+        llama.reset()
+        stream = llama.generate(PROMPT[:16], temp=0.0)
+        texts.append([next(stream) for _ in range(8)])
+    if texts[0] != texts[1]:
+        raise SystemExit(f"not the same tokens: {texts}")
+    ours.reset()
+    next(ours.generate(PROMPT[:16]))
+    expected = [float(x[-1]) for x in ours.predict(PROMPT[:16])]
+    found = [ours.trace[0].temperature, ours.trace[0].top_p]
+    if not np.allclose(expected, found, atol=5e-3):
+        raise SystemExit(f"not the same predictions: {expected}, {found}")
+
+
+def decode_rate(llama: llama_cpp.Llama, n: int, **sampling: Any) -> float:
+    """Tokens per second of n tokens after a short prompt."""
+    llama.reset()
+    stream = llama.generate(PROMPT[:16], **sampling)
+    next(stream)
+    start = time.perf_counter()
+    for _ in range(n):
+        next(stream)
+    return n / (time.perf_counter() - start)
+
+
+def prompt_rate(llama: llama_cpp.Llama) -> float:
+    """Tokens per second of the whole prompt, its last token's logits included."""
+    llama.reset()
+    start = time.perf_counter()
+    next(llama.generate(PROMPT))
+    return len(PROMPT) / (time.perf_counter() - start)
+
+
+def paired(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -> dict[str, Any]:
+    """Rates of both, alternating which goes first; ratio is the median of the rounds' ratios."""
+    rates: dict[str, list[float]] = {"stock": [], "ours": []}
+    stock(), ours()  # warm up
+    for i in range(rounds):
+        for name, run in (("stock", stock), ("ours", ours))[:: 1 if i % 2 == 0 else -1]:
+            rates[name].append(run())
+    ratios = [b / a for a, b in zip(rates["stock"], rates["ours"], strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4)
+    return {
+        "ratio": statistics.median(ratios),
+        "quartiles": [quartiles[0], quartiles[2]],
+        "stock_tok_s": statistics.median(rates["stock"]),
+        "ours_tok_s": statistics.median(rates["ours"]),
+    }
+
+
+def peak_memory(base: Path, adapter: Path | None, threads: int) -> int:
+    """Peak resident bytes of a process that loads, reads a prompt and generates."""
+    command = [sys.executable, __file__, "--peak-of", str(base), "--threads", str(threads)]
+    command += ["--peak-heads", str(adapter)] if adapter else []
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_peak(base: Path, adapter: Path | None, threads: int) -> None:
+    llama = load(base, adapter, threads)
+    stream = llama.generate(PROMPT)
+    for _ in range(8):
+        next(stream)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def measure(shape: Shape, directory: Path, rounds: int, tokens: int, threads: int) -> dict[str, Any]:
+    base, adapter = prepare(directory, shape)
+    stock, ours = load(base, None, threads), load(base, adapter, threads)
+    assert isinstance(ours, ad.Llama)
+    check_equal(stock, ours, adapter)
+    result: dict[str, Any] = {
+        "decode": paired(lambda: decode_rate(stock, tokens), lambda: decode_rate(ours, tokens), rounds),
+        "decode_full_top_p": paired(
+            lambda: decode_rate(stock, tokens, **FULL_TOP_P), lambda: decode_rate(ours, tokens), rounds
+        ),
+        "prompt": paired(lambda: prompt_rate(stock), lambda: prompt_rate(ours), max(3, rounds // 2)),
+    }
+    stock.close(), ours.close()
+    heads = sum(t.nbytes for t in ad.ModelFile.open(adapter).head_tensors)
+    above = peak_memory(base, adapter, threads) - peak_memory(base, None, threads)
+    result["memory"] = {"above_stock": above, "head_tensors": heads, "allowed": heads + MEMORY_ALLOWED}
+    return result
+
+
+def report(name: str, result: dict[str, Any]) -> None:
+    print(name)
+    for what in ("decode", "decode_full_top_p", "prompt"):
+        r = result[what]
+        target = TARGETS[name].get(what)
+        goal = f"  (wanted {target:.2f})" if target else ""
+        print(
+            f"  {what:<18} {r['ratio']:.3f} [{r['quartiles'][0]:.3f}, {r['quartiles'][1]:.3f}]{goal}"
+            f"  stock {r['stock_tok_s']:.1f}, ours {r['ours_tok_s']:.1f} tokens/s"
+        )
+    m = result["memory"]
+    above, heads, allowed = (m[key] / 1e6 for key in ("above_stock", "head_tensors", "allowed"))
+    print(f"  peak memory        {above:+.1f} MB, heads {heads:.1f} MB (wanted {allowed:.1f})")
+
+
+def machine() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.machine(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "llama_cpp_python": llama_cpp.__version__,
+        "autodeco_gguf": ad.__version__,
+        "commit": commit.stdout.strip(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="also an 8B shape in Q4_0 (4.9 GB of disk)")
+    parser.add_argument("--dir", type=Path, default=Path("build/benchmarks"), help="where the models are kept")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=64, help="per round")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-heads", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak_of:
+        print_peak(args.peak_of, args.peak_heads, args.threads)
+        return
+    figures: dict[str, Any] = {"machine": machine()}
+    for shape in (SMALL, LARGE) if args.large else (SMALL,):
+        rounds, tokens = (args.rounds, args.tokens) if shape is SMALL else (max(4, args.rounds // 3), args.tokens // 4)
+        figures[shape.name] = measure(shape, args.dir, rounds, tokens, args.threads)
+        report(shape.name, figures[shape.name])
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
