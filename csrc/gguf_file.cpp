@@ -61,17 +61,6 @@ static void set_value(gguf_context * gguf, const char * key, const gguf_value & 
     }
 }
 
-static void check_spec(const gguf_context * gguf, const gguf_tensor_spec & t) {
-    if (t.name.empty() || t.name.size() >= GGML_MAX_NAME || gguf_find_tensor(gguf, t.name.c_str()) >= 0) {
-        throw std::invalid_argument("tensor name " + t.name + " is taken, empty or too long");
-    }
-    const bool shape_ok = !t.ne.empty() && t.ne.size() <= GGML_MAX_DIMS &&
-        std::all_of(t.ne.begin(), t.ne.end(), [](int64_t n) { return n > 0; });
-    if (!shape_ok || t.ne[0] % ggml_blck_size(t.type) != 0) {
-        throw std::invalid_argument("tensor " + t.name + " cannot have its shape as " + ggml_type_name(t.type));
-    }
-}
-
 static void append(std::string & bytes, const void * data, size_t size) {
     bytes.append((const char *) data, size);
 }
