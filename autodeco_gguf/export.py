@@ -296,42 +296,12 @@ def _fit(checkpoint: Checkpoint, base: BaseModel, source: str) -> HeadWeights:
     """The checkpoint's heads with the base's vocabulary filled in; AutoDecoError where they do not fit."""
     weights = checkpoint.weights
     base.check_fit(weights.hidden_size, checkpoint.vocab_size, source)
-    _check_architecture(checkpoint.base_model_type, base, source)
+    base.check_architecture(checkpoint.base_model_type, source)
     vocab_size = checkpoint.vocab_size or base.vocab_size
     if vocab_size is None:
         raise AutoDecoError(f"{base.path}: neither it nor the checkpoint says how large the vocabulary is")
     name = weights.base_model or str(base.parts[0].get("general.name", str, "")) or base.path.stem
     return replace(weights, vocab_size=vocab_size, base_model=name)
-
-
-_ARCHITECTURE_ALIASES = {
-    "mistral": "llama",
-    "mixtral": "llama",
-    "deepseekv2": "deepseek2",
-    "deepseekv3": "deepseek2",
-    "gemma3text": "gemma3",
-    "graniteforcausallm": "granite",
-    "phi": "phi2",
-    "phi4": "phi3",
-    "smollm": "llama",
-}
-"""transformers model type -> llama.cpp architecture, where the two are not the same word."""
-
-
-def _check_architecture(model_type: str, base: BaseModel, source: str) -> None:
-    from gguf.constants import MODEL_ARCH_NAMES
-
-    def plain(name: str) -> str:
-        return re.sub(r"[^a-z0-9]", "", name.lower())
-
-    known = {plain(name) for name in MODEL_ARCH_NAMES.values()}
-    ours = _ARCHITECTURE_ALIASES.get(plain(model_type), plain(model_type))
-    theirs = plain(base.architecture)
-    if ours in known and theirs in known and ours != theirs:
-        raise AutoDecoError(
-            f"{source}: heads for architecture {model_type}, the base model {base.path} is {base.architecture}; "
-            "use the heads trained for this base"
-        )
 
 
 def _metadata(weights: HeadWeights) -> list[KeyValue]:

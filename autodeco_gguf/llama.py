@@ -347,6 +347,7 @@ def _load_heads(model: ModelFile, heads: str | os.PathLike[str] | None) -> Heads
     if heads is not None:
         base = BaseModel(model.path, (model.base(),))
         base.check_fit(weights.hidden_size, weights.vocab_size, str(source.path))
+        base.check_architecture(str(source.outer.get("general.architecture", str, "")), str(source.path))
     return Heads(weights)
 
 

@@ -178,6 +178,20 @@ def _view_mismatch(outer: GgufFile, view: GgufFile) -> str | None:
     return f"metadata key {key} differs" if key else None
 
 
+_ARCHITECTURE_ALIASES = {
+    "mistral": "llama",
+    "mixtral": "llama",
+    "deepseekv2": "deepseek2",
+    "deepseekv3": "deepseek2",
+    "gemma3text": "gemma3",
+    "graniteforcausallm": "granite",
+    "phi": "phi2",
+    "phi4": "phi3",
+    "smollm": "llama",
+}
+"""transformers model type -> llama.cpp architecture, where the two are not the same word."""
+
+
 @dataclass(frozen=True)
 class BaseModel:
     """A base model to put heads on: one GGUF, the base inside a merged one, or shards."""
@@ -234,6 +248,28 @@ class BaseModel:
                     f"{source}: heads for {what} {ours}, the base model {self.path} has {theirs}; "
                     "use the heads trained for this base"
                 )
+
+    def check_architecture(self, name: str, source: str) -> None:
+        """Raise AutoDecoError unless the architecture is this one; names that llama.cpp does not know pass.
+
+        Args:
+            name: transformers' or llama.cpp's name of the architecture the heads were trained on.
+            source: where the heads come from.
+        """
+        from gguf.constants import MODEL_ARCH_NAMES
+
+        known = {_plain(arch) for arch in MODEL_ARCH_NAMES.values()}
+        ours = _ARCHITECTURE_ALIASES.get(_plain(name), _plain(name))
+        theirs = _plain(self.architecture)
+        if ours in known and theirs in known and ours != theirs:
+            raise AutoDecoError(
+                f"{source}: heads for architecture {name}, the base model {self.path} is {self.architecture}; "
+                "use the heads trained for this base"
+            )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _other_shards(path: Path, first: GgufFile, n_shards: int) -> list[Path]:

@@ -93,7 +93,7 @@ static void check_rows(const floats & a, const char * name, int64_t n, int64_t w
 }
 
 static py::tuple evaluate(const std::shared_ptr<heads> & h, const floats & hidden, const floats & logits,
-                          const std::string & device, bool use_temp, bool use_top_p) {
+                          const std::string & device, bool use_temp, bool use_top_p, bool portable) {
     const int64_t n = hidden.ndim() == 2 ? hidden.shape(0) : 0;
     check_rows(hidden, "hidden", n, h->n_embd, false);
     check_rows(logits, "logits", n, h->n_vocab, true);
@@ -105,7 +105,7 @@ static py::tuple evaluate(const std::shared_ptr<heads> & h, const floats & hidde
     {
         release nogil;
         heads_runner runner;
-        heads_runner_init(runner, h, { use_temp, use_top_p }, device);
+        heads_runner_init(runner, h, { use_temp, use_top_p }, device, portable);
         heads_evaluate(runner, hidden_data, logits_data, n, temperature_data, top_p_data);
     }
     return py::make_tuple(temperature, top_p);
@@ -124,7 +124,8 @@ static void bind_heads(py::module_ & m) {
     py::class_<heads, std::shared_ptr<heads>>(m, "Heads")
         .def(py::init(&heads_new), py::kw_only(), "n_embd"_a, "n_vocab"_a, "temp_scale"_a, "enhanced"_a,
              "temp"_a, "temp_gelu"_a, "top_p"_a, "top_p_gelu"_a)
-        .def("evaluate", &evaluate, "hidden"_a, "logits"_a, "device"_a, "use_temp"_a, "use_top_p"_a);
+        .def("evaluate", &evaluate, "hidden"_a, "logits"_a, "device"_a, "use_temp"_a, "use_top_p"_a,
+             "portable"_a = false);
     m.def("devices", &devices);
 }
 

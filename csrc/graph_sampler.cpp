@@ -89,7 +89,8 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
             return;
         }
         data->logits = row.logits;
-        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, row.hidden, row.logits);
+        const bool on_cpu = gs->weights == &gs->h->host;
+        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, row.hidden, row.logits);
         ggml_tensor * values[] = { out.temperature, out.top_p };
         for (size_t i = 0; i < 2; ++i) {
             ggml_tensor * slot = ggml_view_1d(ctx, gs->out, 1, i * sizeof(float));

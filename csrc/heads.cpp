@@ -225,7 +225,7 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
     return { max_prob, entropy, variance, top5 };
 }
 
-heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on,
+heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
                           ggml_tensor * hidden, ggml_tensor * logits) {
     // 0 x + 1: a constant that no graph input has to be set for
     ggml_tensor * one = ggml_scale_bias(ctx, ggml_sum_rows(ctx, hidden), 0.0f, 1.0f);
@@ -237,7 +237,7 @@ heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weigh
     if (on.top_p && !w.top_p.layers.empty()) {
         ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
         if (h.enhanced) {
-            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, &w == &h.host)) {
+            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu)) {
                 x = ggml_concat(ctx, x, feature, 0);
             }
         }
@@ -278,7 +278,7 @@ static void runner_reserve(heads_runner & r, int64_t n) {
 
     r.hidden = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_embd,  n);
     r.logits = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_vocab, n);
-    r.out    = heads_build(ctx, *r.h, *w, r.on, r.hidden, r.logits);
+    r.out    = heads_build(ctx, *r.h, *w, r.on, w == &r.h->host && !r.portable, r.hidden, r.logits);
     ggml_set_input(r.hidden);
     ggml_set_input(r.logits);
     ggml_set_output(r.out.temperature);
@@ -302,9 +302,11 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     r.n_rows = n;
 }
 
-void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device) {
-    r.h  = std::move(h);
-    r.on = on;
+void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
+                       bool portable) {
+    r.h        = std::move(h);
+    r.on       = on;
+    r.portable = portable;
     ggml_backend_dev_t dev = ggml_backend_dev_by_name(device.c_str());
     if (!dev) {
         std::string names;

@@ -74,14 +74,16 @@ struct heads_outputs {
     ggml_tensor * top_p;       // F32 [1, n]
 };
 
-// Adds the heads to a graph. hidden: F32 [n_embd, n], logits: F32 [n_vocab, n], both contiguous.
-heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on,
+// Adds the heads to a graph. hidden: F32 [n_embd, n], logits: F32 [n_vocab, n], both contiguous. on_cpu: the graph
+// runs on the CPU backend, where two of its operations are ours.
+heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
                           ggml_tensor * hidden, ggml_tensor * logits);
 
 // Runs heads_build alone on one device, n rows at a time, and keeps the graph between calls.
 struct heads_runner {
     std::shared_ptr<heads> h;
     heads_enabled          on;
+    bool                   portable = false; // build the graph as for another device than the CPU
     ggml_backend_ptr       backend;
     ggml_gallocr_ptr       alloc;
     ggml_context_ptr       ctx;      // the graph for n_rows
@@ -93,7 +95,8 @@ struct heads_runner {
 };
 
 // Throws std::invalid_argument for a device that does not exist or lacks an operation.
-void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device);
+void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
+                       bool portable = false);
 
 // hidden: [n, n_embd], logits: [n, n_vocab], row-major and finite (-inf is allowed in logits).
 // Writes n temperatures and n top-p. Throws std::runtime_error when the device fails.
