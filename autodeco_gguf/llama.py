@@ -9,7 +9,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +105,7 @@ class Llama(llama_cpp.Llama):
             AutoDecoError: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
         """
+        self._stack = ExitStack()  # llama_cpp's __del__ closes it, also when this fails before llama_cpp's __init__
         _warn_unknown(kwargs)
         enabled = check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
@@ -396,7 +397,7 @@ def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
         try:
             yield os.fspath(base.path)
         except ValueError as e:
-            raise AutoDecoError(f"{base.path}: llama.cpp cannot load it: {capture.first_error}") from e
+            raise AutoDecoError(f"{base.path}: cannot be loaded: {capture.first_error or e}") from e
         finally:
             lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
             del capture

@@ -34,5 +34,5 @@ std::string log_capture::first_error() const {
     if (colon != std::string::npos && line.find(' ') > colon) {
         line = line.substr(colon + 2);
     }
-    return line.empty() ? "no reason given" : line;
+    return line;
 }

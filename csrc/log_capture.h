@@ -17,8 +17,8 @@ public:
     log_capture(const log_capture &) = delete;
     log_capture & operator=(const log_capture &) = delete;
 
-    // The first line logged as an error: what went wrong; later ones tell only who gave up because of it.
-    // "no reason given" where there is none.
+    // The first line logged as an error: what went wrong; later ones tell only who gave up because of it. Empty
+    // where there is none.
     std::string first_error() const;
 
 private:
