@@ -40,6 +40,8 @@ class Mlp:
         """Raise AutoDecoError, naming the layer, unless the layers connect and hold finite values."""
         if self.activation not in ACTIVATIONS:
             raise AutoDecoError(f"{where}: activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        if not self.weights or len(self.weights) != len(self.biases):
+            raise AutoDecoError(f"{where}: {len(self.weights)} weights and {len(self.biases)} biases, expected as many")
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             n_out = 1 if i + 1 == len(self.weights) else weight.shape[0]
             if weight.shape != (n_out, n_in):

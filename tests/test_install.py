@@ -1,4 +1,4 @@
-"""What holds the package together: the llama_cpp it was built for, lazy imports, one mapped copy of the weights."""
+"""What holds the package together: the llama_cpp it was built for, and names imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import llama_cpp
 import pytest
-from conftest import load
 
 import autodeco_gguf as ad
 
@@ -29,25 +28,7 @@ def test_import_refuses_another_llama_cpp(tmp_path: Path) -> None:
     assert llama_cpp.__version__ in last
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "from autodeco_gguf.cli import cli\n"
-        "cli.main(['--help'], standalone_mode=False)\n"
-        "print([m for m in ('numpy', 'llama_cpp', 'torch', 'rich', 'huggingface_hub') if m in sys.modules])"
-    )
-    assert run_python(code).stdout.splitlines()[-1] == "[]"
-
-
 def test_every_public_name_is_there() -> None:
     assert [name for name in ad.__all__ if not hasattr(ad, name)] == []
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
         _ = ad.missing
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_merged_file_is_memory_mapped(merged: Path) -> None:
-    llama = load(merged)
-    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(merged))]
-    assert len(mapped) > 0
-    llama.close()
