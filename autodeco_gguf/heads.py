@@ -24,6 +24,10 @@ HEADS = frozenset(HEAD_PREFIX)
 """The names of the heads: ``"temperature"`` and ``"top_p"``."""
 
 
+MAX_LAYERS = 64
+"""Linear layers of one head; llama.cpp's graph has room for a few hundred."""
+
+
 @dataclass(frozen=True)
 class Mlp:
     """One head: linear layers with an activation between them.
@@ -42,6 +46,8 @@ class Mlp:
             raise AutoDecoError(f"{where}: activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         if not self.weights or len(self.weights) != len(self.biases):
             raise AutoDecoError(f"{where}: {len(self.weights)} weights and {len(self.biases)} biases, expected as many")
+        if len(self.weights) > MAX_LAYERS:
+            raise AutoDecoError(f"{where}: {len(self.weights)} layers, expected at most {MAX_LAYERS}")
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             n_out = 1 if i + 1 == len(self.weights) else weight.shape[0]
             if weight.shape != (n_out, n_in):
@@ -84,6 +90,8 @@ class HeadWeights:
             raise AutoDecoError(
                 f"{source}: top-p features {list(self.features)}, expected {list(FEATURES[True])} or one"
             )
+        if not 0.0 < self.temperature_scale < float("inf"):
+            raise AutoDecoError(f"{source}: temperature scale {self.temperature_scale}, expected a number > 0")
         for name, mlp in self.mlps.items():
             n_in = self.hidden_size + (len(self.features) if name == "top_p" else 0)
             mlp.check(f"{source}: {HEAD_PREFIX[name]}", n_in)
@@ -215,9 +223,9 @@ def draw(
 
 
 def check_temperature(value: float) -> None:
-    """Raise AutoDecoError unless value is a temperature: finite, >= 0."""
-    if not 0.0 <= value < float("inf"):
-        raise AutoDecoError(f"temperature {value}, expected a number >= 0 (0 is greedy)")
+    """Raise AutoDecoError unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
+    if not 0.0 <= value <= 1e6:
+        raise AutoDecoError(f"temperature {value}, expected a number >= 0 (0 is greedy) and <= 1e6")
 
 
 def check_top_p(value: float) -> None:

@@ -142,8 +142,7 @@ class Llama(llama_cpp.Llama):
         Raises:
             AutoDecoError: the model is closed.
         """
-        if self._model.model is None:
-            raise AutoDecoError("the model is closed")
+        self._check_open()
         return token_bytes(self._model.vocab, token, special=special)
 
     def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:
@@ -156,8 +155,10 @@ class Llama(llama_cpp.Llama):
             temperature [n] and top-p [n]; entry i is for the token that follows ``tokens[i]``.
 
         Raises:
-            AutoDecoError: no such token, or more tokens than the context holds.
+            AutoDecoError: no such token, more tokens than the context holds, a context that pools its embeddings, or
+                the model is closed.
         """
+        self._check_open()
         tokens = [int(t) for t in tokens]
         bad = next((t for t in tokens if not 0 <= t < self.n_vocab()), None)
         if bad is not None:
@@ -167,6 +168,8 @@ class Llama(llama_cpp.Llama):
         ones = np.ones(len(tokens), np.float32)
         if not self._predictor.names or not tokens or self._heads is None:
             return ones, ones.copy()
+        if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
+            raise AutoDecoError("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
         was_attached = self._predictor.attached
         self._predictor.detach()
         lib.llama_set_embeddings(self._ctx.ctx, True)
@@ -182,9 +185,11 @@ class Llama(llama_cpp.Llama):
         temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
         return temperature, top_p
 
-    def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:
-        """Draw a token after the last evaluation; parameters as in ``llama_cpp.Llama.sample``."""
-        if self._sampler is None:
+    @functools.wraps(_sample_once)
+    def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:  # noqa: D102  llama_cpp's own
+        if self.n_tokens == 0:
+            raise AutoDecoError("the prompt is empty: there is no output to draw from")
+        if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
             return int(_sample_once(self, *args, idx=idx, **kwargs))
         return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
 
@@ -203,6 +208,10 @@ class Llama(llama_cpp.Llama):
             self._graph_seen = True
             if not self._predictor.in_graph():
                 self._leave_graph()
+
+    def _check_open(self) -> None:
+        if self._model.model is None:
+            raise AutoDecoError("the model is closed")
 
     # ---- loading ----
 

@@ -94,7 +94,10 @@ static void check_rows(const floats & a, const char * name, int64_t n, int64_t w
 
 static py::tuple evaluate(const std::shared_ptr<heads> & h, const floats & hidden, const floats & logits,
                           const std::string & device, bool use_temp, bool use_top_p, bool portable) {
-    const int64_t n = hidden.ndim() == 2 ? hidden.shape(0) : 0;
+    if (hidden.ndim() != 2) {
+        throw std::invalid_argument("hidden is " + shape_of(hidden) + ", expected [n, " + std::to_string(h->n_embd) + "]");
+    }
+    const int64_t n = hidden.shape(0);
     check_rows(hidden, "hidden", n, h->n_embd, false);
     check_rows(logits, "logits", n, h->n_vocab, true);
     floats temperature(n), top_p(n);
@@ -154,7 +157,7 @@ static floats logits_of(uintptr_t ctx_address, int32_t idx) {
     return floats(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))), logits);
 }
 
-static py::array_t<int32_t> draw(const floats & logits, float temperature, float top_p, int64_t n, uint32_t seed) {
+static py::array_t<int32_t> draw(const floats & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
     if (logits.ndim() != 1 || logits.shape(0) < 1 || n < 0 || !std::isfinite(temperature) || !std::isfinite(top_p)) {
         throw std::invalid_argument("draw: logits is " + shape_of(logits) + ", expected [n_vocab]; temperature, top_p and n "
                                     "must be finite and not negative");
@@ -193,7 +196,7 @@ static void bind_sampling(py::module_ & m) {
         });
 
     py::class_<step_sampler>(m, "Sampler")
-        .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<float> top_p,
+        .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
                          uint32_t seed, uintptr_t before, uintptr_t after, bool trace) {
             auto s = std::make_unique<step_sampler>();
             s->p           = std::move(p);

@@ -1,6 +1,12 @@
 #include "graph_sampler.h"
 
-#include <cstdio>
+#include <cmath>
+#include <mutex>
+#include <set>
+
+// what is attached: llama.cpp would let a second sampler take a sequence over from the first
+static std::mutex attached_mutex;
+static std::set<std::pair<const llama_context *, llama_seq_id>> attached;
 
 struct graph_sampler {
     const std::shared_ptr<heads> h;
@@ -41,7 +47,12 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         }
         gs->out = ggml_new_tensor_1d(gs->ctx.get(), GGML_TYPE_F32, 2);
         gs->buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(gs->ctx.get(), buft));
-        return gs->buf != nullptr;
+        if (!gs->buf) {
+            return false;
+        }
+        const float nothing_yet[2] = { NAN, NAN };
+        ggml_backend_tensor_set(gs->out, nothing_yet, 0, sizeof(nothing_yet));
+        return true;
     } catch (const std::exception &) {
         return false; // an exception must not pass through llama.cpp
     }
@@ -88,14 +99,17 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         if (!row.hidden) {
             return;
         }
-        data->logits = row.logits;
         const bool on_cpu = gs->weights == &gs->h->host;
         const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, row.hidden, row.logits);
+        // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
+        // hang on to them, so that another sequence's row is not written over ours.
+        ggml_tensor * gate = ggml_view_1d(ctx, row.logits, row.logits->ne[0], 0);
         ggml_tensor * values[] = { out.temperature, out.top_p };
         for (size_t i = 0; i < 2; ++i) {
             ggml_tensor * slot = ggml_view_1d(ctx, gs->out, 1, i * sizeof(float));
-            ggml_build_forward_expand(gf, ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], 1), slot));
+            gate->src[1 + i] = ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], 1), slot);
         }
+        data->logits = gate;
         gs->in_graph = true;
     } catch (const std::exception &) {
         // the host sees that nothing was computed; an exception must not pass through llama.cpp
@@ -117,16 +131,23 @@ static llama_sampler_i graph_sampler_i = {
     /* .copy_state        = */ nullptr,
 };
 
+bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id) {
+    std::lock_guard<std::mutex> lock(attached_mutex);
+    return attached.count({ ctx, seq_id }) > 0;
+}
+
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, std::shared_ptr<heads> h, heads_enabled on) {
     auto gs = std::make_unique<graph_sampler>(graph_sampler { h, on, ctx, seq_id, nullptr, nullptr, {}, {}, nullptr, false });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
-    const bool attached = llama_set_sampler(ctx, seq_id, gs->chain);
-    if (attached && gs->buf) {
+    const bool accepted = llama_set_sampler(ctx, seq_id, gs->chain);
+    if (accepted && gs->buf) {
+        std::lock_guard<std::mutex> lock(attached_mutex);
+        attached.insert({ ctx, seq_id });
         return gs.release();
     }
-    if (attached) {
+    if (accepted) {
         llama_set_sampler(ctx, seq_id, nullptr);
     }
     llama_sampler_free(gs->chain);
@@ -137,6 +158,10 @@ void graph_sampler_detach(graph_sampler * gs) {
     llama_synchronize(gs->lctx);
     llama_set_sampler(gs->lctx, gs->seq_id, nullptr);
     llama_sampler_free(gs->chain);
+    {
+        std::lock_guard<std::mutex> lock(attached_mutex);
+        attached.erase({ gs->lctx, gs->seq_id });
+    }
     delete gs;
 }
 

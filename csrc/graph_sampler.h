@@ -14,6 +14,9 @@ struct graph_sampler;
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id,
                                      std::shared_ptr<heads> h, heads_enabled on);
 
+// Whether a sequence of a context has one.
+bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id);
+
 // Takes it out of its context and frees it. An attachment that is never detached must be leaked: the context
 // keeps a pointer to it.
 void graph_sampler_detach(graph_sampler * gs);

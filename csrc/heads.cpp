@@ -227,8 +227,8 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
 
 heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
                           ggml_tensor * hidden, ggml_tensor * logits) {
-    // 0 x + 1: a constant that no graph input has to be set for
-    ggml_tensor * one = ggml_scale_bias(ctx, ggml_sum_rows(ctx, hidden), 0.0f, 1.0f);
+    // a constant that no graph input has to be set for
+    ggml_tensor * one = ggml_clamp(ctx, ggml_sum_rows(ctx, hidden), 1.0f, 1.0f);
 
     heads_outputs out = { one, one };
     if (on.temp && !w.temp.layers.empty()) {
@@ -251,11 +251,12 @@ static int64_t max_rows(int64_t n_vocab) {
     return std::clamp<int64_t>((4 << 20) / n_vocab, 1, 256);
 }
 
-static void set_n_threads(ggml_backend_t backend) {
+// One thread for a single row, which is what the host way asks for token by token.
+static void set_n_threads(ggml_backend_t backend, int64_t rows) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
     auto * set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
     if (set) {
-        set(backend, (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
+        set(backend, rows == 1 ? 1 : (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
     }
 }
 
@@ -263,7 +264,7 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     if (r.n_rows == n) {
         return;
     }
-    const size_t n_nodes = 128; // a deep pair of heads has about 70 tensors
+    const size_t n_nodes = 128 + 4 * (r.h->host.temp.layers.size() + r.h->host.top_p.layers.size());
     r.n_rows = 0;
     r.ctx.reset(ggml_init({
         /*.mem_size   =*/ 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
@@ -299,6 +300,7 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     if (!ggml_gallocr_alloc_graph(r.alloc.get(), r.graph)) {
         throw std::runtime_error("out of memory for the AutoDeco heads");
     }
+    set_n_threads(r.backend.get(), n);
     r.n_rows = n;
 }
 
@@ -319,7 +321,6 @@ void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled
     if (!r.backend) {
         throw std::runtime_error("device " + device + " does not start");
     }
-    set_n_threads(r.backend.get());
     r.alloc.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(r.backend.get())));
 }
 

@@ -155,7 +155,7 @@ static void narrow(search & r, const std::vector<float> & weight, double target,
 // looked for from below, by the mass left out: that is a sum of many small weights, which a sample estimates well.
 // False where the sample has too few weights above floor to tell.
 static bool probe_by_sample(draw_scratch & s, double left_out, float floor, float * probe) {
-    static constexpr ptrdiff_t N_SAMPLE = 1024, SPREAD = 6;
+    static constexpr ptrdiff_t N_SAMPLE = 1024, SPREAD = 12;
     const size_t stride = s.weight.size() / N_SAMPLE;
     s.bracket.clear();
     for (size_t i = 0; i < N_SAMPLE; ++i) {
@@ -308,7 +308,7 @@ static draw_result draw_greedy(const float * logits, size_t n, float max) {
     return { (int32_t) (std::find(logits, logits + n, max) - logits), 1, 1.0f };
 }
 
-draw_status draw_token(const float * logits, size_t n, float temperature, float top_p, double u,
+draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
                        draw_scratch & s, draw_result & result) {
     float max;
     const draw_status status = find_max(logits, n, &max);
@@ -321,7 +321,7 @@ draw_status draw_token(const float * logits, size_t n, float temperature, float 
     }
     const double total  = exp_all(logits, n, max, temperature, s.weight);
     const double target = top_p * total;
-    if (top_p >= 1.0f) {
+    if (top_p >= 1.0) {
         result = draw_kept(s, { 0.0f, 0 }, u);
     } else if (target <= 1.0) {
         result = draw_greedy(logits, n, max); // the largest weight, 1, reaches it

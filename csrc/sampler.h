@@ -35,7 +35,7 @@ enum draw_status {
 // Draws from softmax(logits / temperature) cut to the smallest set of most likely tokens whose probabilities
 // reach top_p, renormalized. First scale, then cut. temperature 0: the most likely token; top_p 0: one token.
 // Tokens of equal probability at the cut are taken in ascending order of index. u: uniform in [0, 1).
-draw_status draw_token(const float * logits, size_t n, float temperature, float top_p, double u,
+draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
                        draw_scratch & scratch, draw_result & result);
 
 // entropy of softmax(logits) in nats

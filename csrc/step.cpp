@@ -1,5 +1,6 @@
 #include "step.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,9 @@ bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id) {
     if (p.gs) {
         throw std::runtime_error("these heads are attached already; detach them first");
     }
+    if (graph_sampler_taken(ctx, seq_id)) {
+        throw std::runtime_error("sequence " + std::to_string(seq_id) + " of this context has heads attached already");
+    }
     check_sizes(*p.h, ctx);
     if (seq_id < 0 || (uint32_t) seq_id >= llama_n_seq_max(ctx)) {
         throw std::invalid_argument("sequence " + std::to_string(seq_id) + " is not one of the context's " +
@@ -40,6 +44,10 @@ void predictor_detach(predictor & p) {
 
 static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, float * temperature, float * top_p) {
     check_sizes(*p.h, ctx);
+    if (llama_pooling_type(ctx) != LLAMA_POOLING_TYPE_NONE) {
+        throw std::runtime_error("the context pools its embeddings, so there is no hidden state of one token; the heads "
+                                 "need LLAMA_POOLING_TYPE_NONE");
+    }
     const float * hidden = llama_get_embeddings_ith(ctx, idx);
     const float * logits = llama_get_logits_ith(ctx, idx);
     if (!hidden || !logits) {
@@ -60,28 +68,30 @@ bool predictor_read(predictor & p, llama_context * ctx, int32_t idx, float * tem
         return false;
     }
     if (!std::isfinite(*temperature) || !std::isfinite(*top_p)) {
-        throw std::runtime_error("the heads predict a value that is not finite: the model's hidden state or logits are not");
+        throw std::runtime_error("the heads give no finite value: nothing was decoded since they were attached, or the "
+                                 "model's hidden state or logits are not finite");
     }
     return true;
 }
 
 struct drawn {
     llama_token id;
+    float       top_p; // that was applied
     draw_result result;
 };
 
-static drawn draw_checked(const float * logits, size_t n, float temperature, float top_p, step_sampler & s) {
+static drawn draw_checked(const float * logits, size_t n, float temperature, double top_p, step_sampler & s) {
     draw_result result = {};
     switch (draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, result)) {
         case DRAW_OK:         break;
         case DRAW_NOT_FINITE: throw std::runtime_error("a logit is NaN or +inf; no token was drawn");
         case DRAW_NO_TOKEN:   throw std::runtime_error("every logit is -inf: the grammar or the biases allow no token");
     }
-    return { (llama_token) result.index, result };
+    return { (llama_token) result.index, (float) top_p, result };
 }
 
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
-static drawn draw_through_chains(const float * logits, size_t n, float temperature, float top_p, step_sampler & s) {
+static drawn draw_through_chains(const float * logits, size_t n, float temperature, double top_p, step_sampler & s) {
     s.candidates.resize(n);
     for (size_t i = 0; i < n; ++i) {
         s.candidates[i] = { (llama_token) i, logits[i], 0.0f };
@@ -89,15 +99,19 @@ static drawn draw_through_chains(const float * logits, size_t n, float temperatu
     llama_token_data_array cur = { s.candidates.data(), n, -1, false };
     llama_sampler_apply(s.before, &cur);
     if (s.after && temperature > 0.0f) {
+        float max = -INFINITY; // taken off first: a tiny temperature must not make infinities
         for (size_t i = 0; i < cur.size; ++i) {
-            cur.data[i].logit /= temperature;
+            max = std::max(max, cur.data[i].logit);
+        }
+        for (size_t i = 0; i < cur.size; ++i) {
+            cur.data[i].logit = max > -INFINITY ? (cur.data[i].logit - max) / temperature : -INFINITY;
         }
         temperature = 1.0f;
         llama_sampler_apply(s.after, &cur);
     }
     if (cur.selected >= 0 && (size_t) cur.selected < cur.size) { // mirostat draws by itself
         const llama_token_data & token = cur.data[cur.selected];
-        return { token.id, { cur.data[cur.selected].id, (int32_t) cur.size, token.p } };
+        return { token.id, 1.0f, { token.id, (int32_t) cur.size, token.p } };
     }
     s.logits.resize(cur.size);
     for (size_t i = 0; i < cur.size; ++i) {
@@ -115,8 +129,8 @@ llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, cons
     }
     const size_t n = (size_t) n_vocab_of(ctx);
 
-    float temperature = s.temperature.value_or(0.0f);
-    float top_p       = s.top_p.value_or(0.0f);
+    float  temperature = s.temperature.value_or(0.0f);
+    double top_p       = s.top_p.value_or(0.0);
     if (!s.temperature || !s.top_p) {
         float t, p;
         if (!predictor_read(*s.p, ctx, idx, &t, &p)) {
@@ -133,7 +147,7 @@ llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, cons
     llama_sampler_accept(s.before, d.id);
     llama_sampler_accept(s.after,  d.id);
     if (s.trace) {
-        s.records.push_back({ d.id, temperature, top_p, logits_entropy(raw, n), d.result.nucleus, d.result.prob });
+        s.records.push_back({ d.id, temperature, d.top_p, logits_entropy(raw, n), d.result.nucleus, d.result.prob });
     }
     return d.id;
 }

@@ -38,7 +38,7 @@ struct step_record {
 struct step_sampler {
     std::shared_ptr<predictor> p;
     std::optional<float>       temperature; // set: fixed, not predicted
-    std::optional<float>       top_p;
+    std::optional<double>      top_p;
     llama_sampler            * before = nullptr; // chain on the raw logits: penalties, grammar; may be NULL
     llama_sampler            * after  = nullptr; // chain on logits / T: top-k, typical, min-p, mirostat; may be NULL
     bool                       trace  = true;

@@ -74,4 +74,5 @@ def load(path: Path, *, f32_cache: bool = False, **kwargs: Any) -> ad.Llama:
     """A quiet Llama with a small context."""
     if f32_cache:
         kwargs |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
-    return ad.Llama(path, **{"n_ctx": 256, "verbose": False, **kwargs})
+    defaults = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+    return ad.Llama(path, **{**defaults, **kwargs})
