@@ -25,6 +25,10 @@ _NUMPY: dict[str, np.dtype[Any]] = {
 }
 
 
+_OTHER_BIN = frozenset(["training_args.bin", "optimizer.bin", "scheduler.bin"])
+"""What trainers leave beside the weights."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint's heads, and what its config says of the base.
@@ -140,7 +144,8 @@ def _config_int(config: dict[str, Any], key: str) -> int | None:
 
 def _base_name(config: dict[str, Any]) -> str:
     """The base's name as "owner/name" or "name"; of a local path the last part only."""
-    name = str(config.get("base_model_name_or_path") or "").replace("\\", "/").rstrip("/")
+    name = str(config.get("base_model_name_or_path") or "").encode("utf-8", "replace").decode("utf-8")
+    name = name.replace("\\", "/").rstrip("/")
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1 or ":" in name
     return name.rsplit("/", 1)[-1] if is_path else name
 
@@ -161,7 +166,9 @@ def _hidden_size(config: dict[str, Any], mlps: dict[str, Mlp | None], directory:
 
 
 def _features(config: dict[str, Any], top_p: Mlp | None, hidden_size: int, directory: Path) -> tuple[str, ...]:
-    said = config.get("use_enhanced_features")
+    said = None
+    if config.get("use_enhanced_features") is not None:
+        said = _flag(config, "use_enhanced_features", directory)
     if top_p is None:
         return FEATURES[True]
     n_extra = top_p.weights[0].shape[1] - hidden_size
@@ -171,7 +178,7 @@ def _features(config: dict[str, Any], top_p: Mlp | None, hidden_size: int, direc
             f"{directory}: top_p_head.mlp.0.weight has {hidden_size + n_extra} inputs, "
             f"expected hidden size {hidden_size} + {' or '.join(str(n) for n in sorted(by_shape))}"
         )
-    if said is not None and bool(said) != by_shape[n_extra]:
+    if said is not None and said != by_shape[n_extra]:
         raise AutoDecoError(
             f"{directory}: config.json says use_enhanced_features {str(said).lower()}, but top_p_head.mlp.0.weight has "
             f"{hidden_size + n_extra} inputs, hidden size {hidden_size} + {n_extra}"
@@ -186,7 +193,9 @@ class _HeadTensors:
         self.directory = directory
         self.arrays: dict[str, Float32Array] = {}
         self.files: set[Path] = set()
-        weight_files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("*.bin"))
+        weight_files = sorted(directory.glob("*.safetensors")) or [
+            p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
+        ]
         for path in weight_files:
             for key, array in _read_weights(path):
                 if key in self.arrays and not np.array_equal(self.arrays[key], array):
@@ -257,7 +266,8 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Float32Array]]:
 def _float32(array: np.ndarray[Any, Any], *, bfloat16: bool) -> Float32Array:
     if bfloat16:  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # an infinity is found, and named, by whoever checks the weights
+        return array.astype(np.float32)
 
 
 def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,7 @@ from autodeco_gguf.gguf_file import (
     GgufFile,
     KeyValue,
     Progress,
+    TensorInfo,
     TensorSpec,
     check_output,
     copy_range,
@@ -116,7 +117,7 @@ def extract(
         raise AutoDecoError(f"{merged}: {_describe(model.kind)}; extract takes a merged file")
     if base is None and adapter is None:
         raise AutoDecoError("nothing to extract: give --base OUT, --adapter OUT or both")
-    if base is not None and adapter is not None and Path(base).absolute() == Path(adapter).absolute():
+    if base is not None and adapter is not None and Path(base).resolve() == Path(adapter).resolve():
         raise AutoDecoError(f"{base}: given as both outputs")
     view = model.base()
     outputs = [Path(p) for p in (base, adapter) if p is not None]
@@ -127,7 +128,7 @@ def extract(
     if base is not None:
         results.append(_extract_base(Path(base), model, view, progress))
     if adapter is not None:
-        tensors = [_HeadTensor(t.spec, model.outer.read(t)) for t in model.head_tensors]
+        tensors = [_HeadTensor(spec, model.outer.read(t)) for t, spec in _head_specs(model, weights)]
         architecture = str(view.get("general.architecture", str, ""))
         results.append(_write_adapter(Path(adapter), model.outer, architecture, _metadata(weights), tensors, weights))
     return results
@@ -142,7 +143,7 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     Raises:
         AutoDecoError: not a merged file, broken heads, or no room beside the file.
     """
-    model = ModelFile.open(Path(path))
+    model = ModelFile.open(Path(path).resolve())  # of a link, the file it leads to
     if model.kind != "merged":
         raise AutoDecoError(f"{path}: {_describe(model.kind)}; only a merged file has a base view")
     if model.stale is None:
@@ -152,15 +153,14 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     weights = model.read_heads()
     outer = model.outer
     view = outer.header.build([PREFIX], [], [t.spec for t in model.base_tensors])
-    specs = [_view_spec(view), *(t.spec for t in (*model.base_tensors, *model.head_tensors))]
+    heads = _head_specs(model, weights)
+    specs = [_view_spec(view), *(t.spec for t in model.base_tensors), *(spec for _, spec in heads)]
     header = outer.header.build([BASE_SIZE], [], specs)
 
     def write(out: BinaryIO) -> None:
         step = _steps(sum(t.nbytes for t in outer.tensors), progress)
         out.write(header + view)
-        for tensor in (*model.base_tensors, *model.head_tensors):
-            copy_range(outer.path, tensor.offset, tensor.nbytes, out, step)
-            _pad(out, tensor.nbytes, outer.alignment)
+        _copy_tensors(out, outer, [*model.base_tensors, *(t for t, _ in heads)], outer.alignment, step)
 
     write_atomically(model.path, write, lambda p: _verify(p, "merged", weights))
     return _result(model.path, weights)
@@ -178,22 +178,26 @@ def _write_merged(
     progress: Progress | None,
 ) -> ExportResult:
     first = base.parts[0]
-    source_end = _source_end(base)
+    alone = len(base.parts) == 1
     specs = [t.spec for part in base.parts for t in part.tensors]
-    if len(base.parts) == 1:
+    end = _source_end(base) if alone else 0
+    if alone:
         view = first.read_range(first.start, first.data - first.start)  # byte for byte: the source stands in it whole
-        if source_end < first.start + first.pad(first.end - first.start):
-            entries = [*entries, (BASE_SIZE, "u64", source_end - first.start)]
+        if end < first.start + first.pad(first.end - first.start):
+            entries = [*entries, (BASE_SIZE, "u64", end - first.start)]
     else:
         view = first.header.build(["split."], [], specs)
-    header = first.header.build(["split.", PREFIX], entries, [_view_spec(view), *specs, *(t.spec for t in tensors)])
+    drop = [PREFIX] if alone else ["split.", PREFIX]
+    header = first.header.build(drop, entries, [_view_spec(view), *specs, *(t.spec for t in tensors)])
 
     def write(out: BinaryIO) -> None:
         step = _steps(sum(part.end - part.data for part in base.parts), progress)
         out.write(header + view)
-        for part in base.parts:
-            copy_range(part.path, part.data, part.end - part.data, out, step)
-            _pad(out, part.end - part.data, first.alignment)
+        if alone:
+            copy_range(first.path, first.data, end - first.data, out, step)
+            _pad(out, end - first.data, first.alignment)
+        for part in () if alone else base.parts:
+            _copy_tensors(out, part, part.tensors, first.alignment, step)
         _write_heads(out, tensors, first.alignment)
 
     write_atomically(path, write, lambda p: _verify(p, "merged", weights))
@@ -201,13 +205,13 @@ def _write_merged(
 
 
 def _source_end(base: BaseModel) -> int:
-    """Where the single source file ends; the padding after its last tensor may be missing, nothing may follow."""
+    """Where the one source file ends; the padding after its last tensor may be missing, nothing may follow it."""
     part = base.parts[0]
     model = ModelFile.open(part.path)
     if model.kind == "merged":
         return part.start + model.base_nbytes
     padded_end = part.pad(part.end)
-    if len(base.parts) == 1 and part.file_size > padded_end:
+    if part.file_size > padded_end:
         raise AutoDecoError(
             f"{part.path}: {part.file_size - padded_end} bytes follow the last tensor, expected the file to end there"
         )
@@ -265,6 +269,14 @@ def _verify(path: Path, kind: str, weights: HeadWeights) -> None:
 
 def _result(path: Path, weights: HeadWeights) -> ExportResult:
     return ExportResult(path, path.stat().st_size, tuple(weights.mlps))
+
+
+def _copy_tensors(
+    out: BinaryIO, source: GgufFile, tensors: Iterable[TensorInfo], alignment: int, step: Callable[[int], None]
+) -> None:
+    for tensor in tensors:
+        copy_range(source.path, tensor.offset, tensor.nbytes, out, step)
+        _pad(out, tensor.nbytes, alignment)
 
 
 def _write_heads(out: BinaryIO, tensors: list[_HeadTensor], alignment: int) -> None:
@@ -332,6 +344,16 @@ def _encode(weights: HeadWeights, head_type: str) -> list[_HeadTensor]:
                     raise AutoDecoError(f"{name}: a value does not fit {type_}; use --head-type f32")
                 tensors.append(_HeadTensor((name, type_, array.shape), data))
     return tensors
+
+
+def _head_specs(model: ModelFile, weights: HeadWeights) -> list[tuple[TensorInfo, TensorSpec]]:
+    """The head tensors of a file as they should be declared: another tool may have dropped dimensions of size 1."""
+    shapes = {
+        tensor_name(head, i, "weight"): weight.shape
+        for head, mlp in weights.mlps.items()
+        for i, weight in enumerate(mlp.weights)
+    }
+    return [(t, (t.name, t.type, shapes.get(t.name, t.shape))) for t in model.head_tensors]
 
 
 def _view_spec(view: bytes) -> TensorSpec:

@@ -51,7 +51,7 @@ class GgufFile:
         """
         self.path = path
         try:
-            self.header: Any = core.GgufHeader(os.fspath(path), start)
+            self.header: Any = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
             raise AutoDecoError(f"{path}: {e}") from e
         self.start = start
@@ -145,6 +145,8 @@ def check_output(path: Path, *, inputs: Iterable[Path], force: bool) -> None:
                 raise AutoDecoError(f"{path}: is the input {source}; choose another output")
         if path.is_dir():
             raise AutoDecoError(f"{path}: is a directory; give a file name")
+        if not path.is_file():
+            raise AutoDecoError(f"{path}: is no regular file; give another name")
         if not force:
             raise AutoDecoError(f"{path}: exists; use --force to replace it")
     if not path.absolute().parent.is_dir():
@@ -166,6 +168,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
         try:
             with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb") as f:
                 write(f)
+                if path.exists():
+                    os.fchmod(f.fileno(), path.stat().st_mode & 0o7777)
                 f.flush()
                 os.fsync(f.fileno())
             verify(temporary)
@@ -178,5 +182,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
             os.fsync(directory)
         finally:
             os.close(directory)
+    except AutoDecoError as e:
+        raise AutoDecoError(str(e).replace(str(temporary), str(path))) from e
     except OSError as e:
         raise AutoDecoError(f"{path}: cannot be written: {e.strerror or e}") from e

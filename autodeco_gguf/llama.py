@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
@@ -34,6 +35,9 @@ _PREDICT_ROWS = 32
 
 _MMAP_ALIGNMENT = 32
 """llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
+
+_MAX_BLOCKS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS; beyond it an assertion ends the process."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -378,9 +382,10 @@ def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
     are replaced: the one that opens the model and the one that makes the context, which also gets a bound on its
     outputs. Failures become AutoDecoError with llama.cpp's own reason.
     """
-    problem = base.header.check_vocab()
+    blocks = base.get(f"{base.get('general.architecture', str)}.block_count", int, 0)
+    problem = base.header.check_vocab() or (f"{blocks} blocks" if blocks > _MAX_BLOCKS else "")
     if problem:
-        raise AutoDecoError(f"{base.path}: {problem}")
+        raise AutoDecoError(f"{base.path}: llama.cpp would crash on it: {problem}")
     owner = threading.get_ident()
     open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
 
@@ -389,7 +394,7 @@ def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
             return open_model(path, params)
         if base.data % _MMAP_ALIGNMENT:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-        file = core.file_open(os.fspath(base.path), base.start)
+        file = core.file_open(os.fsencode(base.path), base.start)
         try:
             return lib.llama_model_load_from_file_ptr(file, params)
         finally:
@@ -405,6 +410,8 @@ def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
         lib.llama_model_load_from_file, lib.llama_init_from_model = open_here, make_here
         try:
             yield os.fspath(base.path)
+        except jinja2.TemplateError as e:
+            raise AutoDecoError(f"{base.path}: its chat template does not parse: {e}") from e
         except ValueError as e:
             raise AutoDecoError(f"{base.path}: cannot be loaded: {capture.first_error or e}") from e
         finally:

@@ -45,7 +45,7 @@ class ModelFile:
         if not any(t.name.startswith(PREFIX) for t in outer.tensors):
             return cls(path, "plain", outer)
         version = outer.get("autodeco.version", int)
-        if version is None or version > VERSION:
+        if version is None or not 1 <= version <= VERSION:
             found = "no autodeco.version" if version is None else f"autodeco.version {version}"
             raise AutoDecoError(f"{path}: {found}, this program reads up to {VERSION}; update autodeco-gguf")
         if outer.get("general.type", str) == "adapter":
@@ -211,6 +211,7 @@ class BaseModel:
         n_shards = int(first.get("split.count", int, 1))
         if n_shards > 1:
             parts += [GgufFile(p) for p in _other_shards(path, first, n_shards)]
+            _check_shards(path, parts)
         if not any(part.tensors for part in parts):
             raise AutoDecoError(f"{path}: no tensors in it; give a model, not a vocabulary")
         return cls(path, tuple(parts))
@@ -270,6 +271,20 @@ class BaseModel:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _check_shards(path: Path, parts: list[GgufFile]) -> None:
+    """Raise AutoDecoError unless the shards are all different and make up the whole model."""
+    for i, part in enumerate(parts):
+        if part.get("split.no", int, i) != i:
+            raise AutoDecoError(f"{part.path}: says it is shard {part.get('split.no', int)}, expected {i}")
+    names = [t.name for part in parts for t in part.tensors]
+    expected = parts[0].get("split.tensors.count", int, len(names))
+    if len(names) != expected or len(set(names)) != len(names):
+        raise AutoDecoError(
+            f"{path}: its shards have {len(set(names))} tensors, expected {expected}; "
+            "one is damaged or of another model"
+        )
 
 
 def _other_shards(path: Path, first: GgufFile, n_shards: int) -> list[Path]:

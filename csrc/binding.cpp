@@ -221,29 +221,26 @@ static void bind_sampling(py::module_ & m) {
 
 // ---- files ----
 
+static py::object text(const char * s) {
+    return py::bytes(s).attr("decode")("utf-8", "replace");
+}
+
 // (name, type, shape row-major, offset in the file, bytes) of every tensor, in file order
 static py::list tensors_of(const gguf_header & h) {
     const gguf_context * gguf = h.gguf.get();
     py::list result;
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
         const int64_t * ne = gguf_get_tensor_ne(gguf, i);
-        int n_dims = GGML_MAX_DIMS;
-        while (n_dims > 1 && ne[n_dims - 1] == 1) {
-            --n_dims;
-        }
+        const int n_dims = h.n_dims[(size_t) i];
         py::tuple shape(n_dims);
         for (int d = 0; d < n_dims; ++d) {
             shape[n_dims - 1 - d] = ne[d];
         }
-        result.append(py::make_tuple(py::bytes(gguf_get_tensor_name(gguf, i)).attr("decode")("utf-8", "replace"),
+        result.append(py::make_tuple(text(gguf_get_tensor_name(gguf, i)),
                                      ggml_type_name(gguf_get_tensor_type(gguf, i)), shape,
                                      h.data + gguf_get_tensor_offset(gguf, i), gguf_get_tensor_size(gguf, i)));
     }
     return result;
-}
-
-static py::object text(const char * s) {
-    return py::bytes(s).attr("decode")("utf-8", "replace");
 }
 
 static py::object scalar_of(gguf_type type, const void * data) {
@@ -395,7 +392,7 @@ static void bind_files(py::module_ & m) {
 
     py::class_<log_capture>(m, "LogCapture")
         .def(py::init<bool>(), "forward"_a, py::call_guard<release>())
-        .def_property_readonly("first_error", &log_capture::first_error);
+        .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error().c_str()); });
 
     m.def("dequantize", &dequantize, "data"_a, "type"_a, "n"_a);
     m.def("quantize", &quantize, "values"_a, "type"_a);
@@ -416,7 +413,7 @@ static void translate(std::exception_ptr p) {
         what = e.what();
     }
     const py::object type = py::module_::import("autodeco_gguf.errors").attr("AutoDecoError");
-    PyErr_SetString(type.ptr(), what.c_str());
+    PyErr_SetObject(type.ptr(), text(what.c_str()).ptr()); // ggml's reasons can quote bytes that are no UTF-8
 }
 
 PYBIND11_MODULE(_core, m) {

@@ -14,6 +14,67 @@ struct file_closer {
     void operator()(FILE * file) const { fclose(file); }
 };
 
+// bytes of a scalar of each gguf_type; 0 for strings and arrays
+static const size_t VALUE_SIZE[GGUF_TYPE_COUNT] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
+
+// Walks over a header that ggml has accepted.
+struct header_walker {
+    const std::string & bytes;
+    size_t              at = 0;
+
+    void skip(uint64_t n) {
+        if (n > bytes.size() - at) {
+            throw std::runtime_error("not a GGUF, or a broken one: its header ends early");
+        }
+        at += n;
+    }
+    template <typename T>
+    T take() {
+        T value;
+        const size_t begin = at;
+        skip(sizeof(value));
+        memcpy(&value, bytes.data() + begin, sizeof(value));
+        return value;
+    }
+    void skip_string() {
+        skip(take<uint64_t>());
+    }
+    void skip_value(uint32_t type) {
+        if (type == GGUF_TYPE_STRING) {
+            skip_string();
+        } else if (type < GGUF_TYPE_COUNT) {
+            skip(VALUE_SIZE[type]);
+        }
+    }
+};
+
+static std::vector<int> read_n_dims(const std::string & bytes) {
+    header_walker w { bytes };
+    w.skip(8); // magic, version
+    const auto n_tensors = w.take<int64_t>();
+    const auto n_kv      = w.take<int64_t>();
+    for (int64_t i = 0; i < n_kv; ++i) {
+        w.skip_string();
+        uint32_t type = w.take<uint32_t>();
+        uint64_t n    = 1;
+        if (type == GGUF_TYPE_ARRAY) {
+            type = w.take<uint32_t>();
+            n    = w.take<uint64_t>();
+        }
+        for (uint64_t k = 0; k < n; ++k) {
+            w.skip_value(type);
+        }
+    }
+    std::vector<int> result;
+    for (int64_t i = 0; i < n_tensors; ++i) {
+        w.skip_string();
+        const auto n_dims = w.take<uint32_t>();
+        w.skip(n_dims * sizeof(int64_t) + sizeof(uint32_t) + sizeof(uint64_t)); // shape, type, offset
+        result.push_back(std::max(1, (int) n_dims));
+    }
+    return result;
+}
+
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
     std::unique_ptr<FILE, file_closer> file(fopen(path.c_str(), "rb"));
     if (!file) {
@@ -34,6 +95,12 @@ gguf_header gguf_header_read(const std::string & path, uint64_t start) {
         throw std::runtime_error("not a GGUF, or a broken one: " + log.first_error());
     }
     h.data = gguf_get_data_offset(h.gguf.get());
+
+    std::string bytes(std::min(h.data, h.file_size) - start, '\0');
+    if (fseeko(file.get(), (off_t) start, SEEK_SET) != 0 || fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) {
+        throw std::runtime_error("changed while it was read");
+    }
+    h.n_dims = read_n_dims(bytes);
     return h;
 }
 
@@ -148,9 +215,6 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
     bytes.resize(pad_to(bytes.size(), alignment), '\0');
     return bytes;
 }
-
-// bytes of a scalar of each gguf_type; 0 for strings and arrays
-static const size_t VALUE_SIZE[GGUF_TYPE_COUNT] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
 
 static bool same_value(const gguf_context * a, int64_t i, const gguf_context * b, int64_t j) {
     const gguf_type type = gguf_get_kv_type(a, i);

@@ -16,6 +16,7 @@ struct gguf_header {
     uint64_t         start;     // of the header in the file
     uint64_t         data;      // of the tensor data in the file
     uint64_t         file_size;
+    std::vector<int> n_dims;    // of each tensor; ggml forgets dimensions of size 1
 };
 
 // Throws std::runtime_error with ggml's own reason when the bytes at start are no GGUF header.

@@ -46,6 +46,9 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as e:
+        print(e.format_message(), file=sys.stderr)
+        status, message = EXIT_USAGE, ""
     except click.UsageError as e:
         help_hint = f" (see {e.ctx.command_path} --help)" if e.ctx is not None else ""
         status, message = EXIT_USAGE, f"error: {e.format_message()}{help_hint}"

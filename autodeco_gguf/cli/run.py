@@ -43,10 +43,10 @@ class Options:
 @click.option(
     "-c",
     "--ctx",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**31 - 1),
     help=f"Context in tokens.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: one a core, half above 4]")
+@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
 @click.option(
     "--gpu-layers",
     type=click.IntRange(min=-1),
@@ -87,6 +87,8 @@ def run_command(
 
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
+    if prompt is None and sys.stdin is None:
+        raise click.UsageError("no standard input: give -p PROMPT")
     chat = prompt is None and sys.stdin.isatty()
     if chat and as_json:
         raise click.UsageError("--json needs a prompt: give -p or standard input")
@@ -164,13 +166,19 @@ def _prompt_tokens(llama: Llama, options: Options, messages: list[dict[str, str]
     """The text given to the model and its tokens: the chat template's, or the last message as it is."""
     template = llama.metadata.get("tokenizer.chat_template")
     if options.raw or template is None:
+        if options.system is not None:
+            raise AutoDecoError("--system needs a chat template, and the model has none")
         if not options.raw:
             click.echo("no chat template in the model; completing the prompt as it is (--raw)", err=True)
         text, add_bos, special = messages[-1]["content"], True, False
     else:
         text, add_bos = _render(llama, template, messages)
         special = True
-    tokens = llama.tokenize(text.encode("utf-8"), add_bos=add_bos, special=special)
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise AutoDecoError("the prompt is not UTF-8") from e
+    tokens = llama.tokenize(encoded, add_bos=add_bos, special=special)
     if not tokens:
         raise AutoDecoError("the prompt is empty")
     if len(tokens) >= llama.n_ctx():
@@ -189,7 +197,8 @@ def _render(llama: Llama, template: str, messages: list[dict[str, str]]) -> tupl
     try:
         formatter = Jinja2ChatFormatter(template, eos_token=name(llama.token_eos()), bos_token=name(llama.token_bos()))
         result = formatter(messages=messages)
-    except TemplateError as e:
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as e:
+        # a template is a program: it can fail in any way, or refuse with raise_exception
         raise AutoDecoError(f"the model's chat template refuses: {e}; try --raw") from e
     return result.prompt, not result.added_special
 
@@ -310,26 +319,28 @@ def _chat(llama: Llama, options: Options) -> None:
     while True:
         try:
             line = input("> ")
+            if line.strip():
+                messages = _chat_turn(llama, options, messages, line, turn)
+                turn += 1
         except EOFError:
             click.echo(err=True)
             return
-        except KeyboardInterrupt:
-            click.echo("\n(Ctrl-D ends)", err=True)
-            continue
-        if not line.strip():
-            continue
-        messages.append({"role": "user", "content": line})
-        try:
-            _, tokens = _prompt_tokens(llama, options, messages)
         except AutoDecoError as e:
             click.echo(f"error: {e}", err=True)
-            messages.pop()
-            continue
-        answer = _generate(llama, options, (options.seed + turn) & 0xFFFFFFFF, tokens, _emit_text)
-        turn += 1
-        click.echo()
-        click.echo(_statistics(answer.summary(options.seed)), err=True)
-        messages.append({"role": "assistant", "content": answer.text})
+        except KeyboardInterrupt:
+            click.echo("\n(Ctrl-D ends)", err=True)
+
+
+def _chat_turn(
+    llama: Llama, options: Options, messages: list[dict[str, str]], line: str, turn: int
+) -> list[dict[str, str]]:
+    """Answer a line; the conversation with it and the answer."""
+    messages = [*messages, {"role": "user", "content": line}]
+    _, tokens = _prompt_tokens(llama, options, messages)
+    answer = _generate(llama, options, (options.seed + turn) & 0xFFFFFFFF, tokens, _emit_text)
+    click.echo()
+    click.echo(_statistics(answer.summary(options.seed)), err=True)
+    return [*messages, {"role": "assistant", "content": answer.text}]
 
 
 def _statistics(summary: dict[str, Any]) -> str:

@@ -84,10 +84,12 @@ def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             arrays = {name: np.asarray(file[name]) for name in ("tokens", "temperature", "top_p")}
     except FileNotFoundError as e:
         raise AutoDecoError(f"{path}: no such file") from e
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as e:
         raise AutoDecoError(f"{path}: no recorded predictions: {e}; expected tokens, temperature and top_p") from e
     n = arrays["tokens"].size
     for name, array in arrays.items():
         if array.shape != (n,) or n == 0:
             raise AutoDecoError(f"{path}: {name} is {list(array.shape)}, expected [{n or 'n'}]")
+        if array.dtype.kind not in ("iu" if name == "tokens" else "f"):
+            raise AutoDecoError(f"{path}: {name} holds {array.dtype}, expected numbers")
     return arrays
