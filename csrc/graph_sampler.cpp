@@ -1,6 +1,9 @@
 #include "graph_sampler.h"
 
+#include "sampler.h"
+
 #include <cmath>
+#include <cstring>
 #include <mutex>
 #include <set>
 
@@ -16,10 +19,12 @@ struct graph_sampler {
 
     llama_sampler         * chain   = nullptr; // owned; its only stage points back here
     const heads_weights   * weights = nullptr; // on the output layer's device
-    ggml_context_ptr        ctx;
-    ggml_backend_buffer_ptr buf;
+    ggml_context_ptr        ctx     = {};
+    ggml_backend_buffer_ptr buf     = {};
     ggml_tensor           * out     = nullptr; // F32 [2]: temperature, top-p
-    bool                    in_graph = false;  // the last graph built has the heads in it
+    ggml_tensor           * drawing = nullptr; // F32 [n_vocab, padded]: weights to draw from, on the CPU only
+    bool                    has_weights = false; // the last graph built computes these
+    bool                    in_graph    = false; // the last graph built has the heads in it
 };
 
 static const char * graph_sampler_name(const llama_sampler * /*smpl*/) {
@@ -38,7 +43,7 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
     try {
         gs->weights = heads_on(*gs->h, buft);
         gs->ctx.reset(ggml_init({
-            /*.mem_size   =*/ ggml_tensor_overhead(),
+            /*.mem_size   =*/ 2 * ggml_tensor_overhead(),
             /*.mem_buffer =*/ nullptr,
             /*.no_alloc   =*/ true,
         }));
@@ -46,12 +51,18 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
             return false;
         }
         gs->out = ggml_new_tensor_1d(gs->ctx.get(), GGML_TYPE_F32, 2);
+        if (gs->weights == &gs->h->host) {
+            gs->drawing = ggml_new_tensor_1d(gs->ctx.get(), GGML_TYPE_F32, GGML_PAD(gs->h->n_vocab, DRAW_PADDING));
+        }
         gs->buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(gs->ctx.get(), buft));
         if (!gs->buf) {
             return false;
         }
         const float nothing_yet[2] = { NAN, NAN };
         ggml_backend_tensor_set(gs->out, nothing_yet, 0, sizeof(nothing_yet));
+        if (gs->drawing) {
+            memset(gs->drawing->data, 0, ggml_nbytes(gs->drawing)); // the padding stays 0
+        }
         return true;
     } catch (const std::exception &) {
         return false; // an exception must not pass through llama.cpp
@@ -100,7 +111,12 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
             return;
         }
         const bool on_cpu = gs->weights == &gs->h->host;
-        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, row.hidden, row.logits);
+        ggml_tensor * place = gs->drawing ? ggml_view_1d(ctx, gs->drawing, gs->h->n_vocab, 0) : nullptr;
+        if (place && row.logits->ne[0] != gs->h->n_vocab) {
+            place = nullptr; // the probe, which has a vocabulary of its own
+        }
+        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, row.hidden, row.logits, place);
+        gs->has_weights = out.has_weights;
         // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
         // hang on to them, so that another sequence's row is not written over ours.
         ggml_tensor * gate = ggml_view_1d(ctx, row.logits, row.logits->ne[0], 0);
@@ -137,7 +153,7 @@ bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id) {
 }
 
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, std::shared_ptr<heads> h, heads_enabled on) {
-    auto gs = std::make_unique<graph_sampler>(graph_sampler { h, on, ctx, seq_id, nullptr, nullptr, {}, {}, nullptr, false });
+    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
@@ -163,6 +179,11 @@ void graph_sampler_detach(graph_sampler * gs) {
         attached.erase({ gs->lctx, gs->seq_id });
     }
     delete gs;
+}
+
+const float * graph_sampler_weights(const graph_sampler * gs, size_t * n) {
+    *n = gs->drawing ? (size_t) gs->drawing->ne[0] : 0;
+    return gs->has_weights ? (const float *) gs->drawing->data : nullptr;
 }
 
 bool graph_sampler_read(graph_sampler * gs, float * temperature, float * top_p) {

@@ -24,3 +24,7 @@ void graph_sampler_detach(graph_sampler * gs);
 // Of the last decode: writes temperature and top-p and returns true. False where the model's graph has no
 // `result_norm` with one row for each row of logits; then nothing was computed.
 bool graph_sampler_read(graph_sampler * gs, float * temperature, float * top_p);
+
+// After graph_sampler_read: exp((logits - max) / T) of the last decode for draw_weights, n values with the padding.
+// NULL where the graph has no use for them, or they are on another device.
+const float * graph_sampler_weights(const graph_sampler * gs, size_t * n);

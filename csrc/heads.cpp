@@ -112,9 +112,24 @@ static ggml_tensor * build_pick(ggml_context * ctx, ggml_tensor * values, ggml_t
     return ggml_reshape_2d(ctx, ggml_get_rows(ctx, values, ids), ids->ne[0], n);
 }
 
+// Three operations that ggml does one float at a time on the CPU, which would be most of the heads' cost at a
+// vocabulary of 151,936: the largest few, exp and log. There they are done here, by ggml's own threads; other devices
+// have fast ones for the same.
+
+static void compute_largest(ggml_tensor * dst, int ith, int nth, void *) {
+    const ggml_tensor * src = dst->src[0];
+    for (int64_t row = ith; row < src->ne[1]; row += nth) {
+        largest((const float *) src->data + row * src->ne[0], (size_t) src->ne[0],
+                (float *) dst->data + row * dst->ne[0], (size_t) dst->ne[0]);
+    }
+}
+
 // the k largest values of each row, in no order; values: F32 [m, n] -> F32 [k, n]
-static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k) {
-    return build_pick(ctx, values, ggml_top_k(ctx, values, k));
+static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k, bool on_cpu) {
+    if (!on_cpu) {
+        return build_pick(ctx, values, ggml_top_k(ctx, values, k));
+    }
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, k, values->ne[1], 1, 1, &values, 1, compute_largest, GGML_N_TASKS_MAX, nullptr);
 }
 
 // ggml's CPU operations share out rows, not columns, among threads. A vocabulary is one row, so it is cut into
@@ -161,21 +176,25 @@ static const float * data_of(const ggml_tensor * t) {
     return (const float *) t->data;
 }
 
-// Two element-wise functions that ggml computes one float at a time on the CPU, which would be two thirds of the
-// heads' cost at a vocabulary of 151,936. There they are done here, by ggml's own threads; other devices have fast
-// operations for the same.
+static void compute_exp(ggml_tensor * dst, int ith, int nth, void *) {
+    ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
+    for_each_piece(args[0], ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
+        exp_scaled(data_of(args[0]) + begin, data_of(args[1])[row], data_of(args[2])[row],
+                   (float *) dst->data + begin, (size_t) (end - begin));
+    });
+}
 
-// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]
-static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t, bool on_cpu) {
+// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]. On the CPU put into place, unless that is NULL.
+static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t, bool on_cpu,
+                               ggml_tensor * place = nullptr) {
     if (!on_cpu) {
         return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
     }
-    return ggml_map_custom3(ctx, x, max, t,
-        [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, const ggml_tensor * c, int ith, int nth, void *) {
-            for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-                exp_scaled(data_of(a) + begin, data_of(b)[row], data_of(c)[row], (float *) dst->data + begin, end - begin);
-            });
-        }, GGML_N_TASKS_MAX, nullptr);
+    ggml_tensor * args[] = { x, max, t };
+    if (place) {
+        return ggml_custom_inplace(ctx, place, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
+    }
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], 1, 1, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
 }
 
 // ln(e / z + 1e-8); e: F32 [m, n], z: F32 [1, n]
@@ -193,7 +212,8 @@ static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor 
 
 // max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n]: with the largest
 // logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the official code.
-static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature, bool on_cpu) {
+static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
+                                                 bool on_cpu, ggml_tensor * weights) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
     const int64_t parts   = n_parts(n_vocab);
@@ -202,14 +222,14 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
     // the largest of all are among the largest of each part
     ggml_tensor * top = ggml_reshape_2d(ctx, logits, n_vocab, n);
     if (n_vocab / parts >= 2 * k) {
-        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k);
+        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k, on_cpu);
         top = ggml_reshape_2d(ctx, top, k * parts, n);
     }
-    top = build_largest(ctx, top, k);
+    top = build_largest(ctx, top, k, on_cpu);
 
     ggml_tensor * t    = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
     ggml_tensor * max  = build_pick(ctx, top, ggml_reshape_2d(ctx, ggml_argmax(ctx, top), 1, n));
-    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t, on_cpu);
+    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t, on_cpu, weights);
     ggml_tensor * z    = build_sum(ctx, e, parts);
 
     ggml_tensor * max_prob = ggml_div(ctx, ggml_scale_bias(ctx, z, 0.0f, 1.0f), z);
@@ -226,20 +246,21 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
 }
 
 heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
-                          ggml_tensor * hidden, ggml_tensor * logits) {
+                          ggml_tensor * hidden, ggml_tensor * logits, ggml_tensor * weights) {
     // a constant that no graph input has to be set for
     ggml_tensor * one = ggml_clamp(ctx, ggml_sum_rows(ctx, hidden), 1.0f, 1.0f);
 
-    heads_outputs out = { one, one };
+    heads_outputs out = { one, one, false };
     if (on.temp && !w.temp.layers.empty()) {
         out.temperature = ggml_scale(ctx, build_mlp(ctx, w.temp, hidden), h.temp_scale);
     }
     if (on.top_p && !w.top_p.layers.empty()) {
         ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
         if (h.enhanced) {
-            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu)) {
+            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu, weights)) {
                 x = ggml_concat(ctx, x, feature, 0);
             }
+            out.has_weights = on_cpu && weights;
         }
         out.top_p = build_mlp(ctx, w.top_p, x);
     }

@@ -21,16 +21,6 @@ static inline double sum(const V & v) {
     return result;
 }
 
-static inline bool any(i32x mask) {
-    uint64_t words[WIDTH / 2];
-    memcpy(words, &mask, sizeof(mask));
-    uint64_t result = 0;
-    for (const uint64_t word : words) {
-        result |= word;
-    }
-    return result != 0;
-}
-
 // calls f with all of x, WIDTH values at a time, and flush after every BLOCK of them
 template <typename F, typename G>
 static inline void for_each_vector(const float * x, size_t n, float fill, F && f, G && flush) {
@@ -68,15 +58,11 @@ static draw_status find_max(const float * x, size_t n, float * max) {
     return *max == -INF ? DRAW_NO_TOKEN : DRAW_OK;
 }
 
-// weight[i] = exp((x[i] - max) / temperature), and 0 up to a multiple of WIDTH; returns their sum
-static double exp_all(const float * x, size_t n, float max, float temperature, std::vector<float> & weight) {
-    weight.resize((n + WIDTH - 1) / WIDTH * WIDTH);
+static double sum_all(const float * x, size_t n) {
     double total = 0.0;
-    f32x  part  = {};
-    for_each_vector(x, n, -INF, [&](size_t i, f32x v) {
-        const f32x w = exp_neg((v - max) / temperature);
-        memcpy(&weight[i], &w, sizeof(w));
-        part += w;
+    f32x   part  = {};
+    for_each_vector(x, n, 0.0f, [&](size_t, f32x v) {
+        part += v;
     }, [&] {
         total += sum(part);
         part = f32x {};
@@ -115,10 +101,10 @@ struct cut {
 static constexpr size_t N_PROBES = 7;
 
 // mass[k]: sum of the weights >= probe[k]
-static void mass_from(const std::vector<float> & weight, const float * probe, double * mass) {
+static void mass_from(const float * weight, size_t n, const float * probe, double * mass) {
     std::fill_n(mass, N_PROBES, 0.0);
     f32x part[N_PROBES] = {};
-    for_each_vector(weight.data(), weight.size(), 0.0f, [&](size_t, f32x w) {
+    for_each_vector(weight, n, 0.0f, [&](size_t, f32x w) {
         for (size_t k = 0; k < N_PROBES; ++k) {
             part[k] += zero_unless(w >= probe[k], w);
         }
@@ -139,9 +125,9 @@ struct search {
 };
 
 // narrows low and high to the two neighbours among ascending probes that target lies between
-static void narrow(search & r, const std::vector<float> & weight, double target, const float * probe) {
+static void narrow(search & r, const float * weight, size_t n, double target, const float * probe) {
     double mass[N_PROBES];
-    mass_from(weight, probe, mass);
+    mass_from(weight, n, probe, mass);
     for (size_t k = 0; k < N_PROBES; ++k) {
         if (r.above + mass[k] < target) {
             r.high = std::min(r.high, float_bits(probe[k]));
@@ -154,12 +140,12 @@ static void narrow(search & r, const std::vector<float> & weight, double target,
 // Probes around the place where the cut of every n-th weight lies: ascending, the cut likely among them. It is
 // looked for from below, by the mass left out: that is a sum of many small weights, which a sample estimates well.
 // False where the sample has too few weights above floor to tell.
-static bool probe_by_sample(draw_scratch & s, double left_out, float floor, float * probe) {
+static bool probe_by_sample(draw_scratch & s, const float * weight, size_t n, double left_out, float floor, float * probe) {
     static constexpr ptrdiff_t N_SAMPLE = 1024, SPREAD = 12;
-    const size_t stride = s.weight.size() / N_SAMPLE;
+    const size_t stride = n / N_SAMPLE;
     s.bracket.clear();
     for (size_t i = 0; i < N_SAMPLE; ++i) {
-        s.bracket.push_back(s.weight[i * stride]);
+        s.bracket.push_back(weight[i * stride]);
     }
     std::sort(s.bracket.begin(), s.bracket.end());
     if (s.bracket[N_SAMPLE - 2 * N_PROBES] <= floor) {
@@ -176,17 +162,17 @@ static bool probe_by_sample(draw_scratch & s, double left_out, float floor, floa
 }
 
 // puts the weights in [low, high) into bracket, and adds those from high on to above
-static void collect(draw_scratch & s, search & r) {
+static void collect(draw_scratch & s, const float * weight, size_t n, search & r) {
     const float low = float_from(r.low), high = float_from(r.high);
     f32x part = {};
     s.bracket.clear();
-    for_each_vector(s.weight.data(), s.weight.size(), -1.0f, [&](size_t i, f32x w) {
+    for_each_vector(weight, n, -1.0f, [&](size_t i, f32x w) {
         const i32x over = w >= high;
         part += zero_unless(over, w);
         if (any((w >= low) & ~over)) {
             for (size_t j = i; j < i + WIDTH; ++j) {
-                if (s.weight[j] >= low && s.weight[j] < high) {
-                    s.bracket.push_back(s.weight[j]);
+                if (weight[j] >= low && weight[j] < high) {
+                    s.bracket.push_back(weight[j]);
                 }
             }
         }
@@ -211,21 +197,21 @@ static void shrink(draw_scratch & s, search & r) {
 
 // Where the mass of the largest weights reaches target: bracketed with a sample, cut to an eighth a step until few
 // enough weights are left to sort, or one value.
-static cut find_cut(draw_scratch & s, double total, double target) {
+static cut find_cut(draw_scratch & s, const float * weight, size_t n, double total, double target) {
     static constexpr size_t N_SORT = 64, N_SAMPLED = 8192;
     // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
-    const float floor = (float) ((total - target) / (double) s.weight.size() * (1.0 - 1e-6));
+    const float floor = (float) ((total - target) / (double) n * (1.0 - 1e-6));
     search r = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
     float probe[N_PROBES];
-    if (s.weight.size() >= N_SAMPLED && probe_by_sample(s, total - target, floor, probe)) {
-        narrow(r, s.weight, target, probe);
+    if (n >= N_SAMPLED && probe_by_sample(s, weight, n, total - target, floor, probe)) {
+        narrow(r, weight, n, target, probe);
     }
-    collect(s, r);
+    collect(s, weight, n, r);
     while (s.bracket.size() > N_SORT && r.high - r.low > 1) {
         for (uint32_t k = 0; k < N_PROBES; ++k) {
             probe[k] = float_from(r.low + (uint32_t) ((uint64_t) (r.high - r.low) * (k + 1) / (N_PROBES + 1)));
         }
-        narrow(r, s.bracket, target, probe);
+        narrow(r, s.bracket.data(), s.bracket.size(), target, probe);
         shrink(s, r);
     }
     if (r.high - r.low > 1) {
@@ -260,14 +246,13 @@ static stretch sum_stretch(const float * weight, size_t n, float threshold) {
 }
 
 // Draws in proportion to weight among those that the cut keeps: a stretch first, then a token in it.
-static draw_result draw_kept(draw_scratch & s, cut c, double u) {
+static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, cut c, double u) {
     static constexpr size_t STRETCH = 512;
-    const size_t n = s.weight.size();
     double   mass = 0.0;
     uint32_t kept = 0, n_equal = c.n_equal;
     s.stretches.clear();
     for (size_t begin = 0; begin < n; begin += STRETCH) {
-        stretch t = sum_stretch(s.weight.data() + begin, std::min(STRETCH, n - begin), c.threshold);
+        stretch t = sum_stretch(weight + begin, std::min(STRETCH, n - begin), c.threshold);
         t.n_equal = std::min(n_equal, t.n_equal);
         n_equal  -= t.n_equal;
         kept     += t.n_above + t.n_equal;
@@ -290,7 +275,7 @@ static draw_result draw_kept(draw_scratch & s, cut c, double u) {
     n_equal = s.stretches[chosen].n_equal;
     size_t drawn = 0;
     for (size_t i = chosen * STRETCH; i < std::min(n, (chosen + 1) * STRETCH); ++i) {
-        const float w   = s.weight[i];
+        const float w   = weight[i];
         const bool  tie = w == c.threshold && n_equal > 0;
         n_equal -= tie;
         if (w > c.threshold || tie) {
@@ -301,11 +286,28 @@ static draw_result draw_kept(draw_scratch & s, cut c, double u) {
             }
         }
     }
-    return { (int32_t) drawn, (int32_t) kept, (float) (s.weight[drawn] / mass) };
+    return { (int32_t) drawn, (int32_t) kept, (float) (weight[drawn] / mass) };
 }
 
-static draw_result draw_greedy(const float * logits, size_t n, float max) {
-    return { (int32_t) (std::find(logits, logits + n, max) - logits), 1, 1.0f };
+// the first of the largest
+static draw_result draw_greedy(const float * x, size_t n, float max) {
+    return { (int32_t) (std::find(x, x + n, max) - x), 1, 1.0f };
+}
+
+draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & s, draw_result & result) {
+    const double total  = sum_all(weight, n);
+    const double target = top_p * total;
+    if (!std::isfinite(total)) {
+        return DRAW_NOT_FINITE;
+    }
+    if (top_p >= 1.0) {
+        result = draw_kept(s, weight, n, { 0.0f, 0 }, u);
+    } else if (target <= 1.0) {
+        result = draw_greedy(weight, n, 1.0f); // the largest weight reaches it
+    } else {
+        result = draw_kept(s, weight, n, find_cut(s, weight, n, total, target), u);
+    }
+    return DRAW_OK;
 }
 
 draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
@@ -319,16 +321,10 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
         result = draw_greedy(logits, n, max);
         return DRAW_OK;
     }
-    const double total  = exp_all(logits, n, max, temperature, s.weight);
-    const double target = top_p * total;
-    if (top_p >= 1.0) {
-        result = draw_kept(s, { 0.0f, 0 }, u);
-    } else if (target <= 1.0) {
-        result = draw_greedy(logits, n, max); // the largest weight, 1, reaches it
-    } else {
-        result = draw_kept(s, find_cut(s, total, target), u);
-    }
-    return DRAW_OK;
+    s.weight.resize((n + DRAW_PADDING - 1) / DRAW_PADDING * DRAW_PADDING);
+    std::fill(s.weight.begin() + (ptrdiff_t) n, s.weight.end(), 0.0f);
+    exp_scaled(logits, max, temperature, s.weight.data(), n);
+    return draw_weights(s.weight.data(), s.weight.size(), top_p, u, s, result);
 }
 
 double uniform(std::mt19937 & rng) {

@@ -38,6 +38,12 @@ enum draw_status {
 draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
                        draw_scratch & scratch, draw_result & result);
 
+// The same from weights in proportion to the probabilities after scaling: the largest is 1, the smallest 0, and n is a
+// multiple of DRAW_PADDING (fill with 0).
+draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
+
+static constexpr size_t DRAW_PADDING = 8;
+
 // entropy of softmax(logits) in nats
 float logits_entropy(const float * logits, size_t n);
 

@@ -80,14 +80,31 @@ struct drawn {
     draw_result result;
 };
 
-static drawn draw_checked(const float * logits, size_t n, float temperature, double top_p, step_sampler & s) {
-    draw_result result = {};
-    switch (draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, result)) {
-        case DRAW_OK:         break;
+static void check_drawn(draw_status status) {
+    switch (status) {
+        case DRAW_OK:         return;
         case DRAW_NOT_FINITE: throw std::runtime_error("a logit is NaN or +inf; no token was drawn");
         case DRAW_NO_TOKEN:   throw std::runtime_error("every logit is -inf: the grammar or the biases allow no token");
     }
+}
+
+static drawn draw_checked(const float * logits, size_t n, float temperature, double top_p, step_sampler & s) {
+    draw_result result = {};
+    check_drawn(draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, result));
     return { (llama_token) result.index, (float) top_p, result };
+}
+
+// The short way: nothing changed the logits, T is the predicted one, and the graph has scaled by it already.
+static bool draw_from_graph(step_sampler & s, double top_p, drawn & d) {
+    size_t n = 0;
+    const float * weight = s.p && s.p->gs && !s.temperature ? graph_sampler_weights(s.p->gs, &n) : nullptr;
+    if (!weight) {
+        return false;
+    }
+    draw_result result = {};
+    check_drawn(draw_weights(weight, n, top_p, uniform(s.rng), s.scratch, result));
+    d = { (llama_token) result.index, (float) top_p, result };
+    return true;
 }
 
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
@@ -142,8 +159,12 @@ llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, cons
     }
 
     const float * logits = changed ? changed : raw;
-    const drawn d = s.before || s.after ? draw_through_chains(logits, n, temperature, top_p, s)
-                                        : draw_checked(logits, n, temperature, top_p, s);
+    drawn d;
+    if (s.before || s.after) {
+        d = draw_through_chains(logits, n, temperature, top_p, s);
+    } else if (changed || !draw_from_graph(s, top_p, d)) {
+        d = draw_checked(logits, n, temperature, top_p, s);
+    }
     llama_sampler_accept(s.before, d.id);
     llama_sampler_accept(s.after,  d.id);
     if (s.trace) {

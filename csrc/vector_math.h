@@ -48,6 +48,16 @@ static inline float float_from(uint32_t bits) {
     return x;
 }
 
+static inline bool any(i32x mask) {
+    uint64_t words[WIDTH / 2];
+    memcpy(words, &mask, sizeof(mask));
+    uint64_t result = 0;
+    for (const uint64_t word : words) {
+        result |= word;
+    }
+    return result != 0;
+}
+
 // exp(x) for x <= 0 to 2 ulp, 0 below -87. Cody-Waite reduction and the Taylor polynomial of degree 7 on
 // |r| <= ln(2) / 2.
 static inline f32x exp_neg(f32x x) {
@@ -84,6 +94,35 @@ static inline f32x log_pos(f32x x) {
     p = p * s2 * s * 2.0f + s * 2.0f;
     const f32x e = __builtin_convertvector(exponent, f32x);
     return e * 0.693145752f + (p + e * 1.42860677e-6f);
+}
+
+// y[0..k) = the k largest of x in descending order, k <= n
+static inline void largest(const float * x, size_t n, float * y, size_t k) {
+    size_t found = 0;
+    const auto offer = [&](float v) {
+        if (found == k && !(v > y[k - 1])) {
+            return;
+        }
+        size_t i = found < k ? found++ : k - 1;
+        for (; i > 0 && y[i - 1] < v; --i) {
+            y[i] = y[i - 1];
+        }
+        y[i] = v;
+    };
+    size_t i = 0;
+    for (; i < k; ++i) {
+        offer(x[i]);
+    }
+    for (; i + WIDTH <= n; i += WIDTH) {
+        if (any(load(x + i) > y[k - 1])) {
+            for (size_t j = i; j < i + WIDTH; ++j) {
+                offer(x[j]);
+            }
+        }
+    }
+    for (; i < n; ++i) {
+        offer(x[i]);
+    }
 }
 
 // y = f(x) over an array; f maps a vector, and whatever stands in for the rest of the last one
