@@ -10,7 +10,11 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
+
+# Python started in a checkout finds these sources before the installed package: what was compiled is there
+__path__ = extend_path(__path__, __name__)
 
 from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
 from autodeco_gguf.errors import AutoDecoError
