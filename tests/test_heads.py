@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -434,7 +435,7 @@ def test_very_deep_heads_do_not_abort_the_process() -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PYTHONPATH": ":".join(sys.path), "GGML_NO_BACKTRACE": "1"},
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), "GGML_NO_BACKTRACE": "1"},
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr[-500:]
