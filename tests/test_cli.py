@@ -190,28 +190,12 @@ def test_verify(case: Case, merged_of: Callable[[Case], Path], capfd: Capture) -
 def test_verify_with_an_adapter(qwen2: Case, adapter: Path, capfd: Capture) -> None:
     golden = FIXTURES / "qwen2" / "golden.npz"
     assert invoke(capfd, "verify", qwen2.base, "--heads", adapter, "--golden", golden).status == 0
-    args: tuple[object, ...] = (
-        "verify",
-        qwen2.base.with_name("base-q8_0.gguf"),
-        "--heads",
-        adapter,
-        "--golden",
-        golden,
-    )
+    quantized = qwen2.base.with_name("base-q8_0.gguf")
+    args: tuple[object, ...] = ("verify", quantized, "--heads", adapter, "--golden", golden)
     outcome = invoke(capfd, *args)
     assert outcome.status == 1
     assert re.search(r"^error: .*base-q8_0\.gguf: differs from .* by \d\.\de-02, allowed is 1\.0e-05\n$", outcome.err)
-    args = (
-        "verify",
-        qwen2.base.with_name("base-q8_0.gguf"),
-        "--heads",
-        adapter,
-        "--golden",
-        golden,
-        "--tolerance",
-        0.05,
-    )
-    assert invoke(capfd, *args).status == 0
+    assert invoke(capfd, *args, "--tolerance", 0.05).status == 0
 
 
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
