@@ -5,24 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaContext, LlamaSampler
 
-from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.gguf_file import GgufFile
 from autodeco_gguf.heads import Float32Array, Heads, check_enabled
+from autodeco_gguf.loading import loading
 from autodeco_gguf.model_file import BaseModel, ModelFile
 from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain, token_bytes
 from autodeco_gguf.trace import Trace
@@ -32,12 +29,6 @@ _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_
 
 _PREDICT_ROWS = 32
 """Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
-
-_MMAP_ALIGNMENT = 32
-"""llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
-
-_MAX_BLOCKS = 512
-"""llama.cpp's LLAMA_MAX_LAYERS; beyond it an assertion ends the process."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -121,7 +112,7 @@ class Llama(llama_cpp.Llama):
         self._predictor = Predictor(self._heads, enabled)
         self._host_way = False
         self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
-        with _loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
+        with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)
         self.model_path = os.fspath(model_path)
         self._start_heads()
@@ -369,51 +360,3 @@ def _warn_unknown(kwargs: dict[str, Any]) -> None:
     known = inspect.signature(llama_cpp.Llama.__init__).parameters
     for name in kwargs.keys() - known.keys():
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
-
-
-_load_lock = threading.RLock()
-
-
-@contextmanager
-def _loading(base: GgufFile, verbose: bool, outputs_max: int) -> Iterator[str]:
-    """Make llama_cpp.Llama load ``base`` from where it stands in its file; yields the path to give it.
-
-    llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, two of its functions
-    are replaced: the one that opens the model and the one that makes the context, which also gets a bound on its
-    outputs. Failures become AutoDecoError with llama.cpp's own reason.
-    """
-    blocks = base.get(f"{base.get('general.architecture', str)}.block_count", int, 0)
-    problem = base.header.check_vocab() or (f"{blocks} blocks" if blocks > _MAX_BLOCKS else "")
-    if problem:
-        raise AutoDecoError(f"{base.path}: llama.cpp would crash on it: {problem}")
-    owner = threading.get_ident()
-    open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
-
-    def open_here(path: bytes, params: Any) -> Any:
-        if threading.get_ident() != owner or base.start == 0:
-            return open_model(path, params)
-        if base.data % _MMAP_ALIGNMENT:
-            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-        file = core.file_open(os.fsencode(base.path), base.start)
-        try:
-            return lib.llama_model_load_from_file_ptr(file, params)
-        finally:
-            core.file_close(file)
-
-    def make_here(model: Any, params: Any) -> Any:
-        if threading.get_ident() == owner and outputs_max:
-            params.n_outputs_max = min(outputs_max, params.n_batch)
-        return make_context(model, params)
-
-    with _load_lock:
-        capture = core.LogCapture(verbose)
-        lib.llama_model_load_from_file, lib.llama_init_from_model = open_here, make_here
-        try:
-            yield os.fspath(base.path)
-        except jinja2.TemplateError as e:
-            raise AutoDecoError(f"{base.path}: its chat template does not parse: {e}") from e
-        except ValueError as e:
-            raise AutoDecoError(f"{base.path}: cannot be loaded: {capture.first_error or e}") from e
-        finally:
-            lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
-            del capture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +127,7 @@ def _load(
     verbose: bool,
     heads_enabled: tuple[str, ...] | None,
 ) -> Llama:
+    from autodeco_gguf.context import default_threads
     from autodeco_gguf.llama import Llama
     from autodeco_gguf.model_file import ModelFile
 
@@ -137,13 +137,12 @@ def _load(
             int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0)) or DEFAULT_CONTEXT,
             DEFAULT_CONTEXT,
         )
-    cores = os.cpu_count() or 1
     return Llama(
         model,
         heads=heads,
         heads_enabled=heads_enabled,
         n_ctx=ctx,
-        n_threads=threads or (cores if cores <= 4 else cores // 2),
+        n_threads=threads or default_threads(),
         n_gpu_layers=gpu_layers,
         verbose=verbose,
     )
@@ -164,7 +163,9 @@ def _heads_line(llama: Llama, options: Options) -> str:
 
 def _prompt_tokens(llama: Llama, options: Options, messages: list[dict[str, str]]) -> tuple[str, list[int]]:
     """The text given to the model and its tokens: the chat template's, or the last message as it is."""
-    template = llama.metadata.get("tokenizer.chat_template")
+    from autodeco_gguf.chat import TEMPLATE_KEY, Chat
+
+    template = llama.metadata.get(TEMPLATE_KEY)
     if options.raw or template is None:
         if options.system is not None:
             raise AutoDecoError("--system needs a chat template, and the model has none")
@@ -172,8 +173,10 @@ def _prompt_tokens(llama: Llama, options: Options, messages: list[dict[str, str]
             click.echo("no chat template in the model; completing the prompt as it is (--raw)", err=True)
         text, add_bos, special = messages[-1]["content"], True, False
     else:
-        text, add_bos = _render(llama, template, messages)
-        special = True
+        try:
+            text, add_bos, special = Chat(template, llama._model.vocab).render(messages), False, True
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{e}; try --raw") from e
     try:
         encoded = text.encode("utf-8")
     except UnicodeEncodeError as e:
@@ -184,23 +187,6 @@ def _prompt_tokens(llama: Llama, options: Options, messages: list[dict[str, str]
     if len(tokens) >= llama.n_ctx():
         raise AutoDecoError(f"the prompt has {len(tokens)} tokens, the context holds {llama.n_ctx()}; raise --ctx")
     return text, tokens
-
-
-def _render(llama: Llama, template: str, messages: list[dict[str, str]]) -> tuple[str, bool]:
-    """The chat template's text, and whether the tokenizer still has to add the beginning of sequence."""
-    from jinja2 import TemplateError
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    def name(token: int) -> str:
-        return llama.token_bytes(token).decode("utf-8", "replace") if token >= 0 else ""
-
-    try:
-        formatter = Jinja2ChatFormatter(template, eos_token=name(llama.token_eos()), bos_token=name(llama.token_bos()))
-        result = formatter(messages=messages)
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as e:
-        # a template is a program: it can fail in any way, or refuse with raise_exception
-        raise AutoDecoError(f"the model's chat template refuses: {e}; try --raw") from e
-    return result.prompt, not result.added_special
 
 
 # ---- generation ----

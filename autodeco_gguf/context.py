@@ -1,0 +1,201 @@
+"""A llama_context of our own that decodes many sequences at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaContext, LlamaModel
+from llama_cpp._logger import set_verbose
+
+from autodeco_gguf.chat import TEMPLATE_KEY, Chat
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads import Float32Array
+from autodeco_gguf.loading import loading
+from autodeco_gguf.model_file import ModelFile
+from autodeco_gguf.sampler import token_bytes
+
+MAX_SEQUENCES = 256
+"""llama.cpp's LLAMA_MAX_SEQ."""
+
+_OUTPUT_FLOATS = 1 << 24
+"""Logits kept of one decode: 64 MiB, however large the vocabulary."""
+
+_BATCH = 512
+"""Tokens of one llama_decode."""
+
+
+def default_threads() -> int:
+    """One a core, half of them above four: hyper-threads do not help."""
+    cores = os.cpu_count() or 1
+    return cores if cores <= 4 else cores // 2
+
+
+class Context:
+    """A model and a context of ``n_ctx`` cells shared by up to ``n_seq`` sequences.
+
+    Only what :meth:`decode` is asked for is kept: the logits, and on request the hidden states, of its outputs.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_ctx: int,
+        n_seq: int = 1,
+        n_threads: int | None = None,
+        n_gpu_layers: int = -1,
+        f32_cache: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        """Load a plain or merged GGUF.
+
+        Raises:
+            AutoDecoError: a broken file, or llama.cpp cannot load it.
+        """
+        self.file = ModelFile.open(Path(path))
+        base = self.file.base()
+        set_verbose(verbose)
+        llama_cpp.llama_backend_init()
+        model_params = lib.llama_model_default_params()
+        model_params.n_gpu_layers = 0x7FFFFFFF if n_gpu_layers == -1 else n_gpu_layers
+        with loading(base, verbose) as name:
+            self._model = LlamaModel(path_model=name, params=model_params, verbose=verbose)
+            self.vocab: Any = self._model.vocab
+            self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+            self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
+            self.n_outputs = max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
+            params = lib.llama_context_default_params()
+            params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq, True
+            params.n_batch = params.n_ubatch = _BATCH
+            params.n_outputs_max = self.n_outputs
+            params.n_threads = params.n_threads_batch = n_threads or default_threads()
+            if f32_cache:
+                params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
+            self._ctx = LlamaContext(model=self._model, params=params, verbose=verbose)
+        self.n_ctx = int(lib.llama_n_ctx(self._ctx.ctx))
+        self._batch = lib.llama_batch_init(_BATCH, 0, 1)
+        self._ctx._exit_stack.callback(lib.llama_batch_free, self._batch)
+        self._hidden = False
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._ctx.close()
+        self._model.close()
+
+    # ---- text ----
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata, as strings."""
+        return dict(self._model.metadata())
+
+    @property
+    def n_ctx_train(self) -> int:
+        """The context the model was trained for."""
+        return int(self._model.n_ctx_train())
+
+    @property
+    def eos(self) -> int:
+        """The token that ends an answer; -1 where the vocabulary has none."""
+        return int(lib.llama_vocab_eos(self.vocab))
+
+    def chat(self) -> Chat | None:
+        """The model's chat template, None where it has none."""
+        template = self.metadata.get(TEMPLATE_KEY)
+        return None if template is None else Chat(template, self.vocab)
+
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
+        """The tokens of a text, by llama.cpp's own tokenizer.
+
+        Args:
+            text: any text.
+            add_bos: add what the vocabulary wants at the beginning, unless the text has it already.
+            special: read the names of control tokens as these tokens.
+
+        Raises:
+            AutoDecoError: the text is not to be written as UTF-8.
+        """
+        try:
+            encoded = text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise AutoDecoError(f"not UTF-8: {e.reason} at character {e.start}") from e
+        tokens: list[int] = self._model.tokenize(encoded, add_bos, special)
+        bos = int(lib.llama_vocab_bos(self.vocab))
+        return tokens[1:] if add_bos and tokens[:2] == [bos, bos] else tokens
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """The text piece of a token; with special False, control tokens give nothing."""
+        return token_bytes(self.vocab, token, special=special)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    # ---- decoding ----
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        lib.llama_memory_clear(self._ctx.memory, False)
+
+    def remove(self, seq: int) -> None:
+        """Forget one sequence."""
+        lib.llama_memory_seq_rm(self._ctx.memory, seq, -1, -1)
+
+    def copy(self, source: int, target: int) -> None:
+        """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
+        lib.llama_memory_seq_cp(self._ctx.memory, source, target, -1, -1)
+
+    def fill(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """Decode tokens of which no output is wanted, as many as there are."""
+        for i in range(0, len(tokens), _BATCH):
+            part = slice(i, i + _BATCH)
+            self._decode(tokens[part], positions[part], sequences[part], outputs=False, hidden=False)
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], *, hidden: bool
+    ) -> tuple[Float32Array, Float32Array | None]:
+        """Decode up to :attr:`n_outputs` tokens, all of them outputs.
+
+        Returns:
+            logits [n, n_vocab] and, with ``hidden``, the states after the final norm [n, hidden_size]: views of
+            llama.cpp's own buffers, good until the next decode.
+
+        Raises:
+            AutoDecoError: llama.cpp fails, or the context is full.
+        """
+        self._decode(tokens, positions, sequences, outputs=True, hidden=hidden)
+        n = len(tokens)
+        logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, self.n_vocab))
+        if not hidden:
+            return logits, None
+        return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
+
+    def _decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], *, outputs: bool, hidden: bool
+    ) -> None:
+        if hidden != self._hidden:
+            lib.llama_set_embeddings(self._ctx.ctx, hidden)
+            self._hidden = hidden
+        batch, n = self._batch, len(tokens)
+        batch.n_tokens = n
+        _view(batch.token, n)[:] = tokens
+        _view(batch.pos, n)[:] = positions
+        _view(batch.logits, n)[:] = outputs
+        for i, seq in enumerate(sequences):
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = seq
+        status = lib.llama_decode(self._ctx.ctx, batch)
+        if status:
+            reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
+            raise AutoDecoError(f"{self.file.path}: {reason}")
+
+
+def _view(pointer: Any, n: int) -> npt.NDArray[Any]:
+    return np.ctypeslib.as_array(pointer, shape=(n,))
