@@ -1,19 +1,21 @@
-"""Reading trained heads from a checkpoint in the official format (AutoDecoModelForCausalLM.save_pretrained)."""
+"""Trained heads in the official format (AutoDecoModelForCausalLM.save_pretrained): reading and writing."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.format import FEATURES, HEAD_PREFIX, default_activation
+from autodeco_gguf.gguf_file import GgufFile, write_bytes
 from autodeco_gguf.heads import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>\d+)\.(?P<part>weight|bias)$")
@@ -287,3 +289,91 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     for key, tensor in state.items():
         if isinstance(key, str) and _KEY.match(key) and isinstance(tensor, torch.Tensor):
             yield key, tensor.detach().to(torch.float32).numpy().copy()
+
+
+# ---- writing ----
+
+_CONFIG_KEYS = {
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "context_length": "max_position_embeddings",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+"""What a GGUF says of its architecture -> transformers' name of it."""
+
+
+_TRANSFORMERS_NAMES = {
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
+    "phi2": "phi",
+    "deepseek2": "deepseek_v3",
+    "gemma3": "gemma3_text",
+}
+"""llama.cpp architecture -> transformers model type, where more than a hyphen differs."""
+
+
+def write_checkpoint(
+    directory: str | Path,
+    weights: HeadWeights,
+    *,
+    enabled: Collection[str],
+    base_model_type: str,
+    base_config: Mapping[str, int | float],
+) -> None:
+    """Write heads as ``AutoDecoModelForCausalLM.save_pretrained`` does: config.json and model.safetensors.
+
+    Args:
+        directory: must exist; the two files are replaced.
+        weights: both heads, also one that was not trained, as upstream; ``base_model`` is the name or path under
+            which transformers finds the base.
+        enabled: the heads that were trained.
+        base_model_type: transformers' name of the base's architecture.
+        base_config: what else is known of the base, under transformers' names.
+
+    Raises:
+        AutoDecoError: the files cannot be written.
+    """
+    config = {
+        "architectures": ["AutoDecoModelForCausalLM"],
+        "model_type": "autodeco",
+        "base_model_type": base_model_type,
+        "base_model_name_or_path": weights.base_model,
+        "enable_temperature_head": "temperature" in enabled,
+        "enable_top_p_head": "top_p" in enabled,
+        "use_enhanced_features": weights.features == FEATURES[True],
+        "temperature_hidden_size": weights.hidden_size,
+        "top_p_hidden_size": weights.hidden_size,
+        "hidden_size": weights.hidden_size,
+        "vocab_size": weights.vocab_size,
+        "dtype": "float32",
+        **base_config,
+    }
+    tensors = {
+        f"{HEAD_PREFIX[head]}.mlp.{2 * i}.{part}": array
+        for head, mlp in weights.mlps.items()
+        for i, layer in enumerate(zip(mlp.weights, mlp.biases, strict=True))
+        for part, array in zip(("weight", "bias"), layer, strict=True)
+    }
+    for name, content in (
+        ("model.safetensors", save(tensors, metadata={"format": "pt"})),
+        ("config.json", (json.dumps(config, indent=2) + "\n").encode()),
+    ):
+        write_bytes(Path(directory) / name, content)
+
+
+def transformers_config(base: GgufFile) -> tuple[str, dict[str, int | float]]:
+    """transformers' name of a GGUF's architecture, and what the file says of the model under transformers' names."""
+    architecture = str(base.get("general.architecture", str, ""))
+    found: dict[str, int | float] = {}
+    for key, name in _CONFIG_KEYS.items():
+        value = base.get(f"{architecture}.{key}", object)
+        if isinstance(value, int | float):
+            found[name] = value
+    for name in ("bos", "eos"):
+        value = base.get(f"tokenizer.ggml.{name}_token_id", object)
+        if isinstance(value, int):
+            found[f"{name}_token_id"] = value
+    return _TRANSFORMERS_NAMES.get(architecture, architecture.replace("-", "_")), found

@@ -31,6 +31,9 @@ _BATCH = 512
 """Tokens of one llama_decode."""
 
 
+Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
 def default_threads() -> int:
     """One a core, half of them above four: hyper-threads do not help."""
     cores = os.cpu_count() or 1
@@ -73,13 +76,16 @@ class Context:
             self.n_outputs = max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
             params = lib.llama_context_default_params()
             params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq, True
+            params.flash_attn_type = (
+                lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            )  # as llama_cpp.Llama, so that both compute the same
             params.n_batch = params.n_ubatch = _BATCH
             params.n_outputs_max = self.n_outputs
             params.n_threads = params.n_threads_batch = n_threads or default_threads()
             if f32_cache:
                 params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
             self._ctx = LlamaContext(model=self._model, params=params, verbose=verbose)
-        self.n_ctx = int(lib.llama_n_ctx(self._ctx.ctx))
+        self.n_ctx, self.n_seq = int(lib.llama_n_ctx(self._ctx.ctx)), n_seq
         self._batch = lib.llama_batch_init(_BATCH, 0, 1)
         self._ctx._exit_stack.callback(lib.llama_batch_free, self._batch)
         self._hidden = False
@@ -152,14 +158,14 @@ class Context:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
         lib.llama_memory_seq_cp(self._ctx.memory, source, target, -1, -1)
 
-    def fill(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+    def fill(self, tokens: Ints, positions: Ints, sequences: Ints) -> None:
         """Decode tokens of which no output is wanted, as many as there are."""
         for i in range(0, len(tokens), _BATCH):
             part = slice(i, i + _BATCH)
             self._decode(tokens[part], positions[part], sequences[part], outputs=False, hidden=False)
 
     def decode(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], *, hidden: bool
+        self, tokens: Ints, positions: Ints, sequences: Ints, *, hidden: bool
     ) -> tuple[Float32Array, Float32Array | None]:
         """Decode up to :attr:`n_outputs` tokens, all of them outputs.
 
@@ -177,9 +183,7 @@ class Context:
             return logits, None
         return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
 
-    def _decode(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], *, outputs: bool, hidden: bool
-    ) -> None:
+    def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, outputs: bool, hidden: bool) -> None:
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden

@@ -186,3 +186,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
         raise AutoDecoError(str(e).replace(str(temporary), str(path))) from e
     except OSError as e:
         raise AutoDecoError(f"{path}: cannot be written: {e.strerror or e}") from e
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a small file atomically.
+
+    Raises:
+        AutoDecoError: it cannot be written.
+    """
+
+    def write(f: BinaryIO) -> None:
+        f.write(content)
+
+    write_atomically(path, write, lambda _: None)

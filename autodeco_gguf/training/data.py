@@ -1,0 +1,315 @@
+"""Training data: JSONL examples to tokens on disk, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autodeco_gguf.context import Context
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.training.control import Commands
+
+Tokens = npt.NDArray[np.int32]
+"""Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
+
+VARIANTS = ("plain", "low", "high")
+"""The sequences of an example that trains decoding control, in order; any other example has the first only."""
+
+_KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
+
+
+@dataclass
+class Counts:
+    """What became of the lines of a data set."""
+
+    examples: int = 0
+    controlled: int = 0
+    tokens: int = 0
+    predicted: int = 0
+    bad_lines: list[str] = field(default_factory=list)
+    bad: int = 0
+    cut: int = 0
+    cut_tokens: int = 0
+    empty: int = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of data: a text, and which parts of it, as character ranges, the model says."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    add_bos: bool
+
+
+class Encoder:
+    """Turns records of the three kinds into tokens, by the model's own tokenizer and chat template."""
+
+    def __init__(self, context: Context, max_tokens: int, commands: Commands | None = None) -> None:
+        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too."""
+        self._context = context
+        self._chat = context.chat()
+        self._max_tokens = max_tokens
+        self._commands = commands
+        self._suffix = self._answer_suffix()
+
+    def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
+        """The sequences of one record: one, three (``VARIANTS``), or none where nothing to predict is left.
+
+        Raises:
+            AutoDecoError: the record is malformed; the message says how.
+        """
+        if not isinstance(record, dict):
+            raise AutoDecoError(f"is {_type_name(record)}, expected an object with {_KEYS}")
+        pair = self._commands.draw(index) if self._commands and "text" not in record else None
+        records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
+        sequences = [self._tokens(self._example(r)) for r in records]
+        long = max(len(s) for s in sequences)
+        if long > self._max_tokens:
+            counts.cut += 1
+            counts.cut_tokens += len(sequences[0]) - min(len(sequences[0]), self._max_tokens)
+            sequences = [s[: self._max_tokens] for s in sequences]
+        if len({int((s < 0).sum()) for s in sequences}) > 1:
+            sequences = sequences[:1]  # cut differently: no longer the same answer
+        if not (sequences[0] < 0).any():
+            counts.empty += 1
+            return []
+        counts.examples += 1
+        counts.controlled += len(sequences) > 1
+        counts.tokens += sum(map(len, sequences))
+        counts.predicted += sum(int((s < 0).sum()) for s in sequences)
+        return sequences
+
+    # ---- records ----
+
+    def _example(self, record: dict[str, Any]) -> Example:
+        if "messages" in record:
+            return self._conversation(record["messages"])
+        if "prompt" in record or "completion" in record:
+            prompt, completion = _string(record, "prompt"), _string(record, "completion")
+            if not completion:
+                raise AutoDecoError("completion is empty")
+            text = prompt + completion
+            return Example(text, ((len(prompt), len(text)),), add_bos=True)
+        if "text" in record:
+            text = _string(record, "text")
+            if not text:
+                raise AutoDecoError("text is empty")
+            return Example(text, ((0, len(text)),), add_bos=True)
+        raise AutoDecoError(f"has the keys {sorted(record)}, expected {_KEYS}")
+
+    def _conversation(self, messages: object) -> Example:
+        if self._chat is None:
+            raise AutoDecoError("has messages, but the model has no chat template; give prompt and completion")
+        turns = _messages(messages)
+        whole = self._chat.render(turns, generation=False)
+        spans = []
+        for i, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            before = self._chat.render(turns[:i])
+            after = self._chat.render(turns[: i + 1], generation=False)
+            if not (whole.startswith(before) and whole.startswith(after) and len(before) < len(after)):
+                raise AutoDecoError(
+                    f"messages: the chat template renders turn {i + 1} differently when others follow; "
+                    "give one answer a line"
+                )
+            spans.append((len(before), len(after)))
+        return Example(whole, tuple(spans), add_bos=False)
+
+    # ---- tokens ----
+
+    def _tokens(self, example: Example) -> Tokens:
+        """Tokenized as a whole; what is predicted begins where the tokens of what precedes it end."""
+        tokens = np.array(self._context.tokenize(example.text, add_bos=example.add_bos), np.int32)
+        for begin, end in example.spans:
+            first = max(1, self._boundary(example, begin, tokens))
+            last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
+            stop = next((j for j in range(first, last) if self._context.is_eog(int(tokens[j]))), None)
+            if stop is None and end == len(example.text) and self._context.eos >= 0:
+                tokens = np.append(tokens, np.int32(self._context.eos))
+                stop = len(tokens) - 1
+            last = last if stop is None else stop + 1
+            tokens[first:last] = ~tokens[first:last]
+        last_predicted = np.flatnonzero(tokens < 0)
+        return tokens[: last_predicted[-1] + 1] if len(last_predicted) else tokens
+
+    def _boundary(self, example: Example, place: int, tokens: Tokens) -> int:
+        """How many tokens the text before ``place`` has in common with the whole."""
+        if place == 0:
+            return 0
+        head = np.array(self._context.tokenize(example.text[:place], add_bos=example.add_bos), np.int32)
+        n = min(len(head), len(tokens))
+        plain = np.where(tokens < 0, ~tokens, tokens)
+        different = np.flatnonzero(head[:n] != plain[:n])
+        return int(different[0]) if len(different) else n
+
+    # ---- commands ----
+
+    def _command(self, record: dict[str, Any], command: str) -> dict[str, Any]:
+        """The record with a command at the end of what the user says first."""
+        if "messages" in record:
+            messages = [dict(m) for m in _messages(record["messages"])]
+            user = next((m for m in messages if m["role"] == "user"), None)
+            if user is not None:
+                user["content"] = f"{user['content']} {command}"
+            return {"messages": messages}
+        prompt = _string(record, "prompt")
+        suffix = self._suffix if self._suffix and prompt.endswith(self._suffix) else ""
+        body = prompt[: len(prompt) - len(suffix)]
+        stripped = body.rstrip()
+        return {**record, "prompt": f"{stripped} {command}{body[len(stripped) :]}{suffix}"}
+
+    def _answer_suffix(self) -> str:
+        """What the chat template puts between a user's words and the answer."""
+        if self._chat is None:
+            return ""
+        mark = "\x02"
+        try:
+            return self._chat.render([{"role": "user", "content": mark}]).partition(mark)[2]
+        except AutoDecoError:
+            return ""
+
+
+def _string(record: dict[str, Any], key: str) -> str:
+    if key not in record:
+        raise AutoDecoError(f"{key} is missing; expected {_KEYS}")
+    if not isinstance(record[key], str):
+        raise AutoDecoError(f"{key} is {_type_name(record[key])}, expected a string")
+    return str(record[key])
+
+
+def _messages(messages: object) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not messages:
+        raise AutoDecoError("messages: expected a list of objects with role and content")
+    for i, turn in enumerate(messages, 1):
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+            raise AutoDecoError(f"messages: turn {i} lacks a role or content that is a string")
+    if not any(turn["role"] == "assistant" for turn in messages):
+        raise AutoDecoError("messages: no turn of the assistant, so nothing to predict")
+    return messages
+
+
+def _type_name(value: object) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), "an object")
+
+
+# ---- files ----
+
+
+def read_lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """The lines of the files that are not blank, each with "file:line".
+
+    Raises:
+        AutoDecoError: a file cannot be read.
+    """
+    for path in paths:
+        try:
+            with path.open("rb") as f:
+                for number, line in enumerate(f, 1):
+                    if line.strip():
+                        yield f"{path}:{number}", line
+        except OSError as e:
+            raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def parse_line(line: bytes) -> object:
+    """The JSON value of a line.
+
+    Raises:
+        AutoDecoError: not UTF-8, or not JSON.
+    """
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError as e:
+        raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
+    except json.JSONDecodeError as e:
+        raise AutoDecoError(f"not JSON: {e.msg} at column {e.colno}") from e
+    except RecursionError as e:
+        raise AutoDecoError("not JSON: nested too deeply") from e
+
+
+class Dataset:
+    """Encoded examples on disk, memory-mapped."""
+
+    def __init__(self, directory: Path, counts: Counts, digest: str) -> None:
+        self.counts = counts
+        self.digest = digest
+        self._tokens = np.memmap(directory / "tokens", np.int32, "r")
+        self._ends = np.memmap(directory / "ends", np.int64, "r")
+        self._firsts = np.memmap(directory / "firsts", np.int64, "r")
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, index: int) -> list[Tokens]:
+        """The sequences of an example: one, or three in the order of ``VARIANTS``."""
+        begin = int(self._firsts[index])
+        end = int(self._firsts[index + 1]) if index + 1 < len(self._firsts) else len(self._ends)
+        return [self._sequence(i) for i in range(begin, end)]
+
+    def _sequence(self, i: int) -> Tokens:
+        begin = int(self._ends[i - 1]) if i else 0
+        return np.array(self._tokens[begin : int(self._ends[i])])
+
+
+def encode_files(
+    paths: Sequence[Path],
+    encoder: Encoder,
+    directory: Path,
+    *,
+    skip_bad: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Dataset:
+    """Encode JSONL files into ``directory``, line by line.
+
+    Args:
+        paths: the files.
+        encoder: what turns a record into tokens.
+        directory: where the tokens go; must exist.
+        skip_bad: count malformed lines instead of stopping at the first.
+        progress: called with the number of lines so far.
+
+    Raises:
+        AutoDecoError: a malformed line, named as file:line; a file that cannot be read; nothing to train on.
+    """
+    counts, digest = Counts(), hashlib.sha256()
+    n_sequences, n_tokens = 0, 0
+    with (
+        (directory / "tokens").open("wb") as tokens,
+        (directory / "ends").open("wb") as ends,
+        (directory / "firsts").open("wb") as firsts,
+    ):
+        for index, (where, line) in enumerate(read_lines(paths)):
+            try:
+                sequences = encoder.encode(parse_line(line), index, counts)
+            except AutoDecoError as e:
+                if not skip_bad:
+                    raise AutoDecoError(f"{where}: {e}") from e
+                counts.bad += 1
+                counts.bad_lines += [f"{where}: {e}"] if counts.bad <= 3 else []
+                continue
+            if sequences:
+                firsts.write(np.int64(n_sequences).tobytes())
+            for sequence in sequences:
+                n_tokens += len(sequence)
+                n_sequences += 1
+                data = sequence.tobytes()
+                digest.update(data + b"|")
+                tokens.write(data)
+                ends.write(np.int64(n_tokens).tobytes())
+            progress(index + 1)
+    if not counts.examples:
+        names = ", ".join(map(str, paths))
+        raise AutoDecoError(
+            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)"
+        )
+    return Dataset(directory, counts, digest.hexdigest())

@@ -1,0 +1,77 @@
+"""Hidden states and logits of the positions that are predicted, streamed from llama.cpp."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autodeco_gguf.context import Context
+from autodeco_gguf.heads import Float32Array
+from autodeco_gguf.training.data import Tokens
+
+
+@dataclass(frozen=True)
+class Features:
+    """Some of the predicted positions of a batch: rows of llama.cpp's buffers, good until the next ones are asked for.
+
+    Attributes:
+        sequence: [n] which sequence of the batch.
+        target: [n] the token that follows.
+        hidden: [n, hidden_size] after the final norm.
+        logits: [n, n_vocab].
+    """
+
+    sequence: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+    hidden: Float32Array
+    logits: Float32Array
+
+
+def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
+    """The features of every predicted position of some sequences, at most ``context.n_outputs`` at a time.
+
+    Sequences are decoded together as far as the context has room for them. Only predicted positions are outputs of
+    llama.cpp; the rest of a text costs no row of logits.
+    """
+    begin = 0
+    while begin < len(batch):
+        end, cells = begin, 0
+        while end < len(batch) and end - begin < context.n_seq and cells + len(batch[end]) <= context.n_ctx:
+            cells += len(batch[end])
+            end += 1
+        context.clear()
+        yield from _together(context, batch[begin:end], begin)
+        begin = end
+
+
+def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iterator[Features]:
+    """Alternate between what is only read and what is predicted, for all sequences at once."""
+    places = [_segments(s) for s in sequences]
+    for step in range(max(map(len, places))):
+        rows = [(seq, *segments[step]) for seq, segments in enumerate(places) if step < len(segments)]
+        seq = np.concatenate([np.full(end - begin, s) for s, begin, end in rows])
+        pos = np.concatenate([np.arange(begin, end) for _, begin, end in rows])
+        signed = np.concatenate([sequences[s][begin:end] for s, begin, end in rows])
+        ids = np.where(signed < 0, ~signed, signed)
+        if step % 2 == 0:
+            if len(ids):
+                context.fill(ids, pos, seq)
+            continue
+        target = np.concatenate([~sequences[s][begin + 1 : end + 1] for s, begin, end in rows]).astype(np.int64)
+        for i in range(0, len(ids), context.n_outputs):
+            part = slice(i, i + context.n_outputs)
+            logits, hidden = context.decode(ids[part], pos[part], seq[part], hidden=True)
+            assert hidden is not None
+            yield Features(first + seq[part], target[part], hidden, logits)
+
+
+def _segments(tokens: Tokens) -> list[tuple[int, int]]:
+    """Ranges of positions, in turn only read and predicted from; the last token is neither."""
+    predicts = (tokens[1:] < 0).astype(np.int8)
+    edges = np.flatnonzero(np.diff(predicts, prepend=np.int8(0))).tolist()
+    bounds = [0, *edges, len(predicts)]
+    return list(itertools.pairwise(bounds))

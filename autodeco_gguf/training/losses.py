@@ -1,0 +1,146 @@
+"""The training objectives: section 2.1 of the paper, as the official trainer computes them, one value a position.
+
+Throughout, logits are [n, n_vocab], targets [n] token ids, temperature and top_p [n].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ALPHA = 30.0
+"""Steepness of the soft top-p mask (the official trainer's)."""
+
+SORT_DEPTH = 1024
+"""Largest probabilities that the top-p loss looks at one by one before it considers sorting all of them."""
+
+SORT_TOLERANCE = 1e-6
+"""Error of the top-p loss, in nats, below which the rest need not be sorted: float32's own rounding."""
+
+_MIN_TEMPERATURE = 1e-2
+_EPSILON = 1e-9
+
+
+def temperature_loss(logits: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
+    """Cross-entropy of softmax(logits / T) against the next token, in nats [n].
+
+    Upstream: ``_compute_temp_loss``; T is taken as at least 0.01, as there.
+    """
+    scaled = logits / temperature.clamp_min(_MIN_TEMPERATURE).unsqueeze(-1)
+    return torch.nn.functional.cross_entropy(scaled, targets, reduction="none")
+
+
+def easy_token_mask(logits: Tensor, targets: Tensor, draws: Tensor, rate: float = 0.6) -> Tensor:
+    """True [n] for the positions that stay in the temperature loss.
+
+    A position whose most likely token is the target, which mostly teaches T -> 0, is dropped with probability
+    ``rate``: where ``draws`` [n], uniform in [0, 1), is below it. Upstream: ``_compute_temp_loss``.
+    """
+    return ~((logits.argmax(-1) == targets) & (draws < rate))
+
+
+def target_weights(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dynamic fine-tuning weights [n]: the model's own probability of the target, without gradient.
+
+    Upstream: both losses are multiplied by it.
+    """
+    with torch.no_grad():
+        return torch.exp(-torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+
+
+def soft_mask(cumulative: Tensor, top_p: Tensor, alpha: float = ALPHA) -> Tensor:
+    """exp(-alpha * relu(c - P)): 1 inside the nucleus, falling to 0 beyond it.
+
+    Args:
+        cumulative: [n, k] probability up to and including each token, most likely first.
+        top_p: [n].
+        alpha: steepness; the hard cut is the limit, except that it keeps the token that crosses P.
+    """
+    return torch.exp(-alpha * torch.relu(cumulative - top_p.unsqueeze(-1)))
+
+
+def top_p_loss(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    *,
+    alpha: float = ALPHA,
+    depth: int = SORT_DEPTH,
+    tolerance: float = SORT_TOLERANCE,
+) -> Tensor:
+    """Negative log-likelihood of the target under softmax(logits / T) cut softly at P, in nats [n].
+
+    Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the ``depth`` largest logits are put in
+    order; the mask's mass over the others is integrated, which is too much by at most
+    ``alpha / 2 * p`` of it, where p is the smallest of the probabilities in order. A row for which that may change
+    the loss by more than ``tolerance`` nats, or whose target is not among the largest, is sorted to the end.
+    """
+    n_vocab = logits.shape[-1]
+    if depth >= n_vocab:
+        return _top_p_loss(logits, targets, temperature, top_p, alpha, _sorted(logits, n_vocab))[0]
+    largest = _sorted(logits, depth)
+    loss, error = _top_p_loss(logits, targets, temperature, top_p, alpha, largest)
+    deep = error > tolerance
+    if not deep.any():
+        return loss
+    rows = deep.nonzero().squeeze(-1)
+    sorted_rows = logits[rows]
+    exact, _ = _top_p_loss(
+        sorted_rows, targets[rows], temperature[rows], top_p[rows], alpha, _sorted(sorted_rows, n_vocab)
+    )
+    return torch.where(deep, 0.0, loss).index_add(0, rows, exact)
+
+
+def _sorted(logits: Tensor, depth: int) -> Tensor:
+    """The largest logits [n, depth], descending. Without gradient: T scales them but does not change the order."""
+    with torch.no_grad():
+        if depth == logits.shape[-1]:
+            return logits.sort(dim=-1, descending=True).values
+        return logits.topk(depth, dim=-1).values
+
+
+def _top_p_loss(
+    logits: Tensor, targets: Tensor, temperature: Tensor, top_p: Tensor, alpha: float, ordered: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss [n], and a bound on its error [n], from the largest logits in order."""
+    inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
+    log_total = torch.logsumexp(logits * inverse, dim=-1, keepdim=True)
+    probs = torch.exp(ordered * inverse - log_total)
+    cumulative = probs.cumsum(-1)
+    mass = (probs * soft_mask(cumulative, top_p, alpha)).sum(-1)
+
+    target = logits.gather(-1, targets.unsqueeze(-1))
+    rank = (ordered > target).sum(-1, keepdim=True)
+    found = rank < ordered.shape[-1]
+    target_mask = soft_mask(cumulative.gather(-1, rank.clamp_max(ordered.shape[-1] - 1)), top_p, alpha)
+    kept = (torch.exp(target * inverse - log_total) * target_mask).squeeze(-1)
+
+    error = torch.zeros_like(mass)
+    if ordered.shape[-1] < logits.shape[-1]:
+        rest = _integral(cumulative[:, -1], top_p, alpha)
+        mass = mass + rest
+        error = torch.where(found.squeeze(-1), (0.5 * alpha * probs[:, -1] * rest / mass).detach(), torch.inf)
+    return -torch.log(kept / (mass + _EPSILON) + _EPSILON), error
+
+
+def _integral(begin: Tensor, top_p: Tensor, alpha: float) -> Tensor:
+    """The soft mask's integral [n] from a cumulative probability to 1."""
+    begin = begin.clamp_max(1.0)
+    inside = torch.relu(top_p - begin)
+    decayed = torch.exp(-alpha * torch.relu(begin - top_p)) - torch.exp(-alpha * (1.0 - top_p))
+    return inside + decayed / alpha
+
+
+def ranking_loss(low: Tensor, plain: Tensor, high: Tensor, margin: float) -> Tensor:
+    """How far mean T (or P) under commands is from the order low < plain < high (section 3.3), [n].
+
+    A hinge on both gaps: it is 0 where each is at least ``margin``. The paper names no formula.
+
+    Args:
+        low: [n] means over the answers to prompts with a low-diversity command.
+        plain: [n] over the same answers to the prompts alone.
+        high: [n] with a high-diversity command.
+        margin: >= 0.
+    """
+    return torch.relu(margin - (plain - low)) + torch.relu(margin - (high - plain))

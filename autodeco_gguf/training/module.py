@@ -1,0 +1,80 @@
+"""The heads as a torch module, with the parameter names of official checkpoints."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autodeco_gguf.format import FEATURES, TEMPERATURE_SCALE
+from autodeco_gguf.heads import HeadWeights, Mlp
+
+WIDTH = 256
+"""Width of the hidden layer (the official heads')."""
+
+
+class Head(nn.Module):
+    """Two linear layers with a ReLU between them and a sigmoid behind; upstream ``TempHead``, ``TopPHead``."""
+
+    def __init__(self, n_in: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(n_in, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, n_in] -> [n], in (0, 1)."""
+        out: Tensor = self.mlp(x)
+        return out.squeeze(-1)
+
+    def weights(self) -> Mlp:
+        """The parameters as arrays."""
+        layers = [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
+        return Mlp(
+            tuple(layer.weight.detach().numpy().copy() for layer in layers),
+            tuple(layer.bias.detach().numpy().copy() for layer in layers),
+            "relu",
+        )
+
+
+class HeadsModule(nn.Module):
+    """Both heads. The untrained one of a single-head training stays as it was drawn, as upstream."""
+
+    def __init__(self, hidden_size: int, seed: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.temp_head = Head(hidden_size)
+            self.top_p_head = Head(hidden_size + len(FEATURES[True]))
+
+    def temperature(self, hidden: Tensor) -> Tensor:
+        """T [n] from hidden states [n, hidden_size]."""
+        out: Tensor = TEMPERATURE_SCALE * self.temp_head(hidden)
+        return out
+
+    def top_p(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """P [n] from hidden states and :func:`probability_features` [n, 5]."""
+        out: Tensor = self.top_p_head(torch.cat([hidden, features], dim=-1))
+        return out
+
+    def weights(self, *, vocab_size: int, base_model: str) -> HeadWeights:
+        """Both heads as arrays."""
+        return HeadWeights(
+            self.hidden_size, vocab_size, base_model, self.temp_head.weights(), self.top_p_head.weights()
+        )
+
+
+def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:
+    """What the top-p head sees besides the hidden state (``format.FEATURES``), without gradient.
+
+    Args:
+        logits: [n, n_vocab].
+        temperature: [n].
+
+    Returns:
+        [n, 5]: T, and of softmax(logits / (T + 1e-8)) the largest probability, the entropy in nats, the unbiased
+        variance and the sum of the five largest.
+    """
+    with torch.no_grad():
+        probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
+        five = probs.topk(min(5, probs.shape[-1]), dim=-1).values
+        entropy = -(probs * torch.log(probs + 1e-8)).sum(-1)
+        return torch.stack([temperature, five[:, 0], entropy, probs.var(-1), five.sum(-1)], dim=-1)

@@ -1,0 +1,190 @@
+"""The objective over a batch: streamed features to losses, and to gradients of the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodeco_gguf.training import losses
+from autodeco_gguf.training.features import Features
+from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.settings import Objective
+
+_CHUNK_FLOATS = 1 << 22
+"""Logits worked on at a time: bounds the losses' memory to some 16 MiB buffers, whatever the vocabulary."""
+
+
+@dataclass
+class Positions:
+    """What is kept of a batch's predicted positions: no more than the hidden state wide.
+
+    Attributes:
+        sequence: [n] of the batch.
+        hidden: [n, hidden_size].
+        features: [n, 5] of the top-p head.
+        temperature: [n] predicted.
+        top_p: [n] predicted.
+        kept: [n] weight in the temperature loss: 0 or 1 in training, its expectation in validation.
+        temperature_loss: [n] weighted, before averaging.
+        top_p_loss: [n] likewise.
+        gradients: [n, 3] of the temperature loss by T, and of the top-p loss by T and by P.
+    """
+
+    sequence: Tensor
+    hidden: Tensor
+    features: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    kept: Tensor
+    temperature_loss: Tensor
+    top_p_loss: Tensor
+    gradients: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Positions]) -> Positions:
+        """One after the other."""
+        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A batch's losses, in nats, as averaged for the objective, and its mean predictions."""
+
+    temperature: float
+    top_p: float
+    ranking: float
+    mean_temperature: float
+    mean_top_p: float
+    positions: int
+
+    @property
+    def total(self) -> float:
+        """The objective: their sum."""
+        return self.temperature + self.top_p + self.ranking
+
+    @classmethod
+    def mean(cls, parts: Sequence[Losses]) -> Losses:
+        """Of several batches, by their positions."""
+        n = sum(p.positions for p in parts)
+        names = [name for name in cls.__dataclass_fields__ if name != "positions"]
+        means = {name: float(sum(getattr(p, name) * p.positions for p in parts) / n) for name in names}
+        return cls(**means, positions=n)
+
+
+def collect(
+    heads: HeadsModule,
+    stream: Iterable[Features],
+    objective: Objective,
+    draws: torch.Generator | None,
+) -> Positions:
+    """Run the heads over streamed features and work out each position's losses and their gradients by T and P.
+
+    Args:
+        heads: the heads.
+        stream: the batch's features.
+        objective: which losses.
+        draws: for the easy-token mask; None takes its expectation, and no gradients.
+    """
+    parts = []
+    for features in stream:
+        n, n_vocab = features.logits.shape
+        rows = max(1, _CHUNK_FLOATS // n_vocab)
+        for i in range(0, n, rows):
+            part = slice(i, i + rows)
+            parts.append(
+                _positions(
+                    heads,
+                    torch.from_numpy(features.sequence[part]),
+                    torch.from_numpy(features.target[part]),
+                    torch.from_numpy(features.hidden[part].copy()),
+                    torch.from_numpy(features.logits[part]),
+                    objective,
+                    draws,
+                )
+            )
+    return Positions.join(parts)
+
+
+def _positions(
+    heads: HeadsModule,
+    sequence: Tensor,
+    target: Tensor,
+    hidden: Tensor,
+    logits: Tensor,
+    objective: Objective,
+    draws: torch.Generator | None,
+) -> Positions:
+    with torch.no_grad():
+        ones = torch.ones(len(target))
+        temperature = heads.temperature(hidden) if objective.temperature else ones
+        features = probability_features(logits, temperature)
+        top_p = heads.top_p(hidden, features) if objective.top_p else ones
+        weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else ones
+        if draws is None:
+            always = losses.easy_token_mask(logits, target, torch.zeros(len(target)), 1.0).float()
+            kept = always + (1.0 - always) * (1.0 - objective.easy_mask)
+        else:
+            uniform = torch.rand(len(target), generator=draws)
+            kept = losses.easy_token_mask(logits, target, uniform, objective.easy_mask).float()
+    t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
+    gradients = torch.zeros(len(target), 3)
+    temperature_loss = top_p_loss = torch.zeros(len(target))
+    with torch.set_grad_enabled(draws is not None):
+        if objective.temperature:
+            temperature_loss = kept * weight * losses.temperature_loss(logits, target, t)
+            if draws is not None:
+                (gradients[:, 0],) = torch.autograd.grad(temperature_loss.sum(), t)
+        if objective.top_p:
+            top_p_loss = weight * losses.top_p_loss(
+                logits, target, t, p, alpha=objective.alpha, tolerance=objective.sort_tolerance
+            )
+            if draws is not None:
+                gradients[:, 1], gradients[:, 2] = torch.autograd.grad(top_p_loss.sum(), (t, p))
+    return Positions(
+        sequence, hidden, features, temperature, top_p, kept, temperature_loss.detach(), top_p_loss.detach(), gradients
+    )
+
+
+def batch_losses(at: Positions, triples: Tensor, objective: Objective) -> Losses:
+    """Average a batch's losses: over the kept positions, over all, over the triples."""
+    ranking = _ranking(at.temperature, at.top_p, at.sequence, triples, objective)
+    return Losses(
+        temperature=float(at.temperature_loss.sum() / at.kept.sum().clamp_min(1.0)),
+        top_p=float(at.top_p_loss.mean()),
+        ranking=float(ranking),
+        mean_temperature=float(at.temperature.mean()),
+        mean_top_p=float(at.top_p.mean()),
+        positions=len(at.kept),
+    )
+
+
+def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Objective) -> None:
+    """Add the objective's gradients to the heads' parameters.
+
+    The losses' gradients by T and P are known for each position; what remains is the heads' own backward pass. As
+    upstream, the top-p loss also teaches T, while the top-p head's inputs carry no gradient.
+    """
+    by_temperature = at.gradients[:, 0] / at.kept.sum().clamp_min(1.0) + at.gradients[:, 1] / len(at.kept)
+    by_top_p = at.gradients[:, 2] / len(at.kept)
+    temperature = heads.temperature(at.hidden) if objective.temperature else at.temperature
+    top_p = heads.top_p(at.hidden, at.features) if objective.top_p else at.top_p
+    loss = (temperature * by_temperature).sum() + (top_p * by_top_p).sum()
+    (loss + _ranking(temperature, top_p, at.sequence, triples, objective)).backward()
+
+
+def _ranking(temperature: Tensor, top_p: Tensor, sequence: Tensor, triples: Tensor, objective: Objective) -> Tensor:
+    """The ranking loss of T and P, averaged over the triples [m, 3] of sequences: plain, low, high."""
+    total = torch.zeros(())
+    if not len(triples):
+        return total
+    n = int(sequence.max()) + 1
+    counts = torch.zeros(n).index_add(0, sequence, torch.ones(len(sequence))).clamp_min(1.0)
+    for on, values in ((objective.temperature, temperature), (objective.top_p, top_p)):
+        if on:
+            means = torch.zeros(n).index_add(0, sequence, values) / counts
+            plain, low, high = means[triples].unbind(-1)
+            total = total + losses.ranking_loss(low, plain, high, objective.control_margin).mean()
+    return objective.control_weight * total

@@ -1,0 +1,45 @@
+"""The curves of a training as a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from autodeco_gguf.gguf_file import write_bytes
+
+
+def plot_log(log: Path, output: Path) -> None:
+    """Draw the losses and mean T and P of a ``log.jsonl`` over its steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    with log.open(encoding="utf-8") as f:
+        records = [json.loads(line) for line in f]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    losses, means = figure.subplots(1, 2)
+    for axes, keys, label in (
+        (losses, ("temperature", "top_p", "ranking"), "loss, nats"),
+        (means, ("mean_temperature", "mean_top_p"), "mean prediction"),
+    ):
+        for color, key in zip(("tab:red", "tab:blue", "tab:green"), keys, strict=False):
+            _curve(axes, records, key, color)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes(output, buffer.getvalue())
+
+
+def _curve(axes: Any, records: list[dict[str, Any]], key: str, color: str) -> None:
+    """Training as a line, validation as dots; a loss that is always 0 is left out."""
+    values = [r["train"][key] for r in records]
+    if not any(values):
+        return
+    name = key.replace("mean_", "").replace("top_p", "top-p")
+    axes.plot([r["step"] for r in records], values, color=color, alpha=0.6, linewidth=1, label=name)
+    checked = [(r["step"], r["validation"][key]) for r in records if "validation" in r]
+    if checked:
+        axes.plot(*zip(*checked, strict=True), "o", color=color, markersize=4, label=f"{name}, validation")

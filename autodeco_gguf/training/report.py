@@ -1,0 +1,149 @@
+"""What the heads are worth on validation data, against constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autodeco_gguf.training import losses
+from autodeco_gguf.training.features import Features
+from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.settings import Objective
+
+GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
+"""The single temperatures tried."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to set T and P, on validation data.
+
+    Attributes:
+        name: what it is.
+        temperature: mean T.
+        top_p: mean P.
+        nll: negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training.
+        difference: nll minus that of the heads, and its standard error over examples.
+    """
+
+    name: str
+    temperature: float
+    top_p: float
+    nll: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Methods on the same validation data, the heads last, and the verdict in words."""
+
+    methods: tuple[Method, ...]
+    examples: int
+    tokens: int
+    verdict: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass
+class _Table:
+    """Per position: its example, and the negative log-likelihood by method [n, n_methods]."""
+
+    example: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    nll: Tensor
+
+
+def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterable[Features]]) -> Report:
+    """Compare the heads with T = 1, with the best single temperature, and with their own means as constants.
+
+    The best single temperature is chosen on the validation data itself, which favours it. The last comparison is
+    that of Token-Level Control or Just a Better Mean? (COLM 2026): what is left of the heads when they do not look.
+
+    Args:
+        heads: the trained heads.
+        objective: which of them are trained.
+        stream: the validation features, each example numbered by ``sequence``; called twice.
+    """
+    first = _measure(stream(), lambda f: _by_heads(heads, objective, f))
+    mean_t, mean_p = float(first.temperature.mean()), float(first.top_p.mean())
+    second = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, f))
+    best = int(first.nll[:, 1:].mean(0).argmin())
+    columns = {
+        "T = 1": (1.0, 1.0, first.nll[:, 1 + GRID.index(1.0)]),
+        "best single T": (GRID[best], 1.0, first.nll[:, 1 + best]),
+        "mean-shift": (mean_t, mean_p, second.nll[:, 0]),
+        "heads": (mean_t, mean_p, first.nll[:, 0]),
+    }
+    methods = tuple(
+        Method(name, t, p, float(nll.mean()), *_difference(nll - first.nll[:, 0], first.example))
+        for name, (t, p, nll) in columns.items()
+    )
+    return Report(methods, len(first.example.unique()), len(first.example), verdict(methods))
+
+
+def verdict(methods: tuple[Method, ...]) -> str:
+    """Whether the heads beat constants, in plain words; two standard errors count as a difference."""
+    constants = [m for m in methods if m.name in ("best single T", "mean-shift")]
+    worst = min(constants, key=lambda m: m.difference)
+    others = " and ".join(f"{m.name} {m.nll:.4f}" for m in constants)
+    margin = f"{abs(worst.difference):.4f} +- {worst.standard_error:.4f} nats a token"
+    if worst.difference > 2 * worst.standard_error:
+        return (
+            f"The heads predict better than constants ({others}), by at least {margin}: it is the tokens they look at."
+        )
+    if worst.difference < -2 * worst.standard_error:
+        return f"A constant predicts better than the heads: {worst.name}, by {margin}. As predictors they add nothing."
+    return (
+        f"Constants do as well as the heads ({worst.name}: {margin} apart): "
+        "what they learnt is a better mean, not token-level control."
+    )
+
+
+def _measure(stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]) -> _Table:
+    rows = []
+    for features in stream:
+        rows.append((torch.from_numpy(features.sequence.copy()), *method(features)))
+    return _Table(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """T [n], P [n], and the likelihoods [n, 1 + len(GRID)] with the heads and at every single temperature."""
+    logits, hidden, target = (torch.from_numpy(x.copy()) for x in (at.logits, at.hidden, at.target))
+    with torch.no_grad():
+        ones = torch.ones(len(target))
+        t = heads.temperature(hidden) if objective.temperature else ones
+        p = heads.top_p(hidden, probability_features(logits, t)) if objective.top_p else ones
+        columns = [_nll(logits, target, t, p), *(losses.temperature_loss(logits, target, ones * x) for x in GRID)]
+    return t, p, torch.stack(columns, dim=-1)
+
+
+def _by_constants(temperature: float, top_p: float, at: Features) -> tuple[Tensor, Tensor, Tensor]:
+    logits, target = torch.from_numpy(at.logits.copy()), torch.from_numpy(at.target)
+    with torch.no_grad():
+        t, p = torch.full((len(target),), temperature), torch.full((len(target),), top_p)
+        return t, p, _nll(logits, target, t, p).unsqueeze(-1)
+
+
+def _nll(logits: Tensor, target: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    """Of the softly cut distribution; without a cut where P is 1 throughout."""
+    if bool((top_p == 1.0).all()):
+        return losses.temperature_loss(logits, target, temperature)
+    return losses.top_p_loss(logits, target, temperature, top_p)
+
+
+def _difference(values: Tensor, example: Tensor) -> tuple[float, float]:
+    """Mean of per-token differences and its standard error, the tokens of an example taken together."""
+    mean = float(values.mean())
+    sums = torch.zeros(int(example.max()) + 1).index_add(0, example, values - mean)
+    n = len(example.unique())
+    return mean, math.sqrt(float((sums**2).sum()) * n / max(1, n - 1)) / len(values)

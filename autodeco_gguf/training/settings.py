@@ -1,0 +1,108 @@
+"""What a training is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads import HEADS
+from autodeco_gguf.training.losses import ALPHA, SORT_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which losses, and how; the paper's values are the defaults.
+
+    Attributes:
+        heads: the heads to train, of "temperature" and "top_p".
+        easy_mask: share of the positions whose most likely token is right that the temperature loss drops.
+        dynamic_fine_tuning: weigh every position by the model's probability of its target.
+        alpha: steepness of the soft top-p mask.
+        sort_tolerance: error of the top-p loss, in nats, for which the vocabulary need not be sorted to the end.
+        control_weight: of the ranking loss.
+        control_margin: the gap in mean T and P that the ranking loss asks for.
+    """
+
+    heads: tuple[str, ...] = ("temperature", "top_p")
+    easy_mask: float = 0.6
+    dynamic_fine_tuning: bool = True
+    alpha: float = ALPHA
+    sort_tolerance: float = SORT_TOLERANCE
+    control_weight: float = 1.0
+    control_margin: float = 0.1
+
+    @property
+    def temperature(self) -> bool:
+        """Whether the temperature head is trained."""
+        return "temperature" in self.heads
+
+    @property
+    def top_p(self) -> bool:
+        """Whether the top-p head is trained."""
+        return "top_p" in self.heads
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training, but for its data and its base.
+
+    Attributes:
+        objective: the losses.
+        max_tokens: of a sequence; longer ones are cut.
+        batch: examples a step.
+        epochs: passes over the data.
+        steps: instead of epochs, where given.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which the learning rate rises; then it falls linearly to 0.
+        clip: largest norm of the gradient.
+        validation: share of the examples held out, at most ``MAX_VALIDATION`` of them.
+        evaluations: number of validations, evenly spread over the steps.
+        patience: validations without a better loss after which training stops; 0: never.
+        seed: of everything that is random.
+    """
+
+    objective: Objective = field(default_factory=Objective)
+    max_tokens: int = 2048
+    batch: int = 32
+    epochs: float = 1.0
+    steps: int | None = None
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: float = 0.03
+    clip: float = 1.0
+    validation: float = 0.05
+    evaluations: int = 10
+    patience: int = 3
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a value out of range, naming it."""
+        o = self.objective
+        if not o.heads or not set(o.heads) <= HEADS:
+            raise AutoDecoError(f"heads {list(o.heads)}, expected some of {sorted(HEADS)}")
+        for name, value, low, high in (
+            ("easy_mask", o.easy_mask, 0.0, 1.0),
+            ("alpha", o.alpha, 1e-3, 1e6),
+            ("sort_tolerance", o.sort_tolerance, 0.0, 1e3),
+            ("control_weight", o.control_weight, 0.0, 1e6),
+            ("control_margin", o.control_margin, 0.0, 2.0),
+            ("max_tokens", self.max_tokens, 2, 2**24),
+            ("batch", self.batch, 1, 2**16),
+            ("epochs", self.epochs, 1e-9, 1e6),
+            ("steps", self.steps or 1, 1, 2**31),
+            ("lr", self.lr, 0.0, 10.0),
+            ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("warmup", self.warmup, 0.0, 1.0),
+            ("clip", self.clip, 1e-9, 1e9),
+            ("validation", self.validation, 0.0, 0.5),
+            ("evaluations", self.evaluations, 1, 10**6),
+            ("patience", self.patience, 0, 10**6),
+            ("seed", self.seed, 0, 2**32 - 1),
+        ):
+            if not low <= value <= high:
+                raise AutoDecoError(f"{name} {value:g}, expected {low:g} to {high:g}")
+
+
+MAX_VALIDATION = 512
+"""Examples held out at most: a validation reads them all."""
