@@ -1,5 +1,6 @@
-# make run    a model in the terminal: MODEL=file.gguf [HEADS=adapter.gguf] [PROMPT="..."]; a tiny test model by default
+# make run    a model in the terminal: [MODEL=file.gguf [HEADS=adapter.gguf]] [PROMPT="..."]; the demo model by default
 # make test   the tests
+# make demo   the demo model from its seed, under an hour on two cores
 # make lint   ruff and mypy
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install.
@@ -14,23 +15,19 @@ export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py')
-PROMPT  ?= Once upon a time
-TINY    := build/tiny-autodeco.gguf
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py' -o -name '*.json' -o -name '*.gguf')
+PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run test lint sanitize clean
+.PHONY: run test demo lint sanitize clean
 
-ifdef MODEL
 run: $(BIN)/.installed
-	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) -p "$(PROMPT)"
-else
-run: $(BIN)/.installed $(TINY)
-	@echo "a tiny model with random weights: the text is noise, the temperatures and top-p are its heads' own" >&2
-	$(BIN)/autodeco-gguf run $(TINY) --raw -n 12 --seed 1 --json -p "$(PROMPT)"
-endif
+	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)"
 
 test: $(BIN)/.installed-test
 	$(BIN)/pytest
+
+demo: $(BIN)/.installed-demo
+	$(BIN)/python demo/make.py
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check
@@ -58,6 +55,10 @@ $(BIN)/.installed: $(BIN)/python $(SOURCES)
 	$(BIN)/pip install .
 	touch $@
 
+$(BIN)/.installed-demo: $(BIN)/.installed
+	$(BIN)/pip install ".[demo]"
+	touch $@
+
 $(BIN)/.installed-test: $(BIN)/.installed
 	$(BIN)/pip install ".[test]"
 	touch $@
@@ -65,7 +66,3 @@ $(BIN)/.installed-test: $(BIN)/.installed
 $(BIN)/.installed-dev: $(BIN)/.installed-test
 	$(BIN)/pip install ".[dev]"
 	touch $@
-
-$(TINY): $(BIN)/.installed
-	mkdir -p build
-	$(BIN)/autodeco-gguf export --base tests/fixtures/qwen2/base.gguf --heads tests/fixtures/qwen2/heads -o $@ --force

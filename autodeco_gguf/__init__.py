@@ -21,7 +21,7 @@ from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
     from autodeco_gguf.checkpoint import Checkpoint, read_checkpoint
-    from autodeco_gguf.export import export, extract, repack
+    from autodeco_gguf.exporter import export, extract, repack
     from autodeco_gguf.heads import Heads, HeadWeights, devices, draw
     from autodeco_gguf.llama import Llama
     from autodeco_gguf.model_file import ModelFile
@@ -40,10 +40,10 @@ _MODULES = {
     "TraceToken": "trace",
     "devices": "heads",
     "draw": "heads",
-    "export": "export",
-    "extract": "export",
+    "export": "exporter",
+    "extract": "exporter",
     "read_checkpoint": "checkpoint",
-    "repack": "export",
+    "repack": "exporter",
 }
 
 __all__ = [

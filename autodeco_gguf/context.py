@@ -14,6 +14,7 @@ from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaContext, LlamaModel
 from llama_cpp._logger import set_verbose
 
+from autodeco_gguf._native import core
 from autodeco_gguf.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Float32Array
@@ -26,6 +27,9 @@ MAX_SEQUENCES = 256
 
 _OUTPUT_FLOATS = 1 << 24
 """Logits kept of one decode: 64 MiB, however large the vocabulary."""
+
+_CELLS = 256
+"""What llama.cpp rounds a sequence's cells to."""
 
 _BATCH = 512
 """Tokens of one llama_decode."""
@@ -41,7 +45,9 @@ def default_threads() -> int:
 
 
 class Context:
-    """A model and a context of ``n_ctx`` cells shared by up to ``n_seq`` sequences.
+    """A model, and a context that holds ``n_seq`` sequences of up to ``n_ctx`` tokens each.
+
+    Each has cells of its own: attention over cells that all of them share takes many times as long.
 
     Only what :meth:`decode` is asked for is kept: the logits, and on request the hidden states, of its outputs.
     """
@@ -64,6 +70,7 @@ class Context:
         """
         self.file = ModelFile.open(Path(path))
         base = self.file.base()
+        self._verbose = verbose
         set_verbose(verbose)
         llama_cpp.llama_backend_init()
         model_params = lib.llama_model_default_params()
@@ -74,21 +81,39 @@ class Context:
             self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
             self.n_outputs = max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
-            params = lib.llama_context_default_params()
-            params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx, n_seq, True
-            params.flash_attn_type = (
-                lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            )  # as llama_cpp.Llama, so that both compute the same
-            params.n_batch = params.n_ubatch = _BATCH
-            params.n_outputs_max = self.n_outputs
-            params.n_threads = params.n_threads_batch = n_threads or default_threads()
+            self._params = lib.llama_context_default_params()
+            self._params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as llama_cpp.Llama: the same results
+            self._params.n_batch = self._params.n_ubatch = _BATCH
+            self._params.n_outputs_max = self.n_outputs
+            self._params.n_threads = self._params.n_threads_batch = n_threads or default_threads()
             if f32_cache:
-                params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
-            self._ctx = LlamaContext(model=self._model, params=params, verbose=verbose)
-        self.n_ctx, self.n_seq = int(lib.llama_n_ctx(self._ctx.ctx)), n_seq
+                self._params.type_k = self._params.type_v = llama_cpp.GGML_TYPE_F32
+            self._open(n_ctx, n_seq)
+
+    def _open(self, n_ctx: int, n_seq: int) -> None:
+        cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
+        self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
+        self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
         self._batch = lib.llama_batch_init(_BATCH, 0, 1)
         self._ctx._exit_stack.callback(lib.llama_batch_free, self._batch)
         self._hidden = False
+        self.n_ctx, self.n_seq = n_ctx, n_seq
+
+    def resize(self, n_ctx: int, n_seq: int) -> None:
+        """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
+
+        Raises:
+            AutoDecoError: llama.cpp cannot, for want of memory.
+        """
+        self._ctx.close()
+        capture = core.LogCapture(self._verbose)
+        try:
+            self._open(n_ctx, n_seq)
+        except ValueError as e:
+            reason = capture.first_error or e
+            raise AutoDecoError(f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}") from e
+        finally:
+            del capture
 
     def close(self) -> None:
         """Free the context and the model."""

@@ -43,7 +43,7 @@ def export_command(
 
     Example: autodeco-gguf export --base qwen2.5-7b-q4_k_m.gguf --heads ./AutoDeco-Qwen2.5-7B -o qwen-autodeco.gguf
     """
-    from autodeco_gguf.export import export
+    from autodeco_gguf.exporter import export
 
     with progress_bar("export") as progress:
         result = export(

@@ -19,7 +19,7 @@ def extract_command(merged: Path, base: Path | None, adapter: Path | None, force
 
     Example: autodeco-gguf extract qwen-autodeco.gguf --base qwen2.5-7b-q4_k_m.gguf
     """
-    from autodeco_gguf.export import extract
+    from autodeco_gguf.exporter import extract
 
     if base is None and adapter is None:
         raise click.UsageError("nothing to extract: give --base OUT, --adapter OUT or both")

@@ -19,7 +19,7 @@ def repack_command(file: Path) -> None:
 
     Example: autodeco-gguf repack qwen-autodeco-q4_k_m.gguf
     """
-    from autodeco_gguf.export import repack
+    from autodeco_gguf.exporter import repack
 
     with progress_bar("repack") as progress:
         result = repack(file, progress=progress)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTEXT = 4096
 
+DEMO_MODEL = Path(__file__).parent.parent / "demo.gguf"
+"""The model that demo/ makes."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,10 +35,11 @@ class Options:
     seed: int
     system: str | None
     raw: bool
+    show_trace: bool
 
 
 @click.command("run", short_help="Generate text, or chat.")
-@click.argument("model", type=GGUF)
+@click.argument("model", type=GGUF, required=False)
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("-p", "--prompt", help="The prompt.  [default: standard input; a chat on a terminal]")
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), help="Tokens to generate.  [default: until the end]")
@@ -62,10 +66,11 @@ class Options:
     help="Fix the temperature; 0: greedy.  [default: predicted]",
 )
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]")
+@click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: prompt, each token, summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
 def run_command(
-    model: Path,
+    model: Path | None,
     heads: Path | None,
     prompt: str | None,
     max_tokens: int | None,
@@ -77,10 +82,13 @@ def run_command(
     raw: bool,
     temperature: float | None,
     top_p: float | None,
+    show_trace: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
+
+    Without MODEL it runs the small one that comes with the package, which tells stories that end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends.
 
@@ -91,13 +99,20 @@ def run_command(
     chat = prompt is None and sys.stdin.isatty()
     if chat and as_json:
         raise click.UsageError("--json needs a prompt: give -p or standard input")
+    if as_json and show_trace:
+        raise click.UsageError("--json has the trace already; leave --trace out")
+    if model is None and heads is not None:
+        raise click.UsageError("--heads needs the MODEL they go with")
     if raw and system is not None:
         raise click.UsageError("--system needs the chat template, which --raw leaves out")
     if prompt is None and not chat:
         prompt = _read_stdin()
+    if model is None:
+        click.echo("model: the demo that comes with the package, not a general assistant", err=True)
+        model = DEMO_MODEL
     fixed = temperature is not None and top_p is not None
     llama = _load(model, heads, ctx, threads, gpu_layers, verbose, heads_enabled=() if fixed else None)
-    options = Options(max_tokens, temperature, top_p, _seed(seed), system, raw)
+    options = Options(max_tokens, temperature, top_p, _seed(seed), system, raw, show_trace)
     click.echo(f"heads: {_heads_line(llama, options)}", err=True)
     if prompt is not None:
         _answer_once(llama, options, prompt, as_json)
@@ -274,6 +289,8 @@ def _answer_once(llama: Llama, options: Options, prompt: str, as_json: bool) -> 
         click.echo(json.dumps({"summary": summary}))
     else:
         click.echo()
+    if options.show_trace:
+        _show_trace(llama)
     click.echo(_statistics(summary), err=True)
 
 
@@ -325,8 +342,21 @@ def _chat_turn(
     _, tokens = _prompt_tokens(llama, options, messages)
     answer = _generate(llama, options, (options.seed + turn) & 0xFFFFFFFF, tokens, _emit_text)
     click.echo()
+    if options.show_trace:
+        _show_trace(llama)
     click.echo(_statistics(answer.summary(options.seed)), err=True)
     return [*messages, {"role": "assistant", "content": answer.text}]
+
+
+def _show_trace(llama: Llama) -> None:
+    from rich.console import Console
+
+    from autodeco_gguf.render import rows
+
+    console = Console()
+    console.print()
+    for line in rows(llama.trace, console.width):
+        console.print(line, no_wrap=True, crop=False)
 
 
 def _statistics(summary: dict[str, Any]) -> str:

@@ -59,7 +59,13 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
     help="Error of the top-p loss in nats for which a large vocabulary need not be sorted; 0: always sort.",
 )
 @click.option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
-@click.option("--control-share", type=float, default=0.25, show_default=True, help="Share of examples with commands.")
+@click.option(
+    "--control-share",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="Share of examples with commands.",
+)
 @click.option("--control-weight", type=float, default=1.0, show_default=True, help="Weight of the ranking loss.")
 @click.option("--control-margin", type=float, default=0.1, show_default=True, help="Gap in mean T and P it asks for.")
 @click.option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')

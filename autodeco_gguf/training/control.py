@@ -39,9 +39,9 @@ class Commands:
                 raise AutoDecoError(f"{path}: {key}: expected a list of sentences")
         return cls(tuple(lists["low"]), tuple(lists["high"]), share, seed)
 
-    def draw(self, index: int) -> tuple[str, str] | None:
-        """A low and a high command for example ``index``, or None where it is not one of the share."""
+    def draw(self, index: int, example: str) -> tuple[str, str] | None:
+        """A low and a high command for example ``index``; None where it is not one of the share, or has one already."""
         rng = random.Random(f"{self.seed}:{index}")
-        if rng.random() >= self.share:
+        if rng.random() >= self.share or any(command in example for command in (*self.low, *self.high)):
             return None
         return rng.choice(self.low), rng.choice(self.high)

@@ -35,6 +35,7 @@ class Counts:
     predicted: int = 0
     bad_lines: list[str] = field(default_factory=list)
     bad: int = 0
+    longest: int = 0
     cut: int = 0
     cut_tokens: int = 0
     empty: int = 0
@@ -47,6 +48,8 @@ class Example:
     text: str
     spans: tuple[tuple[int, int], ...]
     add_bos: bool
+    answer: bool = True
+    """Each part ends with the first token that ends a generation; a text as such may hold many."""
 
 
 class Encoder:
@@ -68,7 +71,7 @@ class Encoder:
         """
         if not isinstance(record, dict):
             raise AutoDecoError(f"is {_type_name(record)}, expected an object with {_KEYS}")
-        pair = self._commands.draw(index) if self._commands and "text" not in record else None
+        pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
         records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
         sequences = [self._tokens(self._example(r)) for r in records]
         long = max(len(s) for s in sequences)
@@ -76,14 +79,17 @@ class Encoder:
             counts.cut += 1
             counts.cut_tokens += len(sequences[0]) - min(len(sequences[0]), self._max_tokens)
             sequences = [s[: self._max_tokens] for s in sequences]
-        if len({int((s < 0).sum()) for s in sequences}) > 1:
-            sequences = sequences[:1]  # cut differently: no longer the same answer
+        if len({int((s < 0).sum()) for s in sequences}) > 1 or any(
+            np.array_equal(s, sequences[0]) for s in sequences[1:]
+        ):
+            sequences = sequences[:1]  # cut differently, so no longer the same answer; or no user to command
         if not (sequences[0] < 0).any():
             counts.empty += 1
             return []
         counts.examples += 1
         counts.controlled += len(sequences) > 1
         counts.tokens += sum(map(len, sequences))
+        counts.longest = max(counts.longest, *map(len, sequences))
         counts.predicted += sum(int((s < 0).sum()) for s in sequences)
         return sequences
 
@@ -102,7 +108,7 @@ class Encoder:
             text = _string(record, "text")
             if not text:
                 raise AutoDecoError("text is empty")
-            return Example(text, ((0, len(text)),), add_bos=True)
+            return Example(text, ((0, len(text)),), add_bos=True, answer=False)
         raise AutoDecoError(f"has the keys {sorted(record)}, expected {_KEYS}")
 
     def _conversation(self, messages: object) -> Example:
@@ -132,7 +138,8 @@ class Encoder:
         for begin, end in example.spans:
             first = max(1, self._boundary(example, begin, tokens))
             last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
-            stop = next((j for j in range(first, last) if self._context.is_eog(int(tokens[j]))), None)
+            ends = range(first if example.answer else max(first, last - 1), last)
+            stop = next((j for j in ends if self._context.is_eog(int(tokens[j]))), None)
             if stop is None and end == len(example.text) and self._context.eos >= 0:
                 tokens = np.append(tokens, np.int32(self._context.eos))
                 stop = len(tokens) - 1
@@ -228,13 +235,15 @@ def parse_line(line: bytes) -> object:
         AutoDecoError: not UTF-8, or not JSON.
     """
     try:
-        return json.loads(line)
+        return json.loads(line.rstrip())  # or the column would be that of another line
     except UnicodeDecodeError as e:
         raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
     except json.JSONDecodeError as e:
-        raise AutoDecoError(f"not JSON: {e.msg} at column {e.colno}") from e
+        raise AutoDecoError(f"not JSON: {e.msg.removesuffix(' at')} at column {e.colno}") from e
     except RecursionError as e:
         raise AutoDecoError("not JSON: nested too deeply") from e
+    except ValueError as e:
+        raise AutoDecoError("not JSON that can be read: a number is too long") from e
 
 
 class Dataset:

@@ -34,18 +34,12 @@ class Features:
 def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
     """The features of every predicted position of some sequences, at most ``context.n_outputs`` at a time.
 
-    Sequences are decoded together as far as the context has room for them. Only predicted positions are outputs of
-    llama.cpp; the rest of a text costs no row of logits.
+    As many sequences are decoded together as the context holds. Only predicted positions are outputs of llama.cpp; the
+    rest of a text costs no row of logits.
     """
-    begin = 0
-    while begin < len(batch):
-        end, cells = begin, 0
-        while end < len(batch) and end - begin < context.n_seq and cells + len(batch[end]) <= context.n_ctx:
-            cells += len(batch[end])
-            end += 1
+    for first in range(0, len(batch), context.n_seq):
         context.clear()
-        yield from _together(context, batch[begin:end], begin)
-        begin = end
+        yield from _together(context, batch[first : first + context.n_seq], first)
 
 
 def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iterator[Features]:

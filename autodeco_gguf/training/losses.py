@@ -11,8 +11,11 @@ from torch import Tensor
 ALPHA = 30.0
 """Steepness of the soft top-p mask (the official trainer's)."""
 
-SORT_DEPTH = 1024
-"""Largest probabilities that the top-p loss looks at one by one before it considers sorting all of them."""
+SORT_DEPTH = 64
+"""Largest probabilities that the top-p loss puts in order at first."""
+
+_DEEPER = 16
+"""How many times as many next, where those do not suffice."""
 
 SORT_TOLERANCE = 1e-6
 """Error of the top-p loss, in nats, below which the rest need not be sorted: float32's own rounding."""
@@ -74,22 +77,20 @@ def top_p_loss(
     Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the ``depth`` largest logits are put in
     order; the mask's mass over the others is integrated, which is too much by at most
     ``alpha / 2 * p`` of it, where p is the smallest of the probabilities in order. A row for which that may change
-    the loss by more than ``tolerance`` nats, or whose target is not among the largest, is sorted to the end.
+    the loss by more than ``tolerance`` nats, or whose target is not among the largest, is sorted deeper, in the end
+    all of it.
     """
     n_vocab = logits.shape[-1]
     if depth >= n_vocab:
         return _top_p_loss(logits, targets, temperature, top_p, alpha, _sorted(logits, n_vocab))[0]
-    largest = _sorted(logits, depth)
-    loss, error = _top_p_loss(logits, targets, temperature, top_p, alpha, largest)
+    loss, error = _top_p_loss(logits, targets, temperature, top_p, alpha, _sorted(logits, depth))
     deep = error > tolerance
     if not deep.any():
         return loss
     rows = deep.nonzero().squeeze(-1)
-    sorted_rows = logits[rows]
-    exact, _ = _top_p_loss(
-        sorted_rows, targets[rows], temperature[rows], top_p[rows], alpha, _sorted(sorted_rows, n_vocab)
-    )
-    return torch.where(deep, 0.0, loss).index_add(0, rows, exact)
+    inputs = (x[rows] for x in (logits, targets, temperature, top_p))
+    deeper = top_p_loss(*inputs, alpha=alpha, depth=_DEEPER * depth, tolerance=tolerance)
+    return torch.where(deep, 0.0, loss).index_add(0, rows, deeper)
 
 
 def _sorted(logits: Tensor, depth: int) -> Tensor:
@@ -105,8 +106,9 @@ def _top_p_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss [n], and a bound on its error [n], from the largest logits in order."""
     inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
-    log_total = torch.logsumexp(logits * inverse, dim=-1, keepdim=True)
-    probs = torch.exp(ordered * inverse - log_total)
+    largest = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
+    log_total = torch.logsumexp((logits - largest) * inverse, dim=-1, keepdim=True)
+    probs = torch.exp((ordered - largest) * inverse - log_total)
     cumulative = probs.cumsum(-1)
     mass = (probs * soft_mask(cumulative, top_p, alpha)).sum(-1)
 
@@ -114,13 +116,15 @@ def _top_p_loss(
     rank = (ordered > target).sum(-1, keepdim=True)
     found = rank < ordered.shape[-1]
     target_mask = soft_mask(cumulative.gather(-1, rank.clamp_max(ordered.shape[-1] - 1)), top_p, alpha)
-    kept = (torch.exp(target * inverse - log_total) * target_mask).squeeze(-1)
+    kept = (torch.exp((target - largest) * inverse - log_total) * target_mask).squeeze(-1)
 
     error = torch.zeros_like(mass)
     if ordered.shape[-1] < logits.shape[-1]:
         rest = _integral(cumulative[:, -1], top_p, alpha)
         mass = mass + rest
-        error = torch.where(found.squeeze(-1), (0.5 * alpha * probs[:, -1] * rest / mass).detach(), torch.inf)
+        error = torch.where(
+            found.squeeze(-1), (0.5 * alpha * probs[:, -1] * rest / (mass + _EPSILON)).detach(), torch.inf
+        )
     return -torch.log(kept / (mass + _EPSILON) + _EPSILON), error
 
 

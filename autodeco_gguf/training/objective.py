@@ -27,6 +27,7 @@ class Positions:
         features: [n, 5] of the top-p head.
         temperature: [n] predicted.
         top_p: [n] predicted.
+        counts: [n] whether it has losses of its own; False for variants with a command.
         kept: [n] weight in the temperature loss: 0 or 1 in training, its expectation in validation.
         temperature_loss: [n] weighted, before averaging.
         top_p_loss: [n] likewise.
@@ -38,6 +39,7 @@ class Positions:
     features: Tensor
     temperature: Tensor
     top_p: Tensor
+    counts: Tensor
     kept: Tensor
     temperature_loss: Tensor
     top_p_loss: Tensor
@@ -79,28 +81,36 @@ def collect(
     stream: Iterable[Features],
     objective: Objective,
     draws: torch.Generator | None,
+    triples: Tensor,
 ) -> Positions:
     """Run the heads over streamed features and work out each position's losses and their gradients by T and P.
+
+    Variants of an example with a command take part in the ranking loss alone: the model was not asked to follow the
+    command when the answer was written, so the answer does not tell the right T.
 
     Args:
         heads: the heads.
         stream: the batch's features.
         objective: which losses.
         draws: for the easy-token mask; None takes its expectation, and no gradients.
+        triples: [m, 3] sequences that are an example plain, with a low and with a high command.
     """
+    commanded = triples[:, 1:].flatten()
     parts = []
     for features in stream:
         n, n_vocab = features.logits.shape
         rows = max(1, _CHUNK_FLOATS // n_vocab)
         for i in range(0, n, rows):
             part = slice(i, i + rows)
+            sequence = torch.from_numpy(features.sequence[part])
             parts.append(
                 _positions(
                     heads,
-                    torch.from_numpy(features.sequence[part]),
+                    sequence,
                     torch.from_numpy(features.target[part]),
                     torch.from_numpy(features.hidden[part].copy()),
                     torch.from_numpy(features.logits[part]),
+                    ~torch.isin(sequence, commanded),
                     objective,
                     draws,
                 )
@@ -114,9 +124,11 @@ def _positions(
     target: Tensor,
     hidden: Tensor,
     logits: Tensor,
+    counts: Tensor,
     objective: Objective,
     draws: torch.Generator | None,
 ) -> Positions:
+    """The positions of one chunk; ``counts`` [n] tells which of them have a loss of their own."""
     with torch.no_grad():
         ones = torch.ones(len(target))
         temperature = heads.temperature(hidden) if objective.temperature else ones
@@ -129,6 +141,7 @@ def _positions(
         else:
             uniform = torch.rand(len(target), generator=draws)
             kept = losses.easy_token_mask(logits, target, uniform, objective.easy_mask).float()
+        kept, weight = kept * counts, weight * counts
     t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
     gradients = torch.zeros(len(target), 3)
     temperature_loss = top_p_loss = torch.zeros(len(target))
@@ -144,20 +157,29 @@ def _positions(
             if draws is not None:
                 gradients[:, 1], gradients[:, 2] = torch.autograd.grad(top_p_loss.sum(), (t, p))
     return Positions(
-        sequence, hidden, features, temperature, top_p, kept, temperature_loss.detach(), top_p_loss.detach(), gradients
+        sequence,
+        hidden,
+        features,
+        temperature,
+        top_p,
+        counts,
+        kept,
+        temperature_loss.detach(),
+        top_p_loss.detach(),
+        gradients,
     )
 
 
 def batch_losses(at: Positions, triples: Tensor, objective: Objective) -> Losses:
-    """Average a batch's losses: over the kept positions, over all, over the triples."""
+    """Average a batch's losses: over the kept positions, over those that count, over the triples."""
     ranking = _ranking(at.temperature, at.top_p, at.sequence, triples, objective)
     return Losses(
         temperature=float(at.temperature_loss.sum() / at.kept.sum().clamp_min(1.0)),
-        top_p=float(at.top_p_loss.mean()),
+        top_p=float(at.top_p_loss.sum() / at.counts.sum()),
         ranking=float(ranking),
-        mean_temperature=float(at.temperature.mean()),
-        mean_top_p=float(at.top_p.mean()),
-        positions=len(at.kept),
+        mean_temperature=float(at.temperature[at.counts].mean()),
+        mean_top_p=float(at.top_p[at.counts].mean()),
+        positions=int(at.counts.sum()),
     )
 
 
@@ -167,8 +189,9 @@ def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Obje
     The losses' gradients by T and P are known for each position; what remains is the heads' own backward pass. As
     upstream, the top-p loss also teaches T, while the top-p head's inputs carry no gradient.
     """
-    by_temperature = at.gradients[:, 0] / at.kept.sum().clamp_min(1.0) + at.gradients[:, 1] / len(at.kept)
-    by_top_p = at.gradients[:, 2] / len(at.kept)
+    n = at.counts.sum()
+    by_temperature = at.gradients[:, 0] / at.kept.sum().clamp_min(1.0) + at.gradients[:, 1] / n
+    by_top_p = at.gradients[:, 2] / n
     temperature = heads.temperature(at.hidden) if objective.temperature else at.temperature
     top_p = heads.top_p(at.hidden, at.features) if objective.top_p else at.top_p
     loss = (temperature * by_temperature).sum() + (top_p * by_top_p).sum()

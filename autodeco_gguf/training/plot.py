@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from autodeco_gguf.gguf_file import write_bytes
 
 
 def plot_log(log: Path, output: Path) -> None:
     """Draw the losses and mean T and P of a ``log.jsonl`` over its steps, as a PNG."""
-    from matplotlib.figure import Figure
-
     with log.open(encoding="utf-8") as f:
         records = [json.loads(line) for line in f]
     figure = Figure(figsize=(9, 4), layout="constrained")

@@ -76,7 +76,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     """
     first = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(first.temperature.mean()), float(first.top_p.mean())
-    second = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, f))
+    second = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f))
     best = int(first.nll[:, 1:].mean(0).argmin())
     columns = {
         "T = 1": (1.0, 1.0, first.nll[:, 1 + GRID.index(1.0)]),
@@ -88,7 +88,9 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         Method(name, t, p, float(nll.mean()), *_difference(nll - first.nll[:, 0], first.example))
         for name, (t, p, nll) in columns.items()
     )
-    return Report(methods, len(first.example.unique()), len(first.example), verdict(methods))
+    n_examples = len(first.example.unique())
+    words = verdict(methods) if n_examples > 1 else "One validation example is too few to tell."
+    return Report(methods, n_examples, len(first.example), words)
 
 
 def verdict(methods: tuple[Method, ...]) -> str:
@@ -123,22 +125,25 @@ def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[T
         ones = torch.ones(len(target))
         t = heads.temperature(hidden) if objective.temperature else ones
         p = heads.top_p(hidden, probability_features(logits, t)) if objective.top_p else ones
-        columns = [_nll(logits, target, t, p), *(losses.temperature_loss(logits, target, ones * x) for x in GRID)]
+        columns = [
+            _nll(logits, target, t, p, objective.alpha),
+            *(losses.temperature_loss(logits, target, ones * x) for x in GRID),
+        ]
     return t, p, torch.stack(columns, dim=-1)
 
 
-def _by_constants(temperature: float, top_p: float, at: Features) -> tuple[Tensor, Tensor, Tensor]:
+def _by_constants(temperature: float, top_p: float, alpha: float, at: Features) -> tuple[Tensor, Tensor, Tensor]:
     logits, target = torch.from_numpy(at.logits.copy()), torch.from_numpy(at.target)
     with torch.no_grad():
         t, p = torch.full((len(target),), temperature), torch.full((len(target),), top_p)
-        return t, p, _nll(logits, target, t, p).unsqueeze(-1)
+        return t, p, _nll(logits, target, t, p, alpha).unsqueeze(-1)
 
 
-def _nll(logits: Tensor, target: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+def _nll(logits: Tensor, target: Tensor, temperature: Tensor, top_p: Tensor, alpha: float) -> Tensor:
     """Of the softly cut distribution; without a cut where P is 1 throughout."""
     if bool((top_p == 1.0).all()):
         return losses.temperature_loss(logits, target, temperature)
-    return losses.top_p_loss(logits, target, temperature, top_p)
+    return losses.top_p_loss(logits, target, temperature, top_p, alpha=alpha)
 
 
 def _difference(values: Tensor, example: Tensor) -> tuple[float, float]:

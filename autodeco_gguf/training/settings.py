@@ -90,7 +90,7 @@ class Settings:
             ("max_tokens", self.max_tokens, 2, 2**24),
             ("batch", self.batch, 1, 2**16),
             ("epochs", self.epochs, 1e-9, 1e6),
-            ("steps", self.steps or 1, 1, 2**31),
+            ("steps", 1 if self.steps is None else self.steps, 1, 2**31),
             ("lr", self.lr, 0.0, 10.0),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
             ("warmup", self.warmup, 0.0, 1.0),

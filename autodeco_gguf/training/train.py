@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,9 +12,9 @@ from pathlib import Path
 import torch
 
 from autodeco_gguf.checkpoint import transformers_config, write_checkpoint
-from autodeco_gguf.context import MAX_SEQUENCES, Context, default_threads
+from autodeco_gguf.context import Context, default_threads
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.export import export
+from autodeco_gguf.exporter import export
 from autodeco_gguf.gguf_file import write_bytes
 from autodeco_gguf.model_file import BaseModel
 from autodeco_gguf.training.control import Commands
@@ -30,8 +31,11 @@ _STATE = ".training"
 _STATE_FILES = ("tokens", "ends", "firsts", "state.pt")
 _OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
 
-_PACK_CELLS = 1024
-"""Context in tokens at least, so that short examples are decoded together."""
+_IDENTITY_BYTES = 4096
+"""Of each tensor, to tell one base from another of the same shape."""
+
+_TOGETHER, _CELLS = 8, 2048
+"""So many examples are decoded together, where they are short enough for so many tokens of context."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +100,28 @@ def train(
     settings, watch = settings or Settings(), watch or Watch()
     settings.check()
     output = Path(output)
-    adapter = output.with_name(f"{output.name}.gguf")
+    output = output if output.name not in ("", "..") else output.resolve()
+    adapter = output.parent / f"{output.name}.gguf"
     _check_output(output, adapter, [Path(base), *map(Path, data)], force)
     threads = n_threads or default_threads()
     torch.set_num_threads(threads)
-    n_ctx = max(settings.max_tokens, _PACK_CELLS)
-    context = Context(base, n_ctx=n_ctx, n_seq=min(64, MAX_SEQUENCES), n_threads=threads, n_gpu_layers=n_gpu_layers)
+    context = Context(base, n_ctx=_CELLS, n_threads=threads, n_gpu_layers=n_gpu_layers)
     settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
-    state = _make_directory(output, force)
-    encoder = Encoder(context, settings.max_tokens, commands)
-    dataset = encode_files([Path(p) for p in data], encoder, state, skip_bad=skip_bad, progress=watch.lines)
-    watch.data(dataset.counts)
     model = BaseModel.open(Path(base))
+    encoder = Encoder(context, settings.max_tokens, commands)
+    new = not (output / _STATE).exists()
+    state = _make_directory(output)
+    try:
+        dataset = encode_files([Path(p) for p in data], encoder, state, skip_bad=skip_bad, progress=watch.lines)
+    except BaseException:
+        if new:  # or what is finished there would look unfinished
+            _remove_state(state)
+        raise
+    watch.data(dataset.counts)
+    longest = max(dataset.counts.longest, 2)
+    context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
+    if force:
+        _remove_results(output)
     trainer = Trainer(context, dataset, settings, output, state, _identity(model))
     trainer.run(watch.step)
     result = _report(trainer, context, settings)
@@ -126,6 +140,11 @@ def _check_output(output: Path, adapter: Path, inputs: Sequence[Path], force: bo
         if path.exists() and any(p.exists() and p.samefile(path) for p in (adapter, *_files(output))):
             raise AutoDecoError(f"{path}: is an input and would be written; choose another output")
     unfinished = (output / _STATE).is_dir()
+    if not output.name or adapter.is_dir():
+        raise AutoDecoError(f"{output}: {adapter} cannot be the adapter; choose another output")
+    others = [p for p in sorted(output.glob("*.safetensors")) if p.name not in _OUTPUT_FILES]
+    if others:
+        raise AutoDecoError(f"{others[0]}: other weights in the output; choose another directory")
     done = [p for p in (*_files(output), adapter) if p.exists()]
     if done and not force and not unfinished:
         raise AutoDecoError(f"{done[0]}: exists; use --force to replace it")
@@ -135,31 +154,38 @@ def _files(output: Path) -> list[Path]:
     return [output / name for name in _OUTPUT_FILES]
 
 
-def _make_directory(output: Path, force: bool) -> Path:
+def _make_directory(output: Path) -> Path:
     state = output / _STATE
     try:
         state.mkdir(parents=True, exist_ok=True)
-        if force:
-            for path in (state / "state.pt", *_files(output)):
-                path.unlink(missing_ok=True)
     except OSError as e:
         raise AutoDecoError(f"{output}: cannot be written: {e.strerror}") from e
     return state
 
 
+def _remove_results(output: Path) -> None:
+    """What an earlier training left; only when the new one is about to start."""
+    try:
+        for path in (output / _STATE / "state.pt", *_files(output)):
+            path.unlink(missing_ok=True)
+    except OSError as e:
+        raise AutoDecoError(f"{output}: cannot be written: {e.strerror}") from e
+
+
 def _remove_state(state: Path) -> None:
-    for name in _STATE_FILES:
-        (state / name).unlink(missing_ok=True)
+    for path in (*(state / name for name in _STATE_FILES), *state.glob(".state.pt.*.tmp")):
+        path.unlink(missing_ok=True)  # the last are a killed training's
     with suppress(OSError):
         state.rmdir()
 
 
 def _identity(model: BaseModel) -> str:
-    """Enough of the base to notice another one: its name, and its tensors' types and shapes."""
-    import hashlib
-
-    tensors = [t.spec for part in model.parts for t in part.tensors]
-    return hashlib.sha256(repr((model.architecture, tensors)).encode()).hexdigest()
+    """Enough of the base to notice another one: its tensors' types and shapes, and how each begins."""
+    digest = hashlib.sha256(model.architecture.encode())
+    for part in model.parts:
+        for t in part.tensors:
+            digest.update(repr(t.spec).encode() + part.read_range(t.offset, min(t.nbytes, _IDENTITY_BYTES)))
+    return digest.hexdigest()
 
 
 def _report(trainer: Trainer, context: Context, settings: Settings) -> Report | None:

@@ -20,7 +20,7 @@ import torch
 from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.gguf_file import write_bytes
-from autodeco_gguf.training.data import Dataset, Tokens
+from autodeco_gguf.training.data import VARIANTS, Dataset, Tokens
 from autodeco_gguf.training.features import stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
@@ -111,7 +111,7 @@ class Trainer:
                 done = Step(self._step, self.steps, losses, validation, lr, n_tokens / seconds)
                 log.write((json.dumps(self._record(done, norm)) + "\n").encode())
                 on_step(done)
-                if time.monotonic() - saved > _SAVE_S or validation is not None:
+                if time.monotonic() - saved > _SAVE_S or validation is not None or self._step == self.steps:
                     log.flush()
                     self._log_bytes = log.tell()
                     self._save()
@@ -138,7 +138,7 @@ class Trainer:
             if len(example) > 1:
                 triples.append([len(sequences) + j for j in range(len(example))])
             sequences += example
-        return sequences, torch.tensor(triples, dtype=torch.long)
+        return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
 
     def _trained(self) -> list[torch.nn.Module]:
         objective = self._settings.objective
@@ -154,8 +154,9 @@ class Trainer:
     def _train_step(self) -> tuple[Losses, int, float, float]:
         settings = self._settings
         sequences, triples = self._batch(self._batch_ids())
-        draws = torch.Generator().manual_seed((settings.seed << 32) + self._step)
-        positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws)
+        seed = np.random.SeedSequence([settings.seed, 3, self._step]).generate_state(1)  # torch takes 32 bits of it
+        draws = torch.Generator().manual_seed(int(seed[0]))
+        positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
         lr = self._lr()
         for group in self._optimizer.param_groups:
@@ -197,7 +198,7 @@ class Trainer:
         parts = []
         for i in range(0, len(self.validation_ids), self._settings.batch):
             sequences, triples = self._batch(self.validation_ids[i : i + self._settings.batch])
-            positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None)
+            positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts)
         if result.total < self._best_loss:

@@ -1,0 +1,125 @@
+"""``autodeco-gguf rollouts``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autodeco_gguf.checkers import CHECKERS
+from autodeco_gguf.cli._common import GGUF
+from autodeco_gguf.cli.run import DEFAULT_CONTEXT
+
+if TYPE_CHECKING:
+    from autodeco_gguf.rollouts import Summary, Watch
+
+
+@click.command("rollouts", short_help="Sample correct answers to train on.")
+@click.argument("model", type=GGUF)
+@click.option(
+    "--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.'
+)
+@click.option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
+@click.option("-k", type=click.IntRange(min=1), default=16, show_default=True, help="Answers to sample a problem.")
+@click.option(
+    "--checker", type=click.Choice(CHECKERS), default="boxed", show_default=True, help="What tells a correct answer."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
+)
+@click.option(
+    "-c",
+    "--ctx",
+    type=click.IntRange(1, 2**24),
+    help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
+)
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of all tokens; 0: greedy."
+)
+@click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of all tokens.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
+)
+@click.option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
+@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
+@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
+@click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
+def rollouts_command(
+    model: Path,
+    problems: Path,
+    output: Path,
+    k: int,
+    checker: str,
+    limit: int | None,
+    max_tokens: int | None,
+    ctx: int | None,
+    parallel: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    force: bool,
+    threads: int | None,
+    gpu_layers: int,
+    verbose: bool,
+) -> None:
+    """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
+
+    The heads take no part: temperature and top-p are fixed, at 1 as the paper has it. Run again after an interruption
+    it goes on from OUTPUT.partial, and gives what an undisturbed run would have given.
+
+    Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --problems train-problems.jsonl -k 16 -o rollouts.jsonl
+    """
+    from autodeco_gguf.context import default_threads
+    from autodeco_gguf.engine import Engine, default_context
+    from autodeco_gguf.gguf_file import check_output
+    from autodeco_gguf.rollouts import Settings, read_problems, rollouts
+
+    settings = Settings(k=k, checker=checker, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    settings.check()
+    check_output(output, inputs=[model, problems], force=force)  # before the model is loaded
+    read = read_problems(problems, limit)
+    engine = Engine(
+        model,
+        n_parallel=parallel,
+        n_ctx=ctx or default_context(model, DEFAULT_CONTEXT),
+        n_threads=threads or default_threads(),
+        n_gpu_layers=gpu_layers,
+        verbose=verbose,
+    )
+    with _progress() as watch:
+        summary = rollouts(engine, read, output, settings, inputs=[model, problems], force=force, watch=watch)
+    click.echo(f"{output}: {_summary(summary)}", err=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Watch]:
+    """A bar of problems on stderr, shown only on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("problems")
+
+        def watch(summary: Summary, total: int) -> None:
+            text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"
+            bar.update(task, completed=summary.problems, total=total, description=text)
+
+        yield watch
+
+
+def _speed(summary: Summary) -> float:
+    return summary.tokens / summary.seconds if summary.seconds > 0 else 0.0
+
+
+def _summary(s: Summary) -> str:
+    text = f"{s.correct} of {s.samples} samples are correct, {s.unsolved} of {s.problems} problems have none"
+    if s.continued:
+        text += f"; {s.continued} problems were finished before"
+    return f"{text}; {s.tokens} tokens, {_speed(s):.1f} tokens/s"

@@ -1,0 +1,428 @@
+"""Rejection sampling: several answers a problem, of which the right ones are data to train the heads on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from autodeco_gguf.checkers import Checker, get_checker
+from autodeco_gguf.engine import Engine, Request, Result
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.gguf_file import GgufFile, check_output, write_atomically
+from autodeco_gguf.heads import check_temperature, check_top_p
+
+PARTIAL = ".partial"
+"""What is finished so far stands beside the output, in a file of the same name with this suffix."""
+
+_VERSION = 1
+_KEYS = (("problem", "gt"), ("prompt", "answer"))
+_EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
+_TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to ask, the answer that a checker is to find, and where it stands: file and line, from 1."""
+
+    text: str
+    answer: str
+    line: int
+    file: str = "problems"
+
+    @property
+    def where(self) -> str:
+        """``file:line``."""
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides about the samples.
+
+    Attributes:
+        k: samples a problem.
+        checker: one of ``checkers.CHECKERS``.
+        seed: in [0, 2**32); the same seed gives the same samples.
+        temperature: what all are drawn with; 1 is the model's own distribution.
+        top_p: likewise.
+        max_tokens: longest answer, the end-of-generation token included; None: until the context is full.
+    """
+
+    k: int = 16
+    checker: str = "boxed"
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a value out of range."""
+        for name, value in (("k", self.k), ("max_tokens", self.max_tokens)):
+            if value is not None and value < 1:
+                raise AutoDecoError(f"{name} {value}, expected at least 1")
+        if not 0 <= self.seed < 1 << 32:
+            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+        check_temperature(self.temperature)
+        check_top_p(self.top_p)
+        get_checker(self.checker)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out of it.
+
+    Attributes:
+        problems: finished.
+        samples: drawn for them.
+        correct: those kept: right, and ended by the model itself.
+        unsolved: problems without a correct sample.
+        continued: problems that an earlier, interrupted run had finished.
+        tokens: drawn by this run.
+        seconds: that this run took, without loading.
+    """
+
+    problems: int = 0
+    samples: int = 0
+    correct: int = 0
+    unsolved: int = 0
+    continued: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, samples: int, correct: int) -> Summary:
+        """With one more problem."""
+        return replace(
+            self,
+            problems=self.problems + 1,
+            samples=self.samples + samples,
+            correct=self.correct + correct,
+            unsolved=self.unsolved + (correct == 0),
+        )
+
+
+Watch = Callable[[Summary, int], None]
+"""Called with the state so far and the number of problems in all: at first, and after every problem."""
+
+
+# ---- problems ----
+
+
+def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
+    """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, or ``prompt`` and
+    ``answer``; an answer may be a number.
+
+    Args:
+        path: the file; blank lines are passed over.
+        limit: read the first so many.
+
+    Raises:
+        AutoDecoError: a malformed line, named as file:line; no problem in it; the file cannot be read.
+    """
+    problems: list[Problem] = []
+    try:
+        with path.open("rb") as f:
+            for number, line in enumerate(f, 1):
+                if len(problems) == limit:
+                    break
+                if line.strip():
+                    problems.append(_read_problem(path, number, line))
+    except OSError as e:
+        raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+    if not problems:
+        raise AutoDecoError(f"{path}: no problem in it, expected lines of {_EXPECTED}")
+    return problems
+
+
+def _read_problem(path: Path, number: int, line: bytes) -> Problem:
+    try:
+        record = _parse(line)
+        if not isinstance(record, dict):
+            raise AutoDecoError(f"is {_type_name(record)}, expected {_EXPECTED}")
+        pair = next((keys for keys in _KEYS if keys[0] in record), None)
+        if pair is None:
+            raise AutoDecoError(f"has the keys {sorted(record)}, expected {_EXPECTED}")
+        text, answer = pair
+        if answer not in record:
+            raise AutoDecoError(f"{answer} is missing, expected {_EXPECTED}")
+        return Problem(_text(text, record[text]), _answer(answer, record[answer]), number, str(path))
+    except AutoDecoError as e:
+        raise AutoDecoError(f"{path}:{number}: {e}") from e
+
+
+def _parse(line: bytes) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as e:
+        raise AutoDecoError(f"not JSON: {e.msg} at column {e.colno}") from e
+    except UnicodeDecodeError as e:
+        raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits, thousands of brackets
+        raise AutoDecoError(f"not JSON that can be read: {e}") from e
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise AutoDecoError(f"{key} is {_type_name(value)}, expected a string")
+    if not value.strip():
+        raise AutoDecoError(f"{key} is empty")
+    return value
+
+
+def _answer(key: str, value: object) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise AutoDecoError(f"{key} is {value}, expected a finite number")
+        return format(Decimal(repr(value)), "f")
+    if not isinstance(value, str):
+        raise AutoDecoError(f"{key} is {_type_name(value)}, expected a string or a number")
+    return _text(key, value)
+
+
+def _type_name(value: object) -> str:
+    return _TYPES.get(type(value), "an object")
+
+
+# ---- sampling ----
+
+
+def rollouts(
+    engine: Engine,
+    problems: Sequence[Problem],
+    output: Path,
+    settings: Settings | None = None,
+    *,
+    inputs: Sequence[Path] = (),
+    force: bool = False,
+    watch: Watch = lambda summary, total: None,
+) -> Summary:
+    """Sample answers and write the correct ones as JSONL: prompt, completion, problem (its line), sample (from 0).
+
+    What is finished is kept in ``output`` + ".partial": the same call after an interruption goes on from there, and
+    gives the file that an undisturbed run would have given.
+
+    Args:
+        engine: the model.
+        problems: rendered with the model's chat template as one user message, or as they are.
+        output: the file to write.
+        settings: how to sample.
+        inputs: files that are not to be written over.
+        force: replace an existing output, and a partial file of other settings.
+        watch: progress.
+
+    Raises:
+        AutoDecoError: a setting or a problem that will not do, named before anything is drawn; a partial file of
+            other settings; the output exists or cannot be written; no sample is correct.
+    """
+    settings = settings or Settings()
+    settings.check()
+    check_output(output, inputs=inputs, force=force)
+    partial_path = output.with_name(output.name + PARTIAL)
+    check_output(partial_path, inputs=inputs, force=True)
+    prompts = _prompts(engine, problems, settings)
+    try:
+        with _Partial(partial_path, _header(engine, problems, prompts, settings), force) as partial:
+            summary = _sample(engine, problems, prompts, settings, partial, watch)
+            if summary.correct:
+                _write(output, problems, prompts, partial)
+        partial_path.unlink()
+    except OSError as e:
+        raise AutoDecoError(f"{partial_path}: cannot be written: {e.strerror or e}") from e
+    if not summary.correct:
+        raise AutoDecoError(f"none of {summary.samples} samples is correct, so there is nothing for {output}")
+    return summary
+
+
+Prompt = tuple[str, list[int]]
+
+
+def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) -> list[Prompt]:
+    """Text and tokens of every problem, all known to fit and to have an answer that the checker understands."""
+    checker = get_checker(settings.checker)
+    prompts = []
+    for problem in problems:
+        try:
+            checker("", problem.answer)
+            prompt = engine.prompt(problem.text)
+            engine.check(_request(prompt, settings, 0, 0))
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{problem.where}: {e}") from e
+        prompts.append(prompt)
+    return prompts
+
+
+def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> Request:
+    key = hashlib.blake2b(f"{settings.seed} {problem} {sample}".encode(), digest_size=8).digest()
+    return Request(
+        prompt[1],
+        seed=int.from_bytes(key, "little"),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def _sample(
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    partial: _Partial,
+    watch: Watch,
+) -> Summary:
+    """Draw what the partial file lacks, and append it there problem by problem."""
+    summary, checker = Summary(), get_checker(settings.checker)
+    for i in sorted(partial.places):
+        summary = summary.plus(settings.k, len(partial.read(i)))
+    summary = replace(summary, continued=summary.problems)
+    watch(summary, len(problems))
+    todo = [i for i in range(len(problems)) if i not in partial.places]
+    results: dict[int, list[Result]] = {}
+    start, tokens = time.perf_counter(), 0
+    requests = (_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
+    with closing(engine.generate(requests)) as generated:
+        for result in generated:
+            i = todo[result.index // settings.k]
+            tokens += len(result.temperature)
+            results.setdefault(i, []).append(result)
+            if len(results[i]) == settings.k:
+                correct = _correct(results.pop(i), settings.k, checker, problems[i])
+                partial.append(i, correct)
+                summary = replace(summary.plus(settings.k, len(correct)), tokens=tokens)
+                watch(replace(summary, seconds=time.perf_counter() - start), len(problems))
+    return replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
+
+
+def _correct(results: list[Result], k: int, checker: Checker, problem: Problem) -> dict[int, str]:
+    """The texts of the correct samples, by number, in order."""
+    kept = {r.index % k: r.text for r in results if r.finish_reason == "stop" and checker(r.text, problem.answer)}
+    return dict(sorted(kept.items()))
+
+
+def _write(output: Path, problems: Sequence[Problem], prompts: Sequence[Prompt], partial: _Partial) -> None:
+    def lines() -> Iterator[bytes]:
+        for i, problem in enumerate(problems):
+            for sample, text in partial.read(i).items():
+                record = {"prompt": prompts[i][0], "completion": text, "problem": problem.line, "sample": sample}
+                yield _line(record)
+
+    write_atomically(output, lambda f: f.writelines(lines()), lambda _: None)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+# ---- what is finished so far ----
+
+
+def _header(
+    engine: Engine, problems: Sequence[Problem], prompts: Sequence[Prompt], settings: Settings
+) -> dict[str, Any]:
+    """All that the samples depend on."""
+    digest = hashlib.sha256()
+    for problem, (_, tokens) in zip(problems, prompts, strict=True):
+        digest.update(repr((problem.line, problem.answer, tokens)).encode("utf-8", "surrogatepass"))
+    return {
+        "rollouts": _VERSION,
+        "model": _identity(engine.context.file.base()),
+        "problems": digest.hexdigest()[:16],
+        "ctx": engine.n_ctx,
+        **asdict(settings),
+    }
+
+
+def _identity(base: GgufFile) -> str:
+    """Tells one model from another by its tensors' types, shapes and first 4 KiB each."""
+    digest = hashlib.sha256()
+    for tensor in base.tensors:
+        digest.update(repr(tensor.spec).encode("utf-8", "surrogatepass"))
+        digest.update(base.read_range(tensor.offset, min(tensor.nbytes, 4096)))
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class _Partial:
+    """The partial file: a line of settings, then ``[problem, {sample: text, ...}]`` for every finished problem."""
+
+    path: Path
+    header: dict[str, Any]
+    force: bool
+    places: dict[int, int] = field(default_factory=dict)  # problem -> byte offset of its line
+
+    def __enter__(self) -> _Partial:
+        self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666), "r+b")
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _open(self) -> None:
+        """Take over what an interrupted run has left; what it was writing at the time is cut off."""
+        end = 0
+        for i, line in enumerate(self._file):
+            if not line.endswith(b"\n"):
+                break
+            if i == 0 and not self._same(line):
+                break
+            if i:
+                self.places[self._parse(line, i + 1)[0]] = end
+            end += len(line)
+        self._file.truncate(end)
+        if end == 0:
+            self._append(self.header)
+
+    def _same(self, line: bytes) -> bool:
+        """Whether the first line is ours; False where other settings are to be replaced."""
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if found == self.header or self.force:
+            return bool(found == self.header)
+        if not isinstance(found, dict) or found.get("rollouts") != _VERSION:
+            raise AutoDecoError(f"{self.path}: not the beginning of rollouts; {self._advice}")
+        raise AutoDecoError(f"{self.path}: begun with {self._difference(found)}; {self._advice}")
+
+    _advice = "delete it, or use --force to begin anew"
+
+    def _difference(self, found: dict[str, Any]) -> str:
+        key = next(key for key in {**self.header, **found} if found.get(key) != self.header.get(key))
+        if key in ("model", "problems"):
+            return f"another {key}" if key == "model" else "other problems"
+        return f"{key} {found.get(key)}, this run has {self.header.get(key)}"
+
+    def _parse(self, line: bytes, number: int) -> tuple[int, dict[int, str]]:
+        try:
+            problem, texts = json.loads(line)
+            return int(problem), {int(sample): str(text) for sample, text in texts.items()}
+        except (ValueError, TypeError, AttributeError) as e:
+            raise AutoDecoError(f"{self.path}:{number}: damaged; {self._advice}") from e
+
+    def read(self, problem: int) -> dict[int, str]:
+        """The correct samples of a finished problem."""
+        self._file.seek(self.places[problem])
+        return self._parse(self._file.readline(), 0)[1]
+
+    def append(self, problem: int, texts: dict[int, str]) -> None:
+        """Add a finished problem; it stays, whatever happens to this process."""
+        self.places[problem] = self._append([problem, texts])
+
+    def _append(self, record: object) -> int:
+        place = self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+        self._file.flush()
+        return place

@@ -1,0 +1,34 @@
+"""Draws a story of the demo model with T and P under every token: python demo/picture.py docs/trace.svg"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from autodeco_gguf import Llama
+from autodeco_gguf.cli.run import DEMO_MODEL
+from autodeco_gguf.render import rows
+
+PROMPT = "Tell a story about Mia with 47 and 38."
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, default=1, show_default=True)
+def main(output: Path, seed: int) -> None:
+    """Draw one."""
+    llama = Llama(DEMO_MODEL, n_ctx=512, verbose=False)
+    llama.create_chat_completion([{"role": "user", "content": PROMPT}], seed=seed)
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    console.print(Text(f"> {PROMPT}\n", "bold"))
+    for line in rows(llama.trace, console.width):
+        console.print(line)
+    console.save_svg(str(output), title="autodeco-gguf run --trace")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The training losses: against the official formulas, finite differences, limits, and literal numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from training_helpers import plain_temperature_loss, plain_top_p_loss
+
+from autodeco_gguf.training import losses
+
+Case = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def case(n: int, n_vocab: int, scale: float, seed: int, *, likely: bool = True, dtype: torch.dtype) -> Case:
+    """Logits, targets (drawn from them, or from anywhere), T in (0.1, 2), P in (0, 1)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, n_vocab)) * scale
+    drawn = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    targets = drawn if likely else rng.integers(0, n_vocab, n)
+    t, p = rng.uniform(0.1, 2.0, n), rng.uniform(0.01, 0.99, n)
+    return (
+        torch.tensor(logits, dtype=dtype),
+        torch.tensor(targets),
+        torch.tensor(t, dtype=dtype, requires_grad=True),
+        torch.tensor(p, dtype=dtype, requires_grad=True),
+    )
+
+
+SHAPES = {
+    "n": st.integers(1, 8),
+    "n_vocab": st.integers(2, 700),
+    "scale": st.floats(0.01, 12.0),
+    "seed": st.integers(0, 2**32 - 1),
+    "likely": st.booleans(),
+}
+
+
+# ---- against the official formulas ----
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SHAPES)
+def test_temperature_loss_is_the_official_one(n: int, n_vocab: int, scale: float, seed: int, likely: bool) -> None:
+    logits, targets, t, _ = case(n, n_vocab, scale, seed, likely=likely, dtype=torch.float64)
+    ours, theirs = losses.temperature_loss(logits, targets, t), plain_temperature_loss(logits, targets, t)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SHAPES, alpha=st.sampled_from([1.0, 30.0, 300.0]))
+def test_top_p_loss_is_the_official_one(
+    n: int, n_vocab: int, scale: float, seed: int, likely: bool, alpha: float
+) -> None:
+    logits, targets, t, p = case(n, n_vocab, scale, seed, likely=likely, dtype=torch.float64)
+    ours = losses.top_p_loss(logits, targets, t, p, alpha=alpha, tolerance=0.0)
+    theirs = plain_top_p_loss(logits, targets, t, p, alpha)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    for a, b in zip(*(torch.autograd.grad(x.sum(), (t, p)) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0, 8.0])
+@pytest.mark.parametrize("likely", [True, False])
+@pytest.mark.parametrize("n_vocab", [1500, 9000])
+def test_a_large_vocabulary_in_float32(n_vocab: int, likely: bool, scale: float) -> None:
+    """At the default depth and tolerance: rows of which the end is integrated, and rows that are sorted."""
+    logits, targets, t, p = case(24, n_vocab, scale, 5, likely=likely, dtype=torch.float32)
+    ours = losses.top_p_loss(logits, targets, t, p)
+    theirs = plain_top_p_loss(logits.double(), targets, t.double(), p.double())
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=2e-5 * max(1.0, scale))
+    for a, b in zip(*(torch.autograd.grad(x.sum(), (t, p)) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+
+
+# ---- what need not be sorted ----
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    scale=st.floats(0.01, 8.0),
+    seed=st.integers(0, 2**32 - 1),
+    depth=st.sampled_from([8, 40, 150, 299]),
+    alpha=st.sampled_from([1.0, 30.0, 1000.0]),
+)
+def test_the_error_bound_holds(scale: float, seed: int, depth: int, alpha: float) -> None:
+    """The integral is too much, by at most what is stated; a target beyond the depth is always sorted for."""
+    logits, targets, t, p = case(16, 300, scale, seed, dtype=torch.float64)
+    ordered = logits.sort(-1, descending=True).values
+    rough, bound = losses._top_p_loss(logits, targets, t, p, alpha, ordered[:, :depth])
+    exact = plain_top_p_loss(logits, targets, t, p, alpha)
+    beyond = ordered[:, depth - 1] > logits[torch.arange(16), targets]
+    assert bound.isinf().equal(beyond)
+    found = ~beyond
+    error, allowed = (rough - exact)[found], -torch.log1p(-bound[found].clamp_max(1.0 - 1e-12))
+    assert (error > -1e-6).all()
+    assert (error < allowed + 1e-6).all()
+    lax = losses.top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=math.inf)
+    torch.testing.assert_close(lax[found], rough[found])
+    for tolerance in (1e-3, 1e-6, 0.0):
+        ours = losses.top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=tolerance)
+        assert ((ours - exact).abs() < 1.01 * tolerance + 1e-6).all()
+
+
+def test_a_target_beyond_the_depth_is_sorted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, _, t, p = case(4, 300, 4.0, 1, dtype=torch.float64)
+    targets = logits.argsort(-1, descending=True)[torch.arange(4), torch.tensor([0, 49, 50, 299])]
+    depths = []
+    original = losses._sorted
+    monkeypatch.setattr(losses, "_sorted", lambda x, k: depths.append((len(x), k)) or original(x, k))
+    ours = losses.top_p_loss(logits, targets, t, p, depth=50, tolerance=1e3)
+    assert depths == [(4, 50), (2, 300)]
+    torch.testing.assert_close(ours[2:], plain_top_p_loss(logits, targets, t, p)[2:])
+
+
+def test_only_the_rows_that_need_it_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peaked row is done after the largest; a flat one, a quarter of whose mass they are, is not."""
+    logits = torch.stack([torch.arange(400.0) * -0.5, torch.arange(400.0) * -1e-3])
+    sizes = []
+    original = losses._sorted
+    monkeypatch.setattr(losses, "_sorted", lambda x, k: sizes.append((*x.shape, k)) or original(x, k))
+    targets, t, p = torch.tensor([1, 1]), torch.ones(2), torch.full((2,), 0.9)
+    ours = losses.top_p_loss(logits, targets, t, p, depth=100)
+    assert sizes == [(2, 400, 100), (1, 400, 400)]
+    torch.testing.assert_close(ours, plain_top_p_loss(logits, targets, t, p), rtol=1e-5, atol=1e-6)
+
+
+# ---- gradients ----
+
+GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "temperature": lambda logits, y, t, p: losses.temperature_loss(logits, y, t),
+    "top-p": losses.top_p_loss,
+    "top-p, flat mask": lambda *a: losses.top_p_loss(*a, alpha=1.0),
+    "top-p, integrated": lambda *a: losses.top_p_loss(*a, depth=20, tolerance=math.inf),
+    "top-p, some rows sorted": lambda *a: losses.top_p_loss(*a, depth=20, tolerance=1e-2),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_gradients_by_finite_differences(name: str, scale: float) -> None:
+    logits, targets, t, p = case(12, 60, scale, 3, dtype=torch.float64)
+
+    def loss(t: Tensor, p: Tensor) -> Tensor:
+        return GRADIENTS[name](logits, targets, t, p)
+
+    by_t, by_p = torch.autograd.grad(loss(t, p).sum(), (t, p), allow_unused=True)
+    for i, (ours, other) in enumerate(((by_t, p), (by_p, t))):
+        if name == "temperature" and i == 1:
+            assert ours is None
+            continue
+        x, h = (t, p)[i].detach(), 1e-6
+        around = [loss(*((x + d, other.detach()) if i == 0 else (other.detach(), x + d))) for d in (h, -h)]
+        torch.testing.assert_close(ours, (around[0] - around[1]) / (2 * h), rtol=1e-4, atol=1e-5)
+        assert float(ours.abs().max()) > 1e-3
+
+
+def test_gradients_of_the_ranking_loss() -> None:
+    values = torch.tensor([[0.4, 0.5, 0.52], [0.6, 0.5, 0.9], [0.1, 0.5, 0.9]], dtype=torch.float64)
+    low, plain, high = (values[:, i].clone().requires_grad_() for i in range(3))
+    assert torch.autograd.gradcheck(lambda a, b, c: losses.ranking_loss(a, b, c, 0.15), (low, plain, high))
+
+
+# ---- limits ----
+
+
+def test_a_steep_mask_is_the_hard_cut() -> None:
+    """But for the token that crosses P, which the hard cut keeps: P stands just above a step here."""
+    logits, _, t, _ = case(6, 50, 2.0, 9, dtype=torch.float64)
+    for i in range(6):
+        scaled = logits[i].numpy() / t[i].item()
+        steps = np.sort(reference.softmax(scaled))[::-1].cumsum()
+        for size in (1, 3, 10):
+            p = float(steps[size - 1]) + 1e-9
+            kept = np.argsort(-scaled)[:size]
+            nll = -np.log(reference.softmax(scaled[kept]))
+            row = logits[i : i + 1].expand(size, -1)
+            ours = losses.top_p_loss(
+                row, torch.tensor(kept), t[i].expand(size), torch.full((size,), p, dtype=torch.float64), alpha=1e5
+            )
+            np.testing.assert_allclose(ours.detach(), nll, rtol=1e-4, atol=1e-4)
+            assert set(np.flatnonzero(reference.nucleus(scaled, 1.0, p - 1e-6))) == set(kept.tolist())
+
+
+def test_the_mask_approaches_the_cut_as_alpha_grows() -> None:
+    cumulative, p = torch.tensor([[0.5, 0.8, 0.95, 1.0]]), torch.tensor([0.8])
+    masks = [losses.soft_mask(cumulative, p, alpha)[0].tolist() for alpha in (1.0, 30.0, 1e4)]
+    assert [m[:2] for m in masks] == [[1.0, 1.0]] * 3
+    assert masks[0][2:] == pytest.approx([math.exp(-0.15), math.exp(-0.2)])
+    assert masks[1][2:] == pytest.approx([math.exp(-4.5), math.exp(-6.0)])
+    assert masks[2][2:] == [0.0, 0.0]
+    assert losses.ALPHA == 30.0
+
+
+def test_temperature_is_bounded_below() -> None:
+    logits, targets = torch.tensor([[1.0, 0.0]]), torch.tensor([1])
+    at = [float(losses.temperature_loss(logits, targets, torch.tensor([t]))) for t in (1e-2, 1e-3, 0.0)]
+    assert at == pytest.approx([100.0] * 3)
+
+
+def test_hostile_logits_give_finite_losses_and_gradients() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4] * 3, [0.0, -1e30, 1.0]])
+    for y in (0, 2):
+        t, p = (torch.tensor(v, requires_grad=True) for v in ([0.3, 1e-3, 1.0], [0.5, 0.999, 1e-3]))
+        targets = torch.full((3,), y)
+        total = (losses.top_p_loss(logits, targets, t, p) + losses.temperature_loss(logits, targets, t)).sum()
+        grads = torch.autograd.grad(total, (t, p))
+        assert total.isfinite()
+        assert all(g.isfinite().all() for g in grads)
+
+
+# ---- masks, weights, ranking ----
+
+
+def test_easy_token_mask() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0]] * 6)
+    targets = torch.tensor([0, 0, 0, 1, 2, 1])
+    draws = torch.tensor([0.0, 0.599, 0.601, 0.0, 0.3, 0.99])
+    assert losses.easy_token_mask(logits, targets, draws).tolist() == [False, False, True, True, True, True]
+    assert losses.easy_token_mask(logits, targets, draws, 0.0).all()
+    assert losses.easy_token_mask(logits, targets, draws, 1.0).tolist() == [False] * 3 + [True] * 3
+
+
+def test_six_in_ten_easy_tokens_are_dropped() -> None:
+    n = 20000
+    draws = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    easy = losses.easy_token_mask(torch.eye(2).expand(n, 2, 2)[:, 0], torch.zeros(n).long(), draws)
+    assert abs(float((~easy).float().mean()) - 0.6) < 4 * math.sqrt(0.24 / n)
+
+
+def test_target_weights_are_the_models_probabilities() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])).requires_grad_()
+    weights = losses.target_weights(logits + 5.0, torch.tensor([1, 2]))
+    assert weights.tolist() == pytest.approx([0.25, 0.7])
+    assert not weights.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("low", "plain", "high", "margin", "loss"),
+    [
+        (0.4, 0.6, 0.8, 0.1, 0.0),
+        (0.5, 0.6, 0.7, 0.1, 0.0),
+        (0.6, 0.6, 0.6, 0.1, 0.2),
+        (0.55, 0.6, 0.9, 0.1, 0.05),
+        (0.2, 0.6, 0.63, 0.1, 0.07),
+        (0.9, 0.6, 0.2, 0.1, 0.9),
+        (0.6, 0.6, 0.6, 0.0, 0.0),
+        (0.7, 0.6, 0.6, 0.0, 0.1),
+    ],
+)
+def test_ranking_loss(low: float, plain: float, high: float, margin: float, loss: float) -> None:
+    got = losses.ranking_loss(*(torch.tensor([x], dtype=torch.float64) for x in (low, plain, high)), margin)
+    assert got.tolist() == pytest.approx([loss], abs=1e-12)
+
+
+def test_top_p_loss_by_hand() -> None:
+    """0.5, 0.3, 0.2 cut at 0.6: masks 1, exp(-6), exp(-12)."""
+    logits = torch.log(torch.tensor([[0.3, 0.5, 0.2]], dtype=torch.float64)).expand(3, 3)
+    one = torch.ones(3, dtype=torch.float64)
+    kept = np.array([0.3 * math.exp(-6.0), 0.5, 0.2 * math.exp(-12.0)])
+    got = losses.top_p_loss(logits, torch.tensor([0, 1, 2]), one, 0.6 * one)
+    assert got.tolist() == pytest.approx((-np.log(kept / kept.sum() + 1e-9)).tolist(), abs=1e-6)

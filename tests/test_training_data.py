@@ -1,0 +1,428 @@
+"""Training data: which tokens a line becomes, which of them are predicted, and what is said of a bad line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from broken import Kind, rewrite
+from conftest import Case
+from training_helpers import chat_base, jsonl
+
+from autodeco_gguf.context import Context
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.training.control import SHIPPED, Commands
+from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
+
+COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
+HELLO = [42, 71, 78, 78, 81, 280, 262, 78, 70]
+"""Hello world, by the fixture's tokenizer; its "or" is one token."""
+START, END = 1, 2
+"""<|im_start|> and <|im_end|>, which is the end of sequence."""
+
+
+@pytest.fixture(scope="module")
+def open_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Context]]:
+    contexts: dict[Path, Context] = {}
+
+    def make(path: Path) -> Context:
+        if path not in contexts:
+            contexts[path] = Context(path, n_ctx=512, n_threads=1)
+        return contexts[path]
+
+    yield make
+    for context in contexts.values():
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def plain(qwen2: Case, open_context: Callable[[Path], Context]) -> Context:
+    """No chat template, no BOS."""
+    return open_context(qwen2.base)
+
+
+@pytest.fixture(scope="module")
+def chat(qwen2: Case, open_context: Callable[[Path], Context], tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return open_context(chat_base(qwen2.base, tmp_path_factory.mktemp("chat") / "chat.gguf"))
+
+
+@pytest.fixture(scope="module")
+def bos(qwen2: Case, open_context: Callable[[Path], Context], tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """Wants <|endoftext|> at the beginning; it stands in the template too."""
+    path = tmp_path_factory.mktemp("bos") / "bos.gguf"
+    template = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    return open_context(chat_base(qwen2.base, path, template, add_bos_token=(True, Kind.BOOL)))
+
+
+def encode(context: Context, record: object, max_tokens: int = 256, commands: Commands | None = None) -> list[Tokens]:
+    return Encoder(context, max_tokens, commands).encode(record, 0, Counts())
+
+
+def one(context: Context, record: object, max_tokens: int = 256) -> list[int]:
+    (sequence,) = encode(context, record, max_tokens)
+    return sequence.tolist()
+
+
+def text(context: Context, tokens: Tokens) -> str:
+    return b"".join(context.token_bytes(int(t if t >= 0 else ~t)) for t in tokens).decode()
+
+
+def said(context: Context, tokens: Tokens) -> list[str]:
+    """The text of every run of predicted tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], tokens < 0, [0]])))
+    return [text(context, tokens[a:b]) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def c(*tokens: int) -> list[int]:
+    return [~t for t in tokens]
+
+
+# ---- prompt and completion ----
+
+PAIRS: dict[str, tuple[str, str, list[int]]] = {
+    "between tokens": ("Hello", " world", [*HELLO[:5], *c(*HELLO[5:], END)]),
+    "a token across the boundary is predicted": ("Hello wo", "rld", [*HELLO[:6], *c(*HELLO[6:], END)]),
+    "the end is there already": ("Hello", " world<|im_end|>", [*HELLO[:5], *c(*HELLO[5:], END)]),
+    "nothing is predicted after the end": ("Hello", " world<|im_end|>\nHello", [*HELLO[:5], *c(*HELLO[5:], END)]),
+    "any token that ends a generation": ("Hello", " world<|endoftext|>", [*HELLO[:5], *c(*HELLO[5:], 0)]),
+    "an end within the prompt": ("Hello<|im_end|>", " world", [*HELLO[:5], END, *c(*HELLO[5:], END)]),
+    "no prompt: nothing precedes the first token": ("", "Hello world", [HELLO[0], *c(*HELLO[1:], END)]),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_prompt_and_completion(name: str, plain: Context) -> None:
+    prompt, completion, tokens = PAIRS[name]
+    assert one(plain, {"prompt": prompt, "completion": completion}) == tokens
+
+
+@pytest.mark.parametrize("prompt", ["Hello", "<|endoftext|>Hello"])
+def test_bos_stands_once(prompt: str, bos: Context) -> None:
+    tokens = [0, *HELLO[:5], *c(*HELLO[5:], END)]
+    assert one(bos, {"prompt": prompt, "completion": " world"}) == tokens
+
+
+def test_after_a_bos_all_is_predicted(bos: Context) -> None:
+    assert one(bos, {"prompt": "", "completion": "Hello world"}) == [0, *c(*HELLO, END)]
+    assert one(bos, {"text": "Hello world"}) == [0, *c(*HELLO, END)]
+
+
+def test_a_vocabulary_without_eos(qwen2: Case, tmp_path: Path, open_context: Callable[[Path], Context]) -> None:
+    """llama.cpp then takes one of its own; nothing is predicted that is no token."""
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"tokenizer.ggml.eos_token_id": None})
+    context = open_context(path)
+    tokens = one(context, {"prompt": "Hello", "completion": " world"})
+    end = c(context.eos) if context.eos >= 0 else []
+    assert tokens == [*HELLO[:5], *c(*HELLO[5:]), *end]
+
+
+# ---- text ----
+
+
+def test_text(plain: Context) -> None:
+    assert one(plain, {"text": "Hello world"}) == [HELLO[0], *c(*HELLO[1:], END)]
+    assert one(plain, {"text": "Hello<|im_end|>"}) == [HELLO[0], *c(*HELLO[1:5], END)]
+
+
+def test_all_of_a_text_is_predicted_whatever_ends_in_it(plain: Context) -> None:
+    whole = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHello world"
+    (tokens,) = encode(plain, {"text": whole})
+    assert said(plain, tokens) == [whole.removeprefix("<|im_start|>") + "<|im_end|>"]
+
+
+# ---- messages ----
+
+
+def turns(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+
+def test_only_the_assistants_turns_are_predicted(chat: Context) -> None:
+    record = turns(
+        ("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("assistant", "Three.")
+    )
+    (tokens,) = encode(chat, record)
+    assert said(chat, tokens) == ["Two.<|im_end|>", "Three.<|im_end|>"]
+    assert text(chat, tokens) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\n"
+        "Two.<|im_end|>\n<|im_start|>user\nAnd?<|im_end|>\n<|im_start|>assistant\nThree.<|im_end|>"
+    )
+    special = [t if t >= 0 else ~t for t in tokens.tolist()]
+    assert (special.count(START), special.count(END)) == (5, 5)
+
+
+def test_what_follows_the_last_answer_is_dropped(chat: Context) -> None:
+    (tokens,) = encode(chat, turns(("user", "a"), ("assistant", "b"), ("user", "c")))
+    assert said(chat, tokens) == ["b<|im_end|>"]
+    assert tokens[-1] == ~END
+
+
+def test_an_answer_first(chat: Context) -> None:
+    (tokens,) = encode(chat, turns(("assistant", "Hi"), ("user", "b"), ("assistant", "c")))
+    assert said(chat, tokens) == ["Hi<|im_end|>", "c<|im_end|>"]
+
+
+def test_a_template_without_an_end_of_turn(bos: Context) -> None:
+    """The last answer gets the end of sequence; BOS comes from the template, once."""
+    (tokens,) = encode(bos, turns(("user", "Hello"), ("assistant", " world")))
+    assert text(bos, tokens) == "<|endoftext|><user>Hello<assistant> world<|im_end|>"
+    assert np.flatnonzero(tokens == 0).tolist() == [0]
+    assert said(bos, tokens) == ["<assistant> world<|im_end|>"]  # it has no prompt of its own for an answer
+
+
+# ---- cutting ----
+
+
+def test_cutting_and_its_counts(plain: Context) -> None:
+    encoder, counts = Encoder(plain, 8), Counts()
+    record = {"prompt": "Hello", "completion": " world"}  # 10 tokens, the last 5 predicted
+    (tokens,) = encoder.encode(record, 0, counts)
+    assert tokens.tolist() == [*HELLO[:5], *c(*HELLO[5:8])]
+    assert encoder.encode({"prompt": "Hello world", "completion": "Hello"}, 1, counts) == []
+    assert (counts.examples, counts.cut, counts.cut_tokens, counts.empty) == (1, 2, 2 + 7, 1)
+    assert (counts.tokens, counts.predicted) == (8, 3)
+
+
+def test_an_example_that_just_fits(plain: Context) -> None:
+    counts = Counts()
+    (tokens,) = Encoder(plain, 10).encode({"prompt": "Hello", "completion": " world"}, 0, counts)
+    assert (len(tokens), counts.cut, counts.cut_tokens) == (10, 0, 0)
+
+
+# ---- control ----
+
+
+def test_commands_go_to_the_end_of_a_prompt(plain: Context) -> None:
+    sequences = encode(plain, {"prompt": "Hello?\n\n", "completion": "World"}, commands=COMMANDS)
+    prompts = [text(plain, s).partition("World")[0] for s in sequences]
+    assert prompts == ["Hello?\n\n", "Hello? Be exact.\n\n", "Hello? Be wild.\n\n"]
+    assert len({(s < 0).sum() for s in sequences}) == 1
+
+
+def test_commands_go_before_what_the_template_puts_behind_a_prompt(chat: Context) -> None:
+    prompt = "<|im_start|>user\nHello?<|im_end|>\n<|im_start|>assistant\n"
+    sequences = encode(chat, {"prompt": prompt, "completion": "World<|im_end|>"}, commands=COMMANDS)
+    prompts = [text(chat, s[s >= 0]) for s in sequences]
+    assert prompts == [prompt, *(prompt.replace("Hello?", f"Hello? {x}") for x in ("Be exact.", "Be wild."))]
+
+
+def test_commands_go_to_the_first_user_of_a_conversation(chat: Context) -> None:
+    record = turns(("system", "s"), ("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("assistant", "Three."))
+    sequences = encode(chat, record, commands=COMMANDS)
+    plain_text = text(chat, sequences[0])
+    assert [text(chat, s) for s in sequences[1:]] == [
+        plain_text.replace("One?", f"One? {x}") for x in ("Be exact.", "Be wild.")
+    ]
+    assert record == turns(
+        ("system", "s"), ("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("assistant", "Three.")
+    )
+
+
+NO_VARIANTS: dict[str, dict[str, Any]] = {
+    "a text": {"text": "Hello world"},
+    "no user": turns(("system", "Hello"), ("assistant", "world")),
+    "a command already": {"prompt": "Hello. Be wild.", "completion": "Hello"},
+    "cut differently": {"prompt": "Hello", "completion": " world" * 8},
+}
+
+
+@pytest.mark.parametrize("name", NO_VARIANTS)
+def test_no_variants(name: str, chat: Context) -> None:
+    counts = Counts()
+    assert len(Encoder(chat, 35, COMMANDS).encode(NO_VARIANTS[name], 0, counts)) == 1
+    assert (counts.examples, counts.controlled) == (1, 0)
+
+
+def test_the_share_of_examples_with_commands() -> None:
+    commands = Commands.read(share=0.25, seed=3)
+    drawn = [commands.draw(i, "") for i in range(2000)]
+    assert drawn == [Commands.read(share=0.25, seed=3).draw(i, "") for i in range(2000)]
+    assert drawn != [Commands.read(share=0.25, seed=4).draw(i, "") for i in range(2000)]
+    assert abs(sum(d is not None for d in drawn) / 2000 - 0.25) < 0.04
+    assert {d[0] for d in drawn if d} == set(commands.low)
+    assert {d[1] for d in drawn if d} == set(commands.high)
+    assert all(Commands.read(share=1.0).draw(i, "Hello") for i in range(50))
+    assert not any(Commands.read(share=0.0).draw(i, "Hello") for i in range(50))
+
+
+COMMAND_FILES: dict[str, tuple[bytes, str]] = {
+    "not JSON": (b"{", "cannot be read: Expecting property name"),
+    "a list": (b"[]", "low: expected a list of sentences"),
+    "no high": (b'{"low": ["x"]}', "high: expected a list of sentences"),
+    "empty": (b'{"low": [], "high": ["x"]}', "low: expected a list of sentences"),
+    "blank": (b'{"low": ["x"], "high": [" "]}', "high: expected a list of sentences"),
+    "a number": (b'{"low": [1], "high": ["x"]}', "low: expected a list of sentences"),
+    "not UTF-8": (b"\xff", "cannot be read: 'utf-8' codec"),
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_FILES)
+def test_a_bad_list_of_commands(name: str, tmp_path: Path) -> None:
+    content, message = COMMAND_FILES[name]
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(AutoDecoError, match=r"c\.json: " + message):
+        Commands.read(tmp_path / "c.json")
+
+
+def test_the_shipped_commands() -> None:
+    lists = json.loads(SHIPPED.read_text())
+    assert sorted(lists) == ["high", "low"]
+    assert not set(lists["low"]) & set(lists["high"])
+    assert min(map(len, lists.values())) >= 5
+
+
+# ---- malformed lines ----
+
+KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
+BAD_LINES: dict[str, tuple[bytes, str]] = {
+    "not JSON": (b'{"prompt": "a",}', "not JSON: "),
+    "half a line": (b'{"prompt": "a', "not JSON: Unterminated string starting at column 12"),
+    "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
+    "too deep": (b"[" * 100000, "not JSON: nested too deeply"),
+    "a number too long": (b'{"text": ' + b"1" * 5000 + b"}", "not JSON that can be read: a number is too long"),
+    "a list": (b"[]", f"is a list, expected an object with {KEYS}"),
+    "a string": (b'"x"', f"is a string, expected an object with {KEYS}"),
+    "null": (b"null", f"is null, expected an object with {KEYS}"),
+    "NaN": (b"NaN", f"is a number, expected an object with {KEYS}"),
+    "other keys": (b'{"b": 1, "a": 2}', f"has the keys ['a', 'b'], expected {KEYS}"),
+    "no keys": (b"{}", f"has the keys [], expected {KEYS}"),
+    "no completion": (b'{"prompt": "a"}', f"completion is missing; expected {KEYS}"),
+    "no prompt": (b'{"completion": "a"}', f"prompt is missing; expected {KEYS}"),
+    "prompt null": (b'{"prompt": null, "completion": "a"}', "prompt is null, expected a string"),
+    "completion true": (b'{"prompt": "a", "completion": true}', "completion is a boolean, expected a string"),
+    "completion NaN": (b'{"prompt": "a", "completion": NaN}', "completion is a number, expected a string"),
+    "completion empty": (b'{"prompt": "a", "completion": ""}', "completion is empty"),
+    "text empty": (b'{"text": ""}', "text is empty"),
+    "text a list": (b'{"text": ["a"]}', "text is a list, expected a string"),
+    "half a surrogate": (b'{"text": "a\\ud800"}', "not UTF-8: surrogates not allowed at character 1"),
+    "messages a string": (b'{"messages": "a"}', "messages: expected a list of objects with role and content"),
+    "messages empty": (b'{"messages": []}', "messages: expected a list of objects with role and content"),
+    "a turn a string": (b'{"messages": ["a"]}', "messages: turn 1 lacks a role or content that is a string"),
+    "no content": (
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}',
+        "messages: turn 2 lacks a role or content that is a string",
+    ),
+    "no answer": (
+        b'{"messages": [{"role": "user", "content": "a"}]}',
+        "messages: no turn of the assistant, so nothing to predict",
+    ),
+}
+
+
+@pytest.mark.parametrize("commands", [None, COMMANDS], ids=["plain", "control"])
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_malformed_line(name: str, commands: Commands | None, chat: Context, tmp_path: Path) -> None:
+    line, message = BAD_LINES[name]
+    if commands and name in ("other keys", "no keys"):
+        message = f"prompt is missing; expected {KEYS}"
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "Hello"}\n\n' + line + b"\n")
+    with pytest.raises(AutoDecoError) as refused:
+        encode_files([path], Encoder(chat, 64, commands), tmp_path)
+    assert str(refused.value).startswith(f"{path}:3: {message}")
+    counts = encode_files([path], Encoder(chat, 64, commands), tmp_path, skip_bad=True).counts
+    assert (counts.examples, counts.bad, counts.bad_lines) == (1, 1, [str(refused.value)])
+
+
+TEMPLATES: dict[str, tuple[str, str]] = {
+    "refuses": ("{{ raise_exception('no') }}", "the model's chat template refuses: no"),
+    "rewrites": (
+        "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}",
+        "messages: the chat template renders turn 2 differently when others follow; give one answer a line",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_does_not_do(name: str, qwen2: Case, tmp_path: Path) -> None:
+    template, message = TEMPLATES[name]
+    context = Context(chat_base(qwen2.base, tmp_path / "x.gguf", template), n_ctx=64, n_threads=1)
+    with pytest.raises(AutoDecoError, match=f"^{message}"):
+        encode(context, turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
+    one(context, {"prompt": "Hello", "completion": " world"})
+    context.close()
+
+
+def test_messages_need_a_template(plain: Context) -> None:
+    with pytest.raises(AutoDecoError, match=r"^has messages, but the model has no chat template; give prompt and comp"):
+        encode(plain, turns(("user", "a"), ("assistant", "b")))
+
+
+# ---- files ----
+
+
+def test_many_bad_lines_are_counted_and_three_are_named(plain: Context, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", *([1] * 9), {"text": "Hello"})
+    counts = encode_files([path], Encoder(plain, 64), tmp_path, skip_bad=True).counts
+    assert counts.bad == 9
+    assert [line.split(": ")[0] for line in counts.bad_lines] == [f"{path}:{i}" for i in (1, 2, 3)]
+
+
+def sequences_of(data: Dataset) -> list[list[list[int]]]:
+    return [[s.tolist() for s in data[i]] for i in range(len(data))]
+
+
+ENDINGS: dict[str, bytes] = {
+    "unix": b'{"text": "Hello"}\n{"text": "Hello world"}\n',
+    "no newline at the end": b'{"text": "Hello"}\n{"text": "Hello world"}',
+    "windows": b'{"text": "Hello"}\r\n{"text": "Hello world"}\r\n',
+    "blank lines": b'\n  \n{"text": "Hello"}\n\r\n\t\n{"text": "Hello world"}\n\n',
+    "byte order mark": b'\xef\xbb\xbf{"text": "Hello"}\n{"text": "Hello world"}\n',
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_lines(name: str, plain: Context, tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(ENDINGS[name])
+    data = encode_files([tmp_path / "d.jsonl"], Encoder(plain, 64), tmp_path)
+    assert sequences_of(data) == [[[42, *c(*HELLO[1:5], END)]], [[42, *c(*HELLO[1:], END)]]]
+    assert (data.counts.examples, data.counts.tokens, data.counts.predicted) == (2, 16, 14)
+
+
+def test_several_files_many_lines_and_variants(plain: Context, tmp_path: Path) -> None:
+    pairs = [{"prompt": "Hello" * (i % 5), "completion": f" world {i}"} for i in range(400)]
+    paths = [jsonl(tmp_path / "a.jsonl", *pairs[:250]), jsonl(tmp_path / "b.jsonl", *pairs[250:])]
+    encoder = Encoder(plain, 64, Commands.read(share=0.5))
+    seen: list[int] = []
+    data = encode_files(paths, encoder, tmp_path, progress=seen.append)
+    expected = [[s.tolist() for s in encoder.encode(pair, i, Counts())] for i, pair in enumerate(pairs)]
+    assert sequences_of(data) == expected
+    assert {len(e) for e in expected} == {1, 3}
+    assert data.counts.controlled == sum(len(e) == 3 for e in expected)
+    assert data.counts.tokens == sum(len(s) for e in expected for s in e)
+    assert seen == list(range(1, 401))
+    assert encode_files(paths, encoder, tmp_path).digest == data.digest
+    assert encode_files(paths[::-1], encoder, tmp_path).digest != data.digest
+
+
+def test_examples_left_empty_take_no_place(plain: Context, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", {"prompt": "Hello" * 30, "completion": "a"}, {"text": "Hello"})
+    data = encode_files([path], Encoder(plain, 16), tmp_path)
+    assert sequences_of(data) == [[[42, *c(*HELLO[1:5], END)]]]
+    assert (data.counts.empty, data.counts.cut) == (1, 1)
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a directory": (lambda p: p.mkdir(), "{path}: cannot be read: Is a directory"),
+    "missing": (lambda p: None, "{path}: cannot be read: No such file or directory"),
+    "empty": (lambda p: p.touch(), "{path}: no example to train on (0 malformed lines, 0 cut to nothing)"),
+    "blank": (lambda p: p.write_text("\n\n"), "{path}: no example to train on (0 malformed lines, 0 cut to nothing)"),
+    "bad and empty": (
+        lambda p: jsonl(p, 1, {"prompt": "Hello" * 30, "completion": "a"}),
+        "{path}: no example to train on (1 malformed lines, 1 cut to nothing)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_does_not_do(name: str, plain: Context, tmp_path: Path) -> None:
+    make, message = FILES[name]
+    path = tmp_path / "data.jsonl"
+    make(path)
+    with pytest.raises(AutoDecoError) as refused:
+        encode_files([path], Encoder(plain, 16), tmp_path, skip_bad=True)
+    assert str(refused.value) == message.format(path=path)

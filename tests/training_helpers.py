@@ -1,0 +1,80 @@
+"""What the tests of the training share: data sets, a chat model, and the objective written down a second time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from broken import Kind, rewrite
+from torch import Tensor
+
+from autodeco_gguf.training.data import Counts, Dataset, Tokens
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def chat_base(source: Path, path: Path, template: str = CHATML, **metadata: tuple[Any, ...]) -> Path:
+    """A fixture's base with a chat template and other metadata of the tokenizer."""
+    entries = {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
+    return rewrite(source, path, metadata={"tokenizer.chat_template": (template, Kind.STRING), **entries})
+
+
+def jsonl(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+def predicted(*tokens: int, after: int = 1) -> Tokens:
+    """A sequence whose tokens from the given place on are predicted."""
+    array = np.array(tokens, np.int32)
+    array[after:] = ~array[after:]
+    return array
+
+
+def dataset(directory: Path, examples: Sequence[Sequence[Tokens]], digest: str = "x") -> Dataset:
+    """What encode_files leaves."""
+    directory.mkdir(parents=True, exist_ok=True)
+    sequences = [s for example in examples for s in example]
+    np.concatenate(sequences).astype(np.int32).tofile(directory / "tokens")
+    np.cumsum([len(s) for s in sequences], dtype=np.int64).tofile(directory / "ends")
+    np.cumsum([0, *(len(e) for e in examples[:-1])], dtype=np.int64).tofile(directory / "firsts")
+    return Dataset(directory, Counts(examples=len(examples)), digest)
+
+
+def random_sequences(rng: np.random.Generator, lengths: Sequence[int], n_vocab: int = 384) -> list[Tokens]:
+    """One example each, everything but the first token predicted."""
+    return [predicted(*rng.integers(3, n_vocab, n).tolist()) for n in lengths]
+
+
+# ---- the objective, as the paper and the official trainer have it: over all of the vocabulary ----
+
+
+def plain_temperature_loss(logits: Tensor, targets: Tensor, t: Tensor) -> Tensor:
+    probs = torch.softmax(logits / t.clamp(min=0.01)[:, None], -1)
+    return -probs[torch.arange(len(targets)), targets].log()
+
+
+def plain_top_p_loss(logits: Tensor, targets: Tensor, t: Tensor, p: Tensor, alpha: float = 30.0) -> Tensor:
+    rows = torch.arange(len(targets))
+    probs = torch.softmax(logits / t.clamp(min=1e-8)[:, None], -1)
+    order = probs.argsort(-1, descending=True)
+    cumulative = probs.gather(-1, order).cumsum(-1)
+    decay = torch.exp(-alpha * (cumulative - p[:, None]).clamp(min=0.0))
+    kept = probs * torch.empty_like(probs).scatter(-1, order, decay)
+    return -torch.log(kept[rows, targets] / (kept.sum(-1) + 1e-9) + 1e-9)
+
+
+def plain_features(logits: Tensor, t: Tensor) -> Tensor:
+    probs = torch.softmax(logits / (t + 1e-8)[:, None], -1)
+    entropy = -(probs * (probs + 1e-8).log()).sum(-1)
+    n = probs.shape[-1]
+    variance = ((probs - 1.0 / n) ** 2).sum(-1) / (n - 1)
+    ordered = probs.sort(-1, descending=True).values
+    return torch.stack([t, ordered[:, 0], entropy, variance, ordered[:, :5].sum(-1)], -1)
