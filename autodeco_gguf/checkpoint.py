@@ -371,7 +371,7 @@ def transformers_config(base: GgufFile) -> tuple[str, dict[str, int | float]]:
     for key, name in _CONFIG_KEYS.items():
         value = base.get(f"{architecture}.{key}", object)
         if isinstance(value, int | float):
-            found[name] = value
+            found[name] = float(f"{value:.7g}") if isinstance(value, float) else value  # of float32
     for name in ("bos", "eos"):
         value = base.get(f"tokenizer.ggml.{name}_token_id", object)
         if isinstance(value, int):

@@ -17,6 +17,7 @@ from llama_cpp._logger import set_verbose
 from autodeco_gguf._native import core
 from autodeco_gguf.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.format import DEFAULT_CONTEXT
 from autodeco_gguf.heads import Float32Array
 from autodeco_gguf.loading import loading
 from autodeco_gguf.model_file import ModelFile
@@ -42,6 +43,17 @@ def default_threads() -> int:
     """One a core, half of them above four: hyper-threads do not help."""
     cores = os.cpu_count() or 1
     return cores if cores <= 4 else cores // 2
+
+
+def default_context(path: str | os.PathLike[str], at_most: int = DEFAULT_CONTEXT) -> int:
+    """Tokens of the context that a model was trained for, at most so many.
+
+    Raises:
+        AutoDecoError: no GGUF, or a broken one.
+    """
+    base = ModelFile.open(Path(path)).base()
+    own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
+    return min(own or at_most, at_most)
 
 
 class Context:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf._native import core
-from autodeco_gguf.context import MAX_SEQUENCES, Context
+from autodeco_gguf.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Float32Array, Heads, check_temperature, check_top_p
-from autodeco_gguf.model_file import BaseModel, ModelFile
+from autodeco_gguf.model_file import ModelFile
 
 MAX_PARALLEL = MAX_SEQUENCES - 1
 """Sequences at once; one more holds the prompt that several of them share."""
@@ -106,7 +106,8 @@ class Engine:
         if n_ctx is not None and n_ctx < 1:
             raise AutoDecoError(f"n_ctx {n_ctx}, expected at least 1")
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(path)
-        self._heads = _load_heads(ModelFile.open(Path(path)), heads)
+        model = ModelFile.open(Path(path))
+        self._heads = Heads(model.fitting_heads(heads)) if heads is not None or model.head_tensors else None
         n_seq = n_parallel + 1
         self.context = Context(
             path,
@@ -198,28 +199,6 @@ class Engine:
         n = 1 if self._n_threads == 1 else len(hidden)
         parts = [self._heads.evaluate(hidden[i : i + n], logits[i : i + n]) for i in range(0, len(hidden), n)]
         return np.concatenate(parts, axis=1)
-
-
-def default_context(path: str | os.PathLike[str], at_most: int = 4096) -> int:
-    """Tokens of the context that a model was trained for, at most so many.
-
-    Raises:
-        AutoDecoError: no GGUF, or a broken one.
-    """
-    base = ModelFile.open(Path(path)).base()
-    own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
-    return min(own or at_most, at_most)
-
-
-def _load_heads(model: ModelFile, heads: str | os.PathLike[str] | None) -> Heads | None:
-    if heads is None:
-        return Heads(model.read_heads()) if model.head_tensors else None
-    source = ModelFile.open(Path(heads))
-    weights = source.read_heads()
-    base = BaseModel(model.path, (model.base(),))
-    base.check_fit(weights.hidden_size, weights.vocab_size, str(source.path))
-    base.check_architecture(str(source.outer.get("general.architecture", str, "")), str(source.path))
-    return Heads(weights)
 
 
 # ---- one generation ----

@@ -22,6 +22,9 @@ FEATURES: Final = {
 }
 """use_enhanced_features -> what follows the hidden state in the top-p head's input."""
 
+DEFAULT_CONTEXT: Final = 4096
+"""Tokens of context at most, where nobody says otherwise: here, because nothing else is loaded for --help."""
+
 TEMPERATURE_SCALE: Final = 2.0
 ACTIVATIONS: Final = ("relu", "gelu")
 HEAD_TYPES: Final = ("f32", "f16", "bf16", "q8_0")

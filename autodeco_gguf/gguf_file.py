@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterable
@@ -96,6 +97,14 @@ class GgufFile:
     def array_length(self, key: str) -> int:
         """Entries of an array; 0 where the key is missing or no array."""
         return int(self.header.array_length(key))
+
+    def fingerprint(self) -> str:
+        """Tells one model from another, without reading all of it: its tensors' types, shapes and first 4 KiB each."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors:
+            digest.update(repr(tensor.spec).encode("utf-8", "surrogatepass"))
+            digest.update(self.read_range(tensor.offset, min(tensor.nbytes, 4096)))
+        return digest.hexdigest()
 
     def read(self, tensor: TensorInfo) -> bytes:
         """The bytes of one tensor."""

@@ -20,7 +20,7 @@ from llama_cpp._internals import LlamaContext, LlamaSampler
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Float32Array, Heads, check_enabled
 from autodeco_gguf.loading import loading
-from autodeco_gguf.model_file import BaseModel, ModelFile
+from autodeco_gguf.model_file import ModelFile
 from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain, token_bytes
 from autodeco_gguf.trace import Trace
 
@@ -105,7 +105,7 @@ class Llama(llama_cpp.Llama):
         enabled = check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
-        self._heads = _load_heads(model, heads) if enabled else None
+        self._heads = Heads(model.fitting_heads(heads)) if enabled else None
         self._heads_path = heads
         self._trace_on = trace
         self._last: Sampler | None = None
@@ -344,16 +344,6 @@ def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
         return scores
 
     return add
-
-
-def _load_heads(model: ModelFile, heads: str | os.PathLike[str] | None) -> Heads:
-    source = model if heads is None else ModelFile.open(Path(heads))
-    weights = source.read_heads()
-    if heads is not None:
-        base = BaseModel(model.path, (model.base(),))
-        base.check_fit(weights.hidden_size, weights.vocab_size, str(source.path))
-        base.check_architecture(str(source.outer.get("general.architecture", str, "")), str(source.path))
-    return Heads(weights)
 
 
 def _warn_unknown(kwargs: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,21 @@ class ModelFile:
         if self.stale is not None:
             raise AutoDecoError(f"{self.path}: stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
         return self.view or self.outer
+
+    def fitting_heads(self, other: str | os.PathLike[str] | None = None) -> HeadWeights:
+        """Its own heads, or those of another file, checked to fit.
+
+        Raises:
+            AutoDecoError: no heads, broken ones, or heads for another hidden size, vocabulary or architecture.
+        """
+        if other is None:
+            return self.read_heads()
+        source = ModelFile.open(Path(other))
+        weights = source.read_heads()
+        base = BaseModel(self.path, (self.base(),))
+        base.check_fit(weights.hidden_size, weights.vocab_size, str(source.path))
+        base.check_architecture(str(source.outer.get("general.architecture", str, "")), str(source.path))
+        return weights
 
     def read_heads(self) -> HeadWeights:
         """The heads, dequantized to float32.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -17,8 +18,9 @@ from typing import Any, BinaryIO
 from autodeco_gguf.checkers import Checker, get_checker
 from autodeco_gguf.engine import Engine, Request, Result
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.gguf_file import GgufFile, check_output, write_atomically
+from autodeco_gguf.gguf_file import check_output, write_atomically
 from autodeco_gguf.heads import check_temperature, check_top_p
+from autodeco_gguf.jsonl import parse_line, read_lines, type_name
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -26,7 +28,6 @@ PARTIAL = ".partial"
 _VERSION = 1
 _KEYS = (("problem", "gt"), ("prompt", "answer"))
 _EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
-_TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,8 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     Raises:
         AutoDecoError: a malformed line, named as file:line; no problem in it; the file cannot be read.
     """
-    problems: list[Problem] = []
-    try:
-        with path.open("rb") as f:
-            for number, line in enumerate(f, 1):
-                if len(problems) == limit:
-                    break
-                if line.strip():
-                    problems.append(_read_problem(path, number, line))
-    except OSError as e:
-        raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+    lines = itertools.islice(read_lines(path), limit)
+    problems = [_read_problem(path, number, line) for number, line in lines]
     if not problems:
         raise AutoDecoError(f"{path}: no problem in it, expected lines of {_EXPECTED}")
     return problems
@@ -144,9 +137,9 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
 
 def _read_problem(path: Path, number: int, line: bytes) -> Problem:
     try:
-        record = _parse(line)
+        record = parse_line(line)
         if not isinstance(record, dict):
-            raise AutoDecoError(f"is {_type_name(record)}, expected {_EXPECTED}")
+            raise AutoDecoError(f"is {type_name(record)}, expected {_EXPECTED}")
         pair = next((keys for keys in _KEYS if keys[0] in record), None)
         if pair is None:
             raise AutoDecoError(f"has the keys {sorted(record)}, expected {_EXPECTED}")
@@ -158,20 +151,9 @@ def _read_problem(path: Path, number: int, line: bytes) -> Problem:
         raise AutoDecoError(f"{path}:{number}: {e}") from e
 
 
-def _parse(line: bytes) -> object:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as e:
-        raise AutoDecoError(f"not JSON: {e.msg} at column {e.colno}") from e
-    except UnicodeDecodeError as e:
-        raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
-    except (ValueError, RecursionError) as e:  # a number of thousands of digits, thousands of brackets
-        raise AutoDecoError(f"not JSON that can be read: {e}") from e
-
-
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {_type_name(value)}, expected a string")
+        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string")
     if not value.strip():
         raise AutoDecoError(f"{key} is empty")
     return value
@@ -183,12 +165,8 @@ def _answer(key: str, value: object) -> str:
             raise AutoDecoError(f"{key} is {value}, expected a finite number")
         return format(Decimal(repr(value)), "f")
     if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {_type_name(value)}, expected a string or a number")
+        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string or a number")
     return _text(key, value)
-
-
-def _type_name(value: object) -> str:
-    return _TYPES.get(type(value), "an object")
 
 
 # ---- sampling ----
@@ -333,20 +311,11 @@ def _header(
         digest.update(repr((problem.line, problem.answer, tokens)).encode("utf-8", "surrogatepass"))
     return {
         "rollouts": _VERSION,
-        "model": _identity(engine.context.file.base()),
+        "model": engine.context.file.base().fingerprint()[:16],
         "problems": digest.hexdigest()[:16],
         "ctx": engine.n_ctx,
         **asdict(settings),
     }
-
-
-def _identity(base: GgufFile) -> str:
-    """Tells one model from another by its tensors' types, shapes and first 4 KiB each."""
-    digest = hashlib.sha256()
-    for tensor in base.tensors:
-        digest.update(repr(tensor.spec).encode("utf-8", "surrogatepass"))
-        digest.update(base.read_range(tensor.offset, min(tensor.nbytes, 4096)))
-    return digest.hexdigest()[:16]
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import evaluate
+import picture
 import pretrain
 import to_gguf
 import torch
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "demo"
 SHIPPED = ROOT / "autodeco_gguf" / "demo.gguf"
 EVALUATION = ROOT / "demo" / "evaluation.json"
+PAGES = (ROOT / "README.md", ROOT / "demo" / "README.md")
 
 PROBLEMS, SAMPLES = 1500, 4
 HEADS_STEPS, HEADS_LR = 600, 2e-3
@@ -88,44 +90,14 @@ def write_problems(path: Path) -> None:
 
 def sample(base: Path, problems: Path, output: Path) -> None:
     """Rejection sampling at T = 1."""
-    verb(
-        "rollouts",
-        base,
-        "--problems",
-        problems,
-        "--checker",
-        "story",
-        "-k",
-        str(SAMPLES),
-        "-o",
-        output,
-        "--parallel",
-        "64",
-        "-c",
-        str(evaluate.N_CTX),
-    )
+    how = f"--checker story -k {SAMPLES} --parallel 64 -c {evaluate.N_CTX}"
+    verb("rollouts", base, "--problems", problems, "-o", output, *how.split())
 
 
 def train(base: Path, data: Path, name: str, options: list[str]) -> None:
-    """One candidate: heads trained with decoding control, and merged."""
-    steps = ["--steps", str(HEADS_STEPS), "--lr", str(HEADS_LR), "--evaluations", "10", "--patience", "0"]
-    verb(
-        "train",
-        base,
-        "--data",
-        data,
-        "-o",
-        WORK / name,
-        "--control",
-        "--control-share",
-        "0.5",
-        "-c",
-        str(evaluate.N_CTX),
-        "--base-name",
-        "autodeco-stories",
-        *steps,
-        *options,
-    )
+    """One candidate."""
+    how = f"--steps {HEADS_STEPS} --lr {HEADS_LR} --patience 0 --control --control-share 0.5 -c {evaluate.N_CTX}"
+    verb("train", base, "--data", data, "-o", WORK / name, "--base-name", "autodeco-stories", *how.split(), *options)
 
 
 def choose() -> None:
@@ -162,12 +134,17 @@ def _times() -> Path:
 
 
 def publish() -> None:
-    """Put the figures where demo/README.md and the tests find them."""
+    """Put the figures into demo/evaluation.json and both READMEs, and draw the picture."""
     result = json.loads((WORK / "evaluation.json").read_text())
     result["choice"] = json.loads((WORK / "choice.json").read_text())
     result["seconds"] = json.loads(_times().read_text())
     EVALUATION.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    click.echo(evaluate.table(result))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        before, begin, rest = text.partition("<!-- demo table -->\n")
+        _, end, after = rest.partition("<!-- /demo table -->\n")
+        page.write_text(f"{before}{begin}{evaluate.table(result)}\n{end}{after}", encoding="utf-8")
+    picture.draw(ROOT / "docs" / "trace.svg")
 
 
 if __name__ == "__main__":

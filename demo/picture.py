@@ -16,11 +16,8 @@ from autodeco_gguf.render import rows
 PROMPT = "Tell a story about Mia with 47 and 38."
 
 
-@click.command()
-@click.argument("output", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, default=1, show_default=True)
-def main(output: Path, seed: int) -> None:
-    """Draw one."""
+def draw(output: Path, seed: int = 1) -> None:
+    """Write an SVG of one story."""
     llama = Llama(DEMO_MODEL, n_ctx=512, verbose=False)
     llama.create_chat_completion([{"role": "user", "content": PROMPT}], seed=seed)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
@@ -28,6 +25,14 @@ def main(output: Path, seed: int) -> None:
     for line in rows(llama.trace, console.width):
         console.print(line)
     console.save_svg(str(output), title="autodeco-gguf run --trace")
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, default=1, show_default=True)
+def main(output: Path, seed: int) -> None:
+    """Draw one."""
+    draw(output, seed)
 
 
 if __name__ == "__main__":

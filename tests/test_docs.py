@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -13,8 +14,11 @@ from pathlib import Path
 import pytest
 from conftest import Case
 
+import autodeco_gguf as ad
+from autodeco_gguf import stories
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
+from autodeco_gguf.cli.run import DEMO_MODEL
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
@@ -30,6 +34,10 @@ def workplace(tmp_path: Path, qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> P
     """A directory with the files that the README names."""
     shutil.copy(qwen2.base, tmp_path / "base.gguf")
     shutil.copytree(qwen2.heads, tmp_path / "checkpoint")
+    ad.extract(DEMO_MODEL, base=tmp_path / "small.gguf")
+    problems = stories.problems(6, seed="readme", held_out=False)
+    lines = [json.dumps({"problem": p.prompt, "gt": p.a + p.b}) for p in problems]
+    (tmp_path / "problems.jsonl").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,7 +45,7 @@ def workplace(tmp_path: Path, qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> P
 def test_readme_commands_run(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("autodeco-gguf ")]
-    assert len(commands) == 6
+    assert len(commands) == 10
     for program, *arguments in commands:
         with pytest.raises(SystemExit) as exit_info:
             run_command(command_line, arguments)
@@ -69,7 +77,9 @@ def test_command_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == render(), "run python docs/make_cli.py"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/design.md", "docs/format.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "demo/README.md", "docs/design.md", "docs/format.md", "docs/training.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source.read_text(encoding="utf-8")):

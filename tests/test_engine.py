@@ -17,7 +17,8 @@ from scipy import stats
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
-from autodeco_gguf.engine import Engine, Request, Result, default_context
+from autodeco_gguf.context import default_context
+from autodeco_gguf.engine import Engine, Request, Result
 
 PROMPTS = [[0, 284, 97, 12, 301, 55, 170, 8], [0], [5, 6], list(range(3, 60)), [0, 284, 97, 12, 301, 55, 170, 9]]
 

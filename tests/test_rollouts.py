@@ -288,7 +288,7 @@ BAD_PROBLEMS: dict[str, tuple[bytes, str]] = {
     "empty answer": (b'{"prompt": "a", "answer": " "}', ":1: answer is empty"),
     "number": (b'{"problem": 5, "gt": 5}', ":1: problem is a number, expected a string"),
     "empty problem": (b'{"problem": "", "gt": 5}', ":1: problem is empty"),
-    "digits": (b'{"problem": "a", "gt": ' + b"1" * 5000 + b"}", ":1: not JSON that can be read: Exceeds the limit"),
+    "digits": (b'{"problem": "a", "gt": ' + b"1" * 5000 + b"}", ":1: not JSON that can be read: a number is too long"),
 }  # fmt: skip
 
 

@@ -15,11 +15,10 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, heads_text
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.format import DEFAULT_CONTEXT
 
 if TYPE_CHECKING:
     from autodeco_gguf.llama import Llama
-
-DEFAULT_CONTEXT = 4096
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo.gguf"
 """The model that demo/ makes."""
@@ -142,21 +141,14 @@ def _load(
     verbose: bool,
     heads_enabled: tuple[str, ...] | None,
 ) -> Llama:
-    from autodeco_gguf.context import default_threads
+    from autodeco_gguf.context import default_context, default_threads
     from autodeco_gguf.llama import Llama
-    from autodeco_gguf.model_file import ModelFile
 
-    if ctx is None:
-        base = ModelFile.open(model).base()
-        ctx = min(
-            int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0)) or DEFAULT_CONTEXT,
-            DEFAULT_CONTEXT,
-        )
     return Llama(
         model,
         heads=heads,
         heads_enabled=heads_enabled,
-        n_ctx=ctx,
+        n_ctx=ctx or default_context(model),
         n_threads=threads or default_threads(),
         n_gpu_layers=gpu_layers,
         verbose=verbose,

@@ -101,8 +101,8 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
     commands = None
     if options["control"]:
         commands = Commands.read(options["commands"] or SHIPPED, share=options["control_share"], seed=options["seed"])
-    elif options["commands"] is not None:
-        raise click.UsageError("--commands needs --control")
+    else:
+        _check_unused()
     with _progress() as watch:
         trained = train(
             base,
@@ -121,6 +121,14 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
     click.echo(f"{trained.adapter}: the adapter, for autodeco-gguf run {base} --heads {trained.adapter}", err=True)
     if trained.report is not None:
         _print_report(trained.report)
+
+
+def _check_unused() -> None:
+    """Refuse options that would have no effect without --control."""
+    context = click.get_current_context()
+    for name in ("commands", "control_share", "control_weight", "control_margin"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --control")
 
 
 def _settings(options: dict[str, Any]) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.training.control import Commands
 
 Tokens = npt.NDArray[np.int32]
@@ -70,7 +70,7 @@ class Encoder:
             AutoDecoError: the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
-            raise AutoDecoError(f"is {_type_name(record)}, expected an object with {_KEYS}")
+            raise AutoDecoError(f"is {type_name(record)}, expected an object with {_KEYS}")
         pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
         records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
         sequences = [self._tokens(self._example(r)) for r in records]
@@ -103,7 +103,9 @@ class Encoder:
             if not completion:
                 raise AutoDecoError("completion is empty")
             text = prompt + completion
-            return Example(text, ((len(prompt), len(text)),), add_bos=True)
+            # what the chat template wrote has the beginning of sequence if the model wants one, as in generation
+            rendered = bool(self._suffix) and prompt.endswith(self._suffix)
+            return Example(text, ((len(prompt), len(text)),), add_bos=not rendered)
         if "text" in record:
             text = _string(record, "text")
             if not text:
@@ -189,7 +191,7 @@ def _string(record: dict[str, Any], key: str) -> str:
     if key not in record:
         raise AutoDecoError(f"{key} is missing; expected {_KEYS}")
     if not isinstance(record[key], str):
-        raise AutoDecoError(f"{key} is {_type_name(record[key])}, expected a string")
+        raise AutoDecoError(f"{key} is {type_name(record[key])}, expected a string")
     return str(record[key])
 
 
@@ -204,46 +206,7 @@ def _messages(messages: object) -> list[dict[str, str]]:
     return messages
 
 
-def _type_name(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return names.get(type(value), "an object")
-
-
 # ---- files ----
-
-
-def read_lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """The lines of the files that are not blank, each with "file:line".
-
-    Raises:
-        AutoDecoError: a file cannot be read.
-    """
-    for path in paths:
-        try:
-            with path.open("rb") as f:
-                for number, line in enumerate(f, 1):
-                    if line.strip():
-                        yield f"{path}:{number}", line
-        except OSError as e:
-            raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
-
-
-def parse_line(line: bytes) -> object:
-    """The JSON value of a line.
-
-    Raises:
-        AutoDecoError: not UTF-8, or not JSON.
-    """
-    try:
-        return json.loads(line.rstrip())  # or the column would be that of another line
-    except UnicodeDecodeError as e:
-        raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
-    except json.JSONDecodeError as e:
-        raise AutoDecoError(f"not JSON: {e.msg.removesuffix(' at')} at column {e.colno}") from e
-    except RecursionError as e:
-        raise AutoDecoError("not JSON: nested too deeply") from e
-    except ValueError as e:
-        raise AutoDecoError("not JSON that can be read: a number is too long") from e
 
 
 class Dataset:
@@ -297,7 +260,8 @@ def encode_files(
         (directory / "ends").open("wb") as ends,
         (directory / "firsts").open("wb") as firsts,
     ):
-        for index, (where, line) in enumerate(read_lines(paths)):
+        lines = ((f"{path}:{number}", line) for path in paths for number, line in read_lines(path))
+        for index, (where, line) in enumerate(lines):
             try:
                 sequences = encoder.encode(parse_line(line), index, counts)
             except AutoDecoError as e:

@@ -15,6 +15,9 @@ from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.settings import Objective
 
+T_ALONE = "heads, T alone"
+"""The method that leaves the predicted cut out: whatever a cut excludes costs likelihood."""
+
 GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """The single temperatures tried."""
 
@@ -77,19 +80,23 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     first = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(first.temperature.mean()), float(first.top_p.mean())
     second = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f))
-    best = int(first.nll[:, 1:].mean(0).argmin())
+    heads_nll, t_alone, single = first.nll[:, 0], first.nll[:, 1], first.nll[:, 2:]
+    best = int(single.mean(0).argmin())
     columns = {
-        "T = 1": (1.0, 1.0, first.nll[:, 1 + GRID.index(1.0)]),
-        "best single T": (GRID[best], 1.0, first.nll[:, 1 + best]),
+        "T = 1": (1.0, 1.0, single[:, GRID.index(1.0)]),
+        "best single T": (GRID[best], 1.0, single[:, best]),
         "mean-shift": (mean_t, mean_p, second.nll[:, 0]),
-        "heads": (mean_t, mean_p, first.nll[:, 0]),
+        T_ALONE: (mean_t, 1.0, t_alone),
+        "heads": (mean_t, mean_p, heads_nll),
     }
     methods = tuple(
-        Method(name, t, p, float(nll.mean()), *_difference(nll - first.nll[:, 0], first.example))
+        Method(name, t, p, float(nll.mean()), *_difference(nll - heads_nll, first.example))
         for name, (t, p, nll) in columns.items()
     )
     n_examples = len(first.example.unique())
     words = verdict(methods) if n_examples > 1 else "One validation example is too few to tell."
+    if len(objective.heads) == 1:
+        methods = tuple(m for m in methods if m.name != T_ALONE)
     return Report(methods, n_examples, len(first.example), words)
 
 
@@ -104,11 +111,16 @@ def verdict(methods: tuple[Method, ...]) -> str:
             f"The heads predict better than constants ({others}), by at least {margin}: it is the tokens they look at."
         )
     if worst.difference < -2 * worst.standard_error:
-        return f"A constant predicts better than the heads: {worst.name}, by {margin}. As predictors they add nothing."
-    return (
-        f"Constants do as well as the heads ({worst.name}: {margin} apart): "
-        "what they learnt is a better mean, not token-level control."
-    )
+        text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
+    else:
+        text = (
+            f"Constants do as well as the heads ({worst.name}: {margin} apart): "
+            "what they learnt is a better mean, not token-level control."
+        )
+    alone = next((m for m in methods if m.name == T_ALONE), None)
+    if alone is not None and alone.nll < min(m.nll for m in constants):
+        text += f" Their T alone does better than the constants ({alone.nll:.4f}); the cut at P costs the rest."
+    return text
 
 
 def _measure(stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]) -> _Table:
@@ -119,7 +131,7 @@ def _measure(stream: Iterable[Features], method: Callable[[Features], tuple[Tens
 
 
 def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """T [n], P [n], and the likelihoods [n, 1 + len(GRID)] with the heads and at every single temperature."""
+    """T [n], P [n], and the likelihoods [n, 2 + len(GRID)] with the heads, their T alone, and every single T."""
     logits, hidden, target = (torch.from_numpy(x.copy()) for x in (at.logits, at.hidden, at.target))
     with torch.no_grad():
         ones = torch.ones(len(target))
@@ -127,6 +139,7 @@ def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[T
         p = heads.top_p(hidden, probability_features(logits, t)) if objective.top_p else ones
         columns = [
             _nll(logits, target, t, p, objective.alpha),
+            losses.temperature_loss(logits, target, t),
             *(losses.temperature_loss(logits, target, ones * x) for x in GRID),
         ]
     return t, p, torch.stack(columns, dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -30,9 +29,6 @@ _STATE = ".training"
 
 _STATE_FILES = ("tokens", "ends", "firsts", "state.pt")
 _OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
-
-_IDENTITY_BYTES = 4096
-"""Of each tensor, to tell one base from another of the same shape."""
 
 _TOGETHER, _CELLS = 8, 2048
 """So many examples are decoded together, where they are short enough for so many tokens of context."""
@@ -77,7 +73,7 @@ def train(
     """Train heads on a GGUF's own hidden states and logits.
 
     Memory does not grow with the data: besides the model and its context it takes some 64 MiB of logits, work
-    space of about 200 MiB, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, and 4
+    space of about 300 MiB, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, and 4
     bytes an example. Tokens wait on disk, in the output directory, which also holds the state to resume from.
 
     Args:
@@ -118,11 +114,13 @@ def train(
             _remove_state(state)
         raise
     watch.data(dataset.counts)
+    if commands is not None and commands.share > 0 and not dataset.counts.controlled:
+        raise AutoDecoError("decoding control: no example got a command; it takes prompts, and a larger share")
     longest = max(dataset.counts.longest, 2)
     context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
     if force:
         _remove_results(output)
-    trainer = Trainer(context, dataset, settings, output, state, _identity(model))
+    trainer = Trainer(context, dataset, settings, output, state, " ".join(part.fingerprint() for part in model.parts))
     trainer.run(watch.step)
     result = _report(trainer, context, settings)
     _write(output, adapter, model, trainer, settings, base_name, result)
@@ -177,15 +175,6 @@ def _remove_state(state: Path) -> None:
         path.unlink(missing_ok=True)  # the last are a killed training's
     with suppress(OSError):
         state.rmdir()
-
-
-def _identity(model: BaseModel) -> str:
-    """Enough of the base to notice another one: its tensors' types and shapes, and how each begins."""
-    digest = hashlib.sha256(model.architecture.encode())
-    for part in model.parts:
-        for t in part.tensors:
-            digest.update(repr(t.spec).encode() + part.read_range(t.offset, min(t.nbytes, _IDENTITY_BYTES)))
-    return digest.hexdigest()
 
 
 def _report(trainer: Trainer, context: Context, settings: Settings) -> Report | None:

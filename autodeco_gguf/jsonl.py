@@ -1,0 +1,47 @@
+"""Files with a JSON value a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from autodeco_gguf.errors import AutoDecoError
+
+_TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, numbered from 1.
+
+    Raises:
+        AutoDecoError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            yield from ((number, line) for number, line in enumerate(f, 1) if line.strip())
+    except OSError as e:
+        raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+
+
+def parse_line(line: bytes) -> object:
+    """The JSON value of a line.
+
+    Raises:
+        AutoDecoError: not UTF-8, or not JSON.
+    """
+    try:
+        return json.loads(line.rstrip())  # or the column would be that of another line
+    except UnicodeDecodeError as e:
+        raise AutoDecoError(f"not UTF-8 at byte {e.start}") from e
+    except json.JSONDecodeError as e:
+        raise AutoDecoError(f"not JSON: {e.msg.removesuffix(' at')} at column {e.colno}") from e
+    except RecursionError as e:
+        raise AutoDecoError("not JSON: nested too deeply") from e
+    except ValueError as e:
+        raise AutoDecoError("not JSON that can be read: a number is too long") from e
+
+
+def type_name(value: object) -> str:
+    """What a JSON value is, for a reader: "a string"."""
+    return _TYPES.get(type(value), "an object")
