@@ -38,7 +38,7 @@ def _column(token: TraceToken) -> list[Text]:
     text = "".join(c if c.isprintable() else _VISIBLE.get(c, "\ufffd") for c in token.text.decode("utf-8", "replace"))
     cells = [text, f"{token.temperature:.2f}", f"{token.top_p:.2f}"]
     size = max(map(cell_len, cells)) + 1
-    styles = [Style(color="black", bgcolor=_color(token.temperature)), Style(), Style(dim=True)]
+    styles = [Style(color="#000000", bgcolor=_color(token.temperature)), Style(bold=True), Style(dim=True)]
     return [Text(cell, style) + Text(" " * (size - cell_len(cell))) for cell, style in zip(cells, styles, strict=True)]
 
 

@@ -144,7 +144,7 @@ def publish() -> None:
         before, begin, rest = text.partition("<!-- demo table -->\n")
         _, end, after = rest.partition("<!-- /demo table -->\n")
         page.write_text(f"{before}{begin}{evaluate.table(result)}\n{end}{after}", encoding="utf-8")
-    picture.draw(ROOT / "docs" / "trace.svg")
+    picture.draw(ROOT / "docs" / "trace.svg", SHIPPED)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import click
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -16,23 +18,25 @@ from autodeco_gguf.render import rows
 PROMPT = "Tell a story about Mia with 47 and 38."
 
 
-def draw(output: Path, seed: int = 1) -> None:
+def draw(output: Path, model: Path = DEMO_MODEL, seed: int = 3) -> None:
     """Write an SVG of one story."""
-    llama = Llama(DEMO_MODEL, n_ctx=512, verbose=False)
+    llama = Llama(model, n_ctx=512, verbose=False)
     llama.create_chat_completion([{"role": "user", "content": PROMPT}], seed=seed)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"> {PROMPT}\n", "bold"))
     for line in rows(llama.trace, console.width):
         console.print(line)
-    console.save_svg(str(output), title="autodeco-gguf run --trace")
+    # without the fonts that rich would have the reader's browser fetch
+    template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    console.save_svg(str(output), title="autodeco-gguf run --trace", code_format=template)
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=int, default=3, show_default=True)
 def main(output: Path, seed: int) -> None:
     """Draw one."""
-    draw(output, seed)
+    draw(output, seed=seed)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
         patch.setattr(module, "_remove_state", lambda s: saved.update(torch.load(s / "state.pt")) or original(s))
         done = invoke(
             capfd, "train", qwen2.base, "--data", data, "--data", more, "-o", tmp_path / "o", *options, "-t", 1,
-            "--no-dft", "--heads", "top-p", "--base-name", "org/name", "--gpu-layers", 0,
+            "--no-dft", "--heads", "top-p", "--control", "--base-name", "org/name", "--gpu-layers", 0,
         )  # fmt: skip
     assert done.status == 0, done.err
     assert done.err.startswith("24 examples, ")
@@ -115,6 +115,7 @@ USAGE: dict[str, tuple[list[object], str]] = {
     "epochs": (["x.gguf", "--data", "d", "-o", "o", "--epochs", "-1"], "epochs -1, expected 1e-09 to 1e+06"),
     "mask": (["x.gguf", "--data", "d", "-o", "o", "--easy-mask", "1.5"], "easy_mask 1.5, expected 0 to 1"),
     "validation": (["x.gguf", "--data", "d", "-o", "o", "--validation", "1"], "validation 1, expected 0 to 0.5"),
+    "weight": (["x.gguf", "--data", "d", "-o", "o", "--control-weight", "2"], "--control-weight needs --control"),
     "share": (["x.gguf", "--data", "d", "-o", "o", "--control-share", "2"], "2.0 is not in the range 0<=x<=1"),
     "context": (["x.gguf", "--data", "d", "-o", "o", "-c", "1"], "max_tokens 1, expected 2 to"),
     "threads": (["x.gguf", "--data", "d", "-o", "o", "-t", "0"], "0 is not in the range"),

@@ -410,6 +410,11 @@ def test_the_learning_rate(context: Context, data: Dataset, tmp_path: Path) -> N
         assert [r["lr"] for r in log_of(tmp_path / f"{warmup}")] == pytest.approx([1e-3 * r for r in rates])
 
 
+def test_the_learning_rate_by_default_goes_with_the_width(context: Context, data: Dataset, tmp_path: Path) -> None:
+    trainer(context, data, replace(SMALL, lr=None, warmup=0.0, steps=1), tmp_path / "out").run()
+    assert [r["lr"] for r in log_of(tmp_path / "out")] == pytest.approx([0.1 / context.hidden_size])
+
+
 def test_what_is_logged(context: Context, data: Dataset, tmp_path: Path) -> None:
     steps: list[Step] = []
     trainer(context, data, SMALL, tmp_path / "out").run(steps.append)
@@ -760,6 +765,7 @@ def test_the_report_by_numpy(qwen2: Case) -> None:
         "T = 1": (1.0, 1.0, single[GRID.index(1.0)]),
         "best single T": (GRID[best], 1.0, single[best]),
         "mean-shift": (t.mean(), p.mean(), softly_cut(logits, target, t.mean(), p.mean())),
+        "heads, T alone": (t.mean(), 1.0, softly_cut(logits, target, t, 2.0)),
         "heads": (t.mean(), p.mean(), softly_cut(logits, target, t, p)),
     }
     assert [m.name for m in got.methods] == list(columns)
@@ -772,7 +778,7 @@ def test_the_report_by_numpy(qwen2: Case) -> None:
         assert method.difference == pytest.approx(difference.mean(), abs=1e-4)
         assert method.standard_error == pytest.approx(math.sqrt((sums**2).sum() * 7 / 6) / 90, rel=1e-3, abs=1e-6)
     assert got.verdict == verdict(got.methods)
-    assert json.loads(json.dumps(got.as_dict()))["methods"][3]["name"] == "heads"
+    assert json.loads(json.dumps(got.as_dict()))["methods"][4]["name"] == "heads"
 
 
 def test_the_report_of_one_head(qwen2: Case) -> None:
@@ -794,7 +800,7 @@ def test_one_example_gives_no_verdict(qwen2: Case) -> None:
 def test_the_reports_cut_is_as_steep_as_that_of_the_training(qwen2: Case) -> None:
     parts, _ = random_features(n=30, hidden=64, n_vocab=384)
     steep, flat = (report(module_of(qwen2), Objective(alpha=a), lambda: iter(parts)).methods for a in (30.0, 1.0))
-    assert [a.nll == b.nll for a, b in zip(steep, flat, strict=True)] == [True, True, False, False]
+    assert [a.nll == b.nll for a, b in zip(steep, flat, strict=True)] == [True, True, False, True, False]
 
 
 VERDICTS: dict[str, tuple[tuple[float, float], tuple[float, float], str]] = {
@@ -810,11 +816,16 @@ VERDICTS: dict[str, tuple[tuple[float, float], tuple[float, float], str]] = {
         "Constants do as well as the heads (mean-shift: 0.0190 +- 0.0100 nats a token apart): "
         "what they learnt is a better mean, not token-level control.",
     ),
+    "a single T does as well": (
+        (0.01, 0.01),
+        (0.3, 0.01),
+        "Constants do as well as the heads (best single T: 0.0100 +- 0.0100 nats a token apart). "
+        "Their own means as constants do worse, by 0.3000 +- 0.0100.",
+    ),
     "worse": (
         (-0.05, 0.01),
         (0.019, 0.01),
-        "A constant predicts better than the heads: best single T, by 0.0500 +- 0.0100 nats a token. "
-        "As predictors they add nothing.",
+        "A constant predicts better than the heads: best single T, by 0.0500 +- 0.0100 nats a token.",
     ),
 }
 
@@ -829,6 +840,11 @@ def test_verdict(name: str) -> None:
         Method("heads", 0.8, 0.9, 1.0, 0.0, 0.0),
     )
     assert verdict(methods) == words
+    useless, useful = (Method("heads, T alone", 0.8, 1.0, nll, 0.0, 0.01) for nll in (1.2, 0.9))
+    assert verdict((*methods, useless)) == words
+    told = verdict((*methods, useful))
+    ending = " Their T alone does better than the constants (0.9000); the cut at P costs the rest."
+    assert told == (words if name == "better" else words + ending)
 
 
 # ---- what it leaves ----

@@ -31,7 +31,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @click.option("--epochs", type=float, default=1.0, show_default=True, help="Passes over the data.")
 @click.option("--steps", type=int, help="Steps, instead of epochs.")
 @click.option("--batch", type=int, default=32, show_default=True, help="Examples a step.")
-@click.option("--lr", type=float, default=1e-4, show_default=True, help="Peak learning rate of AdamW.")
+@click.option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
 @click.option(
     "--warmup", type=float, default=0.03, show_default=True, help="Share of the steps with rising rate, 0 to 1."

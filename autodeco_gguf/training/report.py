@@ -15,6 +15,7 @@ from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.settings import Objective
 
+MEAN_SHIFT = "mean-shift"
 T_ALONE = "heads, T alone"
 """The method that leaves the predicted cut out: whatever a cut excludes costs likelihood."""
 
@@ -85,7 +86,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     columns = {
         "T = 1": (1.0, 1.0, single[:, GRID.index(1.0)]),
         "best single T": (GRID[best], 1.0, single[:, best]),
-        "mean-shift": (mean_t, mean_p, second.nll[:, 0]),
+        MEAN_SHIFT: (mean_t, mean_p, second.nll[:, 0]),
         T_ALONE: (mean_t, 1.0, t_alone),
         "heads": (mean_t, mean_p, heads_nll),
     }
@@ -102,7 +103,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
 
 def verdict(methods: tuple[Method, ...]) -> str:
     """Whether the heads beat constants, in plain words; two standard errors count as a difference."""
-    constants = [m for m in methods if m.name in ("best single T", "mean-shift")]
+    constants = [m for m in methods if m.name in ("best single T", MEAN_SHIFT)]
     worst = min(constants, key=lambda m: m.difference)
     others = " and ".join(f"{m.name} {m.nll:.4f}" for m in constants)
     margin = f"{abs(worst.difference):.4f} +- {worst.standard_error:.4f} nats a token"
@@ -113,10 +114,12 @@ def verdict(methods: tuple[Method, ...]) -> str:
     if worst.difference < -2 * worst.standard_error:
         text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
     else:
-        text = (
-            f"Constants do as well as the heads ({worst.name}: {margin} apart): "
-            "what they learnt is a better mean, not token-level control."
-        )
+        text = f"Constants do as well as the heads ({worst.name}: {margin} apart)"
+        better_mean = ": what they learnt is a better mean, not token-level control."
+        text += better_mean if worst.name == MEAN_SHIFT else "."
+    shift = next(m for m in constants if m.name == MEAN_SHIFT)
+    if shift.difference > 2 * shift.standard_error:
+        text += f" Their own means as constants do worse, by {shift.difference:.4f} +- {shift.standard_error:.4f}."
     alone = next((m for m in methods if m.name == T_ALONE), None)
     if alone is not None and alone.nll < min(m.nll for m in constants):
         text += f" Their T alone does better than the constants ({alone.nll:.4f}); the cut at P costs the rest."

@@ -24,7 +24,7 @@ from autodeco_gguf.training.data import VARIANTS, Dataset, Tokens
 from autodeco_gguf.training.features import stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
-from autodeco_gguf.training.settings import MAX_VALIDATION, Settings
+from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, Settings
 
 _SAVE_S = 60.0
 """Seconds between saved states; what is lost by a kill, and computed again."""
@@ -77,9 +77,10 @@ class Trainer:
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
+        self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         self._optimizer = torch.optim.AdamW(
             [p for head in self._trained() for p in head.parameters()],
-            lr=settings.lr,
+            lr=self._peak_lr,
             weight_decay=settings.weight_decay,
         )
         self._step = 0
@@ -183,7 +184,7 @@ class Trainer:
         warmup = max(1, round(self._settings.warmup * self.steps))
         rise = (self._step + 1) / warmup
         fall = (self.steps - self._step) / max(1, self.steps - warmup)
-        return self._settings.lr * min(1.0, rise, fall)
+        return self._peak_lr * min(1.0, rise, fall)
 
     # ---- validation ----
 
