@@ -230,4 +230,5 @@ def test_ctrl_c_and_on(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) 
     assert log.stat().st_size > 0
     refused = invoke(capfd, "train", qwen2.base, *options, "--lr", 0.5)
     assert refused.status == 1
-    assert f"error: {tmp_path}/o/.training/state.pt: of a training with lr 0.0001, now 0.5; start anew" in refused.err
+    state = tmp_path / "o" / ".training" / "state.pt"
+    assert f"error: {state}: of a training with lr 0.0015625, now 0.5; start anew" in refused.err

@@ -9,7 +9,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class Trainer:
         Raises:
             AutoDecoError: the state there is of another training.
         """
+        self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
+        settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._log, self._state = output / "log.jsonl", state / "state.pt"
         self.vocab_size = context.n_vocab
@@ -77,7 +79,6 @@ class Trainer:
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
-        self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         self._optimizer = torch.optim.AdamW(
             [p for head in self._trained() for p in head.parameters()],
             lr=self._peak_lr,
