@@ -1,7 +1,7 @@
 """How fast heads are trained: tokens a second of training steps, against llama.cpp reading the same tokens as prompts.
 
 Writes a model with random weights once (0.5 GB). Its logits are far flatter than a trained model's, so that the exact
-top-p loss has to sort nearly every position: the slowest there is. The second figure allows an error of 1e-3 nats.
+top-p loss has to sort nearly every position: the slowest there is. The second figure allows an error of 1e-2 nats.
 
     python benchmarks/training.py --json benchmarks/training.json
 """
@@ -60,7 +60,7 @@ def measure(base: Path, rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     context = Context(base, n_ctx=N_PROMPT + N_COMPLETION, n_threads=threads)
     figures = {}
-    for name, tolerance in (("exact", Objective().sort_tolerance), ("tolerance 1e-3", 1e-3)):
+    for name, tolerance in (("exact", Objective().sort_tolerance), ("tolerance 1e-2", 1e-2)):
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary)
             data = dataset(directory, context.n_vocab, 2 * rounds + 8)

@@ -23,8 +23,8 @@ K = 16
 N_CTX = 160
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
-COARSE_PROMPTS = 32
-FINALISTS = 12
+COARSE_PROMPTS = 8
+FINALISTS = 8
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,46 @@ def _mean(values: np.ndarray[Any, Any]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def static_pairs(engine: Engine, problems: Sequence[stories.Problem], seed: int) -> dict[str, Any]:
+class Scorer:
+    """Scores ways to decode one model, and keeps them in a file: an interrupted evaluation goes on from there."""
+
+    def __init__(self, engine: Engine, kept: Path | None) -> None:
+        self._engine, self._kept = engine, kept
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept is not None and kept.exists() else []
+        self._scores = {key: Score(**values) for key, values in map(json.loads, lines)}
+
+    def __call__(
+        self,
+        problems: Sequence[stories.Problem],
+        name: str,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        *,
+        seed: int,
+    ) -> Score:
+        """:func:`score`, or what it was before."""
+        key = f"{name}, {len(problems)} prompts, seed {seed}"
+        if key not in self._scores:
+            self._scores[key] = score(self._engine, problems, name, temperature, top_p, seed=seed)
+            if self._kept is not None:
+                with self._kept.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps([key, asdict(self._scores[key])]) + "\n")
+        return self._scores[key]
+
+
+def static_pairs(scorer: Scorer, problems: Sequence[stories.Problem], seed: int) -> dict[str, Any]:
     """Every pair of the grid on some prompts; the best by each measure, and the paper's oracle, on all of them."""
     coarse = [
-        score(engine, problems[:COARSE_PROMPTS], f"T = {t}, P = {p}", t, p, seed=seed)
+        scorer(problems[:COARSE_PROMPTS], f"T = {t}, P = {p}", t, p, seed=seed)
         for t in _progress(TEMPERATURES, "static grid")
         for p in TOP_PS
     ]
     best = sorted(coarse, key=lambda s: -s.distinct)[:FINALISTS]
-    finalists = [score(engine, problems, s.name, s.temperature, s.top_p, seed=seed + 1) for s in best]
     oracle = oracle_pair(coarse)
     return {
         "grid": coarse,
-        "finalists": finalists,
-        "oracle": score(engine, problems, "oracle", oracle.temperature, oracle.top_p, seed=seed + 1),
+        "finalists": [scorer(problems, s.name, s.temperature, s.top_p, seed=seed + 1) for s in best],
+        "oracle": scorer(problems, oracle.name, oracle.temperature, oracle.top_p, seed=seed + 1),
     }
 
 
@@ -134,19 +160,20 @@ def control(engine: Engine, n: int = 100, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def evaluate(model: Path, n_prompts: int, seed: int = 0) -> dict[str, Any]:
-    """All of it, for JSON."""
+def evaluate(model: Path, n_prompts: int, seed: int = 0, kept: Path | None = None) -> dict[str, Any]:
+    """All of it, for JSON; ``kept`` is the file of a :class:`Scorer`."""
     engine = make_engine(model)
+    scorer = Scorer(engine, kept)
     problems = stories.problems(n_prompts, seed=f"test {seed}", held_out=True)
-    ours = score(engine, problems, "AutoDeco", seed=seed + 1)
+    ours = scorer(problems, "AutoDeco", seed=seed + 1)
     t, p = round(ours.mean_temperature, 4), round(ours.mean_top_p, 4)
     main = [
         ours,
-        score(engine, problems, "greedy", 0.0, 1.0, seed=seed + 1),
-        score(engine, problems, "default", 1.0, 1.0, seed=seed + 1),
-        score(engine, problems, "mean-shift", t, p, seed=seed + 1),
+        scorer(problems, "greedy", 0.0, 1.0, seed=seed + 1),
+        scorer(problems, "default", 1.0, 1.0, seed=seed + 1),
+        scorer(problems, "mean-shift", t, p, seed=seed + 1),
     ]
-    static = static_pairs(engine, problems, seed)
+    static = static_pairs(scorer, problems, seed)
     result = {
         "methods": [asdict(s) for s in main],
         "oracle": asdict(static["oracle"]),

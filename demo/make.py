@@ -125,7 +125,7 @@ def export(base: Path, heads: Path, output: Path = WORK / "demo.gguf") -> None:
 
 def evaluate_model() -> None:
     """Held-out prompts."""
-    result = evaluate.evaluate(WORK / "demo.gguf", TEST_PROMPTS)
+    result = evaluate.evaluate(WORK / "demo.gguf", TEST_PROMPTS, kept=WORK / "scores.jsonl")
     (WORK / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

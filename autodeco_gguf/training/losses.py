@@ -25,6 +25,8 @@ SORT_TOLERANCE = 1e-6
 
 _MIN_TEMPERATURE = 1e-2
 _EPSILON = 1e-9
+NEVER = -1e30
+"""A logit that gives probability 0, and, unlike -inf, derivatives."""
 
 
 def temperature_loss(logits: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
@@ -80,8 +82,7 @@ def top_p_loss(
     Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the ``depth`` largest logits are put in
     order; the mask's mass over the others is integrated, which is too much by at most
     ``alpha / 2 * p`` of it, where p is the smallest of the probabilities in order. A row for which that may change
-    the loss by more than ``tolerance`` nats, or whose target is not among the largest, is sorted deeper, in the end
-    all of it.
+    the loss by more than ``tolerance`` nats is sorted deeper, in the end all of it.
     """
     n_vocab = logits.shape[-1]
     if depth >= n_vocab:
@@ -114,24 +115,29 @@ def _top_p_loss(
     """The loss [n], and a bound on its error [n], from the largest logits in order."""
     inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
     largest = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
-    log_total = torch.logsumexp((logits - largest) * inverse, dim=-1, keepdim=True)
+    centred = logits - largest
+    log_total = torch.logsumexp(centred * inverse, dim=-1, keepdim=True)
     probs = torch.exp((ordered - largest) * inverse - log_total)
     cumulative = probs.cumsum(-1)
     mass = (probs * soft_mask(cumulative, top_p, alpha)).sum(-1)
 
     target = logits.gather(-1, targets.unsqueeze(-1))
+    prob = torch.exp((target - largest) * inverse - log_total)
     rank = (ordered > target).sum(-1, keepdim=True)
-    found = rank < ordered.shape[-1]
-    target_mask = soft_mask(cumulative.gather(-1, rank.clamp_max(ordered.shape[-1] - 1)), top_p, alpha)
-    kept = (torch.exp((target - largest) * inverse - log_total) * target_mask).squeeze(-1)
+    place = cumulative.gather(-1, rank.clamp_max(ordered.shape[-1] - 1))
+    beyond = (rank == ordered.shape[-1]).squeeze(-1).nonzero().squeeze(-1)
+    if len(beyond):  # not among those in order: what is before it is summed
+        likelier = logits[beyond] > target[beyond]
+        scaled = centred[beyond].masked_fill(~likelier, NEVER) * inverse[beyond]
+        before = torch.exp(torch.logsumexp(scaled, -1, keepdim=True) - log_total[beyond])
+        place = place.index_copy(0, beyond, before + prob[beyond])
+    kept = (prob * soft_mask(place, top_p, alpha)).squeeze(-1)
 
     error = torch.zeros_like(mass)
     if ordered.shape[-1] < logits.shape[-1]:
         rest = _integral(cumulative[:, -1], top_p, alpha)
         mass = mass + rest
-        error = torch.where(
-            found.squeeze(-1), (0.5 * alpha * probs[:, -1] * rest / (mass + _EPSILON)).detach(), torch.inf
-        )
+        error = (0.5 * alpha * probs[:, -1] * rest / (mass + _EPSILON)).detach()
     return -torch.log(kept / (mass + _EPSILON) + _EPSILON), error
 
 

@@ -77,4 +77,6 @@ def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:
         probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
         five = probs.topk(min(5, probs.shape[-1]), dim=-1).values
         entropy = -(probs * torch.log(probs + 1e-8)).sum(-1)
-        return torch.stack([temperature, five[:, 0], entropy, probs.var(-1), five.sum(-1)], dim=-1)
+        n_vocab = probs.shape[-1]  # of probabilities the mean is 1 / n_vocab
+        variance = (probs.square().sum(-1) - 1.0 / n_vocab) / (n_vocab - 1)
+        return torch.stack([temperature, five[:, 0], entropy, variance, five.sum(-1)], dim=-1)

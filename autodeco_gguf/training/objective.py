@@ -17,10 +17,6 @@ _CHUNK_FLOATS = 1 << 22
 """Logits worked on at a time: bounds the losses' memory to some 16 MiB buffers, whatever the vocabulary."""
 
 
-_LEAST = -1e30
-"""Stands for a logit of -inf, of which a gradient would be NaN."""
-
-
 @dataclass
 class Positions:
     """What is kept of a batch's predicted positions: no more than the hidden state wide.
@@ -113,7 +109,7 @@ def collect(
                     sequence,
                     torch.from_numpy(features.target[part]),
                     torch.from_numpy(features.hidden[part].copy()),
-                    torch.from_numpy(features.logits[part]).clamp(min=_LEAST),
+                    torch.from_numpy(features.logits[part]).clamp(min=losses.NEVER),
                     ~torch.isin(sequence, commanded),
                     objective,
                     draws,
