@@ -211,11 +211,12 @@ def _progress(values: Sequence[float], label: str) -> Iterable[float]:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON to write.")
+@click.option("--kept", type=click.Path(path_type=Path), help="Keep every score here, and go on from it.")
 @click.option("--prompts", type=int, default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(model: Path, output: Path | None, prompts: int, seed: int) -> None:
+def main(model: Path, output: Path | None, kept: Path | None, prompts: int, seed: int) -> None:
     """Measure a demo model on held-out prompts."""
-    result = evaluate(model, prompts, seed)
+    result = evaluate(model, prompts, seed, kept)
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(table(result))
