@@ -295,7 +295,7 @@ def _write(output: Path, problems: Sequence[Problem], prompts: Sequence[Prompt],
     write_atomically(output, lambda f: f.writelines(lines()), lambda _: None)
 
 
-def _line(record: dict[str, Any]) -> bytes:
+def _line(record: object) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
@@ -392,6 +392,6 @@ class _Partial:
 
     def _append(self, record: object) -> int:
         place = self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+        self._file.write(_line(record))
         self._file.flush()
         return place

@@ -14,16 +14,15 @@ as of a free word. Sampling as it comes gets sums wrong; sampling sharply tells 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, count
-from pathlib import Path
 from typing import Literal
 
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.training.control import Commands
 
 Command = Literal["low", "high"]
 
@@ -144,8 +143,8 @@ EXPONENT_FACTORS = {None: 1.0, "low": 1.6, "high": 0.6}
 @lru_cache(maxsize=1)
 def commands() -> dict[str, tuple[str, ...]]:
     """The sentences that ask for little (``"low"``) or much (``"high"``) diversity."""
-    text = Path(__file__).with_name("commands.json").read_text(encoding="utf-8")
-    return {kind: tuple(sentences) for kind, sentences in json.loads(text).items()}
+    shipped = Commands.read()
+    return {"low": shipped.low, "high": shipped.high}
 
 
 def words() -> list[str]:

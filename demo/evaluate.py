@@ -62,9 +62,10 @@ def score(
     seed: int = 0,
 ) -> Score:
     """Sample k stories of every problem and check them."""
+    prompts = [engine.prompt(p.prompt)[1] for p in problems]
     requests = (
-        Request(engine.prompt(p.prompt)[1], seed=(seed * 100_003 + i) * 1009 + j, temperature=temperature, top_p=top_p)
-        for i, p in enumerate(problems)
+        Request(tokens, seed=(seed * 100_003 + i) * 1009 + j, temperature=temperature, top_p=top_p)
+        for i, tokens in enumerate(prompts)
         for j in range(k)
     )
     right: list[list[str]] = [[] for _ in problems]
@@ -112,7 +113,7 @@ class Scorer:
 
 
 def static_pairs(scorer: Scorer, problems: Sequence[stories.Problem], seed: int) -> dict[str, Any]:
-    """Every pair of the grid on some prompts; the best by each measure, and the paper's oracle, on all of them."""
+    """Every pair of the grid on some prompts; the most distinct, and the paper's oracle, on all of them."""
     coarse = [
         scorer(problems[:COARSE_PROMPTS], f"T = {t}, P = {p}", t, p, seed=seed)
         for t in _progress(TEMPERATURES, "static grid")

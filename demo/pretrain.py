@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -25,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from autodeco_gguf import stories
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.gguf_file import write_atomically
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # llama.cpp knows this expression as "qwen2" (demo/to_gguf.py); it makes every digit a token.
@@ -173,9 +173,7 @@ def _optimizer(model: Qwen2ForCausalLM, settings: Settings) -> torch.optim.AdamW
 
 
 def _save_checkpoint(path: Path, **state: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    write_atomically(path, lambda f: torch.save(state, f), lambda _: None)
 
 
 def _load_checkpoint(

@@ -74,7 +74,6 @@ def rollouts_command(
 
     Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --problems train-problems.jsonl -k 16 -o rollouts.jsonl
     """
-    from autodeco_gguf.context import default_context, default_threads
     from autodeco_gguf.engine import Engine
     from autodeco_gguf.gguf_file import check_output
     from autodeco_gguf.rollouts import Settings, read_problems, rollouts
@@ -86,8 +85,8 @@ def rollouts_command(
     engine = Engine(
         model,
         n_parallel=parallel,
-        n_ctx=ctx or default_context(model),
-        n_threads=threads or default_threads(),
+        n_ctx=ctx,
+        n_threads=threads,
         n_gpu_layers=gpu_layers,
         verbose=verbose,
     )

@@ -24,7 +24,7 @@ class Positions:
     Attributes:
         sequence: [n] of the batch.
         hidden: [n, hidden_size].
-        features: [n, 5] of the top-p head.
+        features: [n, 5] of the top-p head; [n, 0] where it is not trained.
         temperature: [n] predicted.
         top_p: [n] predicted.
         counts: [n] whether it has losses of its own; False for variants with a command.
@@ -132,7 +132,7 @@ def _positions(
     with torch.no_grad():
         ones = torch.ones(len(target))
         temperature = heads.temperature(hidden) if objective.temperature else ones
-        features = probability_features(logits, temperature)
+        features = probability_features(logits, temperature) if objective.top_p else hidden[:, :0]
         top_p = heads.top_p(hidden, features) if objective.top_p else ones
         weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else ones
         if draws is None:

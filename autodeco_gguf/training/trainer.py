@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -19,7 +18,7 @@ import torch
 
 from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.gguf_file import write_bytes
+from autodeco_gguf.gguf_file import write_atomically
 from autodeco_gguf.training.data import VARIANTS, Dataset, Tokens
 from autodeco_gguf.training.features import stream
 from autodeco_gguf.training.module import HeadsModule
@@ -233,9 +232,7 @@ class Trainer:
             "bad": self._bad,
             "log_bytes": self._log_bytes,
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_bytes(self._state, buffer.getbuffer())
+        write_atomically(self._state, lambda f: torch.save(state, f), lambda _: None)
 
     def _resume(self) -> None:
         path = self._state
