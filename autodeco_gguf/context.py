@@ -21,7 +21,7 @@ from autodeco_gguf.format import DEFAULT_CONTEXT
 from autodeco_gguf.heads import Float32Array
 from autodeco_gguf.loading import loading
 from autodeco_gguf.model_file import ModelFile
-from autodeco_gguf.sampler import token_bytes
+from autodeco_gguf.sampler import Predictor, address, token_bytes
 
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -70,12 +70,26 @@ class Context:
         *,
         n_ctx: int,
         n_seq: int = 1,
+        n_outputs: int | None = None,
         n_threads: int | None = None,
         n_gpu_layers: int = -1,
         f32_cache: bool = False,
+        flash_attn: bool = False,
         verbose: bool = False,
     ) -> None:
         """Load a plain or merged GGUF.
+
+        Args:
+            path: the file.
+            n_ctx: tokens of a sequence.
+            n_seq: sequences.
+            n_outputs: most outputs of one decode; by default what 64 MiB of logits hold, at least 16.
+            n_threads: CPU threads; by default :func:`default_threads`.
+            n_gpu_layers: layers on the GPU; -1: all.
+            f32_cache: keep keys and values in 32 bits instead of 16.
+            flash_attn: as llama.cpp's programs by default, where the device can; off, as in ``llama_cpp.Llama``, the
+                results are the same as there to the last bits.
+            verbose: show llama.cpp's own log.
 
         Raises:
             AutoDecoError: a broken file, or llama.cpp cannot load it.
@@ -92,9 +106,10 @@ class Context:
             self.vocab: Any = self._model.vocab
             self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
-            self.n_outputs = max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
+            self.n_outputs = n_outputs or max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
             self._params = lib.llama_context_default_params()
-            self._params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as llama_cpp.Llama: the same results
+            flash = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            self._params.flash_attn_type = flash
             self._params.n_batch = self._params.n_ubatch = _BATCH
             self._params.n_outputs_max = self.n_outputs
             self._params.n_threads = self._params.n_threads_batch = n_threads or default_threads()
@@ -106,8 +121,7 @@ class Context:
         cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
         self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
-        self._batch = lib.llama_batch_init(_BATCH, 0, 1)
-        self._ctx._exit_stack.callback(lib.llama_batch_free, self._batch)
+        self.address = address(self._ctx.ctx)
         self._hidden = False
         self.n_ctx, self.n_seq = n_ctx, n_seq
 
@@ -183,13 +197,35 @@ class Context:
 
     # ---- decoding ----
 
+    def attach(self, predictor: Predictor) -> bool:
+        """Put heads into the graph for every output of a decode of consecutive sequences, a token each.
+
+        Returns:
+            False where the device does not take them.
+
+        Raises:
+            AutoDecoError: the model has another hidden size or vocabulary.
+        """
+        return predictor.attach_rows(self._ctx.ctx, self.n_outputs)
+
+    def takes(self, predictor: Predictor) -> bool:
+        """Whether the device and the architecture take heads in the graph, found out by decoding a token."""
+        if not self.attach(predictor):
+            return False
+        self._ctx._exit_stack.callback(predictor.detach)  # before the context is freed
+        self.decode([0], [0], [0], hidden=False)
+        found = predictor.in_graph()
+        self.clear()
+        predictor.detach()
+        return found
+
     def clear(self) -> None:
         """Forget every sequence."""
         lib.llama_memory_clear(self._ctx.memory, False)
 
-    def remove(self, seq: int) -> None:
-        """Forget one sequence."""
-        lib.llama_memory_seq_rm(self._ctx.memory, seq, -1, -1)
+    def remove(self, seq: int, begin: int = 0) -> bool:
+        """Forget one sequence from position ``begin`` on; False where a recurrent model cannot go back, only to 0."""
+        return bool(lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, -1))
 
     def copy(self, source: int, target: int) -> None:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
@@ -205,6 +241,8 @@ class Context:
         self, tokens: Ints, positions: Ints, sequences: Ints, *, hidden: bool
     ) -> tuple[Float32Array, Float32Array | None]:
         """Decode up to :attr:`n_outputs` tokens, all of them outputs.
+
+        A token each of consecutive, ascending sequences is computed in one piece.
 
         Returns:
             logits [n, n_vocab] and, with ``hidden``, the states after the final norm [n, hidden_size]: views of
@@ -224,19 +262,7 @@ class Context:
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden
-        batch, n = self._batch, len(tokens)
-        batch.n_tokens = n
-        _view(batch.token, n)[:] = tokens
-        _view(batch.pos, n)[:] = positions
-        _view(batch.logits, n)[:] = outputs
-        for i, seq in enumerate(sequences):
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = seq
-        status = lib.llama_decode(self._ctx.ctx, batch)
+        status = core.decode(self.address, tokens, positions, sequences, outputs)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
             raise AutoDecoError(f"{self.file.path}: {reason}")
-
-
-def _view(pointer: Any, n: int) -> npt.NDArray[Any]:
-    return np.ctypeslib.as_array(pointer, shape=(n,))

@@ -1,77 +1,50 @@
-"""Generates many sequences at once, each with its own prompt, seed, and fixed or predicted temperature and top-p."""
+"""Generates many sequences at once: requests join while others run, each with its own way of sampling."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from autodeco_gguf._native import core
 from autodeco_gguf.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.heads import Float32Array, Heads, check_temperature, check_top_p
+from autodeco_gguf.heads import Heads, check_enabled
 from autodeco_gguf.model_file import ModelFile
+from autodeco_gguf.request import FinishReason, Handle, OnToken, Request, Result
+from autodeco_gguf.sampler import Predictor, build_sampler
 
-MAX_PARALLEL = MAX_SEQUENCES - 1
-"""Sequences at once; one more holds the prompt that several of them share."""
+MAX_PARALLEL = MAX_SEQUENCES
+"""Sequences at once."""
 
-UInt64Array = npt.NDArray[np.uint64]
+_SHARED = 32
+"""Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate: the tokens of a prompt, and how to go on.
-
-    Attributes:
-        tokens: the prompt, at least one token.
-        seed: in [0, 2**64). The draw at place i depends on it and on i only, not on what runs beside it.
-        temperature: fixed; 0 is greedy. None: predicted, 1 where there is no such head.
-        top_p: fixed, in [0, 1]. None: predicted, 1 where there is no such head.
-        max_tokens: at most so many, the end-of-generation token included. None: until the context is full.
-    """
-
-    tokens: Sequence[int]
-    _: KW_ONLY
-    seed: int
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What became of a request.
-
-    Attributes:
-        index: the request's place among those given, from 0.
-        tokens: the answer, without the end-of-generation token.
-        text: of these tokens, control tokens left out.
-        finish_reason: "stop" when the model ended it, "length" at max_tokens or the end of the context.
-        temperature: [n] what each token was drawn with, the end-of-generation token included.
-        top_p: [n] likewise.
-    """
-
-    index: int
-    tokens: list[int]
-    text: str
-    finish_reason: Literal["stop", "length"]
-    temperature: Float32Array
-    top_p: Float32Array
+_PROMPT_ALONE = 512
+"""Prompt tokens computed in one go where no other sequence is waiting for its next token."""
 
 
 class Engine:
     """A model that answers up to ``n_parallel`` requests at once and takes the next as soon as one is done.
 
+    Attributes:
+        n_parallel: sequences at once.
+        n_ctx: tokens of one sequence, its prompt included.
+        context: what decodes.
+        fingerprint: of the base model and the heads.
+
+    Nothing runs in the background: who waits for a token or a result runs the engine meanwhile, for all requests. Any
+    thread may submit and wait.
+
     Examples:
         >>> engine = Engine("model-autodeco.gguf", n_parallel=16)  # doctest: +SKIP
         >>> _, tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
-        >>> for result in engine.generate(Request(tokens, seed=i) for i in range(100)):  # doctest: +SKIP
-        ...     print(result.index, result.text)
+        >>> for result in engine.generate([Request(tokens, seed=i) for i in range(16)]):  # doctest: +SKIP
+        ...     print(result.text)
+        >>> for piece in engine.submit(Request(tokens, stop=["."])):  # doctest: +SKIP
+        ...     print(piece.text, piece.token.temperature)
     """
 
     def __init__(
@@ -81,21 +54,30 @@ class Engine:
         n_parallel: int = 8,
         n_ctx: int | None = None,
         heads: str | os.PathLike[str] | None = None,
+        heads_enabled: Collection[str] | None = None,
         n_threads: int | None = None,
         n_gpu_layers: int = -1,
         f32_cache: bool = False,
+        flash_attn: bool | None = None,
+        prompt_chunk: int = 128,
+        max_waiting: int = 4096,
         verbose: bool = False,
     ) -> None:
         """Load a model and its heads, if it has any.
 
         Args:
             path: a plain or merged GGUF.
-            n_parallel: sequences at once, 1 to 255.
+            n_parallel: sequences at once, 1 to 256.
             n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
             heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             n_threads: CPU threads; by default one a core, half of them above four.
             n_gpu_layers: layers on the GPU; -1: all.
             f32_cache: keep keys and values in 32 bits instead of 16.
+            flash_attn: llama.cpp's flash attention where the device has it: several times as fast for many short
+                sequences, and off by up to 1e-3 in T and P. By default on, but not with ``f32_cache``.
+            prompt_chunk: tokens of new prompts that are computed between two tokens of the running sequences.
+            max_waiting: requests that may wait for a sequence.
             verbose: show llama.cpp's own log.
 
         Raises:
@@ -103,35 +85,46 @@ class Engine:
         """
         if not 1 <= n_parallel <= MAX_PARALLEL:
             raise AutoDecoError(f"n_parallel {n_parallel}, expected 1 to {MAX_PARALLEL}")
-        if n_ctx is not None and n_ctx < 1:
-            raise AutoDecoError(f"n_ctx {n_ctx}, expected at least 1")
+        for name, value in (("n_ctx", n_ctx), ("prompt_chunk", prompt_chunk), ("max_waiting", max_waiting)):
+            if value is not None and value < 1:
+                raise AutoDecoError(f"{name} {value}, expected at least 1")
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(path)
+        self.prompt_chunk, self.max_waiting = prompt_chunk, max_waiting
         model = ModelFile.open(Path(path))
-        self._heads = Heads(model.fitting_heads(heads)) if heads is not None or model.head_tensors else None
-        n_seq = n_parallel + 1
+        enabled = check_enabled(heads_enabled)
+        found = model.fitting_heads(heads) if heads is not None or (enabled and model.head_tensors) else None
+        self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
+        self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(
             path,
             n_ctx=self.n_ctx,
-            n_seq=n_seq,
+            n_seq=n_parallel,
+            n_outputs=n_parallel,
             n_threads=n_threads,
             n_gpu_layers=n_gpu_layers,
             f32_cache=f32_cache,
+            flash_attn=not f32_cache if flash_attn is None else flash_attn,
             verbose=verbose,
         )
-        self._n_threads = n_threads
-        self._chat = self.context.chat()
-        self._ends = np.array([self.context.is_eog(token) for token in range(self.context.n_vocab)])
+        self._host_way = bool(self._predictor.names) and not self.context.takes(self._predictor)
         self._pieces: dict[int, bytes] = {}
-        self._busy = False
+        self._chat = self.context.chat()
+        self._waiting: deque[Handle] = deque()
+        self._submitted = 0
+        self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
+        self._running = False
+        self._sequences = _Sequences(self)
 
     @property
     def heads(self) -> frozenset[str]:
         """The heads that predict where a request asks for it: some of "temperature" and "top_p"."""
-        return self._heads.names if self._heads is not None else frozenset()
+        return self._predictor.names
 
     def close(self) -> None:
         """Free the context and the model."""
         self.context.close()
+
+    # ---- requests ----
 
     def prompt(self, message: str) -> tuple[str, list[int]]:
         """A user's message as the model expects it, text and tokens; without a chat template, the message itself.
@@ -144,203 +137,293 @@ class Engine:
         text = self._chat.render([{"role": "user", "content": message}])
         return text, self.context.tokenize(text)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The text piece of a token; control tokens give nothing."""
+        if token not in self._pieces:
+            self._pieces[token] = self.context.token_bytes(token, special=False)
+        return self._pieces[token]
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
     def check(self, request: Request) -> None:
         """Raise AutoDecoError for a request that cannot be met: its prompt does not fit, a value out of range."""
-        n, n_vocab = len(request.tokens), self.context.n_vocab
+        request.check()
+        self._tokens(request)
+
+    def _tokens(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt, known to fit."""
+        prompt = request.prompt
+        tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
+        n, n_vocab = len(tokens), self.context.n_vocab
         if n == 0:
             raise AutoDecoError("the prompt is empty")
         if n >= self.n_ctx:
             raise AutoDecoError(f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it")
-        bad = next((token for token in request.tokens if not 0 <= token < n_vocab), None)
-        if bad is not None:
+        if not (min(tokens) >= 0 and max(tokens) < n_vocab):
+            bad = next(token for token in tokens if not 0 <= token < n_vocab)
             raise AutoDecoError(f"token {bad}, expected 0 to {n_vocab - 1}")
-        if not 0 <= request.seed < 1 << 64:
-            raise AutoDecoError(f"seed {request.seed}, expected 0 to 2**64 - 1")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise AutoDecoError(f"max_tokens {request.max_tokens}, expected at least 1")
-        if request.temperature is not None:
-            check_temperature(request.temperature)
-        if request.top_p is not None:
-            check_top_p(request.top_p)
+        return tokens
 
-    def generate(self, requests: Iterable[Request]) -> Generator[Result, None, None]:
-        """Answer requests; the results come as they are finished, not in the order of the requests.
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Handle:
+        """Queue a request; it is answered while somebody waits for it or for another.
 
-        The requests are taken as there is room for them. Those that follow each other with the same prompt have it
-        computed once.
+        Args:
+            request: what to generate.
+            on_token: called with every :class:`Piece` as it comes, by the thread that runs the engine.
 
         Raises:
-            AutoDecoError: a request that :meth:`check` refuses, before anything of it is drawn; llama.cpp fails; the
-                engine is in the midst of another generation.
+            AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
         """
-        if self._busy:
-            raise AutoDecoError("the engine is generating; finish or close that first")
-        self._busy = True
+        return self._submit(request, self._submitted, on_token)
+
+    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
+        request.check()
+        tokens = self._tokens(request)
+        if len(self._waiting) >= self.max_waiting:
+            raise AutoDecoError(f"too many requests: {self.max_waiting} are waiting already; try again later")
+        sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
+        handle = Handle(self, request, index, tokens, sampler, on_token)
+        self._submitted += 1
+        self._waiting.append(handle)
+        return handle
+
+    def generate(self, requests: Iterable[Request]) -> list[Result]:
+        """Answer requests; the results in their order.
+
+        Raises:
+            AutoDecoError: as :meth:`as_completed`.
+        """
+        return sorted(self.as_completed(requests), key=lambda result: result.index)
+
+    def as_completed(self, requests: Iterable[Request]) -> Generator[Result, None, None]:
+        """Answer requests; the results as they are finished, not in the order of the requests.
+
+        The requests are taken as there is room for them. Closing the generator cancels what is under way.
+
+        Raises:
+            AutoDecoError: a request that :meth:`check` refuses, named by its place, before anything of it is drawn; or
+                llama.cpp fails for the whole batch.
+        """
+        source, done = enumerate(requests), deque[Handle]()
+        under_way: set[Handle] = set()
+        upcoming = next(source, None)
         try:
-            running = _Running(self, _Queue(requests))
-            while running.admit():
-                running.step()
-                yield from running.finished()
+            while upcoming is not None or under_way:
+                while upcoming is not None and len(under_way) < min(2 * self.n_parallel, self.max_waiting):
+                    under_way.add(self._take(*upcoming, done.append))
+                    upcoming = next(source, None)
+                self._wait(lambda: bool(done))
+                while done:
+                    handle = done.popleft()
+                    under_way.remove(handle)
+                    yield handle.result()
         finally:
-            self._busy = False
+            for handle in under_way:
+                handle.cancel()
 
-    def text(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
-        pieces = self._pieces
-        for token in (tokens := list(tokens)):
-            if token not in pieces:
-                pieces[token] = self.context.token_bytes(token, special=False)
-        return b"".join(map(pieces.__getitem__, tokens)).decode("utf-8", "replace")
-
-    def _evaluate(self, hidden: Float32Array, logits: Float32Array) -> Float32Array:
-        """Predicted temperature and top-p [2, n]."""
-        assert self._heads is not None
-        # the heads run on up to four threads, but a single row on one, which is what one who asks for one gets
-        n = 1 if self._n_threads == 1 else len(hidden)
-        parts = [self._heads.evaluate(hidden[i : i + n], logits[i : i + n]) for i in range(0, len(hidden), n)]
-        return np.concatenate(parts, axis=1)
-
-
-# ---- one generation ----
-
-
-class _Queue:
-    """The requests to come, numbered, with a look at the next one."""
-
-    def __init__(self, requests: Iterable[Request]) -> None:
-        self._requests = enumerate(requests)
-        self.next = next(self._requests, None)
-
-    def take(self) -> tuple[int, Request]:
-        assert self.next is not None
-        taken, self.next = self.next, next(self._requests, None)
-        return taken
-
-
-class _Running:
-    """The sequences under way: row i of every array is sequence i of the context.
-
-    Arrays instead of an object a sequence: a small model makes tens of thousands of tokens a second, and what Python
-    does for each of them alone is then most of the time.
-    """
-
-    def __init__(self, engine: Engine, queue: _Queue) -> None:
-        n, n_ctx = engine.n_parallel, engine.n_ctx
-        self._engine, self._context, self._queue = engine, engine.context, queue
-        self._index = np.full(n, -1)  # of the request; -1: the row is free
-        self._token, self._position = np.zeros(n, np.int32), np.zeros(n, np.int32)  # the next to decode
-        self._n, self._limit = np.zeros(n, np.int64), np.zeros(n, np.int64)  # drawn so far, at most
-        self._key = np.zeros(n, np.uint64)
-        self._fixed = np.ones((2, n), np.float32)  # temperature and top-p; NaN: predicted
-        self._tokens = np.empty((n, n_ctx), np.int32)
-        self._used = np.empty((2, n, n_ctx), np.float32)  # temperature and top-p of each draw
-        self._shared: list[int] = []  # what the extra sequence holds
-        self._context.clear()
-
-    # ---- prompts ----
-
-    def admit(self) -> bool:
-        """Fill the free rows with requests; False when there is nothing left to do."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        for row in np.flatnonzero(self._index < 0).tolist():
-            if self._queue.next is None:
-                break
-            head = self._start(row)
-            if head and (head == self._shared or self._next_has(head)):
-                self._share(head, row)
-            else:
-                tokens += head
-                positions += range(len(head))
-                sequences += [row] * len(head)
-        self._context.fill(tokens, positions, sequences)
-        return bool((self._index >= 0).any())
-
-    def _start(self, row: int) -> list[int]:
-        """Give the next request a row; the tokens of its prompt but the last, which is decoded with the others."""
-        index, request = self._queue.take()
+    def _take(self, index: int, request: Request, on_done: Callable[[Handle], None]) -> Handle:
         try:
-            self._engine.check(request)
+            handle = self._submit(request, index)
         except AutoDecoError as e:
             raise AutoDecoError(f"request {index}: {e}") from e
-        *head, last = map(int, request.tokens)
-        room = self._engine.n_ctx - len(request.tokens)
-        self._index[row], self._token[row], self._position[row] = index, last, len(head)
-        self._n[row], self._limit[row] = 0, min(request.max_tokens or room, room)
-        self._key[row] = _mix(np.array([request.seed], np.uint64))[0]
-        for i, (name, value) in enumerate((("temperature", request.temperature), ("top_p", request.top_p))):
-            absent = np.nan if name in self._engine.heads else 1.0
-            self._fixed[i, row] = absent if value is None else value
-        return head
+        handle.on_done = on_done
+        return handle
 
-    def _next_has(self, head: list[int]) -> bool:
-        upcoming = self._queue.next
-        return upcoming is not None and list(upcoming[1].tokens[:-1]) == head
+    # ---- running ----
 
-    def _share(self, head: list[int], row: int) -> None:
-        """Begin a row with a prompt that is computed once, in the extra sequence."""
-        extra = self._engine.n_parallel
-        if head != self._shared:
-            self._context.remove(extra)
-            self._context.fill(head, range(len(head)), [extra] * len(head))
-            self._shared = head
-        self._context.copy(extra, row)
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Run the engine until ``ready()``, or let another thread that does so go on."""
+        while not ready():
+            with self._turn:
+                self._turn.wait_for(lambda: ready() or not self._running)
+                if ready():
+                    return
+                self._running = True
+            try:
+                self._sequences.step(self._waiting)
+            finally:
+                with self._turn:
+                    self._running = False
+                    self._turn.notify_all()
+
+
+class _Sequences:
+    """The sequences of the context and who has them.
+
+    Those in use are always the first ones, so that llama.cpp computes them in one piece: when one ends and nobody is
+    waiting, the last one moves into its place. What a sequence held stays until it is used again, for prompts that begin
+    with the same tokens.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._context, self._predictor = engine, engine.context, engine._predictor
+        self._users: list[Handle | None] = []
+        self._held: list[tuple[int, ...]] = [()] * engine.n_parallel  # tokens of those not in use
+
+    def step(self, waiting: deque[Handle]) -> None:
+        """One token for every sequence in use, and a stretch of the prompts that are new.
+
+        Raises:
+            AutoDecoError: llama.cpp fails; then all that was under way has ended with an error.
+        """
+        try:
+            for handle in list(self._in_use()):
+                if handle.cancelled:
+                    self._end(handle, "cancelled")
+            self._admit(waiting)
+            self._close_gaps()
+            if self._users:
+                self._read_prompts()
+                self._attach(waiting)
+                self._draw()
+        except BaseException as e:  # also an interrupt: what the context holds is unknown
+            for handle in list(self._in_use()):
+                self._end(handle, "error", str(e) or type(e).__name__)
+            self._users.clear()
+            self._held = [()] * self._engine.n_parallel
+            self._context.clear()
+            raise
+
+    def _in_use(self) -> list[Handle]:
+        return [user for user in self._users if user is not None]
+
+    # ---- who has which sequence ----
+
+    def _admit(self, waiting: deque[Handle]) -> None:
+        """Give free sequences to those that wait; one whose prompt is being read for another waits on."""
+        passed: list[Handle] = []
+        while waiting and len(passed) < self._engine.n_parallel and self._free() is not None:
+            handle = waiting.popleft()
+            if handle.cancelled:
+                handle.end("cancelled")
+            elif not self._start(handle):
+                passed.append(handle)
+        waiting.extendleft(reversed(passed))
+
+    def _free(self) -> int | None:
+        """The first sequence that nobody has."""
+        if None in self._users:
+            return self._users.index(None)
+        return len(self._users) if len(self._users) < self._engine.n_parallel else None
+
+    def _start(self, handle: Handle) -> bool:
+        """Give a sequence to a request, with what is known of its prompt; False where more of it soon will be."""
+        place = self._free()
+        assert place is not None
+        source, shared = self._source(handle.head)
+        user = self._users[source] if source < len(self._users) else None
+        if user is not None and user.n_decoded < shared:
+            return False
+        if source != place and shared:
+            self._context.remove(place)
+            self._context.copy(source, place)
+        if not self._context.remove(place, shared):
+            self._context.remove(place)
+            shared = 0
+        handle.n_decoded = shared
+        if place == len(self._users):
+            self._users.append(handle)
+        else:
+            self._users[place] = handle
+        return True
+
+    def _source(self, head: tuple[int, ...]) -> tuple[int, int]:
+        """The sequence that holds, or will hold, most of the beginning of a prompt, and how many tokens of it."""
+        for place, user in enumerate(self._users):
+            if user is not None and user.head == head:
+                return place, len(head)
+        best = 0, 0
+        for place, held in enumerate(self._held):
+            user = self._users[place] if place < len(self._users) else None
+            n = _common(head, held if user is None else user.head)
+            if n > best[1] and n >= min(len(head), _SHARED):
+                best = place, n
+        return best
+
+    def _end(self, handle: Handle, reason: FinishReason, error: str | None = None) -> None:
+        place = self._users.index(handle)
+        self._users[place] = None
+        self._held[place] = handle.decoded()
+        handle.end(reason, error)
+
+    def _close_gaps(self) -> None:
+        while self._users and self._users[-1] is None:
+            self._users.pop()
+        while None in self._users:
+            gap, last = self._users.index(None), len(self._users) - 1
+            moved = self._users[last]
+            assert moved is not None
+            self._context.remove(gap)
+            self._context.copy(last, gap)
+            self._users[gap], self._held[last] = moved, moved.decoded()
+            self._users.pop()
+            while self._users and self._users[-1] is None:
+                self._users.pop()
 
     # ---- tokens ----
 
-    def step(self) -> None:
-        """Draw one token for every row in use."""
-        rows = np.flatnonzero(self._index >= 0)
-        for i in range(0, len(rows), self._context.n_outputs):
-            self._step(rows[i : i + self._context.n_outputs])
+    def _read_prompts(self) -> None:
+        """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile."""
+        users = self._in_use()
+        drawing = any(user.n_decoded >= len(user.head) for user in users)
+        budget = self._engine.prompt_chunk if drawing else _PROMPT_ALONE
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        for place, user in enumerate(users):
+            part = user.head[user.n_decoded : user.n_decoded + budget - len(tokens)]
+            if part:
+                positions += range(user.n_decoded, user.n_decoded + len(part))
+                sequences += [place] * len(part)
+                tokens += part
+                user.n_decoded += len(part)
+        if tokens:
+            self._context.fill(tokens, positions, sequences)
 
-    def _step(self, rows: npt.NDArray[np.intp]) -> None:
-        fixed = self._fixed[:, rows]
-        predicted = np.isnan(fixed).any(axis=0)
-        logits, hidden = self._context.decode(
-            self._token[rows], self._position[rows], rows, hidden=bool(predicted.any())
+    def _attach(self, waiting: deque[Handle]) -> None:
+        """Have the heads in the graph where somebody needs them."""
+        if not self._predictor.names or self._engine._host_way:
+            return
+        needed = any(user.sampler.predicts for user in self._in_use())
+        if needed and not self._predictor.attached:
+            self._context.attach(self._predictor)
+        elif not needed and self._predictor.attached and not any(handle.sampler.predicts for handle in waiting):
+            self._predictor.detach()
+
+    def _draw(self) -> None:
+        """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
+        users = self._in_use()
+        drawing = [user.n_decoded >= len(user.head) for user in users]
+        self._context.decode(
+            [user.last if draws else user.head[user.n_decoded] for user, draws in zip(users, drawing, strict=True)],
+            [user.n_decoded for user in users],
+            range(len(users)),
+            hidden=self._engine._host_way and any(user.sampler.predicts for user in users),
         )
-        if hidden is not None:
-            which = slice(None) if predicted.all() else predicted
-            found = np.ones_like(fixed)
-            found[:, which] = self._engine._evaluate(hidden[which], logits[which])
-            fixed = np.where(np.isnan(fixed), found, fixed)
-        n = self._n[rows]
-        seeds = _draw_seeds(self._key[rows], n).tolist()
-        draw = core.draw
-        tokens = [draw(*row).item() for row in zip(logits, *fixed.tolist(), [1] * len(rows), seeds, strict=True)]
-        self._token[rows] = self._tokens[rows, n] = tokens
-        self._used[:, rows, n] = fixed
-        self._position[rows] += 1
-        self._n[rows] += 1
+        samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
+        tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
+        for i, user in enumerate(users):
+            user.n_decoded += 1
+            if i in errors:
+                self._end(user, "error", errors[i])
+            elif drawing[i]:
+                self._note(user, tokens[i], ends[i])
 
-    def finished(self) -> list[Result]:
-        """The results of the rows that are done, which are free afterwards."""
-        ended = self._engine._ends[self._token]
-        done = np.flatnonzero((self._index >= 0) & (ended | (self._n >= self._limit))).tolist()
-        results = [self._result(row, bool(ended[row])) for row in done]
-        for row in done:
-            self._context.remove(row)
-            self._index[row] = -1
-        return results
-
-    def _result(self, row: int, ended: bool) -> Result:
-        n = int(self._n[row])
-        tokens = self._tokens[row, : n - ended].tolist()
-        temperature, top_p = self._used[:, row, :n].copy()
-        text = self._engine.text(tokens)
-        return Result(int(self._index[row]), tokens, text, "stop" if ended else "length", temperature, top_p)
+    def _note(self, user: Handle, token: int, ends: bool) -> None:
+        try:
+            reason = user.drawn(token, ends)
+        except Exception as e:  # its callback's, which is no reason for the others to end
+            self._end(user, "error", f"on_token: {type(e).__name__}: {e}")
+        else:
+            if reason is not None:
+                self._end(user, reason)
 
 
-def _mix(x: UInt64Array) -> UInt64Array:
-    """The finalizer of splitmix64: a bijection in which every bit of x decides about every bit of the result."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _draw_seeds(keys: UInt64Array, places: npt.NDArray[np.int64]) -> UInt64Array:
-    """32 bits a row: of splitmix64, started at ``keys``, the number at ``places``."""
-    steps = (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return _mix(keys + steps) >> np.uint64(32)
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -81,6 +82,15 @@ class HeadWeights:
         """The heads that are there, by name."""
         both = {"temperature": self.temperature, "top_p": self.top_p}
         return {name: mlp for name, mlp in both.items() if mlp is not None}
+
+    def fingerprint(self) -> str:
+        """A hash of the heads: the same for the same predictions."""
+        digest = hashlib.sha256(repr((self.features, self.temperature_scale)).encode())
+        for name, mlp in self.mlps.items():
+            digest.update(f"{name} {mlp.activation}".encode())
+            for array in (*mlp.weights, *mlp.biases):
+                digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def check(self, source: str) -> None:
         """Raise AutoDecoError, naming ``source`` and the layer, unless this is a set of heads that can run."""

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
-from llama_cpp._internals import LlamaContext, LlamaSampler
+from llama_cpp._internals import LlamaContext
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Float32Array, Heads, check_enabled
 from autodeco_gguf.loading import loading
 from autodeco_gguf.model_file import ModelFile
-from autodeco_gguf.sampler import Predictor, Sampler, grammar_chain, token_bytes
+from autodeco_gguf.sampler import Predictor, Sampler, Sampling, build_sampler, token_bytes
 from autodeco_gguf.trace import Trace
 
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
@@ -125,7 +125,7 @@ class Llama(llama_cpp.Llama):
     @property
     def trace(self) -> Trace:
         """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
-        return Trace(self._last._native, self.token_bytes) if self._last is not None else Trace()
+        return Trace(self._last.native.records, self.token_bytes) if self._last is not None else Trace()
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of one token: bytes, since it may end within a UTF-8 character.
@@ -281,38 +281,30 @@ class Llama(llama_cpp.Llama):
         penalize_nl: bool = True,
         logits_processor: llama_cpp.LogitsProcessorList | None = None,
         grammar: llama_cpp.LlamaGrammar | None = None,
-    ) -> _LlamaSampler:
+    ) -> Sampler:
         """What llama_cpp's generate calls for; tfs_z and penalize_nl have no effect there either."""
-        before, after = LlamaSampler(), LlamaSampler()
-        if (repeat_penalty, frequency_penalty, presence_penalty) != (1.0, 0.0, 0.0):
-            before.add_penalties(
-                self._n_vocab, self.last_n_tokens_size, repeat_penalty, frequency_penalty, presence_penalty
-            )
-        if grammar is not None:
-            grammar_chain(before, self._model.vocab, grammar)
         if temp is not None and temp < 0.0:  # in llama_cpp: draw from the model's own distribution
-            temp, top_p = 1.0, 1.0
-        elif mirostat_mode == 1:
-            after.add_mirostat(self._n_vocab, self._seed & 0xFFFFFFFF, mirostat_tau, mirostat_eta, 100)
-        elif mirostat_mode == 2:
-            after.add_mirostat_v2(self._seed & 0xFFFFFFFF, mirostat_tau, mirostat_eta)
-        else:
-            if top_k > 0:
-                after.add_top_k(top_k)
-            if typical_p < 1.0:
-                after.add_typical(typical_p)
-            if min_p > 0.0:
-                after.add_min_p(min_p)
-        self._last = _LlamaSampler(
-            self,
-            self._predictor,
+            temp, top_p, top_k, typical_p, min_p, mirostat_mode = 1.0, 1.0, 0, 1.0, 0.0, 0
+        sampling = Sampling(
+            seed=self._seed,
             temperature=temp,
             top_p=None if top_p is None else min(top_p, 1.0),
-            seed=self._seed,
-            logits_processors=logits_processor or (),
-            before=before if lib.llama_sampler_chain_n(before.sampler) else None,
-            after=after if lib.llama_sampler_chain_n(after.sampler) else None,
-            trace=self._trace_on,
+            top_k=max(top_k, 0),
+            min_p=max(min_p, 0.0),
+            typical_p=min(typical_p, 1.0),
+            repeat_penalty=repeat_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            penalty_last_n=self.last_n_tokens_size,
+            mirostat_mode=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            grammar=grammar,
+        )
+        make = functools.partial(_LlamaSampler, self)
+        processors = logits_processor or ()
+        self._last = build_sampler(
+            self._predictor, sampling, self._model.vocab, make, logits_processors=processors, trace=self._trace_on
         )
         return self._last
 

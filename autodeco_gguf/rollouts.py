@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from autodeco_gguf.checkers import Checker, get_checker
-from autodeco_gguf.engine import Engine, Request, Result
+from autodeco_gguf.engine import Engine
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.gguf_file import check_output, write_atomically
 from autodeco_gguf.heads import check_temperature, check_top_p
-from autodeco_gguf.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.problems import Problem
+from autodeco_gguf.request import Request, Result
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
 
 _VERSION = 1
-_KEYS = (("problem", "gt"), ("prompt", "answer"))
-_EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What to ask, the answer that a checker is to find, and where it stands: file and line, from 1."""
-
-    text: str
-    answer: str
-    line: int
-    file: str = "problems"
-
-    @property
-    def where(self) -> str:
-        """``file:line``."""
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -114,61 +95,6 @@ Watch = Callable[[Summary, int], None]
 """Called with the state so far and the number of problems in all: at first, and after every problem."""
 
 
-# ---- problems ----
-
-
-def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
-    """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, or ``prompt`` and
-    ``answer``; an answer may be a number.
-
-    Args:
-        path: the file; blank lines are passed over.
-        limit: read the first so many.
-
-    Raises:
-        AutoDecoError: a malformed line, named as file:line; no problem in it; the file cannot be read.
-    """
-    lines = itertools.islice(read_lines(path), limit)
-    problems = [_read_problem(path, number, line) for number, line in lines]
-    if not problems:
-        raise AutoDecoError(f"{path}: no problem in it, expected lines of {_EXPECTED}")
-    return problems
-
-
-def _read_problem(path: Path, number: int, line: bytes) -> Problem:
-    try:
-        record = parse_line(line)
-        if not isinstance(record, dict):
-            raise AutoDecoError(f"is {type_name(record)}, expected {_EXPECTED}")
-        pair = next((keys for keys in _KEYS if keys[0] in record), None)
-        if pair is None:
-            raise AutoDecoError(f"has the keys {sorted(record)}, expected {_EXPECTED}")
-        text, answer = pair
-        if answer not in record:
-            raise AutoDecoError(f"{answer} is missing, expected {_EXPECTED}")
-        return Problem(_text(text, record[text]), _answer(answer, record[answer]), number, str(path))
-    except AutoDecoError as e:
-        raise AutoDecoError(f"{path}:{number}: {e}") from e
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string")
-    if not value.strip():
-        raise AutoDecoError(f"{key} is empty")
-    return value
-
-
-def _answer(key: str, value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise AutoDecoError(f"{key} is {value}, expected a finite number")
-        return format(Decimal(repr(value)), "f")
-    if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string or a number")
-    return _text(key, value)
-
-
 # ---- sampling ----
 
 
@@ -238,10 +164,10 @@ def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) ->
 
 
 def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> Request:
-    key = hashlib.blake2b(f"{settings.seed} {problem} {sample}".encode(), digest_size=8).digest()
+    key = hashlib.blake2b(f"{settings.seed} {problem} {sample}".encode(), digest_size=4).digest()
     return Request(
         prompt[1],
-        seed=int.from_bytes(key, "little"),
+        seed=int.from_bytes(key, "little") >> 1,
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_tokens=settings.max_tokens,
@@ -266,7 +192,7 @@ def _sample(
     results: dict[int, list[Result]] = {}
     start, tokens = time.perf_counter(), 0
     requests = (_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
-    with closing(engine.generate(requests)) as generated:
+    with closing(engine.as_completed(requests)) as generated:
         for result in generated:
             i = todo[result.index // settings.k]
             tokens += len(result.temperature)

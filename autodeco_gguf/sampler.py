@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
@@ -17,6 +19,103 @@ from autodeco_gguf.heads import Heads, check_enabled, check_seed, check_temperat
 from autodeco_gguf.trace import Trace
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
+
+
+_UNBOUNDED = 1e6
+"""Above it a parameter of a sampler has no sense; float32 must hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the tokens of one sequence are drawn.
+
+    Order "autodeco": biases, penalties, grammar, scale by T, top-n-sigma, top-k, typical, min-p, XTC, cut at P, draw.
+    Order "llama.cpp", the default chain of its programs: biases, penalties, grammar, top-n-sigma, top-k, typical, top-p,
+    min-p, XTC, scale by T, draw; T and P are fixed there, 1 where they are None, and a trace shows 1 and 1.
+    Mirostat takes the place of the cuts, after T.
+
+    Attributes:
+        seed: 32 bits; random when None. The same seed gives the same tokens.
+        temperature: a number fixes it, 0 is greedy; None: predicted, 1 where there is no such head.
+        top_p: likewise, in [0, 1].
+        top_k: tokens kept; 0: all.
+        min_p: least probability, as a share of the largest; 0: off.
+        typical_p: locally typical sampling; 1: off.
+        top_n_sigma: logits kept, in standard deviations below the largest; 0: off.
+        xtc_probability: of leaving out all but the least likely of the tokens above ``xtc_threshold``; 0: off.
+        xtc_threshold: a probability; above 0.5: off.
+        repeat_penalty: on the logits of tokens drawn before; 1: off.
+        frequency_penalty: taken off for each time; 0: off.
+        presence_penalty: taken off once; 0: off.
+        penalty_last_n: tokens that these look back; -1: all.
+        mirostat_mode: 0: off, 1 or 2: the version.
+        mirostat_tau: its target surprise, in bits.
+        mirostat_eta: its learning rate.
+        dynatemp_range: T by entropy, in [T - range, T + range]; order "llama.cpp" only; 0: off.
+        dynatemp_exponent: how entropy maps to T.
+        logit_bias: added to the logits, by token.
+        grammar: what the text must follow.
+        order: of the steps.
+    """
+
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    mirostat_mode: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+    grammar: llama_cpp.LlamaGrammar | None = None
+    order: Literal["autodeco", "llama.cpp"] = "autodeco"
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a parameter out of range."""
+        if self.temperature is not None:
+            check_temperature(self.temperature)
+        if self.top_p is not None:
+            check_top_p(self.top_p)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise AutoDecoError(f"{name} {value}, expected a number in [{low:g}, {high:g}]")
+        if self.order not in ("autodeco", "llama.cpp"):
+            raise AutoDecoError(f"order {self.order!r}, expected 'autodeco' or 'llama.cpp'")
+        if self.dynatemp_range and self.order != "llama.cpp":
+            raise AutoDecoError(f"dynatemp_range {self.dynatemp_range} needs order 'llama.cpp'")
+        for token, bias in (self.logit_bias or {}).items():
+            if math.isnan(bias) or bias == math.inf:
+                raise AutoDecoError(f"logit_bias of token {token} is {bias}, expected a number or -inf")
+
+
+_RANGES = (
+    ("top_k", 0, 2**31 - 1),
+    ("min_p", 0, 1),
+    ("typical_p", 0, 1),
+    ("top_n_sigma", 0, _UNBOUNDED),
+    ("xtc_probability", 0, 1),
+    ("xtc_threshold", 0, 1),
+    ("repeat_penalty", 1e-6, _UNBOUNDED),
+    ("frequency_penalty", -_UNBOUNDED, _UNBOUNDED),
+    ("presence_penalty", -_UNBOUNDED, _UNBOUNDED),
+    ("penalty_last_n", -1, 2**20),
+    ("mirostat_mode", 0, 2),
+    ("mirostat_tau", 0, _UNBOUNDED),
+    ("mirostat_eta", 0, _UNBOUNDED),
+    ("dynatemp_range", 0, _UNBOUNDED),
+    ("dynatemp_exponent", 0, _UNBOUNDED),
+)
 
 
 def address(pointer: Any) -> int:
@@ -56,6 +155,14 @@ class Predictor:
         """
         return self.native is None or bool(self.native.attach(address(ctx), seq_id))
 
+    def attach_rows(self, ctx: Any, n_rows: int) -> bool:
+        """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
+
+        T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece. Returns and
+        raises as :meth:`attach`.
+        """
+        return self.native is None or bool(self.native.attach_rows(address(ctx), n_rows))
+
     def detach(self) -> None:
         """Take the heads out of the context's graph; does nothing when they are not in one."""
         if self.native is not None:
@@ -67,7 +174,7 @@ class Predictor:
         return self.native is not None and bool(self.native.attached)
 
     def in_graph(self) -> bool:
-        """Whether the last decode computed T and P; False where the architecture has no ``result_norm``."""
+        """Whether the last decode, of one output, gave T and P; False where the architecture has no ``result_norm``."""
         return self.native is not None and bool(self.native.in_graph())
 
 
@@ -96,6 +203,7 @@ class Sampler:
         before: LlamaSampler | None = None,
         after: LlamaSampler | None = None,
         trace: bool = True,
+        entropy: bool = True,
     ) -> None:
         """Prepare to draw.
 
@@ -111,6 +219,7 @@ class Sampler:
             before: a llama.cpp chain on the logits: penalties, biases, grammar.
             after: a llama.cpp chain on logits / T: top-k, typical, min-p, or one that draws itself (mirostat).
             trace: keep a record of every token.
+            entropy: with the entropy of the model's distribution, which costs a pass over the vocabulary; else NaN.
 
         Raises:
             AutoDecoError: a parameter out of range.
@@ -123,9 +232,10 @@ class Sampler:
         if self.predictor.native is None:  # nothing predicts: what is not fixed is 1
             temperature = 1.0 if temperature is None else temperature
             top_p = 1.0 if top_p is None else top_p
+        self.predicts = temperature is None or top_p is None
         self._logits_processors = logits_processors
         self._chains = (before, after)  # kept alive: the core borrows them
-        self._native = core.Sampler(
+        self.native: Any = core.Sampler(
             self.predictor.native,
             temperature,
             top_p,
@@ -133,6 +243,7 @@ class Sampler:
             address(before.sampler) if before else 0,
             address(after.sampler) if after else 0,
             trace,
+            entropy,
         )
 
     def attach(self, ctx: Any, seq_id: int = 0) -> bool:
@@ -161,12 +272,12 @@ class Sampler:
             changed = core.logits(where, idx)
             for processor in self._logits_processors:
                 changed = np.asarray(processor(ids, changed), np.float32)
-        return int(self._native.sample(where, idx, changed))
+        return int(self.native.sample(where, idx, changed))
 
     @property
     def trace(self) -> Trace:
         """What was drawn so far; its tokens' text is empty, since a sampler knows no vocabulary."""
-        return Trace(self._native, lambda _: b"")
+        return Trace(self.native.records, lambda _: b"")
 
 
 def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
@@ -180,12 +291,92 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
         size = -n
 
 
-def grammar_chain(chain: LlamaSampler, vocab: Any, grammar: llama_cpp.LlamaGrammar) -> None:
-    """Add a grammar to a chain.
+def build_sampler(
+    predictor: Predictor, sampling: Sampling, vocab: Any, make: Callable[..., Sampler] = Sampler, **kwargs: Any
+) -> Sampler:
+    """A sampler for one sequence of a model.
+
+    Args:
+        predictor: what predicts.
+        sampling: how to draw.
+        vocab: the model's ``llama_vocab``.
+        make: the class to make.
+        **kwargs: more of its arguments.
 
     Raises:
-        AutoDecoError: the grammar does not parse (``LlamaSampler.add_grammar`` would crash the process).
+        AutoDecoError: a parameter out of range, a bias for no token, or a grammar that does not parse.
     """
+    sampling.check()
+    seed, temperature, top_p = check_seed(sampling.seed), sampling.temperature, sampling.top_p
+    stages = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(vocab))
+    before, after = LlamaSampler(), LlamaSampler()
+    _restrict(before, sampling, vocab)
+    if sampling.order == "llama.cpp":
+        _add(before, *stages)
+        temperature = top_p = 1.0
+    else:
+        _add(after, *stages)
+    return make(
+        predictor,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        before=before if llama_cpp.llama_sampler_chain_n(before.sampler) else None,
+        after=after if llama_cpp.llama_sampler_chain_n(after.sampler) else None,
+        **kwargs,
+    )
+
+
+def _add(chain: LlamaSampler, *samplers: Any) -> None:
+    for sampler in samplers:
+        llama_cpp.llama_sampler_chain_add(chain.sampler, sampler)
+
+
+def _restrict(chain: LlamaSampler, s: Sampling, vocab: Any) -> None:
+    """Add what changes the raw logits: biases, penalties, grammar."""
+    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    if s.logit_bias:
+        bad = next((token for token in s.logit_bias if not 0 <= token < n_vocab), None)
+        if bad is not None:
+            raise AutoDecoError(f"logit_bias of token {bad}, expected 0 to {n_vocab - 1}")
+        biases = (llama_cpp.llama_logit_bias * len(s.logit_bias))(*s.logit_bias.items())
+        _add(chain, llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
+    penalties = s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+    if penalties != (1.0, 0.0, 0.0):
+        _add(chain, llama_cpp.llama_sampler_init_penalties(n_vocab, s.penalty_last_n, *penalties))
+    if s.grammar is not None:
+        _add(chain, _grammar(vocab, s.grammar))
+
+
+def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
+    """What chooses among the tokens: llama.cpp's samplers, for order "llama.cpp" with top-p and T among them."""
+    full = s.order == "llama.cpp"
+    temperature = 1.0 if s.temperature is None else s.temperature
+    if s.mirostat_mode:
+        scale = [llama_cpp.llama_sampler_init_temp(temperature)] if full else []
+        if s.mirostat_mode == 1:
+            return [*scale, llama_cpp.llama_sampler_init_mirostat(n_vocab, seed, s.mirostat_tau, s.mirostat_eta, 100)]
+        return [*scale, llama_cpp.llama_sampler_init_mirostat_v2(seed, s.mirostat_tau, s.mirostat_eta)]
+    stages = []
+    if s.top_n_sigma > 0:
+        stages.append(llama_cpp.llama_sampler_init_top_n_sigma(s.top_n_sigma))
+    if s.top_k > 0:
+        stages.append(llama_cpp.llama_sampler_init_top_k(s.top_k))
+    if s.typical_p < 1:
+        stages.append(llama_cpp.llama_sampler_init_typical(s.typical_p, 1))
+    if full and s.top_p is not None and s.top_p < 1:
+        stages.append(llama_cpp.llama_sampler_init_top_p(s.top_p, 1))
+    if s.min_p > 0:
+        stages.append(llama_cpp.llama_sampler_init_min_p(s.min_p, 1))
+    if s.xtc_probability > 0:
+        stages.append(llama_cpp.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, seed))
+    if full:
+        stages.append(llama_cpp.llama_sampler_init_temp_ext(temperature, s.dynatemp_range, s.dynatemp_exponent))
+    return stages
+
+
+def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
+    """A grammar's sampler; AutoDecoError where ``LlamaSampler.add_grammar`` would crash the process."""
     capture = core.LogCapture(False)
     sampler = llama_cpp.llama_sampler_init_grammar(
         vocab, grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")
@@ -194,4 +385,4 @@ def grammar_chain(chain: LlamaSampler, vocab: Any, grammar: llama_cpp.LlamaGramm
     del capture
     if not sampler:
         raise AutoDecoError(f"the grammar does not parse: {reason}")
-    llama_cpp.llama_sampler_chain_add(chain.sampler, sampler)
+    return sampler

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True)
 class TraceToken:
@@ -33,13 +36,23 @@ class TraceToken:
 class Trace(Sequence[TraceToken]):
     """The tokens of one generation; grows while it runs."""
 
-    def __init__(self, records: Any = None, text: Callable[[int], bytes] = lambda _: b"") -> None:
+    def __init__(self, records: Any = (), text: Callable[[int], bytes] = lambda _: b"") -> None:
         """Read the native sampler's records; without any, an empty trace."""
         self._records = records
         self._text = text
 
     def __len__(self) -> int:
-        return 0 if self._records is None else int(self._records.n_records)
+        return len(self._records)
+
+    @property
+    def ids(self) -> list[int]:
+        """The token ids."""
+        return list(self._records.ids()) if self._records else []
+
+    @property
+    def parameters(self) -> npt.NDArray[np.float32]:
+        """What the tokens were drawn with: temperatures and top-p, [2, n]."""
+        return np.asarray(self._records.parameters() if self._records else np.empty((2, 0), np.float32))
 
     @overload
     def __getitem__(self, index: int) -> TraceToken: ...

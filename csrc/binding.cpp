@@ -148,6 +148,51 @@ static llama_token sample(step_sampler & s, uintptr_t ctx_address, int32_t idx, 
     return step_sample(s, ctx, idx, logits);
 }
 
+// (tokens, whether each ends a generation, {row: what went wrong}) of the outputs of the last decode
+static py::tuple sample_rows(const std::vector<step_sampler *> & samplers, const std::shared_ptr<predictor> & p, uintptr_t ctx_address) {
+    llama_context * ctx = context(ctx_address);
+    std::vector<step_row> rows;
+    for (step_sampler * s : samplers) {
+        rows.push_back({ s });
+    }
+    {
+        release nogil;
+        step_sample_rows(rows, p.get(), ctx);
+    }
+    py::list tokens, ends;
+    py::dict errors;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        tokens.append(rows[i].token);
+        ends.append(rows[i].ends);
+        if (!rows[i].error.empty()) {
+            errors[py::int_(i)] = rows[i].error;
+        }
+    }
+    return py::make_tuple(tokens, ends, errors);
+}
+
+using ints = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+// llama_decode's status
+static int decode(uintptr_t ctx_address, const ints & tokens, const ints & positions, const ints & sequences, bool outputs) {
+    llama_context * ctx = context(ctx_address);
+    const size_t n = (size_t) tokens.size();
+    if ((size_t) positions.size() != n || (size_t) sequences.size() != n) {
+        throw std::invalid_argument("decode: tokens, positions and sequences differ in length");
+    }
+    std::vector<int32_t>        n_seq_id(n, 1);
+    std::vector<llama_seq_id>   seq(sequences.data(), sequences.data() + n);
+    std::vector<llama_seq_id *> seq_id(n);
+    std::vector<int8_t>         logits(n, outputs);
+    std::vector<llama_token>    token(tokens.data(), tokens.data() + n);
+    std::vector<llama_pos>      pos(positions.data(), positions.data() + n);
+    for (size_t i = 0; i < n; ++i) {
+        seq_id[i] = &seq[i];
+    }
+    release nogil;
+    return llama_decode(ctx, { (int32_t) n, token.data(), nullptr, pos.data(), n_seq_id.data(), seq_id.data(), logits.data() });
+}
+
 static floats logits_of(uintptr_t ctx_address, int32_t idx) {
     llama_context * ctx = context(ctx_address);
     const float * logits = llama_get_logits_ith(ctx, idx);
@@ -186,18 +231,21 @@ static void bind_sampling(py::module_ & m) {
             return std::make_shared<predictor>(predictor { std::move(h), { use_temp, use_top_p }, nullptr, nullptr });
         }), "heads"_a, "use_temp"_a, "use_top_p"_a)
         .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq_id) {
-            return predictor_attach(p, context(ctx), seq_id);
+            return predictor_attach(p, context(ctx), seq_id, 1);
         }, "ctx"_a, "seq_id"_a, py::call_guard<release>())
+        .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows) { // to every output, up to so many
+            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows);
+        }, "ctx"_a, "n_rows"_a, py::call_guard<release>())
         .def("detach", &predictor_detach, py::call_guard<release>())
         .def_property_readonly("attached", [](const predictor & p) { return p.gs != nullptr; })
-        .def("in_graph", [](predictor & p) { // of the last decode
-            float t, q;
-            return p.gs != nullptr && graph_sampler_read(p.gs, &t, &q);
-        });
+        .def("in_graph", [](predictor & p, int64_t n) { // of the last decode, which had n outputs
+            std::vector<float> t((size_t) n), q((size_t) n);
+            return p.gs != nullptr && graph_sampler_read(p.gs, n, t.data(), q.data());
+        }, "n"_a = 1);
 
     py::class_<step_sampler>(m, "Sampler")
         .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
-                         uint32_t seed, uintptr_t before, uintptr_t after, bool trace) {
+                         uint32_t seed, uintptr_t before, uintptr_t after, bool trace, bool entropy) {
             auto s = std::make_unique<step_sampler>();
             s->p           = std::move(p);
             s->temperature = temperature;
@@ -205,16 +253,38 @@ static void bind_sampling(py::module_ & m) {
             s->before      = (llama_sampler *) before;
             s->after       = (llama_sampler *) after;
             s->trace       = trace;
+            s->entropy     = entropy;
             s->rng.seed(seed);
             return s;
-        }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a)
+        }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a, "entropy"_a)
         .def("sample", &sample, "ctx"_a, "idx"_a, "changed"_a)
-        .def_property_readonly("n_records", [](const step_sampler & s) { return s.records.size(); })
-        .def("record", [](const step_sampler & s, size_t i) {
-            const step_record & r = s.records.at(i);
-            return py::make_tuple(r.id, r.temperature, r.top_p, r.entropy, r.nucleus, r.prob);
-        }, "i"_a);
+        .def_property_readonly("records", [](const step_sampler & s) { return s.records; });
 
+    py::class_<step_records, std::shared_ptr<step_records>>(m, "Records")
+        .def("__len__", [](const step_records & r) { return r.all.size(); })
+        .def("record", [](const step_records & r, size_t i) {
+            const step_record & x = r.all.at(i);
+            return py::make_tuple(x.id, x.temperature, x.top_p, x.entropy, x.nucleus, x.prob);
+        }, "i"_a)
+        .def("ids", [](const step_records & r) {
+            py::list result(r.all.size());
+            for (size_t i = 0; i < r.all.size(); ++i) {
+                result[i] = r.all[i].id;
+            }
+            return result;
+        })
+        .def("parameters", [](const step_records & r) { // temperatures and top-p [2, n]
+            floats values({ (py::ssize_t) 2, (py::ssize_t) r.all.size() });
+            auto v = values.mutable_unchecked<2>();
+            for (size_t i = 0; i < r.all.size(); ++i) {
+                v(0, (py::ssize_t) i) = r.all[i].temperature;
+                v(1, (py::ssize_t) i) = r.all[i].top_p;
+            }
+            return values;
+        });
+
+    m.def("sample_rows", &sample_rows, "samplers"_a, "predictor"_a, "ctx"_a);
+    m.def("decode", &decode, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "outputs"_a);
     m.def("logits", &logits_of, "ctx"_a, "idx"_a);
     m.def("draw", &draw, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);
 }

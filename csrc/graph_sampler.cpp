@@ -6,6 +6,7 @@
 #include <cstring>
 #include <mutex>
 #include <set>
+#include <vector>
 
 // what is attached: llama.cpp would let a second sampler take a sequence over from the first
 static std::mutex attached_mutex;
@@ -15,16 +16,17 @@ struct graph_sampler {
     const std::shared_ptr<heads> h;
     const heads_enabled          on;
     llama_context * const        lctx;
-    const llama_seq_id           seq_id;
+    const llama_seq_id           seq_id; // or EVERY_OUTPUT
+    const int64_t                max_rows;
 
     llama_sampler         * chain   = nullptr; // owned; its only stage points back here
     const heads_weights   * weights = nullptr; // on the output layer's device
     ggml_context_ptr        ctx     = {};
     ggml_backend_buffer_ptr buf     = {};
-    ggml_tensor           * out     = nullptr; // F32 [2]: temperature, top-p
-    ggml_tensor           * drawing = nullptr; // F32 [n_vocab, padded]: weights to draw from, on the CPU only
+    ggml_tensor           * out     = nullptr; // F32 [max_rows, 2]: temperatures, top-p
+    ggml_tensor           * drawing = nullptr; // F32 [n_vocab, padded, max_rows]: weights to draw from, on the CPU only
     bool                    has_weights = false; // the last graph built computes these
-    bool                    in_graph    = false; // the last graph built has the heads in it
+    int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
 };
 
 static const char * graph_sampler_name(const llama_sampler * /*smpl*/) {
@@ -50,16 +52,17 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         if (!gs->weights || !gs->ctx) {
             return false;
         }
-        gs->out = ggml_new_tensor_1d(gs->ctx.get(), GGML_TYPE_F32, 2);
-        if (gs->weights == &gs->h->host) {
-            gs->drawing = ggml_new_tensor_1d(gs->ctx.get(), GGML_TYPE_F32, GGML_PAD(gs->h->n_vocab, DRAW_PADDING));
+        gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 2);
+        const int64_t padded = GGML_PAD(gs->h->n_vocab, DRAW_PADDING);
+        if (gs->weights == &gs->h->host && (gs->max_rows == 1 || padded == gs->h->n_vocab)) { // the rows are one block
+            gs->drawing = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, padded, gs->max_rows);
         }
         gs->buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(gs->ctx.get(), buft));
         if (!gs->buf) {
             return false;
         }
-        const float nothing_yet[2] = { NAN, NAN };
-        ggml_backend_tensor_set(gs->out, nothing_yet, 0, sizeof(nothing_yet));
+        const std::vector<float> nothing_yet((size_t) ggml_nelements(gs->out), NAN);
+        ggml_backend_tensor_set(gs->out, nothing_yet.data(), 0, ggml_nbytes(gs->out));
         if (gs->drawing) {
             memset(gs->drawing->data, 0, ggml_nbytes(gs->drawing)); // the padding stays 0
         }
@@ -77,15 +80,16 @@ static ggml_tensor * build_row(ggml_context * ctx, ggml_tensor * matrix, int64_t
     return ggml_view_1d(ctx, matrix, matrix->ne[0], row * matrix->nb[1]);
 }
 
-// hidden state and logits of the output row that llama.cpp asks for
-struct output_row {
+// hidden states and logits of the outputs to predict for
+struct output_rows {
     ggml_tensor * hidden; // NULL: the graph has none
     ggml_tensor * logits;
 };
 
 // llama.cpp pads the matrix of logits with a row for sequences that have no output in this batch, a copy of all of
 // it. Every real row stands in the matrix that was padded, so the copy is taken only when there is no row at all.
-static output_row build_output_row(ggml_context * ctx, ggml_cgraph * gf, const heads & h, ggml_tensor * logits) {
+static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const graph_sampler & gs, ggml_tensor * logits) {
+    const heads & h = *gs.h;
     const ggml_tensor * padded = logits->view_src;
     if (!padded) {
         // its probe, which counts nodes: as many of them, and no hidden state to find
@@ -98,35 +102,47 @@ static output_row build_output_row(ggml_context * ctx, ggml_cgraph * gf, const h
         logits->ne[0] != h.n_vocab) {
         return { nullptr, logits };
     }
+    if (gs.seq_id == EVERY_OUTPUT) {
+        const bool fits = all->ne[1] >= 1 && all->ne[1] <= gs.max_rows;
+        return { fits ? norm : nullptr, all };
+    }
     const int64_t row = (int64_t) (logits->view_offs / padded->nb[1]);
     return { build_row(ctx, norm, row), row < all->ne[1] ? build_row(ctx, all, row) : logits };
 }
 
 static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx, ggml_cgraph * gf, llama_sampler_data * data) {
     auto * gs = (graph_sampler *) smpl->ctx;
-    gs->in_graph = false;
+    gs->n_rows = 0;
     try {
-        const output_row row = build_output_row(ctx, gf, *gs->h, data->logits);
-        if (!row.hidden) {
+        const output_rows rows = build_output_rows(ctx, gf, *gs, data->logits);
+        if (!rows.hidden) {
             return;
         }
-        const bool on_cpu = gs->weights == &gs->h->host;
-        ggml_tensor * place = gs->drawing ? ggml_view_1d(ctx, gs->drawing, gs->h->n_vocab, 0) : nullptr;
-        if (place && row.logits->ne[0] != gs->h->n_vocab) {
-            place = nullptr; // the probe, which has a vocabulary of its own
-        }
-        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, row.hidden, row.logits, place);
+        const int64_t n      = rows.hidden->ne[1];
+        const bool    on_cpu = gs->weights == &gs->h->host;
+        // the probe has a vocabulary of its own
+        const bool    placed = gs->drawing && rows.logits->ne[0] == gs->h->n_vocab;
+        ggml_tensor * place  = placed ? ggml_view_2d(ctx, gs->drawing, gs->h->n_vocab, n, gs->drawing->nb[1], 0) : nullptr;
+        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, rows.hidden, rows.logits, place);
         gs->has_weights = out.has_weights;
-        // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
-        // hang on to them, so that another sequence's row is not written over ours.
-        ggml_tensor * gate = ggml_view_1d(ctx, row.logits, row.logits->ne[0], 0);
+
         ggml_tensor * values[] = { out.temperature, out.top_p };
         for (size_t i = 0; i < 2; ++i) {
-            ggml_tensor * slot = ggml_view_1d(ctx, gs->out, 1, i * sizeof(float));
-            gate->src[1 + i] = ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], 1), slot);
+            ggml_tensor * slot = ggml_view_1d(ctx, gs->out, n, i * gs->out->nb[1]);
+            values[i] = ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], n), slot);
         }
-        data->logits = gate;
-        gs->in_graph = true;
+        if (gs->seq_id == EVERY_OUTPUT) {
+            ggml_build_forward_expand(gf, values[0]);
+            ggml_build_forward_expand(gf, values[1]);
+        } else {
+            // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
+            // hang on to them, so that another sequence's row is not written over ours.
+            ggml_tensor * gate = ggml_view_1d(ctx, rows.logits, rows.logits->ne[0], 0);
+            gate->src[1] = values[0];
+            gate->src[2] = values[1];
+            data->logits = gate;
+        }
+        gs->n_rows = n;
     } catch (const std::exception &) {
         // the host sees that nothing was computed; an exception must not pass through llama.cpp
     }
@@ -152,8 +168,9 @@ bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id) {
     return attached.count({ ctx, seq_id }) > 0;
 }
 
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, std::shared_ptr<heads> h, heads_enabled on) {
-    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id });
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
+                                     std::shared_ptr<heads> h, heads_enabled on) {
+    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id, n_rows });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
@@ -181,19 +198,17 @@ void graph_sampler_detach(graph_sampler * gs) {
     delete gs;
 }
 
-const float * graph_sampler_weights(const graph_sampler * gs, size_t * n) {
+const float * graph_sampler_weights(const graph_sampler * gs, int64_t row, size_t * n) {
     *n = gs->drawing ? (size_t) gs->drawing->ne[0] : 0;
-    return gs->has_weights ? (const float *) gs->drawing->data : nullptr;
+    return gs->has_weights ? (const float *) gs->drawing->data + (size_t) row * *n : nullptr;
 }
 
-bool graph_sampler_read(graph_sampler * gs, float * temperature, float * top_p) {
+bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p) {
     llama_synchronize(gs->lctx);
-    if (!gs->in_graph) {
+    if (gs->n_rows != n) {
         return false;
     }
-    float values[2];
-    ggml_backend_tensor_get(gs->out, values, 0, sizeof(values));
-    *temperature = values[0];
-    *top_p       = values[1];
+    ggml_backend_tensor_get(gs->out, temperature, 0,              (size_t) n * sizeof(float));
+    ggml_backend_tensor_get(gs->out, top_p,       gs->out->nb[1], (size_t) n * sizeof(float));
     return true;
 }

@@ -5,13 +5,17 @@
 #include "heads.h"
 #include "llama.h"
 
-// One attachment of the heads to one sequence of one llama_context. The logits pass through unchanged;
-// temperature and top-p are left in a small tensor on the output layer's device.
+// One attachment of the heads to a llama_context, for the output of one sequence or for every output of a batch. The
+// logits pass through unchanged; temperature and top-p are left in a small tensor on the output layer's device.
 struct graph_sampler;
 
-// Attaches to ctx. NULL when the context cannot run samplers in its graph (split mode tensor, no memory).
+// In place of a sequence: every output, whichever sequence it belongs to.
+static constexpr llama_seq_id EVERY_OUTPUT = INT32_MIN;
+
+// Attaches to ctx. n_rows: for EVERY_OUTPUT, the most outputs of one decode that are predicted for, else 1; such a
+// decode must fit in one ubatch. NULL when the context cannot run samplers in its graph (split mode tensor, no memory).
 // The caller keeps ctx alive until graph_sampler_detach.
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id,
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
                                      std::shared_ptr<heads> h, heads_enabled on);
 
 // Whether a sequence of a context has one.
@@ -21,10 +25,10 @@ bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id);
 // keeps a pointer to it.
 void graph_sampler_detach(graph_sampler * gs);
 
-// Of the last decode: writes temperature and top-p and returns true. False where the model's graph has no
-// `result_norm` with one row for each row of logits; then nothing was computed.
-bool graph_sampler_read(graph_sampler * gs, float * temperature, float * top_p);
+// Of the last decode: writes n temperatures and n top-p, n the number of its outputs, and returns true. False where the
+// model's graph has no `result_norm` with one row for each row of logits, or not n of them; then nothing was computed.
+bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p);
 
-// After graph_sampler_read: exp((logits - max) / T) of the last decode for draw_weights, n values with the padding.
+// After graph_sampler_read: exp((logits - max) / T) of one output for draw_weights, n values with the padding.
 // NULL where the graph has no use for them, or they are on another device.
-const float * graph_sampler_weights(const graph_sampler * gs, size_t * n);
+const float * graph_sampler_weights(const graph_sampler * gs, int64_t row, size_t * n);

@@ -17,7 +17,8 @@ from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.rollouts import rollouts_command
 from autodeco_gguf.context import Context
 from autodeco_gguf.engine import Engine, Request
-from autodeco_gguf.rollouts import Problem, Settings, Summary, read_problems, rollouts
+from autodeco_gguf.problems import Problem, read_problems
+from autodeco_gguf.rollouts import Settings, Summary, rollouts
 
 Capture = pytest.CaptureFixture[str]
 SETTINGS = Settings(k=5, checker="even", seed=3, max_tokens=8)

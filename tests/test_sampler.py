@@ -17,7 +17,7 @@ from llama_cpp._internals import LlamaSampler
 from llama_cpp._logger import set_verbose
 
 from autodeco_gguf import AutoDecoError, Heads, Sampler
-from autodeco_gguf.sampler import grammar_chain, token_bytes
+from autodeco_gguf.sampler import Predictor, Sampling, build_sampler, token_bytes
 from autodeco_gguf.trace import Trace, TraceToken
 
 INF = math.inf
@@ -335,10 +335,9 @@ def test_chains(context: Context, chains: Any, fixed: Any, nucleus: int, tokens:
 def test_a_chain_sees_what_was_drawn(context: Context, qwen2: Case) -> None:
     """A grammar moves on with every token."""
     vocab = lib.llama_model_get_vocab(context.model)
-    before = LlamaSampler()
-    grammar_chain(before, vocab, lib.LlamaGrammar.from_string('root ::= "a" "b"'))
+    sampling = Sampling(seed=1, grammar=lib.LlamaGrammar.from_string('root ::= "a" "b"'))
     context.prompt(qwen2.tokens[:10])
-    sampler = Sampler(None, seed=1, before=before)
+    sampler = build_sampler(Predictor(None), sampling, vocab)
     text = b""
     for position in range(10, 14):
         token = sampler.sample(context.ctx)

@@ -76,7 +76,8 @@ def rollouts_command(
     """
     from autodeco_gguf.engine import Engine
     from autodeco_gguf.gguf_file import check_output
-    from autodeco_gguf.rollouts import Settings, read_problems, rollouts
+    from autodeco_gguf.problems import read_problems
+    from autodeco_gguf.rollouts import Settings, rollouts
 
     settings = Settings(k=k, checker=checker, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     settings.check()
