@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from autodeco_gguf.checkers import Checker, get_checker
+from autodeco_gguf.checkers import get_checker
 from autodeco_gguf.engine import Engine
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.gguf_file import check_output, write_atomically
+from autodeco_gguf.grading import Grader
 from autodeco_gguf.heads import check_temperature, check_top_p
+from autodeco_gguf.journal import Journal
 from autodeco_gguf.problems import Problem
 from autodeco_gguf.request import Request, Result
 
@@ -131,15 +132,14 @@ def rollouts(
     check_output(output, inputs=inputs, force=force)
     partial_path = output.with_name(output.name + PARTIAL)
     check_output(partial_path, inputs=inputs, force=True)
-    prompts = _prompts(engine, problems, settings)
-    try:
+    with Grader(settings.checker) as grader:
+        grader.validate(problems)
+        prompts = _prompts(engine, problems, settings)
         with _Partial(partial_path, _header(engine, problems, prompts, settings), force) as partial:
-            summary = _sample(engine, problems, prompts, settings, partial, watch)
+            summary = _sample(engine, problems, prompts, settings, partial, grader, watch)
             if summary.correct:
                 _write(output, problems, prompts, partial)
-        partial_path.unlink()
-    except OSError as e:
-        raise AutoDecoError(f"{partial_path}: cannot be written: {e.strerror or e}") from e
+    partial_path.unlink()
     if not summary.correct:
         raise AutoDecoError(f"none of {summary.samples} samples is correct, so there is nothing for {output}")
     return summary
@@ -149,12 +149,10 @@ Prompt = tuple[str, list[int]]
 
 
 def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) -> list[Prompt]:
-    """Text and tokens of every problem, all known to fit and to have an answer that the checker understands."""
-    checker = get_checker(settings.checker)
+    """Text and tokens of every problem, all known to fit."""
     prompts = []
     for problem in problems:
         try:
-            checker("", problem.answer)
             prompt = engine.prompt(problem.text)
             engine.check(_request(prompt, settings, 0, 0))
         except AutoDecoError as e:
@@ -180,10 +178,11 @@ def _sample(
     prompts: Sequence[Prompt],
     settings: Settings,
     partial: _Partial,
+    grader: Grader,
     watch: Watch,
 ) -> Summary:
     """Draw what the partial file lacks, and append it there problem by problem."""
-    summary, checker = Summary(), get_checker(settings.checker)
+    summary = Summary()
     for i in sorted(partial.places):
         summary = summary.plus(settings.k, len(partial.read(i)))
     summary = replace(summary, continued=summary.problems)
@@ -198,16 +197,23 @@ def _sample(
             tokens += len(result.temperature)
             results.setdefault(i, []).append(result)
             if len(results[i]) == settings.k:
-                correct = _correct(results.pop(i), settings.k, checker, problems[i])
+                correct = _correct(results.pop(i), settings.k, grader, problems[i])
                 partial.append(i, correct)
                 summary = replace(summary.plus(settings.k, len(correct)), tokens=tokens)
                 watch(replace(summary, seconds=time.perf_counter() - start), len(problems))
     return replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
 
 
-def _correct(results: list[Result], k: int, checker: Checker, problem: Problem) -> dict[int, str]:
+def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) -> dict[int, str]:
     """The texts of the correct samples, by number, in order."""
-    kept = {r.index % k: r.text for r in results if r.finish_reason == "stop" and checker(r.text, problem.answer)}
+    kept = {}
+    for result in results:
+        if result.finish_reason == "stop":
+            grade = grader.grade(result.text, problem.answer)
+            if grade.correct is None:
+                raise AutoDecoError(f"{problem.where}: the checker failed on a sample: {grade.error}")
+            if grade.correct:
+                kept[result.index % k] = result.text
     return dict(sorted(kept.items()))
 
 
@@ -216,13 +222,9 @@ def _write(output: Path, problems: Sequence[Problem], prompts: Sequence[Prompt],
         for i, problem in enumerate(problems):
             for sample, text in partial.read(i).items():
                 record = {"prompt": prompts[i][0], "completion": text, "problem": problem.line, "sample": sample}
-                yield _line(record)
+                yield json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
 
     write_atomically(output, lambda f: f.writelines(lines()), lambda _: None)
-
-
-def _line(record: object) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 # ---- what is finished so far ----
@@ -244,80 +246,38 @@ def _header(
     }
 
 
-@dataclass
 class _Partial:
-    """The partial file: a line of settings, then ``[problem, {sample: text, ...}]`` for every finished problem."""
+    """The partial file: a journal of ``[problem, {sample: text, ...}]``, a line for every finished problem."""
 
-    path: Path
-    header: dict[str, Any]
-    force: bool
-    places: dict[int, int] = field(default_factory=dict)  # problem -> byte offset of its line
+    def __init__(self, path: Path, header: dict[str, Any], force: bool) -> None:
+        digests = {"model": "another model", "problems": "other problems"}
+        advice = "delete it, or use --force to begin anew"
+        self._journal = Journal(path, header, advice=advice, digests=digests, force=force)
+        self.places: dict[int, int] = {}  # problem -> of its line
 
     def __enter__(self) -> _Partial:
-        self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666), "r+b")
-        try:
-            self._open()
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as stack:
+            stack.enter_context(self._journal)
+            for line in self._journal.lines():
+                try:
+                    self.places[_parse(line.value)[0]] = line.place
+                except (ValueError, TypeError, AttributeError) as e:
+                    raise self._journal.refused(line.number, "damaged") from e
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _open(self) -> None:
-        """Take over what an interrupted run has left; what it was writing at the time is cut off."""
-        end = 0
-        for i, line in enumerate(self._file):
-            if not line.endswith(b"\n"):
-                break
-            if i == 0 and not self._same(line):
-                break
-            if i:
-                self.places[self._parse(line, i + 1)[0]] = end
-            end += len(line)
-        self._file.truncate(end)
-        if end == 0:
-            self._append(self.header)
-
-    def _same(self, line: bytes) -> bool:
-        """Whether the first line is ours; False where other settings are to be replaced."""
-        try:
-            found = json.loads(line)
-        except ValueError:
-            found = None
-        if found == self.header or self.force:
-            return bool(found == self.header)
-        if not isinstance(found, dict) or found.get("rollouts") != _VERSION:
-            raise AutoDecoError(f"{self.path}: not the beginning of rollouts; {self._advice}")
-        raise AutoDecoError(f"{self.path}: begun with {self._difference(found)}; {self._advice}")
-
-    _advice = "delete it, or use --force to begin anew"
-
-    def _difference(self, found: dict[str, Any]) -> str:
-        key = next(key for key in {**self.header, **found} if found.get(key) != self.header.get(key))
-        if key in ("model", "problems"):
-            return f"another {key}" if key == "model" else "other problems"
-        return f"{key} {found.get(key)}, this run has {self.header.get(key)}"
-
-    def _parse(self, line: bytes, number: int) -> tuple[int, dict[int, str]]:
-        try:
-            problem, texts = json.loads(line)
-            return int(problem), {int(sample): str(text) for sample, text in texts.items()}
-        except (ValueError, TypeError, AttributeError) as e:
-            raise AutoDecoError(f"{self.path}:{number}: damaged; {self._advice}") from e
+        self._journal.__exit__()
 
     def read(self, problem: int) -> dict[int, str]:
         """The correct samples of a finished problem."""
-        self._file.seek(self.places[problem])
-        return self._parse(self._file.readline(), 0)[1]
+        return _parse(self._journal.read(self.places[problem]))[1]
 
     def append(self, problem: int, texts: dict[int, str]) -> None:
         """Add a finished problem; it stays, whatever happens to this process."""
-        self.places[problem] = self._append([problem, texts])
+        self.places[problem] = self._journal.append([problem, texts])
 
-    def _append(self, record: object) -> int:
-        place = self._file.seek(0, os.SEEK_END)
-        self._file.write(_line(record))
-        self._file.flush()
-        return place
+
+def _parse(value: Any) -> tuple[int, dict[int, str]]:
+    problem, texts = value
+    return int(problem), {int(sample): str(text) for sample, text in texts.items()}

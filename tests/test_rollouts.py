@@ -12,12 +12,12 @@ import pytest
 from broken import Outcome, assert_refused, replaced, rewrite, tensors_of
 from conftest import Case
 
-from autodeco_gguf import AutoDecoError, checkers
+from autodeco_gguf import AutoDecoError, checkers, grading
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.rollouts import rollouts_command
-from autodeco_gguf.context import Context
-from autodeco_gguf.engine import Engine, Request
+from autodeco_gguf.engine import Engine
 from autodeco_gguf.problems import Problem, read_problems
+from autodeco_gguf.request import Handle, Request
 from autodeco_gguf.rollouts import Settings, Summary, rollouts
 
 Capture = pytest.CaptureFixture[str]
@@ -32,7 +32,9 @@ CHECKERS = {"even": lambda text, answer: len(text) % 2 == 0, "never": lambda tex
 def _tame() -> Iterator[None]:
     """A random model ends an answer once in a while, and a checker takes about half of what it says."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Context, "is_eog", lambda self, token: token % 8 == 0)
+        drawn = Handle.drawn
+        monkeypatch.setattr(Handle, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
+        monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
         for name, checker in CHECKERS.items():
             monkeypatch.setitem(checkers._CHECKERS, name, checker)
         yield
@@ -61,17 +63,17 @@ def undisturbed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path) -> None:
     drawn: list[tuple[int, str, str]] = []
-    generate = engine.generate
+    as_completed = engine.as_completed
 
     def spy(requests: Any) -> Any:
-        for result in generate(requests):
+        for result in as_completed(requests):
             drawn.append((result.index, result.text, result.finish_reason))
             assert (result.temperature == 1).all()
             assert (result.top_p == 1).all()
             yield result
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(engine, "generate", spy)
+        monkeypatch.setattr(engine, "as_completed", spy)
         summary = sample(engine, tmp_path / "out.jsonl")
     assert {(reason, len(text) % 2) for _, text, reason in drawn} == {
         ("stop", 0),
@@ -102,7 +104,7 @@ def test_the_same_at_any_parallel(qwen2: Case, n_parallel: int, undisturbed: byt
 def test_every_problem_and_sample_has_a_seed_of_its_own(engine: Engine) -> None:
     from autodeco_gguf.rollouts import _request
 
-    def seeds(settings: Settings) -> set[int]:
+    def seeds(settings: Settings) -> set[int | None]:
         requests: list[Request] = [
             _request(("", [1]), settings, problem, sample) for problem in range(12) for sample in range(12)
         ]
@@ -169,7 +171,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "k": ({"k": 6}, "begun with k 5, this run has 6"),
     "seed": ({"seed": 4}, "begun with seed 3, this run has 4"),
     "checker": ({"checker": "never"}, "begun with checker even, this run has never"),
-    "max tokens": ({"max_tokens": None}, "begun with max_tokens 8, this run has None"),
+    "max tokens": ({"max_tokens": None}, "begun with max_tokens 8, this run has none"),
     "temperature": ({"temperature": 0.5}, "begun with temperature 1.0, this run has 0.5"),
     "top-p": ({"top_p": 0.5}, "begun with top_p 1.0, this run has 0.5"),
 }
@@ -235,7 +237,7 @@ def test_some_other_partial_file(content: bytes, message: str, engine: Engine, t
 def test_a_damaged_partial_file(line: bytes, engine: Engine, interrupted: Path) -> None:
     partial = interrupted.with_name("out.jsonl.partial")
     partial.write_bytes(partial.read_bytes() + line)
-    with pytest.raises(AutoDecoError, match=r"out\.jsonl\.partial:4: damaged; delete it, or use --force"):
+    with pytest.raises(AutoDecoError, match=r"out\.jsonl\.partial:4: damaged(: not JSON.*)?; delete it, or use --force"):
         sample(engine, interrupted)
 
 
@@ -358,12 +360,12 @@ def test_command_interrupted(
 
 USAGE: dict[str, tuple[list[object], int, str]] = {
     "k": (["-k", 0], 2, "Invalid value for '-k': 0 is not in the range x>=1."),
-    "checker": (["--checker", "regex"], 2, "'regex' is not one of 'boxed', 'exact', 'story'."),
+    "checker": (["--checker", "rhyme"], 1, "checker 'rhyme', expected one of boxed, "),
     "temperature": (["--temperature", -1], 2, "-1.0 is not in the range x>=0."),
     "no temperature": (["--temperature", "nan"], 1, "temperature nan, expected a number >= 0"),
     "top-p": (["--top-p", 2], 2, "2.0 is not in the range 0<=x<=1."),
     "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
-    "parallel": (["--parallel", 256], 1, "n_parallel 256, expected 1 to 255"),
+    "parallel": (["--parallel", 257], 1, "n_parallel 257, expected 1 to 256"),
     "context": (["-c", 1], 1, "p.jsonl:1: the prompt has "),
     "no problems": (["--problems", "nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read: No such file or directory"),
     "over its input": (["-o", "p.jsonl", "--force"], 1, "p.jsonl: is the input p.jsonl; choose another output"),

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
 @click.option("-k", type=click.IntRange(min=1), default=16, show_default=True, help="Answers to sample a problem.")
 @click.option(
-    "--checker", type=click.Choice(CHECKERS), default="boxed", show_default=True, help="What tells a correct answer."
+    "--checker",
+    metavar="NAME",
+    default="boxed",
+    show_default=True,
+    help=f"What tells a correct answer: {', '.join(CHECKERS)}, or module:function of your own.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
 @click.option(
