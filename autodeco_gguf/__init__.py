@@ -21,22 +21,30 @@ from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
     from autodeco_gguf.checkpoint import Checkpoint, read_checkpoint
+    from autodeco_gguf.engine import Engine
     from autodeco_gguf.exporter import export, extract, repack
     from autodeco_gguf.heads import Heads, HeadWeights, devices, draw
     from autodeco_gguf.llama import Llama
     from autodeco_gguf.model_file import ModelFile
-    from autodeco_gguf.sampler import Sampler
+    from autodeco_gguf.request import Handle, Piece, Request, Result
+    from autodeco_gguf.sampler import Sampler, Sampling
     from autodeco_gguf.trace import TraceToken
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Checkpoint": "checkpoint",
+    "Engine": "engine",
+    "Handle": "request",
     "HeadWeights": "heads",
     "Heads": "heads",
     "Llama": "llama",
     "ModelFile": "model_file",
+    "Piece": "request",
+    "Request": "request",
+    "Result": "request",
     "Sampler": "sampler",
+    "Sampling": "sampler",
     "TraceToken": "trace",
     "devices": "heads",
     "draw": "heads",
@@ -49,11 +57,17 @@ _MODULES = {
 __all__ = [
     "AutoDecoError",
     "Checkpoint",
+    "Engine",
+    "Handle",
     "HeadWeights",
     "Heads",
     "Llama",
     "ModelFile",
+    "Piece",
+    "Request",
+    "Result",
     "Sampler",
+    "Sampling",
     "TraceToken",
     "devices",
     "draw",

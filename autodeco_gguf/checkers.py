@@ -47,7 +47,7 @@ def _own(name: str) -> Checker:
         raise AutoDecoError(f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}") from e
     checker = getattr(imported, function, None)
     if not callable(checker):
-        found = "missing" if checker is None else f"a {type(checker).__name__}"
+        found = "missing" if checker is None else f"of type {type(checker).__name__}"
         raise AutoDecoError(f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function")
     own: Checker = checker
     return own
@@ -265,7 +265,7 @@ def regex(text: str, answer: str) -> bool:
     return pattern.search(text) is not None
 
 
-_CODE = re.compile(r"```(?:[^\n`]*\n)?(.*?)```", re.DOTALL)
+_CODE = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
 
 
 def literal(text: str, answer: str) -> bool:

@@ -117,7 +117,7 @@ class Grader:
         if self._checker is not None:
             return judge(self._checker, text, answer)
         worker = self._worker or _start(self._name, self._time_limit)
-        self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
+        self._worker = worker  # until it has answered: after an interruption, its answer would be taken for the next
         try:
             grade = Grade(*worker.ask([text, answer], self._time_limit))
             self._worker = worker
@@ -159,22 +159,23 @@ class _Worker:
         command = [sys.executable, "-m", "autodeco_gguf.grading_worker", checker, str(time_limit)]
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._replies:
             self._lines.put(line)
         self._lines.put(b"")
 
     def ask(self, request: object, seconds: float) -> Any:
-        """Send a request, and what ``receive`` gives."""
-        assert self._process.stdin is not None
+        """Send a request; gives and raises what ``receive`` does."""
         with suppress(BrokenPipeError):  # it has died: receive tells how
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
         return self.receive(seconds)
 
     def receive(self, seconds: float) -> Any:
@@ -198,9 +199,8 @@ class _Worker:
 
     def close(self) -> None:
         """Let the process end, for a second."""
-        assert self._process.stdin is not None
-        with suppress(subprocess.TimeoutExpired, OSError):
-            self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            self._requests.close()
             self._process.wait(1.0)
         self.kill()
 
@@ -210,7 +210,6 @@ class _Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join(1.0)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(OSError):
+        for pipe in (self._requests, self._replies):
+            with suppress(BrokenPipeError):
                 pipe.close()

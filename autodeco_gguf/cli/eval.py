@@ -1,0 +1,264 @@
+"""``autodeco-gguf eval``."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autodeco_gguf.checkers import CHECKERS
+from autodeco_gguf.cli._common import GGUF
+from autodeco_gguf.cli.run import DEMO_MODEL
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.adapters import ADAPTERS
+from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
+from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.evaluation.tasks import DEMO
+from autodeco_gguf.format import DEFAULT_CONTEXT
+
+if TYPE_CHECKING:
+    from autodeco_gguf.engine import Engine
+    from autodeco_gguf.evaluation.runner import Progress, Watch
+    from autodeco_gguf.evaluation.tasks import Task
+
+
+def _methods_help() -> str:
+    wrap = textwrap.TextWrapper(width=96, subsequent_indent=" " * 24)
+    return "\n".join(wrap.fill(f"  {name:22}{text}") for name, text in HELP.items())
+
+
+_HELP = f"""Compare ways to decode with MODEL: pass@1, pass@k and different right answers, with errors.
+
+Every method answers every problem k times with each seed. What is finished stays in the directory: the same command
+goes on from there, and so does one with more methods, a larger -k or more --seeds. Without MODEL it evaluates the
+small one that comes with the package, on its own task.
+
+\b
+Methods, "a,b,..."; by default all that apply to the model but static:T,P and distinct:
+{_methods_help()}
+
+Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods autodeco,greedy,oracle -o aime24
+"""
+
+
+@click.command("eval", short_help="Compare ways to decode on problems.", help=_HELP)
+@click.argument("model", type=GGUF, required=False)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="[FORMAT:]SOURCE",
+    help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
+    f"FORMAT: {', '.join(ADAPTERS)}.  [default: {DEMO}, without MODEL]",
+)
+@click.option(
+    "--checker",
+    metavar="NAME",
+    help=f"What tells a right answer of all tasks: {', '.join(CHECKERS)}, or module:function of your own.  "
+    "[default: the format's own, else boxed]",
+)
+@click.option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
+@click.option("-k", type=click.IntRange(min=1), default=16, show_default=True, help="Answers to a problem and seed.")
+@click.option("--seeds", type=click.IntRange(min=1), default=8, show_default=True, help="Times that all is sampled.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
+)
+@click.option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
+@click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
+)
+@click.option(
+    "-c",
+    "--ctx",
+    type=click.IntRange(1, 2**24),
+    help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
+)
+@click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Answers at a time.")
+@click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
+@click.option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
+@click.option(
+    "--search-samples",
+    type=click.IntRange(min=1),
+    help="Answers to a problem for each point of a search, at most k.  [default: k]",
+)
+@click.option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
+@click.option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds for checking an answer.",
+)
+@click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
+@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
+@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
+@click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
+def eval_command(model: Path | None, output: Path, **options: Any) -> None:
+    """Read all arguments, load the model, evaluate, and print the results; the help is above."""
+    names = _check_usage(model, options)
+    settings, shard = _settings(options)
+    tasks = _read_tasks(model, options)
+    _check_output(output, plots=not options["no_plots"])
+    commands = _commands(options)
+    engine = _load(model, options)
+
+    from autodeco_gguf.evaluation.control import control_table, evaluate_control
+    from autodeco_gguf.evaluation.methods import parse_methods
+    from autodeco_gguf.evaluation.report import table
+    from autodeco_gguf.evaluation.runner import evaluate
+
+    methods = parse_methods(names, engine.heads, engine.context.metadata)
+    searched = [method.name for method in methods if method.config is None]
+    if shard is not None and searched:
+        click.echo(f"shard {shard}: without {', '.join(searched)}; evaluate the merged directory for those", err=True)
+    control = None
+    with _resumable(output), _progress() as (watch, watch_control):
+        if commands is not None:
+            control = evaluate_control(engine, tasks, output, commands, settings, watch=watch_control)
+        results = evaluate(
+            engine,
+            tasks,
+            output,
+            methods,
+            settings,
+            time_limit=options["time_limit"],
+            shard=shard,
+            plots=not options["no_plots"],
+            watch=watch,
+        )
+    click.echo(f"{table(results)}\n\n{results['verdict']}")
+    if control is not None:
+        click.echo(f"\n{control_table(control)}")
+    click.echo(f"{output}: samples.jsonl, results.json{'' if options['no_plots'] else ' and plots'}", err=True)
+
+
+# ---- arguments ----
+
+
+def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | None:
+    """Refuse what does not go together; the names of the methods."""
+    if model is None and options["heads"] is not None:
+        raise click.UsageError("--heads needs the MODEL they go with")
+    if model is not None and not options["tasks"]:
+        raise click.UsageError("MODEL needs a --task")
+    if options["commands"] is not None and not options["control"]:
+        raise click.UsageError("--commands needs --control")
+    if options["control"] and options["shard"] is not None:
+        raise click.UsageError("--control needs all problems: leave --shard out, or evaluate the merged directory")
+    if options["methods"] is None:
+        return None
+    names = split_names(options["methods"])
+    with _usage():
+        check_names(names)
+    return names
+
+
+def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
+    names = ("k", "seeds", "seed", "max_tokens", "search_samples")
+    settings = EvalSettings(**{name: options[name] for name in names})
+    with _usage():
+        settings.check()
+        return settings, None if options["shard"] is None else Shard.parse(options["shard"])
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """What is wrong with an argument alone is wrong usage."""
+    try:
+        yield
+    except AutoDecoError as e:
+        raise click.UsageError(str(e)) from e
+
+
+def _read_tasks(model: Path | None, options: dict[str, Any]) -> list[Task]:
+    from autodeco_gguf.checkers import get_checker
+    from autodeco_gguf.evaluation.runner import open_graders
+    from autodeco_gguf.evaluation.tasks import read_task
+
+    if options["checker"] is not None and ":" not in options["checker"]:  # else its module is none of this process's
+        with _usage():
+            get_checker(options["checker"])
+    specs = options["tasks"] or (DEMO,)
+    tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in specs]
+    with _usage():
+        EvalSettings(tasks=tuple(task.name for task in tasks)).check()
+    with ExitStack() as stack:
+        open_graders(stack, tasks, options["time_limit"])
+    return tasks
+
+
+def _check_output(output: Path, plots: bool) -> None:
+    from autodeco_gguf.evaluation.plots import check
+
+    if output.exists() and not output.is_dir():
+        raise AutoDecoError(f"{output}: is no directory; give another name")
+    if plots:
+        try:
+            check()
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{e}; or use --no-plots") from e
+
+
+def _commands(options: dict[str, Any]) -> Any:
+    from autodeco_gguf.training.control import SHIPPED, Commands
+
+    return Commands.read(options["commands"] or SHIPPED) if options["control"] else None
+
+
+def _load(model: Path | None, options: dict[str, Any]) -> Engine:
+    from autodeco_gguf.engine import Engine
+
+    if model is None:
+        click.echo("model: the demo that comes with the package", err=True)
+    return Engine(
+        model or DEMO_MODEL,
+        n_parallel=options["parallel"],
+        n_ctx=options["ctx"],
+        heads=options["heads"],
+        n_threads=options["threads"],
+        n_gpu_layers=options["gpu_layers"],
+        verbose=options["verbose"],
+    )
+
+
+# ---- progress ----
+
+
+@contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        click.echo(f"{output}: what is finished is kept; the same command goes on from there", err=True)
+        raise
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Watch, Callable[[int, int], None]]]:
+    """A bar of samples on a terminal, a line for each finished config elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("samples", total=None)
+
+        def watch(p: Progress) -> None:
+            name = p.config if p.config.startswith(p.method) else f"{p.method}: {p.config}"
+            text = f"{name}, {p.correct} of {p.drawn} right, {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
+            if p.drawn == 0:
+                bar.reset(task)  # or the time left would be that of the config before
+            bar.update(task, completed=p.done, total=p.total, description=text)
+            if p.done == p.total and not console.is_terminal:
+                click.echo(text, err=True)
+
+        yield watch, lambda done, total: bar.update(task, completed=done, total=total, description="control")

@@ -1,0 +1,1 @@
+"""The evaluation of decoding methods on benchmark tasks."""

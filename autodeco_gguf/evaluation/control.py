@@ -1,0 +1,219 @@
+"""Decoding control (section 3.3 of the paper): whether commands in the prompt move the predicted T and P."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from autodeco_gguf.engine import Engine
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.runner import write_json
+from autodeco_gguf.evaluation.settings import (
+    ADVICE,
+    DIGESTS,
+    EvalSettings,
+    Item,
+    Key,
+    make_directory,
+    make_header,
+    make_item,
+    make_request,
+    render,
+    sample_seed,
+)
+from autodeco_gguf.evaluation.tasks import Task
+from autodeco_gguf.journal import Journal
+from autodeco_gguf.request import Result
+from autodeco_gguf.sampler import Sampling
+from autodeco_gguf.training.control import Commands
+
+CONTROL, RESULTS = "control.jsonl", "control.json"
+"""What is written to the directory of an evaluation."""
+
+KINDS = ("plain", "low", "high")
+
+Watch = Callable[[int, int], None]
+"""Called with the answers there and those wanted: at first, and after each."""
+
+
+class _Place(NamedTuple):
+    kind: str
+    key: Key
+
+
+class _Means(NamedTuple):
+    """T and P of an answer: the mean over its tokens."""
+
+    temperature: float
+    top_p: float
+
+
+def evaluate_control(
+    engine: Engine,
+    tasks: Sequence[Task],
+    directory: Path,
+    commands: Commands,
+    settings: EvalSettings,
+    *,
+    k: int = 1,
+    watch: Watch = lambda done, total: None,
+) -> dict[str, Any]:
+    """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
+
+    The commands are drawn for each problem by the settings' seed. A problem that has one already is left out. What is
+    finished stays in control.jsonl: the same call goes on from there.
+
+    Args:
+        engine: a model with heads.
+        tasks: where the problems come from.
+        directory: made where it is not there.
+        commands: what to draw from; its share and seed do not count.
+        settings: seed and max_tokens count.
+        k: answers to a problem of each kind; the same seeds for all kinds.
+        watch: progress.
+
+    Returns:
+        what stands in control.json: the means of each kind, over problems; their differences to "plain"; and the share
+        of problems for which the low command lowers a mean and the high one raises it.
+
+    Raises:
+        AutoDecoError: a model without heads; a problem that does not fit; a directory with other settings; an answer
+            without a token.
+    """
+    if not engine.heads:
+        raise AutoDecoError("control: the model has no heads, so there is nothing for commands to move")
+    if k < 1:
+        raise AutoDecoError(f"control: k {k}, expected at least 1")
+    settings = replace(settings, tasks=tuple(task.name for task in tasks))
+    settings.check()
+    plain = render(engine, tasks, settings)
+    kinds = _variants(engine, plain, replace(commands, share=1.0, seed=settings.seed), settings)
+    header = make_header("control", engine, tasks, chain(*kinds.values()), settings)
+    make_directory(directory)
+    with Journal(directory / CONTROL, header, advice=ADVICE, digests=DIGESTS) as journal:
+        means = _complete(engine, kinds, settings, k, journal, watch)
+    result = {
+        **_summary(means, [name for name in _Means._fields if name in engine.heads], k),
+        "left_out": len(plain) - len(kinds["plain"]),
+    }
+    write_json(directory / RESULTS, result)
+    return result
+
+
+def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> dict[str, list[Item]]:
+    """The problems of each kind."""
+    kinds: dict[str, list[Item]] = {kind: [] for kind in KINDS}
+    for index, item in enumerate(plain):
+        pair = commands.draw(index, item.problem.text)
+        if pair is None:
+            continue
+        kinds["plain"].append(item)
+        for kind, command in zip(KINDS[1:], pair, strict=True):
+            problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
+            kinds[kind].append(make_item(engine, item.task, item.number, problem, settings))
+    if not kinds["plain"]:
+        raise AutoDecoError("control: every problem has a command in it already")
+    return kinds
+
+
+def _complete(
+    engine: Engine, kinds: Mapping[str, list[Item]], settings: EvalSettings, k: int, journal: Journal, watch: Watch
+) -> dict[_Place, _Means]:
+    """Draw the answers that the journal lacks; the means of all."""
+    means = _read(journal)
+    wanted = [
+        (_Place(kind, Key(item.task, item.number, 0, sample)), item)
+        for kind, items in kinds.items()
+        for item in items
+        for sample in range(k)
+    ]
+    missing = [pair for pair in wanted if pair[0] not in means]
+    done = len(wanted) - len(missing)
+    watch(done, len(wanted))
+    requests = (
+        make_request(item, Sampling(), sample_seed(settings.seed, place.key), settings) for place, item in missing
+    )
+    with closing(engine.as_completed(requests)) as results:
+        for result in results:
+            place, item = missing[result.index]
+            if result.finish_reason == "error" or len(result.temperature) == 0:
+                raise AutoDecoError(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
+            means[place] = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
+            journal.append(_record(place, result, means[place]))
+            done += 1
+            watch(done, len(wanted))
+    return {place: means[place] for place, _ in wanted}
+
+
+def _record(place: _Place, result: Result, means: _Means) -> dict[str, Any]:
+    same = {"task": place.key.task, "problem": place.key.problem, "kind": place.kind, "sample": place.key.sample}
+    return {**same, "text": result.text, "tokens": len(result.temperature), **means._asdict()}
+
+
+def _read(journal: Journal) -> dict[_Place, _Means]:
+    means = {}
+    for line in journal.lines():
+        try:
+            place = _Place(line.value["kind"], Key.of({**line.value, "seed": 0}))
+            means[place] = _Means(*(float(line.value[name]) for name in _Means._fields))
+        except (TypeError, KeyError, ValueError) as e:
+            raise journal.refused(line.number, "damaged: no answer") from e
+    return means
+
+
+def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int) -> dict[str, Any]:
+    """Means over problems, of the means over their answers."""
+    of: dict[str, dict[str, list[float]]] = {
+        name: {kind: [fmean(values) for values in _by_problem(means, name, kind)] for kind in KINDS} for name in heads
+    }
+    average = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in KINDS}
+    sign = {"low": -1, "high": 1}
+    return {
+        "problems": len(of[heads[0]]["plain"]),
+        "k": k,
+        "mean": average,
+        "difference": {kind: {name: average[kind][name] - average["plain"][name] for name in heads} for kind in sign},
+        "consistency": {
+            kind: {
+                name: fmean(sign[kind] * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
+                for name in heads
+            }
+            for kind in sign
+        },
+    }
+
+
+def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[list[float]]:
+    found: dict[tuple[str, int], list[float]] = {}
+    for place, values in means.items():
+        if place.kind == kind:
+            found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))
+    return list(found.values())
+
+
+def control_table(result: Mapping[str, Any]) -> str:
+    """The result as Markdown: a row for each kind of command."""
+    heads = list(result["mean"]["plain"])
+    letters = [{"temperature": "T", "top_p": "P"}[name] for name in heads]
+    columns = ["command", *(f"mean {x} | to plain | moved so" for x in letters)]
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
+    for kind in KINDS:
+        cells = [{"plain": "none"}.get(kind, kind)]
+        for name in heads:
+            cells.append(f"{result['mean'][kind][name]:.3f}")
+            if kind == "plain":
+                cells += ["", ""]
+            else:
+                cells.append(f"{result['difference'][kind][name]:+.3f}")
+                cells.append(f"{100 * result['consistency'][kind][name]:.0f} %")
+        lines.append(f"| {' | '.join(cells)} |")
+    answers = "1 answer" if result["k"] == 1 else f"{result['k']} answers"
+    note = f"{result['problems']} problems, {answers} to each of every kind"
+    if result["left_out"]:
+        note += f"; {result['left_out']} with a command in them already left out"
+    return "\n".join([*lines, "", f"- {note}. moved so: share of problems whose mean the command moves its way."])

@@ -1,0 +1,392 @@
+"""autodeco-gguf eval and merge: what they print and where, and one line for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broken import STRIKE, Outcome, Terminal, assert_refused, invoke, spawn
+from conftest import Case
+from test_runner import FakeEngine, samples_of
+
+from autodeco_gguf.cli import cli
+from autodeco_gguf.evaluation.methods import HELP
+
+Capture = pytest.CaptureFixture[str]
+Invoke = Callable[..., Outcome]
+
+PROBLEMS = [{"prompt": f"sums {i}", "answer": f"sums{i}"} for i in range(3)]
+
+
+class Loaded(FakeEngine):
+    """What the command line loads, and how."""
+
+    arguments: dict[str, Any]
+    model: Path | None = None
+
+    def __init__(self, model: Path, **arguments: Any) -> None:
+        super().__init__()
+        Loaded.model, Loaded.arguments, Loaded.last = model, arguments, self
+        self.variety = lambda t, p: 1
+
+    last: FakeEngine
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a task, and an engine that is made up."""
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROBLEMS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autodeco_gguf.engine.Engine", Loaded)
+    monkeypatch.setattr(Loaded, "model", None)
+    return tmp_path
+
+
+@pytest.fixture
+def run(tasks: Path, capfd: Capture) -> Invoke:
+    """eval m.gguf on the task."""
+
+    def evaluate(*args: object, methods: str | None = "greedy,default") -> Outcome:
+        chosen = () if methods is None else ("--methods", methods)
+        return invoke(
+            capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "out", "-k", 2, "--seeds", 2,
+            "--no-plots", *chosen, *args,
+        )  # fmt: skip
+
+    return evaluate
+
+
+# ---- what they print ----
+
+
+def test_what_it_prints(run: Invoke) -> None:
+    done = run()
+    assert done.status == 0, done.err
+    results = json.loads(Path("out/results.json").read_text())
+    assert done.out.startswith("sums, 3 problems:\n\n| method")
+    assert done.out.endswith(f"\n\n{results['verdict']}\n")
+    greedy, default, where = done.err.splitlines()
+    assert re.fullmatch(r"greedy: static:0,1, 3 of 3 right, \d+ tokens/s", greedy)
+    right = sum(s["correct"] for s in samples_of(Path("out")) if s["config"] == "static:1,1")
+    assert re.fullmatch(rf"default: static:1,1, {right} of 12 right, \d+ tokens/s", default)
+    assert where == "out: samples.jsonl, results.json"
+    assert sorted(p.name for p in Path("out").iterdir()) == ["results.json", "samples.jsonl", "timing.jsonl"]
+
+
+def test_the_same_again_draws_nothing_and_prints_the_same(run: Invoke) -> None:
+    first, again = run(), run()
+    assert (again.status, again.out) == (0, first.out)
+    assert again.err == "out: samples.jsonl, results.json\n"
+    assert Loaded.last.drawn == []
+
+
+def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
+    (tasks / "more.jsonl").write_text('{"problem": "more", "gt": "more"}\n' * 3)
+    done = run(
+        "--task", "more.jsonl", "--limit", 2, "--seed", 7, "-n", 9, "-c", 40, "--parallel", 3, "--heads", "h.gguf",
+        "--search-samples", 1, "-t", 5, "--gpu-layers", 6, "-v", "--time-limit", 4, methods="oracle",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert Loaded.model == Path("m.gguf")
+    assert Loaded.arguments == {
+        "n_parallel": 3, "n_ctx": 40, "heads": Path("h.gguf"), "n_threads": 5, "n_gpu_layers": 6, "verbose": True,
+    }  # fmt: skip
+    results = json.loads((tasks / "out" / "results.json").read_text())
+    assert results["settings"] == {
+        "tasks": ["sums", "more"], "k": 2, "seeds": 2, "seed": 7, "max_tokens": 9, "search_samples": 1,
+    }  # fmt: skip
+    assert results["tasks"] == {"sums": 2, "more": 2}
+    assert {r.max_tokens for r in Loaded.last.drawn} == {9}
+    assert len(Loaded.last.drawn) == 28 * 4 * 1 + 4 * 2 * 2  # the search, and the pair that was found
+
+
+def test_the_default_methods_and_plots(tasks: Path, capfd: Capture) -> None:
+    done = invoke(
+        capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "o", "-k", 1, "--seeds", 2
+    )
+    assert done.status == 0, done.err
+    rows = json.loads(Path("o/results.json").read_text())["methods"]
+    assert [row["name"] for row in rows] == [name.partition("[")[0] for name in HELP if name not in NOT_BY_DEFAULT]
+    assert done.err.endswith("o: samples.jsonl, results.json and plots\n")
+    assert {"accuracy.png", "pass_at_k.png", "parameters.png"} <= {p.name for p in Path("o").iterdir()}
+
+
+NOT_BY_DEFAULT = ("static:T,P", "distinct", "model", "all")
+
+
+def test_without_a_model_it_is_the_demo_on_its_task(tasks: Path, capfd: Capture) -> None:
+    from autodeco_gguf.cli.run import DEMO_MODEL
+
+    command = ("-o", "o", "-k", 1, "--seeds", 1, "--limit", 2, "--methods", "greedy", "--no-plots")
+    done = invoke(capfd, "eval", *command)
+    assert done.status == 1  # its prompts are too long for what is made up
+    assert Loaded.model == DEMO_MODEL
+    assert done.err.startswith("model: the demo that comes with the package\nerror: demo:1: the prompt has")
+
+
+@pytest.fixture
+def demo_commands() -> list[object]:
+    return ["-k", 2, "--seeds", 1, "--limit", 2, "-c", 160, "--no-plots", "-t", 1]
+
+
+def test_the_demo_itself(demo_commands: list[object], tmp_path: Path, capfd: Capture) -> None:
+    done = invoke(capfd, "eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco,greedy,mirostat2,min-p")
+    assert done.status == 0, done.err
+    samples = {config: [] for config in ("autodeco", "static:0,1", "mirostat2", "min-p:0.05")}
+    for sample in samples_of(tmp_path / "o"):
+        samples[sample["config"]].append(sample)
+    assert {config: len(found) for config, found in samples.items()} == {
+        "autodeco": 4, "static:0,1": 2, "mirostat2": 4, "min-p:0.05": 4,
+    }  # fmt: skip
+    for sample in samples["autodeco"]:
+        assert sample["finish_reason"] == "stop"
+        assert sum(sample["temperature"]["bins"]) == sum(sample["top_p"]["bins"]) == sample["tokens"]
+        assert 0 < sample["temperature"]["mean"] < 2
+    assert all(s["temperature"] == {"mean": 1.0, "sd": 0.0} for s in samples["min-p:0.05"])
+    assert sum(s["correct"] for s in samples["static:0,1"]) == 2
+
+
+# ---- control ----
+
+
+def test_control_is_printed_as_well(run: Invoke, tasks: Path) -> None:
+    (tasks / "c.json").write_text(json.dumps({"low": ["be dull"], "high": ["be wild"]}))
+    done = run("--control", "--commands", "c.json")
+    assert done.status == 0, done.err
+    table = done.out.partition("| command ")[2]
+    assert table.splitlines()[0] == "| mean T | to plain | moved so | mean P | to plain | moved so |"
+    assert done.out.index("| method") < done.out.index("| command")
+    prompts = {bytes(r.prompt).decode() for r in Loaded.last.drawn}  # type: ignore[arg-type]
+    assert {"<sums 0>", "<sums 0 be dull>", "<sums 0 be wild>"} <= prompts
+    assert json.loads(Path("out/control.json").read_text())["problems"] == 3
+
+
+def test_control_of_a_model_without_heads(run: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loaded, "heads", property(lambda self: frozenset(), lambda self, value: None), raising=False)
+    assert_refused(run("--control"), "control: the model has no heads")
+    assert Loaded.last.drawn == []
+
+
+# ---- shards ----
+
+
+def test_shards_and_merge(run: Invoke, tasks: Path, capfd: Capture) -> None:
+    whole = run("-o", "whole")
+    for i in (1, 2):
+        part = run("--shard", f"{i}/2", "-o", f"part{i}", methods="greedy,default,oracle,mean-shift")
+        assert part.status == 0, part.err
+        assert part.err.startswith(
+            f"shard {i}/2: without oracle, mean-shift; evaluate the merged directory for those\n"
+        )
+    merged = invoke(capfd, "merge", "part1", "part2", "-o", "all", "--no-plots")
+    assert merged.status == 0, merged.err
+    assert timeless(merged.out) == timeless(whole.out)
+    assert merged.err == (
+        "all: 15 samples; eval without --shard and with -o all adds methods that are not in its results\n"
+    )
+    again = run("-o", "all")
+    assert (again.status, Loaded.last.drawn) == (0, [])
+    half = invoke(capfd, "merge", "part1", "-o", "half")
+    assert half.status == 0, half.err
+    assert half.out == ""
+    assert half.err == "half: 10 samples; eval without --shard and with -o half adds greedy, default and others\n"
+
+
+def timeless(table: str) -> list[str]:
+    """Without the last column, which is the speed."""
+    return [line.rpartition("|")[0].rpartition("|")[0] or line for line in table.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "status"),
+    [
+        (["-o", "all"], "Missing argument 'DIR...'", 2),
+        (["a"], "Missing option '-o' / '--output'", 2),
+        (["nowhere", "-o", "all"], "nowhere/samples.jsonl: cannot be read: No such file or directory", 1),
+        (["sums.jsonl", "-o", "all"], "sums.jsonl/samples.jsonl: cannot be read: Not a directory", 1),
+    ],
+)
+def test_merge_refuses(arguments: list[str], words: str, status: int, tasks: Path, capfd: Capture) -> None:
+    assert_refused(invoke(capfd, "merge", *arguments), words, status=status)
+    assert not Path("all").exists()
+
+
+# ---- bad input ----
+
+USAGE: dict[str, tuple[list[object], str]] = {
+    "k": (["-k", 0], "Invalid value for '-k': 0 is not in the range x>=1"),
+    "seeds": (["--seeds", 0], "Invalid value for '--seeds': 0 is not in the range x>=1"),
+    "seed": (["--seed", -1], "Invalid value for '--seed': -1 is not in the range"),
+    "limit": (["--limit", 0], "Invalid value for '--limit': 0 is not in the range x>=1"),
+    "tokens": (["-n", 0], "Invalid value for '-n' / '--max-tokens': 0"),
+    "context": (["-c", 0], "Invalid value for '-c' / '--ctx': 0"),
+    "parallel": (["--parallel", 0], "Invalid value for '--parallel': 0"),
+    "time": (["--time-limit", 0], "Invalid value for '--time-limit': 0"),
+    "threads": (["-t", 0], "Invalid value for '-t' / '--threads': 0"),
+    "layers": (["--gpu-layers", -2], "Invalid value for '--gpu-layers': -2"),
+    "search": (["--search-samples", 3], "search_samples 3, expected at most k, which is 2"),
+    "shard": (["--shard", "3/2"], "shard '3/2', expected I/N with I from 1 to N, such as 1/4"),
+    "method": (["--methods", "greedy,best"], "method 'best', expected one of autodeco, "),
+    "no method": (["--methods", ""], "method '', expected one of"),
+    "pair": (["--methods", "static:0.6"], "method static:0.6: expected static:T,P, such as static:0.6,0.95"),
+    "number": (["--methods", "static:0.6,1.5"], "method static:0.6,1.5: P is 1.5, expected a number from 0 to 1"),
+    "checker": (["--checker", "vibes"], "checker 'vibes', expected one of boxed, "),
+    "commands": (["--commands", "c.json"], "--commands needs --control"),
+    "control": (["--control", "--shard", "1/2"], "--control needs all problems: leave --shard out, or evaluate"),
+    "same task": (["--task", "sums.jsonl"], "two tasks are called 'sums'; rename a file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage(case: str, run: Invoke) -> None:
+    arguments, words = USAGE[case]
+    assert_refused(run(*arguments), words, "eval --help)", status=2)
+    assert Loaded.model is None
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["m.gguf", "--task", "sums.jsonl"], "Missing option '-o' / '--output'"),
+        (["m.gguf", "-o", "out"], "MODEL needs a --task"),
+        (["--heads", "h.gguf", "-o", "out"], "--heads needs the MODEL they go with"),
+        (["m.gguf", "n.gguf", "--task", "sums.jsonl", "-o", "out"], "unexpected extra argument (n.gguf)"),
+    ],
+)
+def test_what_does_not_go_together(arguments: list[object], words: str, tasks: Path, capfd: Capture) -> None:
+    assert_refused(invoke(capfd, "eval", *arguments), words, status=2)
+    assert Loaded.model is None
+
+
+Make = Callable[[Path], list[object]]
+
+
+def a_line(text: str) -> Make:
+    def make(directory: Path) -> list[object]:
+        (directory / "bad.jsonl").write_text(text)
+        return ["--task", "bad.jsonl"]
+
+    return make
+
+
+def a_file(name: str, *arguments: object) -> Make:
+    def make(directory: Path) -> list[object]:
+        (directory / name).write_text("{}")
+        return list(arguments)
+
+    return make
+
+
+FAILURES: dict[str, tuple[Make, str]] = {
+    "no task": (lambda d: ["--task", "nothing.jsonl"], "nothing.jsonl: no such file"),
+    "no format": (lambda d: ["--task", "aim:sums.jsonl"], "task aim:sums.jsonl: format 'aim', expected one of"),
+    "task": (a_line('{"prompt": "x", "answer": "y"}\n{"prompt": 1}\n'), "bad.jsonl:2: "),
+    "answer": (
+        lambda d: [*a_line('{"prompt": "x", "answer": "y"}\n')(d), "--checker", "story"],
+        "sums.jsonl:1: answer 'sums0': not of the form \"NAME A B\"",
+    ),
+    "own checker": (
+        lambda d: ["--checker", "nothing:at_all"],
+        "checker 'nothing:at_all': 'nothing' cannot be imported",
+    ),
+    "directory": (a_file("f", "-o", "f"), "f: is no directory; give another name"),
+    "commands": (a_file("c.json", "--control", "--commands", "c.json"), "c.json: low: expected a list of sentences"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_bad_files_are_named_before_the_model_is_loaded(case: str, run: Invoke, tasks: Path) -> None:
+    make, words = FAILURES[case]
+    assert_refused(run(*make(tasks)), words)
+    assert Loaded.model is None
+
+
+def test_no_matplotlib(tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = invoke(capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "o")
+    assert_refused(done, 'matplotlib is not installed; pip install "autodeco-gguf[eval]"; or use --no-plots')
+    assert Loaded.model is None
+
+
+def test_methods_that_the_model_does_not_allow(run: Invoke) -> None:
+    assert_refused(
+        run(methods="greedy,model"), "method model: needs metadata general.sampling.*, the model has none; this"
+    )
+    assert Loaded.last.drawn == []
+
+
+def test_other_settings(run: Invoke) -> None:
+    assert run().status == 0
+    words = "out/samples.jsonl: begun with seed 0, this run has 1; use the same settings, or another directory"
+    assert_refused(run("--seed", 1), words)
+
+
+def test_a_model_that_is_none(tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "m.gguf").write_text("GGUF")
+    (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
+    arguments = ("--task", tmp_path / "t.jsonl", "--checker", "exact", "-o", tmp_path / "o", "--no-plots")
+    assert_refused(invoke(capfd, "eval", tmp_path / "m.gguf", *arguments), "m.gguf: ")
+    assert_refused(invoke(capfd, "eval", tmp_path / "n.gguf", *arguments), "n.gguf")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_prompt_that_is_too_long(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "x " * 99, "answer": "y"}))
+    arguments = ("--task", tmp_path / "t.jsonl", "--checker", "exact", "-o", tmp_path / "o", "--no-plots", "-c", 32)
+    assert_refused(invoke(capfd, "eval", qwen2.base, *arguments), "t.jsonl:1: the prompt has", "the context holds 32")
+
+
+# ---- interruptions ----
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(number: int, status: int, demo_commands: list[object], tmp_path: Path, capfd: Capture) -> None:
+    command = ["eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco,greedy"]
+    strike = STRIKE.replace("import autodeco_gguf.exporter", "import autodeco_gguf.evaluation.runner")
+    at = f"autodeco_gguf.evaluation.runner:make_sample:{int(number)}"
+    done = spawn(at, *command, python=("-c", strike))
+    assert done.status == status, done.err
+    assert f"{tmp_path / 'o'}: what is finished is kept; the same command goes on from there" in done.err
+    assert "Traceback" not in done.err
+    again = invoke(capfd, *command)
+    assert again.status == 0, again.err
+    assert len(samples_of(tmp_path / "o")) == 4 + 2
+
+
+def test_a_bar_on_a_terminal(demo_commands: list[object], tmp_path: Path) -> None:
+    command = ["eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco"]
+    with Terminal(*command) as terminal:
+        terminal.wait_for(rb"4/4.{0,40}autodeco, \d of 4 right, \d+ tokens/s")
+        terminal.wait_for(rb"pass@1")
+        assert terminal.process.wait(timeout=30) == 0
+
+
+# ---- help ----
+
+
+def test_help_names_every_method_and_ends_with_an_example(capfd: Capture) -> None:
+    for verb in ("eval", "merge"):
+        done = invoke(capfd, verb, "--help")
+        assert done.status == 0
+        before, _, _ = done.out.partition("\nOptions:\n")
+        assert before.split("\n\n")[-1].strip().startswith(f"Example: autodeco-gguf {verb} ")
+    assert all(name in invoke(capfd, "eval", "--help").out for name in HELP)
+    assert {"eval", "merge"} <= set(cli.list_commands(None))  # type: ignore[arg-type]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['x', 'eval', '--help']\n"
+        "from autodeco_gguf.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('numpy', 'torch', 'llama_cpp', 'matplotlib') if m in sys.modules])"
+    )
+    assert spawn(python=("-c", program)).out.endswith("[]\n")
