@@ -253,8 +253,8 @@ class _Sequences:
     """The sequences of the context and who has them.
 
     Those in use are always the first ones, so that llama.cpp computes them in one piece: when one ends and nobody is
-    waiting, the last one moves into its place. What a sequence held stays until it is used again, for prompts that begin
-    with the same tokens.
+    waiting, the last one moves into its place. What a sequence held stays until it is used again, for prompts that
+    begin with the same tokens.
     """
 
     def __init__(self, engine: Engine) -> None:

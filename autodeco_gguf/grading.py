@@ -117,7 +117,7 @@ class Grader:
         if self._checker is not None:
             return judge(self._checker, text, answer)
         worker = self._worker or _start(self._name, self._time_limit)
-        self._worker = worker  # until it has answered: after an interruption, its answer would be taken for the next
+        self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
         try:
             grade = Grade(*worker.ask([text, answer], self._time_limit))
             self._worker = worker

@@ -146,7 +146,7 @@ class Handle:
     def __iter__(self) -> Iterator[Piece]:
         seen = 0
         while True:
-            self._engine._wait(lambda: self.finish_reason is not None or self._n > seen)
+            self._engine._wait(lambda seen=seen: self.finish_reason is not None or self._n > seen)  # type: ignore[misc]
             done, n = self.finish_reason is not None, self._n
             if not self._watched:
                 self._look(n, done)

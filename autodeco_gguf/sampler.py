@@ -30,8 +30,8 @@ class Sampling:
     """How the tokens of one sequence are drawn.
 
     Order "autodeco": biases, penalties, grammar, scale by T, top-n-sigma, top-k, typical, min-p, XTC, cut at P, draw.
-    Order "llama.cpp", the default chain of its programs: biases, penalties, grammar, top-n-sigma, top-k, typical, top-p,
-    min-p, XTC, scale by T, draw; T and P are fixed there, 1 where they are None, and a trace shows 1 and 1.
+    Order "llama.cpp", the default chain of its programs: biases, penalties, grammar, top-n-sigma, top-k, typical,
+    top-p, min-p, XTC, scale by T, draw; T and P are fixed there, 1 where they are None, and a trace shows 1 and 1.
     Mirostat takes the place of the cuts, after T.
 
     Attributes:

@@ -1,7 +1,7 @@
 """How much faster many sequences at once are, and what a shared prompt costs; ratios taken in one run.
 
-Writes a model with random weights once (0.5 GB), checks that sequences in a batch get the tokens that they get alone, then
-takes turns between batch sizes. Beside every ratio stands that of bare llama_decode, which is what can be reached.
+Writes a model with random weights once (0.5 GB), checks that sequences in a batch get the tokens that they get alone,
+then takes turns between batch sizes. Beside every ratio stands that of bare llama_decode, which is what can be reached.
 
     python benchmarks/engine.py --json benchmarks/engine.json
 """

@@ -199,8 +199,10 @@ llama_token step_sample(step_sampler & s, llama_context * ctx, int32_t idx, cons
     return draw_row(s, raw, changed, (size_t) n_vocab_of(ctx), p, 0, predicted);
 }
 
-// logits in one batch from which on a second thread is worth its start, some 50 us
+// Logits in one batch from which on a second thread is worth its start, some 50 us. llama.cpp's samplers take many
+// times as long for each.
 static constexpr size_t MANY_LOGITS = 1 << 18;
+static constexpr size_t CHAIN_COST  = 16;
 
 void step_sample_rows(std::vector<step_row> & rows, predictor * p, llama_context * ctx) {
     llama_synchronize(ctx);
@@ -208,10 +210,15 @@ void step_sample_rows(std::vector<step_row> & rows, predictor * p, llama_context
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
     std::vector<const float *> logits(n_rows);
     std::vector<float> temperature(n_rows), top_p(n_rows);
-    bool any = false;
+    bool   any       = false;
+    size_t work_size = 0;
     for (size_t i = 0; i < n_rows; ++i) {
+        const step_sampler * s = rows[i].s;
         logits[i] = output(ctx, (int32_t) i);
-        any = any || (rows[i].s && predicts(*rows[i].s));
+        if (s) {
+            any        = any || predicts(*s);
+            work_size += n * (s->before || s->after ? CHAIN_COST : 1);
+        }
     }
     if (any) {
         predict(p, ctx, 0, (int64_t) n_rows, temperature.data(), top_p.data());
@@ -232,7 +239,7 @@ void step_sample_rows(std::vector<step_row> & rows, predictor * p, llama_context
             }
         }
     };
-    const size_t n_threads = std::min<size_t>({ n_rows, n * n_rows / MANY_LOGITS, (size_t) llama_n_threads(ctx) });
+    const size_t n_threads = std::min<size_t>({ n_rows, work_size / MANY_LOGITS, (size_t) llama_n_threads(ctx) });
     std::vector<std::thread> others;
     for (size_t i = 1; i < n_threads; ++i) {
         others.emplace_back(work);

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import evaluate
 import picture
 import pretrain
+import publish
 import to_gguf
 import torch
 
@@ -25,8 +25,7 @@ from autodeco_gguf import stories
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "demo"
 SHIPPED = ROOT / "autodeco_gguf" / "demo.gguf"
-EVALUATION = ROOT / "demo" / "evaluation.json"
-PAGES = (ROOT / "README.md", ROOT / "demo" / "README.md")
+N_CTX = 160
 
 PROBLEMS, SAMPLES = 1500, 4
 HEADS_STEPS, HEADS_LR = 600, 2e-3
@@ -37,7 +36,8 @@ CANDIDATES = {
 }
 """Objectives that validation chooses from, as options of autodeco-gguf train."""
 
-VALIDATION_PROMPTS, TEST_PROMPTS = 48, 100
+VALIDATION_PROMPTS = 48
+EVAL = f"--parallel 32 -c {N_CTX} -k 16"
 
 
 def stage(name: str, result: Path, make: Callable[[], None]) -> None:
@@ -65,6 +65,7 @@ def main() -> None:
     """All stages."""
     WORK.mkdir(parents=True, exist_ok=True)
     base, problems, rollouts = WORK / "base.gguf", WORK / "problems.jsonl", WORK / "rollouts.jsonl"
+    evaluation = WORK / "evaluation"
     torch.set_num_threads(2)
     stage("pretrain", WORK / "base" / "model.safetensors", lambda: pretrain.pretrain(WORK / "base"))
     stage("convert", base, lambda: to_gguf.convert(WORK / "base", base))
@@ -75,46 +76,56 @@ def main() -> None:
     stage("choose", WORK / "choice.json", choose)
     choice = json.loads((WORK / "choice.json").read_text())["chosen"]
     stage("export", WORK / "demo.gguf", lambda: export(base, WORK / choice))
-    stage("evaluate", WORK / "evaluation.json", evaluate_model)
+    stage("evaluate", evaluation / "results.json", lambda: evaluate(WORK / "demo.gguf", evaluation))
     shutil.copyfile(WORK / "demo.gguf", SHIPPED)
-    publish()
+    publish.publish(
+        evaluation, **{name: json.loads((WORK / f"{name}.json").read_text()) for name in ("choice", "seconds")}
+    )
+    picture.draw(ROOT / "docs" / "trace.svg", SHIPPED)
 
 
 def write_problems(path: Path) -> None:
     """What the heads are trained on: number pairs that pre-training saw, half of them with a command."""
     plain = stories.problems(PROBLEMS // 2, seed="heads", held_out=False)
     commanded = stories.problems(PROBLEMS // 2, seed="heads, commands", held_out=False, command="mixed")
-    lines = [json.dumps({"prompt": p.prompt, "answer": p.answer}) for p in (*plain, *commanded)]
+    write(path, [*plain, *commanded])
+
+
+def write(path: Path, problems: list[stories.Problem]) -> None:
+    """As JSONL."""
+    lines = [json.dumps({"prompt": p.prompt, "answer": p.answer}) for p in problems]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def sample(base: Path, problems: Path, output: Path) -> None:
     """Rejection sampling at T = 1."""
-    how = f"--checker story -k {SAMPLES} --parallel 64 -c {evaluate.N_CTX}"
+    how = f"--checker story -k {SAMPLES} --parallel 64 -c {N_CTX}"
     verb("rollouts", base, "--problems", problems, "-o", output, *how.split())
 
 
 def train(base: Path, data: Path, name: str, options: list[str]) -> None:
     """One candidate."""
-    how = f"--steps {HEADS_STEPS} --lr {HEADS_LR} --patience 0 --control --control-share 0.5 -c {evaluate.N_CTX}"
+    how = f"--steps {HEADS_STEPS} --lr {HEADS_LR} --patience 0 --control --control-share 0.5 -c {N_CTX}"
     verb("train", base, "--data", data, "-o", WORK / name, "--base-name", "autodeco-stories", *how.split(), *options)
 
 
 def choose() -> None:
     """The candidate with the most distinct correct stories on validation prompts, of those within a point of the
     best pass@1."""
-    problems = stories.problems(VALIDATION_PROMPTS, seed="validation", held_out=True)
-    scores = {}
+    problems, scores = WORK / "validation.jsonl", {}
+    write(problems, stories.problems(VALIDATION_PROMPTS, seed="validation", held_out=True))
     for name in CANDIDATES:
-        merged = WORK / f"{name}-merged.gguf"
+        merged, output = WORK / f"{name}-merged.gguf", WORK / f"validation-{name}"
         export(WORK / "base.gguf", WORK / name, merged)
-        engine = evaluate.make_engine(merged)
-        scores[name] = evaluate.score(engine, problems, name, seed=7)
-        engine.close()
-        click.echo(f"  {name}: pass@1 {scores[name].pass_at_1:.3f}, distinct correct {scores[name].distinct:.2f}")
-    best = max(s.pass_at_1 for s in scores.values())
-    chosen = max((s for s in scores.values() if s.pass_at_1 >= best - 0.01), key=lambda s: s.distinct)
-    text = json.dumps({"chosen": chosen.name, "scores": {n: vars(s) for n, s in scores.items()}}, indent=1)
+        how = f"--checker story --methods autodeco --seeds 1 --no-plots {EVAL}"
+        verb("eval", merged, "--task", problems, "-o", output, *how.split())
+        (row,) = json.loads((output / "results.json").read_text())["methods"]
+        scores[name] = {key: row["overall"][key] for key in ("pass@1", "distinct")}
+    best = max(s["pass@1"] for s in scores.values())
+    chosen = max(
+        (name for name, s in scores.items() if s["pass@1"] >= best - 0.01), key=lambda n: scores[n]["distinct"]
+    )
+    text = json.dumps({"chosen": chosen, "scores": scores}, indent=1)
     (WORK / "choice.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -123,29 +134,13 @@ def export(base: Path, heads: Path, output: Path = WORK / "demo.gguf") -> None:
     verb("export", "--base", base, "--heads", heads, "--head-type", "f16", "-o", output, "--force")
 
 
-def evaluate_model() -> None:
-    """Held-out prompts; in a process of its own, where torch's threads do not get in the way of llama.cpp's."""
-    script = [sys.executable, str(ROOT / "demo" / "evaluate.py"), str(WORK / "demo.gguf")]
-    files = ["-o", str(WORK / "evaluation.json"), "--kept", str(WORK / "scores.jsonl")]
-    subprocess.run([*script, *files, "--prompts", str(TEST_PROMPTS)], check=True)
+def evaluate(model: Path, output: Path) -> None:
+    """Every method on the test prompts, and commands."""
+    verb("eval", model, "--task", "demo", "-o", output, *f"--methods all --control --seeds 4 {EVAL}".split())
 
 
 def _times() -> Path:
     return WORK / "seconds.json"
-
-
-def publish() -> None:
-    """Put the figures into demo/evaluation.json and both READMEs, and draw the picture."""
-    result = json.loads((WORK / "evaluation.json").read_text())
-    result["choice"] = json.loads((WORK / "choice.json").read_text())
-    result["seconds"] = json.loads(_times().read_text())
-    EVALUATION.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        before, begin, rest = text.partition("<!-- demo table -->\n")
-        _, end, after = rest.partition("<!-- /demo table -->\n")
-        page.write_text(f"{before}{begin}{evaluate.table(result)}\n{end}{after}", encoding="utf-8")
-    picture.draw(ROOT / "docs" / "trace.svg", SHIPPED)
 
 
 if __name__ == "__main__":

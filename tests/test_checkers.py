@@ -79,6 +79,7 @@ EQUAL = [
     (r"\log_2 8", "3"),
     (r"\ln 4", r"2\ln 2"),
     (r"\cos\frac{\pi}{3}", r"\frac12"),
+    (r"\frac{\sqrt{5}-1}{2}-\frac{2}{1+\sqrt5}", "0"),
     ("3+2i", "2i+3"),
     # percent, degrees, units
     (r"50\%", "50"),
@@ -444,7 +445,7 @@ def test_story() -> None:
 REPETITIONS = [
     "answer is ",
     "answer",
-    "Answer: option ",
+    "option: ",
     "answer is" + " " * 1000,
     "Answer: \\text",
     "*",

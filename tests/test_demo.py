@@ -17,15 +17,22 @@ from autodeco_gguf import stories
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.run import DEMO_MODEL
+from autodeco_gguf.evaluation.control import evaluate_control
+from autodeco_gguf.evaluation.methods import TEMPERATURES, TOP_PS, parse_methods
+from autodeco_gguf.evaluation.runner import evaluate
+from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.evaluation.tasks import Task, read_task
+from autodeco_gguf.problems import Problem
+from autodeco_gguf.training.control import Commands
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "demo"))
-import evaluate  # noqa: E402  demo/ is no package
+import publish  # noqa: E402  demo/ is no package
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Any]:
-    engine = evaluate.make_engine(DEMO_MODEL, n_threads=1)
+def engine() -> Iterator[ad.Engine]:
+    engine = ad.Engine(DEMO_MODEL, n_parallel=16, n_ctx=160, n_threads=1)
     yield engine
     engine.close()
 
@@ -36,8 +43,15 @@ def published() -> dict[str, Any]:
     return result
 
 
-def method(published: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(m for m in published["methods"] if m["name"] == name)
+def method(results: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(m for m in results["methods"] if m["name"] == name)["overall"]
+    return found
+
+
+def others(n: int) -> Task:
+    """Problems that are in no published figure."""
+    problems = stories.problems(n, seed="some others", held_out=True)
+    return Task("others", tuple(Problem(p.prompt, p.answer, i) for i, p in enumerate(problems)), "story")
 
 
 def test_it_is_small_and_carries_both_heads() -> None:
@@ -48,22 +62,25 @@ def test_it_is_small_and_carries_both_heads() -> None:
     assert {t.type for t in model.outer.tensors} <= {"f16", "f32", "i8"}
 
 
-@pytest.mark.parametrize(("temperature", "name"), [(None, "AutoDeco"), (0.0, "greedy"), (1.0, "default")])
-def test_published_figures_are_met(
-    engine: Any, published: dict[str, Any], temperature: float | None, name: str
-) -> None:
-    problems = stories.problems(24, seed="some others", held_out=True)
-    found = evaluate.score(engine, problems, name, temperature, temperature and 1.0, seed=5)
-    said = method(published, name)
-    for key in ("pass_at_1", "distinct"):
-        noise = np.hypot(found_se := getattr(found, f"{key}_se"), said[f"{key}_se"])
-        assert abs(getattr(found, key) - said[key]) <= 4 * noise + 0.01, (key, found, found_se)
+def test_published_figures_are_met(engine: ad.Engine, published: dict[str, Any], tmp_path: Path) -> None:
+    names = ["autodeco", "greedy", "default"]
+    methods = parse_methods(names, engine.heads, {})
+    results = evaluate(engine, [others(16)], tmp_path, methods, EvalSettings(k=16, seeds=1), plots=False)
+    for name in names:
+        found, said = method(results, name), method(published["results"], name)
+        for key, se in (("pass@1", "se_problems"), ("distinct", "distinct_se")):
+            noise = np.hypot(found[se], said[se])
+            assert abs(found[key] - said[key]) <= 4 * noise + 0.01, (name, key, found)
 
 
-def test_the_heads_are_sure_of_sums_and_free_with_words(engine: Any) -> None:
+def test_the_demo_task_is_the_published_one(published: dict[str, Any]) -> None:
+    assert published["results"]["tasks"] == {"demo": len(read_task("demo").problems)} == {"demo": 100}
+
+
+def test_the_heads_are_sure_of_sums_and_free_with_words(engine: ad.Engine) -> None:
     sure, free = [], []
     requests = [
-        evaluate.Request(engine.prompt(p.prompt)[1], seed=i)
+        ad.Request(engine.prompt(p.prompt)[1], seed=i)
         for i, p in enumerate(stories.problems(8, seed="trace", held_out=True))
     ]
     words = {w.encode() for slot in stories.SLOTS.values() for w in slot.words}
@@ -81,39 +98,31 @@ def test_the_heads_are_sure_of_sums_and_free_with_words(engine: Any) -> None:
     assert np.mean(sure) < 0.5 < 0.9 < np.mean(free)
 
 
-def test_commands_move_temperature_and_top_p(engine: Any) -> None:
-    result = evaluate.control(engine, n=40, seed=3)
-    for parameter, share in (("temperature", 0.9), ("top_p", 0.8)):
-        assert result["low_lowers"][parameter] >= share
-        assert result["high_raises"][parameter] >= share
+def test_commands_move_temperature_and_top_p(engine: ad.Engine, tmp_path: Path) -> None:
+    result = evaluate_control(engine, [others(40)], tmp_path, Commands.read(), EvalSettings())
+    for kind in ("low", "high"):
+        for parameter, share in (("temperature", 0.9), ("top_p", 0.8)):
+            assert result["consistency"][kind][parameter] >= share
 
 
 def test_autodeco_beats_every_static_pair(published: dict[str, Any]) -> None:
-    ours = method(published, "AutoDeco")
-    for static in (*published["finalists"], published["oracle"], method(published, "default")):
-        noise = 2 * np.hypot(ours["distinct_se"], static["distinct_se"])
-        assert ours["distinct"] > static["distinct"] + noise, static["name"]
-    default = method(published, "default")
-    assert ours["pass_at_1"] > default["pass_at_1"] + 2 * np.hypot(ours["pass_at_1_se"], default["pass_at_1_se"])
-    grid = {(s["temperature"], s["top_p"]) for s in published["grid"]}
-    assert grid == {(t, p) for t in evaluate.TEMPERATURES for p in evaluate.TOP_PS}
-    assert not [
-        s for s in published["grid"] if s["pass_at_1"] >= ours["pass_at_1"] and s["distinct"] >= ours["distinct"]
-    ]
+    results = published["results"]
+    ours = method(results, "autodeco")
+    for name in ("default", "oracle", "distinct", "mean-shift", "greedy"):
+        static = method(results, name)
+        assert ours["distinct"] > static["distinct"] + 2 * np.hypot(ours["distinct_se"], static["distinct_se"]), name
+    default = method(results, "default")
+    assert ours["pass@1"] > default["pass@1"] + 2 * np.hypot(ours["se_problems"], default["se_problems"])
+    grid = [row for row in results["grid"] if row["temperature"] in TEMPERATURES and row["top_p"] in TOP_PS]
+    assert len(grid) == len(TEMPERATURES) * len(TOP_PS)
+    assert not [row for row in grid if row["pass@1"] >= ours["pass@1"] and row["distinct"] >= ours["distinct"]]
 
 
-@pytest.mark.parametrize("page", ["README.md", "demo/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "demo/README.md", "docs/evaluation.md"])
 def test_tables_are_those_of_the_evaluation(page: str, published: dict[str, Any]) -> None:
-    assert evaluate.table(published) in (ROOT / page).read_text(encoding="utf-8")
-
-
-def test_oracle_is_chosen_as_in_the_paper() -> None:
-    def row(t: float, p: float, value: float) -> evaluate.Score:
-        return evaluate.Score("", t, p, 1, value, 0.0, 0.0, 0.0, t, p)
-
-    grid = [row(0.5, 1.0, 0.7), row(0.5, 0.9, 0.75), row(0.6, 1.0, 0.72), row(0.6, 0.9, 0.71), row(0.7, 0.9, 0.99)]
-    best = evaluate.oracle_pair(grid)  # 0.7 is not the best T at P = 1
-    assert (best.temperature, best.top_p) == (0.6, 1.0)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for mark, content in publish.tables(published)[page].items():
+        assert f"<!-- {mark} -->\n{content}\n<!-- /{mark} -->" in text
 
 
 def test_run_without_a_model_tells_a_story(capfd: pytest.CaptureFixture[str]) -> None:

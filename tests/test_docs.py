@@ -45,7 +45,7 @@ def workplace(tmp_path: Path, qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> P
 def test_readme_commands_run(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("autodeco-gguf ")]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for program, *arguments in commands:
         with pytest.raises(SystemExit) as exit_info:
             run_command(command_line, arguments)
@@ -53,9 +53,8 @@ def test_readme_commands_run(workplace: Path, capfd: pytest.CaptureFixture[str])
 
 
 def test_readme_python_runs(workplace: Path, qwen2: Case) -> None:
-    (block,) = blocks("python")
     script = workplace / "readme.py"
-    script.write_text(block, encoding="utf-8")
+    script.write_text("\n".join(blocks("python")), encoding="utf-8")
     subprocess.run(
         ["autodeco-gguf", "export", "--base", "base.gguf", "--heads", "checkpoint", "-o", "model.gguf"],
         executable=shutil.which("autodeco-gguf", path=str(Path(sys.executable).parent)),
@@ -64,6 +63,7 @@ def test_readme_python_runs(workplace: Path, qwen2: Case) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert done.stdout.count("\n") >= 32
+    assert len(re.findall(r" (?:stop|length)$", done.stdout, re.M)) == 16
 
 
 def test_readme_make_targets_exist() -> None:
@@ -78,7 +78,8 @@ def test_command_reference_is_current() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "demo/README.md", "docs/design.md", "docs/format.md", "docs/training.md"]
+    "page",
+    ["README.md", "demo/README.md", "docs/design.md", "docs/evaluation.md", "docs/format.md", "docs/training.md"],
 )
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page

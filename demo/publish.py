@@ -1,0 +1,85 @@
+"""Puts an evaluation of the demo model into the pages: python demo/publish.py build/demo/evaluation
+
+The directory is that of `autodeco-gguf eval --control`. Its figures go into demo/evaluation.json, README.md,
+demo/README.md and docs/evaluation.md, its plots into docs/.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autodeco_gguf.evaluation.control import control_table
+from autodeco_gguf.evaluation.report import label, table
+
+ROOT = Path(__file__).parent.parent
+EVALUATION = ROOT / "demo" / "evaluation.json"
+SHORT = {
+    "autodeco": "AutoDeco",
+    "greedy": "greedy",
+    "default": "default",
+    "mean-shift": "mean-shift",
+    "oracle": "oracle for pass@1",
+    "distinct": "most distinct static pair",
+}
+"""Methods of the short table, and how it calls them."""
+
+
+def short_table(results: Mapping[str, Any]) -> str:
+    """pass@1, distinct right answers, and mean T and P of some methods, as Markdown."""
+    k = results["settings"]["k"]
+    lines = [f"| | pass@1 | distinct correct of {k} | mean T | mean P |", "|---|---|---|---|---|"]
+    for row in results["methods"]:
+        if row["name"] in SHORT:
+            s = row["overall"]
+            name = SHORT[row["name"]] + label(row).removeprefix(row["name"])
+            passed = f"{s['pass@1']:.3f} ± {s['se_problems']:.3f}"
+            distinct = f"{s['distinct']:.2f} ± {s['distinct_se']:.2f}"
+            lines.append(
+                f"| {name} | {passed} | {distinct} | {row['temperature']['mean']:.2f} | {row['top_p']['mean']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def tables(published: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What stands between which marks of which page."""
+    short = {"demo table": short_table(published["results"])}
+    full = f"{table(published['results'])}\n\n**{published['results']['verdict']}**"
+    return {
+        "README.md": short,
+        "demo/README.md": short,
+        "docs/evaluation.md": {"evaluation": full, "control": control_table(published["control"])},
+    }
+
+
+def publish(directory: Path, **more: Any) -> None:
+    """Write the pages; ``more`` goes into evaluation.json as it is."""
+    published = {name: json.loads((directory / f"{name}.json").read_text("utf-8")) for name in ("results", "control")}
+    EVALUATION.write_text(json.dumps({**published, **more}, indent=1) + "\n", encoding="utf-8")
+    for name, parts in tables(published).items():
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        for mark, content in parts.items():
+            before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+            _, end, after = rest.partition(f"<!-- /{mark} -->\n")
+            text = f"{before}{begin}{content}\n{end}{after}"
+        page.write_text(text, encoding="utf-8")
+    for plot in ("accuracy", "pass_at_k", "parameters"):
+        shutil.copyfile(directory / f"{plot}.png", ROOT / "docs" / f"evaluation-{plot}.png")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def main(directory: Path) -> None:
+    """Put the evaluation in DIRECTORY into the pages."""
+    kept = json.loads(EVALUATION.read_text(encoding="utf-8")) if EVALUATION.exists() else {}
+    publish(directory, **{key: kept[key] for key in ("choice", "seconds") if key in kept})
+
+
+if __name__ == "__main__":
+    main()
