@@ -61,6 +61,7 @@ class Engine:
         flash_attn: bool | None = None,
         prompt_chunk: int = 128,
         max_waiting: int = 4096,
+        batch_invariant: bool = False,
         verbose: bool = False,
     ) -> None:
         """Load a model and its heads, if it has any.
@@ -78,6 +79,9 @@ class Engine:
                 sequences, and off by up to 1e-3 in T and P. By default on, but not with ``f32_cache``.
             prompt_chunk: tokens of new prompts that are computed between two tokens of the running sequences.
             max_waiting: requests that may wait for a sequence.
+            batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, with other rounding.
+                Let it never be alone, so that an answer is the same to the last bit whatever runs beside it; costs speed
+                where a single sequence runs, and needs ``n_parallel`` of 2 or more.
             verbose: show llama.cpp's own log.
 
         Raises:
@@ -85,6 +89,8 @@ class Engine:
         """
         if not 1 <= n_parallel <= MAX_PARALLEL:
             raise AutoDecoError(f"n_parallel {n_parallel}, expected 1 to {MAX_PARALLEL}")
+        if batch_invariant and n_parallel == 1:
+            raise AutoDecoError("batch_invariant needs n_parallel of 2 or more, it is 1")
         for name, value in (("n_ctx", n_ctx), ("prompt_chunk", prompt_chunk), ("max_waiting", max_waiting)):
             if value is not None and value < 1:
                 raise AutoDecoError(f"{name} {value}, expected at least 1")
@@ -113,7 +119,7 @@ class Engine:
         self._submitted = 0
         self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
         self._running = False
-        self._sequences = _Sequences(self)
+        self._sequences = _Sequences(self, batch_invariant)
 
     @property
     def heads(self) -> frozenset[str]:
@@ -257,8 +263,9 @@ class _Sequences:
     begin with the same tokens.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, batch_invariant: bool) -> None:
         self._engine, self._context, self._predictor = engine, engine.context, engine._predictor
+        self._least = 2 if batch_invariant else 1
         self._users: list[Handle | None] = []
         self._held: list[tuple[int, ...]] = [()] * engine.n_parallel  # tokens of those not in use
 
@@ -369,18 +376,12 @@ class _Sequences:
         users = self._in_use()
         drawing = any(user.n_decoded >= len(user.head) for user in users)
         budget = self._engine.prompt_chunk if drawing else _PROMPT_ALONE
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
         for place, user in enumerate(users):
-            part = user.head[user.n_decoded : user.n_decoded + budget - len(tokens)]
-            if part:
-                positions += range(user.n_decoded, user.n_decoded + len(part))
-                sequences += [place] * len(part)
-                tokens += part
+            part = user.head[user.n_decoded : user.n_decoded + budget]
+            if len(part) > 1:  # a single one goes with the others
+                self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
                 user.n_decoded += len(part)
-        if tokens:
-            self._context.fill(tokens, positions, sequences)
+                budget -= len(part)
 
     def _attach(self, waiting: deque[Handle]) -> None:
         """Have the heads in the graph where somebody needs them."""
@@ -396,13 +397,15 @@ class _Sequences:
         """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
         users = self._in_use()
         drawing = [user.n_decoded >= len(user.head) for user in users]
-        self._context.decode(
-            [user.last if draws else user.head[user.n_decoded] for user, draws in zip(users, drawing, strict=True)],
-            [user.n_decoded for user in users],
-            range(len(users)),
-            hidden=self._engine._host_way and any(user.sampler.predicts for user in users),
-        )
+        tokens = [user.last if draws else user.head[user.n_decoded] for user, draws in zip(users, drawing, strict=True)]
+        positions = [user.n_decoded for user in users]
         samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
+        for idle in range(len(users), self._least):
+            self._context.remove(idle)
+            self._held[idle] = ()
+            tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
+        hidden = self._engine._host_way and any(user.sampler.predicts for user in users)
+        self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
         tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
         for i, user in enumerate(users):
             user.n_decoded += 1

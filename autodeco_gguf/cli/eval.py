@@ -78,7 +78,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     type=click.IntRange(1, 2**24),
     help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
-@click.option("--parallel", type=click.IntRange(min=1), default=8, show_default=True, help="Answers at a time.")
+@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time.")
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
 @click.option(
@@ -219,6 +219,7 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
     return Engine(
         model or DEMO_MODEL,
         n_parallel=options["parallel"],
+        batch_invariant=options["parallel"] > 1,  # so that an interruption leaves no trace in the results
         n_ctx=options["ctx"],
         heads=options["heads"],
         n_threads=options["threads"],
