@@ -141,6 +141,11 @@ class Context:
         finally:
             del capture
 
+    def check_open(self) -> None:
+        """Raise AutoDecoError once it is closed."""
+        if self._model.model is None:
+            raise AutoDecoError(f"{self.file.path}: the model is closed")
+
     def close(self) -> None:
         """Free the context and the model."""
         self._ctx.close()
@@ -179,6 +184,7 @@ class Context:
         Raises:
             AutoDecoError: the text is not to be written as UTF-8.
         """
+        self.check_open()
         try:
             encoded = text.encode("utf-8")
         except UnicodeEncodeError as e:
@@ -189,6 +195,7 @@ class Context:
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of a token; with special False, control tokens give nothing."""
+        self.check_open()
         return token_bytes(self.vocab, token, special=special)
 
     def is_eog(self, token: int) -> bool:
@@ -259,6 +266,7 @@ class Context:
         return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
 
     def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, outputs: bool, hidden: bool) -> None:
+        self.check_open()
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden

@@ -79,9 +79,9 @@ class Engine:
                 sequences, and off by up to 1e-3 in T and P. By default on, but not with ``f32_cache``.
             prompt_chunk: tokens of new prompts that are computed between two tokens of the running sequences.
             max_waiting: requests that may wait for a sequence.
-            batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, with other rounding.
-                Let it never be alone, so that an answer is the same to the last bit whatever runs beside it; costs speed
-                where a single sequence runs, and needs ``n_parallel`` of 2 or more.
+            batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, with other
+                rounding. Let it never be alone, so that an answer is the same to the last bit whatever runs beside it;
+                costs speed where a single sequence runs, and needs ``n_parallel`` of 2 or more.
             verbose: show llama.cpp's own log.
 
         Raises:
@@ -127,8 +127,20 @@ class Engine:
         return self._predictor.names
 
     def close(self) -> None:
-        """Free the context and the model."""
-        self.context.close()
+        """Cancel what is under way, and free the context and the model."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._running)
+            self._sequences.end_all("cancelled")
+            while self._waiting:
+                self._waiting.popleft().end("cancelled")
+            self.context.close()
+            self._turn.notify_all()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ---- requests ----
 
@@ -160,6 +172,7 @@ class Engine:
 
     def _tokens(self, request: Request) -> list[int]:
         """The tokens of a request's prompt, known to fit."""
+        self.context.check_open()
         prompt = request.prompt
         tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
         n, n_vocab = len(tokens), self.context.n_vocab
@@ -187,7 +200,7 @@ class Engine:
     def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
         request.check()
         tokens = self._tokens(request)
-        if len(self._waiting) >= self.max_waiting:
+        if not self._has_room():
             raise AutoDecoError(f"too many requests: {self.max_waiting} are waiting already; try again later")
         sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
         handle = Handle(self, request, index, tokens, sampler, on_token)
@@ -217,10 +230,10 @@ class Engine:
         upcoming = next(source, None)
         try:
             while upcoming is not None or under_way:
-                while upcoming is not None and len(under_way) < min(2 * self.n_parallel, self.max_waiting):
+                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._has_room():
                     under_way.add(self._take(*upcoming, done.append))
                     upcoming = next(source, None)
-                self._wait(lambda: bool(done))
+                self._wait(lambda: bool(done) or (not under_way and self._has_room()))
                 while done:
                     handle = done.popleft()
                     under_way.remove(handle)
@@ -228,6 +241,9 @@ class Engine:
         finally:
             for handle in under_way:
                 handle.cancel()
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < self.max_waiting
 
     def _take(self, index: int, request: Request, on_done: Callable[[Handle], None]) -> Handle:
         try:
@@ -276,7 +292,7 @@ class _Sequences:
             AutoDecoError: llama.cpp fails; then all that was under way has ended with an error.
         """
         try:
-            for handle in list(self._in_use()):
+            for handle in self._in_use():
                 if handle.cancelled:
                     self._end(handle, "cancelled")
             self._admit(waiting)
@@ -286,12 +302,16 @@ class _Sequences:
                 self._attach(waiting)
                 self._draw()
         except BaseException as e:  # also an interrupt: what the context holds is unknown
-            for handle in list(self._in_use()):
-                self._end(handle, "error", str(e) or type(e).__name__)
-            self._users.clear()
-            self._held = [()] * self._engine.n_parallel
+            self.end_all("error", str(e) or type(e).__name__)
             self._context.clear()
             raise
+
+    def end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        """End what is under way; the sequences hold nothing that could be used again."""
+        for handle in self._in_use():
+            self._end(handle, reason, error)
+        self._users.clear()
+        self._held = [()] * self._engine.n_parallel
 
     def _in_use(self) -> list[Handle]:
         return [user for user in self._users if user is not None]

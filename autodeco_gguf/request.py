@@ -111,6 +111,7 @@ class Handle:
         self.error: str | None = None
         self.on_done: Callable[[Handle], None] = lambda _: None
         self._engine, self._index, self._on_token = engine, index, on_token
+        self._result: Result | None = None
         self._text = _Text(request.stop)
         self._pieces: list[Piece] = []
         self._watched = on_token is not None or bool(request.stop)  # else the text is put together when it is asked for
@@ -136,12 +137,9 @@ class Handle:
         Raises:
             AutoDecoError: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
         """
-        self._engine._wait(lambda: self.finish_reason is not None)
-        assert self.finish_reason is not None
-        trace = self._trace
-        tokens = trace.ids[: self._n - self._ended]
-        text = "".join(p.text for p in self._pieces) if self._watched else self._engine.text(tokens)
-        return Result(self._index, tokens, text, self.finish_reason, self.error, trace, *trace.parameters)
+        self._engine._wait(lambda: self._result is not None)
+        assert self._result is not None
+        return self._result
 
     def __iter__(self) -> Iterator[Piece]:
         seen = 0
@@ -183,6 +181,10 @@ class Handle:
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """There is a result."""
+        trace = self._trace
+        tokens = trace.ids[: self._n - self._ended]
+        text = "".join(p.text for p in self._pieces) if self._watched else self._engine.text(tokens)
+        self._result = Result(self._index, tokens, text, reason, error, trace, *trace.parameters)
         self.error, self.finish_reason = error, reason
         self.on_done(self)
 

@@ -136,7 +136,15 @@ def export(base: Path, heads: Path, output: Path = WORK / "demo.gguf") -> None:
 
 def evaluate(model: Path, output: Path) -> None:
     """Every method on the test prompts, and commands."""
-    verb("eval", model, "--task", "demo", "-o", output, *f"--methods all --control --seeds 4 --search-samples 8 {EVAL}".split())
+    verb(
+        "eval",
+        model,
+        "--task",
+        "demo",
+        "-o",
+        output,
+        *f"--methods all --control --seeds 4 --search-samples 8 {EVAL}".split(),
+    )
 
 
 def _times() -> Path:

@@ -19,6 +19,7 @@ from scipy import stats
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
+from autodeco_gguf.cli.run import DEMO_MODEL
 from autodeco_gguf.context import default_context
 from autodeco_gguf.engine import Engine
 from autodeco_gguf.request import Request, Result, _Text
@@ -345,6 +346,41 @@ def test_an_abandoned_generation_makes_room(engine: Engine) -> None:
     first.close()
     results = answers(engine, [Request([1], seed=i, max_tokens=2) for i in range(9)])
     assert all(r.finish_reason != "cancelled" for r in results)
+
+
+def test_closing(merged: Path) -> None:
+    with make(merged, n_parallel=2) as engine:
+        handles = [
+            engine.submit(Request(PROMPTS[i], seed=i, max_tokens=50, logit_bias=no_end(engine))) for i in range(4)
+        ]
+        next(iter(handles[0]))
+    assert [handle.result().finish_reason for handle in handles] == ["cancelled"] * 4
+    assert [len(handle.result().tokens) for handle in handles] == [1, 1, 0, 0]
+    engine.close()
+    for use in (
+        lambda: engine.submit(Request([1])),
+        lambda: engine.prompt("x"),
+        lambda: engine.generate([Request([1])]),
+    ):
+        with pytest.raises(AutoDecoError, match=r"the model is closed$"):
+            use()
+
+
+def test_batch_invariant() -> None:
+    """To the last bit, in 16 bits and with flash attention, for one after the other as for many at once."""
+    requests = [Request("Tell a story about Mia" + " and Tom" * (i % 3), seed=i, max_tokens=25) for i in range(9)]
+    found = []
+    for n_parallel in (2, 7):
+        engine = Engine(DEMO_MODEL, n_parallel=n_parallel, n_ctx=160, n_threads=1, batch_invariant=True)
+        together = engine.generate(requests)
+        found += [together, [engine.generate([request])[0] for request in requests]]
+        engine.close()
+    for results in found[1:]:
+        for one, other in zip(results, found[0], strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_array_equal(one.trace.parameters, other.trace.parameters)
+    with pytest.raises(AutoDecoError, match=r"^batch_invariant needs n_parallel of 2 or more, it is 1$"):
+        Engine(DEMO_MODEL, n_parallel=1, batch_invariant=True)
 
 
 def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

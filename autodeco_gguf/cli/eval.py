@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.checkers import CHECKERS
-from autodeco_gguf.cli._common import GGUF
+from autodeco_gguf.cli._common import GGUF, answer_options, machine_options
 from autodeco_gguf.cli.run import DEMO_MODEL
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation.adapters import ADAPTERS
 from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.evaluation.tasks import DEMO
-from autodeco_gguf.format import DEFAULT_CONTEXT
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine import Engine
@@ -69,16 +68,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 )
 @click.option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
 @click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
-)
-@click.option(
-    "-c",
-    "--ctx",
-    type=click.IntRange(1, 2**24),
-    help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
-)
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time.")
+@answer_options
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
 @click.option(
@@ -96,9 +86,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     help="Seconds for checking an answer.",
 )
 @click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
-@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
-@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
-@click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
+@machine_options
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
     names = _check_usage(model, options)

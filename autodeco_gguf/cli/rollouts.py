@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from autodeco_gguf.checkers import CHECKERS
-from autodeco_gguf.cli._common import GGUF
-from autodeco_gguf.format import DEFAULT_CONTEXT
+from autodeco_gguf.cli._common import GGUF, answer_options, machine_options
 
 if TYPE_CHECKING:
     from autodeco_gguf.rollouts import Summary, Watch
@@ -32,16 +31,7 @@ if TYPE_CHECKING:
     help=f"What tells a correct answer: {', '.join(CHECKERS)}, or module:function of your own.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
-@click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
-)
-@click.option(
-    "-c",
-    "--ctx",
-    type=click.IntRange(1, 2**24),
-    help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
-)
-@click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time.")
+@answer_options
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of all tokens; 0: greedy."
 )
@@ -50,9 +40,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
 )
 @click.option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
-@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
-@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
-@click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
+@machine_options
 def rollouts_command(
     model: Path,
     problems: Path,

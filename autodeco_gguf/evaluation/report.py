@@ -120,7 +120,7 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> dict[str, Any]:
         "tokens_s": tokens_s,
         "truncated": sum(s["finish_reason"] == "length" for s in samples) / len(samples),
         "ungraded": sum(s["correct"] is None for s in samples),
-        "failed": sum(s["correct"] is False and s["error"] is not None for s in samples),
+        "failed": sum(s["finish_reason"] == "error" or (s["correct"] is False and bool(s["error"])) for s in samples),
         "boxes": {name: box for name, box in boxes.items() if box is not None},
     }
 
