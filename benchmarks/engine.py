@@ -47,14 +47,13 @@ def check_equal(model: tuple[Path, Path], threads: int) -> None:
 
 
 def engine_rate(engine: Engine, tokens: int, seed: int) -> float:
-    """Tokens per second of as many sequences as there is room for, from their first to their last token."""
+    """Tokens per second of as many sequences as there is room for, once all of them have drawn one."""
     n = engine.n_parallel
     handles = [engine.submit(Request(PROMPT[:16], seed=seed + i, max_tokens=tokens + 1)) for i in range(n)]
-    begin = 0.0
-    for handle in handles:
-        for _ in handle:
-            begin = begin or time.perf_counter()
-    return n * tokens / (time.perf_counter() - begin)
+    engine._wait(lambda: all(handle._n for handle in handles))
+    drawn, begin = sum(handle._n for handle in handles), time.perf_counter()
+    engine._wait(lambda: all(handle.finish_reason for handle in handles))
+    return (sum(handle._n for handle in handles) - drawn) / (time.perf_counter() - begin)
 
 
 def bare_rate(engine: Engine, tokens: int) -> float:

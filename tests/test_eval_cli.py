@@ -95,7 +95,8 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     assert done.status == 0, done.err
     assert Loaded.model == Path("m.gguf")
     assert Loaded.arguments == {
-        "n_parallel": 3, "batch_invariant": True, "n_ctx": 40, "heads": Path("h.gguf"), "n_threads": 5, "n_gpu_layers": 6, "verbose": True,
+        "n_parallel": 3, "batch_invariant": True,
+        "n_ctx": 40, "heads": Path("h.gguf"), "n_threads": 5, "n_gpu_layers": 6, "verbose": True,
     }  # fmt: skip
     results = json.loads((tasks / "out" / "results.json").read_text())
     assert results["settings"] == {
