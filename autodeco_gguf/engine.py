@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import deque
@@ -116,7 +117,7 @@ class Engine:
         self._pieces: dict[int, bytes] = {}
         self._chat = self.context.chat()
         self._waiting: deque[Handle] = deque()
-        self._submitted = 0
+        self._numbers = itertools.count()
         self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
         self._running = False
         self._sequences = _Sequences(self, batch_invariant)
@@ -195,7 +196,7 @@ class Engine:
         Raises:
             AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
         """
-        return self._submit(request, self._submitted, on_token)
+        return self._submit(request, next(self._numbers), on_token)
 
     def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
         request.check()
@@ -204,7 +205,6 @@ class Engine:
             raise AutoDecoError(f"too many requests: {self.max_waiting} are waiting already; try again later")
         sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
         handle = Handle(self, request, index, tokens, sampler, on_token)
-        self._submitted += 1
         self._waiting.append(handle)
         return handle
 

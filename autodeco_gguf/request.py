@@ -120,7 +120,7 @@ class Handle:
         room = engine.n_ctx - len(tokens)
         self._limit = min(request.max_tokens or room, room)
         # for the engine
-        self.sampler = sampler
+        self.sampler, self._trace = sampler, Trace(sampler.native.records, engine.context.token_bytes)
         self.cancelled = False
         self.prompt, self.head, self.last = tuple(tokens), tuple(tokens[:-1]), tokens[-1]  # last: the next to decode
         self.n_decoded = 0
@@ -153,10 +153,6 @@ class Handle:
             if done:
                 return
 
-    @property
-    def _trace(self) -> Trace:
-        return Trace(self.sampler.native.records, self._engine.context.token_bytes)
-
     def _look(self, n: int, final: bool) -> None:
         """Make pieces of the first n tokens; final: there will be no more."""
         for i in range(len(self._pieces), n):
@@ -181,10 +177,10 @@ class Handle:
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """There is a result."""
-        trace = self._trace
-        tokens = trace.ids[: self._n - self._ended]
+        tokens = self._trace.ids[: self._n - self._ended]
         text = "".join(p.text for p in self._pieces) if self._watched else self._engine.text(tokens)
-        self._result = Result(self._index, tokens, text, reason, error, trace, *trace.parameters)
+        self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
+        del self.sampler  # its scratch space is as wide as the vocabulary
         self.error, self.finish_reason = error, reason
         self.on_done(self)
 

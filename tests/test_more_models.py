@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
-from conftest import load
+from conftest import Case, load
 
 import autodeco_gguf as ad
 
@@ -39,3 +41,87 @@ def test_predictions_agree_with_the_official_code(name: str, f32_cache: bool, to
     drawn = [[t.temperature for t in trace], [t.top_p for t in trace]]
     after = [values[len(tokens) - 1 :] for values in llama.predict(text)]
     np.testing.assert_allclose(drawn, after, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_an_engine_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
+    """Several at once, with a shared prompt that is longer than a sliding window, and one that goes on from it."""
+    directory = DIRECTORY / name
+    merged = ad.export(directory / "base.gguf", directory / "heads", tmp_path / "merged.gguf").path
+    with np.load(directory / "golden.npz") as golden:
+        prompt = golden["tokens"].tolist() * 3
+    llama = load(merged, f32_cache=True, n_ctx=512)
+    engine = ad.Engine(merged, n_parallel=3, n_ctx=512, n_threads=1, f32_cache=True, prompt_chunk=20)
+    assert engine.heads == HEADS[name]
+    prompts = [prompt, prompt[:50], prompt, [*prompt, 5, 6], prompt[:100], [*prompt[:70], 9]]
+    for i, result in enumerate(engine.generate([ad.Request(p, seed=i, max_tokens=9) for i, p in enumerate(prompts)])):
+        llama.set_seed(i)
+        stream = llama.generate(prompts[i])
+        drawn = [next(stream) for _ in range(len(result.trace))]
+        assert drawn == result.trace.ids
+        np.testing.assert_allclose(result.temperature, [t.temperature for t in llama.trace], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result.top_p, [t.top_p for t in llama.trace], rtol=0, atol=1e-5)
+    engine.close()
+
+
+def write_mamba(path: Path, vocabulary: Path) -> Path:
+    """A tiny recurrent model with random weights and the vocabulary of another."""
+    hidden, inner, state, kernel, rank, blocks = 32, 64, 16, 4, 4, 2
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> np.ndarray[Any, Any]:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_context_length(512)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(blocks)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-5)
+    fields = gguf.GGUFReader(vocabulary).fields
+    for key, field in fields.items():
+        if key.startswith("tokenizer."):
+            writer.add_key_value(key, field.contents(), field.types[0], field.types[-1])
+    n_vocab = len(fields["tokenizer.ggml.tokens"].contents())
+    tensors = {"token_embd.weight": random(n_vocab, hidden) * 8, "output.weight": random(n_vocab, hidden) * 3}
+    tensors["output_norm.weight"] = np.ones(hidden, np.float32)
+    for i in range(blocks):
+        block = {
+            "attn_norm.weight": np.ones(hidden, np.float32),
+            "ssm_in.weight": random(2 * inner, hidden),
+            "ssm_conv1d.weight": random(inner, kernel),
+            "ssm_conv1d.bias": np.zeros(inner, np.float32),
+            "ssm_x.weight": random(rank + 2 * state, inner),
+            "ssm_dt.weight": random(inner, rank),
+            "ssm_dt.bias": np.zeros(inner, np.float32),
+            "ssm_a": -0.5 - np.abs(random(inner, state)),
+            "ssm_d": np.ones(inner, np.float32),
+            "ssm_out.weight": random(hidden, inner),
+        }
+        tensors |= {f"blk.{i}.{name}": value for name, value in block.items()}
+    for name, value in tensors.items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_sequences_that_cannot_go_back(qwen2: Case, tmp_path: Path) -> None:
+    """A recurrent model keeps a state and no cells: what another has drawn cannot be taken off a copy."""
+    model = write_mamba(tmp_path / "mamba.gguf", qwen2.base)
+    prompt = list(range(3, 60))
+    prompts = [prompt, [*prompt[:40], 7], [5], prompt, [*prompt, 8, 9]] * 3
+    found = []
+    for n_parallel in (1, 3):
+        with ad.Engine(model, n_parallel=n_parallel, n_ctx=128, n_threads=1) as engine:
+            requests = [ad.Request(p, seed=i, temperature=0.8, max_tokens=12) for i, p in enumerate(prompts)]
+            found += [[result.tokens for result in engine.generate(requests)] for _ in range(2)]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert len({tuple(tokens) for tokens in found[0]}) == len(prompts)
