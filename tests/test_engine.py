@@ -100,6 +100,16 @@ def test_the_batch_has_no_say(merged: Path) -> None:
     assert len({tuple(tokens) for tokens, *_ in found[0]}) == len(requests)
 
 
+def test_a_batch_that_is_drawn_on_several_threads(merged: Path) -> None:
+    requests = [Request([5, i], seed=i, top_k=50, max_tokens=4) for i in range(140)]
+    found = []
+    for n_parallel, n_threads in ((140, 2), (3, 1)):
+        engine = make(merged, n_parallel=n_parallel, n_ctx=16, n_threads=n_threads)
+        found.append([r.tokens for r in answers(engine, requests)])
+        engine.close()
+    assert found[0] == found[1]
+
+
 def test_a_plain_model_predicts_nothing(qwen2: Case, merged: Path, tmp_path: Path) -> None:
     engine = make(qwen2.base)
     assert engine.heads == frozenset()
@@ -435,6 +445,16 @@ def test_a_conversation_goes_on_from_what_the_sequence_holds(merged: Path, monke
     assert counted == [first.tokens[-1], 5, 6]
     (alone,) = answers(make(merged, n_parallel=1), [Request(again, seed=2, max_tokens=5)])
     assert second.tokens == alone.tokens
+
+
+def test_others_go_on_while_a_prompt_is_read(merged: Path) -> None:
+    engine = make(merged, n_parallel=2, prompt_chunk=8)
+    running = engine.submit(Request(PROMPTS[0], seed=1, max_tokens=60, logit_bias=no_end(engine)))
+    next(iter(running))
+    long = engine.submit(Request([9] * 90, seed=2, max_tokens=2, logit_bias=no_end(engine)))
+    next(iter(long))
+    assert 10 <= running._n <= 14  # a step for every 9 tokens of the prompt: a stretch of 8, and one in the step itself
+    assert len(running.result().tokens) == 60
 
 
 def test_requests_are_taken_as_there_is_room(merged: Path) -> None:
