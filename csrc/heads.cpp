@@ -4,6 +4,7 @@
 #include "vector_math.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -210,12 +211,55 @@ static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor 
         }, GGML_N_TASKS_MAX, nullptr);
 }
 
-// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n]: with the largest
-// logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the official code.
+// The features of build_features for whole rows, a thread a row: three passes over logits that stay in the thread's
+// cache, where a graph of single operations makes eight passes over all rows. Sources: logits F32 [n_vocab, n], T + 1e-8
+// F32 [1, n], and where given the place for the exponentials.
+static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
+    static thread_local std::vector<float> scratch;
+    const ggml_tensor * logits = dst->src[0];
+    const ggml_tensor * place  = dst->src[2];
+    const size_t n_vocab = (size_t) logits->ne[0], k = std::min<size_t>(5, n_vocab);
+    scratch.resize(place ? 0 : n_vocab);
+    for (int64_t row = ith; row < logits->ne[1]; row += nth) {
+        const float * x = data_of(logits) + row * logits->ne[0];
+        const float   t = data_of(dst->src[1])[row];
+        float       * e = place ? (float *) ((char *) place->data + row * place->nb[1]) : scratch.data();
+        float top[5];
+        largest(x, n_vocab, top, k);
+        exp_scaled(x, top[0], t, e, n_vocab);
+        const double z       = sum_vectors(e, n_vocab, [](f32x v) { return v; });
+        const double squares = sum_vectors(e, n_vocab, [](f32x v) { return v * v; });
+        const double plogp   = sum_vectors(e, n_vocab, [=](f32x v) { return v * log_pos(v / (float) z + 1e-8f); });
+
+        double top5 = 0.0;
+        for (size_t i = 0; i < k; ++i) {
+            top5 += std::exp((top[i] - top[0]) / t);
+        }
+        const double mean = 1.0 / (double) n_vocab;
+        float * out = (float *) dst->data + row * dst->ne[0];
+        out[0] = (float) (1.0 / z);
+        out[1] = (float) -(plogp / z);
+        out[2] = n_vocab > 1 ? (float) ((squares / (z * z) - mean) / (double) (n_vocab - 1)) : 0.0f;
+        out[3] = (float) (top5 / z);
+    }
+}
+
+// Whether compute_rows is the faster way: there is a row for every thread, or rows are short.
+static bool whole_rows(int64_t n_vocab, int64_t n) {
+    return n > 1 || n_vocab <= (1 << 14);
+}
+
+// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
+// the largest logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the
+// official code.
 static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
                                                  bool on_cpu, ggml_tensor * weights) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
+    if (on_cpu && whole_rows(n_vocab, n)) {
+        ggml_tensor * args[] = { logits, ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f), weights };
+        return { ggml_custom_4d(ctx, GGML_TYPE_F32, 4, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX, nullptr) };
+    }
     const int64_t parts   = n_parts(n_vocab);
     const int     k       = (int) std::min<int64_t>(5, n_vocab);
 

@@ -59,15 +59,7 @@ static draw_status find_max(const float * x, size_t n, float * max) {
 }
 
 static double sum_all(const float * x, size_t n) {
-    double total = 0.0;
-    f32x   part  = {};
-    for_each_vector(x, n, 0.0f, [&](size_t, f32x v) {
-        part += v;
-    }, [&] {
-        total += sum(part);
-        part = f32x {};
-    });
-    return total;
+    return sum_vectors(x, n, [](f32x v) { return v; });
 }
 
 float logits_entropy(const float * x, size_t n) {

@@ -144,6 +144,27 @@ static inline void exp_scaled(const float * x, float max, float t, float * y, si
     map_vectors(x, y, n, [=](f32x v) { return exp_neg((v - max) / t); });
 }
 
+// sums over an array of f of its vectors, 0 standing in for the rest of the last one
+template <typename F>
+static inline double sum_vectors(const float * x, size_t n, F && f) {
+    double total = 0.0;
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        const size_t end = n < begin + BLOCK ? n : begin + BLOCK;
+        f32x   part = {};
+        size_t i    = begin;
+        for (; i + WIDTH <= end; i += WIDTH) {
+            part += f(load(x + i));
+        }
+        if (i < end) {
+            part += f(load_tail(x + i, end - i, 0.0f));
+        }
+        for (size_t j = 0; j < WIDTH; ++j) {
+            total += part[j];
+        }
+    }
+    return total;
+}
+
 // y[i] = ln(x[i] / z + eps), for x >= 0
 static inline void log_scaled(const float * x, float z, float eps, float * y, size_t n) {
     map_vectors(x, y, n, [=](f32x v) { return log_pos(v / z + eps); });

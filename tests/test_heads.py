@@ -223,7 +223,11 @@ def test_sizes(hidden_size: int, vocab_size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "vocab_size"), [(0, 11), (1, 11), (2, 11), (256, 7), (257, 7), (600, 64), (90, 50_257), (20, 262_144)]
+    ("n", "vocab_size"),
+    [
+        *[(0, 11), (1, 11), (2, 11), (256, 7), (257, 7), (600, 64), (90, 50_257), (20, 262_144)],
+        *[(1, 16_384), (1, 16_385), (1, 50_257), (1, 151_936), (3, 151_936), (17, 262_144)],  # a row in pieces, or whole
+    ],
 )
 def test_rows(n: int, vocab_size: int) -> None:
     weights = make(8, vocab_size)
