@@ -119,7 +119,7 @@ class Engine:
         self._waiting: deque[Handle] = deque()
         self._numbers = itertools.count()
         self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
-        self._running = False
+        self._running = 0  # the thread that runs it
         self._sequences = _Sequences(self, batch_invariant)
 
     @property
@@ -129,6 +129,7 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what is under way, and free the context and the model."""
+        self._check_outside()
         with self._turn:
             self._turn.wait_for(lambda: not self._running)
             self._sequences.end_all("cancelled")
@@ -191,7 +192,8 @@ class Engine:
 
         Args:
             request: what to generate.
-            on_token: called with every :class:`Piece` as it comes, by the thread that runs the engine.
+            on_token: called with every :class:`Piece` as it comes, by the thread that runs the engine. It may submit
+                and cancel, but not wait.
 
         Raises:
             AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
@@ -255,19 +257,24 @@ class Engine:
 
     # ---- running ----
 
+    def _check_outside(self) -> None:
+        if self._running == threading.get_ident():
+            raise AutoDecoError("the engine cannot be waited for within on_token, which it waits for; submit only")
+
     def _wait(self, ready: Callable[[], bool]) -> None:
         """Run the engine until ``ready()``, or let another thread that does so go on."""
         while not ready():
+            self._check_outside()
             with self._turn:
                 self._turn.wait_for(lambda: ready() or not self._running)
                 if ready():
                     return
-                self._running = True
+                self._running = threading.get_ident()
             try:
                 self._sequences.step(self._waiting)
             finally:
                 with self._turn:
-                    self._running = False
+                    self._running = 0
                     self._turn.notify_all()
 
 

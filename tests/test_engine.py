@@ -22,7 +22,7 @@ from autodeco_gguf import AutoDecoError
 from autodeco_gguf.cli.run import DEMO_MODEL
 from autodeco_gguf.context import default_context
 from autodeco_gguf.engine import Engine
-from autodeco_gguf.request import Request, Result, _Text
+from autodeco_gguf.request import Handle, Request, Result, _Text
 
 PROMPTS = [[0, 284, 97, 12, 301, 55, 170, 8], [0], [5, 6], list(range(3, 60)), [0, 284, 97, 12, 301, 55, 170, 9]]
 
@@ -250,6 +250,21 @@ def test_a_callback_that_raises_ends_its_own_request_alone(engine: Engine) -> No
     failing = engine.submit(Request(PROMPTS[1], seed=1, max_tokens=5), on_token=fail).result()
     assert (failing.finish_reason, failing.error) == ("error", "on_token: RuntimeError: no more")
     assert other.result().finish_reason == "length"
+
+
+def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
+    more: list[Handle] = []
+
+    def submit(piece: Any) -> None:
+        if not more:
+            more.append(engine.submit(Request(PROMPTS[1], seed=1, max_tokens=2)))
+
+    assert engine.submit(Request(PROMPTS[0], seed=1, max_tokens=3), on_token=submit).result().error is None
+    assert more[0].result().error is None
+    waiting = engine.submit(Request(PROMPTS[0], seed=1), on_token=lambda _: print(engine.generate([Request([1])])))
+    assert waiting.result().error == (
+        "on_token: AutoDecoError: the engine cannot be waited for within on_token, which it waits for; submit only"
+    )
 
 
 STOPS = [
