@@ -24,7 +24,8 @@ from autodeco_gguf.request import Request, Result
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
 
-_VERSION = 1
+_VERSION = 2
+"""Of the partial file: it says how samples are drawn, too."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_it_goes_on_after_an_interruption(done: int, engine: Engine, undisturbed
 
 
 def test_an_interruption_while_the_settings_were_written(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 1, "mo')
+    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 2, "mo')
     sample(engine, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
@@ -355,7 +355,7 @@ def test_command_interrupted(
     outcome = run(capfd, qwen2.base, "--problems", problems, "-o", output, "-k", 3, "-c", 256)
     assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "interrupted")
     assert not output.exists()
-    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 1, ')
+    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 2, ')
 
 
 USAGE: dict[str, tuple[list[object], int, str]] = {
