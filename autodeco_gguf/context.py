@@ -32,7 +32,7 @@ _OUTPUT_FLOATS = 1 << 24
 _CELLS = 256
 """What llama.cpp rounds a sequence's cells to."""
 
-_BATCH = 512
+BATCH = 512
 """Tokens of one llama_decode."""
 
 
@@ -106,11 +106,11 @@ class Context:
             self.vocab: Any = self._model.vocab
             self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
-            self.n_outputs = n_outputs or max(16, min(_BATCH, _OUTPUT_FLOATS // self.n_vocab))
+            self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))
             self._params = lib.llama_context_default_params()
             flash = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
             self._params.flash_attn_type = flash
-            self._params.n_batch = self._params.n_ubatch = _BATCH
+            self._params.n_batch = self._params.n_ubatch = BATCH
             self._params.n_outputs_max = self.n_outputs
             self._params.n_threads = self._params.n_threads_batch = n_threads or default_threads()
             if f32_cache:
@@ -240,8 +240,8 @@ class Context:
 
     def fill(self, tokens: Ints, positions: Ints, sequences: Ints) -> None:
         """Decode tokens of which no output is wanted, as many as there are."""
-        for i in range(0, len(tokens), _BATCH):
-            part = slice(i, i + _BATCH)
+        for i in range(0, len(tokens), BATCH):
+            part = slice(i, i + BATCH)
             self._decode(tokens[part], positions[part], sequences[part], outputs=False, hidden=False)
 
     def decode(

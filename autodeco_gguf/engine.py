@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from pathlib import Path
 
 from autodeco_gguf._native import core
-from autodeco_gguf.context import MAX_SEQUENCES, Context, default_context
+from autodeco_gguf.context import BATCH, MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.heads import Heads, check_enabled
 from autodeco_gguf.model_file import ModelFile
@@ -22,9 +22,6 @@ MAX_PARALLEL = MAX_SEQUENCES
 
 _SHARED = 32
 """Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
-
-_PROMPT_ALONE = 512
-"""Prompt tokens computed in one go where no other sequence is waiting for its next token."""
 
 
 class Engine:
@@ -201,7 +198,6 @@ class Engine:
         return self._submit(request, next(self._numbers), on_token)
 
     def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
-        request.check()
         tokens = self._tokens(request)
         if not self._has_room():
             raise AutoDecoError(f"too many requests: {self.max_waiting} are waiting already; try again later")
@@ -383,18 +379,13 @@ class _Sequences:
         handle.end(reason, error)
 
     def _close_gaps(self) -> None:
-        while self._users and self._users[-1] is None:
-            self._users.pop()
         while None in self._users:
-            gap, last = self._users.index(None), len(self._users) - 1
-            moved = self._users[last]
-            assert moved is not None
-            self._context.remove(gap)
-            self._context.copy(last, gap)
-            self._users[gap], self._held[last] = moved, moved.decoded()
-            self._users.pop()
-            while self._users and self._users[-1] is None:
-                self._users.pop()
+            last = self._users.pop()
+            if last is not None:
+                source, gap = len(self._users), self._users.index(None)
+                self._context.remove(gap)
+                self._context.copy(source, gap)
+                self._users[gap], self._held[source] = last, last.decoded()
 
     # ---- tokens ----
 
@@ -402,7 +393,7 @@ class _Sequences:
         """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile."""
         users = self._in_use()
         drawing = any(user.n_decoded >= len(user.head) for user in users)
-        budget = self._engine.prompt_chunk if drawing else _PROMPT_ALONE
+        budget = self._engine.prompt_chunk if drawing else BATCH
         for place, user in enumerate(users):
             part = user.head[user.n_decoded : user.n_decoded + budget]
             if len(part) > 1:  # a single one goes with the others

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine import Engine
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+def seed_from(text: str) -> int:
+    """A seed of 31 bits for what a text names: the same everywhere, and as good as independent for different texts."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >> 1
 
 
 @dataclass(frozen=True)

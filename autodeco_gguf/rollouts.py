@@ -19,7 +19,7 @@ from autodeco_gguf.grading import Grader
 from autodeco_gguf.heads import check_temperature, check_top_p
 from autodeco_gguf.journal import Journal
 from autodeco_gguf.problems import Problem
-from autodeco_gguf.request import Request, Result
+from autodeco_gguf.request import Request, Result, seed_from
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -163,10 +163,9 @@ def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) ->
 
 
 def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> Request:
-    key = hashlib.blake2b(f"{settings.seed} {problem} {sample}".encode(), digest_size=4).digest()
     return Request(
         prompt[1],
-        seed=int.from_bytes(key, "little") >> 1,
+        seed=seed_from(f"{settings.seed} {problem} {sample}"),
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_tokens=settings.max_tokens,

@@ -12,31 +12,6 @@
 // histograms of the weights' bits (1.4 ms: scattered adds wait for each other), plain loops (GCC 12 leaves those
 // with a condition scalar, 0.4 ms a pass; a pass with the vectors below takes 0.02 to 0.1 ms).
 
-template <typename V>
-static inline double sum(const V & v) {
-    double result = 0.0;
-    for (size_t j = 0; j < WIDTH; ++j) {
-        result += v[j];
-    }
-    return result;
-}
-
-// calls f with all of x, WIDTH values at a time, and flush after every BLOCK of them
-template <typename F, typename G>
-static inline void for_each_vector(const float * x, size_t n, float fill, F && f, G && flush) {
-    for (size_t begin = 0; begin < n; begin += BLOCK) {
-        const size_t end = std::min(n, begin + BLOCK);
-        size_t i = begin;
-        for (; i + WIDTH <= end; i += WIDTH) {
-            f(i, load(x + i));
-        }
-        if (i < end) {
-            f(i, load_tail(x + i, end - i, fill));
-        }
-        flush();
-    }
-}
-
 // the largest logit; the status tells whether there is a distribution at all
 static draw_status find_max(const float * x, size_t n, float * max) {
     f32x largest = f32x {} - INF;

@@ -2,9 +2,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 // GCC's and Clang's own vectors, as long as the target's registers
 #ifdef __AVX__
@@ -144,24 +146,42 @@ static inline void exp_scaled(const float * x, float max, float t, float * y, si
     map_vectors(x, y, n, [=](f32x v) { return exp_neg((v - max) / t); });
 }
 
-// sums over an array of f of its vectors, 0 standing in for the rest of the last one
+template <typename V>
+static inline double sum(const V & v) {
+    double result = 0.0;
+    for (size_t j = 0; j < WIDTH; ++j) {
+        result += v[j];
+    }
+    return result;
+}
+
+// calls f with all of x, WIDTH values at a time, and flush after every BLOCK of them
+template <typename F, typename G>
+static inline void for_each_vector(const float * x, size_t n, float fill, F && f, G && flush) {
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        const size_t end = std::min(n, begin + BLOCK);
+        size_t i = begin;
+        for (; i + WIDTH <= end; i += WIDTH) {
+            f(i, load(x + i));
+        }
+        if (i < end) {
+            f(i, load_tail(x + i, end - i, fill));
+        }
+        flush();
+    }
+}
+
+// the sum of f over all vectors of an array; f maps 0, which stands in for the rest of the last one, to 0
 template <typename F>
 static inline double sum_vectors(const float * x, size_t n, F && f) {
     double total = 0.0;
-    for (size_t begin = 0; begin < n; begin += BLOCK) {
-        const size_t end = n < begin + BLOCK ? n : begin + BLOCK;
-        f32x   part = {};
-        size_t i    = begin;
-        for (; i + WIDTH <= end; i += WIDTH) {
-            part += f(load(x + i));
-        }
-        if (i < end) {
-            part += f(load_tail(x + i, end - i, 0.0f));
-        }
-        for (size_t j = 0; j < WIDTH; ++j) {
-            total += part[j];
-        }
-    }
+    f32x   part  = {};
+    for_each_vector(x, n, 0.0f, [&](size_t, f32x v) {
+        part += f(v);
+    }, [&] {
+        total += sum(part);
+        part = f32x {};
+    });
     return total;
 }
 

@@ -512,12 +512,11 @@ def figures(results: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[st
     """What would be written."""
     found = {}
 
-    def keep(figure: Any, path: Path) -> Path:
+    def keep(figure: Any, path: Path) -> None:
         found[path.name] = figure
-        return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(plots, "_write", keep)
+        patch.setattr(plots, "write_png", keep)
         plots.plot(results, Path())
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation.methods import static_pair
 from autodeco_gguf.evaluation.report import REFERENCE, Results, Row, count, label
 from autodeco_gguf.evaluation.settings import PARAMETERS
-from autodeco_gguf.gguf_file import write_bytes
+from autodeco_gguf.picture import write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +39,10 @@ def plot(results: Results, directory: Path) -> list[Path]:
         "pass_at_k.png": _curves(results),
         "parameters.png": _parameters(results),
     }
-    return [_write(figure, directory / name) for name, figure in figures.items() if figure is not None]
+    drawn = {directory / name: figure for name, figure in figures.items() if figure is not None}
+    for path, figure in drawn.items():
+        write_png(figure, path)
+    return list(drawn)
 
 
 def check() -> None:
@@ -55,13 +57,6 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(path, buffer.getvalue())
-    return path
 
 
 def _ordered(results: Results) -> list[Row]:

@@ -81,8 +81,9 @@ class Key(NamedTuple):
 
 def sample_seed(seed: int, key: Key) -> int:
     """31 bits for one sample: the same for every method, so that their differences have less noise."""
-    text = json.dumps([seed, *key]).encode("utf-8")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little") >> 1
+    from autodeco_gguf.request import seed_from
+
+    return seed_from(json.dumps([seed, *key]))
 
 
 class Shard(NamedTuple):

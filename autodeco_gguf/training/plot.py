@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from autodeco_gguf.gguf_file import write_bytes
+from autodeco_gguf.picture import write_png
 
 
 def plot_log(log: Path, output: Path) -> None:
@@ -28,9 +27,7 @@ def plot_log(log: Path, output: Path) -> None:
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(output, buffer.getvalue())
+    write_png(figure, output)
 
 
 def _curve(axes: Any, records: list[dict[str, Any]], key: str, color: str) -> None:
