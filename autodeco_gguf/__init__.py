@@ -10,48 +10,54 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
-# Python started in a checkout finds these sources before the installed package: what was compiled is there
-__path__ = extend_path(__path__, __name__)
-
-from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
 from autodeco_gguf.errors import AutoDecoError
 
+try:
+    from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
+except ModuleNotFoundError as e:
+    raise ImportError(
+        f"{Path(__file__).parent}: sources, of which nothing is compiled: install them with pip install -e . "
+        "(as make does), or with pip install . and start Python elsewhere"
+    ) from e
+
 if TYPE_CHECKING:
-    from autodeco_gguf.checkpoint import Checkpoint, read_checkpoint
-    from autodeco_gguf.engine import Engine
-    from autodeco_gguf.exporter import export, extract, repack
-    from autodeco_gguf.heads import Heads, HeadWeights, devices, draw
-    from autodeco_gguf.llama import Llama
-    from autodeco_gguf.model_file import ModelFile
-    from autodeco_gguf.request import Handle, Piece, Request, Result
-    from autodeco_gguf.sampler import Sampler, Sampling
-    from autodeco_gguf.trace import TraceToken
+    from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.engine.generation import Handle
+    from autodeco_gguf.engine.request import Piece, Request, Result
+    from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
+    from autodeco_gguf.heads.compute import Heads, devices
+    from autodeco_gguf.heads.export import export, extract, repack
+    from autodeco_gguf.heads.model_file import ModelFile
+    from autodeco_gguf.heads.weights import HeadWeights
+    from autodeco_gguf.model.llama import Llama
+    from autodeco_gguf.model.sampler import Sampler, draw
+    from autodeco_gguf.model.sampling import Sampling
+    from autodeco_gguf.model.trace import TraceToken
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Checkpoint": "checkpoint",
-    "Engine": "engine",
-    "Handle": "request",
-    "HeadWeights": "heads",
-    "Heads": "heads",
-    "Llama": "llama",
-    "ModelFile": "model_file",
-    "Piece": "request",
-    "Request": "request",
-    "Result": "request",
-    "Sampler": "sampler",
-    "Sampling": "sampler",
-    "TraceToken": "trace",
-    "devices": "heads",
-    "draw": "heads",
-    "export": "exporter",
-    "extract": "exporter",
-    "read_checkpoint": "checkpoint",
-    "repack": "exporter",
+    "Checkpoint": "heads.checkpoint",
+    "Engine": "engine.engine",
+    "Handle": "engine.generation",
+    "HeadWeights": "heads.weights",
+    "Heads": "heads.compute",
+    "Llama": "model.llama",
+    "ModelFile": "heads.model_file",
+    "Piece": "engine.request",
+    "Request": "engine.request",
+    "Result": "engine.request",
+    "Sampler": "model.sampler",
+    "Sampling": "model.sampling",
+    "TraceToken": "model.trace",
+    "devices": "heads.compute",
+    "draw": "model.sampler",
+    "export": "heads.export",
+    "extract": "heads.export",
+    "read_checkpoint": "heads.checkpoint",
+    "repack": "heads.export",
 }
 
 __all__ = [

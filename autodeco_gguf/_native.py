@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import llama_cpp  # noqa: F401  first: the core links to the copy loaded here
 
-core: Any = importlib.import_module("autodeco_gguf._core")
+import autodeco_gguf._core as core  # isort: skip
+
+__all__ = ["core"]

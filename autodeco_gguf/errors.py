@@ -1,11 +1,90 @@
-"""The error that bad input raises."""
+"""The errors of this package, by what a caller can do about them."""
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
 
-class AutoDecoError(ValueError):
-    """Bad input: a file, an argument or a value, named in one line with what was expected.
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-    A ``ValueError``, as ``llama_cpp`` raises for a model it cannot load, so that code written for
-    ``llama_cpp.Llama`` catches it too.
+
+class AutoDecoError(Exception):
+    """What all of them are: one line that names what is wrong, and the same as attributes.
+
+    Attributes:
+        file: the file or directory it is about; None where there is none.
+        key: the tensor, metadata key, setting or argument it is about.
+        expected: what would have been right.
+        found: what is there instead.
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        key: str | None = None,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
+        """Args: the line as a person reads it, complete; the attributes only repeat what is in it."""
+        super().__init__(message)
+        self.file = None if file is None else os.fspath(file)
+        self.key, self.expected, self.found = key, expected, found
+
+    def within(self, where: object, *, file: str | os.PathLike[str] | None = None) -> Self:
+        """The same error of something larger: ``where`` stands before its message, ``file`` where it has none yet."""
+        return type(self)(
+            f"{where}: {self}",
+            file=file if self.file is None else self.file,
+            key=self.key,
+            expected=self.expected,
+            found=self.found,
+        )
+
+
+class InvalidInput(AutoDecoError, ValueError):
+    """An argument, a setting or a text that will not do, whatever the files: give another."""
+
+    @classmethod
+    def of(cls, key: str, found: object, expected: object) -> Self:
+        """A value out of range: "k 0, expected at least 1"."""
+        return cls(f"{key} {found}, expected {expected}", key=key, expected=expected, found=found)
+
+
+class BadFile(AutoDecoError, ValueError):
+    """A file that is missing, broken or unfit, or an output that cannot be written: give another.
+
+    A ``ValueError``, as ``llama_cpp`` raises for a model it cannot load.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        file: str | os.PathLike[str],
+        reason: object,
+        *,
+        key: str | None = None,
+        expected: object = None,
+        found: object = None,
+    ) -> Self:
+        """What is wrong with a file, whose name the message begins with."""
+        return cls(f"{os.fspath(file)}: {reason}", file=file, key=key, expected=expected, found=found)
+
+
+class Busy(AutoDecoError):
+    """No room now, as a queue that is full or a file that another process uses: try again later."""
+
+
+class Closed(AutoDecoError):
+    """The object has been closed: make a new one."""
+
+
+class ModelFailed(AutoDecoError, RuntimeError):
+    """llama.cpp, the device, or what a model computes failed: a smaller context may help, or another device."""
+
+
+def not_installed(what: str, extra: str) -> AutoDecoError:
+    """The error for a package that only an extra of this one brings: "training needs torch; pip install ..."."""
+    return AutoDecoError(f'{what}; pip install "autodeco-gguf[{extra}]"', key=extra)

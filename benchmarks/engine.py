@@ -17,12 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autodeco_gguf.model.machine import Machine
+
 sys.path.insert(0, str(Path(__file__).parent))
 from overhead import machine, prepare
 from synthetic import SMALL
 
-from autodeco_gguf.engine import Engine
-from autodeco_gguf.request import Request
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
 
 SIZES = (1, 4, 8, 16)
 TARGETS = {8: 3.5, 16: 4.5}
@@ -31,7 +33,7 @@ PROMPT = list(range(1000, 1512))
 
 def make(model: tuple[Path, Path], n: int, threads: int, n_ctx: int = 256) -> Engine:
     base, adapter = model
-    return Engine(base, heads=adapter, n_parallel=n, n_ctx=n_ctx, n_threads=threads)
+    return Engine(base, heads=adapter, n_parallel=n, n_ctx=n_ctx, machine=Machine(n_threads=threads))
 
 
 def check_equal(model: tuple[Path, Path], threads: int) -> None:

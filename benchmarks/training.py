@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from autodeco_gguf.context import Context
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.data import Counts, Dataset
 from autodeco_gguf.training.settings import Objective, Settings
 from autodeco_gguf.training.trainer import Trainer
@@ -58,7 +59,7 @@ def read_prompts(context: Context, data: Dataset) -> float:
 
 def measure(base: Path, rounds: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    context = Context(base, n_ctx=N_PROMPT + N_COMPLETION, n_threads=threads)
+    context = Context(base, n_ctx=N_PROMPT + N_COMPLETION, machine=Machine(n_threads=threads))
     figures = {}
     for name, tolerance in (("exact", Objective().sort_tolerance), ("tolerance 1e-2", 1e-2)):
         with tempfile.TemporaryDirectory() as temporary:

@@ -20,7 +20,7 @@ import publish
 import to_gguf
 import torch
 
-from autodeco_gguf import stories
+from autodeco_gguf.tasks import stories
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "demo"

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from autodeco_gguf import Llama
-from autodeco_gguf.cli.run import DEMO_MODEL
-from autodeco_gguf.render import rows
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.view.rows import rows
 
 PROMPT = "Tell a story about Mia with 47 and 38."
 

@@ -1,4 +1,4 @@
-"""Trains the demo's language model on the stories of autodeco_gguf.stories: python demo/pretrain.py build/demo/base
+"""Trains the demo's language model on autodeco_gguf.tasks.stories: python demo/pretrain.py build/demo/base
 
 The corpus is written as it is read: batch i is the same whenever it is asked for, so a run that was stopped goes on
 from its last checkpoint as if nothing had happened. The output is a Hugging Face directory, for demo/to_gguf.py.
@@ -22,9 +22,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from autodeco_gguf import stories
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.gguf_file import write_atomically
+from autodeco_gguf.files.atomic import write_atomically
+from autodeco_gguf.tasks import stories
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # llama.cpp knows this expression as "qwen2" (demo/to_gguf.py); it makes every digit a token.

@@ -212,7 +212,7 @@ def spawn(*args: object, python: tuple[str, ...] = ("-m", "autodeco_gguf"), **kw
 
 STRIKE = """
 import os, signal, sys
-import autodeco_gguf.exporter
+import autodeco_gguf.heads.export
 from autodeco_gguf.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import erf
 
-from autodeco_gguf.heads import HEADS, HeadWeights, Mlp
+from autodeco_gguf.heads.weights import HEADS, HeadWeights, Mlp
 
 Array = npt.NDArray[np.float64]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autodeco_gguf import AutoDecoError, checkers
-from autodeco_gguf.checkers import CHECKERS, get_checker, last_boxed
+from autodeco_gguf import AutoDecoError
+from autodeco_gguf.tasks import checkers
+from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed
 
 # ---- boxed ----
 
@@ -431,7 +432,7 @@ def test_exact(text: str, answer: str, right: bool) -> None:
 
 
 def test_story() -> None:
-    from autodeco_gguf.stories import NAMES, SLOTS
+    from autodeco_gguf.tasks.stories import NAMES, SLOTS
 
     first = {name: slot.words[0] for name, slot in SLOTS.items()}
     story = (

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 import autodeco_gguf as ad
-from autodeco_gguf import stories
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
-from autodeco_gguf.cli.run import DEMO_MODEL
 from autodeco_gguf.evaluation.control import evaluate_control
 from autodeco_gguf.evaluation.methods import TEMPERATURES, TOP_PS, parse_methods
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
-from autodeco_gguf.evaluation.tasks import Task, read_task
-from autodeco_gguf.problems import Problem
-from autodeco_gguf.training.control import Commands
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task, read_task
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "demo"))
@@ -32,7 +33,7 @@ import publish  # noqa: E402  demo/ is no package
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ad.Engine]:
-    engine = ad.Engine(DEMO_MODEL, n_parallel=16, n_ctx=160, n_threads=1)
+    engine = ad.Engine(DEMO_MODEL, n_parallel=16, n_ctx=160, machine=Machine(n_threads=1))
     yield engine
     engine.close()
 

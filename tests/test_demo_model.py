@@ -12,8 +12,8 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from autodeco_gguf import stories
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.tasks import stories
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

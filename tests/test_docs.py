@@ -15,10 +15,10 @@ import pytest
 from conftest import Case
 
 import autodeco_gguf as ad
-from autodeco_gguf import stories
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
-from autodeco_gguf.cli.run import DEMO_MODEL
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks import stories
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)

@@ -21,7 +21,7 @@ from llama_cpp import LogitsProcessorList
 from scipy.stats import chisquare
 
 from autodeco_gguf import AutoDecoError, draw
-from autodeco_gguf.trace import TraceToken
+from autodeco_gguf.model.trace import TraceToken
 
 INF = math.inf
 LOG = np.log

@@ -19,16 +19,19 @@ from scipy import stats
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
-from autodeco_gguf.cli.run import DEMO_MODEL
-from autodeco_gguf.context import default_context
-from autodeco_gguf.engine import Engine
-from autodeco_gguf.request import Handle, Request, Result, _Text
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Handle, _Text
+from autodeco_gguf.engine.request import Request, Result
+from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.model.context import default_context
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 PROMPTS = [[0, 284, 97, 12, 301, 55, 170, 8], [0], [5, 6], list(range(3, 60)), [0, 284, 97, 12, 301, 55, 170, 9]]
 
 
 def make(path: Path, **kwargs: Any) -> Engine:
-    return Engine(path, **{"n_ctx": 128, "n_threads": 1, "f32_cache": True, **kwargs})
+    return Engine(path, **{"n_ctx": 128, "machine": Machine(n_threads=1, cache_type="f32"), **kwargs})
 
 
 def answers(engine: Engine, requests: Sequence[Request]) -> list[Result]:
@@ -396,7 +399,13 @@ def test_batch_invariant() -> None:
     requests = [Request("Tell a story about Mia" + " and Tom" * (i % 3), seed=i, max_tokens=25) for i in range(9)]
     found = []
     for n_parallel in (2, 7):
-        engine = Engine(DEMO_MODEL, n_parallel=n_parallel, n_ctx=160, n_threads=1, batch_invariant=True)
+        engine = Engine(
+            DEMO_MODEL,
+            n_parallel=n_parallel,
+            n_ctx=160,
+            machine=Machine(n_threads=1),
+            batching=Batching(batch_invariant=True),
+        )
         together = engine.generate(requests)
         found += [together, [engine.generate([request])[0] for request in requests]]
         engine.close()
@@ -405,7 +414,7 @@ def test_batch_invariant() -> None:
             assert one.tokens == other.tokens
             np.testing.assert_array_equal(one.trace.parameters, other.trace.parameters)
     with pytest.raises(AutoDecoError, match=r"^batch_invariant needs n_parallel of 2 or more, it is 1$"):
-        Engine(DEMO_MODEL, n_parallel=1, batch_invariant=True)
+        Engine(DEMO_MODEL, n_parallel=1, batching=Batching(batch_invariant=True))
 
 
 def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +472,7 @@ def test_a_conversation_goes_on_from_what_the_sequence_holds(merged: Path, monke
 
 
 def test_others_go_on_while_a_prompt_is_read(merged: Path) -> None:
-    engine = make(merged, n_parallel=2, prompt_chunk=8)
+    engine = make(merged, n_parallel=2, batching=Batching(prompt_chunk=8))
     running = engine.submit(Request(PROMPTS[0], seed=1, max_tokens=60, logit_bias=no_end(engine)))
     next(iter(running))
     long = engine.submit(Request([9] * 90, seed=2, max_tokens=2, logit_bias=no_end(engine)))
@@ -540,7 +549,7 @@ def test_bad_requests(name: str, engine: Engine) -> None:
 
 
 def test_too_many_requests(merged: Path) -> None:
-    engine = make(merged, n_parallel=1, max_waiting=3)
+    engine = make(merged, n_parallel=1, batching=Batching(max_waiting=3))
     handles = [engine.submit(Request([1], seed=i, temperature=0.0, max_tokens=3)) for i in range(3)]
     with pytest.raises(AutoDecoError, match=r"^too many requests: 3 are waiting already; try again later$"):
         engine.submit(Request([1], seed=9))
@@ -554,11 +563,11 @@ def test_too_many_requests(merged: Path) -> None:
         ({"n_parallel": 0}, "n_parallel 0, expected 1 to 256"),
         ({"n_parallel": 257}, "n_parallel 257, expected 1 to 256"),
         ({"n_ctx": 0}, "n_ctx 0, expected at least 1"),
-        ({"prompt_chunk": 0}, "prompt_chunk 0, expected at least 1"),
-        ({"max_waiting": 0}, "max_waiting 0, expected at least 1"),
+        ({"batching": Batching(prompt_chunk=0)}, "prompt_chunk 0, expected at least 1"),
+        ({"batching": Batching(max_waiting=0)}, "max_waiting 0, expected at least 1"),
     ],
 )
-def test_bad_engines(kwargs: dict[str, int], message: str, merged: Path) -> None:
+def test_bad_engines(kwargs: dict[str, Any], message: str, merged: Path) -> None:
     with pytest.raises(AutoDecoError, match=f"^{message}$"):
         make(merged, **kwargs)
 

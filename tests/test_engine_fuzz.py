@@ -12,8 +12,10 @@ import pytest
 from llama_cpp import LlamaGrammar
 from test_engine import make
 
-from autodeco_gguf.engine import Engine
-from autodeco_gguf.request import Handle, Request, Result
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.request import Request, Result
+from autodeco_gguf.engine.scheduler import Batching
 
 SCHEDULES = 500
 SHARED = [7, 300, 12, 99, 41, 205, 33, 18] * 5
@@ -46,7 +48,10 @@ def requests() -> list[Request]:
 
 @pytest.fixture(scope="module")
 def engines(merged: Path) -> Iterator[list[Engine]]:
-    made = [make(merged, n_parallel=n, prompt_chunk=chunk) for n, chunk in ((2, 5), (3, 128), (6, 17), (9, 1))]
+    made = [
+        make(merged, n_parallel=n, batching=Batching(prompt_chunk=chunk))
+        for n, chunk in ((2, 5), (3, 128), (6, 17), (9, 1))
+    ]
     yield made
     for engine in made:
         engine.close()

@@ -1,4 +1,4 @@
-"""autodeco-gguf eval and merge: what they print and where, and one line for every kind of bad input."""
+"""autodeco-gguf eval and join: what they print and where, and one line for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from conftest import Case
 from test_runner import FakeEngine, samples_of
 
 from autodeco_gguf.cli import cli
+from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.evaluation.methods import HELP
+from autodeco_gguf.model.machine import Machine
 
 Capture = pytest.CaptureFixture[str]
 Invoke = Callable[..., Outcome]
@@ -43,7 +45,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a task, and an engine that is made up."""
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROBLEMS))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autodeco_gguf.engine.Engine", Loaded)
+    monkeypatch.setattr("autodeco_gguf.engine.engine.Engine", Loaded)
     monkeypatch.setattr(Loaded, "model", None)
     return tmp_path
 
@@ -95,8 +97,8 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     assert done.status == 0, done.err
     assert Loaded.model == Path("m.gguf")
     assert Loaded.arguments == {
-        "n_parallel": 3, "batch_invariant": True,
-        "n_ctx": 40, "heads": Path("h.gguf"), "n_threads": 5, "n_gpu_layers": 6, "verbose": True,
+        "n_parallel": 3, "batching": Batching(batch_invariant=True),
+        "n_ctx": 40, "heads": Path("h.gguf"), "machine": Machine(n_threads=5, n_gpu_layers=6, verbose=True),
     }  # fmt: skip
     results = json.loads((tasks / "out" / "results.json").read_text())
     assert results["settings"] == {
@@ -122,7 +124,7 @@ NOT_BY_DEFAULT = ("static:T,P", "distinct", "model", "all")
 
 
 def test_without_a_model_it_is_the_demo_on_its_task(tasks: Path, capfd: Capture) -> None:
-    from autodeco_gguf.cli.run import DEMO_MODEL
+    from autodeco_gguf.model.shipped import DEMO_MODEL
 
     command = ("-o", "o", "-k", 1, "--seeds", 1, "--limit", 2, "--methods", "greedy", "--no-plots")
     done = invoke(capfd, "eval", *command)
@@ -177,15 +179,15 @@ def test_control_of_a_model_without_heads(run: Invoke, monkeypatch: pytest.Monke
 # ---- shards ----
 
 
-def test_shards_and_merge(run: Invoke, tasks: Path, capfd: Capture) -> None:
+def test_shards_and_join(run: Invoke, tasks: Path, capfd: Capture) -> None:
     whole = run("-o", "whole")
     for i in (1, 2):
         part = run("--shard", f"{i}/2", "-o", f"part{i}", methods="greedy,default,oracle,mean-shift")
         assert part.status == 0, part.err
         assert part.err.startswith(
-            f"shard {i}/2: without oracle, mean-shift; evaluate the merged directory for those\n"
+            f"shard {i}/2: without oracle, mean-shift; evaluate the joined directory for those\n"
         )
-    merged = invoke(capfd, "merge", "part1", "part2", "-o", "all", "--no-plots")
+    merged = invoke(capfd, "join", "part1", "part2", "-o", "all", "--no-plots")
     assert merged.status == 0, merged.err
     assert timeless(merged.out) == timeless(whole.out)
     assert merged.err == (
@@ -193,7 +195,7 @@ def test_shards_and_merge(run: Invoke, tasks: Path, capfd: Capture) -> None:
     )
     again = run("-o", "all")
     assert (again.status, Loaded.last.drawn) == (0, [])
-    half = invoke(capfd, "merge", "part1", "-o", "half")
+    half = invoke(capfd, "join", "part1", "-o", "half")
     assert half.status == 0, half.err
     assert half.out == ""
     assert half.err == "half: 10 samples; eval without --shard and with -o half adds greedy, default and others\n"
@@ -213,8 +215,8 @@ def timeless(table: str) -> list[str]:
         (["sums.jsonl", "-o", "all"], "sums.jsonl/samples.jsonl: cannot be read: Not a directory", 1),
     ],
 )
-def test_merge_refuses(arguments: list[str], words: str, status: int, tasks: Path, capfd: Capture) -> None:
-    assert_refused(invoke(capfd, "merge", *arguments), words, status=status)
+def test_join_refuses(arguments: list[str], words: str, status: int, tasks: Path, capfd: Capture) -> None:
+    assert_refused(invoke(capfd, "join", *arguments), words, status=status)
     assert not Path("all").exists()
 
 
@@ -351,7 +353,7 @@ def test_a_prompt_that_is_too_long(qwen2: Case, tmp_path: Path, capfd: Capture) 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number: int, status: int, demo_commands: list[object], tmp_path: Path, capfd: Capture) -> None:
     command = ["eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco,greedy"]
-    strike = STRIKE.replace("import autodeco_gguf.exporter", "import autodeco_gguf.evaluation.runner")
+    strike = STRIKE.replace("import autodeco_gguf.heads.export", "import autodeco_gguf.evaluation.runner")
     at = f"autodeco_gguf.evaluation.runner:make_sample:{int(number)}"
     done = spawn(at, *command, python=("-c", strike))
     assert done.status == status, done.err
@@ -374,13 +376,13 @@ def test_a_bar_on_a_terminal(demo_commands: list[object], tmp_path: Path) -> Non
 
 
 def test_help_names_every_method_and_ends_with_an_example(capfd: Capture) -> None:
-    for verb in ("eval", "merge"):
+    for verb in ("eval", "join"):
         done = invoke(capfd, verb, "--help")
         assert done.status == 0
         before, _, _ = done.out.partition("\nOptions:\n")
         assert before.split("\n\n")[-1].strip().startswith(f"Example: autodeco-gguf {verb} ")
     assert all(name in invoke(capfd, "eval", "--help").out for name in HELP)
-    assert {"eval", "merge"} <= set(cli.list_commands(None))  # type: ignore[arg-type]
+    assert {"eval", "join"} <= set(cli.list_commands(None))  # type: ignore[arg-type]
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from autodeco_gguf import AutoDecoError, grading
-from autodeco_gguf.grading import Grade, Grader
-from autodeco_gguf.problems import Problem
+from autodeco_gguf import AutoDecoError
+from autodeco_gguf.tasks import grading
+from autodeco_gguf.tasks.grading import Grade, Grader
+from autodeco_gguf.tasks.problems import Problem
 
 OWN = """
     import os, sys, time
@@ -286,7 +287,7 @@ def test_interrupt(own: str) -> None:
 # the parent has a longer limit than its process, so that it is surely waiting when it is killed
 PARENT = """
     import sys
-    from autodeco_gguf.grading import Grader
+    from autodeco_gguf.tasks.grading import Grader
     grader = Grader("own_checkers:put_pid", time_limit=0.5)
     grader._time_limit = 60
     grader.grade("", sys.argv[1])

@@ -17,8 +17,8 @@ import reference
 from conftest import Case
 
 from autodeco_gguf import AutoDecoError, Heads, HeadWeights, devices, read_checkpoint
-from autodeco_gguf.format import FEATURES
-from autodeco_gguf.heads import Mlp
+from autodeco_gguf.heads.format import FEATURES
+from autodeco_gguf.heads.weights import Mlp
 
 INF = math.inf
 TOLERANCE = 1e-5

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation import ifeval
-from autodeco_gguf.evaluation.ifeval import INSTRUCTIONS, check, count_sentences, encode
+from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.ifeval import INSTRUCTIONS, check, count_sentences, encode
 
 
 @pytest.fixture(autouse=True)

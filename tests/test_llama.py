@@ -19,8 +19,8 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
-from autodeco_gguf.sampler import Predictor
-from autodeco_gguf.trace import TraceToken
+from autodeco_gguf.model.sampler import Predictor
+from autodeco_gguf.model.trace import TraceToken
 
 load = functools.partial(conftest.load, n_threads=1, n_threads_batch=1)
 

@@ -24,8 +24,9 @@ from autodeco_gguf.evaluation.methods import (
     static,
     static_pair,
 )
-from autodeco_gguf.evaluation.settings import EvalSettings, Key, Shard, sample_seed
-from autodeco_gguf.sampler import Sampling
+from autodeco_gguf.evaluation.samples import Key, sample_seed
+from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.model.sampling import Sampling
 
 BOTH = frozenset(("temperature", "top_p"))
 MODEL = {"general.sampling.temp": "0.6", "general.name": "x"}

@@ -350,7 +350,7 @@ def test_repacked_file_predicts_as_the_base_does(
 
 # ---- interrupted, killed, out of space ----
 
-MOMENTS = ["os:open", "autodeco_gguf.exporter:copy_range", "os:fsync", "os:replace"]
+MOMENTS = ["os:open", "autodeco_gguf.heads.export:copy_range", "os:fsync", "os:replace"]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 

@@ -11,6 +11,8 @@ import pytest
 from conftest import Case, load
 
 import autodeco_gguf as ad
+from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.model.machine import Machine
 
 DIRECTORY = Path(__file__).parent / "more_fixtures"
 HEADS = {
@@ -51,7 +53,13 @@ def test_an_engine_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
     with np.load(directory / "golden.npz") as golden:
         prompt = golden["tokens"].tolist() * 3
     llama = load(merged, f32_cache=True, n_ctx=512)
-    engine = ad.Engine(merged, n_parallel=3, n_ctx=512, n_threads=1, f32_cache=True, prompt_chunk=20)
+    engine = ad.Engine(
+        merged,
+        n_parallel=3,
+        n_ctx=512,
+        machine=Machine(machine=Machine(n_threads=1), cache_type="f32"),
+        batching=Batching(prompt_chunk=20),
+    )
     assert engine.heads == HEADS[name]
     prompts = [prompt, prompt[:50], prompt, [*prompt, 5, 6], prompt[:100], [*prompt[:70], 9]]
     for i, result in enumerate(engine.generate([ad.Request(p, seed=i, max_tokens=9) for i, p in enumerate(prompts)])):
@@ -120,7 +128,7 @@ def test_sequences_that_cannot_go_back(qwen2: Case, tmp_path: Path) -> None:
     prompts = [prompt, [*prompt[:40], 7], [5], prompt, [*prompt, 8, 9]] * 3
     found = []
     for n_parallel in (1, 3):
-        with ad.Engine(model, n_parallel=n_parallel, n_ctx=128, n_threads=1) as engine:
+        with ad.Engine(model, n_parallel=n_parallel, n_ctx=128, machine=Machine(n_threads=1)) as engine:
             requests = [ad.Request(p, seed=i, temperature=0.8, max_tokens=12) for i, p in enumerate(prompts)]
             found += [[result.tokens for result in engine.generate(requests)] for _ in range(2)]
     assert found[0] == found[1] == found[2] == found[3]

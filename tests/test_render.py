@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.style import Style
 
-from autodeco_gguf.render import rows
-from autodeco_gguf.trace import TraceToken
+from autodeco_gguf.model.trace import TraceToken
+from autodeco_gguf.view.rows import rows
 
 
 def token(text: bytes, temperature: float = 1.0, top_p: float = 0.5) -> TraceToken:

@@ -12,13 +12,16 @@ import pytest
 from broken import Outcome, assert_refused, replaced, rewrite, tensors_of
 from conftest import Case
 
-from autodeco_gguf import AutoDecoError, checkers, grading
+from autodeco_gguf import AutoDecoError
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.rollouts import rollouts_command
-from autodeco_gguf.engine import Engine
-from autodeco_gguf.problems import Problem, read_problems
-from autodeco_gguf.request import Handle, Request
-from autodeco_gguf.rollouts import Settings, Summary, rollouts
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.tasks import checkers, grading
+from autodeco_gguf.tasks.problems import Problem, read_problems
+from autodeco_gguf.training.rollouts import Settings, Summary, rollouts
 
 Capture = pytest.CaptureFixture[str]
 SETTINGS = Settings(k=5, checker="even", seed=3, max_tokens=8)
@@ -42,7 +45,7 @@ def _tame() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engine(qwen2: Case) -> Iterator[Engine]:
-    engine = Engine(qwen2.base, n_parallel=4, n_ctx=128, n_threads=1)
+    engine = Engine(qwen2.base, n_parallel=4, n_ctx=128, machine=Machine(n_threads=1))
     yield engine
     engine.close()
 
@@ -97,12 +100,12 @@ def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path)
 
 @pytest.mark.parametrize("n_parallel", [1, 9])
 def test_the_same_at_any_parallel(qwen2: Case, n_parallel: int, undisturbed: bytes, tmp_path: Path) -> None:
-    sample(Engine(qwen2.base, n_parallel=n_parallel, n_ctx=128, n_threads=1), tmp_path / "out.jsonl")
+    sample(Engine(qwen2.base, n_parallel=n_parallel, n_ctx=128, machine=Machine(n_threads=1)), tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
 
 def test_every_problem_and_sample_has_a_seed_of_its_own(engine: Engine) -> None:
-    from autodeco_gguf.rollouts import _request
+    from autodeco_gguf.training.rollouts import _request
 
     def seeds(settings: Settings) -> set[int | None]:
         requests: list[Request] = [
@@ -206,9 +209,9 @@ def test_a_partial_file_of_other_problems_and_models(
     assert_other(engine, interrupted, "begun with other problems", PROBLEMS[:3], SETTINGS)
     name, norm, _ = next(t for t in tensors_of(qwen2.base) if t[0] == "output_norm.weight")
     tuned = rewrite(qwen2.base, tmp_path_factory.mktemp("tuned") / "x.gguf", edit=replaced(name, norm * 1.01))
-    other = Engine(tuned, n_ctx=128, n_threads=1)
+    other = Engine(tuned, n_ctx=128, machine=Machine(n_threads=1))
     assert_other(other, interrupted, "begun with another model", PROBLEMS, SETTINGS)
-    longer = Engine(qwen2.base, n_ctx=200, n_threads=1)
+    longer = Engine(qwen2.base, n_ctx=200, machine=Machine(n_threads=1))
     assert_other(longer, interrupted, "begun with ctx 128, this run has 200", PROBLEMS, SETTINGS)
     assert rollouts(longer, PROBLEMS, interrupted, SETTINGS, force=True).continued == 0
     assert not interrupted.with_name("out.jsonl.partial").exists()

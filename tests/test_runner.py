@@ -19,19 +19,20 @@ import numpy as np
 import pytest
 
 from autodeco_gguf import AutoDecoError
+from autodeco_gguf.engine.request import Request
 from autodeco_gguf.evaluation import runner
 from autodeco_gguf.evaluation.control import control_table, evaluate_control
-from autodeco_gguf.evaluation.merge import Merged, merge
 from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.runner import Progress, evaluate
-from autodeco_gguf.evaluation.settings import EvalSettings, Key, Shard, parameter, sample_seed
-from autodeco_gguf.evaluation.tasks import Task
-from autodeco_gguf.grading import Grade
-from autodeco_gguf.journal import Journal, reading
-from autodeco_gguf.problems import Problem
-from autodeco_gguf.request import Request
-from autodeco_gguf.sampler import Sampling
-from autodeco_gguf.training.control import Commands
+from autodeco_gguf.evaluation.samples import Key, parameter, sample_seed
+from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.evaluation.shards import Joined, join
+from autodeco_gguf.files.journal import Journal, reading
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.grading import Grade
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task
 
 BOTH = frozenset(("temperature", "top_p"))
 SETTINGS = EvalSettings(k=2, seeds=2)
@@ -597,7 +598,7 @@ def hanging(text, answer):
 
 @pytest.mark.parametrize("checker", ["raising", "hanging"])
 def test_real_checkers_that_raise_or_hang(checker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autodeco_gguf.grading import Grader
+    from autodeco_gguf.tasks.grading import Grader
 
     (tmp_path / "checkers_of_mine.py").write_text(CHECKERS)
     monkeypatch.chdir(tmp_path)
@@ -686,15 +687,15 @@ def test_shards_make_the_undisturbed_run(n: int, undisturbed: Path, tmp_path: Pa
     parts = sharded(tmp_path, n)
     direct = ("autodeco", "greedy", "default", "static:1,1", "llama.cpp", "dynatemp")
     assert [[row["name"] for row in results_of(part)["methods"]] for part in parts] == [list(direct)] * n
-    merged = merge(parts, tmp_path / "all", plots=False)
-    assert (merged.complete, merged.incomplete) == (direct, ())
-    assert merged.samples == 4 * 20 + 5
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert (joined.complete, joined.incomplete) == (direct, ())
+    assert joined.samples == 4 * 20 + 5
     run(tmp_path / "direct", direct)
     assert results_of(tmp_path / "all") == results_of(tmp_path / "direct")
-    assert timeless(merged.results) == results_of(tmp_path / "all")
+    assert timeless(joined.results) == results_of(tmp_path / "all")
     engine = FakeEngine()
     run(tmp_path / "all", engine=engine)
-    assert len(engine.drawn) == len(samples_of(undisturbed)) - merged.samples
+    assert len(engine.drawn) == len(samples_of(undisturbed)) - joined.samples
     assert results_of(tmp_path / "all") == results_of(undisturbed)
     assert sorted(map(place, samples_of(tmp_path / "all"))) == sorted(map(place, samples_of(undisturbed)))
 
@@ -706,8 +707,8 @@ def test_a_shard_has_its_problems_only(tmp_path: Path) -> None:
 
 def test_some_shards_are_completed_later(undisturbed: Path, tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2)
-    merged = merge(parts[:1], tmp_path / "all", plots=False)
-    assert merged == Merged(
+    joined = join(parts[:1], tmp_path / "all", plots=False)
+    assert joined == Joined(
         4 * 12 + 3, (), ("autodeco", "greedy", "default", "static:1,1", "llama.cpp", "dynatemp"), None
     )
     assert not (tmp_path / "all" / "results.json").exists()
@@ -720,7 +721,7 @@ def test_shards_without_results(undisturbed: Path, tmp_path: Path) -> None:
     for part in parts:
         (part / "results.json").unlink()
         (part / "timing.jsonl").unlink()
-    assert merge(parts, tmp_path / "all", plots=False) == Merged(85, (), (), None)
+    assert join(parts, tmp_path / "all", plots=False) == Joined(85, (), (), None)
     run(tmp_path / "all")
     assert results_of(tmp_path / "all") == results_of(undisturbed)
 
@@ -728,20 +729,20 @@ def test_shards_without_results(undisturbed: Path, tmp_path: Path) -> None:
 def test_shards_of_different_size(tmp_path: Path) -> None:
     run(tmp_path / "a", ["greedy", "default"], replace(SETTINGS, k=3), shard=Shard(1, 2))
     run(tmp_path / "b", ["default", "llama.cpp"], replace(SETTINGS, seeds=1), shard=Shard(2, 2))
-    merged = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "all", plots=False)
-    assert (merged.complete, merged.incomplete) == (("default",), ("greedy", "llama.cpp"))
-    assert merged.results is not None
-    assert (merged.results["settings"]["k"], merged.results["settings"]["seeds"]) == (2, 1)
+    joined = join([tmp_path / "a", tmp_path / "b"], tmp_path / "all", plots=False)
+    assert (joined.complete, joined.incomplete) == (("default",), ("greedy", "llama.cpp"))
+    assert joined.results is not None
+    assert (joined.results["settings"]["k"], joined.results["settings"]["seeds"]) == (2, 1)
 
 
-def test_speeds_are_merged(tmp_path: Path) -> None:
+def test_speeds_are_joined(tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2, ["greedy"])
     for part, (tokens, seconds) in zip(parts, ((30, 1.0), (10, 3.0)), strict=True):
         line = {"config": "static:0,1", "tokens": tokens, "seconds": seconds}
         (part / "timing.jsonl").write_text(f'{{"timing": 1}}\n{json.dumps(line)}\n')
-    merged = merge(parts, tmp_path / "all", plots=False)
-    assert merged.results is not None
-    assert merged.results["methods"][0]["overall"]["tokens_s"] == 10.0
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert joined.results is not None
+    assert joined.results["methods"][0]["overall"]["tokens_s"] == 10.0
 
 
 def test_the_graded_one_of_two_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -750,20 +751,20 @@ def test_the_graded_one_of_two_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(AutoDecoError, match="could not be graded"):
         run(tmp_path / "a", ["default"])
     for i, order in enumerate((("a", "b"), ("b", "a"))):
-        merged = merge([tmp_path / name for name in order], tmp_path / f"all{i}", plots=False)
-        assert merged.samples == 20
+        joined = join([tmp_path / name for name in order], tmp_path / f"all{i}", plots=False)
+        assert joined.samples == 20
         assert sorted(samples_of(tmp_path / f"all{i}"), key=place) == sorted(samples_of(tmp_path / "b"), key=place)
 
 
-def test_what_cannot_be_merged(undisturbed: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_joined(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(AutoDecoError, match=r"nothing/samples.jsonl: cannot be read: No such file"):
-        merge([undisturbed, tmp_path / "nothing"], out)
+        join([undisturbed, tmp_path / "nothing"], out)
     run(tmp_path / "other", ["greedy"], replace(SETTINGS, seed=3))
     with pytest.raises(AutoDecoError, match=rf"other: has seed 3, {undisturbed} has 0$"):
-        merge([undisturbed, tmp_path / "other"], out)
+        join([undisturbed, tmp_path / "other"], out)
     with pytest.raises(AutoDecoError, match=r"undisturbed\d+: has an evaluation in it; give a new directory"):
-        merge([undisturbed], undisturbed)
+        join([undisturbed], undisturbed)
     shutil.copytree(undisturbed, tmp_path / "changed")
     lines = (tmp_path / "changed" / "samples.jsonl").read_text().splitlines()
     sample = json.loads(lines[3])
@@ -771,22 +772,22 @@ def test_what_cannot_be_merged(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
     words = f"sample {sample['sample']} of seed {sample['seed']} of autodeco on problem {sample['problem']} of sums has"
     with pytest.raises(AutoDecoError, match=f"changed: {words} another text than in {undisturbed}"):
-        merge([undisturbed, tmp_path / "changed"], out)
+        join([undisturbed, tmp_path / "changed"], out)
     lines[3] = "{}"
     (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(AutoDecoError, match=r"changed/samples\.jsonl:4: damaged: no sample"):
-        merge([tmp_path / "changed"], out)
+        join([tmp_path / "changed"], out)
     (tmp_path / "other" / "results.json").write_text("{}")
     with pytest.raises(
         AutoDecoError, match=r"other/results\.json: cannot be read as results: .*; delete it, or finish"
     ):
-        merge([tmp_path / "other"], tmp_path / "out2")
+        join([tmp_path / "other"], tmp_path / "out2")
 
 
-def test_a_directory_in_use_is_not_merged(tmp_path: Path) -> None:
+def test_a_directory_in_use_is_not_joined(tmp_path: Path) -> None:
     def meanwhile(progress: Progress) -> None:
         with pytest.raises(AutoDecoError, match=r"samples\.jsonl: in use by another run"):
-            merge([tmp_path / "a"], tmp_path / "b")
+            join([tmp_path / "a"], tmp_path / "b")
 
     run(tmp_path / "a", ["greedy"], watch=meanwhile)
 
@@ -954,7 +955,7 @@ def test_a_journal_keeps_what_is_appended(tmp_path: Path) -> None:
 
 
 def test_lines_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autodeco_gguf import journal as module
+    from autodeco_gguf.files import journal as module
 
     monkeypatch.setattr(module, "_BLOCK", 90)
     values = ["x" * n for n in (0, 85, 86, 87, 88, 89, 200, 300)]

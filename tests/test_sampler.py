@@ -17,8 +17,10 @@ from llama_cpp._internals import LlamaSampler
 from llama_cpp._logger import set_verbose
 
 from autodeco_gguf import AutoDecoError, Heads, Sampler
-from autodeco_gguf.sampler import Predictor, Sampling, build_sampler, token_bytes
-from autodeco_gguf.trace import Trace, TraceToken
+from autodeco_gguf.model.sampler import Predictor, build_sampler
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.trace import Trace, TraceToken
 
 INF = math.inf
 TOLERANCE = 1e-5

@@ -13,8 +13,7 @@ import pytest
 from scipy import stats
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.settings import EvalSettings
-from autodeco_gguf.evaluation.statistics import (
+from autodeco_gguf.evaluation.estimates import (
     all_problems,
     by_config,
     complete_scores,
@@ -26,6 +25,7 @@ from autodeco_gguf.evaluation.statistics import (
     pass_at_k,
     pooled,
 )
+from autodeco_gguf.evaluation.settings import EvalSettings
 
 # ---- k draws ----
 
@@ -248,7 +248,7 @@ def test_a_narrower_level_is_a_narrower_interval() -> None:
 def test_many_problems_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = np.random.default_rng(0).random((2, 40))
     d = paired_bootstrap(a, b, n=1000)
-    monkeypatch.setattr("autodeco_gguf.evaluation.statistics._CHUNK", 1234)
+    monkeypatch.setattr("autodeco_gguf.evaluation.estimates._CHUNK", 1234)
     assert paired_bootstrap(a, b, n=1000) == d
 
 

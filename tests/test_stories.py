@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autodeco_gguf import stories
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.tasks import stories
 
 STORY = (
     "Mia lives near the harbour. One sunny morning Mia finds 47 shiny buttons in a drawer. "
@@ -164,6 +164,6 @@ def test_an_article_fits_every_word() -> None:
 
 
 def test_needs_nothing_heavy() -> None:
-    code = "import sys, autodeco_gguf.stories; print({'torch', 'transformers', 'llama_cpp'} & set(sys.modules))"
+    code = "import sys, autodeco_gguf.tasks.stories; print({'torch', 'transformers', 'llama_cpp'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

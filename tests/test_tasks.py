@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from autodeco_gguf import stories
-from autodeco_gguf.checkers import get_checker
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.adapters import ADAPTERS
-from autodeco_gguf.evaluation.tasks import Task, read_task
-from autodeco_gguf.problems import Problem
+from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks.adapters import ADAPTERS
+from autodeco_gguf.tasks.checkers import get_checker
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task, read_task
 
 BOX = "\nMake sure you output the final answer within \\boxed{}."
 LETTER = "End your answer with the letter of the right option in \\boxed{}."

@@ -32,9 +32,10 @@ from training_helpers import (
 
 import autodeco_gguf as ad
 from autodeco_gguf import Heads
-from autodeco_gguf.checkpoint import read_checkpoint
-from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads.checkpoint import read_checkpoint
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training import features as features_module
 from autodeco_gguf.training import objective as objective_module
 from autodeco_gguf.training import trainer as trainer_module
@@ -59,7 +60,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def context(qwen2: Case) -> Iterator[Context]:
-    context = Context(qwen2.base, n_ctx=256, n_seq=8, n_threads=1)
+    context = Context(qwen2.base, n_ctx=256, n_seq=8, machine=Machine(n_threads=1))
     yield context
     context.close()
 
@@ -151,7 +152,7 @@ def test_features_are_those_of_each_sequence_alone(name: str, lengths: str, turn
     base = load_case(name).base
     rng = np.random.default_rng(len(lengths))
     batch = [masked(rng, n, turns) for n in LENGTHS[lengths]]
-    together = Context(base, n_ctx=256, n_seq=4, n_threads=1, f32_cache=True)
+    together = Context(base, n_ctx=256, n_seq=4, machine=Machine(machine=Machine(n_threads=1), cache_type="f32"))
     together.n_outputs = 50 if lengths == "more than n_outputs" else 512
     rows: list[list[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]]] = [[] for _ in batch]
     for part in stream(together, batch):
@@ -159,7 +160,7 @@ def test_features_are_those_of_each_sequence_alone(name: str, lengths: str, turn
         for s, target, hidden, logits in zip(part.sequence, part.target, part.hidden, part.logits, strict=True):
             rows[s].append((int(target), hidden.copy(), logits.copy()))
     together.close()
-    alone = Context(base, n_ctx=256, n_threads=1, f32_cache=True)
+    alone = Context(base, n_ctx=256, machine=Machine(machine=Machine(n_threads=1), cache_type="f32"))
     for tokens, got in zip(batch, rows, strict=True):
         ids = np.where(tokens < 0, ~tokens, tokens)
         alone.clear()
@@ -364,7 +365,7 @@ def data(tmp_path: Path) -> Dataset:
 
 def test_a_known_temperature_is_recovered(tmp_path: Path) -> None:
     """Text drawn at T*, a function of the hidden state: the head must find it where it has not been shown."""
-    context = Context(load_case("llama").base, n_ctx=128, n_seq=64, n_threads=1)
+    context = Context(load_case("llama").base, n_ctx=128, n_seq=64, machine=Machine(n_threads=1))
     rng = np.random.default_rng(0)
     direction = rng.normal(size=context.hidden_size) / np.sqrt(context.hidden_size)
 
@@ -663,7 +664,7 @@ settings = Settings(batch=4, steps=16, lr=1e-3, evaluations=4, patience=0, valid
 def start(name):
     child = os.fork()
     if child == 0:
-        train(base, [data], f"{out}/{name}", settings, n_threads=1)
+        train(base, [data], f"{out}/{name}", settings, machine=Machine(n_threads=1))
         os._exit(0)
     return child
 
@@ -720,7 +721,7 @@ for n in (20, 1000):
             f.write('{"text": "' + f"{i} cats sat on the mats. " * 20 + '"}\\n')
     child = os.fork()
     if child == 0:
-        train(base, [data], f"{directory}/{n}", settings, n_threads=1)
+        train(base, [data], f"{directory}/{n}", settings, machine=Machine(n_threads=1))
         print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], flush=True)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -856,7 +857,7 @@ def trained(
     base: Path, directory: Path, settings: Settings = SMALL, *, name: str = "out", **kwargs: Any
 ) -> tuple[Path, Path]:
     data = jsonl(directory / "data.jsonl", *EXAMPLES)
-    done = train(base, [data], directory / name, settings, n_threads=1, **kwargs)
+    done = train(base, [data], directory / name, settings, machine=Machine(n_threads=1), **kwargs)
     return done.checkpoint, done.adapter
 
 
@@ -948,10 +949,10 @@ def test_force_with_bad_data_leaves_what_is_there(qwen2: Case, tmp_path: Path) -
     bad = jsonl(tmp_path / "bad.jsonl", {"text": "Hello"}, 1)
     for path in (bad, tmp_path / "missing.jsonl"):
         with pytest.raises(AutoDecoError, match=r"bad\.jsonl:2: is a number|missing\.jsonl: cannot be read"):
-            train(qwen2.base, [path], output, SMALL, n_threads=1, force=True)
+            train(qwen2.base, [path], output, SMALL, machine=Machine(n_threads=1), force=True)
     assert {p: p.read_bytes() for p in (*output.iterdir(), adapter)} == before
     with pytest.raises(AutoDecoError, match="exists; use --force"):
-        train(qwen2.base, [bad], output, SMALL, n_threads=1)
+        train(qwen2.base, [bad], output, SMALL, machine=Machine(n_threads=1))
 
 
 def interrupted_training(base: Path, tmp_path: Path) -> None:
@@ -1009,7 +1010,7 @@ def test_inputs_are_not_written(qwen2: Case, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     data = jsonl(tmp_path / "out" / "log.jsonl", *EXAMPLES)
     with pytest.raises(AutoDecoError, match=r"log\.jsonl: is an input and would be written"):
-        train(qwen2.base, [data], tmp_path / "out", SMALL, n_threads=1, force=True)
+        train(qwen2.base, [data], tmp_path / "out", SMALL, machine=Machine(n_threads=1), force=True)
     assert base.read_bytes() == qwen2.base.read_bytes()
 
 
@@ -1027,7 +1028,7 @@ def test_odd_names(output: str, adapter: str, qwen2: Case, tmp_path: Path, monke
     (tmp_path / "cwd" / "sub").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "cwd")
     data = jsonl(tmp_path / "data.jsonl", *EXAMPLES)
-    done = train(qwen2.base, [data], output, replace(SMALL, steps=1), n_threads=1)
+    done = train(qwen2.base, [data], output, replace(SMALL, steps=1), machine=Machine(n_threads=1))
     assert done.adapter.resolve() == Path(adapter).resolve()
     assert Path(adapter).is_file()
     assert (Path(output) / "model.safetensors").is_file()
@@ -1061,7 +1062,7 @@ def test_examples_are_cut_to_what_the_model_was_trained_for(qwen2: Case, tmp_pat
             [data],
             tmp_path / f"{max_tokens}",
             replace(SMALL, steps=1, max_tokens=max_tokens),
-            n_threads=1,
+            machine=Machine(n_threads=1),
             watch=Watch(data=counts.append),
         )
         assert (counts[0].cut, counts[0].tokens) == (1, tokens + 6 + 10)
@@ -1070,7 +1071,7 @@ def test_examples_are_cut_to_what_the_model_was_trained_for(qwen2: Case, tmp_pat
 
 def test_control(qwen2: Case, tmp_path: Path) -> None:
     """Under a strong ranking loss T and P come to follow the command, on prompts that were not trained on."""
-    from autodeco_gguf.training.control import Commands
+    from autodeco_gguf.tasks.commands import Commands
 
     commands = Commands(low=("Be plain.",), high=("Go wild!",), share=0.5)
     objective = Objective(control_weight=30.0)

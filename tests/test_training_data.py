@@ -13,9 +13,10 @@ from broken import Kind, rewrite
 from conftest import Case
 from training_helpers import chat_base, jsonl
 
-from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.training.control import SHIPPED, Commands
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.tasks.commands import SHIPPED, Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
@@ -31,7 +32,7 @@ def open_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
     def make(path: Path) -> Context:
         if path not in contexts:
-            contexts[path] = Context(path, n_ctx=512, n_threads=1)
+            contexts[path] = Context(path, n_ctx=512, machine=Machine(n_threads=1))
         return contexts[path]
 
     yield make
@@ -340,7 +341,7 @@ TEMPLATES: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_that_does_not_do(name: str, qwen2: Case, tmp_path: Path) -> None:
     template, message = TEMPLATES[name]
-    context = Context(chat_base(qwen2.base, tmp_path / "x.gguf", template), n_ctx=64, n_threads=1)
+    context = Context(chat_base(qwen2.base, tmp_path / "x.gguf", template), n_ctx=64, machine=Machine(n_threads=1))
     with pytest.raises(AutoDecoError, match=f"^{message}"):
         encode(context, turns(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
     one(context, {"prompt": "Hello", "completion": " world"})

@@ -13,7 +13,7 @@ import click
 from autodeco_gguf import __version__
 from autodeco_gguf.errors import AutoDecoError
 
-VERBS = ("run", "eval", "merge", "rollouts", "train", "export", "extract", "inspect", "repack", "verify")
+VERBS = ("run", "eval", "join", "rollouts", "train", "export", "extract", "inspect", "repack", "verify")
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.format import DEFAULT_CONTEXT
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT
+
+if TYPE_CHECKING:
+    import rich.progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,17 +54,51 @@ def machine_options(command: F) -> F:
     return reduce(lambda f, option: option(f), reversed(_MACHINE), command)
 
 
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes on stderr, shown only on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+class Bar:
+    """A progress bar on stderr, shown only on a terminal."""
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    def __init__(self, bar: rich.progress.Progress) -> None:
+        self._bar, self._task = bar, bar.add_task("", total=None)
+        self.is_terminal = bar.console.is_terminal
+
+    def update(self, done: int, total: int | None = None, text: str | None = None) -> None:
+        """Show how far it is; what is None stays as it was."""
+        given = {"total": total, "description": text}
+        self._bar.update(self._task, completed=done, **{key: v for key, v in given.items() if v is not None})
+
+    def restart(self) -> None:
+        """Estimate the time left from here on."""
+        self._bar.reset(self._task)
+
+    def say(self, line: str) -> None:
+        """Print a line above it, on a terminal or not."""
+        self._bar.console.print(line, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
+    """A bar with a text that may change: "12/40 problems", or a copied file's bytes and their speed."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console, label = Console(stderr=True), TextColumn("{task.description}")
+    columns = (
+        (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        if in_bytes
+        else (BarColumn(20), MofNCompleteColumn(), label, TimeRemainingColumn())
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = Bar(progress)
+        bar.update(0, text=text)
+        yield bar
 
 
 def human_size(nbytes: int) -> str:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.checkers import CHECKERS
-from autodeco_gguf.cli._common import GGUF, answer_options, machine_options
-from autodeco_gguf.cli.run import DEMO_MODEL
+from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, progress_bar
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.adapters import ADAPTERS
 from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
-from autodeco_gguf.evaluation.tasks import DEMO
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks.adapters import ADAPTERS
+from autodeco_gguf.tasks.checkers import CHECKERS
+from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine import Engine
+    from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.runner import Progress, Watch
-    from autodeco_gguf.evaluation.tasks import Task
+    from autodeco_gguf.tasks.tasks import Task
 
 
 def _methods_help() -> str:
@@ -104,7 +104,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     methods = parse_methods(names, engine.heads, engine.context.metadata)
     searched = [method.name for method in methods if method.config is None]
     if shard is not None and searched:
-        click.echo(f"shard {shard}: without {', '.join(searched)}; evaluate the merged directory for those", err=True)
+        click.echo(f"shard {shard}: without {', '.join(searched)}; evaluate the joined directory for those", err=True)
     control = None
     with _resumable(output), _progress() as (watch, watch_control):
         if commands is not None:
@@ -138,7 +138,7 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
     if options["commands"] is not None and not options["control"]:
         raise click.UsageError("--commands needs --control")
     if options["control"] and options["shard"] is not None:
-        raise click.UsageError("--control needs all problems: leave --shard out, or evaluate the merged directory")
+        raise click.UsageError("--control needs all problems: leave --shard out, or evaluate the joined directory")
     if options["methods"] is None:
         return None
     names = split_names(options["methods"])
@@ -165,9 +165,9 @@ def _usage() -> Iterator[None]:
 
 
 def _read_tasks(model: Path | None, options: dict[str, Any]) -> list[Task]:
-    from autodeco_gguf.checkers import get_checker
     from autodeco_gguf.evaluation.runner import open_graders
-    from autodeco_gguf.evaluation.tasks import read_task
+    from autodeco_gguf.tasks.checkers import get_checker
+    from autodeco_gguf.tasks.tasks import read_task
 
     if options["checker"] is not None and ":" not in options["checker"]:  # else its module is none of this process's
         with _usage():
@@ -194,25 +194,26 @@ def _check_output(output: Path, plots: bool) -> None:
 
 
 def _commands(options: dict[str, Any]) -> Any:
-    from autodeco_gguf.training.control import SHIPPED, Commands
+    from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
     return Commands.read(options["commands"] or SHIPPED) if options["control"] else None
 
 
 def _load(model: Path | None, options: dict[str, Any]) -> Engine:
-    from autodeco_gguf.engine import Engine
+    from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.engine.scheduler import Batching
+    from autodeco_gguf.model.machine import Machine
 
     if model is None:
         click.echo("model: the demo that comes with the package", err=True)
     return Engine(
         model or DEMO_MODEL,
         n_parallel=options["parallel"],
-        batch_invariant=options["parallel"] > 1,  # so that an interruption leaves no trace in the results
+        # so that an interruption leaves no trace in the results
+        batching=Batching(batch_invariant=options["parallel"] > 1),
         n_ctx=options["ctx"],
         heads=options["heads"],
-        n_threads=options["threads"],
-        n_gpu_layers=options["gpu_layers"],
-        verbose=options["verbose"],
+        machine=Machine(n_threads=options["threads"], n_gpu_layers=options["gpu_layers"], verbose=options["verbose"]),
     )
 
 
@@ -232,22 +233,15 @@ def _resumable(output: Path) -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[tuple[Watch, Callable[[int, int], None]]]:
     """A bar of samples on a terminal, a line for each finished config elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("samples", total=None)
+    with progress_bar("samples") as bar:
 
         def watch(p: Progress) -> None:
             name = p.config if p.config.startswith(p.method) else f"{p.method}: {p.config}"
             text = f"{name}, {p.correct} of {p.drawn} right, {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
             if p.drawn == 0:
-                bar.reset(task)  # or the time left would be that of the config before
-            bar.update(task, completed=p.done, total=p.total, description=text)
-            if p.done == p.total and not console.is_terminal:
-                click.echo(text, err=True)
+                bar.restart()  # or the time left would be that of the config before
+            bar.update(p.done, p.total, text)
+            if p.done == p.total and not bar.is_terminal:
+                bar.say(text)
 
-        yield watch, lambda done, total: bar.update(task, completed=done, total=total, description="control")
+        yield watch, lambda done, total: bar.update(done, total, "control")

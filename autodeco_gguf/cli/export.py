@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from autodeco_gguf.cli._common import GGUF, heads_text, human_size, progress_bar
-from autodeco_gguf.format import ACTIVATIONS, HEAD_TYPES
+from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
 @click.command("export", short_help="Put trained heads into a GGUF.")
@@ -43,9 +43,9 @@ def export_command(
 
     Example: autodeco-gguf export --base qwen2.5-7b-q4_k_m.gguf --heads ./AutoDeco-Qwen2.5-7B -o qwen-autodeco.gguf
     """
-    from autodeco_gguf.exporter import export
+    from autodeco_gguf.heads.export import export
 
-    with progress_bar("export") as progress:
+    with progress_bar("export", in_bytes=True) as bar:
         result = export(
             base,
             heads,
@@ -54,6 +54,6 @@ def export_command(
             head_type=head_type,
             activation=activation,
             force=force,
-            progress=progress,
+            progress=bar.update,
         )
     click.echo(f"{result.path}: {human_size(result.nbytes)}, heads: {heads_text(result.heads)}", err=True)

@@ -19,11 +19,11 @@ def extract_command(merged: Path, base: Path | None, adapter: Path | None, force
 
     Example: autodeco-gguf extract qwen-autodeco.gguf --base qwen2.5-7b-q4_k_m.gguf
     """
-    from autodeco_gguf.exporter import extract
+    from autodeco_gguf.heads.export import extract
 
     if base is None and adapter is None:
         raise click.UsageError("nothing to extract: give --base OUT, --adapter OUT or both")
-    with progress_bar("extract") as progress:
-        results = extract(merged, base=base, adapter=adapter, force=force, progress=progress)
+    with progress_bar("extract", in_bytes=True) as bar:
+        results = extract(merged, base=base, adapter=adapter, force=force, progress=bar.update)
     for result in results:
         click.echo(f"{result.path}: {human_size(result.nbytes)}", err=True)

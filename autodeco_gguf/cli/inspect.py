@@ -11,7 +11,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, heads_text, human_size
 
 if TYPE_CHECKING:
-    from autodeco_gguf.model_file import ModelFile
+    from autodeco_gguf.heads.model_file import ModelFile
 
 
 @click.command("inspect", short_help="Show what AutoDeco heads a GGUF has.")
@@ -22,7 +22,7 @@ def inspect_command(file: Path, as_json: bool) -> None:
 
     Example: autodeco-gguf inspect qwen-autodeco.gguf
     """
-    from autodeco_gguf.model_file import ModelFile
+    from autodeco_gguf.heads.model_file import ModelFile
 
     facts = describe(ModelFile.open(file))
     click.echo(json.dumps(facts) if as_json else _table(facts))
@@ -48,7 +48,7 @@ def describe(model: ModelFile) -> dict[str, Any]:
 
 
 def _head_facts(model: ModelFile) -> dict[str, Any]:
-    from autodeco_gguf.format import HEAD_PREFIX, PREFIX, tensor_name
+    from autodeco_gguf.heads.format import HEAD_PREFIX, PREFIX, tensor_name
 
     weights = model.read_heads()
     heads = []

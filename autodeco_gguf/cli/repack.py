@@ -19,10 +19,10 @@ def repack_command(file: Path) -> None:
 
     Example: autodeco-gguf repack qwen-autodeco-q4_k_m.gguf
     """
-    from autodeco_gguf.exporter import repack
+    from autodeco_gguf.heads.export import repack
 
-    with progress_bar("repack") as progress:
-        result = repack(file, progress=progress)
+    with progress_bar("repack", in_bytes=True) as bar:
+        result = repack(file, progress=bar.update)
     click.echo(
         f"{file}: the base view is fresh" if result is None else f"{file}: {human_size(result.nbytes)}",
         err=True,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from autodeco_gguf.checkers import CHECKERS
-from autodeco_gguf.cli._common import GGUF, answer_options, machine_options
+from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, progress_bar
+from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
-    from autodeco_gguf.rollouts import Summary, Watch
+    from autodeco_gguf.training.rollouts import Summary
 
 
 @click.command("rollouts", short_help="Sample correct answers to train on.")
@@ -66,10 +64,11 @@ def rollouts_command(
 
     Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --problems train-problems.jsonl -k 16 -o rollouts.jsonl
     """
-    from autodeco_gguf.engine import Engine
-    from autodeco_gguf.gguf_file import check_output
-    from autodeco_gguf.problems import read_problems
-    from autodeco_gguf.rollouts import Settings, rollouts
+    from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.files.atomic import check_output
+    from autodeco_gguf.model.machine import Machine
+    from autodeco_gguf.tasks.problems import read_problems
+    from autodeco_gguf.training.rollouts import Settings, rollouts
 
     settings = Settings(k=k, checker=checker, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     settings.check()
@@ -79,31 +78,16 @@ def rollouts_command(
         model,
         n_parallel=parallel,
         n_ctx=ctx,
-        n_threads=threads,
-        n_gpu_layers=gpu_layers,
-        verbose=verbose,
+        machine=Machine(n_threads=threads, n_gpu_layers=gpu_layers, verbose=verbose),
     )
-    with _progress() as watch:
-        summary = rollouts(engine, read, output, settings, inputs=[model, problems], force=force, watch=watch)
-    click.echo(f"{output}: {_summary(summary)}", err=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Watch]:
-    """A bar of problems on stderr, shown only on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("problems")
+    with progress_bar("problems") as bar:
 
         def watch(summary: Summary, total: int) -> None:
             text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"
-            bar.update(task, completed=summary.problems, total=total, description=text)
+            bar.update(summary.problems, total, text)
 
-        yield watch
+        summary = rollouts(engine, read, output, settings, inputs=[model, problems], force=force, watch=watch)
+    click.echo(f"{output}: {_summary(summary)}", err=True)
 
 
 def _speed(summary: Summary) -> float:

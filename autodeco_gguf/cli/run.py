@@ -15,13 +15,11 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, heads_text
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.format import DEFAULT_CONTEXT
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from autodeco_gguf.llama import Llama
-
-DEMO_MODEL = Path(__file__).parent.parent / "demo.gguf"
-"""The model that demo/ makes."""
+    from autodeco_gguf.model.llama import Llama
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _read_stdin() -> str:
 
 
 def _seed(seed: int | None) -> int:
-    from autodeco_gguf.heads import check_seed
+    from autodeco_gguf.model.sampling import check_seed
 
     return check_seed(seed)
 
@@ -141,14 +139,16 @@ def _load(
     verbose: bool,
     heads_enabled: tuple[str, ...] | None,
 ) -> Llama:
-    from autodeco_gguf.context import default_context, default_threads
-    from autodeco_gguf.llama import Llama
+    from autodeco_gguf.heads.model_file import ModelFile
+    from autodeco_gguf.model.context import default_context
+    from autodeco_gguf.model.llama import Llama
+    from autodeco_gguf.model.machine import default_threads
 
     return Llama(
         model,
         heads=heads,
         heads_enabled=heads_enabled,
-        n_ctx=ctx or default_context(model),
+        n_ctx=ctx or default_context(ModelFile.open(model)),
         n_threads=threads or default_threads(),
         n_gpu_layers=gpu_layers,
         verbose=verbose,
@@ -170,7 +170,7 @@ def _heads_line(llama: Llama, options: Options) -> str:
 
 def _prompt_tokens(llama: Llama, options: Options, messages: list[dict[str, str]]) -> tuple[str, list[int]]:
     """The text given to the model and its tokens: the chat template's, or the last message as it is."""
-    from autodeco_gguf.chat import TEMPLATE_KEY, Chat
+    from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 
     template = llama.metadata.get(TEMPLATE_KEY)
     if options.raw or template is None:
@@ -343,7 +343,7 @@ def _chat_turn(
 def _show_trace(llama: Llama) -> None:
     from rich.console import Console
 
-    from autodeco_gguf.render import rows
+    from autodeco_gguf.view.rows import rows
 
     console = Console()
     console.print()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF
+from autodeco_gguf.cli._common import GGUF, progress_bar
 from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
         from autodeco_gguf.training.train import train
     except ImportError as e:
         raise AutoDecoError(f"training needs {e.name}; pip install 'autodeco-gguf[train]'") from e
-    from autodeco_gguf.training.control import SHIPPED, Commands
+    from autodeco_gguf.model.machine import Machine
+    from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
     try:
         settings = _settings(options)
@@ -113,8 +114,7 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             base_name=options["base_name"],
             skip_bad=options["skip_bad"],
             force=options["force"],
-            n_threads=options["threads"],
-            n_gpu_layers=options["gpu_layers"],
+            machine=Machine(n_threads=options["threads"], n_gpu_layers=options["gpu_layers"]),
             watch=watch,
         )
     click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.steps} steps", err=True)
@@ -150,29 +150,18 @@ def _settings(options: dict[str, Any]) -> Any:
 
 @contextmanager
 def _progress() -> Iterator[Watch]:
-    """A bar with losses and mean predictions on a terminal, a line at each validation elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """A bar with losses and mean predictions on a terminal, a line at each validation."""
     from autodeco_gguf.training.train import Watch
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
+    with progress_bar("reading") as bar:
 
         def on_step(s: Step) -> None:
             text = _losses(s.losses) + f", {s.tok_s:.0f} tokens/s"
-            bar.update(task, description=text, completed=s.step, total=s.steps)
+            bar.update(s.step, s.steps, text)
             if s.validation is not None:
-                line = f"step {s.step} of {s.steps}: {text}; validation {_losses(s.validation)}"
-                bar.console.print(line, soft_wrap=True, highlight=False)
+                bar.say(f"step {s.step} of {s.steps}: {text}; validation {_losses(s.validation)}")
 
-        yield Watch(
-            lines=lambda n: bar.update(task, description="reading", completed=n),
-            data=lambda counts: _print_counts(counts),
-            step=on_step,
-        )
+        yield Watch(lines=bar.update, data=_print_counts, step=on_step)
 
 
 def _losses(losses: Any) -> str:

@@ -10,27 +10,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from autodeco_gguf.engine import Engine
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
 from autodeco_gguf.evaluation.runner import write_json
-from autodeco_gguf.evaluation.settings import (
-    ADVICE,
-    DIGESTS,
-    EvalSettings,
-    Item,
-    Key,
-    make_directory,
-    make_header,
-    make_item,
-    make_request,
-    render,
-    sample_seed,
-)
-from autodeco_gguf.evaluation.tasks import Task
-from autodeco_gguf.journal import Journal
-from autodeco_gguf.request import Result
-from autodeco_gguf.sampler import Sampling
-from autodeco_gguf.training.control import Commands
+from autodeco_gguf.evaluation.samples import Key, sample_seed
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
+from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.tasks import Task
 
 CONTROL, RESULTS = "control.jsonl", "control.json"
 """What is written to the directory of an evaluation."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
-    from autodeco_gguf.sampler import Sampling
+    from autodeco_gguf.model.sampling import Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -264,7 +264,7 @@ def sampling_of(config: str, metadata: Mapping[str, str]) -> Sampling:
     Raises:
         AutoDecoError: no such config; metadata of the model that is malformed or out of range.
     """
-    from autodeco_gguf.sampler import Sampling
+    from autodeco_gguf.model.sampling import Sampling
 
     pair = static_pair(config)
     if pair is not None:
@@ -282,7 +282,7 @@ def sampling_of(config: str, metadata: Mapping[str, str]) -> Sampling:
 
 
 def _of_model(metadata: Mapping[str, str]) -> Sampling:
-    from autodeco_gguf.sampler import Sampling
+    from autodeco_gguf.model.sampling import Sampling
 
     values = dict(_LLAMA_CPP)
     for key, (field, convert) in _MODEL_KEYS.items():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation.methods import static_pair
 from autodeco_gguf.evaluation.report import REFERENCE, Results, Row, count, label
-from autodeco_gguf.evaluation.settings import PARAMETERS
-from autodeco_gguf.picture import write_png
+from autodeco_gguf.evaluation.samples import PARAMETERS
+from autodeco_gguf.view.figures import write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.methods import SEARCHED, Method, is_deterministic, static_pair
-from autodeco_gguf.evaluation.settings import PARAMETERS, EvalSettings, Sample
-from autodeco_gguf.evaluation.statistics import (
+from autodeco_gguf.evaluation.estimates import (
     Groups,
     Scores,
     all_problems,
@@ -25,6 +23,9 @@ from autodeco_gguf.evaluation.statistics import (
     pooled,
     score,
 )
+from autodeco_gguf.evaluation.methods import SEARCHED, Method, is_deterministic, static_pair
+from autodeco_gguf.evaluation.samples import PARAMETERS, Sample
+from autodeco_gguf.evaluation.settings import EvalSettings
 
 Results = Mapping[str, Any]
 """Of :func:`summarize`."""

@@ -11,40 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autodeco_gguf.engine import Engine
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation import plots as charts
 from autodeco_gguf.evaluation import report
+from autodeco_gguf.evaluation.items import Item, make_header, make_request, render
 from autodeco_gguf.evaluation.methods import Method, Points
-from autodeco_gguf.evaluation.settings import (
-    ADVICE,
-    DIGESTS,
-    PARAMETERS,
-    VERSION,
-    EvalSettings,
-    Item,
-    Key,
-    Sample,
-    Shard,
-    make_directory,
-    make_header,
-    make_request,
-    make_sample,
-    place_of,
-    render,
-    sample_seed,
-    text_digest,
-)
-from autodeco_gguf.evaluation.tasks import Task
-from autodeco_gguf.gguf_file import write_bytes
-from autodeco_gguf.grading import Grader
-from autodeco_gguf.journal import Journal
-from autodeco_gguf.request import Result
-from autodeco_gguf.sampler import Sampling
+from autodeco_gguf.evaluation.samples import PARAMETERS, Key, Sample, Samples, make_sample, sample_seed
+from autodeco_gguf.evaluation.settings import ADVICE, VERSION, EvalSettings, Shard, make_directory
+from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.grading import Grader
+from autodeco_gguf.tasks.tasks import Task
 
-SAMPLES, TIMING, RESULTS = "samples.jsonl", "timing.jsonl", "results.json"
-"""What stands in the directory of an evaluation."""
+TIMING, RESULTS = "timing.jsonl", "results.json"
+"""What stands in the directory of an evaluation beside its samples."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +129,7 @@ def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> 
     if not direct:
         names = ", ".join(method.name for method in methods)
         raise AutoDecoError(
-            f"shard {shard}: {names}: to be found on all problems; evaluate what the shards are merged to"
+            f"shard {shard}: {names}: to be found on all problems; evaluate what the shards are joined to"
         )
     return mine, direct
 
@@ -162,76 +146,6 @@ def open_graders(stack: ExitStack, tasks: Sequence[Task], time_limit: float) -> 
             graders[task.checker] = stack.enter_context(Grader(task.checker, time_limit))
         graders[task.checker].validate(task.problems)
     return {task.name: graders[task.checker] for task in tasks}
-
-
-# ---- samples ----
-
-
-class Samples:
-    """The samples in a directory. Their texts stay in the file; in memory a digest takes their place."""
-
-    def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
-        self._directory, self._tasks = directory, header["tasks"]
-        self._journal = Journal(directory / SAMPLES, header, advice=ADVICE, digests=DIGESTS)
-        self._samples: dict[str, dict[Key, Sample]] = {}
-        self._ungraded: dict[tuple[str, Key], int] = {}  # -> place
-
-    def __enter__(self) -> Samples:
-        self._journal.__enter__()
-        try:
-            for line in self._journal.lines():
-                try:
-                    self._take(line.value, line.place)
-                except AutoDecoError as e:
-                    raise self._journal.refused(line.number, f"damaged: {e}") from e
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._journal.__exit__()
-
-    def _take(self, sample: Sample, place: int) -> None:
-        config, key = place_of(sample, self._tasks)
-        self._samples.setdefault(config, {})[key] = {**sample, "text": text_digest(sample["text"])}
-        if sample["correct"] is None:
-            self._ungraded[config, key] = place
-        else:
-            self._ungraded.pop((config, key), None)
-
-    def add(self, sample: Sample) -> None:
-        """Keep a sample, or take it for an earlier one of the same key."""
-        self._take(sample, self._journal.append(sample))
-
-    def of(self, config: str) -> Mapping[Key, Sample]:
-        """The samples of one config."""
-        return self._samples.get(config, {})
-
-    def ungraded(self) -> list[Sample]:
-        """Those on which the checker failed, with their texts."""
-        return [self._journal.read(place) for place in self._ungraded.values()]
-
-    def check_graded(self) -> None:
-        """Raise AutoDecoError where a checker has failed."""
-        failed = self.ungraded()
-        if failed:
-            config, key = place_of(failed[0], self._tasks)
-            total = sum(map(len, self._samples.values()))
-            first = f"problem {key.problem} of {key.task} with {config}: {failed[0]['error']}"
-            raise AutoDecoError(
-                f"{self._directory}: {len(failed)} of {total} samples could not be graded; the first, {first}; "
-                "run again to grade them, nothing is drawn twice"
-            )
-
-    def within(self, settings: EvalSettings) -> list[Sample]:
-        """The samples that these settings ask for, in an order that does not tell how they were drawn."""
-        return [
-            samples[key]
-            for samples in self._samples.values()
-            for key in sorted(samples)
-            if key.seed < settings.seeds and key.sample < settings.k
-        ]
 
 
 # ---- one run ----

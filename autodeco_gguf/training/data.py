@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.jsonl import parse_line, read_lines, type_name
-from autodeco_gguf.training.control import Commands
+from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.tasks.commands import Commands
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""

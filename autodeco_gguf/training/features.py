@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.context import Context
-from autodeco_gguf.heads import Float32Array
+from autodeco_gguf.heads.weights import Float32Array
+from autodeco_gguf.model.context import Context
 from autodeco_gguf.training.data import Tokens
 
 

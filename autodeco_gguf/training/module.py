@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autodeco_gguf.format import FEATURES, TEMPERATURE_SCALE
-from autodeco_gguf.heads import HeadWeights, Mlp
+from autodeco_gguf.heads.format import FEATURES, TEMPERATURE_SCALE
+from autodeco_gguf.heads.weights import HeadWeights, Mlp
 
 WIDTH = 256
 """Width of the hidden layer (the official heads')."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from autodeco_gguf.picture import write_png
+from autodeco_gguf.view.figures import write_png
 
 
 def plot_log(log: Path, output: Path) -> None:

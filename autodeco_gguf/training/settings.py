@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.heads import HEADS
+from autodeco_gguf.heads.weights import HEADS
 from autodeco_gguf.training.losses import ALPHA, SORT_TOLERANCE
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from autodeco_gguf.checkpoint import transformers_config, write_checkpoint
-from autodeco_gguf.context import Context, default_threads
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.exporter import export
-from autodeco_gguf.gguf_file import write_bytes
-from autodeco_gguf.model_file import BaseModel
-from autodeco_gguf.training.control import Commands
+from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.checkpoint import transformers_config, write_checkpoint
+from autodeco_gguf.heads.export import export
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Encoder, encode_files
 from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.plot import plot_log
@@ -66,8 +67,7 @@ def train(
     base_name: str | None = None,
     skip_bad: bool = False,
     force: bool = False,
-    n_threads: int | None = None,
-    n_gpu_layers: int = -1,
+    machine: Machine | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Train heads on a GGUF's own hidden states and logits.
@@ -86,8 +86,7 @@ def train(
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         skip_bad: leave malformed lines out.
         force: replace what is there, instead of resuming or refusing.
-        n_threads: one makes it reproducible to the bit; by default one a core.
-        n_gpu_layers: of the base on the GPU; -1: all.
+        machine: what it runs on; a single thread makes it reproducible to the bit.
         watch: progress.
 
     Raises:
@@ -99,9 +98,9 @@ def train(
     output = output if output.name not in ("", "..") else output.resolve()
     adapter = output.parent / f"{output.name}.gguf"
     _check_output(output, adapter, [Path(base), *map(Path, data)], force)
-    threads = n_threads or default_threads()
-    torch.set_num_threads(threads)
-    context = Context(base, n_ctx=_CELLS, n_threads=threads, n_gpu_layers=n_gpu_layers)
+    machine = machine or Machine()
+    torch.set_num_threads(machine.threads)
+    context = Context(base, n_ctx=_CELLS, machine=machine)
     settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
     model = BaseModel.open(Path(base))
     encoder = Encoder(context, settings.max_tokens, commands)

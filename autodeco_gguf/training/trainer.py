@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autodeco_gguf.context import Context
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.gguf_file import write_atomically
+from autodeco_gguf.files.atomic import write_atomically
+from autodeco_gguf.model.context import Context
 from autodeco_gguf.training.data import VARIANTS, Dataset, Tokens
 from autodeco_gguf.training.features import stream
 from autodeco_gguf.training.module import HeadsModule

@@ -1,0 +1,251 @@
+"""Generates many sequences at once: requests join while others run, each with its own way of sampling."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.request import OnToken, Request, Result
+from autodeco_gguf.engine.scheduler import Batching, _Sequences
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.heads.base_model import fitting_heads
+from autodeco_gguf.heads.compute import Heads
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.heads.weights import check_enabled
+from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.sampler import Predictor, build_sampler
+
+MAX_PARALLEL = MAX_SEQUENCES
+"""Sequences at once."""
+
+
+class Engine:
+    """A model that answers up to ``n_parallel`` requests at once and takes the next as soon as one is done.
+
+    Attributes:
+        n_parallel: sequences at once.
+        n_ctx: tokens of one sequence, its prompt included.
+        context: what decodes.
+        fingerprint: of the base model and the heads.
+
+    Nothing runs in the background: who waits for a token or a result runs the engine meanwhile, for all requests. Any
+    thread may submit and wait.
+
+    Examples:
+        >>> engine = Engine("model-autodeco.gguf", n_parallel=16)  # doctest: +SKIP
+        >>> _, tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
+        >>> for result in engine.generate([Request(tokens, seed=i) for i in range(16)]):  # doctest: +SKIP
+        ...     print(result.text)
+        >>> for piece in engine.submit(Request(tokens, stop=["."])):  # doctest: +SKIP
+        ...     print(piece.text, piece.token.temperature)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_parallel: int = 8,
+        n_ctx: int | None = None,
+        heads: str | os.PathLike[str] | None = None,
+        heads_enabled: Collection[str] | None = None,
+        machine: Machine | None = None,
+        batching: Batching | None = None,
+    ) -> None:
+        """Load a model and its heads, if it has any.
+
+        Args:
+            path: a plain or merged GGUF.
+            n_parallel: sequences at once, 1 to 256.
+            n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
+            heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
+            machine: what it runs on.
+            batching: how requests share it.
+
+        Raises:
+            AutoDecoError: a parameter out of range, a broken file, heads that do not fit, or llama.cpp fails.
+        """
+        if not 1 <= n_parallel <= MAX_PARALLEL:
+            raise AutoDecoError(f"n_parallel {n_parallel}, expected 1 to {MAX_PARALLEL}")
+        machine, self.batching = machine or Machine(), batching or Batching()
+        self.batching.check(n_parallel)
+        if n_ctx is not None and n_ctx < 1:
+            raise InvalidInput.of("n_ctx", n_ctx, "at least 1")
+        if machine.flash_attn is None:
+            machine = replace(machine, flash_attn=machine.cache_type != "f32")
+        model = ModelFile.open(Path(path))
+        self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
+        enabled = check_enabled(heads_enabled)
+        found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
+        self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
+        self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
+        self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
+        self._host_way = bool(self._predictor.names) and not self.context.takes(self._predictor)
+        self._pieces: dict[int, bytes] = {}
+        self._chat = self.context.chat()
+        self._waiting: deque[Handle] = deque()
+        self._numbers = itertools.count()
+        self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
+        self._running = 0  # the thread that runs it
+        self._sequences = _Sequences(self)
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that predict where a request asks for it: some of "temperature" and "top_p"."""
+        return self._predictor.names
+
+    def close(self) -> None:
+        """Cancel what is under way, and free the context and the model."""
+        self._check_outside()
+        with self._turn:
+            self._turn.wait_for(lambda: not self._running)
+            self._sequences.end_all("cancelled")
+            while self._waiting:
+                self._waiting.popleft().end("cancelled")
+            self.context.close()
+            self._turn.notify_all()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- requests ----
+
+    def prompt(self, message: str) -> tuple[str, list[int]]:
+        """A user's message as the model expects it, text and tokens; without a chat template, the message itself.
+
+        Raises:
+            AutoDecoError: the chat template refuses, or the message is not to be written as UTF-8.
+        """
+        if self._chat is None:
+            return message, self.context.tokenize(message, add_bos=True)
+        text = self._chat.render([{"role": "user", "content": message}])
+        return text, self.context.tokenize(text)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The text piece of a token; control tokens give nothing."""
+        if token not in self._pieces:
+            self._pieces[token] = self.context.token_bytes(token, special=False)
+        return self._pieces[token]
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
+    def check(self, request: Request) -> None:
+        """Raise AutoDecoError for a request that cannot be met: its prompt does not fit, a value out of range."""
+        request.check()
+        self._tokens(request)
+
+    def _tokens(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt, known to fit."""
+        self.context.check_open()
+        prompt = request.prompt
+        tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
+        n, n_vocab = len(tokens), self.context.n_vocab
+        if n == 0:
+            raise AutoDecoError("the prompt is empty")
+        if n >= self.n_ctx:
+            raise AutoDecoError(f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it")
+        if not (min(tokens) >= 0 and max(tokens) < n_vocab):
+            bad = next(token for token in tokens if not 0 <= token < n_vocab)
+            raise AutoDecoError(f"token {bad}, expected 0 to {n_vocab - 1}")
+        return tokens
+
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Handle:
+        """Queue a request; it is answered while somebody waits for it or for another.
+
+        Args:
+            request: what to generate.
+            on_token: called with every :class:`Piece` as it comes, by the thread that runs the engine. It may submit
+                and cancel, but not wait.
+
+        Raises:
+            AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
+        """
+        return self._submit(request, next(self._numbers), on_token)
+
+    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
+        tokens = self._tokens(request)
+        if not self._has_room():
+            raise AutoDecoError(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
+        sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
+        handle = Handle(self, request, index, tokens, sampler, on_token)
+        self._waiting.append(handle)
+        return handle
+
+    def generate(self, requests: Iterable[Request]) -> list[Result]:
+        """Answer requests; the results in their order.
+
+        Raises:
+            AutoDecoError: as :meth:`as_completed`.
+        """
+        return sorted(self.as_completed(requests), key=lambda result: result.index)
+
+    def as_completed(self, requests: Iterable[Request]) -> Generator[Result, None, None]:
+        """Answer requests; the results as they are finished, not in the order of the requests.
+
+        The requests are taken as there is room for them. Closing the generator cancels what is under way.
+
+        Raises:
+            AutoDecoError: a request that :meth:`check` refuses, named by its place, before anything of it is drawn; or
+                llama.cpp fails for the whole batch.
+        """
+        source, done = enumerate(requests), deque[Handle]()
+        under_way: set[Handle] = set()
+        upcoming = next(source, None)
+        try:
+            while upcoming is not None or under_way:
+                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._has_room():
+                    under_way.add(self._take(*upcoming, done.append))
+                    upcoming = next(source, None)
+                self._wait(lambda: bool(done) or (not under_way and self._has_room()))
+                while done:
+                    handle = done.popleft()
+                    under_way.remove(handle)
+                    yield handle.result()
+        finally:
+            for handle in under_way:
+                handle.cancel()
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < self.batching.max_waiting
+
+    def _take(self, index: int, request: Request, on_done: Callable[[Handle], None]) -> Handle:
+        try:
+            handle = self._submit(request, index)
+        except AutoDecoError as e:
+            raise AutoDecoError(f"request {index}: {e}") from e
+        handle.on_done = on_done
+        return handle
+
+    # ---- running ----
+
+    def _check_outside(self) -> None:
+        if self._running == threading.get_ident():
+            raise AutoDecoError("the engine cannot be waited for within on_token, which it waits for; submit only")
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        """Run the engine until ``ready()``, or let another thread that does so go on."""
+        while not ready():
+            self._check_outside()
+            with self._turn:
+                self._turn.wait_for(lambda: ready() or not self._running)
+                if ready():
+                    return
+                self._running = threading.get_ident()
+            try:
+                self._sequences.step(self._waiting)
+            finally:
+                with self._turn:
+                    self._running = 0
+                    self._turn.notify_all()

@@ -1,0 +1,84 @@
+"""What an engine is asked, and what comes of it: values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads.weights import Float32Array
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.trace import Trace, TraceToken
+
+if TYPE_CHECKING:
+    pass
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Request(Sampling):
+    """What to generate: a prompt, and how to go on from it.
+
+    Attributes:
+        prompt: tokens, at least one; or text, tokenized as it stands (:meth:`Engine.prompt` applies a chat template).
+        max_tokens: at most so many, the end-of-generation token included. None: until the context is full.
+        stop: texts that end the answer; it does not contain them.
+        entropy: put the entropy of the model's distribution into the trace, a pass over the vocabulary for each token.
+    """
+
+    prompt: Sequence[int] | str
+    max_tokens: int | None = field(default=None, kw_only=True)
+    stop: Sequence[str] = field(default=(), kw_only=True)
+    entropy: bool = field(default=False, kw_only=True)
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a parameter out of range."""
+        super().check()
+        if self.seed is not None and not 0 <= self.seed < 1 << 32:
+            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise AutoDecoError(f"max_tokens {self.max_tokens}, expected at least 1")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise AutoDecoError(f"stop {self.stop!r}, expected a list of texts that are not empty")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What became of a request.
+
+    Attributes:
+        index: the request's place among those given or submitted, from 0.
+        tokens: the answer, without the end-of-generation token.
+        text: of these tokens up to a stop string, control tokens left out.
+        finish_reason: "stop" when the model or a stop string ended it, "length" at max_tokens or the end of the
+            context, "cancelled", or "error".
+        error: why, for "error".
+        trace: all that was drawn, the end-of-generation token included.
+        temperature: [n] what the tokens of the trace were drawn with.
+        top_p: [n] likewise.
+    """
+
+    index: int
+    tokens: list[int]
+    text: str
+    finish_reason: FinishReason
+    error: str | None
+    trace: Trace
+    temperature: Float32Array
+    top_p: Float32Array
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A drawn token, and the text that is certain with it.
+
+    Half a character, or what may be the beginning of a stop string, is held back until more is known.
+    """
+
+    text: str
+    token: TraceToken
+
+
+OnToken = Callable[[Piece], None]

@@ -1,0 +1,221 @@
+"""Which request has which sequence of the context, and what is decoded next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autodeco_gguf._native import core
+from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.request import FinishReason
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.context import BATCH
+
+if TYPE_CHECKING:
+    from autodeco_gguf.engine.engine import Engine
+
+_SHARED = 32
+"""Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How requests share a model.
+
+    Attributes:
+        prompt_chunk: tokens of new prompts that are computed between two tokens of the running sequences.
+        max_waiting: requests that may wait for a sequence.
+        batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, with other rounding.
+            Let it never be alone, so that an answer is the same to the last bit whatever runs beside it; costs speed
+            where a single sequence runs, and needs two sequences or more.
+    """
+
+    prompt_chunk: int = 128
+    max_waiting: int = 4096
+    batch_invariant: bool = False
+
+    def check(self, n_parallel: int) -> None:
+        """Raise InvalidInput for a value out of range."""
+        if self.batch_invariant and n_parallel == 1:
+            raise InvalidInput("batch_invariant needs n_parallel of 2 or more, it is 1", key="batch_invariant")
+        for name in ("prompt_chunk", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise InvalidInput.of(name, getattr(self, name), "at least 1")
+
+
+class _Sequences:
+    """The sequences of the context and who has them.
+
+    Those in use are always the first ones, so that llama.cpp computes them in one piece: when one ends and nobody is
+    waiting, the last one moves into its place. What a sequence held stays until it is used again, for prompts that
+    begin with the same tokens.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._context, self._predictor = engine, engine.context, engine._predictor
+        self._least = 2 if engine.batching.batch_invariant else 1
+        self._users: list[Handle | None] = []
+        self._held: list[tuple[int, ...]] = [()] * engine.n_parallel  # tokens of those not in use
+
+    def step(self, waiting: deque[Handle]) -> None:
+        """One token for every sequence in use, and a stretch of the prompts that are new.
+
+        Raises:
+            AutoDecoError: llama.cpp fails; then all that was under way has ended with an error.
+        """
+        try:
+            for handle in self._in_use():
+                if handle.cancelled:
+                    self._end(handle, "cancelled")
+            self._admit(waiting)
+            self._close_gaps()
+            if self._users:
+                self._read_prompts()
+                self._attach(waiting)
+                self._draw()
+        except BaseException as e:  # also an interrupt: what the context holds is unknown
+            self.end_all("error", str(e) or type(e).__name__)
+            self._context.clear()
+            raise
+
+    def end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        """End what is under way; the sequences hold nothing that could be used again."""
+        for handle in self._in_use():
+            self._end(handle, reason, error)
+        self._users.clear()
+        self._held = [()] * self._engine.n_parallel
+
+    def _in_use(self) -> list[Handle]:
+        return [user for user in self._users if user is not None]
+
+    # ---- who has which sequence ----
+
+    def _admit(self, waiting: deque[Handle]) -> None:
+        """Give free sequences to those that wait; one whose prompt is being read for another waits on."""
+        passed: list[Handle] = []
+        while waiting and len(passed) < self._engine.n_parallel and self._free() is not None:
+            handle = waiting.popleft()
+            if handle.cancelled:
+                handle.end("cancelled")
+            elif not self._start(handle):
+                passed.append(handle)
+        waiting.extendleft(reversed(passed))
+
+    def _free(self) -> int | None:
+        """The first sequence that nobody has."""
+        if None in self._users:
+            return self._users.index(None)
+        return len(self._users) if len(self._users) < self._engine.n_parallel else None
+
+    def _start(self, handle: Handle) -> bool:
+        """Give a sequence to a request, with what is known of its prompt; False where more of it soon will be."""
+        place = self._free()
+        assert place is not None
+        source, shared = self._source(handle.head)
+        user = self._users[source] if source < len(self._users) else None
+        if user is not None and user.n_decoded < shared:
+            return False
+        if source != place and shared:
+            self._context.remove(place)
+            self._context.copy(source, place)
+        if not self._context.remove(place, shared):
+            self._context.remove(place)
+            shared = 0
+        handle.n_decoded = shared
+        if place == len(self._users):
+            self._users.append(handle)
+        else:
+            self._users[place] = handle
+        return True
+
+    def _source(self, head: tuple[int, ...]) -> tuple[int, int]:
+        """The sequence that holds, or will hold, most of the beginning of a prompt, and how many tokens of it."""
+        for place, user in enumerate(self._users):
+            if user is not None and user.head == head:
+                return place, len(head)
+        best = 0, 0
+        for place, held in enumerate(self._held):
+            user = self._users[place] if place < len(self._users) else None
+            n = _common(head, held if user is None else user.head)
+            if n > best[1] and n >= min(len(head), _SHARED):
+                best = place, n
+        return best
+
+    def _end(self, handle: Handle, reason: FinishReason, error: str | None = None) -> None:
+        place = self._users.index(handle)
+        self._users[place] = None
+        self._held[place] = handle.decoded()
+        handle.end(reason, error)
+
+    def _close_gaps(self) -> None:
+        while None in self._users:
+            last = self._users.pop()
+            if last is not None:
+                source, gap = len(self._users), self._users.index(None)
+                self._context.remove(gap)
+                self._context.copy(source, gap)
+                self._users[gap], self._held[source] = last, last.decoded()
+
+    # ---- tokens ----
+
+    def _read_prompts(self) -> None:
+        """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile."""
+        users = self._in_use()
+        drawing = any(user.n_decoded >= len(user.head) for user in users)
+        budget = self._engine.batching.prompt_chunk if drawing else BATCH
+        for place, user in enumerate(users):
+            part = user.head[user.n_decoded : user.n_decoded + budget]
+            if len(part) > 1:  # a single one goes with the others
+                self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
+                user.n_decoded += len(part)
+                budget -= len(part)
+
+    def _attach(self, waiting: deque[Handle]) -> None:
+        """Have the heads in the graph where somebody needs them."""
+        if not self._predictor.names or self._engine._host_way:
+            return
+        needed = any(user.sampler.predicts for user in self._in_use())
+        if needed and not self._predictor.attached:
+            self._context.attach(self._predictor)
+        elif not needed and self._predictor.attached and not any(handle.sampler.predicts for handle in waiting):
+            self._predictor.detach()
+
+    def _draw(self) -> None:
+        """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
+        users = self._in_use()
+        drawing = [user.n_decoded >= len(user.head) for user in users]
+        tokens = [user.last if draws else user.head[user.n_decoded] for user, draws in zip(users, drawing, strict=True)]
+        positions = [user.n_decoded for user in users]
+        samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
+        for idle in range(len(users), self._least):
+            self._context.remove(idle)
+            self._held[idle] = ()
+            tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
+        hidden = self._engine._host_way and any(user.sampler.predicts for user in users)
+        self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
+        tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
+        for i, user in enumerate(users):
+            user.n_decoded += 1
+            if i in errors:
+                self._end(user, "error", errors[i])
+            elif drawing[i]:
+                self._note(user, tokens[i], ends[i])
+
+    def _note(self, user: Handle, token: int, ends: bool) -> None:
+        try:
+            reason = user.drawn(token, ends)
+        except Exception as e:  # its callback's, which is no reason for the others to end
+            self._end(user, "error", f"on_token: {type(e).__name__}: {e}")
+        else:
+            if reason is not None:
+                self._end(user, reason)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)

@@ -1,0 +1,78 @@
+"""The problems of an evaluation as prompts, and the requests for answers to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task
+
+
+@dataclass(frozen=True)
+class Item:
+    """A problem, its place in its task, and its prompt."""
+
+    task: str
+    number: int
+    problem: Problem
+    tokens: list[int]
+
+
+def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> list[Item]:
+    """The problems of all tasks, all known to fit.
+
+    Raises:
+        AutoDecoError: one that does not, named as file:line.
+    """
+    return [
+        make_item(engine, task.name, number, problem, settings)
+        for task in tasks
+        for number, problem in enumerate(task.problems)
+    ]
+
+
+def make_item(engine: Engine, task: str, number: int, problem: Problem, settings: EvalSettings) -> Item:
+    """Render a problem as one message of a user.
+
+    Raises:
+        AutoDecoError: it does not fit, named as file:line.
+    """
+    try:
+        item = Item(task, number, problem, engine.prompt(problem.text)[1])
+        engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
+    except AutoDecoError as e:
+        raise AutoDecoError(f"{problem.where}: {e}") from e
+    return item
+
+
+def make_request(item: Item, sampling: Sampling, seed: int, settings: EvalSettings) -> Request:
+    """A request for an answer."""
+    values = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
+    return Request(item.tokens, max_tokens=settings.max_tokens, **{**values, "seed": seed})
+
+
+def make_header(
+    kind: str, engine: Engine, tasks: Iterable[Task], items: Iterable[Item], settings: EvalSettings
+) -> dict[str, Any]:
+    """All that a sample depends on; how many there are is no part of it."""
+    digests = {task.name: hashlib.sha256() for task in tasks}
+    for item in items:
+        digests[item.task].update(repr((item.problem.answer, item.tokens)).encode("utf-8", "surrogatepass"))
+    parts = {
+        task.name: {
+            "problems": len(task.problems),
+            "checker": task.checker,
+            "digest": digests[task.name].hexdigest()[:16],
+        }
+        for task in tasks
+    }
+    same = {"ctx": engine.n_ctx, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    return {kind: VERSION, "model": engine.fingerprint[:16], **same, "tasks": parts}

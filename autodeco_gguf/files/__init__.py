@@ -1,0 +1,1 @@
+"""Files as bytes: written atomically, read without trust, continued after a kill. Knows no model."""

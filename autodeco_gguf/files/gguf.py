@@ -1,0 +1,113 @@
+"""GGUF headers and the bytes behind them, read and written without trusting either."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+
+KeyValue = tuple[str, str, object]
+"""A metadata entry to write: key, type ("u32", "u64", "f32", "str" or "[str]"), value."""
+
+TensorSpec = tuple[str, str, tuple[int, ...]]
+"""A tensor to declare: name, ggml type, shape in row-major order."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a GGUF: row-major shape, ggml type name, offset from the start of the file, in bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What it takes to declare the same tensor in another file."""
+        return self.name, self.type, self.shape
+
+
+class GgufFile:
+    """A GGUF header, at the beginning of a file or inside one, with the tensors it lists."""
+
+    def __init__(self, path: Path, start: int = 0) -> None:
+        """Parse the header at byte ``start`` and check that every tensor lies within the file.
+
+        Raises:
+            AutoDecoError: not a GGUF, broken, or truncated.
+        """
+        self.path = path
+        try:
+            self.header: Any = core.GgufHeader(os.fsencode(path), start)
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{path}: {e}") from e
+        self.start = start
+        self.data: int = self.header.data
+        self.file_size: int = self.header.file_size
+        self.alignment: int = self.header.alignment
+        self.tensors = tuple(TensorInfo(*row) for row in self.header.tensors())
+        for tensor in self.tensors:
+            if tensor.offset + tensor.nbytes > self.file_size:
+                raise AutoDecoError(
+                    f"{path}: truncated: tensor {tensor.name} ends at byte {tensor.offset + tensor.nbytes}, "
+                    f"the file at {self.file_size}"
+                )
+
+    @property
+    def end(self) -> int:
+        """Where the last tensor's data ends in the file, without padding."""
+        return max((t.offset + t.nbytes for t in self.tensors), default=self.data)
+
+    def pad(self, n: int) -> int:
+        """Round n up to the file's alignment."""
+        return -(-n // self.alignment) * self.alignment
+
+    def keys(self) -> list[str]:
+        """The metadata keys, in file order."""
+        return list(self.header.keys())
+
+    def get(self, key: str, kind: type[Any], default: Any = None) -> Any:
+        """A metadata value of the given Python type, or default where the key is missing.
+
+        Raises:
+            AutoDecoError: the value has another type.
+        """
+        try:
+            value = self.header.value(key)
+        except KeyError:
+            return default
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise AutoDecoError(f"{self.path}: {key} is {value!r}, expected {kind.__name__}")
+        return value
+
+    def array_length(self, key: str) -> int:
+        """Entries of an array; 0 where the key is missing or no array."""
+        return int(self.header.array_length(key))
+
+    def fingerprint(self) -> str:
+        """Tells one model from another, without reading all of it: its tensors' types, shapes and first 4 KiB each."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors:
+            digest.update(repr(tensor.spec).encode("utf-8", "surrogatepass"))
+            digest.update(self.read_range(tensor.offset, min(tensor.nbytes, 4096)))
+        return digest.hexdigest()
+
+    def read(self, tensor: TensorInfo) -> bytes:
+        """The bytes of one tensor."""
+        return self.read_range(tensor.offset, tensor.nbytes)
+
+    def read_range(self, offset: int, nbytes: int) -> bytes:
+        """Bytes of the file at an offset from its start."""
+        with self.path.open("rb") as f:
+            f.seek(offset)
+            data = f.read(nbytes)
+        if len(data) != nbytes:
+            raise AutoDecoError(f"{self.path}: ended while it was read, at byte {offset + len(data)}")
+        return data

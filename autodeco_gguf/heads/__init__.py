@@ -1,0 +1,1 @@
+"""AutoDeco heads: their weights, the files that hold them, and what computes them."""

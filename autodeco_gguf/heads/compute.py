@@ -1,0 +1,99 @@
+"""The heads as what computes, on any ggml device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autodeco_gguf._native import core
+from autodeco_gguf.heads.format import FEATURES
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp, check_enabled
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class Heads:
+    """AutoDeco heads, ready to compute on any ggml device.
+
+    Examples:
+        >>> heads = Heads.load("model-autodeco.gguf")  # doctest: +SKIP
+        >>> temperature, top_p = heads.evaluate(hidden, logits)  # doctest: +SKIP
+    """
+
+    def __init__(self, weights: HeadWeights) -> None:
+        """Copy the weights into native memory; the arrays are not needed afterwards.
+
+        Raises:
+            AutoDecoError: the weights do not fit together or are not finite.
+        """
+        weights.check("heads")
+        self.hidden_size = weights.hidden_size
+        self.vocab_size = weights.vocab_size
+        self.base_model = weights.base_model
+        self.names = frozenset(weights.mlps)
+
+        def layers(mlp: Mlp | None) -> list[tuple[Float32Array, Float32Array]]:
+            return list(zip(mlp.weights, mlp.biases, strict=True)) if mlp else []
+
+        self.native: Any = core.Heads(
+            n_embd=weights.hidden_size,
+            n_vocab=weights.vocab_size,
+            temp_scale=weights.temperature_scale,
+            enhanced=weights.features == FEATURES[True],
+            temp=layers(weights.temperature),
+            temp_gelu=weights.temperature is not None and weights.temperature.activation == "gelu",
+            top_p=layers(weights.top_p),
+            top_p_gelu=weights.top_p is not None and weights.top_p.activation == "gelu",
+        )
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Heads:
+        """Read the heads of a merged GGUF or an adapter.
+
+        Raises:
+            AutoDecoError: not a GGUF, no heads in it, or heads that are broken.
+        """
+        return cls(ModelFile.open(Path(path)).read_heads())
+
+    def evaluate(
+        self,
+        hidden: npt.ArrayLike,
+        logits: npt.ArrayLike,
+        *,
+        device: str = "CPU",
+        heads_enabled: Collection[str] | None = None,
+    ) -> tuple[Float32Array, Float32Array]:
+        """Predict from hidden states and logits, FORMAT's arithmetic in float32 on one ggml device.
+
+        Args:
+            hidden: [n, hidden_size], after the model's final norm (llama.cpp's ``result_norm``).
+            logits: [n, vocab_size] of the same positions, raw; -inf is allowed.
+            device: one of :func:`devices`.
+            heads_enabled: which heads take part; what the others would predict is 1.
+
+        Returns:
+            temperature [n] in (0, 2) and top-p [n] in (0, 1); 1 where there is no such head.
+
+        Raises:
+            AutoDecoError: wrong shapes, values that are not finite, no such device.
+        """
+        enabled = check_enabled(heads_enabled)
+        temperature, top_p = self.native.evaluate(
+            np.asarray(hidden, np.float32),
+            np.asarray(logits, np.float32),
+            device,
+            "temperature" in enabled,
+            "top_p" in enabled,
+        )
+        return temperature, top_p
+
+
+def devices() -> dict[str, str]:
+    """The ggml devices of this build, name -> description. ``"CPU"`` is always there."""
+    return dict(core.devices())

@@ -1,0 +1,175 @@
+"""What a GGUF is to this project: a plain model, a merged one with a base view, or an adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.gguf import GgufFile, TensorInfo
+from autodeco_gguf.heads.format import BASE_SIZE, BASE_VIEW, FEATURES, HEAD_PREFIX, PREFIX, VERSION, tensor_name
+from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
+
+Kind = Literal["plain", "merged", "adapter"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A GGUF and what is in it.
+
+    ``view`` is the base model's own header inside a merged file, None where it is missing or unreadable;
+    ``stale`` says why the view does not fit the file any more, None where it does or where there is none.
+    """
+
+    path: Path
+    kind: Kind
+    outer: GgufFile
+    view: GgufFile | None = None
+    stale: str | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> ModelFile:
+        """Read the headers.
+
+        Raises:
+            AutoDecoError: not a GGUF, broken, truncated, or of a newer format version.
+        """
+        outer = GgufFile(path)
+        if not any(t.name.startswith(PREFIX) for t in outer.tensors):
+            return cls(path, "plain", outer)
+        version = outer.get("autodeco.version", int)
+        if version is None or not 1 <= version <= VERSION:
+            found = "no autodeco.version" if version is None else f"autodeco.version {version}"
+            raise AutoDecoError(f"{path}: {found}, this program reads up to {VERSION}; update autodeco-gguf")
+        if outer.get("general.type", str) == "adapter":
+            return cls(path, "adapter", outer)
+        view, stale = _open_view(outer)
+        return cls(path, "merged", outer, view, stale)
+
+    @property
+    def base_tensors(self) -> list[TensorInfo]:
+        """The tensors that are not AutoDeco's."""
+        return [t for t in self.outer.tensors if not t.name.startswith(PREFIX)]
+
+    @property
+    def head_tensors(self) -> list[TensorInfo]:
+        """The heads' tensors."""
+        return [t for t in self.outer.tensors if t.name.startswith(PREFIX) and t.name != BASE_VIEW]
+
+    @property
+    def base_nbytes(self) -> int:
+        """Size in bytes of the source file that stands in a merged one, from the view's first byte."""
+        view = self.base()
+        return int(self.outer.get(BASE_SIZE, int, 0)) or view.pad(view.end - view.start)
+
+    def base(self) -> GgufFile:
+        """The header of the base model that llama.cpp is to load.
+
+        Raises:
+            AutoDecoError: an adapter, which has no base in it, or a merged file with a stale view.
+        """
+        if self.kind == "adapter":
+            raise AutoDecoError(
+                f"{self.path}: an adapter holds heads only; give the base model and --heads {self.path.name}"
+            )
+        if self.stale is not None:
+            raise AutoDecoError(f"{self.path}: stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
+        return self.view or self.outer
+
+    def read_heads(self) -> HeadWeights:
+        """The heads, dequantized to float32.
+
+        Raises:
+            AutoDecoError: there are none, or a tensor or key is missing, unknown, misshapen or not finite.
+        """
+        if self.kind == "plain":
+            raise AutoDecoError(f"{self.path}: no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
+        hidden_size, vocab_size = (
+            self._key("autodeco.hidden_size", int),
+            self._key("autodeco.vocab_size", int),
+        )
+        mlps = {head: self._read_mlp(head) for head in HEAD_PREFIX}
+        known = {
+            tensor_name(head, i, part)
+            for head, mlp in mlps.items()
+            for i in range(len(mlp.weights) if mlp else 0)
+            for part in ("weight", "bias")
+        }
+        for tensor in self.head_tensors:
+            if tensor.name not in known:
+                raise AutoDecoError(f"{self.path}: tensor {tensor.name} belongs to no head that is complete")
+        weights = HeadWeights(
+            hidden_size=int(hidden_size),
+            vocab_size=int(vocab_size),
+            base_model=str(self.outer.get("autodeco.base_model", str, "")),
+            temperature=mlps["temperature"],
+            top_p=mlps["top_p"],
+            features=tuple(self._key("autodeco.top_p_head.features", list)) if mlps["top_p"] else FEATURES[True],
+            temperature_scale=float(self._key("autodeco.temp_head.scale", float)) if mlps["temperature"] else 2.0,
+        )
+        weights.check(str(self.path))
+        return weights
+
+    def _key(self, key: str, kind: type[Any]) -> Any:
+        value = self.outer.get(key, kind)
+        if value is None:
+            raise AutoDecoError(f"{self.path}: metadata key {key} is missing")
+        return value
+
+    def _read_mlp(self, head: str) -> Mlp | None:
+        tensors = {t.name: t for t in self.head_tensors}
+        weights: list[Float32Array] = []
+        biases: list[Float32Array] = []
+        while tensor_name(head, len(weights), "weight") in tensors:
+            layer = len(weights)
+            bias = tensors.get(tensor_name(head, layer, "bias"))
+            if bias is None:
+                raise AutoDecoError(f"{self.path}: tensor {tensor_name(head, layer, 'bias')} is missing")
+            weight = self._array(tensors[tensor_name(head, layer, "weight")])
+            weights.append(weight.reshape(1, -1) if weight.ndim == 1 else weight)
+            biases.append(self._array(bias))
+        if not weights:
+            return None
+        activation = str(self._key(f"{PREFIX}{HEAD_PREFIX[head]}.activation", str))
+        return Mlp(tuple(weights), tuple(biases), activation)
+
+    def _array(self, tensor: TensorInfo) -> Float32Array:
+        n = int(np.prod(tensor.shape))
+        try:
+            flat = core.dequantize(self.outer.read(tensor), tensor.type, n)
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{self.path}: {tensor.name}: {e}") from e
+        return np.asarray(flat, np.float32).reshape(tensor.shape)
+
+
+def _open_view(outer: GgufFile) -> tuple[GgufFile | None, str | None]:
+    """The base's header inside a merged file, and why it does not fit the file if it does not."""
+    by_name = {t.name: t for t in outer.tensors}
+    tensor = by_name.get(BASE_VIEW)
+    if tensor is None:
+        return None, f"no tensor {BASE_VIEW}"
+    if outer.tensors[0] is not tensor:
+        return None, f"{BASE_VIEW} is not the first tensor"
+    try:
+        view = GgufFile(outer.path, tensor.offset)
+    except AutoDecoError:
+        return None, "its header does not parse"
+    if view.data != tensor.offset + tensor.nbytes:
+        return None, "its header has another length"
+    return view, _view_mismatch(outer, view)
+
+
+def _view_mismatch(outer: GgufFile, view: GgufFile) -> str | None:
+    theirs = {t.name: t for t in outer.tensors if not t.name.startswith(PREFIX)}
+    ours = {t.name: t for t in view.tensors}
+    for name in theirs.keys() ^ ours.keys():
+        return f"tensor {name} stands in one header only"
+    for name, tensor in ours.items():
+        if tensor != theirs[name]:
+            return f"tensor {name} has another place, type or shape in it"
+    key = view.header.diff(outer.header, [PREFIX])
+    return f"metadata key {key} differs" if key else None

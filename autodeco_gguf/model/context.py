@@ -1,0 +1,260 @@
+"""A llama_context of our own that decodes many sequences at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaContext, LlamaModel
+from llama_cpp._logger import set_verbose
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.heads.weights import Float32Array
+from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
+from autodeco_gguf.model.loading import loading
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.sampler import Predictor, address
+from autodeco_gguf.model.token_text import token_bytes
+
+MAX_SEQUENCES = 256
+"""llama.cpp's LLAMA_MAX_SEQ."""
+
+_OUTPUT_FLOATS = 1 << 24
+"""Logits kept of one decode: 64 MiB, however large the vocabulary."""
+
+_CELLS = 256
+"""What llama.cpp rounds a sequence's cells to."""
+
+BATCH = 512
+"""Tokens of one llama_decode."""
+
+
+Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
+
+
+def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
+    """Tokens of the context that a model was trained for, at most so many."""
+    base = model.base()
+    own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
+    return min(own or at_most, at_most)
+
+
+class Context:
+    """A model, and a context that holds ``n_seq`` sequences of up to ``n_ctx`` tokens each.
+
+    Each has cells of its own: attention over cells that all of them share takes many times as long.
+
+    Only what :meth:`decode` is asked for is kept: the logits, and on request the hidden states, of its outputs.
+    """
+
+    def __init__(
+        self,
+        model: ModelFile | str | os.PathLike[str],
+        *,
+        n_ctx: int,
+        n_seq: int = 1,
+        n_outputs: int | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        """Load a plain or merged GGUF.
+
+        Args:
+            model: the file.
+            n_ctx: tokens of a sequence.
+            n_seq: sequences.
+            n_outputs: most outputs of one decode; by default what 64 MiB of logits hold, at least 16.
+            machine: what it runs on. Without flash attention, as by default here, the results are those of
+                ``llama_cpp.Llama`` to the last bits.
+
+        Raises:
+            AutoDecoError: a broken file, or llama.cpp cannot load it.
+        """
+        self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
+        base = self.file.base()
+        machine = machine or Machine()
+        self._verbose = machine.verbose
+        set_verbose(machine.verbose)
+        llama_cpp.llama_backend_init()
+        model_params = lib.llama_model_default_params()
+        model_params.n_gpu_layers = 0x7FFFFFFF if machine.n_gpu_layers == -1 else machine.n_gpu_layers
+        with loading(base, machine.verbose) as name:
+            self._model = LlamaModel(path_model=name, params=model_params, verbose=machine.verbose)
+            self.vocab: Any = self._model.vocab
+            self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+            self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
+            self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))
+            self._params = lib.llama_context_default_params()
+            flash = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if machine.flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            self._params.flash_attn_type = flash
+            self._params.n_batch = self._params.n_ubatch = BATCH
+            self._params.n_outputs_max = self.n_outputs
+            self._params.n_threads = self._params.n_threads_batch = machine.threads
+            if machine.cache_type == "f32":
+                self._params.type_k = self._params.type_v = llama_cpp.GGML_TYPE_F32
+            self._open(n_ctx, n_seq)
+
+    def _open(self, n_ctx: int, n_seq: int) -> None:
+        cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
+        self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
+        self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
+        self.address = address(self._ctx.ctx)
+        self._hidden = False
+        self.n_ctx, self.n_seq = n_ctx, n_seq
+
+    def resize(self, n_ctx: int, n_seq: int) -> None:
+        """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
+
+        Raises:
+            AutoDecoError: llama.cpp cannot, for want of memory.
+        """
+        self._ctx.close()
+        capture = core.LogCapture(self._verbose)
+        try:
+            self._open(n_ctx, n_seq)
+        except ValueError as e:
+            reason = capture.first_error or e
+            raise AutoDecoError(f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}") from e
+        finally:
+            del capture
+
+    def check_open(self) -> None:
+        """Raise AutoDecoError once it is closed."""
+        if self._model.model is None:
+            raise AutoDecoError(f"{self.file.path}: the model is closed")
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._ctx.close()
+        self._model.close()
+
+    # ---- text ----
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata, as strings."""
+        return dict(self._model.metadata())
+
+    @property
+    def n_ctx_train(self) -> int:
+        """The context the model was trained for."""
+        return int(self._model.n_ctx_train())
+
+    @property
+    def eos(self) -> int:
+        """The token that ends an answer; -1 where the vocabulary has none."""
+        return int(lib.llama_vocab_eos(self.vocab))
+
+    def chat(self) -> Chat | None:
+        """The model's chat template, None where it has none."""
+        template = self.metadata.get(TEMPLATE_KEY)
+        return None if template is None else Chat(template, self.vocab)
+
+    def tokenize(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
+        """The tokens of a text, by llama.cpp's own tokenizer.
+
+        Args:
+            text: any text.
+            add_bos: add what the vocabulary wants at the beginning, unless the text has it already.
+            special: read the names of control tokens as these tokens.
+
+        Raises:
+            AutoDecoError: the text is not to be written as UTF-8.
+        """
+        self.check_open()
+        try:
+            encoded = text.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise AutoDecoError(f"not UTF-8: {e.reason} at character {e.start}") from e
+        tokens: list[int] = self._model.tokenize(encoded, add_bos, special)
+        bos = int(lib.llama_vocab_bos(self.vocab))
+        return tokens[1:] if add_bos and tokens[:2] == [bos, bos] else tokens
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """The text piece of a token; with special False, control tokens give nothing."""
+        self.check_open()
+        return token_bytes(self.vocab, token, special=special)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    # ---- decoding ----
+
+    def attach(self, predictor: Predictor) -> bool:
+        """Put heads into the graph for every output of a decode of consecutive sequences, a token each.
+
+        Returns:
+            False where the device does not take them.
+
+        Raises:
+            AutoDecoError: the model has another hidden size or vocabulary.
+        """
+        return predictor.attach_rows(self._ctx.ctx, self.n_outputs)
+
+    def takes(self, predictor: Predictor) -> bool:
+        """Whether the device and the architecture take heads in the graph, found out by decoding a token."""
+        if not self.attach(predictor):
+            return False
+        self._ctx._exit_stack.callback(predictor.detach)  # before the context is freed
+        self.decode([0], [0], [0], hidden=False)
+        found = predictor.in_graph()
+        self.clear()
+        predictor.detach()
+        return found
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        lib.llama_memory_clear(self._ctx.memory, False)
+
+    def remove(self, seq: int, begin: int = 0) -> bool:
+        """Forget one sequence from position ``begin`` on; False where a recurrent model cannot go back, only to 0."""
+        return bool(lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
+        lib.llama_memory_seq_cp(self._ctx.memory, source, target, -1, -1)
+
+    def fill(self, tokens: Ints, positions: Ints, sequences: Ints) -> None:
+        """Decode tokens of which no output is wanted, as many as there are."""
+        for i in range(0, len(tokens), BATCH):
+            part = slice(i, i + BATCH)
+            self._decode(tokens[part], positions[part], sequences[part], outputs=False, hidden=False)
+
+    def decode(
+        self, tokens: Ints, positions: Ints, sequences: Ints, *, hidden: bool
+    ) -> tuple[Float32Array, Float32Array | None]:
+        """Decode up to :attr:`n_outputs` tokens, all of them outputs.
+
+        A token each of consecutive, ascending sequences is computed in one piece.
+
+        Returns:
+            logits [n, n_vocab] and, with ``hidden``, the states after the final norm [n, hidden_size]: views of
+            llama.cpp's own buffers, good until the next decode.
+
+        Raises:
+            AutoDecoError: llama.cpp fails, or the context is full.
+        """
+        self._decode(tokens, positions, sequences, outputs=True, hidden=hidden)
+        n = len(tokens)
+        logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, self.n_vocab))
+        if not hidden:
+            return logits, None
+        return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
+
+    def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, outputs: bool, hidden: bool) -> None:
+        self.check_open()
+        if hidden != self._hidden:
+            lib.llama_set_embeddings(self._ctx.ctx, hidden)
+            self._hidden = hidden
+        status = core.decode(self.address, tokens, positions, sequences, outputs)
+        if status:
+            reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
+            raise AutoDecoError(f"{self.file.path}: {reason}")

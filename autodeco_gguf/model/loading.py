@@ -1,0 +1,69 @@
+"""Loading a GGUF into llama.cpp from where it stands in its file."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jinja2
+from llama_cpp import llama_cpp as lib
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.gguf import GgufFile
+
+_MMAP_ALIGNMENT = 32
+"""llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
+
+_MAX_BLOCKS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS; beyond it an assertion ends the process."""
+
+_load_lock = threading.RLock()
+
+
+@contextmanager
+def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str]:
+    """Make llama_cpp load ``base`` from where it stands in its file; yields the path to give it.
+
+    llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, two of its functions
+    are replaced: the one that opens the model and the one that makes the context, which also gets a bound on its
+    outputs. Failures become AutoDecoError with llama.cpp's own reason.
+    """
+    blocks = base.get(f"{base.get('general.architecture', str)}.block_count", int, 0)
+    problem = base.header.check_vocab() or (f"{blocks} blocks" if blocks > _MAX_BLOCKS else "")
+    if problem:
+        raise AutoDecoError(f"{base.path}: llama.cpp would crash on it: {problem}")
+    owner = threading.get_ident()
+    open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
+
+    def open_here(path: bytes, params: Any) -> Any:
+        if threading.get_ident() != owner or base.start == 0:
+            return open_model(path, params)
+        if base.data % _MMAP_ALIGNMENT:
+            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        file = core.file_open(os.fsencode(base.path), base.start)
+        try:
+            return lib.llama_model_load_from_file_ptr(file, params)
+        finally:
+            core.file_close(file)
+
+    def make_here(model: Any, params: Any) -> Any:
+        if threading.get_ident() == owner and outputs_max:
+            params.n_outputs_max = min(outputs_max, params.n_batch)
+        return make_context(model, params)
+
+    with _load_lock:
+        capture = core.LogCapture(verbose)
+        lib.llama_model_load_from_file, lib.llama_init_from_model = open_here, make_here
+        try:
+            yield os.fspath(base.path)
+        except jinja2.TemplateError as e:
+            raise AutoDecoError(f"{base.path}: its chat template does not parse: {e}") from e
+        except ValueError as e:
+            raise AutoDecoError(f"{base.path}: cannot be loaded: {capture.first_error or e}") from e
+        finally:
+            lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
+            del capture

@@ -1,0 +1,312 @@
+"""Sampling with predicted temperature and top-p, on a llama_context of one's own."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp._internals import LlamaSampler
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.heads.compute import Heads
+from autodeco_gguf.heads.weights import check_enabled
+from autodeco_gguf.model.sampling import Sampling, check_seed, check_temperature, check_top_p
+from autodeco_gguf.model.trace import Trace
+
+LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
+
+
+def address(pointer: Any) -> int:
+    """The address behind a ctypes pointer, or an int as it is; 0 for None."""
+    if pointer is None or isinstance(pointer, int):
+        return pointer or 0
+    return ctypes.cast(pointer, ctypes.c_void_p).value or 0
+
+
+class Predictor:
+    """Where T and P of a context's last decode come from.
+
+    Attached, the heads are part of the context's compute graph. Otherwise they run on the host from the hidden
+    state, which llama.cpp keeps after ``llama_set_embeddings(ctx, True)``.
+    """
+
+    def __init__(self, heads: Heads | None, heads_enabled: Collection[str] | None = None) -> None:
+        """Predict with the given heads, or 1 and 1 for None."""
+        enabled = check_enabled(heads_enabled)
+        self.names = enabled & heads.names if heads is not None else frozenset[str]()
+        self._ctx = 0
+        self.native: Any = None
+        if heads is not None and self.names:
+            self.native = core.Predictor(heads.native, "temperature" in enabled, "top_p" in enabled)
+
+    def attach(self, ctx: Any, seq_id: int = 0) -> bool:
+        """Put the heads into the graph of a llama_context (a ctypes pointer or an address) for one sequence.
+
+        The caller detaches before the context is freed. While attached, a decode takes one output of that
+        sequence.
+
+        Returns:
+            False where the context cannot run samplers in its graph (split mode "tensor"); use the host way.
+
+        Raises:
+            AutoDecoError: attached already, or the model has another hidden size or vocabulary.
+        """
+        return self.native is None or bool(self.native.attach(address(ctx), seq_id))
+
+    def attach_rows(self, ctx: Any, n_rows: int) -> bool:
+        """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
+
+        T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece. Returns and
+        raises as :meth:`attach`.
+        """
+        return self.native is None or bool(self.native.attach_rows(address(ctx), n_rows))
+
+    def detach(self) -> None:
+        """Take the heads out of the context's graph; does nothing when they are not in one."""
+        if self.native is not None:
+            self.native.detach()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the heads are attached to a context."""
+        return self.native is not None and bool(self.native.attached)
+
+    def in_graph(self) -> bool:
+        """Whether the last decode, of one output, gave T and P; False where the architecture has no ``result_norm``."""
+        return self.native is not None and bool(self.native.in_graph())
+
+
+class Sampler:
+    """Draws tokens from a llama_context, with temperature and top-p predicted at every step.
+
+    For code that drives llama.cpp itself; :class:`autodeco_gguf.Llama` contains one. Attach it before the first
+    decode, and detach it before the context is freed.
+
+    Examples:
+        >>> sampler = Sampler(Heads.load("model-autodeco.gguf"), seed=1)  # doctest: +SKIP
+        >>> sampler.attach(ctx)  # doctest: +SKIP
+        >>> llama_cpp.llama_decode(ctx, batch)  # doctest: +SKIP
+        >>> token = sampler.sample(ctx)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        heads: Heads | Predictor | None,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        heads_enabled: Collection[str] | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        before: LlamaSampler | None = None,
+        after: LlamaSampler | None = None,
+        trace: bool = True,
+        entropy: bool = True,
+    ) -> None:
+        """Prepare to draw.
+
+        Args:
+            heads: what predicts; None is the same as no head enabled. Share a Predictor among samplers that
+                follow each other on one context.
+            temperature: a number fixes it, 0 is greedy; None predicts it.
+            top_p: likewise, in [0, 1].
+            seed: 32 bits; random when None. The same seed gives the same tokens.
+            heads_enabled: the heads to use; what another would predict is 1.
+            logits_processors: change the logits first of all, as in llama_cpp: (token ids, logits) -> logits.
+                The heads read the raw logits all the same.
+            before: a llama.cpp chain on the logits: penalties, biases, grammar.
+            after: a llama.cpp chain on logits / T: top-k, typical, min-p, or one that draws itself (mirostat).
+            trace: keep a record of every token.
+            entropy: with the entropy of the model's distribution, which costs a pass over the vocabulary; else NaN.
+
+        Raises:
+            AutoDecoError: a parameter out of range.
+        """
+        if temperature is not None:
+            check_temperature(temperature)
+        if top_p is not None:
+            check_top_p(top_p)
+        self.predictor = heads if isinstance(heads, Predictor) else Predictor(heads, heads_enabled)
+        if self.predictor.native is None:  # nothing predicts: what is not fixed is 1
+            temperature = 1.0 if temperature is None else temperature
+            top_p = 1.0 if top_p is None else top_p
+        self.predicts = temperature is None or top_p is None
+        self._logits_processors = logits_processors
+        self._chains = (before, after)  # kept alive: the core borrows them
+        self.native: Any = core.Sampler(
+            self.predictor.native,
+            temperature,
+            top_p,
+            check_seed(seed),
+            address(before.sampler) if before else 0,
+            address(after.sampler) if after else 0,
+            trace,
+            entropy,
+        )
+
+    def attach(self, ctx: Any, seq_id: int = 0) -> bool:
+        """See :meth:`Predictor.attach`."""
+        return self.predictor.attach(ctx, seq_id)
+
+    def detach(self) -> None:
+        """See :meth:`Predictor.detach`."""
+        self.predictor.detach()
+
+    def sample(self, ctx: Any, idx: int = -1, input_ids: npt.NDArray[np.intc] | None = None) -> int:
+        """Draw the token that follows output ``idx`` of the last decode (as in ``llama_get_logits_ith``).
+
+        Args:
+            ctx: the llama_context, a ctypes pointer or an address.
+            idx: the output; -1 is the last.
+            input_ids: the tokens so far, for the logits processors.
+
+        Raises:
+            AutoDecoError: no such output, no prediction, logits that are not finite, no token allowed.
+        """
+        where = address(ctx)
+        changed = None
+        if self._logits_processors:
+            ids = np.empty(0, np.intc) if input_ids is None else input_ids
+            changed = core.logits(where, idx)
+            for processor in self._logits_processors:
+                changed = np.asarray(processor(ids, changed), np.float32)
+        return int(self.native.sample(where, idx, changed))
+
+    @property
+    def trace(self) -> Trace:
+        """What was drawn so far; its tokens' text is empty, since a sampler knows no vocabulary."""
+        return Trace(self.native.records, lambda _: b"")
+
+
+def build_sampler(
+    predictor: Predictor, sampling: Sampling, vocab: Any, make: Callable[..., Sampler] = Sampler, **kwargs: Any
+) -> Sampler:
+    """A sampler for one sequence of a model.
+
+    Args:
+        predictor: what predicts.
+        sampling: how to draw.
+        vocab: the model's ``llama_vocab``.
+        make: the class to make.
+        **kwargs: more of its arguments.
+
+    Raises:
+        AutoDecoError: a parameter out of range, a bias for no token, or a grammar that does not parse.
+    """
+    sampling.check()
+    seed, temperature, top_p = check_seed(sampling.seed), sampling.temperature, sampling.top_p
+    stages = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(vocab))
+    before, after = LlamaSampler(), LlamaSampler()
+    _restrict(before, sampling, vocab)
+    if sampling.order == "llama.cpp":
+        _add(before, *stages)
+        temperature = top_p = 1.0
+    else:
+        _add(after, *stages)
+    return make(
+        predictor,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        before=before if llama_cpp.llama_sampler_chain_n(before.sampler) else None,
+        after=after if llama_cpp.llama_sampler_chain_n(after.sampler) else None,
+        **kwargs,
+    )
+
+
+def _add(chain: LlamaSampler, *samplers: Any) -> None:
+    for sampler in samplers:
+        llama_cpp.llama_sampler_chain_add(chain.sampler, sampler)
+
+
+def _restrict(chain: LlamaSampler, s: Sampling, vocab: Any) -> None:
+    """Add what changes the raw logits: biases, penalties, grammar."""
+    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    if s.logit_bias:
+        bad = next((token for token in s.logit_bias if not 0 <= token < n_vocab), None)
+        if bad is not None:
+            raise AutoDecoError(f"logit_bias of token {bad}, expected 0 to {n_vocab - 1}")
+        biases = (llama_cpp.llama_logit_bias * len(s.logit_bias))(*s.logit_bias.items())
+        _add(chain, llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
+    penalties = s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+    if penalties != (1.0, 0.0, 0.0):
+        _add(chain, llama_cpp.llama_sampler_init_penalties(n_vocab, s.penalty_last_n, *penalties))
+    if s.grammar is not None:
+        _add(chain, _grammar(vocab, s.grammar))
+
+
+def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
+    """What chooses among the tokens: llama.cpp's samplers, for order "llama.cpp" with top-p and T among them."""
+    full = s.order == "llama.cpp"
+    temperature = 1.0 if s.temperature is None else s.temperature
+    if s.mirostat_mode:
+        scale = [llama_cpp.llama_sampler_init_temp(temperature)] if full else []
+        if s.mirostat_mode == 1:
+            return [*scale, llama_cpp.llama_sampler_init_mirostat(n_vocab, seed, s.mirostat_tau, s.mirostat_eta, 100)]
+        return [*scale, llama_cpp.llama_sampler_init_mirostat_v2(seed, s.mirostat_tau, s.mirostat_eta)]
+    stages = []
+    if s.top_n_sigma > 0:
+        stages.append(llama_cpp.llama_sampler_init_top_n_sigma(s.top_n_sigma))
+    if s.top_k > 0:
+        stages.append(llama_cpp.llama_sampler_init_top_k(s.top_k))
+    if s.typical_p < 1:
+        stages.append(llama_cpp.llama_sampler_init_typical(s.typical_p, 1))
+    if full and s.top_p is not None and s.top_p < 1:
+        stages.append(llama_cpp.llama_sampler_init_top_p(s.top_p, 1))
+    if s.min_p > 0:
+        stages.append(llama_cpp.llama_sampler_init_min_p(s.min_p, 1))
+    if s.xtc_probability > 0:
+        stages.append(llama_cpp.llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, seed))
+    if full:
+        stages.append(llama_cpp.llama_sampler_init_temp_ext(temperature, s.dynatemp_range, s.dynatemp_exponent))
+    return stages
+
+
+def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
+    """A grammar's sampler; AutoDecoError where ``LlamaSampler.add_grammar`` would crash the process."""
+    capture = core.LogCapture(False)
+    sampler = llama_cpp.llama_sampler_init_grammar(
+        vocab, grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")
+    )
+    reason = capture.first_error
+    del capture
+    if not sampler:
+        raise AutoDecoError(f"the grammar does not parse: {reason}")
+    return sampler
+
+
+def draw(
+    logits: npt.ArrayLike,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    *,
+    n: int = 1,
+    seed: int | None = None,
+) -> npt.NDArray[np.int32]:
+    """Draw n tokens from softmax(logits / temperature) cut to the nucleus of mass top_p, renormalized.
+
+    The order is a contract: first scale, then cut. The nucleus is the smallest set of most likely tokens
+    whose probabilities reach top_p, never empty. Temperature 0 gives the most likely token.
+
+    Args:
+        logits: [n_vocab]; -inf excludes a token.
+        temperature: >= 0.
+        top_p: in [0, 1].
+        n: how many.
+        seed: 32 bits; random when None.
+
+    Returns:
+        Token ids [n].
+
+    Raises:
+        AutoDecoError: NaN or +inf among the logits, or nothing but -inf; a parameter out of range.
+    """
+    check_temperature(temperature)
+    check_top_p(top_p)
+    array = np.asarray(logits, np.float32)
+    return np.asarray(core.draw(array, temperature, top_p, n, check_seed(seed)))

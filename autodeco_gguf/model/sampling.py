@@ -1,0 +1,146 @@
+"""How tokens are drawn: values, checked, without llama.cpp."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
+
+if TYPE_CHECKING:
+    import llama_cpp
+
+
+def check_temperature(value: float) -> None:
+    """Raise AutoDecoError unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
+    if not 0.0 <= value <= 1e6:
+        raise AutoDecoError(f"temperature {value}, expected a number >= 0 (0 is greedy) and <= 1e6")
+
+
+def check_top_p(value: float) -> None:
+    """Raise AutoDecoError unless value is a probability mass in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise AutoDecoError(f"top_p {value}, expected a number in [0, 1]")
+
+
+MAX_SEED = 2**32 - 1
+"""The largest seed."""
+
+
+def check_seed_range(seed: int) -> None:
+    """Raise InvalidInput unless a seed has 32 bits."""
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidInput.of("seed", seed, "0 to 2**32 - 1")
+
+
+def check_seed(seed: int | None) -> int:
+    """A seed of 32 bits; a random one for None and for llama.cpp's LLAMA_DEFAULT_SEED (2**32 - 1)."""
+    if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
+        return random.SystemRandom().getrandbits(32)
+    return seed & 0xFFFFFFFF
+
+
+_UNBOUNDED = 1e6
+"""Above it a parameter of a sampler has no sense; float32 must hold it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the tokens of one sequence are drawn.
+
+    Order "autodeco": biases, penalties, grammar, scale by T, top-n-sigma, top-k, typical, min-p, XTC, cut at P, draw.
+    Order "llama.cpp", the default chain of its programs: biases, penalties, grammar, top-n-sigma, top-k, typical,
+    top-p, min-p, XTC, scale by T, draw; T and P are fixed there, 1 where they are None, and a trace shows 1 and 1.
+    Mirostat takes the place of the cuts, after T.
+
+    Attributes:
+        seed: 32 bits; random when None. The same seed gives the same tokens.
+        temperature: a number fixes it, 0 is greedy; None: predicted, 1 where there is no such head.
+        top_p: likewise, in [0, 1].
+        top_k: tokens kept; 0: all.
+        min_p: least probability, as a share of the largest; 0: off.
+        typical_p: locally typical sampling; 1: off.
+        top_n_sigma: logits kept, in standard deviations below the largest; 0: off.
+        xtc_probability: of leaving out all but the least likely of the tokens above ``xtc_threshold``; 0: off.
+        xtc_threshold: a probability; above 0.5: off.
+        repeat_penalty: on the logits of tokens drawn before; 1: off.
+        frequency_penalty: taken off for each time; 0: off.
+        presence_penalty: taken off once; 0: off.
+        penalty_last_n: tokens that these look back; -1: all.
+        mirostat_mode: 0: off, 1 or 2: the version.
+        mirostat_tau: its target surprise, in bits.
+        mirostat_eta: its learning rate.
+        dynatemp_range: T by entropy, in [T - range, T + range]; order "llama.cpp" only; 0: off.
+        dynatemp_exponent: how entropy maps to T.
+        logit_bias: added to the logits, by token.
+        grammar: what the text must follow.
+        order: of the steps.
+    """
+
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    mirostat_mode: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+    grammar: llama_cpp.LlamaGrammar | None = None
+    order: Literal["autodeco", "llama.cpp"] = "autodeco"
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a parameter out of range."""
+        if self.temperature is not None:
+            check_temperature(self.temperature)
+        if self.top_p is not None:
+            check_top_p(self.top_p)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise AutoDecoError(f"{name} {value}, expected a number in [{low:g}, {high:g}]")
+        if self.order not in ("autodeco", "llama.cpp"):
+            raise AutoDecoError(f"order {self.order!r}, expected 'autodeco' or 'llama.cpp'")
+        if self.dynatemp_range and self.order != "llama.cpp":
+            raise AutoDecoError(f"dynatemp_range {self.dynatemp_range} needs order 'llama.cpp'")
+        for token, bias in (self.logit_bias or {}).items():
+            if math.isnan(bias) or bias == math.inf:
+                raise AutoDecoError(f"logit_bias of token {token} is {bias}, expected a number or -inf")
+
+
+_RANGES = (
+    ("top_k", 0, 2**31 - 1),
+    ("min_p", 0, 1),
+    ("typical_p", 0, 1),
+    ("top_n_sigma", 0, _UNBOUNDED),
+    ("xtc_probability", 0, 1),
+    ("xtc_threshold", 0, 1),
+    ("repeat_penalty", 1e-6, _UNBOUNDED),
+    ("frequency_penalty", -_UNBOUNDED, _UNBOUNDED),
+    ("presence_penalty", -_UNBOUNDED, _UNBOUNDED),
+    ("penalty_last_n", -1, 2**20),
+    ("mirostat_mode", 0, 2),
+    ("mirostat_tau", 0, _UNBOUNDED),
+    ("mirostat_eta", 0, _UNBOUNDED),
+    ("dynatemp_range", 0, _UNBOUNDED),
+    ("dynatemp_exponent", 0, _UNBOUNDED),
+)
+
+
+def seed_from(text: str) -> int:
+    """A seed of 31 bits for what a text names: the same everywhere, and as good as independent for different texts."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >> 1

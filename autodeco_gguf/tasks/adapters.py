@@ -1,0 +1,210 @@
+"""Benchmarks: from a record as it is published to the prompt and the answer that a checker compares with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.jsonl import parse_line, type_name
+from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem
+
+Record = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How a benchmark is read.
+
+    Attributes:
+        checker: grades it, if the user chooses no other.
+        convert: (record, checker) -> (prompt, answer); AutoDecoError without the record's place for one that it
+            cannot use.
+    """
+
+    checker: str
+    convert: Callable[[Record, str], tuple[str, str]]
+
+
+# ---- mathematics ----
+
+_BOXED = "\nMake sure you output the final answer within \\boxed{}."
+"""What the official evaluation appends to every problem (AutoDeco, utils/llm_eval.py)."""
+
+
+def _math(record: Record, checker: str) -> tuple[str, str]:
+    """``problem`` and ``gt`` (AutoDeco's eval_data), or ``answer`` (MathArena, HuggingFaceH4/aime_2024, BeyondAIME), or
+    ``Problem`` and ``Answer`` (Maxwell-Jia/AIME_2024), or ``question`` and ``answer`` (opencompass/AIME2025).
+    """
+    text = as_text(*_item(record, "problem", "Problem", "question"))
+    return text + _BOXED, as_answer(*_item(record, "gt", "answer", "Answer"))
+
+
+# ---- multiple choice ----
+
+
+def _gpqa(record: Record, checker: str) -> tuple[str, str]:
+    """Idavidrein/gpqa: ``Question``, ``Correct Answer`` and three of ``Incorrect Answer N``.
+
+    The order of the options is drawn by the text of the question alone, so that it is the same everywhere.
+    """
+    question = as_text(*_item(record, "Question")).strip()
+    keys = ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))
+    options = [as_text(*_item(record, key)).strip() for key in keys]
+    order = sorted(range(len(options)), key=lambda i: _digest(f"{i} {question}"))
+    return _choice(question, [options[i] for i in order]), string.ascii_uppercase[order.index(0)]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _mmlu_pro(record: Record, checker: str) -> tuple[str, str]:
+    """TIGER-Lab/MMLU-Pro: ``question``, ``options``, ``answer`` (a letter) and, if it is there, ``answer_index``."""
+    question = as_text(*_item(record, "question"))
+    options = _list(*_item(record, "options"))
+    letters = string.ascii_uppercase[: len(options)]
+    if not 2 <= len(options) <= len(string.ascii_uppercase):
+        raise AutoDecoError(f"options has {len(options)} entries, expected 2 to {len(string.ascii_uppercase)}")
+    answer = as_text(*_item(record, "answer")).strip()
+    if answer not in tuple(letters):
+        raise AutoDecoError(f"answer is {answer!r}, expected a letter from A to {letters[-1]}")
+    index = record.get("answer_index")
+    if index is not None and str(index) != str(letters.index(answer)):
+        raise AutoDecoError(f"answer is {answer} and answer_index {index}, expected {letters.index(answer)}")
+    return _choice(question, [as_text("options", option) for option in options]), answer
+
+
+def _choice(question: str, options: Sequence[str]) -> str:
+    lines = [f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False)]
+    return "\n".join([question, "", *lines, "", "End your answer with the letter of the right option in \\boxed{}."])
+
+
+# ---- code ----
+
+# not in a box: braces within a string would end it, and models escape what LaTeX would mind
+_LITERAL = "End your answer with the value alone, as a Python literal in a code block."
+
+
+def _livecodebench(record: Record, checker: str) -> tuple[str, str]:
+    """The three kinds of records of LiveCodeBench: test output prediction, code execution, code generation."""
+    for key, convert in (("public_test_cases", _generation), ("test", _test_output), ("code", _execution)):
+        if key in record:
+            return convert(record, checker)
+    raise AutoDecoError(f"{_keys(record)}, expected test, or code, or public_test_cases, as LiveCodeBench has them")
+
+
+def _test_output(record: Record, checker: str) -> tuple[str, str]:
+    """livecodebench/test_generation: what a function that is only described returns for ``test[0]["input"]``.
+
+    ``test`` is JSON, the input one argument a line, the output JSON too.
+    """
+    question, code = (as_text(*_item(record, key)) for key in ("question_content", "starter_code"))
+    test = _list("test", _json("test", record["test"]))
+    if not test or not isinstance(test[0], Mapping):
+        raise AutoDecoError('test has no {"input", "output"} at its beginning')
+    arguments = ", ".join(as_text(*_item(test[0], "input")).split("\n"))
+    call = f"{as_text(*_item(record, 'function_name'))}({arguments})"
+    text = f"{question}\n\n{_block(code)}\n\nWhat does a correct {call} return? {_LITERAL}"
+    return text, repr(_json("output", _item(test[0], "output")[1]))
+
+
+def _execution(record: Record, checker: str) -> tuple[str, str]:
+    """livecodebench/execution and execution-v2: what ``code`` returns for the call ``input``."""
+    code, call, output = (as_text(*_item(record, key)) for key in ("code", "input", "output"))
+    return f"{_block(code)}\n\nWhat does {call} return? {_LITERAL}", output
+
+
+def _generation(record: Record, checker: str) -> tuple[str, str]:
+    """livecodebench/code_generation and code_generation_lite: a program that passes tests.
+
+    Only for a checker of the user's own. The answer is ``{"function": NAME or null, "tests": [...]}`` as JSON, with
+    the public tests; a program without a function reads standard input.
+    """
+    if checker == LIVECODEBENCH.checker:
+        raise AutoDecoError(
+            "code generation: to grade it, the model's code has to be run, which no checker here does; "
+            "use --checker MODULE:FUNCTION with one of your own that does"
+        )
+    question = as_text(*_item(record, "question_content"))
+    tests = _list("public_test_cases", _json("public_test_cases", record["public_test_cases"]))
+    metadata = _json("metadata", record.get("metadata") or "{}")
+    function = metadata.get("func_name") if isinstance(metadata, Mapping) else None
+    starter = record.get("starter_code")
+    if starter:
+        task = f"Complete this code:\n\n{_block(as_text('starter_code', starter))}"
+    else:
+        task = "Write a program that reads standard input and writes standard output."
+    text = f"{question}\n\n{task}\n\nEnd your answer with all of the code in a Python code block."
+    return text, json.dumps({"function": function, "tests": tests}, ensure_ascii=False)
+
+
+def _block(code: str) -> str:
+    return f"```python\n{code.rstrip()}\n```"
+
+
+# ---- instructions ----
+
+
+def _ifeval(record: Record, checker: str) -> tuple[str, str]:
+    """google/IFEval: ``prompt``, ``instruction_id_list`` and, for each of them, ``kwargs``."""
+    prompt = as_text(*_item(record, "prompt"))
+    ids = [as_text("instruction_id_list", i) for i in _list(*_item(record, "instruction_id_list"))]
+    arguments = []
+    for entry in _list(*_item(record, "kwargs")):
+        if not isinstance(entry, Mapping):
+            raise AutoDecoError(f"kwargs has {type_name(entry)}, expected objects")
+        arguments.append(entry)
+    if not ids or len(ids) != len(arguments):
+        raise AutoDecoError(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list")
+    return prompt, ifeval.encode(ids, arguments)
+
+
+# ---- parts of records ----
+
+
+def _item(record: Record, *keys: str) -> tuple[str, object]:
+    """The first of ``keys`` that the record has, and its value."""
+    for key in keys:
+        if key in record:
+            return key, record[key]
+    raise AutoDecoError(f"{' or '.join(keys)} is missing; {_keys(record)}")
+
+
+def _keys(record: Record) -> str:
+    return f"the record has {', '.join(sorted(map(str, record))) or 'no keys'}"
+
+
+def _list(key: str, value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise AutoDecoError(f"{key} is {type_name(value)}, expected a list")
+    return value
+
+
+def _json(key: str, value: object) -> object:
+    """The value of a string of JSON; what is no string is the value itself."""
+    try:
+        return parse_line(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else value
+    except AutoDecoError as e:
+        raise AutoDecoError(f"{key}: {e}") from e
+
+
+LIVECODEBENCH = Adapter("literal", _livecodebench)
+PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
+"""Records as ``read_problems`` takes them; the prompt is the problem as it stands."""
+
+ADAPTERS = {
+    "aime": Adapter("boxed", _math),
+    "brumo25": Adapter("boxed", _math),
+    "hmmt25": Adapter("boxed", _math),
+    "beyondaime": Adapter("boxed", _math),
+    "gpqa": Adapter("choice", _gpqa),
+    "mmlu-pro": Adapter("choice", _mmlu_pro),
+    "livecodebench": LIVECODEBENCH,
+    "ifeval": Adapter("ifeval", _ifeval),
+}
+"""The formats that a task can be given in, by the name that stands before its source."""

@@ -1,0 +1,324 @@
+"""Whether a response gives the expected answer."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from autodeco_gguf.errors import AutoDecoError
+
+Checker = Callable[[str, str], bool]
+"""(text of the response, expected answer) -> whether the response is right."""
+
+
+def get_checker(name: str) -> Checker:
+    """A checker by its name, or a function of the user's own as ``module:function``.
+
+    The module may be installed or stand in the working directory, which stays on ``sys.path`` from then on.
+
+    Raises:
+        AutoDecoError: no such checker, the message lists them; a module that cannot be imported, or has no such
+            function; for ``boxed``, math-verify is not installed.
+    """
+    if ":" in name:
+        return _own(name)
+    if name not in _CHECKERS:
+        raise AutoDecoError(f"checker {name!r}, expected one of {', '.join(CHECKERS)}, or module:function of your own")
+    if name == "boxed":
+        _math_verify()  # now rather than after an hour of sampling
+    return _CHECKERS[name]
+
+
+def _own(name: str) -> Checker:
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        imported = importlib.import_module(module)
+    except Exception as e:  # it is the user's code: anything may come out of it
+        raise AutoDecoError(f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}") from e
+    checker = getattr(imported, function, None)
+    if not callable(checker):
+        found = "missing" if checker is None else f"of type {type(checker).__name__}"
+        raise AutoDecoError(f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function")
+    own: Checker = checker
+    return own
+
+
+# ---- boxed ----
+
+_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+
+_MAX_LENGTH = 1000
+"""Characters of an answer; what is longer is compared as text, since parsing takes more than linear time."""
+
+_SPELLINGS = {
+    r"\$": "",
+    "$": "",
+    "\u2212": "-",
+    "\u00b0": r"^\circ",
+    r"\degree": r"^\circ",
+    r"\varnothing": r"\emptyset",
+    " percent": r"\%",
+}
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\[,;: ]|~|\{,\}| )(?=[0-9]{3}(?![0-9]))")
+_EXPONENT = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]{1,3})")
+_WRAPPED = re.compile(r"\\(?:text|math)(?:bf|rm|it|tt|sf|normal)?\s*\{([^{}]*)\}")
+
+# math-verify's own removal of units takes variables for units (2c, 3t^2 + 2t) and cuts "3 \text{ h } 20 \text{ min}"
+_POWER = r"(?:\^\{?-?[0-9]\}?)?"
+_TEXT = r"\\(?:text|textrm|mathrm|mbox)\s*\{"
+_UNIT = re.compile(
+    rf"(?P<value>(?:(?!{_TEXT}).)*?[^\s\\])(?:(?:\\?[ ,;:~!]|/)*{_TEXT}(?!\s*[ei]\s*\}})[^{{}}]*\}}{_POWER})+"
+    rf"|(?P<number>.*[0-9}}])(?:(?: [a-z]{{3,}})+| ?(?:[cmk]m|kg|ft)){_POWER}"
+)
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
+_WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
+"""Not a product of variables: as such, DACB would be equal to ABCD."""
+
+
+def boxed(text: str, answer: str) -> bool:
+    r"""Whether the last ``\boxed{...}`` of a response is mathematically equal to the answer, by math-verify.
+
+    Case, white space, dollar signs, units and a full stop do not count, and 50% is 50 and 0.5. Numbers written out
+    are compared exactly, others to five digits at least. Nothing limits the time that a hostile expression takes, such
+    as a tower of powers; :class:`autodeco_gguf.tasks.grading.Grader` does.
+
+    Raises:
+        AutoDecoError: math-verify is not installed.
+
+    Examples:
+        >>> boxed(r"So the sum is $\boxed{\frac{1}{2}}$.", "0.5")
+        True
+        >>> boxed(r"\boxed{1} or rather \boxed{2}", "1")
+        False
+    """
+    content = last_boxed(text)
+    if content is None:
+        return False
+    found, expected = _clean(content), _clean(answer)
+    if found.endswith("%") != expected.endswith("%") and _same(found.rstrip("%\\ "), expected.rstrip("%\\ ")):
+        return True
+    return _same(found, expected)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last ``\boxed{...}`` whose braces are balanced; None where there is none.
+
+    A brace behind a backslash is text.
+    """
+    begin, end = _last_box(text)
+    return None if begin < 0 else text[begin:end]
+
+
+def _last_box(text: str) -> tuple[int, int]:
+    """Where its contents begin and end; -1 where there is none."""
+    begins: list[int] = []  # of the contents of the open braces; -1 for those that box nothing
+    last = (-1, -1)
+    for brace in _BRACES.finditer(text):
+        if brace[0] == "{":
+            begins.append(-1)
+        elif brace[0] == "}":
+            begin = begins.pop() if begins else -1
+            if begin > last[0]:
+                last = begin, brace.start()
+        elif brace[0].endswith("{") and brace[0].startswith(r"\boxed"):
+            begins.append(brace.end())
+    return last
+
+
+def _clean(answer: str) -> str:
+    for spelling, ours in _SPELLINGS.items():
+        answer = answer.replace(spelling, ours)
+    text = " ".join(answer.split()).rstrip(". ")
+    if len(text) > _MAX_LENGTH:
+        return text
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[1].strip().rstrip(". ")
+    if number := _EXPONENT.fullmatch(text):
+        return rf"{number[1]} \times 10^{{{number[2]}}}"
+    text = _THOUSANDS.sub("", text)
+    unit = _UNIT.fullmatch(text)
+    return (unit["value"] or unit["number"]) if unit else text
+
+
+def _same(found: str, expected: str) -> bool:
+    texts = found.replace(" ", ""), expected.replace(" ", "")
+    if texts[0] == texts[1] or not all(texts) or max(map(len, texts)) > _MAX_LENGTH:
+        return texts[0] == texts[1] != ""
+    if all(map(_NUMBER.fullmatch, texts)):
+        return Fraction(texts[0].replace(",", "")) == Fraction(texts[1].replace(",", ""))
+    if all(map(str.isalpha, texts)) and any(map(_WORD.fullmatch, texts)):
+        return texts[0].lower() == texts[1].lower()
+    return _equivalent(found, expected)
+
+
+@lru_cache(maxsize=4096)
+def _equivalent(found: str, expected: str) -> bool:
+    library = _math_verify()
+    # only LaTeX: its search for plain expressions would take any number out of what it cannot parse
+    target = library.parser.LatexExtractionConfig(
+        normalization_config=library.parser.NormalizationConfig(malformed_operators=True, nits=True)
+    )
+    # no time limits of its own: those are signals, which only the main thread can have
+    gold, said = (
+        library.parse(f"${text}$", extraction_config=[target], parsing_timeout=None) for text in (expected, found)
+    )
+    return library.verify(gold, said, allow_set_relation_comp=True, timeout_seconds=None) and _close(gold[0], said[0])
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two SymPy numbers agree to five digits: math-verify's six decimals make all small numbers equal.
+
+    Other kinds of expression do.
+    """
+    if not getattr(a, "is_number", False) or not getattr(b, "is_number", False) or a == b:
+        return True
+    a, b = a.doit().evalf(), b.doit().evalf()
+    # what is exactly zero may come out as 1e-124
+    return bool(abs(a - b) <= 1e-5 * max(abs(a), abs(b)) + 1e-50)
+
+
+@lru_cache(maxsize=1)
+def _math_verify() -> Any:
+    try:
+        library = importlib.import_module("math_verify")
+    except ImportError as e:
+        raise AutoDecoError(f"checker 'boxed' needs math-verify: {e}; pip install \"autodeco-gguf[eval]\"") from e
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there are no time limits
+    return library
+
+
+# ---- multiple choice ----
+
+# at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
+_OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|choice)\b){0,20}"
+_CLOSING = r"[\s*_:$}\]\"'`\\).]*"
+_STATED = re.compile(
+    rf"\b(?i:answer|option|choice)[\s*_]*(?i:is\b|:){_OPENING}"
+    # a capital before a sign is a variable, and who names two letters has not chosen
+    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^]))"
+    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b|,\s*\(?[A-Z]\b(?! [a-z])))"
+)
+_IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
+_ALONE = re.compile(rf"{_OPENING}\(?([A-Za-z]){_CLOSING}")
+
+
+def choice(text: str, answer: str) -> bool:
+    r"""Whether a response chooses the expected letter, A to Z.
+
+    It chooses where it is nothing but the letter, boxes it, or says "answer is (C)" or "**Answer:** C"; the last of
+    these counts. A letter in running text does not.
+
+    Raises:
+        AutoDecoError: the expected answer is not one letter; no text raises.
+
+    Examples:
+        >>> choice(r"So it is \boxed{(C)\ 5\text{ cm}}.", "C")
+        True
+        >>> choice("A is wrong. The answer is **B**.", "B")
+        True
+    """
+    expected = answer.strip()
+    if not re.fullmatch("[A-Z]", expected):
+        raise AutoDecoError(f"answer {answer!r}: expected one letter, A to Z")
+    return _chosen(text) == expected
+
+
+def _chosen(text: str) -> str | None:
+    begin, end = _last_box(text)
+    found = _IN_BOX.match(text[begin:end]) if begin >= 0 else None
+    for stated in _STATED.finditer(text):
+        if found is None or stated.start() > begin:
+            found = stated
+    found = found or _ALONE.fullmatch(text.strip())
+    return found[found.lastindex or 0].upper() if found else None
+
+
+# ---- the others ----
+
+
+def exact(text: str, answer: str) -> bool:
+    """Whether a response is the answer, except for white space around either."""
+    return text.strip() == answer.strip()
+
+
+def regex(text: str, answer: str) -> bool:
+    """Whether the answer, a regular expression, is found in a response.
+
+    Raises:
+        AutoDecoError: the answer does not compile.
+    """
+    try:
+        pattern = re.compile(answer)
+    except (re.error, OverflowError, RecursionError) as e:
+        raise AutoDecoError(f"answer {answer!r}: not a regular expression: {e}") from e
+    return pattern.search(text) is not None
+
+
+_CODE = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
+
+
+def literal(text: str, answer: str) -> bool:
+    """Whether a response gives a Python literal equal to the answer, such as ``[1, "a"]``; nothing is executed.
+
+    It is the last box of the response, or else its last code block, or else its last line.
+
+    Raises:
+        AutoDecoError: the answer is not a literal.
+
+    Examples:
+        >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")
+        True
+    """
+    expected = _evaluate(answer)
+    if expected is None:
+        raise AutoDecoError(f"answer {answer!r}: not a Python literal")
+    box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
+    blocks = _CODE.findall(text)
+    lines = text.strip().splitlines()
+    found = _evaluate(box or (blocks or lines or [""])[-1])
+    return found is not None and bool(found[0] == expected[0])
+
+
+def _evaluate(text: str) -> tuple[object] | None:
+    try:
+        return (ast.literal_eval(text.strip("` \n")),)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def story(text: str, answer: str) -> bool:
+    """Whether a response is one of the demo's stories, its facts right: :func:`autodeco_gguf.tasks.stories.check`."""
+    from autodeco_gguf.tasks.stories import check
+
+    return check(text, answer)
+
+
+def ifeval(text: str, answer: str) -> bool:
+    """Whether a response follows its instructions: :func:`autodeco_gguf.tasks.ifeval.check`."""
+    from autodeco_gguf.tasks.ifeval import check
+
+    return check(text, answer)
+
+
+_CHECKERS: dict[str, Checker] = {
+    "boxed": boxed,
+    "choice": choice,
+    "exact": exact,
+    "ifeval": ifeval,
+    "literal": literal,
+    "regex": regex,
+    "story": story,
+}
+CHECKERS = tuple(_CHECKERS)
+"""The names that :func:`get_checker` knows, besides ``module:function``."""

@@ -1,0 +1,47 @@
+"""Decoding control (section 3.3 of the paper): commands in the prompt that lower or raise diversity."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from autodeco_gguf.errors import AutoDecoError
+
+SHIPPED = Path(__file__).parent / "commands.json"
+"""The list that comes with the package: edit a copy, and give that."""
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Sentences that ask for little or much diversity, and the share of examples that get one of each."""
+
+    low: tuple[str, ...]
+    high: tuple[str, ...]
+    share: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def read(cls, path: Path = SHIPPED, *, share: float = 1.0, seed: int = 0) -> Commands:
+        """Read ``{"low": [...], "high": [...]}``.
+
+        Raises:
+            AutoDecoError: the file cannot be read, or is something else.
+        """
+        try:
+            lists = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise AutoDecoError(f"{path}: cannot be read: {e}") from e
+        for key in ("low", "high"):
+            values = lists.get(key) if isinstance(lists, dict) else None
+            if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
+                raise AutoDecoError(f"{path}: {key}: expected a list of sentences")
+        return cls(tuple(lists["low"]), tuple(lists["high"]), share, seed)
+
+    def draw(self, index: int, example: str) -> tuple[str, str] | None:
+        """A low and a high command for example ``index``; None where it is not one of the share, or has one already."""
+        rng = random.Random(f"{self.seed}:{index}")
+        if rng.random() >= self.share or any(command in example for command in (*self.low, *self.high)):
+            return None
+        return rng.choice(self.low), rng.choice(self.high)

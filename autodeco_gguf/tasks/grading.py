@@ -1,0 +1,215 @@
+"""Grade responses with a checker that may hang or crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import reprlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.tasks.checkers import Checker, get_checker
+
+if TYPE_CHECKING:
+    from autodeco_gguf.tasks.problems import Problem
+
+_IN_PROCESS = frozenset({"choice", "exact", "story"})
+"""Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
+
+_START_LIMIT_S = 120.0
+"""For a worker to import its checker, which may be a large package on a slow disk."""
+
+_MAX_ERROR = 500
+"""Characters of an error that are kept."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """Whether a response is right.
+
+    Attributes:
+        correct: None where the checker failed, which says nothing about the response.
+        error: how it failed; also given for a response that is wrong because checking it took too long.
+    """
+
+    correct: bool | None
+    error: str | None = None
+
+
+def judge(checker: Checker, text: str, answer: str) -> Grade:
+    """The grade by a checker called here and now; whatever it raises is the error."""
+    try:
+        value = _scalar(checker(text, answer))
+    except Exception as e:  # it may be the user's code: anything may come out of it
+        message = str(e) if isinstance(e, AutoDecoError) else f"{type(e).__name__}: {e}"
+        return Grade(None, " ".join(message.split())[:_MAX_ERROR])
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        return Grade(None, f"the checker returned {reprlib.repr(value)}, expected a bool, 0 or 1")
+    return Grade(bool(value))
+
+
+def _scalar(value: Any) -> object:
+    """A scalar of NumPy or torch as one of Python."""
+    return value.item() if hasattr(value, "item") else value
+
+
+class Grader:
+    """Calls a checker, most of them in a process of its own that is replaced when it hangs or dies.
+
+    A context manager; use it from one thread at a time.
+
+    Args:
+        checker: as :func:`autodeco_gguf.tasks.checkers.get_checker` takes it.
+        time_limit: seconds that one call may take.
+
+    Raises:
+        AutoDecoError: no such checker, or it cannot be imported.
+    """
+
+    def __init__(self, checker: str, time_limit: float = 10.0) -> None:
+        if not 0 < time_limit < float("inf"):
+            raise AutoDecoError(f"time limit {time_limit:g}, expected a number of seconds above 0")
+        self._name = checker
+        self._time_limit = time_limit
+        self._checker = get_checker(checker) if checker in _IN_PROCESS else None
+        self._worker = None if self._checker else _start(checker, time_limit)
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def validate(self, problems: Iterable[Problem]) -> None:
+        """Call the checker with an empty response for every answer.
+
+        Raises:
+            AutoDecoError: it raises or takes too long: an answer that it cannot use, named as file:line.
+        """
+        for problem in problems:
+            grade = self.grade("", problem.answer)
+            if grade.error is not None:
+                raise AutoDecoError(f"{problem.where}: {grade.error}")
+
+    def grade(self, text: str, answer: str) -> Grade:
+        """Grade one response.
+
+        Raises:
+            AutoDecoError: a new process, in place of one that hung or died, cannot import the checker any more.
+        """
+        if self._checker is not None:
+            return judge(self._checker, text, answer)
+        worker = self._worker or _start(self._name, self._time_limit)
+        self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
+        try:
+            grade = Grade(*worker.ask([text, answer], self._time_limit))
+            self._worker = worker
+        except TimeoutError:
+            grade = Grade(False, f"the checker took longer than {self._time_limit:g} s")
+        except EOFError as e:
+            grade = Grade(None, f"the checker ended its process ({e})")
+        finally:
+            if self._worker is None:
+                worker.kill()
+        return grade
+
+
+# ---- the process ----
+
+
+def _start(checker: str, time_limit: float) -> _Worker:
+    """A worker that has imported its checker."""
+    worker = _Worker(checker, time_limit)
+    error: str | None = "interrupted"
+    try:
+        error = worker.receive(_START_LIMIT_S)
+    except TimeoutError:
+        error = f"checker {checker!r}: importing it took longer than {_START_LIMIT_S:g} s"
+    except EOFError as e:
+        error = f"checker {checker!r}: importing it ended the process ({e})"
+    finally:
+        if error is not None:
+            worker.kill()
+    if error is not None:
+        raise AutoDecoError(error)
+    return worker
+
+
+class _Worker:
+    """A process running ``autodeco_gguf.tasks.grading_worker``, which answers every line of JSON with one."""
+
+    def __init__(self, checker: str, time_limit: float) -> None:
+        command = [sys.executable, "-m", "autodeco_gguf.tasks.grading_worker", checker, str(time_limit)]
+        # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._replies:
+            self._lines.put(line)
+        self._lines.put(b"")
+
+    def ask(self, request: object, seconds: float) -> Any:
+        """Send a request; gives and raises what ``receive`` does."""
+        with suppress(BrokenPipeError):  # it has died: receive tells how
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+        return self.receive(seconds)
+
+    def receive(self, seconds: float) -> Any:
+        """The next answer.
+
+        Raises:
+            TimeoutError: there is none in that time.
+            EOFError: the process has ended; says how.
+        """
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError from None
+        if not line:
+            raise EOFError(self._status())
+        return json.loads(line)
+
+    def _status(self) -> str:
+        code = self._process.wait()
+        return f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower()
+
+    def close(self) -> None:
+        """Let the process end, for a second."""
+        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            self._requests.close()
+            self._process.wait(1.0)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process and all that it has started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(1.0)
+        for pipe in (self._requests, self._replies):
+            with suppress(BrokenPipeError):
+                pipe.close()

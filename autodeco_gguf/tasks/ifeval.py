@@ -1,0 +1,352 @@
+"""IFEval's 25 kinds of instructions, each checked by a program: prompt-level strict accuracy.
+
+The definitions are those of the published evaluation (Zhou et al., "Instruction-Following Evaluation for Large Language
+Models", https://arxiv.org/abs/2311.07911, google-research/instruction_following_eval). What differs:
+
+- Sentences are split by rules instead of NLTK's trained splitter. Of the 832 judgements of GPT-4's responses that are
+  published with it, one differs for that.
+- A letter that is no letter, as the data set has it twice ("#" and "!"), is counted; the published program counts a
+  letter that it draws at random.
+- Languages are detected with a fixed seed, so that a response is always judged alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.jsonl import parse_line, type_name
+
+_FORM = '[["ID", {"ARGUMENT": VALUE, ...}], ...]'
+
+
+def encode(ids: Sequence[str], arguments: Sequence[Mapping[str, object]]) -> str:
+    """The answer that ``check`` takes: ``[["ID", {"ARGUMENT": VALUE, ...}], ...]`` as JSON, null arguments left out."""
+    pairs = zip(ids, arguments, strict=True)
+    return json.dumps([[i, {k: v for k, v in a.items() if v is not None}] for i, a in pairs], ensure_ascii=False)
+
+
+def check(text: str, answer: str) -> bool:
+    """Whether a response follows every instruction of ``answer``, the JSON that ``encode`` writes.
+
+    A blank response follows none.
+
+    Raises:
+        AutoDecoError: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong, or
+            a package that an instruction needs and that is not installed; whatever ``text`` is.
+    """
+    instructions = _parse(answer)
+    return bool(text.strip()) and all(_INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
+
+
+# ---- the answer ----
+
+
+def _parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
+    pairs = parse_line(answer.encode("utf-8", "surrogatepass"))
+    if not isinstance(pairs, list) or not pairs:
+        found = "empty" if pairs == [] else type_name(pairs)
+        raise AutoDecoError(f"instructions: {found}, expected {_FORM}")
+    for pair in pairs:
+        if not (isinstance(pair, list) and [type(part) for part in pair] == [str, dict]):
+            raise AutoDecoError(f"instructions: {json.dumps(pair)} in the list, expected {_FORM}")
+        _validate(*pair)
+    return [(i, arguments) for i, arguments in pairs]
+
+
+def _validate(name: str, arguments: Mapping[str, object]) -> None:
+    if name not in _INSTRUCTIONS:
+        raise AutoDecoError(f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}")
+    expected = list(inspect.signature(_INSTRUCTIONS[name]).parameters)[1:]
+    if sorted(arguments) != sorted(expected):
+        has, takes = (", ".join(keys) or "none" for keys in (arguments, expected))
+        raise AutoDecoError(f"instruction {name}: has the arguments {has}, expected {takes}")
+    for key, value in arguments.items():
+        valid, description = _ARGUMENTS[key]
+        if not valid(value):
+            raise AutoDecoError(f"instruction {name}: {key} is {json.dumps(value)}, expected {description}")
+    if name in _DETECTED:
+        _langdetect()
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+_Kind = tuple[Callable[[object], bool], str]
+_COUNT: _Kind = (_is_count, "a whole number >= 0")
+_RELATION: _Kind = (lambda value: value in ("at least", "less than"), '"at least" or "less than"')
+_TEXT: _Kind = (_is_text, "a string that is not blank")
+_TEXTS: _Kind = (_is_texts, "a list of strings that are not blank")
+_LETTER: _Kind = (lambda value: _is_text(value) and len(str(value)) == 1, "one character")
+
+_ARGUMENTS: dict[str, _Kind] = {
+    "capital_frequency": _COUNT,
+    "capital_relation": _RELATION,
+    "end_phrase": _TEXT,
+    "first_word": _TEXT,
+    "forbidden_words": _TEXTS,
+    "frequency": _COUNT,
+    "keyword": _TEXT,
+    "keywords": _TEXTS,
+    "language": _TEXT,
+    "let_frequency": _COUNT,
+    "let_relation": _RELATION,
+    "letter": _LETTER,
+    "nth_paragraph": (lambda value: _is_count(value) and bool(value), "a whole number >= 1"),
+    "num_bullets": _COUNT,
+    "num_highlights": _COUNT,
+    "num_paragraphs": _COUNT,
+    "num_placeholders": _COUNT,
+    "num_sections": _COUNT,
+    "num_sentences": _COUNT,
+    "num_words": _COUNT,
+    "postscript_marker": _TEXT,
+    "prompt_to_repeat": _TEXT,
+    "relation": _RELATION,
+    "section_spliter": _TEXT,  # sic
+}
+
+
+# ---- the instructions: text of a response and, under their published names, the arguments -> followed? ----
+
+
+def _keywords(text: str, keywords: list[str]) -> bool:
+    """Every keyword occurs, also within a word."""
+    return all(keyword.lower() in text.lower() for keyword in keywords)
+
+
+def _keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
+    return _compare(text.lower().count(keyword.strip().lower()), relation, frequency)
+
+
+def _forbidden_words(text: str, forbidden_words: list[str]) -> bool:
+    """None occurs as a word of its own."""
+    return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in forbidden_words)
+
+
+def _letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    return _compare(text.lower().count(letter.lower()), let_relation, let_frequency)
+
+
+def _response_language(text: str, language: str) -> bool:
+    return _is_language(text, language)
+
+
+def _number_words(text: str, num_words: int, relation: str) -> bool:
+    return _compare(len(re.findall(r"\w+", text)), relation, num_words)
+
+
+def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
+    return _compare(count_sentences(text), relation, num_sentences)
+
+
+def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
+    """Exactly so many paragraphs with "***" between them; one may also stand before the first or after the last."""
+    return _count_parts(text.split("***")) == num_paragraphs
+
+
+def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    """Exactly so many paragraphs with a blank line between them, and one begins with the word."""
+    paragraphs = text.split("\n\n")
+    count = sum(bool(paragraph.strip()) for paragraph in paragraphs)
+    if count != num_paragraphs or nth_paragraph > count:
+        return False
+    words = paragraphs[nth_paragraph - 1].split()  # blank ones count here, as published
+    found = re.split(r"[.,?!'\"]", words[0].lstrip("'").lstrip('"'))[0] if words else ""
+    return found.lower() == first_word.lower()
+
+
+def _number_placeholders(text: str, num_placeholders: int) -> bool:
+    return len(re.findall(r"\[[^\[\]\n]*\]", text)) >= num_placeholders
+
+
+def _postscript(text: str, postscript_marker: str) -> bool:
+    """The marker occurs; the two of the data set also without dots or spaces that are easily left out."""
+    patterns = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
+    marker = postscript_marker.strip()
+    return re.search(patterns.get(marker, re.escape(marker.lower())), text.lower()) is not None
+
+
+def _number_bullet_lists(text: str, num_bullets: int) -> bool:
+    """Exactly so many lines begin with one asterisk or with a hyphen."""
+    lines = (line.lstrip() for line in text.split("\n"))
+    return sum(line.startswith(("*", "-")) and not line.startswith("**") for line in lines) == num_bullets
+
+
+def _constrained_response(text: str) -> bool:
+    return any(f"My answer is {answer}." in text for answer in ("yes", "no", "maybe"))
+
+
+def _number_highlighted_sections(text: str, num_highlights: int) -> bool:
+    """At least so many of ``*...*`` and ``**...**`` within a line."""
+    found = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(highlight.strip("*").strip()) for highlight in found) >= num_highlights
+
+
+def _multiple_sections(text: str, section_spliter: str, num_sections: int) -> bool:
+    """At least so many headings such as "Section 1"."""
+    return len(re.findall(re.escape(section_spliter.strip()) + r"\s?\d+", text)) >= num_sections
+
+
+def _json_format(text: str) -> bool:
+    """All of it is JSON, perhaps in a code block."""
+    block = re.sub(r"^```(?:json|Json|JSON)?|```$", "", text.strip())
+    try:
+        json.loads(block)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _title(text: str) -> bool:
+    """Something stands in ``<<...>>`` within a line."""
+    titles = (line.partition("<<")[2].rpartition(">>")[0] for line in text.split("\n"))
+    return any(title.strip("<>").strip() for title in titles)
+
+
+def _two_responses(text: str) -> bool:
+    """Two that differ with "******" between them; one may also stand before the first or after the second."""
+    parts = text.split("******")
+    return _count_parts(parts) == 2 and len({part.strip() for part in parts if part.strip()}) == 2
+
+
+def _repeat_prompt(text: str, prompt_to_repeat: str) -> bool:
+    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+def _end_checker(text: str, end_phrase: str) -> bool:
+    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+def _quotation(text: str) -> bool:
+    stripped = text.strip()
+    return len(stripped) > 1 and stripped[0] == stripped[-1] == '"'
+
+
+def _english_capital(text: str) -> bool:
+    return text.isupper() and _is_language(text, "en")
+
+
+def _english_lowercase(text: str) -> bool:
+    return text.islower() and _is_language(text, "en")
+
+
+def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
+    """Words as NLTK divides them: "AND/OR" and "WELL-KNOWN" are one, "DON'T" and "AT&T" two."""
+    divided = re.sub(r"(n't|'(?:s|m|d|ll|re|ve))\b", r" \1", text, flags=re.IGNORECASE)
+    words = re.split(r"[\s,;:?!()\[\]{}<>\"@#$%&]+|--|\.\.\.", divided)
+    return _compare(sum(word.isupper() for word in words), capital_relation, capital_frequency)
+
+
+def _no_comma(text: str) -> bool:
+    return "," not in text
+
+
+_INSTRUCTIONS: dict[str, Callable[..., bool]] = {
+    "keywords:existence": _keywords,
+    "keywords:frequency": _keyword_frequency,
+    "keywords:forbidden_words": _forbidden_words,
+    "keywords:letter_frequency": _letter_frequency,
+    "language:response_language": _response_language,
+    "length_constraints:number_words": _number_words,
+    "length_constraints:number_sentences": _number_sentences,
+    "length_constraints:number_paragraphs": _number_paragraphs,
+    "length_constraints:nth_paragraph_first_word": _nth_paragraph_first_word,
+    "detectable_content:number_placeholders": _number_placeholders,
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": _number_bullet_lists,
+    "detectable_format:constrained_response": _constrained_response,
+    "detectable_format:number_highlighted_sections": _number_highlighted_sections,
+    "detectable_format:multiple_sections": _multiple_sections,
+    "detectable_format:json_format": _json_format,
+    "detectable_format:title": _title,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": _repeat_prompt,
+    "startend:end_checker": _end_checker,
+    "startend:quotation": _quotation,
+    "change_case:english_capital": _english_capital,
+    "change_case:english_lowercase": _english_lowercase,
+    "change_case:capital_word_frequency": _capital_word_frequency,
+    "punctuation:no_comma": _no_comma,
+}
+INSTRUCTIONS = tuple(_INSTRUCTIONS)
+"""The ids that ``check`` knows."""
+
+_DETECTED = frozenset(("language:response_language", "change_case:english_capital", "change_case:english_lowercase"))
+"""Those for which the language of a response is detected."""
+
+
+# ---- counting ----
+
+
+def _compare(found: int, relation: str, wanted: int) -> bool:
+    return found >= wanted if relation == "at least" else found < wanted
+
+
+def _count_parts(parts: Sequence[str]) -> int:
+    """How many there are, -1 where one between two others is blank; the first and the last may be."""
+    blank = [i for i, part in enumerate(parts) if not part.strip()]
+    return len(parts) - len(blank) if set(blank) <= {0, len(parts) - 1} else -1
+
+
+_OPENING, _CLOSING = "\"'\u201c\u2018([{*_", "\"'\u201d\u2019)]}*_"
+_TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "gen", "col", "lt", "sgt", "capt", "rev", "hon"))
+_ABBREVIATIONS = frozenset(
+    ("etc", "vs", "e.g", "i.e", "cf", "inc", "ltd", "co", "corp", "jr", "sr", "approx", "a.m", "p.m", "u.s", "u.k")
+)
+
+
+def count_sentences(text: str) -> int:
+    """The sentences of an English text: what ends with a full stop, a question or an exclamation mark, and the rest.
+
+    A full stop after a title or an initial ends none; one after another abbreviation, and dots for something left out,
+    only before what is no small letter.
+    """
+    words = text.split()
+    following = [*words[1:], "."]
+    return sum(map(_ends_sentence, words, following)) + bool(words and not _ends_sentence(words[-1], "."))
+
+
+def _ends_sentence(word: str, following: str) -> bool:
+    bare = word.rstrip(_CLOSING)
+    stem = bare.rstrip(".!?")
+    mark, name = bare[len(stem) :], stem.lstrip(_OPENING).lower()
+    if mark.strip("."):
+        return True
+    if not mark or name in _TITLES or (len(name) == 1 and name.isalpha()):
+        return False
+    return not following[0].islower() or (mark == "." and name not in _ABBREVIATIONS)
+
+
+# ---- languages ----
+
+
+def _langdetect() -> Any:
+    try:
+        return importlib.import_module("langdetect")
+    except ImportError as e:
+        raise AutoDecoError('langdetect is not installed; pip install "autodeco-gguf[eval]"') from e
+
+
+def _is_language(text: str, language: str) -> bool:
+    """Whether ``text`` is in a language, an ISO 639-1 code; also True where there is nothing to tell it by."""
+    langdetect = _langdetect()
+    langdetect.DetectorFactory.seed = 0
+    try:
+        return bool(langdetect.detect(text) == language)
+    except langdetect.LangDetectException:
+        return True

@@ -1,0 +1,283 @@
+"""Rejection sampling: several answers a problem, of which the right ones are data to train the heads on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request, Result
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.atomic import check_output, write_atomically
+from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.model.sampling import check_temperature, check_top_p, seed_from
+from autodeco_gguf.tasks.checkers import get_checker
+from autodeco_gguf.tasks.grading import Grader
+from autodeco_gguf.tasks.problems import Problem
+
+PARTIAL = ".partial"
+"""What is finished so far stands beside the output, in a file of the same name with this suffix."""
+
+_VERSION = 2
+"""Of the partial file: it says how samples are drawn, too."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides about the samples.
+
+    Attributes:
+        k: samples a problem.
+        checker: one of ``checkers.CHECKERS``.
+        seed: in [0, 2**32); the same seed gives the same samples.
+        temperature: what all are drawn with; 1 is the model's own distribution.
+        top_p: likewise.
+        max_tokens: longest answer, the end-of-generation token included; None: until the context is full.
+    """
+
+    k: int = 16
+    checker: str = "boxed"
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+
+    def check(self) -> None:
+        """Raise AutoDecoError for a value out of range."""
+        for name, value in (("k", self.k), ("max_tokens", self.max_tokens)):
+            if value is not None and value < 1:
+                raise AutoDecoError(f"{name} {value}, expected at least 1")
+        if not 0 <= self.seed < 1 << 32:
+            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+        check_temperature(self.temperature)
+        check_top_p(self.top_p)
+        get_checker(self.checker)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out of it.
+
+    Attributes:
+        problems: finished.
+        samples: drawn for them.
+        correct: those kept: right, and ended by the model itself.
+        unsolved: problems without a correct sample.
+        continued: problems that an earlier, interrupted run had finished.
+        tokens: drawn by this run.
+        seconds: that this run took, without loading.
+    """
+
+    problems: int = 0
+    samples: int = 0
+    correct: int = 0
+    unsolved: int = 0
+    continued: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, samples: int, correct: int) -> Summary:
+        """With one more problem."""
+        return replace(
+            self,
+            problems=self.problems + 1,
+            samples=self.samples + samples,
+            correct=self.correct + correct,
+            unsolved=self.unsolved + (correct == 0),
+        )
+
+
+Watch = Callable[[Summary, int], None]
+"""Called with the state so far and the number of problems in all: at first, and after every problem."""
+
+
+# ---- sampling ----
+
+
+def rollouts(
+    engine: Engine,
+    problems: Sequence[Problem],
+    output: Path,
+    settings: Settings | None = None,
+    *,
+    inputs: Sequence[Path] = (),
+    force: bool = False,
+    watch: Watch = lambda summary, total: None,
+) -> Summary:
+    """Sample answers and write the correct ones as JSONL: prompt, completion, problem (its line), sample (from 0).
+
+    What is finished is kept in ``output`` + ".partial": the same call after an interruption goes on from there, and
+    gives the file that an undisturbed run would have given.
+
+    Args:
+        engine: the model.
+        problems: rendered with the model's chat template as one user message, or as they are.
+        output: the file to write.
+        settings: how to sample.
+        inputs: files that are not to be written over.
+        force: replace an existing output, and a partial file of other settings.
+        watch: progress.
+
+    Raises:
+        AutoDecoError: a setting or a problem that will not do, named before anything is drawn; a partial file of
+            other settings; the output exists or cannot be written; no sample is correct.
+    """
+    settings = settings or Settings()
+    settings.check()
+    check_output(output, inputs=inputs, force=force)
+    partial_path = output.with_name(output.name + PARTIAL)
+    check_output(partial_path, inputs=inputs, force=True)
+    with Grader(settings.checker) as grader:
+        grader.validate(problems)
+        prompts = _prompts(engine, problems, settings)
+        with _Partial(partial_path, _header(engine, problems, prompts, settings), force) as partial:
+            summary = _sample(engine, problems, prompts, settings, partial, grader, watch)
+            if summary.correct:
+                _write(output, problems, prompts, partial)
+    partial_path.unlink()
+    if not summary.correct:
+        raise AutoDecoError(f"none of {summary.samples} samples is correct, so there is nothing for {output}")
+    return summary
+
+
+Prompt = tuple[str, list[int]]
+
+
+def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) -> list[Prompt]:
+    """Text and tokens of every problem, all known to fit."""
+    prompts = []
+    for problem in problems:
+        try:
+            prompt = engine.prompt(problem.text)
+            engine.check(_request(prompt, settings, 0, 0))
+        except AutoDecoError as e:
+            raise AutoDecoError(f"{problem.where}: {e}") from e
+        prompts.append(prompt)
+    return prompts
+
+
+def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> Request:
+    return Request(
+        prompt[1],
+        seed=seed_from(f"{settings.seed} {problem} {sample}"),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def _sample(
+    engine: Engine,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    partial: _Partial,
+    grader: Grader,
+    watch: Watch,
+) -> Summary:
+    """Draw what the partial file lacks, and append it there problem by problem."""
+    summary = Summary()
+    for i in sorted(partial.places):
+        summary = summary.plus(settings.k, len(partial.read(i)))
+    summary = replace(summary, continued=summary.problems)
+    watch(summary, len(problems))
+    todo = [i for i in range(len(problems)) if i not in partial.places]
+    results: dict[int, list[Result]] = {}
+    start, tokens = time.perf_counter(), 0
+    requests = (_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
+    with closing(engine.as_completed(requests)) as generated:
+        for result in generated:
+            i = todo[result.index // settings.k]
+            tokens += len(result.temperature)
+            results.setdefault(i, []).append(result)
+            if len(results[i]) == settings.k:
+                correct = _correct(results.pop(i), settings.k, grader, problems[i])
+                partial.append(i, correct)
+                summary = replace(summary.plus(settings.k, len(correct)), tokens=tokens)
+                watch(replace(summary, seconds=time.perf_counter() - start), len(problems))
+    return replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
+
+
+def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) -> dict[int, str]:
+    """The texts of the correct samples, by number, in order."""
+    kept = {}
+    for result in results:
+        if result.finish_reason == "stop":
+            grade = grader.grade(result.text, problem.answer)
+            if grade.correct is None:
+                raise AutoDecoError(f"{problem.where}: the checker failed on a sample: {grade.error}")
+            if grade.correct:
+                kept[result.index % k] = result.text
+    return dict(sorted(kept.items()))
+
+
+def _write(output: Path, problems: Sequence[Problem], prompts: Sequence[Prompt], partial: _Partial) -> None:
+    def lines() -> Iterator[bytes]:
+        for i, problem in enumerate(problems):
+            for sample, text in partial.read(i).items():
+                record = {"prompt": prompts[i][0], "completion": text, "problem": problem.line, "sample": sample}
+                yield json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
+
+    write_atomically(output, lambda f: f.writelines(lines()), lambda _: None)
+
+
+# ---- what is finished so far ----
+
+
+def _header(
+    engine: Engine, problems: Sequence[Problem], prompts: Sequence[Prompt], settings: Settings
+) -> dict[str, Any]:
+    """All that the samples depend on."""
+    digest = hashlib.sha256()
+    for problem, (_, tokens) in zip(problems, prompts, strict=True):
+        digest.update(repr((problem.line, problem.answer, tokens)).encode("utf-8", "surrogatepass"))
+    return {
+        "rollouts": _VERSION,
+        "model": engine.context.file.base().fingerprint()[:16],
+        "problems": digest.hexdigest()[:16],
+        "ctx": engine.n_ctx,
+        **asdict(settings),
+    }
+
+
+class _Partial:
+    """The partial file: a journal of ``[problem, {sample: text, ...}]``, a line for every finished problem."""
+
+    def __init__(self, path: Path, header: dict[str, Any], force: bool) -> None:
+        digests = {"model": "another model", "problems": "other problems"}
+        advice = "delete it, or use --force to begin anew"
+        self._journal = Journal(path, header, advice=advice, digests=digests, force=force)
+        self.places: dict[int, int] = {}  # problem -> of its line
+
+    def __enter__(self) -> _Partial:
+        with ExitStack() as stack:
+            stack.enter_context(self._journal)
+            for line in self._journal.lines():
+                try:
+                    self.places[_parse(line.value)[0]] = line.place
+                except (ValueError, TypeError, AttributeError) as e:
+                    raise self._journal.refused(line.number, "damaged") from e
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.__exit__()
+
+    def read(self, problem: int) -> dict[int, str]:
+        """The correct samples of a finished problem."""
+        return _parse(self._journal.read(self.places[problem]))[1]
+
+    def append(self, problem: int, texts: dict[int, str]) -> None:
+        """Add a finished problem; it stays, whatever happens to this process."""
+        self.places[problem] = self._journal.append([problem, texts])
+
+
+def _parse(value: Any) -> tuple[int, dict[int, str]]:
+    problem, texts = value
+    return int(problem), {int(sample): str(text) for sample, text in texts.items()}

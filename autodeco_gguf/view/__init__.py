@@ -1,0 +1,1 @@
+"""Results for a person: a trace in the terminal, figures as files."""
