@@ -1,9 +1,10 @@
 # make run    a model in the terminal: [MODEL=file.gguf [HEADS=adapter.gguf]] [PROMPT="..."]; the demo model by default
 # make test   the tests
 # make demo   the demo model from its seed, under an hour on two cores
-# make lint   ruff and mypy
+# make lint   ruff, mypy and the imports' contracts
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
-# Each starts from a fresh clone: virtual environment, compile, install.
+# Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
+# started in the clone would find these sources first, without what was compiled.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,7 +16,7 @@ export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py' -o -name '*.json' -o -name '*.gguf')
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
 .PHONY: run test demo lint sanitize clean
@@ -33,17 +34,20 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
+# an environment of its own, with the wheel as a user gets it, on top of the packages of the other
 SANITIZED := build/sanitized
 sanitize: $(BIN)/.installed-dev
 	rm -rf $(SANITIZED)
-	$(BIN)/pip install . --no-deps --no-build-isolation --target $(SANITIZED) \
+	$(BIN)/python -m venv $(SANITIZED)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
+	PATH="$(abspath $(BIN)):$$PATH" $(SANITIZED)/bin/pip install . --no-deps --no-build-isolation \
 	    -C cmake.define.AUTODECO_SANITIZE=address,undefined -C cmake.define.AUTODECO_WERROR=ON -C build-dir=build/sanitize
-	ln -s $(abspath $(VENV))/lib/python3*/site-packages/llama_cpp $(SANITIZED)/llama_cpp
-	PYTHONPATH=$(SANITIZED) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    $(BIN)/pytest -q -k 'not of_a_large_vocabulary' \
-	    tests/test_draw.py tests/test_engine.py tests/test_heads.py tests/test_model_file.py tests/test_sampler.py
+	    $(SANITIZED)/bin/python -P -m pytest -q -k 'not of_a_large_vocabulary' tests/test_core.py tests/engine tests/heads tests/model
 
 clean:
 	rm -rf build $(VENV)
@@ -52,17 +56,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(BIN)/.installed: $(BIN)/python $(SOURCES)
-	$(BIN)/pip install .
+	$(BIN)/pip install -e .
 	touch $@
 
 $(BIN)/.installed-demo: $(BIN)/.installed
-	$(BIN)/pip install ".[demo]"
+	$(BIN)/pip install -e ".[demo]"
 	touch $@
 
 $(BIN)/.installed-test: $(BIN)/.installed
-	$(BIN)/pip install ".[test]"
+	$(BIN)/pip install -e ".[test]"
 	touch $@
 
 $(BIN)/.installed-dev: $(BIN)/.installed-test
-	$(BIN)/pip install ".[dev]"
+	$(BIN)/pip install -e ".[dev]"
 	touch $@

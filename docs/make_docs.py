@@ -1,0 +1,79 @@
+"""Writes docs/cli.md from the commands' own help, and the layers in docs/design.md from the imports' contracts.
+
+    python docs/make_docs.py
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autodeco_gguf.cli import VERBS, cli
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "autodeco_gguf"
+LAYERS = re.compile(r"(?<=<!-- layers -->\n).*?(?=<!-- /layers -->)", re.S)
+
+
+def cli_reference() -> str:
+    """docs/cli.md."""
+    lines = ["# Command line", "", "Made by `python docs/make_docs.py` from the commands' own help.", ""]
+    settings = {**cli.context_settings, "terminal_width": 100, "max_content_width": 100}
+    group = click.Context(cli, info_name="autodeco-gguf", **settings)
+    for verb in VERBS:
+        command = cli.get_command(group, verb)
+        assert command is not None
+        context = click.Context(command, info_name=verb, parent=group, **settings)
+        lines += [f"## {verb}", "", "```", command.get_help(context), "```", ""]
+    return "\n".join(lines)
+
+
+def design_page() -> str:
+    """docs/design.md with the layers as the contracts in pyproject.toml have them."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    return LAYERS.sub(lambda _: layer_table(), page)
+
+
+def layer_table() -> str:
+    """The layers from top to bottom, with what only some of them may import."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    protected = [contract for contract in contracts if contract["type"] == "protected"]
+    lines = ["| layer | | what is in it | it alone imports |", "|---:|---|---|---|"]
+    for number, layer in enumerate(layers, 1):
+        for name in layer.strip("()").split(" | "):
+            text = "Written by the build." if layer.startswith("(") else _document(name)
+            lines.append(f"| {number} | `{name}` | {text} | {', '.join(_allowed(protected, name))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _document(name: str) -> str:
+    """The first sentence of a module's docstring."""
+    path = PACKAGE / name / "__init__.py" if (PACKAGE / name).is_dir() else PACKAGE / f"{name}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split()).replace("``", "`")
+
+
+def _allowed(protected: list[dict[str, Any]], name: str) -> list[str]:
+    """What the contracts let it import and keep from others; where that is one of its modules only, with its name."""
+    found = []
+    for contract in protected:
+        what = ", ".join(f"`{module.removeprefix('autodeco_gguf.')}`" for module in contract["protected_modules"])
+        importers = [module.removeprefix("autodeco_gguf.") for module in contract["allowed_importers"]]
+        found += [what if m == name else f"{what} in `{m}`" for m in importers if m.split(".")[0] == name]
+    return found
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
+    (ROOT / "docs" / "design.md").write_text(design_page(), encoding="utf-8")
