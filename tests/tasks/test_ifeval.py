@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.tasks import ifeval
 from autodeco_gguf.tasks.ifeval import INSTRUCTIONS, check, count_sentences, encode
 
@@ -295,6 +295,13 @@ def test_bad_answers(name: str) -> None:
     for text in ("", "some text"):
         with pytest.raises(AutoDecoError, match=message):
             check(text, answer)
+
+
+def test_a_bad_argument_is_named() -> None:
+    with pytest.raises(InvalidInput) as error:
+        check("", encode([WORDS], [{"num_words": 5, "relation": "exactly"}]))
+    found = error.value
+    assert (found.key, found.found, found.expected) == ("relation", "exactly", '"at least" or "less than"')
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks import stories
 
 STORY = (
@@ -94,9 +94,10 @@ def test_no_text_raises(text: str) -> None:
     "answer", ["", "Mia", "Mia 47", "Mia 47 38 85", "Mia 7 38", "Mia 47 100", "mia 47 38", "Mia  47 38", "Mia 47 38\n"]
 )
 def test_malformed_answer(answer: str) -> None:
-    with pytest.raises(AutoDecoError, match=r'^answer .*: not of the form "NAME A B" with numbers 10\.\.99') as info:
+    with pytest.raises(InvalidInput, match=r'^answer .*: not of the form "NAME A B" with numbers 10\.\.99') as info:
         stories.check(STORY, answer)
     assert "\n" not in str(info.value)
+    assert (info.value.key, info.value.found) == ("answer", answer)
 
 
 def test_problems_are_reproducible_and_split() -> None:
