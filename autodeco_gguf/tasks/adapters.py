@@ -126,9 +126,7 @@ def _generation(record: Record, checker: str) -> tuple[str, str]:
     if checker == LIVECODEBENCH.checker:
         raise InvalidInput(
             "code generation: to grade it, the model's code has to be run, which no checker here does; "
-            "use --checker MODULE:FUNCTION with one of your own that does",
-            key="checker",
-            found=checker,
+            "use --checker MODULE:FUNCTION with one of your own that does"
         )
     question = as_text(*_item(record, "question_content"))
     tests = _list("public_test_cases", _json("public_test_cases", record["public_test_cases"]))
@@ -160,8 +158,7 @@ def _ifeval(record: Record, checker: str) -> tuple[str, str]:
             raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
         arguments.append(entry)
     if not ids or len(ids) != len(arguments):
-        message = f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list"
-        raise InvalidInput(message, key="kwargs", expected=len(ids), found=len(arguments))
+        raise InvalidInput(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs")
     return prompt, ifeval.encode(ids, arguments)
 
 
@@ -199,10 +196,7 @@ PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
 """Records as ``read_problems`` takes them; the prompt is the problem as it stands."""
 
 ADAPTERS = {
-    "aime": Adapter("boxed", _math),
-    "brumo25": Adapter("boxed", _math),
-    "hmmt25": Adapter("boxed", _math),
-    "beyondaime": Adapter("boxed", _math),
+    **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _math)),
     "gpqa": Adapter("choice", _gpqa),
     "mmlu-pro": Adapter("choice", _mmlu_pro),
     "livecodebench": LIVECODEBENCH,

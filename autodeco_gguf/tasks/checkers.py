@@ -49,13 +49,12 @@ def _own(name: str) -> Checker:
     except Exception as e:  # it is the user's code: anything may come out of it
         message = f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}"
         raise InvalidInput(message, key="checker", found=name) from e
-    checker = getattr(imported, function, None)
+    checker: Checker | None = getattr(imported, function, None)
     if not callable(checker):
         found = "missing" if checker is None else f"of type {type(checker).__name__}"
         message = f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function"
         raise InvalidInput(message, key="checker", found=name)
-    own: Checker = checker
-    return own
+    return checker
 
 
 # ---- boxed ----

@@ -14,13 +14,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import Checker, get_checker
-
-if TYPE_CHECKING:
-    from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.problems import Problem
 
 _IN_PROCESS = frozenset({"choice", "exact", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
@@ -48,18 +46,14 @@ class Grade:
 def judge(checker: Checker, text: str, answer: str) -> Grade:
     """The grade by a checker called here and now; whatever it raises is the error."""
     try:
-        value = _scalar(checker(text, answer))
+        value: Any = checker(text, answer)
+        value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
     except Exception as e:  # it may be the user's code: anything may come out of it
         message = str(e) if isinstance(e, AutoDecoError) else f"{type(e).__name__}: {e}"
         return Grade(None, " ".join(message.split())[:_MAX_ERROR])
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         return Grade(None, f"the checker returned {reprlib.repr(value)}, expected a bool, 0 or 1")
     return Grade(bool(value))
-
-
-def _scalar(value: Any) -> object:
-    """A scalar of NumPy or torch as one of Python."""
-    return value.item() if hasattr(value, "item") else value
 
 
 class Grader:

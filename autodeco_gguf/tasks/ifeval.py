@@ -87,10 +87,6 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
-
-
 _KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     (
         "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders "
@@ -98,19 +94,19 @@ _KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
         _is_count,
         "a whole number >= 0",
     ),
-    ("nth_paragraph", lambda value: _is_count(value) and bool(value), "a whole number >= 1"),
-    (
-        "capital_relation let_relation relation",
-        lambda value: value in ("at least", "less than"),
-        '"at least" or "less than"',
-    ),
+    ("nth_paragraph", lambda v: _is_count(v) and bool(v), "a whole number >= 1"),
+    ("capital_relation let_relation relation", lambda v: v in ("at least", "less than"), '"at least" or "less than"'),
     (
         "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter",  # sic
         _is_text,
         "a string that is not blank",
     ),
-    ("forbidden_words keywords", _is_texts, "a list of strings that are not blank"),
-    ("letter", lambda value: _is_text(value) and len(str(value)) == 1, "one character"),
+    (
+        "forbidden_words keywords",
+        lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)),
+        "a list of strings that are not blank",
+    ),
+    ("letter", lambda v: _is_text(v) and len(str(v)) == 1, "one character"),
 )
 ARGUMENTS = {key: (valid, description) for keys, valid, description in _KINDS for key in keys.split()}
 """What an argument of an instruction has to be: whether a value is that, and what to say of one that is not."""

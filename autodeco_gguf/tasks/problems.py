@@ -83,11 +83,10 @@ def parse_problem(record: object) -> tuple[str, str]:
     """
     if not isinstance(record, dict):
         raise InvalidInput(f"is {type_name(record)}, expected {_EXPECTED}", expected=_EXPECTED, found=record)
-    pair = next((keys for keys in _KEYS if keys[0] in record), None)
-    if pair is None:
+    text, answer = next((keys for keys in _KEYS if keys[0] in record), ("", ""))
+    if not text:
         keys = sorted(record)
         raise InvalidInput(f"has the keys {keys}, expected {_EXPECTED}", expected=_EXPECTED, found=keys)
-    text, answer = pair
     if answer not in record:
         raise InvalidInput(f"{answer} is missing, expected {_EXPECTED}", key=answer, expected=_EXPECTED)
     return as_text(text, record[text]), as_answer(answer, record[answer])
@@ -98,10 +97,10 @@ def unfit(key: str, found: object, expected: object) -> InvalidInput:
     return InvalidInput(f"{key} is {found}, expected {expected}", key=key, found=found, expected=expected)
 
 
-def as_text(key: str, value: object) -> str:
+def as_text(key: str, value: object, expected: str = "a string") -> str:
     """``value`` if it is a string that is not blank, else InvalidInput naming ``key``."""
     if not isinstance(value, str):
-        raise unfit(key, type_name(value), "a string")
+        raise unfit(key, type_name(value), expected)
     if not value.strip():
         raise InvalidInput(f"{key} is empty", key=key, found=value)
     return value
@@ -113,6 +112,4 @@ def as_answer(key: str, value: object) -> str:
         if not math.isfinite(value):
             raise unfit(key, value, "a finite number")
         return format(Decimal(repr(value)), "f")
-    if not isinstance(value, str):
-        raise unfit(key, type_name(value), "a string or a number")
-    return as_text(key, value)
+    return as_text(key, value, "a string or a number")

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,8 @@ def _split(spec: str) -> tuple[Adapter, str]:
         return ADAPTERS[match["format"]], match["source"]
     name = spec.partition(":")[0]
     if name in ADAPTERS and spec.rstrip(":") == name:
-        expected = f"{name}:FILE or {name}:OWNER/NAME"
-        message = f"task {spec}: a format without a source; expected {expected}"
-        raise InvalidInput(message, key="task", found=spec, expected=expected)
+        message = f"task {spec}: a format without a source; expected {name}:FILE or {name}:OWNER/NAME"
+        raise InvalidInput(message, key="task", found=spec)
     if match and not Path(spec).exists():
         message = f"task {spec}: format {name!r}, expected one of {', '.join(ADAPTERS)}"
         raise InvalidInput(message, key="task", found=spec, expected=tuple(ADAPTERS))
@@ -164,12 +163,7 @@ def _read_parquet(path: Path) -> _Records:
     yield from enumerate(values, 1)
 
 
-_READERS: dict[str, Callable[[Path], _Records]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
+_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
 def _read_hub(source: str, match: re.Match[str]) -> _Records:

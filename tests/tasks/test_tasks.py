@@ -150,7 +150,7 @@ def test_errors_carry_what_they_speak_of(tmp_path: Path, hub: list[object]) -> N
         ("aime:gone/set", BadFile, "gone/set", None, None, None),
         ("aime:no/test", InvalidInput, "no/test", "split", ["train", "dev"], None),
         ("nowhere.csv", InvalidInput, "nowhere.csv", "task", None, "nowhere.csv"),
-        ("aime:", InvalidInput, None, "task", "aime:FILE or aime:OWNER/NAME", "aime:"),
+        ("aime:", InvalidInput, None, "task", None, "aime:"),
         ("gsm8k:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "gsm8k:a/b"),
     ]
     for spec, kind, *attributes in rows:
