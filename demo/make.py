@@ -55,10 +55,9 @@ def stage(name: str, result: Path, make: Callable[[], None]) -> None:
 
 
 def verb(*arguments: str | Path) -> None:
-    """Run a verb of autodeco-gguf."""
-    command = [sys.executable, "-m", "autodeco_gguf", *map(str, arguments)]
+    """Run a verb of autodeco-gguf, by the command beside this Python: ``-m`` would take the sources in a checkout."""
     click.echo("  autodeco-gguf " + " ".join(map(str, arguments)))
-    subprocess.run(command, check=True)
+    subprocess.run([Path(sys.executable).with_name("autodeco-gguf"), *map(str, arguments)], check=True)
 
 
 def main() -> None:
@@ -91,7 +90,7 @@ def write_problems(path: Path) -> None:
     write(path, [*plain, *commanded])
 
 
-def write(path: Path, problems: list[stories.Problem]) -> None:
+def write(path: Path, problems: list[stories.StoryProblem]) -> None:
     """As JSONL."""
     lines = [json.dumps({"prompt": p.prompt, "answer": p.answer}) for p in problems]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import write_atomically
 from autodeco_gguf.tasks import stories
 
@@ -184,7 +184,7 @@ def _load_checkpoint(
         return 0
     state = torch.load(path, weights_only=True)
     if state["identity"] != identity:
-        raise AutoDecoError(f"{path}: a checkpoint of other settings or stories; remove it to train anew")
+        raise BadFile.of(path, "a checkpoint of other settings or stories; remove it to train anew")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     step: int = state["step"]
@@ -196,7 +196,8 @@ def pretrain(out_dir: Path, settings: Settings = Settings(), *, stop_at: int | N
 
     ``stop_at`` leaves off after that many steps, with a checkpoint and without a model, as if stopped there.
 
-    Raises ``AutoDecoError`` for a checkpoint of other settings or stories.
+    Raises:
+        BadFile: a checkpoint of other settings or stories.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(settings)

@@ -15,17 +15,20 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile
 
 
 def convert(hf_dir: Path, gguf_path: Path, *, name: str = "AutoDeco Stories") -> None:
     """Writes the model and tokenizer of ``hf_dir`` to ``gguf_path``: matrices as F16, vectors as F32.
 
-    Raises ``AutoDecoError`` for a model of another architecture or with a tensor that Qwen2 does not have.
+    Raises:
+        BadFile: a model of another architecture or with a tensor that Qwen2 does not have.
     """
     config = json.loads((hf_dir / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "qwen2":
-        raise AutoDecoError(f"{hf_dir}: model_type is {config.get('model_type')!r}; only 'qwen2' can be converted")
+    found = config.get("model_type")
+    if found != "qwen2":
+        message = f"model_type is {found!r}; only 'qwen2' can be converted"
+        raise BadFile.of(hf_dir, message, key="model_type", expected="qwen2", found=found)
     temporary = gguf_path.with_name(gguf_path.name + ".tmp")
     writer = gguf.GGUFWriter(temporary, "qwen2")
     try:
@@ -64,7 +67,8 @@ def _add_vocabulary(writer: gguf.GGUFWriter, hf_dir: Path, config: dict[str, Any
     ids = {**tokenizer["model"]["vocab"], **{content: token for token, content in special.items()}}
     tokens = sorted(ids, key=lambda token: ids[token])
     if [ids[token] for token in tokens] != list(range(config["vocab_size"])):
-        raise AutoDecoError(f"{hf_dir}: tokenizer.json has {len(ids)} tokens, config.json says {config['vocab_size']}")
+        message = f"tokenizer.json has {len(ids)} tokens, config.json says {config['vocab_size']}"
+        raise BadFile.of(hf_dir, message, key="vocab_size", expected=config["vocab_size"], found=len(ids))
     merges = tokenizer["model"]["merges"]
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
@@ -85,7 +89,7 @@ def _add_tensors(writer: gguf.GGUFWriter, hf_dir: Path, config: dict[str, Any]) 
     for name, weights in load_file(hf_dir / "model.safetensors").items():
         new_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if new_name is None:
-            raise AutoDecoError(f"{hf_dir / 'model.safetensors'}: {name} is no tensor of a Qwen2 model")
+            raise BadFile.of(hf_dir / "model.safetensors", f"{name} is no tensor of a Qwen2 model", key=name)
         writer.add_tensor(new_name, weights.astype(np.float32 if weights.ndim == 1 else np.float16))
 
 

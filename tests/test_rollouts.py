@@ -20,7 +20,7 @@ from autodeco_gguf.engine.generation import Handle
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks import checkers, grading
-from autodeco_gguf.tasks.problems import Problem, read_problems
+from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.training.rollouts import Settings, Summary, rollouts
 
 Capture = pytest.CaptureFixture[str]
@@ -263,20 +263,6 @@ def test_problems_are_looked_at_before_anything_is_drawn(engine: Engine, tmp_pat
 
 
 # ---- problems ----
-
-
-def test_read_problems(tmp_path: Path) -> None:
-    path = tmp_path / "p.jsonl"
-    path.write_text(
-        '{"problem": "a", "gt": "\\\\frac{1}{2}", "id": 7}\n\n{"prompt": "b", "answer": 5}\n'
-        '{"problem": "c", "gt": 0.5}\n{"problem": "d", "gt": 1e20}\n{"prompt": "e", "answer": -3.0}'
-    )
-    problems = read_problems(path)
-    assert [(p.text, p.answer, p.line) for p in problems] == [
-        ("a", r"\frac{1}{2}", 1), ("b", "5", 3), ("c", "0.5", 4), ("d", "100000000000000000000", 5), ("e", "-3.0", 6),
-    ]  # fmt: skip
-    assert problems[1].where == f"{path}:3"
-    assert read_problems(path, 2) == problems[:2]
 
 
 EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from training_helpers import chat_base, jsonl
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
-from autodeco_gguf.tasks.commands import SHIPPED, Commands
+from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
@@ -236,44 +235,6 @@ def test_no_variants(name: str, chat: Context) -> None:
     counts = Counts()
     assert len(Encoder(chat, 35, COMMANDS).encode(NO_VARIANTS[name], 0, counts)) == 1
     assert (counts.examples, counts.controlled) == (1, 0)
-
-
-def test_the_share_of_examples_with_commands() -> None:
-    commands = Commands.read(share=0.25, seed=3)
-    drawn = [commands.draw(i, "") for i in range(2000)]
-    assert drawn == [Commands.read(share=0.25, seed=3).draw(i, "") for i in range(2000)]
-    assert drawn != [Commands.read(share=0.25, seed=4).draw(i, "") for i in range(2000)]
-    assert abs(sum(d is not None for d in drawn) / 2000 - 0.25) < 0.04
-    assert {d[0] for d in drawn if d} == set(commands.low)
-    assert {d[1] for d in drawn if d} == set(commands.high)
-    assert all(Commands.read(share=1.0).draw(i, "Hello") for i in range(50))
-    assert not any(Commands.read(share=0.0).draw(i, "Hello") for i in range(50))
-
-
-COMMAND_FILES: dict[str, tuple[bytes, str]] = {
-    "not JSON": (b"{", "cannot be read: Expecting property name"),
-    "a list": (b"[]", "low: expected a list of sentences"),
-    "no high": (b'{"low": ["x"]}', "high: expected a list of sentences"),
-    "empty": (b'{"low": [], "high": ["x"]}', "low: expected a list of sentences"),
-    "blank": (b'{"low": ["x"], "high": [" "]}', "high: expected a list of sentences"),
-    "a number": (b'{"low": [1], "high": ["x"]}', "low: expected a list of sentences"),
-    "not UTF-8": (b"\xff", "cannot be read: 'utf-8' codec"),
-}
-
-
-@pytest.mark.parametrize("name", COMMAND_FILES)
-def test_a_bad_list_of_commands(name: str, tmp_path: Path) -> None:
-    content, message = COMMAND_FILES[name]
-    (tmp_path / "c.json").write_bytes(content)
-    with pytest.raises(AutoDecoError, match=r"c\.json: " + message):
-        Commands.read(tmp_path / "c.json")
-
-
-def test_the_shipped_commands() -> None:
-    lists = json.loads(SHIPPED.read_text())
-    assert sorted(lists) == ["high", "low"]
-    assert not set(lists["low"]) & set(lists["high"])
-    assert min(map(len, lists.values())) >= 5
 
 
 # ---- malformed lines ----

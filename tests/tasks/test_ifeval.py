@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.tasks import ifeval
 from autodeco_gguf.tasks.ifeval import INSTRUCTIONS, check, count_sentences, encode
 
@@ -297,6 +297,13 @@ def test_bad_answers(name: str) -> None:
             check(text, answer)
 
 
+def test_a_bad_argument_is_named() -> None:
+    with pytest.raises(InvalidInput) as error:
+        check("", encode([WORDS], [{"num_words": 5, "relation": "exactly"}]))
+    found = error.value
+    assert (found.key, found.found, found.expected) == ("relation", "exactly", '"at least" or "less than"')
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -321,4 +328,4 @@ def test_long_responses_take_no_long_time() -> None:
 
 
 def test_every_argument_has_a_kind() -> None:
-    assert {key for _, arguments, _, _ in ROWS for key in arguments} == set(ifeval._ARGUMENTS)
+    assert {key for _, arguments, _, _ in ROWS for key in arguments} == set(ifeval.ARGUMENTS)

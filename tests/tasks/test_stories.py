@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks import stories
 
 STORY = (
@@ -20,7 +20,7 @@ STORY = (
 )
 
 
-def tell(n: int, command: stories.Command | None = None, **options: bool) -> list[tuple[stories.Problem, str]]:
+def tell(n: int, command: stories.Command | None = None, **options: bool) -> list[tuple[stories.StoryProblem, str]]:
     rng = random.Random(5)
     listed = stories.problems(n, seed=3, held_out=False, command=command)
     return [(problem, stories.write(problem, rng, **options)) for problem in listed]
@@ -94,9 +94,10 @@ def test_no_text_raises(text: str) -> None:
     "answer", ["", "Mia", "Mia 47", "Mia 47 38 85", "Mia 7 38", "Mia 47 100", "mia 47 38", "Mia  47 38", "Mia 47 38\n"]
 )
 def test_malformed_answer(answer: str) -> None:
-    with pytest.raises(AutoDecoError, match=r'^answer .*: not of the form "NAME A B" with numbers 10\.\.99') as info:
+    with pytest.raises(InvalidInput, match=r'^answer .*: not of the form "NAME A B" with numbers 10\.\.99') as info:
         stories.check(STORY, answer)
     assert "\n" not in str(info.value)
+    assert (info.value.key, info.value.found) == ("answer", answer)
 
 
 def test_problems_are_reproducible_and_split() -> None:
@@ -127,7 +128,7 @@ def test_stories_without_slips_are_right() -> None:
 
 
 def test_a_story_in_full() -> None:
-    problem = stories.Problem("Mia", 47, 38, "Tell a story about Mia with 47 and 38.")
+    problem = stories.StoryProblem("Mia", 47, 38, "Tell a story about Mia with 47 and 38.")
     assert stories.write(problem, random.Random(6), slips=False) == (
         "Near the harbour lives Mia. One sunny morning Mia finds 47 shiny buttons in a drawer. "
         "Then a friendly baker brings 38 more. Mia counts: 47 + 38 = \\boxed{85}. It was a happy day."

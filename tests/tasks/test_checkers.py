@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autodeco_gguf import AutoDecoError
-from autodeco_gguf.tasks import checkers
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed
 
 # ---- boxed ----
@@ -285,12 +284,12 @@ def test_last_boxed(text: str, content: str | None) -> None:
 
 
 def test_boxed_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers._math_verify.cache_clear()
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(
         AutoDecoError, match=r"^checker 'boxed' needs math-verify: .*; pip install \"autodeco-gguf\[eval\]\""
-    ):
+    ) as error:
         get_checker("boxed")
+    assert (type(error.value), error.value.key) == (AutoDecoError, "eval")
 
 
 # ---- multiple choice ----
@@ -365,7 +364,7 @@ def test_choice(text: str, letter: str | None) -> None:
 
 @pytest.mark.parametrize("answer", ["", "c", "CD", "(C)", "5"])
 def test_choice_expects_a_letter(answer: str) -> None:
-    with pytest.raises(AutoDecoError, match=r"^answer '.*': expected one letter, A to Z$"):
+    with pytest.raises(InvalidInput, match=r"^answer '.*': expected one letter, A to Z$"):
         get_checker("choice")("C", answer)
 
 
@@ -402,7 +401,7 @@ def test_literal(text: str, answer: str, right: bool) -> None:
 
 @pytest.mark.parametrize("answer", ["", "five", "1 + 1", "[1", "f(1)"])
 def test_literal_expects_a_literal(answer: str) -> None:
-    with pytest.raises(AutoDecoError, match=r"^answer '.*': not a Python literal$"):
+    with pytest.raises(InvalidInput, match=r"^answer '.*': not a Python literal$"):
         get_checker("literal")("1", answer)
 
 
@@ -420,7 +419,7 @@ def test_regex(text: str, answer: str, right: bool) -> None:
 
 
 def test_regex_expects_a_regular_expression() -> None:
-    with pytest.raises(AutoDecoError, match=r"^answer '\(a': not a regular expression: missing \), unterminated"):
+    with pytest.raises(InvalidInput, match=r"^answer '\(a': not a regular expression: missing \), unterminated"):
         get_checker("regex")("a", "(a")
 
 
@@ -473,9 +472,10 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
 def test_unknown_checker() -> None:
     assert CHECKERS == ("boxed", "choice", "exact", "ifeval", "literal", "regex", "story")
     with pytest.raises(
-        AutoDecoError, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
-    ):
+        InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
+    ) as error:
         get_checker("maths")
+    assert (error.value.key, error.value.found, error.value.expected) == ("checker", "maths", CHECKERS)
 
 
 def test_checker_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,5 +501,5 @@ def test_checker_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_checker_that_is_not_there(name: str, message: str) -> None:
-    with pytest.raises(AutoDecoError, match=f"^checker '{name}': {message}$"):
+    with pytest.raises(InvalidInput, match=f"^checker '{name}': {message}$"):
         get_checker(name)

@@ -1,0 +1,15 @@
+"""The picture of a story."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import picture
+
+
+def test_a_picture_has_the_prompt_and_fetches_nothing(tmp_path: Path) -> None:
+    picture.draw(tmp_path / "trace.svg")
+    text = (tmp_path / "trace.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+    assert f"&gt; {picture.PROMPT}" in text
+    assert "@font-face" not in text
+    assert "boxed" in text

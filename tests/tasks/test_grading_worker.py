@@ -1,0 +1,122 @@
+"""The process that calls a checker: what it answers, what it may use, and that it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autodeco_gguf.tasks.grading import worker_command
+
+OWN = """
+    import os, time
+
+    def same(text, answer):
+        return text == answer
+
+    def put_pid(text, answer):
+        with open("pid", "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(float(answer))
+        return True
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of checkers in the working directory."""
+    (tmp_path / "own_checkers.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def worker(checker: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], object]]]:
+    """The process and what reads its next answer."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(worker_command(checker, 10.0), stdin=pipe, stdout=pipe) as process:
+        replies = process.stdout
+        assert replies is not None
+        yield process, lambda: json.loads(replies.readline())
+        process.stdin.close() if process.stdin else None
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has, whose new parent takes its time."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and ") Z " in status.read_text()
+
+
+def read_pid() -> int:
+    wait_for(lambda: Path("pid").is_file() and Path("pid").read_text())
+    return int(Path("pid").read_text())
+
+
+def test_a_line_for_every_line() -> None:
+    with worker("own_checkers:same") as (process, reply):
+        assert reply() is None
+        assert process.stdin is not None
+        process.stdin.write(b'["a", "a"]\n["a", "b"]\n')
+        process.stdin.flush()
+        assert [reply(), reply()] == [[True, None], [False, None]]
+    assert process.returncode == 0
+
+
+def test_why_there_is_no_checker() -> None:
+    with worker("own_checkers:other") as (process, reply):
+        assert reply() == ("checker 'own_checkers:other': 'other' of 'own_checkers' is missing, expected a function")
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are read on Linux only")
+def test_memory_of_built_in_checkers_is_limited() -> None:
+    for checker, limit in (("regex", 4 << 30), ("own_checkers:same", resource.getrlimit(resource.RLIMIT_AS)[1])):
+        with worker(checker) as (process, reply):
+            assert reply() is None
+            assert resource.prlimit(process.pid, resource.RLIMIT_AS)[1] == limit
+
+
+# the parent waits without a limit, so that it is surely there when it is killed
+PARENT = """
+    import subprocess, sys
+    from autodeco_gguf.tasks.grading import worker_command
+    command = worker_command("own_checkers:put_pid", 0.5)
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    worker.stdin.write(b'["", "%s"]\\n' % sys.argv[1].encode())
+    worker.stdin.flush()
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def parent(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), request.param]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("parent", ["0", "60"], indirect=True, ids=["idle", "hanging"])
+def test_the_process_ends_when_its_parent_is_killed(parent: subprocess.Popen[bytes]) -> None:
+    pid = read_pid()
+    parent.kill()
+    wait_for(lambda: gone(pid))

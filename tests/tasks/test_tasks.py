@@ -1,0 +1,278 @@
+"""Tasks: the sources that problems come from, and what is said of those that will not do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
+from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks.adapters import ADAPTERS
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task, read_task
+
+BOX = "\nMake sure you output the final answer within \\boxed{}."
+
+
+# ---- files ----
+
+BAD_FILES: dict[str, tuple[str, bytes, str]] = {
+    "no record": ("p.jsonl", b"\n", ": no record in it"),
+    "empty list": ("p.json", b"[]", ": no record in it"),
+    "header alone": ("p.csv", b"problem,gt\n", ": no record in it"),
+    "empty table": ("p.csv", b"", ": no record in it"),
+    "no line of JSON": ("p.jsonl", b'{"problem": "a", "gt": 1}\n{', ":2: not JSON: Expecting property name "),
+    "empty JSON": ("p.json", b"", ": not JSON: Expecting value: line 1 column 1"),
+    "lines": ("p.json", b'{"problem": "a", "gt": 1}\n{}', ": not JSON: Extra data: line 2 column 1"),
+    "no UTF-8": ("p.json", b'["\xe9"]', ": not JSON: 'utf-8' codec can't decode byte 0xe9 in position 2"),
+    "nested": ("p.json", b"[" * 100_000, ": not JSON: "),
+    "an object": ("p.json", b"{}", ": is an object, expected a list of records"),
+    "many cells": ("p.csv", b"problem,gt\na,1\nb,2,3\n", ": record 2: has more cells than the header"),
+    "few cells": ("p.csv", b"problem,gt\na,1\nb\n", ": record 2: gt is null, expected a string or a number"),
+    "open quote": ("p.csv", b'problem,gt\n"a,1\n', ": not CSV: unexpected end of data"),
+    "csv, no UTF-8": ("p.csv", b"problem,gt\n\xe9,1\n", ": not CSV: 'utf-8' codec can't decode byte 0xe9"),
+    "suffix": ("p.txt", b"a", ": has the suffix '.txt', expected one of .jsonl, .json, .csv, .parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(name: str, tmp_path: Path) -> None:
+    file, content, message = BAD_FILES[name]
+    path = tmp_path / file
+    path.write_bytes(content)
+    with pytest.raises(BadFile) as error:
+        read_task(str(path))
+    assert str(error.value).startswith(f"{path}{message}")
+    assert "\n" not in str(error.value)
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.CSV"
+    path.write_bytes(b'\xef\xbb\xbfproblem,gt,note\r\n"a\r\n""b""",\xc2\xbd,x\r\n')
+    assert read_task(str(path)).problems == (Problem('a\r\n"b"', "½", 1, str(path), False),)
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('\n{"problem": "a", "gt": 1}\n\n{"problem": "b", "gt": 2}\n')
+    assert [p.where for p in read_task(f"aime:{path}").problems] == [f"{path}:2", f"{path}:4"]
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "test-00000.parquet"
+    path.write_bytes(b"PAR1")
+
+    class Table:
+        def to_pylist(self) -> list[dict[str, str]]:
+            return [{"problem": "a", "answer": "1"}]
+
+    def read_table(file: Path) -> Table:
+        if file != path:
+            raise ValueError("Parquet magic bytes not found in footer.\nEither the file is corrupted")
+        return Table()
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(AutoDecoError, match=rf"^{path}: needs pyarrow to be read; pip install pyarrow$"):
+        read_task(f"aime:{path}")
+    module = ModuleType("pyarrow.parquet")
+    module.__dict__["read_table"] = read_table
+    monkeypatch.setitem(sys.modules, "pyarrow", ModuleType("pyarrow"))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", module)
+    problem = Problem("a" + BOX, "1", 1, str(path), False)
+    assert read_task(f"aime:{path}") == Task("test-00000", (problem,), "boxed")
+    other = tmp_path / "other.parquet"
+    other.write_bytes(b"")
+    broken = rf"^{other}: cannot be read: Parquet magic bytes not found in footer\. Either the file is corrupted$"
+    with pytest.raises(BadFile, match=broken):
+        read_task(f"aime:{other}")
+
+
+# ---- what is asked for ----
+
+
+def test_demo() -> None:
+    told = stories.problems(100, seed="test 0", held_out=True)
+    problems = tuple(Problem(p.prompt, p.answer, i, "demo") for i, p in enumerate(told, 1))
+    assert read_task("demo") == Task("demo", problems, "story")
+    assert read_task("demo", checker="exact", limit=3) == Task("demo", problems[:3], "exact")
+
+
+def test_checker_and_limit(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"problem": str(i), "gt": i}) + "\n" for i in range(5)))
+    task = read_task(f"hmmt25:{path}", checker="exact", limit=2)
+    assert (task.checker, [p.answer for p in task.problems]) == ("exact", ["0", "1"])
+    assert len(read_task(f"hmmt25:{path}", limit=9).problems) == 5
+
+
+FORMS = "a task is demo, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
+NAMES = "aime, brumo25, hmmt25, beyondaime, gpqa, mmlu-pro, livecodebench, ifeval"
+BAD_SPECS = {
+    "": f"task: no such file; {FORMS}",
+    "nowhere.jsonl": f"nowhere.jsonl: no such file; {FORMS}",
+    "aime:data/nowhere.jsonl": f"data/nowhere.jsonl: no such file; {FORMS}",
+    r"C:\data\p.jsonl": rf"C:\data\p.jsonl: no such file; {FORMS}",
+    r"gpqa:C:\p.csv": rf"C:\p.csv: no such file; {FORMS}",
+    "aime": "task aime: a format without a source; expected aime:FILE or aime:OWNER/NAME",
+    "ifeval:": "task ifeval:: a format without a source; expected ifeval:FILE or ifeval:OWNER/NAME",
+    "gsm8k:openai/gsm8k": f"task gsm8k:openai/gsm8k: format 'gsm8k', expected one of {NAMES}",
+    "AIME:p.jsonl": f"task AIME:p.jsonl: format 'AIME', expected one of {NAMES}",
+    "demo:p.jsonl": f"task demo:p.jsonl: format 'demo', expected one of {NAMES}",
+    "https://x.org/a/b": f"task https://x.org/a/b: format 'https', expected one of {NAMES}",
+    "owner/name/more": f"owner/name/more: no such file; {FORMS}",
+    "aime:owner/name:a:b": f"owner/name:a:b: no such file; {FORMS}",
+    "aime:.": ".: is not a regular file",
+}
+
+
+@pytest.mark.parametrize("spec", BAD_SPECS)
+def test_bad_specs(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InvalidInput, BadFile)) as error:
+        read_task(spec)
+    assert str(error.value) == BAD_SPECS[spec]
+
+
+def test_errors_carry_what_they_speak_of(tmp_path: Path, hub: list[object]) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"problem": "a", "answer": "1"}\n{"problem": 5, "answer": "1"}\n')
+    other = tmp_path / "p.csv"
+    other.write_text("problem,gt\na,1,2\n")
+    rows: list[tuple[str, type[AutoDecoError], str | None, str | None, object, object]] = [
+        (f"aime:{path}", BadFile, str(path), "problem", "a string", "a number"),
+        (str(other), BadFile, str(other), None, None, None),
+        (str(tmp_path), BadFile, str(tmp_path), None, None, None),
+        ("aime:gone/set", BadFile, "gone/set", None, None, None),
+        ("aime:no/test", InvalidInput, "no/test", "split", ["train", "dev"], None),
+        ("nowhere.csv", InvalidInput, "nowhere.csv", "task", None, "nowhere.csv"),
+        ("aime:", InvalidInput, None, "task", None, "aime:"),
+        ("gsm8k:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "gsm8k:a/b"),
+    ]
+    for spec, kind, *attributes in rows:
+        with pytest.raises(AutoDecoError) as error:
+            read_task(spec)
+        found = error.value
+        assert type(found) is kind, spec
+        assert [found.file, found.key, found.expected, found.found] == attributes, spec
+
+
+def test_a_file_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("odd:name.jsonl").write_text('{"problem": "a", "gt": 1}\n')
+    assert read_task("odd:name.jsonl").name == "odd:name"
+    assert read_task("aime:odd:name.jsonl").problems[0].text == "a" + BOX
+
+
+# ---- the Hugging Face hub ----
+
+MATH = [{"problem": "a", "answer": "1"}, {"problem": "b", "answer": "2"}]
+HUB: dict[tuple[str, str | None], dict[str, list[dict[str, str]]]] = {
+    ("MathArena/hmmt_feb_2025", None): {"train": MATH},
+    ("some/set", None): {"validation": MATH[:1], "test": MATH},
+    ("opencompass/AIME2025", "AIME2025-I"): {"test": MATH},
+    ("no/test", None): {"train": MATH, "dev": MATH},
+    ("bad/record", None): {"test": [*MATH, {"problem": "c"}]},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str | None]]:
+    """A stand-in for datasets; gives the calls of load_dataset."""
+    calls: list[tuple[str, str | None, str | None]] = []
+    exceptions = ModuleType("datasets.exceptions")
+    exceptions.__dict__["DatasetsError"] = type("DatasetsError", (Exception,), {})
+    errors = {
+        "gone/set": FileNotFoundError("Dataset 'gone/set' doesn't exist on the Hub"),
+        "scripted/set": RuntimeError("Dataset scripts are no longer supported, but found set.py"),
+        "broken/set": exceptions.DatasetsError("An error occurred\n  while generating the dataset"),
+        "silent/set": ConnectionError(),
+    }
+
+    def load_dataset(path: str, name: str | None = None, *, split: str | None = None) -> Any:
+        calls.append((path, name, split))
+        if path in errors:
+            raise errors[path]
+        if (path, name) not in HUB:
+            raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['AIME2025-I']")
+        splits = HUB[path, name]
+        return splits[split] if split else splits
+
+    module = ModuleType("datasets")
+    module.__dict__["load_dataset"] = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("spec", "call", "name", "answers"),
+    [
+        ("hmmt25:MathArena/hmmt_feb_2025", ("MathArena/hmmt_feb_2025", None, None), "hmmt_feb_2025", "12"),
+        ("aime:some/set", ("some/set", None, None), "set", "12"),
+        ("aime:some/set@validation", ("some/set", None, "validation"), "set", "1"),
+        (
+            "aime:opencompass/AIME2025:AIME2025-I",
+            ("opencompass/AIME2025", "AIME2025-I", None),
+            "AIME2025-AIME2025-I",
+            "12",
+        ),
+        (
+            "aime:opencompass/AIME2025:AIME2025-I@test",
+            ("opencompass/AIME2025", "AIME2025-I", "test"),
+            "AIME2025-AIME2025-I",
+            "12",
+        ),
+    ],
+)
+def test_hub(
+    spec: str,
+    call: tuple[str, str | None, str | None],
+    name: str,
+    answers: str,
+    hub: list[tuple[str, str | None, str | None]],
+) -> None:
+    task = read_task(spec)
+    source = spec.partition(":")[2]
+    problems = tuple(
+        Problem(text + BOX, answer, i, source, False)
+        for i, (text, answer) in enumerate(zip("ab", answers, strict=False), 1)
+    )
+    assert task == Task(name, problems, "boxed")
+    assert hub == [call]
+
+
+BAD_SETS = {
+    "aime:gone/set": "gone/set: no such file, and not to be had from the Hugging Face hub: "
+    "Dataset 'gone/set' doesn't exist on the Hub",
+    "aime:scripted/set@test": "scripted/set@test: no such file, and not to be had from the Hugging Face hub: "
+    "Dataset scripts are no longer supported, but found set.py",
+    "broken/set": "broken/set: no such file, and not to be had from the Hugging Face hub: "
+    "An error occurred while generating the dataset",
+    "silent/set": "silent/set: no such file, and not to be had from the Hugging Face hub: ConnectionError",
+    "aime:opencompass/AIME2025": "opencompass/AIME2025: no such file, and not to be had from the Hugging Face hub: "
+    "Config name is missing. Please pick one among the available configs: ['AIME2025-I']",
+    "aime:no/test": "no/test: has the splits train, dev; choose one with @SPLIT",
+    "aime:bad/record": "bad/record: record 3: gt or answer or Answer is missing; the record has problem",
+}
+
+
+@pytest.mark.parametrize("spec", BAD_SETS)
+def test_bad_sets(spec: str, hub: list[object]) -> None:
+    with pytest.raises((InvalidInput, BadFile)) as error:
+        read_task(spec)
+    assert str(error.value) == BAD_SETS[spec]
+
+
+def test_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    message = (
+        "^MathArena/hmmt_feb_2025: no such file, and a data set of the Hugging Face hub needs datasets; "
+        "pip install datasets$"
+    )
+    with pytest.raises(AutoDecoError, match=message):
+        read_task("hmmt25:MathArena/hmmt_feb_2025")
