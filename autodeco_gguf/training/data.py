@@ -279,5 +279,8 @@ def encode_files(
             progress(index + 1)
     if not counts.examples:
         names = ", ".join(map(str, paths))
-        raise BadFile.of(names, f"no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)")
+        raise BadFile(
+            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)",
+            file=paths[0],
+        )
     return Dataset(directory, counts, digest.hexdigest())
