@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,10 +15,12 @@ from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.data import Counts
+    from autodeco_gguf.training.objective import Losses
     from autodeco_gguf.training.report import Report
-    from autodeco_gguf.training.train import Watch
+    from autodeco_gguf.training.train import TrainingWatch
     from autodeco_gguf.training.trainer import Step
 
+Values = TypeVar("Values")
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 
@@ -27,7 +30,14 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @click.option(
     "-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf."
 )
-@click.option("--heads", type=click.Choice(list(HEADS)), default="both", show_default=True, help="What to train.")
+@click.option(
+    "--heads",
+    type=click.Choice(list(HEADS)),
+    default="both",
+    callback=lambda _, __, value: HEADS[value],
+    show_default=True,
+    help="What to train.",
+)
 @click.option("--epochs", type=float, default=1.0, show_default=True, help="Passes over the data.")
 @click.option("--steps", type=int, help="Steps, instead of epochs.")
 @click.option("--batch", type=int, default=32, show_default=True, help="Examples a step.")
@@ -46,6 +56,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 )
 @click.option(
     "--dft/--no-dft",
+    "dynamic_fine_tuning",
     default=True,
     show_default=True,
     help="Weigh positions by the model's probability of the target (dynamic fine-tuning).",
@@ -69,7 +80,15 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @click.option("--control-weight", type=float, default=1.0, show_default=True, help="Weight of the ranking loss.")
 @click.option("--control-margin", type=float, default=0.1, show_default=True, help="Gap in mean T and P it asks for.")
 @click.option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@click.option("-c", "--ctx", type=int, default=2048, show_default=True, help="Longest example in tokens; cut beyond.")
+@click.option(
+    "-c",
+    "--ctx",
+    "max_tokens",
+    type=int,
+    default=2048,
+    show_default=True,
+    help="Longest example in tokens; cut beyond.",
+)
 @click.option("--validation", type=float, default=0.05, show_default=True, help="Share of examples held out, 0 to 0.5.")
 @click.option("--evaluations", type=int, default=10, show_default=True, help="Validations during the training.")
 @click.option("--patience", type=int, default=3, show_default=True, help="Stop after so many without gain; 0: never.")
@@ -87,13 +106,14 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
     """
     try:
-        from autodeco_gguf.training.train import train
+        from autodeco_gguf.training.settings import Objective, TrainingSettings
+        from autodeco_gguf.training.train import TrainingOptions, train
     except ImportError as e:
         raise AutoDecoError(f"training needs {e.name}; pip install 'autodeco-gguf[train]'") from e
     from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
     try:
-        settings = _settings(options)
+        settings = replace(_named(TrainingSettings, options), objective=_named(Objective, options))
         settings.check()
     except AutoDecoError as e:
         raise click.UsageError(str(e)) from e
@@ -108,9 +128,7 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             data,
             output,
             settings,
-            commands=commands,
-            base_name=options["base_name"],
-            skip_bad=options["skip_bad"],
+            options=TrainingOptions(commands, options["skip_bad"], options["base_name"]),
             force=options["force"],
             machine=options["machine"],
             watch=watch,
@@ -129,42 +147,29 @@ def _check_unused() -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --control")
 
 
-def _settings(options: dict[str, Any]) -> Any:
-    from autodeco_gguf.training.settings import Objective, Settings
-
-    objective = Objective(
-        heads=HEADS[options["heads"]],
-        easy_mask=options["easy_mask"],
-        dynamic_fine_tuning=options["dft"],
-        alpha=options["alpha"],
-        sort_tolerance=options["sort_tolerance"],
-        control_weight=options["control_weight"],
-        control_margin=options["control_margin"],
-    )
-    names = ("batch", "epochs", "steps", "lr", "weight_decay", "warmup", "clip", "validation", "evaluations")
-    same = {name: options[name] for name in (*names, "patience", "seed")}
-    return Settings(objective=objective, max_tokens=options["ctx"], **same)
+def _named(kind: type[Values], options: dict[str, Any]) -> Values:
+    """A dataclass of the options that are named like its fields."""
+    return kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})  # type: ignore[arg-type]
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def _progress() -> Iterator[TrainingWatch]:
     """A bar with losses and mean predictions on a terminal, a line at each validation."""
-    from autodeco_gguf.training.train import Watch
+    from autodeco_gguf.training.train import TrainingWatch
 
     with progress_bar("reading") as bar:
 
         def on_step(s: Step) -> None:
-            text = _losses(s.losses) + f", {s.tok_s:.0f} tokens/s"
+            text = _losses(s.train) + f", {s.tok_s:.0f} tokens/s"
             bar.update(s.step, s.steps, text)
             if s.validation is not None:
                 bar.say(f"step {s.step} of {s.steps}: {text}; validation {_losses(s.validation)}")
 
-        yield Watch(lines=bar.update, data=_print_counts, step=on_step)
+        yield TrainingWatch(lines=bar.update, data=_print_counts, step=on_step)
 
 
-def _losses(losses: Any) -> str:
-    text = f"loss {losses.total:.4f}, T {losses.mean_temperature:.3f}, P {losses.mean_top_p:.3f}"
-    return text
+def _losses(losses: Losses) -> str:
+    return f"loss {losses.total:.4f}, T {losses.mean_temperature:.3f}, P {losses.mean_top_p:.3f}"
 
 
 def _print_counts(counts: Counts) -> None:
