@@ -14,6 +14,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.problems import located
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
@@ -259,13 +260,13 @@ def encode_files(
         lines = ((path, number, line) for path in paths for number, line in read_lines(path))
         for index, (path, number, line) in enumerate(lines):
             try:
-                sequences = encoder.encode(parse_line(line), index, counts)
-            except AutoDecoError as e:
-                message = f"{path}:{number}: {e}"
+                with located(path, number):
+                    sequences = encoder.encode(parse_line(line), index, counts)
+            except BadFile as e:
                 if not skip_bad:
-                    raise BadFile(message, file=path, key=e.key, expected=e.expected, found=e.found) from e
+                    raise
                 counts.bad += 1
-                counts.bad_lines += [message] if counts.bad <= 3 else []
+                counts.bad_lines += [str(e)] if counts.bad <= 3 else []
                 continue
             if sequences:
                 firsts.write(np.int64(n_sequences).tobytes())

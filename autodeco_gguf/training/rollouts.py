@@ -12,14 +12,14 @@ from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request, Result
-from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import check_output
 from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.model.sampling import check_seed_range, check_temperature, check_top_p, seed_from
 from autodeco_gguf.tasks.checkers import get_checker
 from autodeco_gguf.tasks.grading import Grader
-from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.problems import Problem, located
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -127,8 +127,9 @@ def rollouts(
         watch: progress.
 
     Raises:
-        InvalidInput: a setting or a problem that will not do, named before anything is drawn.
-        BadFile: a partial file of other settings; the output exists or cannot be written; no sample is correct.
+        InvalidInput: a setting that will not do.
+        BadFile: a problem that will not do, named before anything is drawn; a partial file of other settings; the
+            output exists or cannot be written; no sample is correct.
     """
     settings = settings or RolloutSettings()
     settings.check()
@@ -154,12 +155,9 @@ def _prompts(engine: Engine, problems: Sequence[Problem], settings: RolloutSetti
     """The tokens of every problem, all known to fit."""
     prompts = []
     for problem in problems:
-        try:
-            prompt = engine.prompt(problem.text)
-            engine.check(sample_request(prompt, settings, 0, 0))
-        except AutoDecoError as e:
-            raise e.within(problem.where, file=problem.file) from e
-        prompts.append(prompt)
+        with located(problem.file, problem.line, by_line=problem.by_line):
+            prompts.append(engine.prompt(problem.text))
+            engine.check(sample_request(prompts[-1], settings, 0, 0))
     return prompts
 
 
