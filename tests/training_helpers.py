@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from broken import Kind, load_raw, rewrite
 from conftest import Case
 from torch import Tensor
 
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.tasks import checkers, grading
 from autodeco_gguf.training.data import Counts, Dataset, Tokens
 from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule
@@ -123,3 +127,20 @@ def plain_features(logits: Tensor, t: Tensor) -> Tensor:
     variance = ((probs - 1.0 / n) ** 2).sum(-1) / (n - 1)
     ordered = probs.sort(-1, descending=True).values
     return torch.stack([t, ordered[:, 0], entropy, variance, ordered[:, :5].sum(-1)], -1)
+
+
+# ---- rollouts ----
+
+CHECKERS = {"even": lambda text, answer: len(text) % 2 == 0, "never": lambda text, answer: False}
+
+
+@contextmanager
+def tame() -> Iterator[None]:
+    """A random model ends an answer once in a while, and a checker takes about half of what it says."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        drawn = Generation.drawn
+        monkeypatch.setattr(Generation, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
+        monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
+        for name, checker in CHECKERS.items():
+            monkeypatch.setitem(checkers._CHECKERS, name, checker)
+        yield

@@ -8,11 +8,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import assert_refused, invoke, start
 from conftest import Case
 from training_helpers import jsonl
+
+from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.export import export
 
 Capture = pytest.CaptureFixture[str]
 
@@ -86,9 +90,12 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
 
     import autodeco_gguf.training.train as module
 
-    original = module._remove_state
+    def spy(model: BaseModel, output: Path, *args: Any, **kwargs: Any) -> None:
+        saved.update(torch.load(output / ".training" / "state.pt"))
+        export(model, output, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_remove_state", lambda s: saved.update(torch.load(s / "state.pt")) or original(s))
+        patch.setattr(module, "export", spy)
         done = invoke(
             capfd, "train", qwen2.base, "--data", data, "--data", more, "-o", tmp_path / "o", *options, "-t", 1,
             "--no-dft", "--heads", "top-p", "--control", "--base-name", "org/name", "--gpu-layers", 0,

@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import load_case
-from training_helpers import (
-    predicted,
-)
+from training_helpers import predicted
 
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.data import Tokens
-from autodeco_gguf.training.features import stream
+from autodeco_gguf.training.features import segments, stream
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,10 +79,10 @@ def test_only_what_is_predicted_is_an_output(context: Context, monkeypatch: pyte
 
 
 def test_segments() -> None:
-    for tokens, segments in (
+    for tokens, expected in (
         ([5, ~6], [(0, 0), (0, 1)]),
         ([5, 6, ~7, ~8], [(0, 1), (1, 3)]),
         ([5, ~6, 7, 8, ~9], [(0, 0), (0, 1), (1, 3), (3, 4)]),
         ([5, ~6, 7], [(0, 0), (0, 1), (1, 2)]),
     ):
-        assert segments(np.array(tokens, np.int32)) == segments
+        assert segments(np.array(tokens, np.int32)) == expected

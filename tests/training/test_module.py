@@ -9,10 +9,7 @@ import pytest
 import torch
 from broken import load_raw
 from conftest import Case, load_case
-from training_helpers import (
-    module_of,
-    plain_features,
-)
+from training_helpers import module_of, plain_features
 
 from autodeco_gguf import Heads
 from autodeco_gguf.heads.checkpoint import read_checkpoint

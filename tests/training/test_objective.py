@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import (
-    NO_TRIPLES,
-    plain_features,
-    plain_temperature_loss,
-    plain_top_p_loss,
-    random_features,
-)
+from training_helpers import NO_TRIPLES, plain_features, plain_temperature_loss, plain_top_p_loss, random_features
 
 from autodeco_gguf.training import objective as objective_module
 from autodeco_gguf.training.features import Features

@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Case
-from training_helpers import (
-    module_of,
-    random_features,
-)
+from training_helpers import module_of, random_features
 
 from autodeco_gguf import Heads
 from autodeco_gguf.heads.checkpoint import read_checkpoint

@@ -7,10 +7,8 @@ import re
 
 import pytest
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.training.settings import Objective, TrainingSettings
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_settings_out_of_range() -> None:
@@ -22,7 +20,8 @@ def test_settings_out_of_range() -> None:
         ({"objective": Objective(heads=())}, r"heads \[\], expected some of"),
         ({"objective": Objective(heads=("x",))}, r"heads \['x'\], expected some of \['temperature', 'top_p'\]"),
     ):
-        with pytest.raises(AutoDecoError, match=f"^{message}"):
+        with pytest.raises(InvalidInput, match=f"^{message}") as refused:
             TrainingSettings(**changes).check()
+        assert refused.value.key == message.partition(" ")[0]
     TrainingSettings().check()
     assert re.match(r"Objective\(heads=\('temperature', 'top_p'\), easy_mask=0.6, dyn", repr(Objective()))

@@ -15,15 +15,12 @@ import numpy as np
 import pytest
 from broken import load_raw, rewrite, shards
 from conftest import Case, load
-from training_helpers import (
-    SMALL,
-    jsonl,
-    log_of,
-)
+from training_helpers import SMALL, jsonl, log_of
 
 import autodeco_gguf as ad
 from autodeco_gguf import Heads
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.settings import Objective, TrainingSettings
@@ -116,7 +113,7 @@ def test_a_merged_base_is_trained_anew(qwen2: Case, merged: Path, tmp_path: Path
 def test_finished_is_not_replaced_without_force(qwen2: Case, tmp_path: Path) -> None:
     output, _ = trained(qwen2.base, tmp_path)
     before = (output / "model.safetensors").read_bytes()
-    with pytest.raises(AutoDecoError, match=r"out/config\.json: exists; use --force to replace it$"):
+    with pytest.raises(BadFile, match=r"out/config\.json: exists; use --force to replace it$"):
         trained(qwen2.base, tmp_path)
     trained(qwen2.base, tmp_path, replace(SMALL, lr=5e-3), force=True)
     assert (output / "model.safetensors").read_bytes() != before
@@ -188,7 +185,7 @@ def test_killed_while_the_results_are_written(qwen2: Case, tmp_path: Path, monke
 def test_inputs_are_not_written(qwen2: Case, tmp_path: Path) -> None:
     base = tmp_path / "heads.gguf"
     base.write_bytes(qwen2.base.read_bytes())
-    with pytest.raises(AutoDecoError, match=r"heads\.gguf: is an input and would be written; choose another output$"):
+    with pytest.raises(BadFile, match=r"heads\.gguf: is an input and would be written; choose another output$"):
         trained(base, tmp_path, name="heads", force=True)
     (tmp_path / "out").mkdir()
     data = jsonl(tmp_path / "out" / "log.jsonl", *EXAMPLES)
@@ -229,7 +226,7 @@ def test_other_weights_in_the_output_are_refused_at_once(qwen2: Case, tmp_path: 
     (tmp_path / "out" / "model-00001-of-00002.safetensors").write_bytes(
         (qwen2.heads / "model.safetensors").read_bytes()
     )
-    with pytest.raises(AutoDecoError, match=r"00002\.safetensors: other weights in the output; choose another dir"):
+    with pytest.raises(BadFile, match=r"00002\.safetensors: other weights in the output; choose another dir"):
         trained(qwen2.base, tmp_path, force=True)
     (tmp_path / "x.gguf").mkdir()
     with pytest.raises(AutoDecoError, match=r"x\.gguf cannot be the adapter; choose another output"):
@@ -269,6 +266,20 @@ def test_control(qwen2: Case, tmp_path: Path) -> None:
         log[-1]["validation"]["ranking"] < 0.5 * log[19]["validation"]["ranking"]
         or log[-1]["validation"]["ranking"] < 1
     )
+
+
+def test_the_base_is_parsed_once(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is read again to verify it, and that is another file."""
+    parsed: list[Path] = []
+    original = gguf_module.GgufFile.__init__
+
+    def spy(self: gguf_module.GgufFile, path: Path, start: int = 0) -> None:
+        parsed.append(Path(path))
+        original(self, path, start)
+
+    monkeypatch.setattr(gguf_module.GgufFile, "__init__", spy)
+    trained(qwen2.base, tmp_path, replace(SMALL, steps=1))
+    assert parsed.count(qwen2.base) == 1
 
 
 def test_two_shards_are_one_base(qwen2: Case, tmp_path: Path) -> None:

@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_case
-from training_helpers import (
-    SMALL,
-    dataset,
-    log_of,
-    predicted,
-    random_sequences,
-    trainer,
-)
+from training_helpers import SMALL, dataset, log_of, predicted, random_sequences, trainer
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, ModelFailed
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training import trainer as trainer_module
@@ -232,7 +225,7 @@ def test_a_gradient_that_is_not_finite(context: Context, data: Dataset, tmp_path
     it = trainer(context, data, SMALL, tmp_path / "out")
     with torch.no_grad():
         it.heads.temp_head.mlp[0].weight.fill_(math.nan)
-    with pytest.raises(AutoDecoError, match=r"^step 1: the gradient is not finite; lower --lr$"):
+    with pytest.raises(ModelFailed, match=r"^step 1: the gradient is not finite; lower --lr$"):
         it.run()
 
 
@@ -281,8 +274,10 @@ DIFFERENT: dict[str, tuple[Callable[[TrainingSettings], TrainingSettings], str]]
 def test_another_setting_is_not_resumed(name: str, context: Context, data: Dataset, tmp_path: Path) -> None:
     interrupted(context, data, SMALL, tmp_path, 3)
     change, message = DIFFERENT[name]
-    with pytest.raises(AutoDecoError, match=rf"state\.pt: of a training with {message}; start anew with --force"):
+    with pytest.raises(BadFile, match=rf"state\.pt: of a training with {message}; start anew with --force") as refused:
         trainer(context, data, change(SMALL), tmp_path)
+    assert (refused.value.file, refused.value.key) == (str(tmp_path / "state.pt"), message.partition(" ")[0])
+    assert str(refused.value.expected) in message.replace("\\", "")
 
 
 def test_other_data_or_another_base_is_not_resumed(context: Context, data: Dataset, tmp_path: Path) -> None:
@@ -309,7 +304,7 @@ def test_a_broken_state(name: str, context: Context, data: Dataset, tmp_path: Pa
     interrupted(context, data, SMALL, tmp_path, 3)
     path = tmp_path / "state.pt"
     path.write_bytes(STATES[name](path.read_bytes()))
-    with pytest.raises(AutoDecoError, match=r"state\.pt: cannot be read; start anew with --force$"):
+    with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
         trainer(context, data, SMALL, tmp_path)
 
 
