@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,11 +224,8 @@ class Dataset:
         """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
         begin = int(self._firsts[index])
         end = int(self._firsts[index + 1]) if index + 1 < len(self._firsts) else len(self._ends)
-        return [self._sequence(i) for i in range(begin, end)]
-
-    def _sequence(self, i: int) -> Tokens:
-        begin = int(self._ends[i - 1]) if i else 0
-        return np.array(self._tokens[begin : int(self._ends[i])])
+        bounds = [int(self._ends[i - 1]) if i else 0 for i in range(begin, end + 1)]
+        return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def encode_files(

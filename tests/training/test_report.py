@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def test_the_report_by_numpy(qwen2: Case) -> None:
         assert method.difference == pytest.approx(difference.mean(), abs=1e-4)
         assert method.standard_error == pytest.approx(math.sqrt((sums**2).sum() * 7 / 6) / 90, rel=1e-3, abs=1e-6)
     assert got.verdict == verdict(got.methods)
-    assert json.loads(json.dumps(got.as_dict()))["methods"][4]["name"] == "heads"
+    assert json.loads(json.dumps(asdict(got)))["methods"][4]["name"] == "heads"
 
 
 def test_the_report_of_one_head(qwen2: Case) -> None:
