@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, machine_options, progress_bar
-from autodeco_gguf.errors import AutoDecoError, not_installed
+from autodeco_gguf.cli._common import GGUF, Verb, machine_options, progress_bar
+from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.data import Counts
@@ -28,7 +28,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 _option = partial(click.option, show_default=True)
 
 
-@click.command("train", short_help="Train heads on a GGUF.")
+@click.command("train", cls=Verb, short_help="Train heads on a GGUF.")
 @click.argument("base", type=GGUF)
 @_option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
 @_option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
@@ -86,12 +86,9 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
         raise not_installed(f"training needs {e.name}", "train") from e
     from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
-    try:
-        objective = _named(Objective, {**options, "heads": HEADS[options["heads"]]})
-        settings = replace(_named(TrainingSettings, options), objective=objective)
-        settings.check()
-    except AutoDecoError as e:
-        raise click.UsageError(str(e)) from e
+    objective = _named(Objective, {**options, "heads": HEADS[options["heads"]]})
+    settings = replace(_named(TrainingSettings, options), objective=objective)
+    settings.check()
     commands = None
     if options["control"]:
         commands = Commands.read(options["commands"] or SHIPPED, share=options["control_share"], seed=options["seed"])

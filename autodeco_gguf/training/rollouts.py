@@ -211,7 +211,7 @@ def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) ->
         if result.finish_reason == "stop":
             grade = grader.grade(result.text, problem.answer)
             if grade.correct is None:
-                raise InvalidInput(f"{problem.where}: the checker failed on a sample: {grade.error}", key="checker")
+                raise BadFile(f"{problem.where}: the checker failed on a sample: {grade.error}", file=problem.file)
             if grade.correct:
                 kept[result.index % k] = result.text
     return dict(sorted(kept.items()))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import check_directory, check_new, same_file, write_bytes
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
@@ -108,7 +108,7 @@ def train(
     out.check([Path(base), *paths], force)
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
-    model = BaseModel.open(base)
+    model = BaseModel.open(Path(base))
     with closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
         encoder = Encoder(context, settings.max_tokens, options.commands)
@@ -141,7 +141,7 @@ def _encode(
         raise
     watch.data(dataset.counts)
     if options.commands is not None and options.commands.share > 0 and not dataset.counts.controlled:
-        raise InvalidInput("decoding control: no example got a command; it takes prompts, and a larger share")
+        raise BadFile("decoding control: no example got a command; it takes prompts, and a larger share", file=paths[0])
     return dataset
 
 

@@ -77,12 +77,12 @@ def test_command_interrupted(
 
 USAGE: dict[str, tuple[list[object], int, str]] = {
     "k": (["-k", 0], 2, "Invalid value for '-k': 0 is not in the range x>=1."),
-    "checker": (["--checker", "rhyme"], 1, "checker 'rhyme', expected one of boxed, "),
+    "checker": (["--checker", "rhyme"], 2, "checker 'rhyme', expected one of boxed, "),
     "temperature": (["--temperature", -1], 2, "-1.0 is not in the range x>=0."),
-    "no temperature": (["--temperature", "nan"], 1, "temperature nan, expected a number >= 0"),
+    "no temperature": (["--temperature", "nan"], 2, "temperature nan, expected a number >= 0"),
     "top-p": (["--top-p", 2], 2, "2.0 is not in the range 0<=x<=1."),
     "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
-    "parallel": (["--parallel", 257], 1, "n_parallel 257, expected 1 to 256"),
+    "parallel": (["--parallel", 257], 2, "n_parallel 257, expected 1 to 256"),
     "context": (["-c", 1], 1, "p.jsonl:1: the prompt has "),
     "no problems": (["--problems", "nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read: No such file or directory"),
     "over its input": (["-o", "p.jsonl", "--force"], 1, "p.jsonl: is the input p.jsonl; choose another output"),
