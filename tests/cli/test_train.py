@@ -109,6 +109,16 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
     assert json.loads((tmp_path / "o" / "config.json").read_text())["base_model_name_or_path"] == "org/name"
 
 
+def test_the_machine_has_an_effect(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
+    heads = set()
+    for i, options in enumerate(((), ("--cache-type", "f32"), ("--flash-attn",))):
+        out = tmp_path / f"{i}"
+        done = invoke(capfd, "train", qwen2.base, "--data", data, "-o", out, *QUICK, *options)
+        assert done.status == 0, done.err
+        heads.add((out / "model.safetensors").read_bytes())
+    assert len(heads) == 3
+
+
 Make = Callable[[Path, Case], list[object]]
 
 USAGE: dict[str, tuple[list[object], str]] = {
