@@ -23,7 +23,7 @@ import torch
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.data import Counts, Dataset
-from autodeco_gguf.training.settings import Objective, Settings
+from autodeco_gguf.training.settings import Objective, TrainingSettings
 from autodeco_gguf.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,13 +65,11 @@ def measure(base: Path, rounds: int, threads: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as temporary:
             directory = Path(temporary)
             data = dataset(directory, context.n_vocab, 2 * rounds + 8)
-            settings = Settings(objective=Objective(sort_tolerance=tolerance), batch=1, steps=10**6)
+            settings = TrainingSettings(objective=Objective(sort_tolerance=tolerance), batch=1, steps=10**6)
             trainer = Trainer(context, data, settings, directory, directory, "benchmark")
 
             def train(trainer: Trainer = trainer) -> float:
-                begin = time.perf_counter()
-                n = trainer._train_step()[1]
-                return n / (time.perf_counter() - begin)
+                return trainer.train_step().tok_s
 
             figures[name] = paired(lambda data=data: read_prompts(context, data), train, rounds)
     return figures

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from broken import Kind, rewrite
+from broken import Kind, load_raw, rewrite
+from conftest import Case
 from torch import Tensor
 
+from autodeco_gguf.engine.generation import Generation
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.tasks import checkers, grading
 from autodeco_gguf.training.data import Counts, Dataset, Tokens
+from autodeco_gguf.training.features import Features
+from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.settings import TrainingSettings
+from autodeco_gguf.training.trainer import Trainer
+
+NO_TRIPLES = torch.zeros(0, 3, dtype=torch.long)
+SMALL = TrainingSettings(batch=4, steps=6, lr=1e-3, evaluations=3, patience=0, validation=0.25)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -53,6 +66,42 @@ def random_sequences(rng: np.random.Generator, lengths: Sequence[int], n_vocab: 
     return [predicted(*rng.integers(3, n_vocab, n).tolist()) for n in lengths]
 
 
+def module_of(case: Case) -> HeadsModule:
+    """The module with a fixture's weights."""
+    arrays = load_raw(case.heads / "model.safetensors")
+    hidden = arrays["temp_head.mlp.0.weight"].shape[1]
+    module = HeadsModule(hidden, 0)
+    module.load_state_dict({key: torch.tensor(value) for key, value in arrays.items()})
+    return module
+
+
+def random_features(n: int = 60, n_vocab: int = 70, hidden: int = 12, parts: int = 3) -> tuple[list[Features], Tensor]:
+    """Features of seven sequences: four plain ones, and variants of the first."""
+    rng = np.random.default_rng(4)
+    logits = (rng.normal(size=(n, n_vocab)) * 3).astype(np.float32)
+    targets = np.where(rng.random(n) < 0.4, logits.argmax(1), rng.integers(0, n_vocab, n))
+    whole = Features(
+        rng.integers(0, 7, n),
+        targets,
+        rng.normal(size=(n, hidden)).astype(np.float32),
+        logits,
+    )
+    cuts = np.array_split(np.arange(n), parts)
+    return [whole[c[0] : c[-1] + 1] for c in cuts], torch.tensor([[0, 4, 5]])
+
+
+def trainer(
+    context: Context, data: Dataset, settings: TrainingSettings, directory: Path, identity: str = "x"
+) -> Trainer:
+    directory.mkdir(parents=True, exist_ok=True)
+    return Trainer(context, data, settings, directory, directory, identity)
+
+
+def log_of(directory: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in r.items() if key != "tok_s"} for r in records]
+
+
 # ---- the objective, as the paper and the official trainer have it: over all of the vocabulary ----
 
 
@@ -78,3 +127,20 @@ def plain_features(logits: Tensor, t: Tensor) -> Tensor:
     variance = ((probs - 1.0 / n) ** 2).sum(-1) / (n - 1)
     ordered = probs.sort(-1, descending=True).values
     return torch.stack([t, ordered[:, 0], entropy, variance, ordered[:, :5].sum(-1)], -1)
+
+
+# ---- rollouts ----
+
+CHECKERS = {"even": lambda text, answer: len(text) % 2 == 0, "never": lambda text, answer: False}
+
+
+@contextmanager
+def tame() -> Iterator[None]:
+    """A random model ends an answer once in a while, and a checker takes about half of what it says."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        drawn = Generation.drawn
+        monkeypatch.setattr(Generation, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
+        monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
+        for name, checker in CHECKERS.items():
+            monkeypatch.setitem(checkers._CHECKERS, name, checker)
+        yield

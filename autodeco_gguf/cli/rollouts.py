@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
 from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
-    from autodeco_gguf.training.rollouts import Summary
+    from autodeco_gguf.model.machine import Machine
+    from autodeco_gguf.training.rollouts import RolloutSummary
 
 
-@click.command("rollouts", short_help="Sample correct answers to train on.")
+@click.command("rollouts", cls=Verb, short_help="Sample correct answers to train on.")
 @click.argument("model", type=GGUF)
 @click.option(
     "--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.'
@@ -38,24 +39,17 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
 )
 @click.option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
-@machine_options
+@machine_options()
 def rollouts_command(
     model: Path,
     problems: Path,
     output: Path,
-    k: int,
-    checker: str,
     limit: int | None,
-    max_tokens: int | None,
     ctx: int | None,
     parallel: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
     force: bool,
-    threads: int | None,
-    gpu_layers: int,
-    verbose: bool,
+    machine: Machine,
+    **sampling: Any,
 ) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
 
@@ -66,23 +60,17 @@ def rollouts_command(
     """
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.files.atomic import check_output
-    from autodeco_gguf.model.machine import Machine
     from autodeco_gguf.tasks.problems import read_problems
-    from autodeco_gguf.training.rollouts import Settings, rollouts
+    from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
 
-    settings = Settings(k=k, checker=checker, seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    settings = RolloutSettings(**sampling)
     settings.check()
     check_output(output, inputs=[model, problems], force=force)  # before the model is loaded
     read = read_problems(problems, limit)
-    engine = Engine(
-        model,
-        n_parallel=parallel,
-        n_ctx=ctx,
-        machine=Machine(n_threads=threads, n_gpu_layers=gpu_layers, verbose=verbose),
-    )
+    engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
     with progress_bar("problems") as bar:
 
-        def watch(summary: Summary, total: int) -> None:
+        def watch(summary: RolloutSummary, total: int) -> None:
             text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"
             bar.update(summary.problems, total, text)
 
@@ -90,11 +78,11 @@ def rollouts_command(
     click.echo(f"{output}: {_summary(summary)}", err=True)
 
 
-def _speed(summary: Summary) -> float:
+def _speed(summary: RolloutSummary) -> float:
     return summary.tokens / summary.seconds if summary.seconds > 0 else 0.0
 
 
-def _summary(s: Summary) -> str:
+def _summary(s: RolloutSummary) -> str:
     text = f"{s.correct} of {s.samples} samples are correct, {s.unsolved} of {s.problems} problems have none"
     if s.continued:
         text += f"; {s.continued} problems were finished before"

@@ -4,81 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, progress_bar
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.cli._common import GGUF, Verb, machine_options, progress_bar
+from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.data import Counts
+    from autodeco_gguf.training.objective import Losses
     from autodeco_gguf.training.report import Report
-    from autodeco_gguf.training.train import Watch
+    from autodeco_gguf.training.train import TrainingWatch
     from autodeco_gguf.training.trainer import Step
 
+Values = TypeVar("Values")
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 
-@click.command("train", short_help="Train heads on a GGUF.")
+_option = partial(click.option, show_default=True)
+
+
+@click.command("train", cls=Verb, short_help="Train heads on a GGUF.")
 @click.argument("base", type=GGUF)
-@click.option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
-@click.option(
-    "-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf."
-)
-@click.option("--heads", type=click.Choice(list(HEADS)), default="both", show_default=True, help="What to train.")
-@click.option("--epochs", type=float, default=1.0, show_default=True, help="Passes over the data.")
-@click.option("--steps", type=int, help="Steps, instead of epochs.")
-@click.option("--batch", type=int, default=32, show_default=True, help="Examples a step.")
-@click.option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of AdamW.")
-@click.option(
-    "--warmup", type=float, default=0.03, show_default=True, help="Share of the steps with rising rate, 0 to 1."
-)
-@click.option("--clip", type=float, default=1.0, show_default=True, help="Largest norm of the gradient.")
-@click.option(
+@_option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
+@_option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
+@_option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
+@_option("--epochs", default=1.0, help="Passes over the data.")
+@_option("--steps", type=int, help="Steps, instead of epochs.")
+@_option("--batch", default=32, help="Examples a step.")
+@_option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
+@_option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
+@_option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")
+@_option("--clip", default=1.0, help="Largest norm of the gradient.")
+@_option(
     "--easy-mask",
-    type=float,
     default=0.6,
-    show_default=True,
     help="Share of the positions whose most likely token is right that the temperature loss drops; 0: none.",
 )
-@click.option(
+@_option(
     "--dft/--no-dft",
+    "dynamic_fine_tuning",
     default=True,
-    show_default=True,
     help="Weigh positions by the model's probability of the target (dynamic fine-tuning).",
 )
-@click.option("--alpha", type=float, default=30.0, show_default=True, help="Steepness of the soft top-p mask.")
-@click.option(
+@_option("--alpha", default=30.0, help="Steepness of the soft top-p mask.")
+@_option(
     "--sort-tolerance",
-    type=float,
     default=1e-6,
-    show_default=True,
     help="Error of the top-p loss in nats for which a large vocabulary need not be sorted; 0: always sort.",
 )
-@click.option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
-@click.option(
-    "--control-share",
-    type=click.FloatRange(0, 1),
-    default=0.25,
-    show_default=True,
-    help="Share of examples with commands.",
-)
-@click.option("--control-weight", type=float, default=1.0, show_default=True, help="Weight of the ranking loss.")
-@click.option("--control-margin", type=float, default=0.1, show_default=True, help="Gap in mean T and P it asks for.")
-@click.option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@click.option("-c", "--ctx", type=int, default=2048, show_default=True, help="Longest example in tokens; cut beyond.")
-@click.option("--validation", type=float, default=0.05, show_default=True, help="Share of examples held out, 0 to 0.5.")
-@click.option("--evaluations", type=int, default=10, show_default=True, help="Validations during the training.")
-@click.option("--patience", type=int, default=3, show_default=True, help="Stop after so many without gain; 0: never.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
-@click.option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
-@click.option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
-@click.option("--force", is_flag=True, help="Start anew and replace what is in the output.")
-@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads; 1 is reproducible.  [default: cores]")
-@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
+@_option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
+@_option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands.")
+@_option("--control-weight", default=1.0, help="Weight of the ranking loss.")
+@_option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
+@_option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@_option("-c", "--ctx", "max_tokens", default=2048, help="Longest example in tokens; cut beyond.")
+@_option("--validation", default=0.05, help="Share of examples held out, 0 to 0.5.")
+@_option("--evaluations", default=10, help="Validations during the training.")
+@_option("--patience", default=3, help="Stop after so many without gain; 0: never.")
+@_option("--seed", default=0, help="Of everything random.")
+@_option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
+@_option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
+@_option("--force", is_flag=True, help="Start anew and replace what is in the output.")
+@machine_options(flash_attn=False, threads="CPU threads; 1 is reproducible.  [default: cores]")
 def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is.
 
@@ -88,17 +80,15 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
     """
     try:
-        from autodeco_gguf.training.train import train
+        from autodeco_gguf.training.settings import Objective, TrainingSettings
+        from autodeco_gguf.training.train import TrainingOptions, train
     except ImportError as e:
-        raise AutoDecoError(f"training needs {e.name}; pip install 'autodeco-gguf[train]'") from e
-    from autodeco_gguf.model.machine import Machine
+        raise not_installed(f"training needs {e.name}", "train") from e
     from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
-    try:
-        settings = _settings(options)
-        settings.check()
-    except AutoDecoError as e:
-        raise click.UsageError(str(e)) from e
+    objective = _named(Objective, {**options, "heads": HEADS[options["heads"]]})
+    settings = replace(_named(TrainingSettings, options), objective=objective)
+    settings.check()
     commands = None
     if options["control"]:
         commands = Commands.read(options["commands"] or SHIPPED, share=options["control_share"], seed=options["seed"])
@@ -110,11 +100,9 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             data,
             output,
             settings,
-            commands=commands,
-            base_name=options["base_name"],
-            skip_bad=options["skip_bad"],
+            options=TrainingOptions(commands, options["skip_bad"], options["base_name"]),
             force=options["force"],
-            machine=Machine(n_threads=options["threads"], n_gpu_layers=options["gpu_layers"]),
+            machine=options["machine"],
             watch=watch,
         )
     click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.steps} steps", err=True)
@@ -131,42 +119,29 @@ def _check_unused() -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --control")
 
 
-def _settings(options: dict[str, Any]) -> Any:
-    from autodeco_gguf.training.settings import Objective, Settings
-
-    objective = Objective(
-        heads=HEADS[options["heads"]],
-        easy_mask=options["easy_mask"],
-        dynamic_fine_tuning=options["dft"],
-        alpha=options["alpha"],
-        sort_tolerance=options["sort_tolerance"],
-        control_weight=options["control_weight"],
-        control_margin=options["control_margin"],
-    )
-    names = ("batch", "epochs", "steps", "lr", "weight_decay", "warmup", "clip", "validation", "evaluations")
-    same = {name: options[name] for name in (*names, "patience", "seed")}
-    return Settings(objective=objective, max_tokens=options["ctx"], **same)
+def _named(kind: type[Values], options: dict[str, Any]) -> Values:
+    """A dataclass of the options that are named like its fields."""
+    return kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})  # type: ignore[arg-type]
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def _progress() -> Iterator[TrainingWatch]:
     """A bar with losses and mean predictions on a terminal, a line at each validation."""
-    from autodeco_gguf.training.train import Watch
+    from autodeco_gguf.training.train import TrainingWatch
 
     with progress_bar("reading") as bar:
 
         def on_step(s: Step) -> None:
-            text = _losses(s.losses) + f", {s.tok_s:.0f} tokens/s"
+            text = _losses(s.train) + f", {s.tok_s:.0f} tokens/s"
             bar.update(s.step, s.steps, text)
             if s.validation is not None:
                 bar.say(f"step {s.step} of {s.steps}: {text}; validation {_losses(s.validation)}")
 
-        yield Watch(lines=bar.update, data=_print_counts, step=on_step)
+        yield TrainingWatch(lines=bar.update, data=_print_counts, step=on_step)
 
 
-def _losses(losses: Any) -> str:
-    text = f"loss {losses.total:.4f}, T {losses.mean_temperature:.3f}, P {losses.mean_top_p:.3f}"
-    return text
+def _losses(losses: Losses) -> str:
+    return f"loss {losses.total:.4f}, T {losses.mean_temperature:.3f}, P {losses.mean_top_p:.3f}"
 
 
 def _print_counts(counts: Counts) -> None:

@@ -10,20 +10,17 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import OnToken, Request, Result
-from autodeco_gguf.engine.scheduler import Batching, _Sequences
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.engine.scheduler import Batching, Scheduler
+from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
-from autodeco_gguf.heads.weights import check_enabled
+from autodeco_gguf.heads.weights import HeadWeights, check_enabled
 from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, build_sampler
-
-MAX_PARALLEL = MAX_SEQUENCES
-"""Sequences at once."""
 
 
 class Engine:
@@ -33,6 +30,7 @@ class Engine:
         n_parallel: sequences at once.
         n_ctx: tokens of one sequence, its prompt included.
         context: what decodes.
+        chat: the model's chat template, None where it has none.
         fingerprint: of the base model and the heads.
 
     Nothing runs in the background: who waits for a token or a result runs the engine meanwhile, for all requests. Any
@@ -40,7 +38,7 @@ class Engine:
 
     Examples:
         >>> engine = Engine("model-autodeco.gguf", n_parallel=16)  # doctest: +SKIP
-        >>> _, tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
+        >>> tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
         >>> for result in engine.generate([Request(tokens, seed=i) for i in range(16)]):  # doctest: +SKIP
         ...     print(result.text)
         >>> for piece in engine.submit(Request(tokens, stop=["."])):  # doctest: +SKIP
@@ -49,11 +47,11 @@ class Engine:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        model: ModelFile | str | os.PathLike[str],
         *,
         n_parallel: int = 8,
         n_ctx: int | None = None,
-        heads: str | os.PathLike[str] | None = None,
+        heads: HeadWeights | str | os.PathLike[str] | None = None,
         heads_enabled: Collection[str] | None = None,
         machine: Machine | None = None,
         batching: Batching | None = None,
@@ -61,40 +59,41 @@ class Engine:
         """Load a model and its heads, if it has any.
 
         Args:
-            path: a plain or merged GGUF.
+            model: a plain or merged GGUF.
             n_parallel: sequences at once, 1 to 256.
             n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
-            heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own.
             heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             machine: what it runs on.
             batching: how requests share it.
 
         Raises:
-            AutoDecoError: a parameter out of range, a broken file, heads that do not fit, or llama.cpp fails.
+            InvalidInput: a parameter out of range.
+            BadFile: a broken file, one that llama.cpp cannot load, or heads that do not fit.
         """
-        if not 1 <= n_parallel <= MAX_PARALLEL:
-            raise AutoDecoError(f"n_parallel {n_parallel}, expected 1 to {MAX_PARALLEL}")
+        if not 1 <= n_parallel <= MAX_SEQUENCES:
+            raise InvalidInput.of("n_parallel", n_parallel, f"1 to {MAX_SEQUENCES}")
         machine, self.batching = machine or Machine(), batching or Batching()
         self.batching.check(n_parallel)
         if n_ctx is not None and n_ctx < 1:
             raise InvalidInput.of("n_ctx", n_ctx, "at least 1")
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
-        model = ModelFile.open(Path(path))
+        model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
-        found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
+        if isinstance(heads, HeadWeights):
+            found: HeadWeights | None = heads
+        else:
+            found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
-        self._host_way = bool(self._predictor.names) and not self.context.takes(self._predictor)
-        self._pieces: dict[int, bytes] = {}
-        self._chat = self.context.chat()
-        self._waiting: deque[Handle] = deque()
+        self.chat = self.context.chat()
+        self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
         self._running = 0  # the thread that runs it
-        self._sequences = _Sequences(self)
 
     @property
     def heads(self) -> frozenset[str]:
@@ -106,11 +105,21 @@ class Engine:
         self._check_outside()
         with self._turn:
             self._turn.wait_for(lambda: not self._running)
-            self._sequences.end_all("cancelled")
-            while self._waiting:
-                self._waiting.popleft().end("cancelled")
+            self._scheduler.end_all("cancelled")
+            while self._scheduler.waiting:
+                self._scheduler.waiting.popleft().end("cancelled")
             self.context.close()
             self._turn.notify_all()
+
+    def forget(self) -> None:
+        """Give :attr:`context` as it is when new to code that drives it itself; again before the engine goes on.
+
+        Raises:
+            Busy: a request is under way.
+        """
+        if self._scheduler.busy:
+            raise Busy("the engine has requests under way")
+        self._scheduler.forget()
 
     def __enter__(self) -> Engine:
         return self
@@ -120,29 +129,24 @@ class Engine:
 
     # ---- requests ----
 
-    def prompt(self, message: str) -> tuple[str, list[int]]:
-        """A user's message as the model expects it, text and tokens; without a chat template, the message itself.
+    def render(self, message: str) -> str:
+        """A user's message as the model expects it; without a chat template, the message itself.
 
         Raises:
-            AutoDecoError: the chat template refuses, or the message is not to be written as UTF-8.
+            InvalidInput: the chat template refuses.
         """
-        if self._chat is None:
-            return message, self.context.tokenize(message, add_bos=True)
-        text = self._chat.render([{"role": "user", "content": message}])
-        return text, self.context.tokenize(text)
+        return message if self.chat is None else self.chat.render([{"role": "user", "content": message}])
 
-    def token_bytes(self, token: int) -> bytes:
-        """The text piece of a token; control tokens give nothing."""
-        if token not in self._pieces:
-            self._pieces[token] = self.context.token_bytes(token, special=False)
-        return self._pieces[token]
+    def prompt(self, message: str) -> list[int]:
+        """The tokens of :meth:`render`.
 
-    def text(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
-        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+        Raises:
+            InvalidInput: the chat template refuses, or the message is not to be written as UTF-8.
+        """
+        return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
     def check(self, request: Request) -> None:
-        """Raise AutoDecoError for a request that cannot be met: its prompt does not fit, a value out of range."""
+        """Raise InvalidInput for a request that cannot be met: its prompt does not fit, a value out of range."""
         request.check()
         self._tokens(request)
 
@@ -153,15 +157,20 @@ class Engine:
         tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
         n, n_vocab = len(tokens), self.context.n_vocab
         if n == 0:
-            raise AutoDecoError("the prompt is empty")
+            raise InvalidInput("the prompt is empty", key="prompt")
         if n >= self.n_ctx:
-            raise AutoDecoError(f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it")
+            raise InvalidInput(
+                f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it",
+                key="n_ctx",
+                found=n,
+                expected=self.n_ctx,
+            )
         if not (min(tokens) >= 0 and max(tokens) < n_vocab):
             bad = next(token for token in tokens if not 0 <= token < n_vocab)
-            raise AutoDecoError(f"token {bad}, expected 0 to {n_vocab - 1}")
+            raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
         return tokens
 
-    def submit(self, request: Request, on_token: OnToken | None = None) -> Handle:
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:
         """Queue a request; it is answered while somebody waits for it or for another.
 
         Args:
@@ -170,18 +179,29 @@ class Engine:
                 and cancel, but not wait.
 
         Raises:
-            AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
+            InvalidInput: the request cannot be met.
+            Busy: ``max_waiting`` others wait already.
+            Closed: the engine is.
         """
         return self._submit(request, next(self._numbers), on_token)
 
-    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
+    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Generation:
         tokens = self._tokens(request)
-        if not self._has_room():
-            raise AutoDecoError(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
+        if not self._scheduler.has_room:
+            raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
-        handle = Handle(self, request, index, tokens, sampler, on_token)
-        self._waiting.append(handle)
-        return handle
+        generation = Generation(
+            request,
+            index,
+            tokens,
+            sampler,
+            room=self.n_ctx - len(tokens),
+            wait=self.run_until,
+            words=self.context,
+            on_token=on_token,
+        )
+        self._scheduler.waiting.append(generation)
+        return generation
 
     def generate(self, requests: Iterable[Request]) -> list[Result]:
         """Answer requests; the results in their order.
@@ -197,45 +217,47 @@ class Engine:
         The requests are taken as there is room for them. Closing the generator cancels what is under way.
 
         Raises:
-            AutoDecoError: a request that :meth:`check` refuses, named by its place, before anything of it is drawn; or
-                llama.cpp fails for the whole batch.
+            InvalidInput: a request that :meth:`check` refuses, named by its place, before anything of it is drawn.
+            ModelFailed: llama.cpp fails for the whole batch.
         """
-        source, done = enumerate(requests), deque[Handle]()
-        under_way: set[Handle] = set()
+        source, done = enumerate(requests), deque[Generation]()
+        under_way: set[Generation] = set()
         upcoming = next(source, None)
         try:
             while upcoming is not None or under_way:
-                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._has_room():
+                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
                     under_way.add(self._take(*upcoming, done.append))
                     upcoming = next(source, None)
-                self._wait(lambda: bool(done) or (not under_way and self._has_room()))
+                self.run_until(lambda: bool(done) or (not under_way and self._scheduler.has_room))
                 while done:
-                    handle = done.popleft()
-                    under_way.remove(handle)
-                    yield handle.result()
+                    generation = done.popleft()
+                    under_way.remove(generation)
+                    yield generation.result()
         finally:
-            for handle in under_way:
-                handle.cancel()
+            for generation in under_way:
+                generation.cancel()
 
-    def _has_room(self) -> bool:
-        return len(self._waiting) < self.batching.max_waiting
-
-    def _take(self, index: int, request: Request, on_done: Callable[[Handle], None]) -> Handle:
+    def _take(self, index: int, request: Request, on_done: Callable[[Generation], None]) -> Generation:
         try:
-            handle = self._submit(request, index)
+            generation = self._submit(request, index)
         except AutoDecoError as e:
-            raise AutoDecoError(f"request {index}: {e}") from e
-        handle.on_done = on_done
-        return handle
+            raise e.within(f"request {index}") from e
+        generation.on_done = on_done
+        return generation
 
     # ---- running ----
 
     def _check_outside(self) -> None:
         if self._running == threading.get_ident():
-            raise AutoDecoError("the engine cannot be waited for within on_token, which it waits for; submit only")
+            raise Busy("the engine cannot be waited for within on_token, which it waits for; submit only")
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
-        """Run the engine until ``ready()``, or let another thread that does so go on."""
+    def run_until(self, ready: Callable[[], bool]) -> None:
+        """Run the engine until ``ready()``, or let another thread that does so go on.
+
+        Raises:
+            Busy: within ``on_token``.
+            ModelFailed: llama.cpp fails for the whole batch.
+        """
         while not ready():
             self._check_outside()
             with self._turn:
@@ -244,7 +266,7 @@ class Engine:
                     return
                 self._running = threading.get_ident()
             try:
-                self._sequences.step(self._waiting)
+                self._scheduler.step()
             finally:
                 with self._turn:
                     self._running = 0

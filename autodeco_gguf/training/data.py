@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.problems import located
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
-
-VARIANTS = ("plain", "low", "high")
-"""The sequences of an example that trains decoding control, in order; any other example has the first only."""
 
 _KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 
@@ -64,13 +62,13 @@ class Encoder:
         self._suffix = self._answer_suffix()
 
     def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
-        """The sequences of one record: one, three (``VARIANTS``), or none where nothing to predict is left.
+        """The sequences of one record: one, three (``commands.VARIANTS``), or none where nothing to predict is left.
 
         Raises:
-            AutoDecoError: the record is malformed; the message says how.
+            InvalidInput: the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
-            raise AutoDecoError(f"is {type_name(record)}, expected an object with {_KEYS}")
+            raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
         pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
         records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
         sequences = [self._tokens(self._example(r)) for r in records]
@@ -95,13 +93,13 @@ class Encoder:
 
     # ---- records ----
 
-    def _example(self, record: dict[str, Any]) -> Example:
+    def _example(self, record: dict[str, object]) -> Example:
         if "messages" in record:
             return self._conversation(record["messages"])
         if "prompt" in record or "completion" in record:
             prompt, completion = _string(record, "prompt"), _string(record, "completion")
             if not completion:
-                raise AutoDecoError("completion is empty")
+                raise InvalidInput("completion is empty")
             text = prompt + completion
             # what the chat template wrote has the beginning of sequence if the model wants one, as in generation
             rendered = bool(self._suffix) and prompt.endswith(self._suffix)
@@ -109,13 +107,13 @@ class Encoder:
         if "text" in record:
             text = _string(record, "text")
             if not text:
-                raise AutoDecoError("text is empty")
+                raise InvalidInput("text is empty")
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
-        raise AutoDecoError(f"has the keys {sorted(record)}, expected {_KEYS}")
+        raise InvalidInput(f"has the keys {sorted(record)}, expected {_KEYS}")
 
     def _conversation(self, messages: object) -> Example:
         if self._chat is None:
-            raise AutoDecoError("has messages, but the model has no chat template; give prompt and completion")
+            raise InvalidInput("has messages, but the model has no chat template; give prompt and completion")
         turns = _messages(messages)
         whole = self._chat.render(turns, generation=False)
         spans = []
@@ -125,7 +123,7 @@ class Encoder:
             before = self._chat.render(turns[:i])
             after = self._chat.render(turns[: i + 1], generation=False)
             if not (whole.startswith(before) and whole.startswith(after) and len(before) < len(after)):
-                raise AutoDecoError(
+                raise InvalidInput(
                     f"messages: the chat template renders turn {i + 1} differently when others follow; "
                     "give one answer a line"
                 )
@@ -162,7 +160,7 @@ class Encoder:
 
     # ---- commands ----
 
-    def _command(self, record: dict[str, Any], command: str) -> dict[str, Any]:
+    def _command(self, record: dict[str, object], command: str) -> dict[str, object]:
         """The record with a command at the end of what the user says first."""
         if "messages" in record:
             messages = [dict(m) for m in _messages(record["messages"])]
@@ -187,22 +185,22 @@ class Encoder:
             return ""
 
 
-def _string(record: dict[str, Any], key: str) -> str:
+def _string(record: dict[str, object], key: str) -> str:
     if key not in record:
-        raise AutoDecoError(f"{key} is missing; expected {_KEYS}")
+        raise InvalidInput(f"{key} is missing; expected {_KEYS}")
     if not isinstance(record[key], str):
-        raise AutoDecoError(f"{key} is {type_name(record[key])}, expected a string")
+        raise InvalidInput(f"{key} is {type_name(record[key])}, expected a string")
     return str(record[key])
 
 
 def _messages(messages: object) -> list[dict[str, str]]:
     if not isinstance(messages, list) or not messages:
-        raise AutoDecoError("messages: expected a list of objects with role and content")
+        raise InvalidInput("messages: expected a list of objects with role and content")
     for i, turn in enumerate(messages, 1):
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
-            raise AutoDecoError(f"messages: turn {i} lacks a role or content that is a string")
+            raise InvalidInput(f"messages: turn {i} lacks a role or content that is a string")
     if not any(turn["role"] == "assistant" for turn in messages):
-        raise AutoDecoError("messages: no turn of the assistant, so nothing to predict")
+        raise InvalidInput("messages: no turn of the assistant, so nothing to predict")
     return messages
 
 
@@ -223,14 +221,11 @@ class Dataset:
         return len(self._firsts)
 
     def __getitem__(self, index: int) -> list[Tokens]:
-        """The sequences of an example: one, or three in the order of ``VARIANTS``."""
+        """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
         begin = int(self._firsts[index])
         end = int(self._firsts[index + 1]) if index + 1 < len(self._firsts) else len(self._ends)
-        return [self._sequence(i) for i in range(begin, end)]
-
-    def _sequence(self, i: int) -> Tokens:
-        begin = int(self._ends[i - 1]) if i else 0
-        return np.array(self._tokens[begin : int(self._ends[i])])
+        bounds = [int(self._ends[i - 1]) if i else 0 for i in range(begin, end + 1)]
+        return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def encode_files(
@@ -251,7 +246,7 @@ def encode_files(
         progress: called with the number of lines so far.
 
     Raises:
-        AutoDecoError: a malformed line, named as file:line; a file that cannot be read; nothing to train on.
+        BadFile: a malformed line, named as file:line; a file that cannot be read; nothing to train on.
     """
     counts, digest = Counts(), hashlib.sha256()
     n_sequences, n_tokens = 0, 0
@@ -260,15 +255,16 @@ def encode_files(
         (directory / "ends").open("wb") as ends,
         (directory / "firsts").open("wb") as firsts,
     ):
-        lines = ((f"{path}:{number}", line) for path in paths for number, line in read_lines(path))
-        for index, (where, line) in enumerate(lines):
+        lines = ((path, number, line) for path in paths for number, line in read_lines(path))
+        for index, (path, number, line) in enumerate(lines):
             try:
-                sequences = encoder.encode(parse_line(line), index, counts)
-            except AutoDecoError as e:
+                with located(path, number):
+                    sequences = encoder.encode(parse_line(line), index, counts)
+            except BadFile as e:
                 if not skip_bad:
-                    raise AutoDecoError(f"{where}: {e}") from e
+                    raise
                 counts.bad += 1
-                counts.bad_lines += [f"{where}: {e}"] if counts.bad <= 3 else []
+                counts.bad_lines += [str(e)] if counts.bad <= 3 else []
                 continue
             if sequences:
                 firsts.write(np.int64(n_sequences).tobytes())
@@ -282,7 +278,8 @@ def encode_files(
             progress(index + 1)
     if not counts.examples:
         names = ", ".join(map(str, paths))
-        raise AutoDecoError(
-            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)"
+        raise BadFile(
+            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)",
+            file=paths[0],
         )
     return Dataset(directory, counts, digest.hexdigest())

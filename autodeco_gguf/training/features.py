@@ -30,6 +30,13 @@ class Features:
     hidden: Float32Array
     logits: Float32Array
 
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, part: slice) -> Features:
+        """Some of them, in the same buffers."""
+        return Features(self.sequence[part], self.target[part], self.hidden[part], self.logits[part])
+
 
 def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
     """The features of every predicted position of some sequences, at most ``context.n_outputs`` at a time.
@@ -44,9 +51,9 @@ def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
 
 def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iterator[Features]:
     """Alternate between what is only read and what is predicted, for all sequences at once."""
-    places = [_segments(s) for s in sequences]
+    places = [segments(s) for s in sequences]
     for step in range(max(map(len, places))):
-        rows = [(seq, *segments[step]) for seq, segments in enumerate(places) if step < len(segments)]
+        rows = [(seq, *ranges[step]) for seq, ranges in enumerate(places) if step < len(ranges)]
         seq = np.concatenate([np.full(end - begin, s) for s, begin, end in rows])
         pos = np.concatenate([np.arange(begin, end) for _, begin, end in rows])
         signed = np.concatenate([sequences[s][begin:end] for s, begin, end in rows])
@@ -63,7 +70,7 @@ def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iter
             yield Features(first + seq[part], target[part], hidden, logits)
 
 
-def _segments(tokens: Tokens) -> list[tuple[int, int]]:
+def segments(tokens: Tokens) -> list[tuple[int, int]]:
     """Ranges of positions, in turn only read and predicted from; the last token is neither."""
     predicts = (tokens[1:] < 0).astype(np.int8)
     edges = np.flatnonzero(np.diff(predicts, prepend=np.int8(0))).tolist()

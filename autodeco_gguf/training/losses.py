@@ -86,8 +86,8 @@ def top_p_loss(
     """
     n_vocab = logits.shape[-1]
     if depth >= n_vocab:
-        return _top_p_loss(logits, targets, temperature, top_p, alpha, _sorted(logits, n_vocab))[0]
-    loss, error = _top_p_loss(logits, targets, temperature, top_p, alpha, _sorted(logits, depth))
+        return bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, n_vocab))[0]
+    loss, error = bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, depth))
     deep = error > tolerance
     if not deep.any():
         return loss
@@ -98,7 +98,7 @@ def top_p_loss(
     return torch.where(deep, 0.0, loss).index_add(0, rows, deeper)
 
 
-def _sorted(logits: Tensor, depth: int) -> Tensor:
+def largest(logits: Tensor, depth: int) -> Tensor:
     """The largest logits [n, depth], descending. Without gradient: T scales them but does not change the order."""
     with torch.no_grad():
         if depth < logits.shape[-1]:
@@ -109,20 +109,20 @@ def _sorted(logits: Tensor, depth: int) -> Tensor:
         return torch.from_numpy(np.negative(rows, out=rows))
 
 
-def _top_p_loss(
+def bounded_top_p_loss(
     logits: Tensor, targets: Tensor, temperature: Tensor, top_p: Tensor, alpha: float, ordered: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The loss [n], and a bound on its error [n], from the largest logits in order."""
+    """The loss of :func:`top_p_loss` [n], and a bound on its error [n], from the largest logits in order [n, depth]."""
     inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
-    largest = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
-    centred = logits - largest
+    top = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
+    centred = logits - top
     log_total = torch.logsumexp(centred * inverse, dim=-1, keepdim=True)
-    probs = torch.exp((ordered - largest) * inverse - log_total)
+    probs = torch.exp((ordered - top) * inverse - log_total)
     cumulative = probs.cumsum(-1)
     mass = (probs * soft_mask(cumulative, top_p, alpha)).sum(-1)
 
     target = logits.gather(-1, targets.unsqueeze(-1))
-    prob = torch.exp((target - largest) * inverse - log_total)
+    prob = torch.exp((target - top) * inverse - log_total)
     rank = (ordered > target).sum(-1, keepdim=True)
     place = cumulative.gather(-1, rank.clamp_max(ordered.shape[-1] - 1))
     beyond = (rank == ordered.shape[-1]).squeeze(-1).nonzero().squeeze(-1)

@@ -13,7 +13,7 @@ from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.settings import Objective
 
-_CHUNK_FLOATS = 1 << 22
+CHUNK_FLOATS = 1 << 22
 """Logits worked on at a time: bounds the losses' memory to some 16 MiB buffers, whatever the vocabulary."""
 
 
@@ -77,11 +77,7 @@ class Losses:
 
 
 def collect(
-    heads: HeadsModule,
-    stream: Iterable[Features],
-    objective: Objective,
-    draws: torch.Generator | None,
-    triples: Tensor,
+    heads: HeadsModule, stream: Iterable[Features], objective: Objective, draws: torch.Generator | None, triples: Tensor
 ) -> Positions:
     """Run the heads over streamed features and work out each position's losses and their gradients by T and P.
 
@@ -98,37 +94,19 @@ def collect(
     commanded = triples[:, 1:].flatten()
     parts = []
     for features in stream:
-        n, n_vocab = features.logits.shape
-        rows = max(1, _CHUNK_FLOATS // n_vocab)
-        for i in range(0, n, rows):
-            part = slice(i, i + rows)
-            sequence = torch.from_numpy(features.sequence[part])
-            parts.append(
-                _positions(
-                    heads,
-                    sequence,
-                    torch.from_numpy(features.target[part]),
-                    torch.from_numpy(features.hidden[part].copy()),
-                    torch.from_numpy(features.logits[part]).clamp(min=losses.NEVER),
-                    ~torch.isin(sequence, commanded),
-                    objective,
-                    draws,
-                )
-            )
+        rows = max(1, CHUNK_FLOATS // features.logits.shape[1])
+        for i in range(0, len(features), rows):
+            parts.append(_positions(heads, features[i : i + rows], commanded, objective, draws))
     return Positions.join(parts)
 
 
 def _positions(
-    heads: HeadsModule,
-    sequence: Tensor,
-    target: Tensor,
-    hidden: Tensor,
-    logits: Tensor,
-    counts: Tensor,
-    objective: Objective,
-    draws: torch.Generator | None,
+    heads: HeadsModule, at: Features, commanded: Tensor, objective: Objective, draws: torch.Generator | None
 ) -> Positions:
-    """The positions of one chunk; ``counts`` [n] tells which of them have a loss of their own."""
+    """The positions of one chunk; those of ``commanded`` sequences have no loss of their own."""
+    sequence, target, hidden = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
+    logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
+    counts = ~torch.isin(sequence, commanded)
     with torch.no_grad():
         ones = torch.ones(len(target))
         temperature = heads.temperature(hidden) if objective.temperature else ones
@@ -144,30 +122,19 @@ def _positions(
         kept, weight = kept * counts, weight * counts
     t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
     gradients = torch.zeros(len(target), 3)
-    temperature_loss = top_p_loss = torch.zeros(len(target))
+    t_loss = p_loss = torch.zeros(len(target))
     with torch.set_grad_enabled(draws is not None):
         if objective.temperature:
-            temperature_loss = kept * weight * losses.temperature_loss(logits, target, t)
+            t_loss = kept * weight * losses.temperature_loss(logits, target, t)
             if draws is not None:
-                (gradients[:, 0],) = torch.autograd.grad(temperature_loss.sum(), t)
+                (gradients[:, 0],) = torch.autograd.grad(t_loss.sum(), t)
         if objective.top_p:
-            top_p_loss = weight * losses.top_p_loss(
-                logits, target, t, p, alpha=objective.alpha, tolerance=objective.sort_tolerance
-            )
+            alpha, tolerance = objective.alpha, objective.sort_tolerance
+            p_loss = weight * losses.top_p_loss(logits, target, t, p, alpha=alpha, tolerance=tolerance)
             if draws is not None:
-                gradients[:, 1], gradients[:, 2] = torch.autograd.grad(top_p_loss.sum(), (t, p))
-    return Positions(
-        sequence,
-        hidden,
-        features,
-        temperature,
-        top_p,
-        counts,
-        kept,
-        temperature_loss.detach(),
-        top_p_loss.detach(),
-        gradients,
-    )
+                gradients[:, 1], gradients[:, 2] = torch.autograd.grad(p_loss.sum(), (t, p))
+    t_loss, p_loss = t_loss.detach(), p_loss.detach()
+    return Positions(sequence, hidden, features, temperature, top_p, counts, kept, t_loss, p_loss, gradients)
 
 
 def batch_losses(at: Positions, triples: Tensor, objective: Objective) -> Losses:

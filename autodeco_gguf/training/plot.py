@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autodeco_gguf.view.figures import write_png
+
+
+class LogRecord(TypedDict, total=False):
+    """What is read of a line of the log."""
+
+    step: int
+    train: dict[str, float]
+    validation: dict[str, float]
 
 
 def plot_log(log: Path, output: Path) -> None:
@@ -30,7 +39,7 @@ def plot_log(log: Path, output: Path) -> None:
     write_png(figure, output)
 
 
-def _curve(axes: Any, records: list[dict[str, Any]], key: str, color: str) -> None:
+def _curve(axes: Axes, records: list[LogRecord], key: str, color: str) -> None:
     """Training as a line, validation as dots; a loss that is always 0 is left out."""
     values = [r["train"][key] for r in records]
     if not any(values):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 
 
 @dataclass(frozen=True)
-class Method:
+class ReportRow:
     """One way to set T and P, on validation data.
 
     Attributes:
@@ -47,24 +46,10 @@ class Method:
 class Report:
     """Methods on the same validation data, the heads last, and the verdict in words."""
 
-    methods: tuple[Method, ...]
+    methods: tuple[ReportRow, ...]
     examples: int
     tokens: int
     verdict: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-@dataclass
-class _Table:
-    """Per position: its example, and the negative log-likelihood by method [n, n_methods]."""
-
-    example: Tensor
-    temperature: Tensor
-    top_p: Tensor
-    nll: Tensor
 
 
 def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterable[Features]]) -> Report:
@@ -78,30 +63,30 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         objective: which of them are trained.
         stream: the validation features, each example numbered by ``sequence``; called twice.
     """
-    first = _measure(stream(), lambda f: _by_heads(heads, objective, f))
-    mean_t, mean_p = float(first.temperature.mean()), float(first.top_p.mean())
-    second = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f))
-    heads_nll, t_alone, single = first.nll[:, 0], first.nll[:, 1], first.nll[:, 2:]
+    example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
+    mean_t, mean_p = float(t.mean()), float(p.mean())
+    shift = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f))[-1]
+    heads_nll, t_alone, single = nll[:, 0], nll[:, 1], nll[:, 2:]
     best = int(single.mean(0).argmin())
     columns = {
         "T = 1": (1.0, 1.0, single[:, GRID.index(1.0)]),
         "best single T": (GRID[best], 1.0, single[:, best]),
-        MEAN_SHIFT: (mean_t, mean_p, second.nll[:, 0]),
+        MEAN_SHIFT: (mean_t, mean_p, shift[:, 0]),
         T_ALONE: (mean_t, 1.0, t_alone),
         "heads": (mean_t, mean_p, heads_nll),
     }
     methods = tuple(
-        Method(name, t, p, float(nll.mean()), *_difference(nll - heads_nll, first.example))
-        for name, (t, p, nll) in columns.items()
+        ReportRow(name, t, p, float(x.mean()), *_difference(x - heads_nll, example))
+        for name, (t, p, x) in columns.items()
     )
-    n_examples = len(first.example.unique())
+    n_examples = len(example.unique())
     words = verdict(methods) if n_examples > 1 else "One validation example is too few to tell."
     if len(objective.heads) == 1:
         methods = tuple(m for m in methods if m.name != T_ALONE)
-    return Report(methods, n_examples, len(first.example), words)
+    return Report(methods, n_examples, len(example), words)
 
 
-def verdict(methods: tuple[Method, ...]) -> str:
+def verdict(methods: tuple[ReportRow, ...]) -> str:
     """Whether the heads beat constants, in plain words; two standard errors count as a difference."""
     constants = [m for m in methods if m.name in ("best single T", MEAN_SHIFT)]
     worst = min(constants, key=lambda m: m.difference)
@@ -126,11 +111,14 @@ def verdict(methods: tuple[Method, ...]) -> str:
     return text
 
 
-def _measure(stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]) -> _Table:
+def _measure(
+    stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, ...]:
+    """Per position: its example, T, P, and the negative log-likelihoods by method [n, n_methods]."""
     rows = []
     for features in stream:
         rows.append((torch.from_numpy(features.sequence.copy()), *method(features)))
-    return _Table(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 
 def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request, Result
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.files.atomic import check_output, write_atomically
-from autodeco_gguf.files.journal import Journal
-from autodeco_gguf.model.sampling import check_temperature, check_top_p, seed_from
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.files.atomic import check_output
+from autodeco_gguf.files.journal import Header, Journal
+from autodeco_gguf.files.jsonl import write_lines
+from autodeco_gguf.model.sampling import check_seed_range, check_temperature, check_top_p, seed_from
 from autodeco_gguf.tasks.checkers import get_checker
 from autodeco_gguf.tasks.grading import Grader
-from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.problems import Problem, located
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -27,9 +27,12 @@ PARTIAL = ".partial"
 _VERSION = 2
 """Of the partial file: it says how samples are drawn, too."""
 
+_ADVICE = "delete it, or use --force to begin anew"
+_DIGESTS = {"model": "another model", "problems": "other problems"}
+
 
 @dataclass(frozen=True)
-class Settings:
+class RolloutSettings:
     """What decides about the samples.
 
     Attributes:
@@ -49,19 +52,18 @@ class Settings:
     max_tokens: int | None = None
 
     def check(self) -> None:
-        """Raise AutoDecoError for a value out of range."""
+        """Raise InvalidInput for a value out of range."""
         for name, value in (("k", self.k), ("max_tokens", self.max_tokens)):
             if value is not None and value < 1:
-                raise AutoDecoError(f"{name} {value}, expected at least 1")
-        if not 0 <= self.seed < 1 << 32:
-            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+                raise InvalidInput.of(name, value, "at least 1")
+        check_seed_range(self.seed)
         check_temperature(self.temperature)
         check_top_p(self.top_p)
         get_checker(self.checker)
 
 
 @dataclass(frozen=True)
-class Summary:
+class RolloutSummary:
     """What came out of it.
 
     Attributes:
@@ -82,7 +84,7 @@ class Summary:
     tokens: int = 0
     seconds: float = 0.0
 
-    def plus(self, samples: int, correct: int) -> Summary:
+    def plus(self, samples: int, correct: int) -> RolloutSummary:
         """With one more problem."""
         return replace(
             self,
@@ -93,7 +95,7 @@ class Summary:
         )
 
 
-Watch = Callable[[Summary, int], None]
+RolloutWatch = Callable[[RolloutSummary, int], None]
 """Called with the state so far and the number of problems in all: at first, and after every problem."""
 
 
@@ -104,12 +106,12 @@ def rollouts(
     engine: Engine,
     problems: Sequence[Problem],
     output: Path,
-    settings: Settings | None = None,
+    settings: RolloutSettings | None = None,
     *,
     inputs: Sequence[Path] = (),
     force: bool = False,
-    watch: Watch = lambda summary, total: None,
-) -> Summary:
+    watch: RolloutWatch = lambda summary, total: None,
+) -> RolloutSummary:
     """Sample answers and write the correct ones as JSONL: prompt, completion, problem (its line), sample (from 0).
 
     What is finished is kept in ``output`` + ".partial": the same call after an interruption goes on from there, and
@@ -125,10 +127,11 @@ def rollouts(
         watch: progress.
 
     Raises:
-        AutoDecoError: a setting or a problem that will not do, named before anything is drawn; a partial file of
-            other settings; the output exists or cannot be written; no sample is correct.
+        InvalidInput: a setting that will not do.
+        BadFile: a problem that will not do, named before anything is drawn; a partial file of other settings; the
+            output exists or cannot be written; no sample is correct.
     """
-    settings = settings or Settings()
+    settings = settings or RolloutSettings()
     settings.check()
     check_output(output, inputs=inputs, force=force)
     partial_path = output.with_name(output.name + PARTIAL)
@@ -136,35 +139,32 @@ def rollouts(
     with Grader(settings.checker) as grader:
         grader.validate(problems)
         prompts = _prompts(engine, problems, settings)
-        with _Partial(partial_path, _header(engine, problems, prompts, settings), force) as partial:
+        header = _header(engine, problems, prompts, settings)
+        with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force) as journal:
+            partial = _Partial(journal)
             summary = _sample(engine, problems, prompts, settings, partial, grader, watch)
             if summary.correct:
-                _write(output, problems, prompts, partial)
+                write_lines(output, _records(engine, problems, partial))
     partial_path.unlink()
     if not summary.correct:
-        raise AutoDecoError(f"none of {summary.samples} samples is correct, so there is nothing for {output}")
+        raise BadFile(f"none of {summary.samples} samples is correct, so there is nothing for {output}", file=output)
     return summary
 
 
-Prompt = tuple[str, list[int]]
-
-
-def _prompts(engine: Engine, problems: Sequence[Problem], settings: Settings) -> list[Prompt]:
-    """Text and tokens of every problem, all known to fit."""
+def _prompts(engine: Engine, problems: Sequence[Problem], settings: RolloutSettings) -> list[list[int]]:
+    """The tokens of every problem, all known to fit."""
     prompts = []
     for problem in problems:
-        try:
-            prompt = engine.prompt(problem.text)
-            engine.check(_request(prompt, settings, 0, 0))
-        except AutoDecoError as e:
-            raise AutoDecoError(f"{problem.where}: {e}") from e
-        prompts.append(prompt)
+        with located(problem.file, problem.line, by_line=problem.by_line):
+            prompts.append(engine.prompt(problem.text))
+            engine.check(sample_request(prompts[-1], settings, 0, 0))
     return prompts
 
 
-def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> Request:
+def sample_request(prompt: list[int], settings: RolloutSettings, problem: int, sample: int) -> Request:
+    """The request for one sample of a problem, both by number; each of them has a seed of its own."""
     return Request(
-        prompt[1],
+        prompt,
         seed=seed_from(f"{settings.seed} {problem} {sample}"),
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -175,14 +175,14 @@ def _request(prompt: Prompt, settings: Settings, problem: int, sample: int) -> R
 def _sample(
     engine: Engine,
     problems: Sequence[Problem],
-    prompts: Sequence[Prompt],
-    settings: Settings,
+    prompts: Sequence[list[int]],
+    settings: RolloutSettings,
     partial: _Partial,
     grader: Grader,
-    watch: Watch,
-) -> Summary:
+    watch: RolloutWatch,
+) -> RolloutSummary:
     """Draw what the partial file lacks, and append it there problem by problem."""
-    summary = Summary()
+    summary = RolloutSummary()
     for i in sorted(partial.places):
         summary = summary.plus(settings.k, len(partial.read(i)))
     summary = replace(summary, continued=summary.problems)
@@ -190,7 +190,7 @@ def _sample(
     todo = [i for i in range(len(problems)) if i not in partial.places]
     results: dict[int, list[Result]] = {}
     start, tokens = time.perf_counter(), 0
-    requests = (_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
+    requests = (sample_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
     with closing(engine.as_completed(requests)) as generated:
         for result in generated:
             i = todo[result.index // settings.k]
@@ -211,31 +211,28 @@ def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) ->
         if result.finish_reason == "stop":
             grade = grader.grade(result.text, problem.answer)
             if grade.correct is None:
-                raise AutoDecoError(f"{problem.where}: the checker failed on a sample: {grade.error}")
+                raise BadFile(f"{problem.where}: the checker failed on a sample: {grade.error}", file=problem.file)
             if grade.correct:
                 kept[result.index % k] = result.text
     return dict(sorted(kept.items()))
 
 
-def _write(output: Path, problems: Sequence[Problem], prompts: Sequence[Prompt], partial: _Partial) -> None:
-    def lines() -> Iterator[bytes]:
-        for i, problem in enumerate(problems):
-            for sample, text in partial.read(i).items():
-                record = {"prompt": prompts[i][0], "completion": text, "problem": problem.line, "sample": sample}
-                yield json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
-
-    write_atomically(output, lambda f: f.writelines(lines()), lambda _: None)
+def _records(engine: Engine, problems: Sequence[Problem], partial: _Partial) -> Iterator[dict[str, object]]:
+    for i, problem in enumerate(problems):
+        for sample, text in partial.read(i).items():
+            prompt = engine.render(problem.text)
+            yield {"prompt": prompt, "completion": text, "problem": problem.line, "sample": sample}
 
 
 # ---- what is finished so far ----
 
 
 def _header(
-    engine: Engine, problems: Sequence[Problem], prompts: Sequence[Prompt], settings: Settings
-) -> dict[str, Any]:
+    engine: Engine, problems: Sequence[Problem], prompts: Sequence[list[int]], settings: RolloutSettings
+) -> Header:
     """All that the samples depend on."""
     digest = hashlib.sha256()
-    for problem, (_, tokens) in zip(problems, prompts, strict=True):
+    for problem, tokens in zip(problems, prompts, strict=True):
         digest.update(repr((problem.line, problem.answer, tokens)).encode("utf-8", "surrogatepass"))
     return {
         "rollouts": _VERSION,
@@ -249,25 +246,14 @@ def _header(
 class _Partial:
     """The partial file: a journal of ``[problem, {sample: text, ...}]``, a line for every finished problem."""
 
-    def __init__(self, path: Path, header: dict[str, Any], force: bool) -> None:
-        digests = {"model": "another model", "problems": "other problems"}
-        advice = "delete it, or use --force to begin anew"
-        self._journal = Journal(path, header, advice=advice, digests=digests, force=force)
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self.places: dict[int, int] = {}  # problem -> of its line
-
-    def __enter__(self) -> _Partial:
-        with ExitStack() as stack:
-            stack.enter_context(self._journal)
-            for line in self._journal.lines():
-                try:
-                    self.places[_parse(line.value)[0]] = line.place
-                except (ValueError, TypeError, AttributeError) as e:
-                    raise self._journal.refused(line.number, "damaged") from e
-            stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._journal.__exit__()
+        for line in journal.lines():
+            try:
+                self.places[_parse(line.value)[0]] = line.place
+            except (ValueError, TypeError, AttributeError) as e:
+                raise journal.refused(line.number, "damaged") from e
 
     def read(self, problem: int) -> dict[int, str]:
         """The correct samples of a finished problem."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import HEADS
+from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.training.losses import ALPHA, SORT_TOLERANCE
 
 
@@ -43,7 +44,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """A training, but for its data and its base.
 
     Attributes:
@@ -77,10 +78,10 @@ class Settings:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise AutoDecoError for a value out of range, naming it."""
+        """Raise InvalidInput for a value out of range, naming it."""
         o = self.objective
         if not o.heads or not set(o.heads) <= HEADS:
-            raise AutoDecoError(f"heads {list(o.heads)}, expected some of {sorted(HEADS)}")
+            raise InvalidInput.of("heads", list(o.heads), f"some of {sorted(HEADS)}")
         for name, value, low, high in (
             ("easy_mask", o.easy_mask, 0.0, 1.0),
             ("alpha", o.alpha, 1e-3, 1e6),
@@ -98,10 +99,10 @@ class Settings:
             ("validation", self.validation, 0.0, 0.5),
             ("evaluations", self.evaluations, 1, 10**6),
             ("patience", self.patience, 0, 10**6),
-            ("seed", self.seed, 0, 2**32 - 1),
+            ("seed", self.seed, 0, MAX_SEED),
         ):
             if not low <= value <= high:
-                raise AutoDecoError(f"{name} {value:g}, expected {low:g} to {high:g}")
+                raise InvalidInput.of(name, f"{value:g}", f"{low:g} to {high:g}")
 
 
 LR_WIDTH = 0.1

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.atomic import check_directory, check_new, same_file, write_bytes
 from autodeco_gguf.heads.base_model import BaseModel
-from autodeco_gguf.heads.checkpoint import transformers_config, write_checkpoint
+from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
-from autodeco_gguf.training.data import Counts, Encoder, encode_files
-from autodeco_gguf.training.features import Features, stream
+from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, report
-from autodeco_gguf.training.settings import Settings
+from autodeco_gguf.training.settings import TrainingSettings
 from autodeco_gguf.training.trainer import Step, Trainer
 
 _STATE = ".training"
@@ -36,7 +35,22 @@ _TOGETHER, _CELLS = 8, 2048
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrainingOptions:
+    """How the data are read, and what the checkpoint says.
+
+    Attributes:
+        commands: train decoding control with these.
+        skip_bad: leave malformed lines out.
+        base_name: the base's name or path for transformers; by default what the GGUF calls it.
+    """
+
+    commands: Commands | None = None
+    skip_bad: bool = False
+    base_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingWatch:
     """Callbacks of a training: lines read, the counts of the data, every step."""
 
     lines: Callable[[int], None] = lambda _: None
@@ -61,14 +75,12 @@ def train(
     base: str | Path,
     data: Sequence[str | Path],
     output: str | Path,
-    settings: Settings | None = None,
+    settings: TrainingSettings | None = None,
     *,
-    commands: Commands | None = None,
-    base_name: str | None = None,
-    skip_bad: bool = False,
+    options: TrainingOptions | None = None,
     force: bool = False,
     machine: Machine | None = None,
-    watch: Watch | None = None,
+    watch: TrainingWatch | None = None,
 ) -> Trained:
     """Train heads on a GGUF's own hidden states and logits.
 
@@ -82,9 +94,7 @@ def train(
         output: the directory for the checkpoint, in the official layout; the adapter is written beside it, as
             ``output`` with the suffix .gguf.
         settings: the paper's objectives by default.
-        commands: train decoding control with these.
-        base_name: the base's name or path for transformers; by default what the GGUF calls it.
-        skip_bad: leave malformed lines out.
+        options: of the data and the checkpoint.
         force: replace what is there, instead of resuming or refusing.
         machine: what it runs on; a single thread makes it reproducible to the bit.
         watch: progress.
@@ -92,124 +102,105 @@ def train(
     Raises:
         AutoDecoError: bad input, a finished output without ``force``, a state of another training.
     """
-    settings, watch = settings or Settings(), watch or Watch()
+    settings, options, watch = settings or TrainingSettings(), options or TrainingOptions(), watch or TrainingWatch()
     settings.check()
-    output = Path(output)
-    output = output if output.name not in ("", "..") else output.resolve()
-    adapter = output.parent / f"{output.name}.gguf"
-    _check_output(output, adapter, [Path(base), *map(Path, data)], force)
+    paths, out = [Path(path) for path in data], _Output(Path(output))
+    out.check([Path(base), *paths], force)
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
-    context = Context(base, n_ctx=_CELLS, machine=machine)
-    settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
     model = BaseModel.open(Path(base))
-    encoder = Encoder(context, settings.max_tokens, commands)
-    new = not (output / _STATE).exists()
-    state = _make_directory(output)
+    with closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
+        settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
+        encoder = Encoder(context, settings.max_tokens, options.commands)
+        dataset = _encode(paths, encoder, out, options, watch)
+        longest = max(dataset.counts.longest, 2)
+        context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
+        if force:
+            out.remove_results()
+        identity = " ".join(part.fingerprint() for part in model.parts)
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity)
+        trainer.run(watch.step)
+        objective, validated = settings.objective, len(trainer.validation_ids) > 0
+        result = report(trainer.heads, objective, trainer.validation_features) if validated else None
+        _write(out, model, trainer, objective.heads, options.base_name or model.name, result)
+    out.remove_state()
+    return Trained(out.directory, out.adapter, trainer.step, result)
+
+
+def _encode(
+    paths: Sequence[Path], encoder: Encoder, out: _Output, options: TrainingOptions, watch: TrainingWatch
+) -> Dataset:
+    """The data as tokens in the directory of the state, which a failure leaves as it was."""
+    new = not out.state.exists()
+    out.make_state()
     try:
-        dataset = encode_files([Path(p) for p in data], encoder, state, skip_bad=skip_bad, progress=watch.lines)
+        dataset = encode_files(paths, encoder, out.state, skip_bad=options.skip_bad, progress=watch.lines)
     except BaseException:
         if new:  # or what is finished there would look unfinished
-            _remove_state(state)
+            out.remove_state()
         raise
     watch.data(dataset.counts)
-    if commands is not None and commands.share > 0 and not dataset.counts.controlled:
-        raise AutoDecoError("decoding control: no example got a command; it takes prompts, and a larger share")
-    longest = max(dataset.counts.longest, 2)
-    context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
-    if force:
-        _remove_results(output)
-    trainer = Trainer(context, dataset, settings, output, state, " ".join(part.fingerprint() for part in model.parts))
-    trainer.run(watch.step)
-    result = _report(trainer, context, settings)
-    _write(output, adapter, model, trainer, settings, base_name, result)
-    _remove_state(state)
-    return Trained(output, adapter, trainer.step, result)
-
-
-def _check_output(output: Path, adapter: Path, inputs: Sequence[Path], force: bool) -> None:
-    """Refuse to write over what is an input, or, without force, finished."""
-    if output.exists() and not output.is_dir():
-        raise AutoDecoError(f"{output}: is a file; give a directory")
-    if not output.absolute().parent.is_dir():
-        raise AutoDecoError(f"{output}: no such directory as {output.absolute().parent}")
-    for path in inputs:
-        if path.exists() and any(p.exists() and p.samefile(path) for p in (adapter, *_files(output))):
-            raise AutoDecoError(f"{path}: is an input and would be written; choose another output")
-    unfinished = (output / _STATE).is_dir()
-    if not output.name or adapter.is_dir():
-        raise AutoDecoError(f"{output}: {adapter} cannot be the adapter; choose another output")
-    others = [p for p in sorted(output.glob("*.safetensors")) if p.name not in _OUTPUT_FILES]
-    if others:
-        raise AutoDecoError(f"{others[0]}: other weights in the output; choose another directory")
-    done = [p for p in (*_files(output), adapter) if p.exists()]
-    if done and not force and not unfinished:
-        raise AutoDecoError(f"{done[0]}: exists; use --force to replace it")
-
-
-def _files(output: Path) -> list[Path]:
-    return [output / name for name in _OUTPUT_FILES]
-
-
-def _make_directory(output: Path) -> Path:
-    state = output / _STATE
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise AutoDecoError(f"{output}: cannot be written: {e.strerror}") from e
-    return state
-
-
-def _remove_results(output: Path) -> None:
-    """What an earlier training left; only when the new one is about to start."""
-    try:
-        for path in (output / _STATE / "state.pt", *_files(output)):
-            path.unlink(missing_ok=True)
-    except OSError as e:
-        raise AutoDecoError(f"{output}: cannot be written: {e.strerror}") from e
-
-
-def _remove_state(state: Path) -> None:
-    for path in (*(state / name for name in _STATE_FILES), *state.glob(".state.pt.*.tmp")):
-        path.unlink(missing_ok=True)  # the last are a killed training's
-    with suppress(OSError):
-        state.rmdir()
-
-
-def _report(trainer: Trainer, context: Context, settings: Settings) -> Report | None:
-    if not len(trainer.validation_ids):
-        return None
-
-    def features() -> Iterator[Features]:
-        """The plain variants of the held-out examples, numbered from 0."""
-        n = 0
-        for sequences in trainer.validation_plain():
-            for part in stream(context, sequences):
-                yield replace(part, sequence=part.sequence + n)
-            n += len(sequences)
-
-    return report(trainer.heads, settings.objective, features)
+    if options.commands is not None and options.commands.share > 0 and not dataset.counts.controlled:
+        raise BadFile("decoding control: no example got a command; it takes prompts, and a larger share", file=paths[0])
+    return dataset
 
 
 def _write(
-    output: Path,
-    adapter: Path,
-    model: BaseModel,
-    trainer: Trainer,
-    settings: Settings,
-    base_name: str | None,
-    result: Report | None,
+    out: _Output, model: BaseModel, trainer: Trainer, heads: Sequence[str], base_name: str, result: Report | None
 ) -> None:
     model_type, config = transformers_config(model.parts[0])
-    name = base_name or str(model.parts[0].get("general.name", str, "")) or model.path.stem
     write_checkpoint(
-        output,
-        trainer.heads.weights(vocab_size=trainer.vocab_size, base_model=name),
-        enabled=settings.objective.heads,
+        out.directory,
+        trainer.heads.weights(vocab_size=trainer.vocab_size, base_model=base_name),
+        enabled=heads,
         base_model_type=model_type,
         base_config=config,
     )
-    plot_log(output / "log.jsonl", output / "training.png")
+    plot_log(out.directory / "log.jsonl", out.directory / "training.png")
     if result is not None:
-        write_bytes(output / "report.json", (json.dumps(result.as_dict(), indent=2) + "\n").encode())
-    export(model.path, output, adapter, adapter=True, force=True)
+        write_bytes(out.directory / "report.json", (json.dumps(asdict(result), indent=2) + "\n").encode())
+    export(model, out.directory, out.adapter, adapter=True, force=True)
+
+
+class _Output:
+    """Where the results go, and what is kept there until they are finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.directory = path if path.name not in ("", "..") else path.resolve()  # its name is the adapter's too
+        self.adapter = self.directory.parent / f"{self.directory.name}.gguf"
+        self.state = self.directory / _STATE
+        self.files = [self.directory / name for name in _OUTPUT_FILES]
+
+    def check(self, inputs: Sequence[Path], force: bool) -> None:
+        """Refuse to write over what is an input, or, without force, finished."""
+        check_directory(self.directory)
+        results = [*self.files, self.adapter]
+        same = same_file(inputs, results)
+        if same is not None:
+            raise BadFile.of(same[0], "is an input and would be written; choose another output")
+        if not self.directory.name or self.adapter.is_dir():
+            raise BadFile.of(self.directory, f"{self.adapter} cannot be the adapter; choose another output")
+        for path in sorted(self.directory.glob("*.safetensors")):
+            if path.name not in _OUTPUT_FILES:
+                raise BadFile.of(path, "other weights in the output; choose another directory")
+        check_new(results, force=force or self.state.is_dir())
+
+    def make_state(self) -> None:
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise BadFile.of(self.directory, f"cannot be written: {e.strerror}") from e
+
+    def remove_results(self) -> None:
+        """What an earlier training left; only when the new one is about to start."""
+        try:
+            for path in (self.state / "state.pt", *self.files):
+                path.unlink(missing_ok=True)
+        except OSError as e:
+            raise BadFile.of(self.directory, f"cannot be written: {e.strerror}") from e
+
+    def remove_state(self) -> None:
+        for path in (*(self.state / name for name in _STATE_FILES), *self.state.glob(".state.pt.*.tmp")):
+            path.unlink(missing_ok=True)  # the last are a killed training's
+        with suppress(OSError):
+            self.state.rmdir()

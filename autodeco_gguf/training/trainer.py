@@ -8,37 +8,60 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile, ModelFailed
 from autodeco_gguf.files.atomic import write_atomically
+from autodeco_gguf.files.journal import first_difference
+from autodeco_gguf.files.jsonl import dump_line
+from autodeco_gguf.heads.format import HEAD_PREFIX
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.training.data import VARIANTS, Dataset, Tokens
-from autodeco_gguf.training.features import stream
+from autodeco_gguf.tasks.commands import VARIANTS
+from autodeco_gguf.training.data import Dataset, Tokens
+from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
-from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, Settings
+from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, TrainingSettings
 
-_SAVE_S = 60.0
+SAVE_S = 60.0
 """Seconds between saved states; what is lost by a kill, and computed again."""
+
+Ids = npt.NDArray[np.uint32]
+"""Numbers of examples."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a training is: after ``step`` of ``steps``; ``validation`` where one was made."""
+    """A step of a training that has ``steps``: its own losses, and those of a validation where one was made."""
 
     step: int
     steps: int
-    losses: Losses
-    validation: Losses | None
+    epoch: float
     lr: float
+    grad_norm: float
+    train: Losses
     tok_s: float
+    validation: Losses | None = None
+
+    def record(self) -> dict[str, object]:
+        """Its line of ``log.jsonl``."""
+        return {key: value for key, value in asdict(self).items() if key != "steps" and value is not None}
+
+
+@dataclass
+class _Progress:
+    """How far it is, as the state keeps it: ``bad`` validations since the ``best``, ``log_bytes`` of the log."""
+
+    step: int = 0
+    best: dict[str, torch.Tensor] | None = None
+    best_loss: float = math.inf
+    bad: int = 0
+    log_bytes: int = 0
 
 
 class Trainer:
@@ -49,7 +72,7 @@ class Trainer:
     """
 
     def __init__(
-        self, context: Context, data: Dataset, settings: Settings, output: Path, state: Path, identity: str
+        self, context: Context, data: Dataset, settings: TrainingSettings, output: Path, state: Path, identity: str
     ) -> None:
         """Prepare, or resume from the state there is.
 
@@ -62,7 +85,7 @@ class Trainer:
             identity: of the base model.
 
         Raises:
-            AutoDecoError: the state there is of another training.
+            BadFile: the state there is of another training, or damaged.
         """
         self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         settings = replace(settings, lr=self._peak_lr)
@@ -73,24 +96,22 @@ class Trainer:
         n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
         if settings.validation > 0 and len(data) > 1:
             n_validation = max(1, n_validation)
-        self.validation_ids = np.sort(order[:n_validation])
-        self._training_ids = np.sort(order[n_validation:]).astype(np.uint32)
+        self.validation_ids, self._training_ids = (
+            np.sort(ids).astype(np.uint32) for ids in (order[:n_validation], order[n_validation:])
+        )
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
+        trained = tuple(HEAD_PREFIX[head] for head in settings.objective.heads)
         self._optimizer = torch.optim.AdamW(
-            [p for head in self._trained() for p in head.parameters()],
+            [p for name, p in self.heads.named_parameters() if name.startswith(trained)],
             lr=self._peak_lr,
             weight_decay=settings.weight_decay,
         )
-        self._step = 0
-        self._best: dict[str, Any] | None = None
-        self._best_loss = math.inf
-        self._bad = 0
-        self._order: tuple[int, npt.NDArray[np.uint32]] = (-1, self._training_ids)
+        self._at = _Progress()
+        self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, "base": identity}
-        self._identity = json.loads(json.dumps(described))
-        self._log_bytes = 0
+        self._identity = json.loads(json.dumps(described, sort_keys=True))
         self._resume()
 
     # ---- the loop ----
@@ -99,63 +120,37 @@ class Trainer:
         """Train to the end; the best heads by validation loss stay."""
         saved = time.monotonic()
         every = max(1, self.steps // self._settings.evaluations)
-        with self._log.open("r+b" if self._log_bytes else "wb") as log:
-            log.truncate(self._log_bytes)
-            log.seek(self._log_bytes)
-            while self._step < self.steps and not self._stopped():
-                begin = time.monotonic()
-                losses, n_tokens, norm, lr = self._train_step()
-                seconds = time.monotonic() - begin
-                validation = None
-                if self._step % every == 0 or self._step == self.steps:
-                    validation = self._validate()
-                done = Step(self._step, self.steps, losses, validation, lr, n_tokens / seconds)
-                log.write((json.dumps(self._record(done, norm)) + "\n").encode())
+        with self._log.open("r+b" if self._at.log_bytes else "wb") as log:
+            log.truncate(self._at.log_bytes)
+            log.seek(self._at.log_bytes)
+            while self._at.step < self.steps and not self._stopped():
+                done = self.train_step()
+                if done.step % every == 0 or done.step == self.steps:
+                    done = replace(done, validation=self._validate())
+                log.write(dump_line(done.record()))
                 on_step(done)
-                if time.monotonic() - saved > _SAVE_S or validation is not None or self._step == self.steps:
+                if time.monotonic() - saved > SAVE_S or done.validation is not None or done.step == self.steps:
                     log.flush()
-                    self._log_bytes = log.tell()
+                    self._at.log_bytes = log.tell()
                     self._save()
                     saved = time.monotonic()
-        if self._best is not None:
-            self.heads.load_state_dict(self._best)
+        if self._at.best is not None:
+            self.heads.load_state_dict(self._at.best)
 
     @property
     def step(self) -> int:
         """Steps done."""
-        return self._step
+        return self._at.step
 
-    @property
-    def best_loss(self) -> float:
-        """The best validation loss so far; infinite before the first."""
-        return self._best_loss
+    def train_step(self) -> Step:
+        """One step, whatever was planned.
 
-    def _batch(self, ids: npt.NDArray[Any]) -> tuple[list[Tokens], torch.Tensor]:
-        """The sequences of some examples, and which of them [m, 3] are variants of one."""
-        sequences: list[Tokens] = []
-        triples = []
-        for i in ids:
-            example = self._data[int(i)]
-            if len(example) > 1:
-                triples.append([len(sequences) + j for j in range(len(example))])
-            sequences += example
-        return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
-
-    def _trained(self) -> list[torch.nn.Module]:
-        objective = self._settings.objective
-        return [
-            head
-            for on, head in ((objective.temperature, self.heads.temp_head), (objective.top_p, self.heads.top_p_head))
-            if on
-        ]
-
-    def _stopped(self) -> bool:
-        return 0 < self._settings.patience <= self._bad
-
-    def _train_step(self) -> tuple[Losses, int, float, float]:
-        settings = self._settings
-        sequences, triples = self._batch(self._batch_ids())
-        seed = np.random.SeedSequence([settings.seed, 3, self._step]).generate_state(1)  # torch takes 32 bits of it
+        Raises:
+            ModelFailed: the gradient is not finite.
+        """
+        settings, begin = self._settings, time.monotonic()
+        sequences, triples = self._batch(self.batch_ids(self._at.step))
+        seed = np.random.SeedSequence([settings.seed, 3, self._at.step]).generate_state(1)  # torch takes 32 bits of it
         draws = torch.Generator().manual_seed(int(seed[0]))
         positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
@@ -167,71 +162,74 @@ class Trainer:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
         if not math.isfinite(norm):
-            raise AutoDecoError(f"step {self._step + 1}: the gradient is not finite; lower --lr")
+            raise ModelFailed(f"step {self._at.step + 1}: the gradient is not finite; lower --lr", key="lr", found=norm)
         self._optimizer.step()
-        self._step += 1
-        return losses, sum(map(len, sequences)), norm, lr
+        self._at.step += 1
+        tok_s = round(sum(map(len, sequences)) / (time.monotonic() - begin), 1)
+        return Step(self._at.step, self.steps, self._at.step / self._steps_epoch, lr, norm, losses, tok_s)
 
-    def _batch_ids(self) -> npt.NDArray[np.uint32]:
-        epoch, place = divmod(self._step, self._steps_epoch)
+    def batch_ids(self, step: int) -> Ids:
+        """The examples of the step after ``step`` others."""
+        epoch, place = divmod(step, self._steps_epoch)
         if self._order[0] != epoch:
             rng = np.random.default_rng([self._settings.seed, 2, epoch])
             self._order = (epoch, rng.permutation(self._training_ids))
         begin = place * self._settings.batch
         return self._order[1][begin : begin + self._settings.batch]
 
+    def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
+        """The sequences of some examples, and which of them [m, 3] are variants of one."""
+        sequences: list[Tokens] = []
+        triples = []
+        for i in ids:
+            example = self._data[int(i)]
+            if len(example) > 1:
+                triples.append([len(sequences) + j for j in range(len(example))])
+            sequences += example
+        return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
+
+    def _stopped(self) -> bool:
+        return 0 < self._settings.patience <= self._at.bad
+
     def _lr(self) -> float:
         warmup = max(1, round(self._settings.warmup * self.steps))
-        rise = (self._step + 1) / warmup
-        fall = (self.steps - self._step) / max(1, self.steps - warmup)
+        rise = (self._at.step + 1) / warmup
+        fall = (self.steps - self._at.step) / max(1, self.steps - warmup)
         return self._peak_lr * min(1.0, rise, fall)
 
     # ---- validation ----
 
-    def validation_plain(self) -> Iterator[list[Tokens]]:
-        """The held-out examples without their variants, a batch at a time."""
-        for i in range(0, len(self.validation_ids), self._settings.batch):
-            yield [self._data[int(j)][0] for j in self.validation_ids[i : i + self._settings.batch]]
+    def validation_features(self) -> Iterator[Features]:
+        """Those of the held-out examples without their variants, numbered from 0 by ``sequence``."""
+        for first, ids in self._validation_batches():
+            for part in stream(self._context, [self._data[int(i)][0] for i in ids]):
+                yield replace(part, sequence=part.sequence + first)
+
+    def _validation_batches(self) -> Iterator[tuple[int, Ids]]:
+        for first in range(0, len(self.validation_ids), self._settings.batch):
+            yield first, self.validation_ids[first : first + self._settings.batch]
 
     def _validate(self) -> Losses | None:
         if not len(self.validation_ids):
             return None
         parts = []
-        for i in range(0, len(self.validation_ids), self._settings.batch):
-            sequences, triples = self._batch(self.validation_ids[i : i + self._settings.batch])
+        for _, ids in self._validation_batches():
+            sequences, triples = self._batch(ids)
             positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts)
-        if result.total < self._best_loss:
-            self._best_loss, self._bad = result.total, 0
-            self._best = {k: v.clone() for k, v in self.heads.state_dict().items()}
+        if result.total < self._at.best_loss:
+            self._at.best_loss, self._at.bad = result.total, 0
+            self._at.best = {k: v.clone() for k, v in self.heads.state_dict().items()}
         else:
-            self._bad += 1
+            self._at.bad += 1
         return result
-
-    def _record(self, done: Step, norm: float) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "step": done.step,
-            "epoch": done.step / self._steps_epoch,
-            "lr": done.lr,
-            "grad_norm": norm,
-        }
-        record |= {"train": asdict(done.losses), "tok_s": round(done.tok_s, 1)}
-        return record if done.validation is None else {**record, "validation": asdict(done.validation)}
 
     # ---- state ----
 
     def _save(self) -> None:
-        state = {
-            "identity": self._identity,
-            "step": self._step,
-            "heads": self.heads.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "best": self._best,
-            "best_loss": self._best_loss,
-            "bad": self._bad,
-            "log_bytes": self._log_bytes,
-        }
+        kept = {"heads": self.heads.state_dict(), "optimizer": self._optimizer.state_dict()}
+        state = {"identity": self._identity, **vars(self._at), **kept}
         write_atomically(self._state, lambda f: torch.save(state, f), lambda _: None)
 
     def _resume(self) -> None:
@@ -240,26 +238,17 @@ class Trainer:
             return
         try:
             state = torch.load(path, weights_only=True)
-            identity = state["identity"]
+            identity, at = dict(state["identity"]), _Progress(**{f.name: state[f.name] for f in fields(_Progress)})
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
-            raise AutoDecoError(f"{path}: cannot be read; start anew with --force") from e
+            raise BadFile.of(path, "cannot be read; start anew with --force") from e
         if identity != self._identity:
-            difference = _difference(identity, self._identity)
-            raise AutoDecoError(f"{path}: of a training with {difference}; start anew with --force, or elsewhere")
-        self._step, self._best, self._bad = state["step"], state["best"], state["bad"]
-        self._best_loss, self._log_bytes = state["best_loss"], state["log_bytes"]
+            name, theirs, ours = first_difference(identity, self._identity)
+            key = name.rpartition(".")[2]
+            other = f"other {key}" if key in ("data", "base") else f"{key} {theirs}, now {ours}"
+            reason = f"of a training with {other}; start anew with --force, or elsewhere"
+            raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
+        self._at = at
         self.heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if not self._log.exists() or os.path.getsize(self._log) < self._log_bytes:
-            raise AutoDecoError(f"{self._log}: shorter than when {path} was written; start anew with --force")
-
-
-def _difference(theirs: Any, ours: Any, name: str = "") -> str:
-    """The first setting in which two trainings differ, for a reader."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(key) != ours.get(key):
-                return _difference(theirs.get(key), ours.get(key), key)
-    if name in ("data", "base"):
-        return f"other {name}"
-    return f"{name} {theirs}, now {ours}"
+        if not self._log.exists() or os.path.getsize(self._log) < at.log_bytes:
+            raise BadFile.of(self._log, f"shorter than when {path} was written; start anew with --force")

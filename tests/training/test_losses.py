@@ -94,7 +94,7 @@ def test_the_error_bound_holds(scale: float, seed: int, depth: int, alpha: float
     """The integral is too much, by at most what is stated, also for a target beyond the depth."""
     logits, targets, t, p = case(16, 300, scale, seed, dtype=torch.float64)
     ordered = logits.sort(-1, descending=True).values
-    rough, bound = losses._top_p_loss(logits, targets, t, p, alpha, ordered[:, :depth])
+    rough, bound = losses.bounded_top_p_loss(logits, targets, t, p, alpha, ordered[:, :depth])
     exact = plain_top_p_loss(logits, targets, t, p, alpha)
     error, allowed = rough - exact, -torch.log1p(-bound.clamp_max(1.0 - 1e-12))
     assert (error > -1e-6).all()
@@ -110,8 +110,8 @@ def test_a_target_beyond_the_depth_needs_no_sorting(monkeypatch: pytest.MonkeyPa
     logits, _, t, _ = case(4, 300, 1.0, 1, dtype=torch.float64)
     targets = logits.argsort(-1, descending=True)[torch.arange(4), torch.tensor([0, 49, 50, 299])]
     depths = []
-    original = losses._sorted
-    monkeypatch.setattr(losses, "_sorted", lambda x, k: depths.append((len(x), k)) or original(x, k))
+    original = losses.largest
+    monkeypatch.setattr(losses, "largest", lambda x, k: depths.append((len(x), k)) or original(x, k))
     high = torch.full((4,), 0.999, dtype=torch.float64, requires_grad=True)  # the rest is far from negligible
     ours = losses.top_p_loss(logits, targets, t, high, depth=50, tolerance=1e3)
     theirs = plain_top_p_loss(logits, targets, t, high)
@@ -125,8 +125,8 @@ def test_only_the_rows_that_need_it_are_sorted(monkeypatch: pytest.MonkeyPatch) 
     """A peaked row is done after the largest; a flat one, a quarter of whose mass they are, is not."""
     logits = torch.stack([torch.arange(400.0) * -0.5, torch.arange(400.0) * -1e-3])
     sizes = []
-    original = losses._sorted
-    monkeypatch.setattr(losses, "_sorted", lambda x, k: sizes.append((*x.shape, k)) or original(x, k))
+    original = losses.largest
+    monkeypatch.setattr(losses, "largest", lambda x, k: sizes.append((*x.shape, k)) or original(x, k))
     targets, t, p = torch.tensor([1, 1]), torch.ones(2), torch.full((2,), 0.9)
     ours = losses.top_p_loss(logits, targets, t, p, depth=100)
     assert sizes == [(2, 400, 100), (1, 400, 400)]

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from broken import Outcome, assert_refused, replaced, rewrite, tensors_of
+from broken import replaced, rewrite, tensors_of
 from conftest import Case
+from training_helpers import tame
 
-from autodeco_gguf import AutoDecoError
-from autodeco_gguf.cli import run_command
-from autodeco_gguf.cli.rollouts import rollouts_command
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.generation import Handle
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
-from autodeco_gguf.tasks import checkers, grading
 from autodeco_gguf.tasks.problems import Problem
-from autodeco_gguf.training.rollouts import Settings, Summary, rollouts
+from autodeco_gguf.training.rollouts import RolloutSettings, RolloutSummary, rollouts, sample_request
 
-Capture = pytest.CaptureFixture[str]
-SETTINGS = Settings(k=5, checker="even", seed=3, max_tokens=8)
+SETTINGS = RolloutSettings(k=5, checker="even", seed=3, max_tokens=8)
 PROBLEMS = [Problem(text, "1", 10 + i) for i, text in enumerate(("Hello", "What?", "é", "Hello"))]
-
-
-CHECKERS = {"even": lambda text, answer: len(text) % 2 == 0, "never": lambda text, answer: False}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _tame() -> Iterator[None]:
-    """A random model ends an answer once in a while, and a checker takes about half of what it says."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        drawn = Handle.drawn
-        monkeypatch.setattr(Handle, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
-        monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
-        for name, checker in CHECKERS.items():
-            monkeypatch.setitem(checkers._CHECKERS, name, checker)
+    with tame():
         yield
 
 
@@ -50,7 +36,7 @@ def engine(qwen2: Case) -> Iterator[Engine]:
     engine.close()
 
 
-def sample(engine: Engine, output: Path, settings: Settings = SETTINGS, **kwargs: Any) -> Summary:
+def sample(engine: Engine, output: Path, settings: RolloutSettings = SETTINGS, **kwargs: Any) -> RolloutSummary:
     return rollouts(engine, PROBLEMS, output, settings, **kwargs)
 
 
@@ -105,16 +91,14 @@ def test_the_same_at_any_parallel(qwen2: Case, n_parallel: int, undisturbed: byt
 
 
 def test_every_problem_and_sample_has_a_seed_of_its_own(engine: Engine) -> None:
-    from autodeco_gguf.training.rollouts import _request
-
-    def seeds(settings: Settings) -> set[int | None]:
+    def seeds(settings: RolloutSettings) -> set[int | None]:
         requests: list[Request] = [
-            _request(("", [1]), settings, problem, sample) for problem in range(12) for sample in range(12)
+            sample_request([1], settings, problem, sample) for problem in range(12) for sample in range(12)
         ]
         return {request.seed for request in requests}
 
     assert len(seeds(SETTINGS)) == 144
-    assert not seeds(SETTINGS) & seeds(Settings(seed=4))
+    assert not seeds(SETTINGS) & seeds(RolloutSettings(seed=4))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +106,7 @@ def test_every_problem_and_sample_has_a_seed_of_its_own(engine: Engine) -> None:
 )
 def test_settings_have_an_effect(other: dict[str, Any], engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
     settings = {"k": 5, "checker": "even", "seed": 3, "max_tokens": 8, **other}
-    sample(engine, tmp_path / "out.jsonl", Settings(**settings))
+    sample(engine, tmp_path / "out.jsonl", RolloutSettings(**settings))
     assert (tmp_path / "out.jsonl").read_bytes() != undisturbed
 
 
@@ -130,7 +114,7 @@ def test_settings_have_an_effect(other: dict[str, Any], engine: Engine, undistur
 
 
 def interrupt_after(n: int) -> Any:
-    def watch(summary: Summary, total: int) -> None:
+    def watch(summary: RolloutSummary, total: int) -> None:
         assert total == 4
         if summary.problems >= n:
             raise KeyboardInterrupt
@@ -188,10 +172,13 @@ def interrupted(engine: Engine, tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
 
 
-def assert_other(engine: Engine, output: Path, message: str, problems: list[Problem], settings: Settings) -> None:
+def assert_other(
+    engine: Engine, output: Path, message: str, problems: list[Problem], settings: RolloutSettings
+) -> None:
     before = output.with_name("out.jsonl.partial").read_bytes()
-    with pytest.raises(AutoDecoError) as error:
+    with pytest.raises(BadFile) as error:
         rollouts(engine, problems, output, settings)
+    assert error.value.file == f"{output}.partial"
     assert str(error.value) == f"{output}.partial: {message}; delete it, or use --force to begin anew"
     assert output.with_name("out.jsonl.partial").read_bytes() == before
 
@@ -199,7 +186,7 @@ def assert_other(engine: Engine, output: Path, message: str, problems: list[Prob
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_partial_file_of_other_settings(name: str, engine: Engine, interrupted: Path) -> None:
     change, message = OTHERS[name]
-    settings = Settings(**{"k": 5, "checker": "even", "seed": 3, "max_tokens": 8, **change})
+    settings = RolloutSettings(**{"k": 5, "checker": "even", "seed": 3, "max_tokens": 8, **change})
     assert_other(engine, interrupted, message, PROBLEMS, settings)
 
 
@@ -240,13 +227,13 @@ def test_some_other_partial_file(content: bytes, message: str, engine: Engine, t
 def test_a_damaged_partial_file(line: bytes, engine: Engine, interrupted: Path) -> None:
     partial = interrupted.with_name("out.jsonl.partial")
     partial.write_bytes(partial.read_bytes() + line)
-    with pytest.raises(AutoDecoError, match=r"out\.jsonl\.partial:4: damaged(: not JSON.*)?; delete it, or use"):
+    with pytest.raises(BadFile, match=r"out\.jsonl\.partial:4: damaged(: not JSON.*)?; delete it, or use"):
         sample(engine, interrupted)
 
 
 def test_nothing_correct(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(AutoDecoError, match=r"^none of 4 samples is correct, so there is nothing for .*out\.jsonl$"):
-        sample(engine, tmp_path / "out.jsonl", Settings(k=1, checker="never", max_tokens=3))
+    with pytest.raises(BadFile, match=r"^none of 4 samples is correct, so there is nothing for .*out\.jsonl$"):
+        sample(engine, tmp_path / "out.jsonl", RolloutSettings(k=1, checker="never", max_tokens=3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,124 +244,23 @@ def test_problems_are_looked_at_before_anything_is_drawn(engine: Engine, tmp_pat
         (long, r"^p\.jsonl:7: the prompt has \d+ tokens, the context holds 128; raise it$"),
         (wrong, r'^p\.jsonl:8: answer \'no story\': not of the form "NAME A B"'),
     ):
-        with pytest.raises(AutoDecoError, match=message):
-            rollouts(engine, [good, problem], tmp_path / "out.jsonl", Settings(checker="story"))
+        with pytest.raises(BadFile, match=message):
+            rollouts(engine, [good, problem], tmp_path / "out.jsonl", RolloutSettings(checker="story"))
         assert list(tmp_path.iterdir()) == []
 
 
-# ---- problems ----
-
-
-EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
-BAD_PROBLEMS: dict[str, tuple[bytes, str]] = {
-    "empty file": (b"", f": no problem in it, expected lines of {EXPECTED}"),
-    "blank": (b"\n \n", f": no problem in it, expected lines of {EXPECTED}"),
-    "no JSON": (b'{"problem": "a", "gt": "b"}\n{"problem": \n', ":2: not JSON: Expecting value at column "),
-    "no UTF-8": (b'{"problem": "caf\xe9"}', ":1: not UTF-8 at byte 16"),
-    "a list": (b"[1]", f":1: is a list, expected {EXPECTED}"),
-    "other keys": (b'{"question": "a", "b": 1}', f":1: has the keys ['b', 'question'], expected {EXPECTED}"),
-    "no answer": (b'{"problem": "a", "answer": "b"}', f":1: gt is missing, expected {EXPECTED}"),
-    "null": (b'{"prompt": "a", "answer": null}', ":1: answer is null, expected a string or a number"),
-    "true": (b'{"prompt": "a", "answer": true}', ":1: answer is a boolean, expected a string or a number"),
-    "NaN": (b'{"prompt": "a", "answer": NaN}', ":1: answer is nan, expected a finite number"),
-    "empty answer": (b'{"prompt": "a", "answer": " "}', ":1: answer is empty"),
-    "number": (b'{"problem": 5, "gt": 5}', ":1: problem is a number, expected a string"),
-    "empty problem": (b'{"problem": "", "gt": 5}', ":1: problem is empty"),
-    "digits": (b'{"problem": "a", "gt": ' + b"1" * 5000 + b"}", ":1: not JSON that can be read: a number is too long"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD_PROBLEMS)
-def test_bad_problems(name: str, qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
-    content, message = BAD_PROBLEMS[name]
-    path = tmp_path / "p.jsonl"
-    path.write_bytes(content)
-    outcome = run(capfd, qwen2.base, "--problems", path, "-o", tmp_path / "out.jsonl")
-    assert_refused(outcome, f"error: {path}{message}")
-    assert [p.name for p in tmp_path.iterdir()] == ["p.jsonl"]
-
-
-# ---- the command ----
-
-
-def run(capfd: Capture, *args: object) -> Outcome:
-    """autodeco-gguf rollouts in this process."""
-    capfd.readouterr()
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as exit_:
-        run_command(rollouts_command, ["-t", "1", *map(str, args)])
-    signal.signal(signal.SIGTERM, handler)
-    return Outcome(int(exit_.value.code or 0), *capfd.readouterr())
-
-
-@pytest.fixture
-def problems(tmp_path: Path) -> Path:
-    path = tmp_path / "p.jsonl"
-    path.write_text("".join(f'{{"problem": "{text}", "gt": 1}}\n' for text in ("Hello", "What?", "x")))
-    return path
-
-
-def test_command(merged: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    monkeypatch.setitem(checkers._CHECKERS, "boxed", lambda text, answer: answer == "1")
-    output = tmp_path / "out.jsonl"
-    args = (merged, "--problems", problems, "-o", output, "-k", 4, "-n", 100, "-c", 128, "--limit", 2)
-    outcome = run(capfd, *args)
-    lines = output.read_bytes().splitlines()
-    assert outcome.err.startswith(f"{output}: {len(lines)} of 8 samples are correct, 0 of 2 problems have none; ")
-    assert outcome.err.endswith(" tokens/s\n")
-    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (0, "", 1)
-    assert {json.loads(line)["problem"] for line in lines} == {1, 2}
-    assert_refused(run(capfd, *args), f"error: {output}: exists; use --force to replace it")
-    assert run(capfd, *args, "--force", "--parallel", 3).status == 0
-    assert output.read_bytes().splitlines() == lines
-    assert run(capfd, *args, "--force", "--seed", 1).status == 0
-    assert output.read_bytes().splitlines() != lines
-
-
-def test_command_interrupted(
-    qwen2: Case, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
-    def stop(text: str, answer: str) -> bool:
-        if text:
-            raise KeyboardInterrupt
-        return False
-
-    monkeypatch.setitem(checkers._CHECKERS, "boxed", stop)
-    output = tmp_path / "out.jsonl"
-    outcome = run(capfd, qwen2.base, "--problems", problems, "-o", output, "-k", 3, "-c", 256)
-    assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "interrupted")
-    assert not output.exists()
-    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 2, ')
-
-
-USAGE: dict[str, tuple[list[object], int, str]] = {
-    "k": (["-k", 0], 2, "Invalid value for '-k': 0 is not in the range x>=1."),
-    "checker": (["--checker", "rhyme"], 1, "checker 'rhyme', expected one of boxed, "),
-    "temperature": (["--temperature", -1], 2, "-1.0 is not in the range x>=0."),
-    "no temperature": (["--temperature", "nan"], 1, "temperature nan, expected a number >= 0"),
-    "top-p": (["--top-p", 2], 2, "2.0 is not in the range 0<=x<=1."),
-    "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
-    "parallel": (["--parallel", 257], 1, "n_parallel 257, expected 1 to 256"),
-    "context": (["-c", 1], 1, "p.jsonl:1: the prompt has "),
-    "no problems": (["--problems", "nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read: No such file or directory"),
-    "over its input": (["-o", "p.jsonl", "--force"], 1, "p.jsonl: is the input p.jsonl; choose another output"),
-    "no directory": (["-o", "nowhere/x.jsonl"], 1, "nowhere/x.jsonl: no such directory as "),
-}
-
-
-@pytest.mark.parametrize("name", USAGE)
-def test_wrong_usage(
-    name: str, qwen2: Case, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    args, status, message = USAGE[name]
-    before = problems.read_bytes()
-    outcome = run(capfd, qwen2.base, "--problems", "p.jsonl", "-o", "out.jsonl", *args)
-    assert_refused(outcome, message, status=status)
-    assert [p.name for p in tmp_path.iterdir()] == ["p.jsonl"]
-    assert problems.read_bytes() == before
-
-
-def test_no_model(problems: Path, tmp_path: Path, capfd: Capture) -> None:
-    outcome = run(capfd, tmp_path / "x.gguf", "--problems", problems, "-o", tmp_path / "out.jsonl")
-    assert_refused(outcome, f"error: {tmp_path / 'x.gguf'}: cannot be opened: No such file or directory")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"k": 0}, "k 0, expected at least 1"),
+        ({"max_tokens": 0}, "max_tokens 0, expected at least 1"),
+        ({"seed": 2**32}, "seed 4294967296, expected 0 to 2**32 - 1"),
+        ({"temperature": -1.0}, "temperature -1.0, expected a number >= 0 (0 is greedy) and <= 1e6"),
+        ({"top_p": 2.0}, "top_p 2.0, expected a number in [0, 1]"),
+        ({"checker": "rhyme"}, "checker 'rhyme', expected one of "),
+    ],
+)
+def test_settings_out_of_range(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        RolloutSettings(**setting).check()
+    assert str(error.value).startswith(message)

@@ -8,11 +8,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import assert_refused, invoke, start
 from conftest import Case
 from training_helpers import jsonl
+
+from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.export import export
 
 Capture = pytest.CaptureFixture[str]
 
@@ -86,9 +90,12 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
 
     import autodeco_gguf.training.train as module
 
-    original = module._remove_state
+    def spy(model: BaseModel, output: Path, *args: Any, **kwargs: Any) -> None:
+        saved.update(torch.load(output / ".training" / "state.pt"))
+        export(model, output, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_remove_state", lambda s: saved.update(torch.load(s / "state.pt")) or original(s))
+        patch.setattr(module, "export", spy)
         done = invoke(
             capfd, "train", qwen2.base, "--data", data, "--data", more, "-o", tmp_path / "o", *options, "-t", 1,
             "--no-dft", "--heads", "top-p", "--control", "--base-name", "org/name", "--gpu-layers", 0,
@@ -100,6 +107,16 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
     assert {name: flat[name[2:].replace("-", "_")] for name in values} == values
     assert (flat["heads"], flat["dynamic_fine_tuning"]) == (["top_p"], False)
     assert json.loads((tmp_path / "o" / "config.json").read_text())["base_model_name_or_path"] == "org/name"
+
+
+def test_the_machine_has_an_effect(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
+    heads = set()
+    for i, options in enumerate(((), ("--cache-type", "f32"), ("--flash-attn",))):
+        out = tmp_path / f"{i}"
+        done = invoke(capfd, "train", qwen2.base, "--data", data, "-o", out, *QUICK, *options)
+        assert done.status == 0, done.err
+        heads.add((out / "model.safetensors").read_bytes())
+    assert len(heads) == 3
 
 
 Make = Callable[[Path, Case], list[object]]
@@ -197,7 +214,7 @@ def test_without_the_packages(
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             refused = invoke(capfd, "train", qwen2.base, "--data", data, "-o", tmp_path / "o")
-            assert_refused(refused, f"training needs {package}", "; pip install 'autodeco-gguf[train]'")
+            assert_refused(refused, f"training needs {package}", '; pip install "autodeco-gguf[train]"')
     assert not (tmp_path / "o").exists()
 
 

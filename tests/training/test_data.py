@@ -12,7 +12,7 @@ from broken import Kind, rewrite
 from conftest import Case
 from training_helpers import chat_base, jsonl
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
@@ -283,9 +283,10 @@ def test_a_malformed_line(name: str, commands: Commands | None, chat: Context, t
         message = f"prompt is missing; expected {KEYS}"
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"text": "Hello"}\n\n' + line + b"\n")
-    with pytest.raises(AutoDecoError) as refused:
+    with pytest.raises(BadFile) as refused:
         encode_files([path], Encoder(chat, 64, commands), tmp_path)
     assert str(refused.value).startswith(f"{path}:3: {message}")
+    assert refused.value.file == str(path)
     counts = encode_files([path], Encoder(chat, 64, commands), tmp_path, skip_bad=True).counts
     assert (counts.examples, counts.bad, counts.bad_lines) == (1, 1, [str(refused.value)])
 
@@ -310,7 +311,7 @@ def test_a_template_that_does_not_do(name: str, qwen2: Case, tmp_path: Path) -> 
 
 
 def test_messages_need_a_template(plain: Context) -> None:
-    with pytest.raises(AutoDecoError, match=r"^has messages, but the model has no chat template; give prompt and comp"):
+    with pytest.raises(InvalidInput, match=r"^has messages, but the model has no chat template; give prompt and comp"):
         encode(plain, turns(("user", "a"), ("assistant", "b")))
 
 
@@ -385,6 +386,7 @@ def test_a_file_that_does_not_do(name: str, plain: Context, tmp_path: Path) -> N
     make, message = FILES[name]
     path = tmp_path / "data.jsonl"
     make(path)
-    with pytest.raises(AutoDecoError) as refused:
+    with pytest.raises(BadFile) as refused:
         encode_files([path], Encoder(plain, 16), tmp_path, skip_bad=True)
+    assert refused.value.file == str(path)
     assert str(refused.value) == message.format(path=path)

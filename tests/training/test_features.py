@@ -1,0 +1,88 @@
+"""Streamed features: those of each sequence alone, and no more of them than are predicted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import load_case
+from training_helpers import predicted
+
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.training.data import Tokens
+from autodeco_gguf.training.features import segments, stream
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+LENGTHS: dict[str, list[int]] = {
+    "one": [7],
+    "the shortest": [2, 2, 3],
+    "mixed": [5, 40, 2, 17, 33],
+    "more than n_seq": [6] * 11,
+    "more than n_ctx": [200, 150, 90, 250, 30, 256, 256],
+    "just n_ctx": [256],
+    "more than n_outputs": [120, 60],
+}
+
+
+def masked(rng: np.random.Generator, n: int, turns: bool) -> Tokens:
+    """A sequence of which several stretches are predicted, or all but a beginning."""
+    tokens = rng.integers(3, 380, n).astype(np.int32)
+    if not turns:
+        return predicted(*tokens.tolist(), after=int(rng.integers(1, n)))
+    mask = np.repeat(rng.random(n) < 0.5, rng.integers(1, 6, n))[:n]
+    mask[0] = False
+    mask[-1] |= not mask.any()
+    return np.where(mask, ~tokens, tokens)
+
+
+@pytest.mark.parametrize("turns", [False, True], ids=["answers", "turns"])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3_moe"])
+def test_features_are_those_of_each_sequence_alone(name: str, lengths: str, turns: bool) -> None:
+    base = load_case(name).base
+    rng = np.random.default_rng(len(lengths))
+    batch = [masked(rng, n, turns) for n in LENGTHS[lengths]]
+    together = Context(base, n_ctx=256, n_seq=4, machine=Machine(n_threads=1, cache_type="f32"))
+    together.n_outputs = 50 if lengths == "more than n_outputs" else 512
+    rows: list[list[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]]] = [[] for _ in batch]
+    for part in stream(together, batch):
+        assert 0 < len(part.target) <= together.n_outputs
+        for s, target, hidden, logits in zip(part.sequence, part.target, part.hidden, part.logits, strict=True):
+            rows[s].append((int(target), hidden.copy(), logits.copy()))
+    together.close()
+    alone = Context(base, n_ctx=256, machine=Machine(n_threads=1, cache_type="f32"))
+    for tokens, got in zip(batch, rows, strict=True):
+        ids = np.where(tokens < 0, ~tokens, tokens)
+        alone.clear()
+        alone_logits, alone_hidden = alone.decode(ids, range(len(ids)), [0] * len(ids), hidden=True)
+        assert alone_hidden is not None
+        places = np.flatnonzero(tokens[1:] < 0)
+        assert [target for target, _, _ in got] == ids[places + 1].tolist()
+        np.testing.assert_allclose([h for _, h, _ in got], alone_hidden[places], atol=1e-4)
+        np.testing.assert_allclose([x for _, _, x in got], alone_logits[places], atol=1e-4)
+    alone.close()
+
+
+def test_only_what_is_predicted_is_an_output(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = []
+    original = Context.decode
+    monkeypatch.setattr(
+        Context, "decode", lambda self, tokens, *a, **k: outputs.append(len(tokens)) or original(self, tokens, *a, **k)
+    )
+    batch = [predicted(*range(3, 103), after=90), predicted(*range(3, 53), after=49)]
+    assert sum(len(part.target) for part in stream(context, batch)) == 11
+    assert outputs == [11]
+
+
+def test_segments() -> None:
+    for tokens, expected in (
+        ([5, ~6], [(0, 0), (0, 1)]),
+        ([5, 6, ~7, ~8], [(0, 1), (1, 3)]),
+        ([5, ~6, 7, 8, ~9], [(0, 0), (0, 1), (1, 3), (3, 4)]),
+        ([5, ~6, 7], [(0, 0), (0, 1), (1, 2)]),
+    ):
+        assert segments(np.array(tokens, np.int32)) == expected

@@ -1,0 +1,28 @@
+"""The curves of a training as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.axes import Axes
+
+from autodeco_gguf.training.plot import plot_log
+
+LOSSES = {"temperature": 1.5, "top_p": 0.5, "ranking": 0.0, "mean_temperature": 0.9, "mean_top_p": 0.8, "positions": 7}
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_line_for_each_loss_that_is_one(validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [{"step": i + 1, "train": LOSSES} for i in range(3)]
+    records[2] |= {"validation": LOSSES} if validated else {}
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    labels: list[str] = []
+    original = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: labels.append(k["label"]) or original(self, *a, **k))
+    plot_log(tmp_path / "log.jsonl", tmp_path / "x.png")
+    names = ["temperature", "top-p", "temperature", "top-p"]  # the losses, then the means; no ranking loss
+    dots = [[f"{name}, validation"] if validated else [] for name in names]
+    assert labels == [label for name, more in zip(names, dots, strict=True) for label in (name, *more)]
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
