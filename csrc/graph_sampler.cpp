@@ -1,6 +1,6 @@
 #include "graph_sampler.h"
 
-#include "sampler.h"
+#include "draw.h"
 
 #include <cmath>
 #include <cstring>

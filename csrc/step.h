@@ -3,7 +3,7 @@
 #pragma once
 
 #include "graph_sampler.h"
-#include "sampler.h"
+#include "draw.h"
 
 #include <optional>
 #include <string>

@@ -1,4 +1,4 @@
-#include "sampler.h"
+#include "draw.h"
 
 #include "vector_math.h"
 
