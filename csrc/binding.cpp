@@ -2,7 +2,7 @@
 
 #include "gguf_file.h"
 #include "log_capture.h"
-#include "step.h"
+#include "sampler.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

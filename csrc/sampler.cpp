@@ -1,4 +1,4 @@
-#include "step.h"
+#include "sampler.h"
 
 #include <algorithm>
 #include <atomic>
