@@ -1,5 +1,6 @@
 #include "draw.h"
 
+#include "errors.h"
 #include "vector_math.h"
 
 #include <algorithm>
@@ -15,26 +16,19 @@
 // the largest logit; the status tells whether there is a distribution at all
 static draw_status find_max(const float * x, size_t n, float * max) {
     f32x largest = f32x {} - INF;
-    i32x bits    = {}; // largest magnitude; a NaN's is above infinity's
+    i32x bad     = {}; // NaN or +inf
     for_each_vector(x, n, -INF, [&](size_t, f32x v) {
-        const i32x magnitude = (i32x) v & 0x7fffffff;
-        bits    = magnitude > bits ? magnitude : bits;
+        bad    |= ~(v < INF);
         largest = v > largest ? v : largest;
     }, [] {});
-    *max = -INF;
-    bool nan = false;
-    for (size_t j = 0; j < WIDTH; ++j) {
-        *max = std::max(*max, largest[j]);
-        nan |= (uint32_t) bits[j] > float_bits(INF);
-    }
-    if (nan || *max == INF) {
+    if (any(bad)) {
         return DRAW_NOT_FINITE;
     }
+    *max = -INF;
+    for (size_t j = 0; j < WIDTH; ++j) {
+        *max = std::max(*max, largest[j]);
+    }
     return *max == -INF ? DRAW_NO_TOKEN : DRAW_OK;
-}
-
-static double sum_all(const float * x, size_t n) {
-    return sum_vectors(x, n, [](f32x v) { return v; });
 }
 
 float logits_entropy(const float * x, size_t n) {
@@ -59,11 +53,30 @@ float logits_entropy(const float * x, size_t n) {
     return (float) std::max(0.0, std::log(total) - dot / total);
 }
 
+namespace {
+
 // a cut: tokens with weight > threshold are in, and the first n_equal of those with weight == threshold
 struct cut {
     float    threshold;
     uint32_t n_equal;
 };
+
+// The search for a cut: it lies in [low, high), and above is the mass of the weights >= high. Positive floats order
+// like their bits, which is what low and high are.
+struct search {
+    uint32_t low;
+    uint32_t high;
+    double   above;
+};
+
+// what a cut keeps of some tokens: the mass above the threshold, and two counts
+struct tally {
+    double   mass;
+    uint32_t n_above;
+    uint32_t n_equal;
+};
+
+} // namespace
 
 static constexpr size_t N_PROBES = 7;
 
@@ -82,14 +95,6 @@ static void mass_from(const float * weight, size_t n, const float * probe, doubl
         }
     });
 }
-
-// The search for a cut: it lies in [low, high), and above is the mass of the weights >= high. Positive floats order
-// like their bits, which is what low and high are.
-struct search {
-    uint32_t low;
-    uint32_t high;
-    double   above;
-};
 
 // narrows low and high to the two neighbours among ascending probes that target lies between
 static void narrow(search & r, const float * weight, size_t n, double target, const float * probe) {
@@ -193,14 +198,7 @@ static cut find_cut(draw_scratch & s, const float * weight, size_t n, double tot
     return c;
 }
 
-// what a cut keeps in one stretch of tokens: the mass above the threshold, and two counts
-struct stretch {
-    double   mass;
-    uint32_t n_above;
-    uint32_t n_equal;
-};
-
-static stretch sum_stretch(const float * weight, size_t n, float threshold) {
+static tally sum_kept(const float * weight, size_t n, float threshold) {
     f32x mass  = {};
     i32x above = {}, equal = {};
     for (size_t i = 0; i < n; i += WIDTH) {
@@ -219,7 +217,7 @@ static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, c
     uint32_t kept = 0, n_equal = c.n_equal;
     s.stretches.clear();
     for (size_t begin = 0; begin < n; begin += STRETCH) {
-        stretch t = sum_stretch(weight + begin, std::min(STRETCH, n - begin), c.threshold);
+        tally t = sum_kept(weight + begin, std::min(STRETCH, n - begin), c.threshold);
         t.n_equal = std::min(n_equal, t.n_equal);
         n_equal  -= t.n_equal;
         kept     += t.n_above + t.n_equal;
@@ -262,7 +260,7 @@ static draw_result draw_greedy(const float * x, size_t n, float max) {
 }
 
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & s, draw_result & result) {
-    const double total  = sum_all(weight, n);
+    const double total  = sum_vectors(weight, n, [](f32x v) { return v; });
     const double target = top_p * total;
     if (!std::isfinite(total)) {
         return DRAW_NOT_FINITE;
@@ -298,4 +296,23 @@ double uniform(std::mt19937 & rng) {
     const uint64_t high = rng() >> 5;
     const uint64_t low  = rng() >> 6;
     return (double) ((high << 26) | low) / 9007199254740992.0;
+}
+
+std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
+    if (logits.shape.size() != 1 || logits.shape[0] < 1 || n < 0 || !std::isfinite(temperature) || !std::isfinite(top_p)) {
+        throw refusal(INVALID_INPUT, "draw: logits is " + logits.shape_text() + ", expected [n_vocab]; temperature, top_p and n "
+                                     "must be finite and not negative");
+    }
+    std::vector<int32_t> tokens((size_t) n);
+    std::mt19937 rng(seed);
+    draw_scratch scratch;
+    for (int32_t & token : tokens) {
+        draw_result r;
+        const draw_status status = draw_token(logits.data, (size_t) logits.shape[0], temperature, top_p, uniform(rng), scratch, r);
+        if (status != DRAW_OK) {
+            throw refusal(INVALID_INPUT, status == DRAW_NO_TOKEN ? "draw: every logit is -inf" : "draw: a logit is NaN or +inf");
+        }
+        token = r.index;
+    }
+    return tokens;
 }

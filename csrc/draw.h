@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "llama.h"
+#include "array.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -43,6 +43,10 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
 
 static constexpr size_t DRAW_PADDING = 8;
+
+// n tokens, drawn one after the other from the same logits [n_vocab]; seed is the generator's. Throws where there is nothing
+// to draw from.
+std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed);
 
 // entropy of softmax(logits) in nats
 float logits_entropy(const float * logits, size_t n);

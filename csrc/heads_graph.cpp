@@ -1,99 +1,11 @@
-#include "heads.h"
+#include "heads_graph.h"
 
-#include "ggml-alloc.h"
 #include "vector_math.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <new>
-#include <stdexcept>
-#include <thread>
 
-static void mlp_new(ggml_context * ctx, heads_mlp & mlp, const std::vector<heads_layer_data> & layers, bool gelu) {
-    mlp.gelu = gelu;
-    for (const auto & layer : layers) {
-        mlp.layers.push_back({
-            /*.weight =*/ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, layer.n_in, layer.n_out),
-            /*.bias   =*/ ggml_new_tensor_1d(ctx, GGML_TYPE_F32, layer.n_out),
-        });
-    }
-}
-
-static void mlp_set(heads_mlp & mlp, const std::vector<heads_layer_data> & layers) {
-    for (size_t i = 0; i < layers.size(); ++i) {
-        ggml_backend_tensor_set(mlp.layers[i].weight, layers[i].weight, 0, ggml_nbytes(mlp.layers[i].weight));
-        ggml_backend_tensor_set(mlp.layers[i].bias,   layers[i].bias,   0, ggml_nbytes(mlp.layers[i].bias));
-    }
-}
-
-static ggml_context_ptr context_new(size_t n_tensors) {
-    ggml_context_ptr ctx { ggml_init({
-        /*.mem_size   =*/ n_tensors * ggml_tensor_overhead(),
-        /*.mem_buffer =*/ nullptr,
-        /*.no_alloc   =*/ true,
-    }) };
-    if (!ctx) {
-        throw std::bad_alloc();
-    }
-    return ctx;
-}
-
-static bool weights_alloc(heads_weights & w, ggml_backend_buffer_type_t buft) {
-    w.buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(w.ctx.get(), buft));
-    if (!w.buf) {
-        return false;
-    }
-    ggml_backend_buffer_set_usage(w.buf.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-    return true;
-}
-
-void heads_init(heads & h, const std::vector<heads_layer_data> & temp,  bool temp_gelu,
-                           const std::vector<heads_layer_data> & top_p, bool top_p_gelu) {
-    h.host.ctx = context_new(2 * (temp.size() + top_p.size()));
-    mlp_new(h.host.ctx.get(), h.host.temp,  temp,  temp_gelu);
-    mlp_new(h.host.ctx.get(), h.host.top_p, top_p, top_p_gelu);
-    if (!weights_alloc(h.host, ggml_backend_cpu_buffer_type())) {
-        throw std::bad_alloc();
-    }
-    mlp_set(h.host.temp,  temp);
-    mlp_set(h.host.top_p, top_p);
-}
-
-// the same tensors in another context, in the order in which heads_init made them
-static heads_mlp mlp_like(ggml_context * ctx, const heads_mlp & mlp) {
-    heads_mlp result;
-    result.gelu = mlp.gelu;
-    for (const auto & layer : mlp.layers) {
-        result.layers.push_back({ ggml_dup_tensor(ctx, layer.weight), ggml_dup_tensor(ctx, layer.bias) });
-    }
-    return result;
-}
-
-const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft) {
-    if (buft == ggml_backend_cpu_buffer_type()) {
-        return &h.host;
-    }
-    std::lock_guard<std::mutex> lock(h.mutex);
-    auto & slot = h.devices[buft];
-    if (slot) {
-        return slot.get();
-    }
-    auto w = std::make_unique<heads_weights>();
-    w->ctx   = context_new(2 * (h.host.temp.layers.size() + h.host.top_p.layers.size()));
-    w->temp  = mlp_like(w->ctx.get(), h.host.temp);
-    w->top_p = mlp_like(w->ctx.get(), h.host.top_p);
-    if (!weights_alloc(*w, buft)) {
-        return nullptr;
-    }
-    ggml_tensor * src = ggml_get_first_tensor(h.host.ctx.get());
-    ggml_tensor * dst = ggml_get_first_tensor(w->ctx.get());
-    for (; src; src = ggml_get_next_tensor(h.host.ctx.get(), src), dst = ggml_get_next_tensor(w->ctx.get(), dst)) {
-        ggml_backend_tensor_set(dst, src->data, 0, ggml_nbytes(src));
-    }
-    slot = std::move(w);
-    return slot.get();
-}
+static constexpr size_t N_TOP = 5; // of top5_prob
 
 static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_tensor * x) {
     for (size_t i = 0; i < mlp.layers.size(); ++i) {
@@ -218,13 +130,13 @@ static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
     static thread_local std::vector<float> scratch;
     const ggml_tensor * logits = dst->src[0];
     const ggml_tensor * place  = dst->src[2];
-    const size_t n_vocab = (size_t) logits->ne[0], k = std::min<size_t>(5, n_vocab);
+    const size_t n_vocab = (size_t) logits->ne[0], k = std::min(N_TOP, n_vocab);
     scratch.resize(place ? 0 : n_vocab);
     for (int64_t row = ith; row < logits->ne[1]; row += nth) {
         const float * x = data_of(logits) + row * logits->ne[0];
         const float   t = data_of(dst->src[1])[row];
         float       * e = place ? (float *) ((char *) place->data + row * place->nb[1]) : scratch.data();
-        float top[5];
+        float top[N_TOP];
         largest(x, n_vocab, top, k);
         exp_scaled(x, top[0], t, e, n_vocab);
         const double z       = sum_vectors(e, n_vocab, [](f32x v) { return v; });
@@ -249,7 +161,7 @@ static bool whole_rows(int64_t n_vocab, int64_t n) {
     return n > 1 || n_vocab <= (1 << 14);
 }
 
-// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
+// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [N_STATISTICS, n]: with
 // the largest logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the
 // official code.
 static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
@@ -258,10 +170,10 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
     const int64_t n       = logits->ne[1];
     if (on_cpu && whole_rows(n_vocab, n)) {
         ggml_tensor * args[] = { logits, ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f), weights };
-        return { ggml_custom_4d(ctx, GGML_TYPE_F32, 4, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX, nullptr) };
+        return { ggml_custom_4d(ctx, GGML_TYPE_F32, N_STATISTICS, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX, nullptr) };
     }
     const int64_t parts   = n_parts(n_vocab);
-    const int     k       = (int) std::min<int64_t>(5, n_vocab);
+    const int     k       = (int) std::min<int64_t>(N_TOP, n_vocab);
 
     // the largest of all are among the largest of each part
     ggml_tensor * top = ggml_reshape_2d(ctx, logits, n_vocab, n);
@@ -300,7 +212,7 @@ heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weigh
     }
     if (on.top_p && !w.top_p.layers.empty()) {
         ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
-        if (h.enhanced) {
+        if (h.n_features > 1) {
             for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu, weights)) {
                 x = ggml_concat(ctx, x, feature, 0);
             }
@@ -309,104 +221,4 @@ heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weigh
         out.top_p = build_mlp(ctx, w.top_p, x);
     }
     return out;
-}
-
-// rows evaluated at a time: bounds the graph's memory to about six times 16 MB
-static int64_t max_rows(int64_t n_vocab) {
-    return std::clamp<int64_t>((4 << 20) / n_vocab, 1, 256);
-}
-
-// One thread for a single row, which is what the host way asks for token by token.
-static void set_n_threads(ggml_backend_t backend, int64_t rows) {
-    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
-    auto * set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
-    if (set) {
-        set(backend, rows == 1 ? 1 : (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
-    }
-}
-
-static void runner_reserve(heads_runner & r, int64_t n) {
-    if (r.n_rows == n) {
-        return;
-    }
-    const size_t n_nodes = 128 + 4 * (r.h->host.temp.layers.size() + r.h->host.top_p.layers.size());
-    r.n_rows = 0;
-    r.ctx.reset(ggml_init({
-        /*.mem_size   =*/ 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
-        /*.mem_buffer =*/ nullptr,
-        /*.no_alloc   =*/ true,
-    }));
-    ggml_context * ctx = r.ctx.get();
-    const heads_weights * w = heads_on(*r.h, ggml_backend_get_default_buffer_type(r.backend.get()));
-    if (!ctx || !w) {
-        throw std::runtime_error("out of memory for the AutoDeco heads");
-    }
-
-    r.hidden = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_embd,  n);
-    r.logits = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_vocab, n);
-    r.out    = heads_build(ctx, *r.h, *w, r.on, w == &r.h->host && !r.portable, r.hidden, r.logits);
-    ggml_set_input(r.hidden);
-    ggml_set_input(r.logits);
-    ggml_set_output(r.out.temperature);
-    ggml_set_output(r.out.top_p);
-
-    r.graph = ggml_new_graph_custom(ctx, n_nodes, false);
-    ggml_build_forward_expand(r.graph, r.logits); // also where no head reads them: they are set all the same
-    ggml_build_forward_expand(r.graph, r.out.temperature);
-    ggml_build_forward_expand(r.graph, r.out.top_p);
-
-    for (int i = 0; i < ggml_graph_n_nodes(r.graph); ++i) {
-        const ggml_tensor * node = ggml_graph_node(r.graph, i);
-        if (!ggml_backend_supports_op(r.backend.get(), node)) {
-            throw std::invalid_argument(std::string("device ") + ggml_backend_name(r.backend.get()) +
-                                        " has no operation " + ggml_op_name(node->op) + "; use CPU");
-        }
-    }
-    if (!ggml_gallocr_alloc_graph(r.alloc.get(), r.graph)) {
-        throw std::runtime_error("out of memory for the AutoDeco heads");
-    }
-    set_n_threads(r.backend.get(), n);
-    r.n_rows = n;
-}
-
-void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
-                       bool portable) {
-    r.h        = std::move(h);
-    r.on       = on;
-    r.portable = portable;
-    ggml_backend_dev_t dev = ggml_backend_dev_by_name(device.c_str());
-    if (!dev) {
-        std::string names;
-        for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-            names += (i ? ", " : "") + std::string(ggml_backend_dev_name(ggml_backend_dev_get(i)));
-        }
-        throw std::invalid_argument("no device " + device + "; this build has " + names);
-    }
-    r.backend.reset(ggml_backend_dev_init(dev, nullptr));
-    if (!r.backend) {
-        throw std::runtime_error("device " + device + " does not start");
-    }
-    r.alloc.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(r.backend.get())));
-}
-
-void heads_evaluate(heads_runner & r, const float * hidden, const float * logits, int64_t n,
-                    float * temperature, float * top_p) {
-    const int64_t n_embd  = r.h->n_embd;
-    const int64_t n_vocab = r.h->n_vocab;
-    while (n > 0) {
-        const int64_t rows = std::min(n, max_rows(n_vocab));
-        runner_reserve(r, rows);
-        ggml_backend_tensor_set(r.hidden, hidden, 0, ggml_nbytes(r.hidden));
-        ggml_backend_tensor_set(r.logits, logits, 0, ggml_nbytes(r.logits));
-        if (ggml_backend_graph_compute(r.backend.get(), r.graph) != GGML_STATUS_SUCCESS) {
-            throw std::runtime_error("computing the AutoDeco heads failed");
-        }
-        ggml_backend_tensor_get(r.out.temperature, temperature, 0, rows * sizeof(float));
-        ggml_backend_tensor_get(r.out.top_p,       top_p,       0, rows * sizeof(float));
-        hidden      += rows * n_embd;
-        logits      += rows * n_vocab;
-        temperature += rows;
-        top_p       += rows;
-        n           -= rows;
-    }
 }

@@ -1,4 +1,4 @@
-// exp and log over arrays, in vectors of the target's registers. Private to sampler.cpp and heads.cpp.
+// exp and log over arrays, in vectors of the target's registers. Private to draw.cpp and heads_graph.cpp.
 
 #pragma once
 

@@ -45,7 +45,7 @@ class GgufFile:
         """
         self.path = path
         try:
-            self.header: Any = core.GgufHeader(os.fsencode(path), start)
+            self.header = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
             raise AutoDecoError(f"{path}: {e}") from e
         self.start = start

@@ -1,0 +1,109 @@
+#include "heads.h"
+
+#include "errors.h"
+
+#include <new>
+
+static void check_layers(const heads_mlp_data & mlp, int64_t n_in, const std::string & head) {
+    for (size_t i = 0; i < mlp.layers.size(); ++i) {
+        const auto & [weight, bias] = mlp.layers[i];
+        if (weight.shape.size() != 2 || bias.shape.size() != 1 || weight.shape[1] != n_in || bias.shape[0] != weight.shape[0] ||
+            bias.shape[0] == 0) {
+            throw refusal(INVALID_INPUT, head + ": layer " + std::to_string(i) + " has weight " + weight.shape_text() + " and bias " +
+                                         bias.shape_text() + ", expected [out, " + std::to_string(n_in) + "] and [out]");
+        }
+        n_in = bias.shape[0];
+    }
+    if (!mlp.layers.empty() && n_in != 1) {
+        throw refusal(INVALID_INPUT, head + ": the last layer has " + std::to_string(n_in) + " outputs, expected 1");
+    }
+}
+
+static heads_mlp mlp_new(ggml_context * ctx, const heads_mlp_data & data) {
+    heads_mlp mlp;
+    mlp.gelu = data.gelu;
+    for (const auto & [weight, bias] : data.layers) {
+        mlp.layers.push_back({
+            /*.weight =*/ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, weight.shape[1], weight.shape[0]),
+            /*.bias   =*/ ggml_new_tensor_1d(ctx, GGML_TYPE_F32, bias.shape[0]),
+        });
+    }
+    return mlp;
+}
+
+static void mlp_set(const heads_mlp & mlp, const heads_mlp_data & data) {
+    for (size_t i = 0; i < mlp.layers.size(); ++i) {
+        const auto & [weight, bias] = mlp.layers[i];
+        ggml_backend_tensor_set(weight, data.layers[i].first.data,  0, ggml_nbytes(weight));
+        ggml_backend_tensor_set(bias,   data.layers[i].second.data, 0, ggml_nbytes(bias));
+    }
+}
+
+// false: no room for them in such memory
+static bool weights_init(heads_weights & w, ggml_backend_buffer_type_t buft, const heads_mlp_data & temp,
+                         const heads_mlp_data & top_p) {
+    const size_t n = 2 * (temp.layers.size() + top_p.layers.size());
+    w.ctx.reset(ggml_init({ /*.mem_size =*/ n * ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
+    if (!w.ctx) {
+        return false;
+    }
+    w.temp  = mlp_new(w.ctx.get(), temp);
+    w.top_p = mlp_new(w.ctx.get(), top_p);
+    w.buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(w.ctx.get(), buft));
+    if (!w.buf) {
+        return false;
+    }
+    ggml_backend_buffer_set_usage(w.buf.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    mlp_set(w.temp,  temp);
+    mlp_set(w.top_p, top_p);
+    return true;
+}
+
+std::shared_ptr<heads> heads_new(int64_t n_embd, int64_t n_vocab, float temp_scale, int64_t n_features,
+                                 const heads_mlp_data & temp, const heads_mlp_data & top_p) {
+    if (n_embd < 1 || n_vocab < 1 || n_embd > (1 << 24) || n_vocab > (1 << 28)) {
+        throw refusal(INVALID_INPUT, "hidden size " + std::to_string(n_embd) + " or vocabulary " + std::to_string(n_vocab) +
+                                     " is not a size a model has");
+    }
+    if (n_features != 1 && n_features != 1 + N_STATISTICS) {
+        throw refusal(INVALID_INPUT, "top_p_head: " + std::to_string(n_features) + " features, expected 1 or " +
+                                     std::to_string(1 + N_STATISTICS));
+    }
+    check_layers(temp,  n_embd, "temp_head");
+    check_layers(top_p, n_embd + n_features, "top_p_head");
+    auto h = std::make_shared<heads>();
+    h->n_embd     = n_embd;
+    h->n_vocab    = n_vocab;
+    h->temp_scale = temp_scale;
+    h->n_features = n_features;
+    if (!weights_init(h->host, ggml_backend_cpu_buffer_type(), temp, top_p)) {
+        throw std::bad_alloc();
+    }
+    return h;
+}
+
+// weights in ordinary memory as what others are copied from
+static heads_mlp_data data_of(const heads_mlp & mlp) {
+    heads_mlp_data data = { {}, mlp.gelu };
+    for (const auto & [weight, bias] : mlp.layers) {
+        data.layers.push_back({ { (const float *) weight->data, { weight->ne[1], weight->ne[0] } },
+                                { (const float *) bias->data,   { bias->ne[0] } } });
+    }
+    return data;
+}
+
+const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft) {
+    if (buft == ggml_backend_cpu_buffer_type()) {
+        return &h.host;
+    }
+    std::lock_guard<std::mutex> lock(h.mutex);
+    auto & slot = h.devices[buft];
+    if (!slot) {
+        auto w = std::make_unique<heads_weights>();
+        if (!weights_init(*w, buft, data_of(h.host.temp), data_of(h.host.top_p))) {
+            return nullptr;
+        }
+        slot = std::move(w);
+    }
+    return slot.get();
+}

@@ -1,0 +1,17 @@
+// Tensor data in ggml's types, and as F32.
+
+#pragma once
+
+#include "array.h"
+#include "ggml.h"
+
+#include <string_view>
+
+// ggml's type of this name. Throws where it has none.
+ggml_type type_by_name(const std::string & name);
+
+// n values out of the bytes of a tensor. Throws where they are not n, or the type holds no weights.
+std::vector<float> dequantize(std::string_view bytes, const std::string & type_name, int64_t n);
+
+// The bytes of a tensor. Throws where the type cannot have the shape, or needs an importance matrix.
+std::string quantize(const f32_array & values, const std::string & type_name);
