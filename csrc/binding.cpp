@@ -1,11 +1,11 @@
 // autodeco_gguf._core: the only file that knows Python. Converts, releases the GIL, forwards.
 
+#include "arrays.h"
 #include "context.h"
 #include "errors.h"
 #include "gguf_file.h"
 #include "log_capture.h"
 #include "sampler.h"
-#include "tensor_types.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -29,6 +29,20 @@ static f32_array array_of(const floats & a) {
 
 static floats array_from(const std::vector<float> & values) {
     return floats((py::ssize_t) values.size(), values.data());
+}
+
+// what ggml and llama.cpp say can quote bytes that are no UTF-8
+static py::object text(const std::string & s) {
+    return py::bytes(s).attr("decode")("utf-8", "replace");
+}
+
+template <typename F>
+static py::list texts(int64_t n, F && get) {
+    py::list result;
+    for (int64_t i = 0; i < n; ++i) {
+        result.append(text(get(i)));
+    }
+    return result;
 }
 
 // a context address from Python; ctypes pointers are turned into one in model/sampler.py
@@ -83,7 +97,7 @@ static py::tuple sample_rows(const std::vector<sampler *> & samplers, const std:
         tokens.append(rows[i].token);
         ends.append(rows[i].ends);
         if (!rows[i].error.empty()) {
-            errors[py::int_(i)] = rows[i].error;
+            errors[py::int_(i)] = text(rows[i].error);
         }
     }
     return py::make_tuple(tokens, ends, errors);
@@ -112,16 +126,8 @@ static void bind_sampler(py::module_ & m) {
     py::class_<sampler>(m, "Sampler")
         .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
                          uint32_t seed, uintptr_t before, uintptr_t after, bool trace, bool entropy) {
-            auto s = std::make_unique<sampler>();
-            s->p           = std::move(p);
-            s->temperature = temperature;
-            s->top_p       = top_p;
-            s->before      = (llama_sampler *) before;
-            s->after       = (llama_sampler *) after;
-            s->trace       = trace;
-            s->entropy     = entropy;
-            s->rng.seed(seed);
-            return s;
+            return sampler { std::move(p), temperature, top_p, (llama_sampler *) before, (llama_sampler *) after, trace,
+                             entropy, std::mt19937(seed) };
         }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a, "entropy"_a)
         .def("sample", [](sampler & s, uintptr_t ctx, int32_t idx, const std::optional<floats> & changed) {
             const f32_array logits = changed ? array_of(*changed) : f32_array {};
@@ -170,23 +176,15 @@ static void bind_context(py::module_ & m) {
 
 // ---- files ----
 
-static py::object text(const char * s) {
-    return py::bytes(s).attr("decode")("utf-8", "replace");
-}
-
 // (name, type, shape row-major, offset in the file, bytes) of every tensor, in file order
 static py::list tensors_of(const gguf_header & h) {
     const gguf_context * gguf = h.gguf.get();
     py::list result;
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
         const int64_t * ne = gguf_get_tensor_ne(gguf, i);
-        const int n_dims = h.n_dims[(size_t) i];
-        py::tuple shape(n_dims);
-        for (int d = 0; d < n_dims; ++d) {
-            shape[n_dims - 1 - d] = ne[d];
-        }
+        const std::vector<int64_t> shape(std::reverse_iterator(ne + h.n_dims[(size_t) i]), std::reverse_iterator(ne));
         result.append(py::make_tuple(text(gguf_get_tensor_name(gguf, i)),
-                                     ggml_type_name(gguf_get_tensor_type(gguf, i)), shape,
+                                     ggml_type_name(gguf_get_tensor_type(gguf, i)), py::tuple(py::cast(shape)),
                                      h.data + gguf_get_tensor_offset(gguf, i), gguf_get_tensor_size(gguf, i)));
     }
     return result;
@@ -212,19 +210,7 @@ static py::object value_of(const gguf_header & h, const std::string & key) {
     if (gguf_get_arr_type(gguf, id) != GGUF_TYPE_STRING) {
         return py::none();
     }
-    py::list items;
-    for (size_t i = 0; i < gguf_get_arr_n(gguf, id); ++i) {
-        items.append(text(gguf_get_arr_str(gguf, id, i)));
-    }
-    return items;
-}
-
-static py::list keys_of(const gguf_header & h) {
-    py::list keys;
-    for (int64_t i = 0; i < gguf_get_n_kv(h.gguf.get()); ++i) {
-        keys.append(text(gguf_get_key(h.gguf.get(), i)));
-    }
-    return keys;
+    return texts((int64_t) gguf_get_arr_n(gguf, id), [&](int64_t i) { return gguf_get_arr_str(gguf, id, (size_t) i); });
 }
 
 // entries of an array; 0 when the key is missing or no array
@@ -233,23 +219,12 @@ static size_t array_length(const gguf_header & h, const std::string & key) {
     return id >= 0 && gguf_get_kv_type(h.gguf.get(), id) == GGUF_TYPE_ARRAY ? gguf_get_arr_n(h.gguf.get(), id) : 0;
 }
 
-// metadata to write; a text with half a surrogate in it is none
-static gguf_value value_from(const py::object & value) {
+static std::vector<gguf_entry> entries_of(const py::list & entries) {
     try {
-        return value.cast<gguf_value>();
-    } catch (const py::cast_error &) {
-        throw refusal(INVALID_INPUT, py::repr(value).cast<std::string>() + " cannot be written as metadata");
+        return entries.cast<std::vector<gguf_entry>>();
+    } catch (const py::cast_error &) { // a text with half a surrogate in it, a negative number
+        throw refusal(INVALID_INPUT, "no metadata that can be written: " + py::repr(entries).cast<std::string>());
     }
-}
-
-static py::bytes header_build(const gguf_header & base, const std::vector<std::string> & drop,
-                              const std::vector<std::tuple<std::string, std::string, py::object>> & set,
-                              const std::vector<gguf_tensor_spec> & tensors) {
-    std::vector<gguf_entry> entries;
-    for (const auto & [key, type, value] : set) {
-        entries.emplace_back(key, type, value_from(value));
-    }
-    return gguf_header_build(base, drop, entries, tensors);
 }
 
 static void bind_files(py::module_ & m) {
@@ -260,16 +235,23 @@ static void bind_files(py::module_ & m) {
         .def_readonly("file_size", &gguf_header::file_size)
         .def_property_readonly("alignment", [](const gguf_header & h) { return gguf_get_alignment(h.gguf.get()); })
         .def("tensors", &tensors_of)
-        .def("keys", &keys_of)
+        .def("keys", [](const gguf_header & h) {
+            return texts(gguf_get_n_kv(h.gguf.get()), [&](int64_t i) { return gguf_get_key(h.gguf.get(), i); });
+        })
         .def("value", &value_of, "key"_a)
         .def("array_length", &array_length, "key"_a)
-        .def("build", &header_build, "drop"_a, "set"_a, "tensors"_a)
-        .def("diff", &gguf_header_diff, "other"_a, "ignore"_a)
-        .def("check_vocab", &gguf_header_check_vocab);
+        .def("build", [](const gguf_header & base, const std::vector<std::string> & drop, const py::list & set,
+                         const std::vector<gguf_tensor_spec> & tensors) {
+            return py::bytes(gguf_header_build(base, drop, entries_of(set), tensors));
+        }, "drop"_a, "set"_a, "tensors"_a)
+        .def("diff", [](const gguf_header & a, const gguf_header & b, const std::vector<std::string> & ignore) {
+            return text(gguf_header_diff(a, b, ignore));
+        }, "other"_a, "ignore"_a)
+        .def("check_vocab", [](const gguf_header & h) { return text(gguf_header_check_vocab(h)); });
 
     py::class_<log_capture>(m, "LogCapture")
         .def(py::init<bool>(), "forward"_a, py::call_guard<release>())
-        .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error().c_str()); });
+        .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error()); });
 
     m.def("dequantize", [](const py::bytes & data, const std::string & type, int64_t n) {
         return array_from(dequantize(data, type, n));
@@ -289,7 +271,7 @@ static void translate(std::exception_ptr p) {
         std::rethrow_exception(p);
     } catch (const refusal & e) {
         const py::object type = py::module_::import("autodeco_gguf.errors").attr(NAMES[e.kind]);
-        PyErr_SetObject(type.ptr(), text(e.what()).ptr()); // ggml's reasons can quote bytes that are no UTF-8
+        PyErr_SetObject(type.ptr(), text(e.what()).ptr());
     }
 }
 

@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
-#include <limits>
 
 // Tried and rejected, at a vocabulary of 151,936: sorting the candidates (8 ms when the distribution is flat),
 // histograms of the weights' bits (1.4 ms: scattered adds wait for each other), plain loops (GCC 12 leaves those
@@ -34,7 +32,7 @@ static draw_status find_max(const float * x, size_t n, float * max) {
 float logits_entropy(const float * x, size_t n) {
     float max;
     if (find_max(x, n, &max) != DRAW_OK) {
-        return std::numeric_limits<float>::quiet_NaN();
+        return NAN;
     }
     // with d = x - max and w = exp(d): H = ln(sum w) - sum(w d) / sum w
     double total = 0.0, dot = 0.0;
@@ -308,7 +306,8 @@ std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, do
     draw_scratch scratch;
     for (int32_t & token : tokens) {
         draw_result r;
-        const draw_status status = draw_token(logits.data, (size_t) logits.shape[0], temperature, top_p, uniform(rng), scratch, r);
+        const size_t n_vocab = (size_t) logits.shape[0];
+        const draw_status status = draw_token(logits.data, n_vocab, temperature, top_p, uniform(rng), scratch, r);
         if (status != DRAW_OK) {
             throw refusal(INVALID_INPUT, status == DRAW_NO_TOKEN ? "draw: every logit is -inf" : "draw: a logit is NaN or +inf");
         }

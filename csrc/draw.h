@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "array.h"
+#include "arrays.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -1,8 +1,8 @@
 #include "gguf_file.h"
 
+#include "arrays.h"
 #include "errors.h"
 #include "log_capture.h"
-#include "tensor_types.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -10,14 +10,12 @@
 #include <memory>
 #include <unordered_set>
 
+using file_ptr = std::unique_ptr<FILE, int (*)(FILE *)>;
+
 // bytes of a scalar of each gguf_type; 0 for strings and arrays
 static const size_t VALUE_SIZE[GGUF_TYPE_COUNT] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
 
 namespace {
-
-struct file_closer {
-    void operator()(FILE * file) const { fclose(file); }
-};
 
 // Walks over a header that ggml has accepted.
 struct header_walker {
@@ -81,7 +79,7 @@ static void read_raw(const std::string & bytes, gguf_header & h) {
 }
 
 FILE * file_open(const std::string & path, uint64_t offset) {
-    std::unique_ptr<FILE, file_closer> file(fopen(path.c_str(), "rb"));
+    file_ptr file(fopen(path.c_str(), "rb"), fclose);
     if (!file || fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, path + ": " + strerror(errno));
     }
@@ -89,7 +87,7 @@ FILE * file_open(const std::string & path, uint64_t offset) {
 }
 
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
-    std::unique_ptr<FILE, file_closer> file(fopen(path.c_str(), "rb"));
+    file_ptr file(fopen(path.c_str(), "rb"), fclose);
     if (!file) {
         throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
     }
@@ -178,10 +176,6 @@ static gguf_context_ptr gguf_new_unpadded() {
     return gguf;
 }
 
-static uint64_t pad_to(uint64_t n, uint64_t alignment) {
-    return (n + alignment - 1) / alignment * alignment;
-}
-
 // The entry of a tensor, with ggml's order of dimensions, in the table of a header; returns the size of its data.
 static uint64_t append_tensor(std::string & bytes, const gguf_tensor_spec & spec, uint64_t offset) {
     const auto & [name, type_name, shape] = spec;
@@ -232,9 +226,9 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
         if (!names.insert(std::get<0>(t)).second) {
             throw refusal(INVALID_INPUT, "two tensors are named " + std::get<0>(t));
         }
-        offset = pad_to(offset + append_tensor(bytes, t, offset), alignment);
+        offset = GGML_PAD(offset + append_tensor(bytes, t, offset), alignment);
     }
-    bytes.resize(pad_to(bytes.size(), alignment), '\0');
+    bytes.resize(GGML_PAD(bytes.size(), alignment), '\0');
     return bytes;
 }
 

@@ -5,7 +5,6 @@
 #include "heads_graph.h"
 
 #include <cmath>
-#include <cstring>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -51,11 +50,9 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         if (!gs->buf) {
             return false;
         }
+        ggml_backend_buffer_clear(gs->buf.get(), 0); // the padding of the weights stays 0
         const std::vector<float> nothing_yet((size_t) ggml_nelements(gs->out), NAN);
         ggml_backend_tensor_set(gs->out, nothing_yet.data(), 0, ggml_nbytes(gs->out));
-        if (gs->drawing) {
-            memset(gs->drawing->data, 0, ggml_nbytes(gs->drawing)); // the padding stays 0
-        }
         return true;
     } catch (const std::exception &) {
         return false; // an exception must not pass through llama.cpp

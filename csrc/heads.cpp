@@ -7,10 +7,9 @@
 static void check_layers(const heads_mlp_data & mlp, int64_t n_in, const std::string & head) {
     for (size_t i = 0; i < mlp.layers.size(); ++i) {
         const auto & [weight, bias] = mlp.layers[i];
-        if (weight.shape.size() != 2 || bias.shape.size() != 1 || weight.shape[1] != n_in || bias.shape[0] != weight.shape[0] ||
-            bias.shape[0] == 0) {
-            throw refusal(INVALID_INPUT, head + ": layer " + std::to_string(i) + " has weight " + weight.shape_text() + " and bias " +
-                                         bias.shape_text() + ", expected [out, " + std::to_string(n_in) + "] and [out]");
+        if (bias.shape.size() != 1 || bias.shape[0] == 0 || weight.shape != std::vector<int64_t> { bias.shape[0], n_in }) {
+            throw refusal(INVALID_INPUT, head + ": layer " + std::to_string(i) + " has weight " + weight.shape_text() +
+                " and bias " + bias.shape_text() + ", expected [out, " + std::to_string(n_in) + "] and [out]");
         }
         n_in = bias.shape[0];
     }
@@ -23,10 +22,8 @@ static heads_mlp mlp_new(ggml_context * ctx, const heads_mlp_data & data) {
     heads_mlp mlp;
     mlp.gelu = data.gelu;
     for (const auto & [weight, bias] : data.layers) {
-        mlp.layers.push_back({
-            /*.weight =*/ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, weight.shape[1], weight.shape[0]),
-            /*.bias   =*/ ggml_new_tensor_1d(ctx, GGML_TYPE_F32, bias.shape[0]),
-        });
+        mlp.layers.push_back({ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, weight.shape[1], weight.shape[0]),
+                               ggml_new_tensor_1d(ctx, GGML_TYPE_F32, bias.shape[0]) });
     }
     return mlp;
 }

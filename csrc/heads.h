@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "array.h"
+#include "arrays.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 #include "ggml.h"

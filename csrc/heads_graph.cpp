@@ -118,7 +118,8 @@ static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor 
     return ggml_map_custom2(ctx, e, z,
         [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, int ith, int nth, void *) {
             for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-                log_scaled(data_of(a) + begin, data_of(b)[row], 1e-8f, (float *) dst->data + begin, end - begin);
+                map_vectors(data_of(a) + begin, (float *) dst->data + begin, (size_t) (end - begin),
+                            [z = data_of(b)[row]](f32x v) { return log_pos(v / z + 1e-8f); });
             });
         }, GGML_N_TASKS_MAX, nullptr);
 }
@@ -156,21 +157,17 @@ static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
     }
 }
 
-// Whether compute_rows is the faster way: there is a row for every thread, or rows are short.
-static bool whole_rows(int64_t n_vocab, int64_t n) {
-    return n > 1 || n_vocab <= (1 << 14);
-}
-
-// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [N_STATISTICS, n]: with
+// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
 // the largest logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the
 // official code.
 static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
                                                  bool on_cpu, ggml_tensor * weights) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
-    if (on_cpu && whole_rows(n_vocab, n)) {
+    if (on_cpu && (n > 1 || n_vocab <= (1 << 14))) { // the faster way: a row for every thread, or short rows
         ggml_tensor * args[] = { logits, ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f), weights };
-        return { ggml_custom_4d(ctx, GGML_TYPE_F32, N_STATISTICS, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX, nullptr) };
+        return { ggml_custom_4d(ctx, GGML_TYPE_F32, N_STATISTICS, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX,
+                                nullptr) };
     }
     const int64_t parts   = n_parts(n_vocab);
     const int     k       = (int) std::min<int64_t>(N_TOP, n_vocab);

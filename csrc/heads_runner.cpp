@@ -7,11 +7,6 @@
 #include <cmath>
 #include <thread>
 
-// rows evaluated at a time: bounds the graph's memory to about six times 16 MB
-static int64_t max_rows(int64_t n_vocab) {
-    return std::clamp<int64_t>((4 << 20) / n_vocab, 1, 256);
-}
-
 // One thread for a single row, which is what the host way asks for token by token.
 static void set_n_threads(ggml_backend_t backend, int64_t rows) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
@@ -93,10 +88,10 @@ void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled
 
 void heads_runner_run(heads_runner & r, const float * hidden, const float * logits, int64_t n,
                       float * temperature, float * top_p) {
-    const int64_t n_embd  = r.h->n_embd;
-    const int64_t n_vocab = r.h->n_vocab;
+    // bounds the graph's memory to about six times 16 MB
+    const int64_t max_rows = std::clamp<int64_t>((4 << 20) / r.h->n_vocab, 1, 256);
     while (n > 0) {
-        const int64_t rows = std::min(n, max_rows(n_vocab));
+        const int64_t rows = std::min(n, max_rows);
         runner_reserve(r, rows);
         ggml_backend_tensor_set(r.hidden, hidden, 0, ggml_nbytes(r.hidden));
         ggml_backend_tensor_set(r.logits, logits, 0, ggml_nbytes(r.logits));
@@ -105,8 +100,8 @@ void heads_runner_run(heads_runner & r, const float * hidden, const float * logi
         }
         ggml_backend_tensor_get(r.out.temperature, temperature, 0, rows * sizeof(float));
         ggml_backend_tensor_get(r.out.top_p,       top_p,       0, rows * sizeof(float));
-        hidden      += rows * n_embd;
-        logits      += rows * n_vocab;
+        hidden      += rows * r.h->n_embd;
+        logits      += rows * r.h->n_vocab;
         temperature += rows;
         top_p       += rows;
         n           -= rows;

@@ -52,10 +52,13 @@ static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, int
     heads_runner_run(*p.runner, hidden, logits, n, temperature, top_p); // outputs lie one behind the other
 }
 
-void predictor_read(predictor & p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p) {
-    if (!p.gs) {
-        predict_on_host(p, ctx, idx, n, temperature, top_p);
-    } else if (!graph_sampler_read(p.gs, n, temperature, top_p)) {
+void predictor_read(predictor * p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p) {
+    if (!p) {
+        throw refusal(INVALID_INPUT, "a sampler without heads needs a temperature and a top-p");
+    }
+    if (!p->gs) {
+        predict_on_host(*p, ctx, idx, n, temperature, top_p);
+    } else if (!graph_sampler_read(p->gs, n, temperature, top_p)) {
         throw refusal(MODEL_FAILED, "the model's graph has no result_norm to read: this architecture needs the host "
                                     "way, so do not attach the heads but call llama_set_embeddings(ctx, true)");
     }

@@ -21,5 +21,5 @@ bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, i
 void predictor_detach(predictor & p); // does nothing when not attached
 
 // T and P of n outputs of the last decode from idx on (as in llama_get_logits_ith). Attached, they must be all that
-// there are. Throws when there is no hidden state, or the graph it is attached to has no heads (graph_sampler_read).
-void predictor_read(predictor & p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p);
+// there are. Throws when p is NULL, when there is no hidden state, or the graph has no heads (graph_sampler_read).
+void predictor_read(predictor * p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p);

@@ -10,10 +10,9 @@
 
 // The record of a draw, its temperature and entropy still to come. Throws where nothing was drawn.
 static sampler_record drawn(draw_status status, const draw_result & r, double top_p) {
-    switch (status) {
-        case DRAW_OK:         break;
-        case DRAW_NOT_FINITE: throw refusal(MODEL_FAILED, "a logit is NaN or +inf; no token was drawn");
-        case DRAW_NO_TOKEN:   throw refusal(MODEL_FAILED, "every logit is -inf: the grammar or the biases allow no token");
+    if (status != DRAW_OK) {
+        throw refusal(MODEL_FAILED, status == DRAW_NOT_FINITE ? "a logit is NaN or +inf; no token was drawn"
+                                                              : "every logit is -inf: the grammar or the biases allow no token");
     }
     return { r.index, NAN, (float) top_p, NAN, r.nucleus, r.prob };
 }
@@ -97,13 +96,6 @@ static bool predicts(const sampler & s) {
     return !s.temperature || !s.top_p;
 }
 
-static void predict(predictor * p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p) {
-    if (!p) {
-        throw refusal(INVALID_INPUT, "a sampler without heads needs a temperature and a top-p");
-    }
-    predictor_read(*p, ctx, idx, n, temperature, top_p);
-}
-
 llama_token sampler_sample(sampler & s, llama_context * ctx, int32_t idx, const f32_array * changed) {
     const int64_t n = context_n_vocab(ctx);
     if (changed && changed->shape != std::vector<int64_t> { n }) {
@@ -113,7 +105,7 @@ llama_token sampler_sample(sampler & s, llama_context * ctx, int32_t idx, const 
     const float * raw = context_logits(ctx, idx);
     float temperature = 0.0f, top_p = 0.0f;
     if (predicts(s)) {
-        predict(s.p.get(), ctx, idx, 1, &temperature, &top_p);
+        predictor_read(s.p.get(), ctx, idx, 1, &temperature, &top_p);
     }
     return draw_row(s, raw, changed ? changed->data : nullptr, (size_t) n, predicts(s) ? s.p.get() : nullptr, 0,
                     temperature, top_p);
@@ -141,7 +133,7 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
         }
     }
     if (any) {
-        predict(p, ctx, 0, (int64_t) n_rows, temperature.data(), top_p.data());
+        predictor_read(p, ctx, 0, (int64_t) n_rows, temperature.data(), top_p.data());
     }
     std::atomic<size_t> next { 0 };
     const auto work = [&] {

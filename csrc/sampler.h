@@ -31,9 +31,9 @@ struct sampler {
     bool                       entropy = true; // in them
 
     std::mt19937                  rng;
-    draw_scratch                  scratch;
-    std::vector<llama_token_data> candidates;
-    std::vector<float>            logits;
+    draw_scratch                  scratch    = {};
+    std::vector<llama_token_data> candidates = {};
+    std::vector<float>            logits     = {};
 
     std::shared_ptr<sampler_records> records = std::make_shared<sampler_records>();
 };

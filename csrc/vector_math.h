@@ -184,8 +184,3 @@ static inline double sum_vectors(const float * x, size_t n, F && f) {
     });
     return total;
 }
-
-// y[i] = ln(x[i] / z + eps), for x >= 0
-static inline void log_scaled(const float * x, float z, float eps, float * y, size_t n) {
-    map_vectors(x, y, n, [=](f32x v) { return log_pos(v / z + eps); });
-}

@@ -1,10 +1,18 @@
-#include "tensor_types.h"
+#include "arrays.h"
 
 #include "errors.h"
 
 #include <cstring>
 #include <functional>
 #include <numeric>
+
+std::string f32_array::shape_text() const {
+    std::string text;
+    for (const int64_t n : shape) {
+        text += (text.empty() ? "" : ", ") + std::to_string(n);
+    }
+    return "[" + text + "]";
+}
 
 ggml_type type_by_name(const std::string & name) {
     for (int i = 0; i < GGML_TYPE_COUNT; ++i) {
@@ -19,7 +27,8 @@ ggml_type type_by_name(const std::string & name) {
 std::vector<float> dequantize(std::string_view bytes, const std::string & type_name, int64_t n) {
     const ggml_type type = type_by_name(type_name);
     if (n < 0 || n % ggml_blck_size(type) != 0 || bytes.size() != ggml_row_size(type, n)) {
-        throw refusal(INVALID_INPUT, std::to_string(bytes.size()) + " bytes are not " + std::to_string(n) + " values of " + type_name);
+        throw refusal(INVALID_INPUT, std::to_string(bytes.size()) + " bytes are not " + std::to_string(n) + " values of " +
+                                     type_name);
     }
     std::vector<float> result((size_t) n);
     if (type == GGML_TYPE_F32) {

@@ -1,11 +1,20 @@
-// Tensor data in ggml's types, and as F32.
+// Arrays as the caller has them, and as the bytes of a tensor in one of ggml's types.
 
 #pragma once
 
-#include "array.h"
 #include "ggml.h"
 
+#include <cstdint>
+#include <string>
 #include <string_view>
+#include <vector>
+
+struct f32_array { // row-major
+    const float        * data;
+    std::vector<int64_t> shape;
+
+    std::string shape_text() const; // "[2, 3]"
+};
 
 // ggml's type of this name. Throws where it has none.
 ggml_type type_by_name(const std::string & name);
