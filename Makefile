@@ -15,7 +15,7 @@ export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py' -o -name '*.json' -o -name '*.gguf')
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(shell find autodeco_gguf -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.gguf')
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
 .PHONY: run test demo lint sanitize clean
