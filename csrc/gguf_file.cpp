@@ -1,21 +1,21 @@
 #include "gguf_file.h"
 
+#include "arrays.h"
+#include "errors.h"
 #include "log_capture.h"
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
 #include <unordered_set>
 
-struct file_closer {
-    void operator()(FILE * file) const { fclose(file); }
-};
+using file_ptr = std::unique_ptr<FILE, int (*)(FILE *)>;
 
 // bytes of a scalar of each gguf_type; 0 for strings and arrays
 static const size_t VALUE_SIZE[GGUF_TYPE_COUNT] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
+
+namespace {
 
 // Walks over a header that ggml has accepted.
 struct header_walker {
@@ -24,7 +24,7 @@ struct header_walker {
 
     void skip(uint64_t n) {
         if (n > bytes.size() - at) {
-            throw std::runtime_error("not a GGUF, or a broken one: its header ends early");
+            throw refusal(BAD_FILE, "not a GGUF, or a broken one: its header ends early");
         }
         at += n;
     }
@@ -48,13 +48,17 @@ struct header_walker {
     }
 };
 
-static std::vector<int> read_n_dims(const std::string & bytes) {
+} // namespace
+
+// what ggml's parser does not give: the values as they stand in the file, and how many dimensions tensors are listed with
+static void read_raw(const std::string & bytes, gguf_header & h) {
     header_walker w { bytes };
     w.skip(8); // magic, version
     const auto n_tensors = w.take<int64_t>();
     const auto n_kv      = w.take<int64_t>();
     for (int64_t i = 0; i < n_kv; ++i) {
         w.skip_string();
+        const size_t begin = w.at;
         uint32_t type = w.take<uint32_t>();
         uint64_t n    = 1;
         if (type == GGUF_TYPE_ARRAY) {
@@ -64,43 +68,50 @@ static std::vector<int> read_n_dims(const std::string & bytes) {
         for (uint64_t k = 0; k < n; ++k) {
             w.skip_value(type);
         }
+        h.values.push_back(bytes.substr(begin, w.at - begin));
     }
-    std::vector<int> result;
     for (int64_t i = 0; i < n_tensors; ++i) {
         w.skip_string();
         const auto n_dims = w.take<uint32_t>();
         w.skip(n_dims * sizeof(int64_t) + sizeof(uint32_t) + sizeof(uint64_t)); // shape, type, offset
-        result.push_back(std::max(1, (int) n_dims));
+        h.n_dims.push_back(std::max(1, (int) n_dims));
     }
-    return result;
+}
+
+FILE * file_open(const std::string & path, uint64_t offset) {
+    file_ptr file(fopen(path.c_str(), "rb"), fclose);
+    if (!file || fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
+        throw refusal(BAD_FILE, path + ": " + strerror(errno));
+    }
+    return file.release();
 }
 
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
-    std::unique_ptr<FILE, file_closer> file(fopen(path.c_str(), "rb"));
+    file_ptr file(fopen(path.c_str(), "rb"), fclose);
     if (!file) {
-        throw std::runtime_error(std::string("cannot be opened: ") + strerror(errno));
+        throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
     }
     gguf_header h = {};
     h.start = start;
     if (fseeko(file.get(), 0, SEEK_END) != 0) {
-        throw std::runtime_error(std::string("cannot be read: ") + strerror(errno));
+        throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
     h.file_size = (uint64_t) ftello(file.get());
     if (start > h.file_size || fseeko(file.get(), (off_t) start, SEEK_SET) != 0) {
-        throw std::runtime_error("ends before byte " + std::to_string(start));
+        throw refusal(BAD_FILE, "ends before byte " + std::to_string(start));
     }
     log_capture log;
     h.gguf.reset(gguf_init_from_file_ptr(file.get(), { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
     if (!h.gguf) {
-        throw std::runtime_error("not a GGUF, or a broken one: " + log.first_error());
+        throw refusal(BAD_FILE, "not a GGUF, or a broken one: " + log.first_error());
     }
     h.data = gguf_get_data_offset(h.gguf.get());
 
     std::string bytes(std::min(h.data, h.file_size) - start, '\0');
     if (fseeko(file.get(), (off_t) start, SEEK_SET) != 0 || fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) {
-        throw std::runtime_error("changed while it was read");
+        throw refusal(BAD_FILE, "changed while it was read");
     }
-    h.n_dims = read_n_dims(bytes);
+    read_raw(bytes, h);
     return h;
 }
 
@@ -110,21 +121,29 @@ static bool starts_with_any(const char * key, const std::vector<std::string> & p
     });
 }
 
-static void set_value(gguf_context * gguf, const char * key, const gguf_value & value) {
-    if (const auto * u32 = std::get_if<uint32_t>(&value)) {
-        gguf_set_val_u32(gguf, key, *u32);
-    } else if (const auto * u64 = std::get_if<uint64_t>(&value)) {
-        gguf_set_val_u64(gguf, key, *u64);
-    } else if (const auto * f32 = std::get_if<float>(&value)) {
-        gguf_set_val_f32(gguf, key, *f32);
-    } else if (const auto * str = std::get_if<std::string>(&value)) {
-        gguf_set_val_str(gguf, key, str->c_str());
-    } else {
+static void set_value(gguf_context * gguf, const gguf_entry & entry) {
+    const auto & [name, type, value] = entry;
+    const char * key  = name.c_str();
+    const auto * n    = std::get_if<uint64_t>(&value);
+    const auto * x    = std::get_if<double>(&value);
+    const auto * text = std::get_if<std::string>(&value);
+    const auto * list = std::get_if<std::vector<std::string>>(&value);
+    if (type == "u32" && n && *n <= UINT32_MAX) {
+        gguf_set_val_u32(gguf, key, (uint32_t) *n);
+    } else if (type == "u64" && n) {
+        gguf_set_val_u64(gguf, key, *n);
+    } else if (type == "f32" && (x || n)) {
+        gguf_set_val_f32(gguf, key, x ? (float) *x : (float) *n);
+    } else if (type == "str" && text) {
+        gguf_set_val_str(gguf, key, text->c_str());
+    } else if (type == "[str]" && list) {
         std::vector<const char *> items;
-        for (const auto & item : std::get<std::vector<std::string>>(value)) {
+        for (const auto & item : *list) {
             items.push_back(item.c_str());
         }
         gguf_set_arr_str(gguf, key, items.data(), items.size());
+    } else {
+        throw refusal(INVALID_INPUT, "metadata key " + name + " cannot have its value as " + type);
     }
 }
 
@@ -157,26 +176,29 @@ static gguf_context_ptr gguf_new_unpadded() {
     return gguf;
 }
 
-static uint64_t pad_to(uint64_t n, uint64_t alignment) {
-    return (n + alignment - 1) / alignment * alignment;
-}
-
-static uint64_t checked_size(const gguf_tensor_spec & t) {
-    const bool shape_ok = !t.ne.empty() && t.ne.size() <= GGML_MAX_DIMS &&
-        std::all_of(t.ne.begin(), t.ne.end(), [](int64_t n) { return n > 0; });
-    if (t.name.empty() || t.name.size() >= GGML_MAX_NAME || !shape_ok || t.ne[0] % ggml_blck_size(t.type) != 0) {
-        throw std::invalid_argument("tensor " + t.name + " cannot have this name, or this shape as " + ggml_type_name(t.type));
+// The entry of a tensor, with ggml's order of dimensions, in the table of a header; returns the size of its data.
+static uint64_t append_tensor(std::string & bytes, const gguf_tensor_spec & spec, uint64_t offset) {
+    const auto & [name, type_name, shape] = spec;
+    const ggml_type type = type_by_name(type_name);
+    const bool shape_ok = !shape.empty() && shape.size() <= GGML_MAX_DIMS &&
+        std::all_of(shape.begin(), shape.end(), [](int64_t n) { return n > 0; });
+    if (name.empty() || name.size() >= GGML_MAX_NAME || !shape_ok || shape.back() % ggml_blck_size(type) != 0) {
+        throw refusal(INVALID_INPUT, "tensor " + name + " cannot have this name, or this shape as " + type_name);
     }
-    uint64_t size = ggml_row_size(t.type, t.ne[0]);
-    for (size_t i = 1; i < t.ne.size(); ++i) {
-        size *= (uint64_t) t.ne[i];
+    append(bytes, name);
+    append(bytes, (uint32_t) shape.size());
+    uint64_t rows = 1;
+    for (size_t i = shape.size(); i-- > 0;) {
+        append(bytes, shape[i]);
+        rows *= i + 1 < shape.size() ? (uint64_t) shape[i] : 1;
     }
-    return size;
+    append(bytes, (uint32_t) type);
+    append(bytes, offset);
+    return rows * ggml_row_size(type, shape.back());
 }
 
 std::string gguf_header_build(const gguf_header & base, const std::vector<std::string> & drop,
-                              const std::vector<std::pair<std::string, gguf_value>> & set,
-                              const std::vector<gguf_tensor_spec> & tensors) {
+                              const std::vector<gguf_entry> & set, const std::vector<gguf_tensor_spec> & tensors) {
     gguf_context_ptr gguf = gguf_new_unpadded();
     gguf_set_kv(gguf.get(), base.gguf.get());
     for (int64_t i = gguf_get_n_kv(gguf.get()) - 1; i >= 0; --i) {
@@ -185,8 +207,8 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
             gguf_remove_key(gguf.get(), key.c_str());
         }
     }
-    for (const auto & [key, value] : set) {
-        set_value(gguf.get(), key.c_str(), value);
+    for (const auto & entry : set) {
+        set_value(gguf.get(), entry);
     }
     const int64_t  key       = gguf_find_key(gguf.get(), "general.alignment");
     const uint64_t alignment = key < 0 ? GGUF_DEFAULT_ALIGNMENT : gguf_get_val_u32(gguf.get(), key);
@@ -201,63 +223,24 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
     std::unordered_set<std::string> names;
     uint64_t offset = 0;
     for (const auto & t : tensors) {
-        const uint64_t size = checked_size(t);
-        if (!names.insert(t.name).second) {
-            throw std::invalid_argument("two tensors are named " + t.name);
+        if (!names.insert(std::get<0>(t)).second) {
+            throw refusal(INVALID_INPUT, "two tensors are named " + std::get<0>(t));
         }
-        append(bytes, t.name);
-        append(bytes, (uint32_t) t.ne.size());
-        append(bytes, t.ne.data(), t.ne.size() * sizeof(int64_t));
-        append(bytes, (uint32_t) t.type);
-        append(bytes, offset);
-        offset = pad_to(offset + size, alignment);
+        offset = GGML_PAD(offset + append_tensor(bytes, t, offset), alignment);
     }
-    bytes.resize(pad_to(bytes.size(), alignment), '\0');
+    bytes.resize(GGML_PAD(bytes.size(), alignment), '\0');
     return bytes;
 }
 
-static bool same_value(const gguf_context * a, int64_t i, const gguf_context * b, int64_t j) {
-    const gguf_type type = gguf_get_kv_type(a, i);
-    if (gguf_get_kv_type(b, j) != type) {
-        return false;
-    }
-    if (type == GGUF_TYPE_STRING) {
-        return strcmp(gguf_get_val_str(a, i), gguf_get_val_str(b, j)) == 0;
-    }
-    if (type != GGUF_TYPE_ARRAY) {
-        return memcmp(gguf_get_val_data(a, i), gguf_get_val_data(b, j), VALUE_SIZE[type]) == 0;
-    }
-    const gguf_type item = gguf_get_arr_type(a, i);
-    const size_t    n    = gguf_get_arr_n(a, i);
-    if (gguf_get_arr_type(b, j) != item || gguf_get_arr_n(b, j) != n) {
-        return false;
-    }
-    if (item != GGUF_TYPE_STRING) {
-        return memcmp(gguf_get_arr_data(a, i), gguf_get_arr_data(b, j), n * VALUE_SIZE[item]) == 0;
-    }
-    for (size_t k = 0; k < n; ++k) {
-        if (strcmp(gguf_get_arr_str(a, i, k), gguf_get_arr_str(b, j, k)) != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 std::string gguf_header_diff(const gguf_header & a, const gguf_header & b, const std::vector<std::string> & ignore) {
-    for (int64_t i = 0; i < gguf_get_n_kv(a.gguf.get()); ++i) {
-        const char * key = gguf_get_key(a.gguf.get(), i);
-        if (starts_with_any(key, ignore)) {
-            continue;
-        }
-        const int64_t j = gguf_find_key(b.gguf.get(), key);
-        if (j < 0 || !same_value(a.gguf.get(), i, b.gguf.get(), j)) {
-            return key;
-        }
-    }
-    for (int64_t j = 0; j < gguf_get_n_kv(b.gguf.get()); ++j) {
-        const char * key = gguf_get_key(b.gguf.get(), j);
-        if (!starts_with_any(key, ignore) && gguf_find_key(a.gguf.get(), key) < 0) {
-            return key;
+    for (const bool forth : { true, false }) {
+        const gguf_header & from = forth ? a : b, & to = forth ? b : a;
+        for (int64_t i = 0; i < gguf_get_n_kv(from.gguf.get()); ++i) {
+            const char * key = gguf_get_key(from.gguf.get(), i);
+            const int64_t j  = gguf_find_key(to.gguf.get(), key);
+            if (!starts_with_any(key, ignore) && (j < 0 || from.values[(size_t) i] != to.values[(size_t) j])) {
+                return key;
+            }
         }
     }
     return "";

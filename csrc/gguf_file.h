@@ -6,37 +6,34 @@
 #include "gguf.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <string>
+#include <tuple>
 #include <variant>
 #include <vector>
 
 // A parsed header. It may start anywhere in a file: a merged file has a second one inside (docs/format.md).
 struct gguf_header {
-    gguf_context_ptr gguf;
-    uint64_t         start;     // of the header in the file
-    uint64_t         data;      // of the tensor data in the file
-    uint64_t         file_size;
-    std::vector<int> n_dims;    // of each tensor; ggml forgets dimensions of size 1
+    gguf_context_ptr         gguf;
+    uint64_t                 start;     // of the header in the file
+    uint64_t                 data;      // of the tensor data in the file
+    uint64_t                 file_size;
+    std::vector<std::string> values;    // of the metadata, type and bytes
+    std::vector<int>         n_dims;    // of each tensor; ggml forgets dimensions of size 1
 };
 
-// Throws std::runtime_error with ggml's own reason when the bytes at start are no GGUF header.
+// Throws with ggml's own reason when the bytes at start are no GGUF header.
 gguf_header gguf_header_read(const std::string & path, uint64_t start);
 
-// a value to set; strings and string arrays besides the two numeric types the format uses
-using gguf_value = std::variant<uint32_t, uint64_t, float, std::string, std::vector<std::string>>;
-
-struct gguf_tensor_spec {
-    std::string          name;
-    ggml_type            type;
-    std::vector<int64_t> ne; // ggml's order: the row length first
-};
+using gguf_value       = std::variant<uint64_t, double, std::string, std::vector<std::string>>;
+using gguf_entry       = std::tuple<std::string, std::string, gguf_value>;           // key, u32|u64|f32|str|[str], value
+using gguf_tensor_spec = std::tuple<std::string, std::string, std::vector<int64_t>>; // name, type, shape row-major
 
 // A complete header (padding included): base's metadata without the keys that start with one of drop, then set,
-// then the table of tensors. Throws std::invalid_argument for a name that is taken or too long, or a shape
+// then the table of tensors. Throws for a name that is taken or too long, or a shape
 // that the type cannot have.
 std::string gguf_header_build(const gguf_header & base, const std::vector<std::string> & drop,
-                              const std::vector<std::pair<std::string, gguf_value>> & set,
-                              const std::vector<gguf_tensor_spec> & tensors);
+                              const std::vector<gguf_entry> & set, const std::vector<gguf_tensor_spec> & tensors);
 
 // The first metadata key that differs between a and b, keys that start with one of ignore left out.
 // Empty: none does.
@@ -44,3 +41,7 @@ std::string gguf_header_diff(const gguf_header & a, const gguf_header & b, const
 
 // What would make llama.cpp abort or read out of bounds in the vocabulary; empty: nothing found.
 std::string gguf_header_check_vocab(const gguf_header & h);
+
+// A file that fclose takes, at an offset: what llama.cpp loads a model from that is not at a file's beginning. Throws where
+// it cannot be opened.
+FILE * file_open(const std::string & path, uint64_t offset);

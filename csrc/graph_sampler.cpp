@@ -1,9 +1,10 @@
 #include "graph_sampler.h"
 
-#include "sampler.h"
+#include "draw.h"
+#include "errors.h"
+#include "heads_graph.h"
 
 #include <cmath>
-#include <cstring>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -29,14 +30,6 @@ struct graph_sampler {
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
 };
 
-static const char * graph_sampler_name(const llama_sampler * /*smpl*/) {
-    return "autodeco";
-}
-
-static void graph_sampler_apply(llama_sampler * /*smpl*/, llama_token_data_array * /*cur_p*/) {
-    // predicting is all this stage does; applying is sampler.cpp's
-}
-
 static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer_type_t buft, uint32_t n_outputs_max_per_seq) {
     auto * gs = (graph_sampler *) smpl->ctx;
     if (n_outputs_max_per_seq != 1) {
@@ -44,11 +37,7 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
     }
     try {
         gs->weights = heads_on(*gs->h, buft);
-        gs->ctx.reset(ggml_init({
-            /*.mem_size   =*/ 2 * ggml_tensor_overhead(),
-            /*.mem_buffer =*/ nullptr,
-            /*.no_alloc   =*/ true,
-        }));
+        gs->ctx.reset(ggml_init({ 2 * ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
         if (!gs->weights || !gs->ctx) {
             return false;
         }
@@ -61,11 +50,9 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         if (!gs->buf) {
             return false;
         }
+        ggml_backend_buffer_clear(gs->buf.get(), 0); // the padding of the weights stays 0
         const std::vector<float> nothing_yet((size_t) ggml_nelements(gs->out), NAN);
         ggml_backend_tensor_set(gs->out, nothing_yet.data(), 0, ggml_nbytes(gs->out));
-        if (gs->drawing) {
-            memset(gs->drawing->data, 0, ggml_nbytes(gs->drawing)); // the padding stays 0
-        }
         return true;
     } catch (const std::exception &) {
         return false; // an exception must not pass through llama.cpp
@@ -80,11 +67,15 @@ static ggml_tensor * build_row(ggml_context * ctx, ggml_tensor * matrix, int64_t
     return ggml_view_1d(ctx, matrix, matrix->ne[0], row * matrix->nb[1]);
 }
 
+namespace {
+
 // hidden states and logits of the outputs to predict for
 struct output_rows {
     ggml_tensor * hidden; // NULL: the graph has none
     ggml_tensor * logits;
 };
+
+} // namespace
 
 // llama.cpp pads the matrix of logits with a row for sequences that have no output in this batch, a copy of all of
 // it. Every real row stands in the matrix that was padded, so the copy is taken only when there is no row at all.
@@ -149,9 +140,9 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
 }
 
 static llama_sampler_i graph_sampler_i = {
-    /* .name              = */ graph_sampler_name,
+    /* .name              = */ [](const llama_sampler *) { return "autodeco"; },
     /* .accept            = */ nullptr,
-    /* .apply             = */ graph_sampler_apply,
+    /* .apply             = */ [](llama_sampler *, llama_token_data_array *) {}, // it predicts; sampler.cpp draws
     /* .reset             = */ nullptr,
     /* .clone             = */ nullptr, // bound to its context
     /* .free              = */ nullptr, // the graph_sampler owns the chain, not the other way round
@@ -163,20 +154,19 @@ static llama_sampler_i graph_sampler_i = {
     /* .copy_state        = */ nullptr,
 };
 
-bool graph_sampler_taken(const llama_context * ctx, llama_seq_id seq_id) {
-    std::lock_guard<std::mutex> lock(attached_mutex);
-    return attached.count({ ctx, seq_id }) > 0;
-}
-
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
                                      std::shared_ptr<heads> h, heads_enabled on) {
+    std::lock_guard<std::mutex> lock(attached_mutex);
+    if (attached.count({ ctx, seq_id })) {
+        const std::string which = seq_id == EVERY_OUTPUT ? "every output" : "sequence " + std::to_string(seq_id);
+        throw refusal(MODEL_FAILED, which + " of this context has heads attached already");
+    }
     std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id, n_rows });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
     const bool accepted = llama_set_sampler(ctx, seq_id, gs->chain);
     if (accepted && gs->buf) {
-        std::lock_guard<std::mutex> lock(attached_mutex);
         attached.insert({ ctx, seq_id });
         return gs.release();
     }
@@ -191,10 +181,8 @@ void graph_sampler_detach(graph_sampler * gs) {
     llama_synchronize(gs->lctx);
     llama_set_sampler(gs->lctx, gs->seq_id, nullptr);
     llama_sampler_free(gs->chain);
-    {
-        std::lock_guard<std::mutex> lock(attached_mutex);
-        attached.erase({ gs->lctx, gs->seq_id });
-    }
+    std::lock_guard<std::mutex> lock(attached_mutex);
+    attached.erase({ gs->lctx, gs->seq_id });
     delete gs;
 }
 

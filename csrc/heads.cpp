@@ -1,73 +1,92 @@
 #include "heads.h"
 
-#include "ggml-alloc.h"
-#include "vector_math.h"
+#include "errors.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <new>
-#include <stdexcept>
-#include <thread>
 
-static void mlp_new(ggml_context * ctx, heads_mlp & mlp, const std::vector<heads_layer_data> & layers, bool gelu) {
-    mlp.gelu = gelu;
-    for (const auto & layer : layers) {
-        mlp.layers.push_back({
-            /*.weight =*/ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, layer.n_in, layer.n_out),
-            /*.bias   =*/ ggml_new_tensor_1d(ctx, GGML_TYPE_F32, layer.n_out),
-        });
+static void check_layers(const heads_mlp_data & mlp, int64_t n_in, const std::string & head) {
+    for (size_t i = 0; i < mlp.layers.size(); ++i) {
+        const auto & [weight, bias] = mlp.layers[i];
+        if (bias.shape.size() != 1 || bias.shape[0] == 0 || weight.shape != std::vector<int64_t> { bias.shape[0], n_in }) {
+            throw refusal(INVALID_INPUT, head + ": layer " + std::to_string(i) + " has weight " + weight.shape_text() +
+                " and bias " + bias.shape_text() + ", expected [out, " + std::to_string(n_in) + "] and [out]");
+        }
+        n_in = bias.shape[0];
+    }
+    if (!mlp.layers.empty() && n_in != 1) {
+        throw refusal(INVALID_INPUT, head + ": the last layer has " + std::to_string(n_in) + " outputs, expected 1");
     }
 }
 
-static void mlp_set(heads_mlp & mlp, const std::vector<heads_layer_data> & layers) {
-    for (size_t i = 0; i < layers.size(); ++i) {
-        ggml_backend_tensor_set(mlp.layers[i].weight, layers[i].weight, 0, ggml_nbytes(mlp.layers[i].weight));
-        ggml_backend_tensor_set(mlp.layers[i].bias,   layers[i].bias,   0, ggml_nbytes(mlp.layers[i].bias));
+static heads_mlp mlp_new(ggml_context * ctx, const heads_mlp_data & data) {
+    heads_mlp mlp;
+    mlp.gelu = data.gelu;
+    for (const auto & [weight, bias] : data.layers) {
+        mlp.layers.push_back({ ggml_new_tensor_2d(ctx, GGML_TYPE_F32, weight.shape[1], weight.shape[0]),
+                               ggml_new_tensor_1d(ctx, GGML_TYPE_F32, bias.shape[0]) });
+    }
+    return mlp;
+}
+
+static void mlp_set(const heads_mlp & mlp, const heads_mlp_data & data) {
+    for (size_t i = 0; i < mlp.layers.size(); ++i) {
+        const auto & [weight, bias] = mlp.layers[i];
+        ggml_backend_tensor_set(weight, data.layers[i].first.data,  0, ggml_nbytes(weight));
+        ggml_backend_tensor_set(bias,   data.layers[i].second.data, 0, ggml_nbytes(bias));
     }
 }
 
-static ggml_context_ptr context_new(size_t n_tensors) {
-    ggml_context_ptr ctx { ggml_init({
-        /*.mem_size   =*/ n_tensors * ggml_tensor_overhead(),
-        /*.mem_buffer =*/ nullptr,
-        /*.no_alloc   =*/ true,
-    }) };
-    if (!ctx) {
-        throw std::bad_alloc();
+// false: no room for them in such memory
+static bool weights_init(heads_weights & w, ggml_backend_buffer_type_t buft, const heads_mlp_data & temp,
+                         const heads_mlp_data & top_p) {
+    const size_t n = 2 * (temp.layers.size() + top_p.layers.size());
+    w.ctx.reset(ggml_init({ /*.mem_size =*/ n * ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
+    if (!w.ctx) {
+        return false;
     }
-    return ctx;
-}
-
-static bool weights_alloc(heads_weights & w, ggml_backend_buffer_type_t buft) {
+    w.temp  = mlp_new(w.ctx.get(), temp);
+    w.top_p = mlp_new(w.ctx.get(), top_p);
     w.buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(w.ctx.get(), buft));
     if (!w.buf) {
         return false;
     }
     ggml_backend_buffer_set_usage(w.buf.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    mlp_set(w.temp,  temp);
+    mlp_set(w.top_p, top_p);
     return true;
 }
 
-void heads_init(heads & h, const std::vector<heads_layer_data> & temp,  bool temp_gelu,
-                           const std::vector<heads_layer_data> & top_p, bool top_p_gelu) {
-    h.host.ctx = context_new(2 * (temp.size() + top_p.size()));
-    mlp_new(h.host.ctx.get(), h.host.temp,  temp,  temp_gelu);
-    mlp_new(h.host.ctx.get(), h.host.top_p, top_p, top_p_gelu);
-    if (!weights_alloc(h.host, ggml_backend_cpu_buffer_type())) {
+std::shared_ptr<heads> heads_new(int64_t n_embd, int64_t n_vocab, float temp_scale, int64_t n_features,
+                                 const heads_mlp_data & temp, const heads_mlp_data & top_p) {
+    if (n_embd < 1 || n_vocab < 1 || n_embd > (1 << 24) || n_vocab > (1 << 28)) {
+        throw refusal(INVALID_INPUT, "hidden size " + std::to_string(n_embd) + " or vocabulary " + std::to_string(n_vocab) +
+                                     " is not a size a model has");
+    }
+    if (n_features != 1 && n_features != 1 + N_STATISTICS) {
+        throw refusal(INVALID_INPUT, "top_p_head: " + std::to_string(n_features) + " features, expected 1 or " +
+                                     std::to_string(1 + N_STATISTICS));
+    }
+    check_layers(temp,  n_embd, "temp_head");
+    check_layers(top_p, n_embd + n_features, "top_p_head");
+    auto h = std::make_shared<heads>();
+    h->n_embd     = n_embd;
+    h->n_vocab    = n_vocab;
+    h->temp_scale = temp_scale;
+    h->n_features = n_features;
+    if (!weights_init(h->host, ggml_backend_cpu_buffer_type(), temp, top_p)) {
         throw std::bad_alloc();
     }
-    mlp_set(h.host.temp,  temp);
-    mlp_set(h.host.top_p, top_p);
+    return h;
 }
 
-// the same tensors in another context, in the order in which heads_init made them
-static heads_mlp mlp_like(ggml_context * ctx, const heads_mlp & mlp) {
-    heads_mlp result;
-    result.gelu = mlp.gelu;
-    for (const auto & layer : mlp.layers) {
-        result.layers.push_back({ ggml_dup_tensor(ctx, layer.weight), ggml_dup_tensor(ctx, layer.bias) });
+// weights in ordinary memory as what others are copied from
+static heads_mlp_data data_of(const heads_mlp & mlp) {
+    heads_mlp_data data = { {}, mlp.gelu };
+    for (const auto & [weight, bias] : mlp.layers) {
+        data.layers.push_back({ { (const float *) weight->data, { weight->ne[1], weight->ne[0] } },
+                                { (const float *) bias->data,   { bias->ne[0] } } });
     }
-    return result;
+    return data;
 }
 
 const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft) {
@@ -76,337 +95,12 @@ const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft) {
     }
     std::lock_guard<std::mutex> lock(h.mutex);
     auto & slot = h.devices[buft];
-    if (slot) {
-        return slot.get();
+    if (!slot) {
+        auto w = std::make_unique<heads_weights>();
+        if (!weights_init(*w, buft, data_of(h.host.temp), data_of(h.host.top_p))) {
+            return nullptr;
+        }
+        slot = std::move(w);
     }
-    auto w = std::make_unique<heads_weights>();
-    w->ctx   = context_new(2 * (h.host.temp.layers.size() + h.host.top_p.layers.size()));
-    w->temp  = mlp_like(w->ctx.get(), h.host.temp);
-    w->top_p = mlp_like(w->ctx.get(), h.host.top_p);
-    if (!weights_alloc(*w, buft)) {
-        return nullptr;
-    }
-    ggml_tensor * src = ggml_get_first_tensor(h.host.ctx.get());
-    ggml_tensor * dst = ggml_get_first_tensor(w->ctx.get());
-    for (; src; src = ggml_get_next_tensor(h.host.ctx.get(), src), dst = ggml_get_next_tensor(w->ctx.get(), dst)) {
-        ggml_backend_tensor_set(dst, src->data, 0, ggml_nbytes(src));
-    }
-    slot = std::move(w);
     return slot.get();
-}
-
-static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_tensor * x) {
-    for (size_t i = 0; i < mlp.layers.size(); ++i) {
-        x = ggml_mul_mat(ctx, mlp.layers[i].weight, x);
-        x = ggml_add(ctx, x, mlp.layers[i].bias);
-        if (i + 1 < mlp.layers.size()) {
-            x = mlp.gelu ? ggml_gelu_erf(ctx, x) : ggml_relu(ctx, x);
-        }
-    }
-    return ggml_sigmoid(ctx, x);
-}
-
-// picks values[ids] within each row; values: F32 [m, n], ids: I32 [k, n] -> F32 [k, n]
-static ggml_tensor * build_pick(ggml_context * ctx, ggml_tensor * values, ggml_tensor * ids) {
-    const int64_t n = values->ne[1];
-    values = ggml_reshape_3d(ctx, values, 1, values->ne[0], n);
-    return ggml_reshape_2d(ctx, ggml_get_rows(ctx, values, ids), ids->ne[0], n);
-}
-
-// Three operations that ggml does one float at a time on the CPU, which would be most of the heads' cost at a
-// vocabulary of 151,936: the largest few, exp and log. There they are done here, by ggml's own threads; other devices
-// have fast ones for the same.
-
-static void compute_largest(ggml_tensor * dst, int ith, int nth, void *) {
-    const ggml_tensor * src = dst->src[0];
-    for (int64_t row = ith; row < src->ne[1]; row += nth) {
-        largest((const float *) src->data + row * src->ne[0], (size_t) src->ne[0],
-                (float *) dst->data + row * dst->ne[0], (size_t) dst->ne[0]);
-    }
-}
-
-// the k largest values of each row, in no order; values: F32 [m, n] -> F32 [k, n]
-static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k, bool on_cpu) {
-    if (!on_cpu) {
-        return build_pick(ctx, values, ggml_top_k(ctx, values, k));
-    }
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, k, values->ne[1], 1, 1, &values, 1, compute_largest, GGML_N_TASKS_MAX, nullptr);
-}
-
-// ggml's CPU operations share out rows, not columns, among threads. A vocabulary is one row, so it is cut into
-// as many as divide it: without this the statistics of 151,936 logits run on one core.
-static int64_t n_parts(int64_t n_vocab) {
-    int64_t n = 1;
-    while (n < 64 && n_vocab % (2 * n) == 0) {
-        n *= 2;
-    }
-    return n;
-}
-
-// sum of a * b over each row; F32 [m, n] -> F32 [1, n]
-static ggml_tensor * build_dot(ggml_context * ctx, ggml_tensor * a, ggml_tensor * b, int64_t parts) {
-    const int64_t m = a->ne[0] / parts, n = a->ne[1];
-    a = ggml_reshape_3d(ctx, a, m, 1, parts * n);
-    b = ggml_reshape_3d(ctx, b, m, 1, parts * n);
-    return ggml_sum_rows(ctx, ggml_reshape_2d(ctx, ggml_mul_mat(ctx, a, b), parts, n));
-}
-
-// sum over each row; F32 [m, n] -> F32 [1, n]. ggml_sum_rows runs on one core.
-static ggml_tensor * build_sum(ggml_context * ctx, ggml_tensor * a, int64_t parts) {
-    const int64_t m = a->ne[0] / parts, n = a->ne[1];
-    ggml_tensor * ones = ggml_scale_bias(ctx, ggml_view_1d(ctx, a, m, 0), 0.0f, 1.0f);
-    ggml_tensor * sums = ggml_mul_mat(ctx, ones, ggml_reshape_2d(ctx, a, m, parts * n));
-    return ggml_sum_rows(ctx, ggml_reshape_2d(ctx, sums, parts, n));
-}
-
-// Calls f(row, begin, end) for the piece of an [m, n] matrix that is thread ith's of nth.
-template <typename F>
-static void for_each_piece(const ggml_tensor * matrix, int ith, int nth, F && f) {
-    const int64_t m   = matrix->ne[0];
-    const int64_t all = ggml_nelements(matrix);
-    const int64_t end = all * (ith + 1) / nth;
-    for (int64_t i = all * ith / nth; i < end;) {
-        const int64_t row  = i / m;
-        const int64_t stop = std::min(end, (row + 1) * m);
-        f(row, i, stop);
-        i = stop;
-    }
-}
-
-static const float * data_of(const ggml_tensor * t) {
-    return (const float *) t->data;
-}
-
-static void compute_exp(ggml_tensor * dst, int ith, int nth, void *) {
-    ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
-    for_each_piece(args[0], ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-        exp_scaled(data_of(args[0]) + begin, data_of(args[1])[row], data_of(args[2])[row],
-                   (float *) dst->data + begin, (size_t) (end - begin));
-    });
-}
-
-// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]. On the CPU put into place, unless that is NULL.
-static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t, bool on_cpu,
-                               ggml_tensor * place = nullptr) {
-    if (!on_cpu) {
-        return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
-    }
-    ggml_tensor * args[] = { x, max, t };
-    if (place) {
-        return ggml_custom_inplace(ctx, place, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
-    }
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], 1, 1, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
-}
-
-// ln(e / z + 1e-8); e: F32 [m, n], z: F32 [1, n]
-static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor * z, bool on_cpu) {
-    if (!on_cpu) {
-        return ggml_log(ctx, ggml_scale_bias(ctx, ggml_div(ctx, e, z), 1.0f, 1e-8f));
-    }
-    return ggml_map_custom2(ctx, e, z,
-        [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, int ith, int nth, void *) {
-            for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-                log_scaled(data_of(a) + begin, data_of(b)[row], 1e-8f, (float *) dst->data + begin, end - begin);
-            });
-        }, GGML_N_TASKS_MAX, nullptr);
-}
-
-// The features of build_features for whole rows, a thread a row: three passes over logits that stay in the thread's
-// cache, where a graph of single operations makes eight passes over all rows. Sources: logits F32 [n_vocab, n], T + 1e-8
-// F32 [1, n], and where given the place for the exponentials.
-static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
-    static thread_local std::vector<float> scratch;
-    const ggml_tensor * logits = dst->src[0];
-    const ggml_tensor * place  = dst->src[2];
-    const size_t n_vocab = (size_t) logits->ne[0], k = std::min<size_t>(5, n_vocab);
-    scratch.resize(place ? 0 : n_vocab);
-    for (int64_t row = ith; row < logits->ne[1]; row += nth) {
-        const float * x = data_of(logits) + row * logits->ne[0];
-        const float   t = data_of(dst->src[1])[row];
-        float       * e = place ? (float *) ((char *) place->data + row * place->nb[1]) : scratch.data();
-        float top[5];
-        largest(x, n_vocab, top, k);
-        exp_scaled(x, top[0], t, e, n_vocab);
-        const double z       = sum_vectors(e, n_vocab, [](f32x v) { return v; });
-        const double squares = sum_vectors(e, n_vocab, [](f32x v) { return v * v; });
-        const double plogp   = sum_vectors(e, n_vocab, [=](f32x v) { return v * log_pos(v / (float) z + 1e-8f); });
-
-        double top5 = 0.0;
-        for (size_t i = 0; i < k; ++i) {
-            top5 += std::exp((top[i] - top[0]) / t);
-        }
-        const double mean = 1.0 / (double) n_vocab;
-        float * out = (float *) dst->data + row * dst->ne[0];
-        out[0] = (float) (1.0 / z);
-        out[1] = (float) -(plogp / z);
-        out[2] = n_vocab > 1 ? (float) ((squares / (z * z) - mean) / (double) (n_vocab - 1)) : 0.0f;
-        out[3] = (float) (top5 / z);
-    }
-}
-
-// Whether compute_rows is the faster way: there is a row for every thread, or rows are short.
-static bool whole_rows(int64_t n_vocab, int64_t n) {
-    return n > 1 || n_vocab <= (1 << 14);
-}
-
-// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
-// the largest logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the
-// official code.
-static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
-                                                 bool on_cpu, ggml_tensor * weights) {
-    const int64_t n_vocab = logits->ne[0];
-    const int64_t n       = logits->ne[1];
-    if (on_cpu && whole_rows(n_vocab, n)) {
-        ggml_tensor * args[] = { logits, ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f), weights };
-        return { ggml_custom_4d(ctx, GGML_TYPE_F32, 4, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX, nullptr) };
-    }
-    const int64_t parts   = n_parts(n_vocab);
-    const int     k       = (int) std::min<int64_t>(5, n_vocab);
-
-    // the largest of all are among the largest of each part
-    ggml_tensor * top = ggml_reshape_2d(ctx, logits, n_vocab, n);
-    if (n_vocab / parts >= 2 * k) {
-        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k, on_cpu);
-        top = ggml_reshape_2d(ctx, top, k * parts, n);
-    }
-    top = build_largest(ctx, top, k, on_cpu);
-
-    ggml_tensor * t    = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
-    ggml_tensor * max  = build_pick(ctx, top, ggml_reshape_2d(ctx, ggml_argmax(ctx, top), 1, n));
-    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t, on_cpu, weights);
-    ggml_tensor * z    = build_sum(ctx, e, parts);
-
-    ggml_tensor * max_prob = ggml_div(ctx, ggml_scale_bias(ctx, z, 0.0f, 1.0f), z);
-    ggml_tensor * top5     = ggml_div(ctx, ggml_sum_rows(ctx, build_exp(ctx, top, max, t, on_cpu)), z);
-    ggml_tensor * plogp    = ggml_div(ctx, build_dot(ctx, e, build_log(ctx, e, z, on_cpu), parts), z);
-    ggml_tensor * entropy  = ggml_scale(ctx, plogp, -1.0f);
-
-    // unbiased: (sum p^2 - V mean^2) / (V - 1), and the mean of p is 1 / V
-    const float d = n_vocab > 1 ? 1.0f / (float) (n_vocab - 1) : 0.0f;
-    ggml_tensor * p_sq     = ggml_div(ctx, build_dot(ctx, e, e, parts), ggml_sqr(ctx, z));
-    ggml_tensor * variance = ggml_scale_bias(ctx, p_sq, d, -d / (float) n_vocab);
-
-    return { max_prob, entropy, variance, top5 };
-}
-
-heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
-                          ggml_tensor * hidden, ggml_tensor * logits, ggml_tensor * weights) {
-    // a constant that no graph input has to be set for
-    ggml_tensor * one = ggml_clamp(ctx, ggml_sum_rows(ctx, hidden), 1.0f, 1.0f);
-
-    heads_outputs out = { one, one, false };
-    if (on.temp && !w.temp.layers.empty()) {
-        out.temperature = ggml_scale(ctx, build_mlp(ctx, w.temp, hidden), h.temp_scale);
-    }
-    if (on.top_p && !w.top_p.layers.empty()) {
-        ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
-        if (h.enhanced) {
-            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu, weights)) {
-                x = ggml_concat(ctx, x, feature, 0);
-            }
-            out.has_weights = on_cpu && weights;
-        }
-        out.top_p = build_mlp(ctx, w.top_p, x);
-    }
-    return out;
-}
-
-// rows evaluated at a time: bounds the graph's memory to about six times 16 MB
-static int64_t max_rows(int64_t n_vocab) {
-    return std::clamp<int64_t>((4 << 20) / n_vocab, 1, 256);
-}
-
-// One thread for a single row, which is what the host way asks for token by token.
-static void set_n_threads(ggml_backend_t backend, int64_t rows) {
-    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
-    auto * set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
-    if (set) {
-        set(backend, rows == 1 ? 1 : (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
-    }
-}
-
-static void runner_reserve(heads_runner & r, int64_t n) {
-    if (r.n_rows == n) {
-        return;
-    }
-    const size_t n_nodes = 128 + 4 * (r.h->host.temp.layers.size() + r.h->host.top_p.layers.size());
-    r.n_rows = 0;
-    r.ctx.reset(ggml_init({
-        /*.mem_size   =*/ 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
-        /*.mem_buffer =*/ nullptr,
-        /*.no_alloc   =*/ true,
-    }));
-    ggml_context * ctx = r.ctx.get();
-    const heads_weights * w = heads_on(*r.h, ggml_backend_get_default_buffer_type(r.backend.get()));
-    if (!ctx || !w) {
-        throw std::runtime_error("out of memory for the AutoDeco heads");
-    }
-
-    r.hidden = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_embd,  n);
-    r.logits = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_vocab, n);
-    r.out    = heads_build(ctx, *r.h, *w, r.on, w == &r.h->host && !r.portable, r.hidden, r.logits);
-    ggml_set_input(r.hidden);
-    ggml_set_input(r.logits);
-    ggml_set_output(r.out.temperature);
-    ggml_set_output(r.out.top_p);
-
-    r.graph = ggml_new_graph_custom(ctx, n_nodes, false);
-    ggml_build_forward_expand(r.graph, r.logits); // also where no head reads them: they are set all the same
-    ggml_build_forward_expand(r.graph, r.out.temperature);
-    ggml_build_forward_expand(r.graph, r.out.top_p);
-
-    for (int i = 0; i < ggml_graph_n_nodes(r.graph); ++i) {
-        const ggml_tensor * node = ggml_graph_node(r.graph, i);
-        if (!ggml_backend_supports_op(r.backend.get(), node)) {
-            throw std::invalid_argument(std::string("device ") + ggml_backend_name(r.backend.get()) +
-                                        " has no operation " + ggml_op_name(node->op) + "; use CPU");
-        }
-    }
-    if (!ggml_gallocr_alloc_graph(r.alloc.get(), r.graph)) {
-        throw std::runtime_error("out of memory for the AutoDeco heads");
-    }
-    set_n_threads(r.backend.get(), n);
-    r.n_rows = n;
-}
-
-void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
-                       bool portable) {
-    r.h        = std::move(h);
-    r.on       = on;
-    r.portable = portable;
-    ggml_backend_dev_t dev = ggml_backend_dev_by_name(device.c_str());
-    if (!dev) {
-        std::string names;
-        for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-            names += (i ? ", " : "") + std::string(ggml_backend_dev_name(ggml_backend_dev_get(i)));
-        }
-        throw std::invalid_argument("no device " + device + "; this build has " + names);
-    }
-    r.backend.reset(ggml_backend_dev_init(dev, nullptr));
-    if (!r.backend) {
-        throw std::runtime_error("device " + device + " does not start");
-    }
-    r.alloc.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(r.backend.get())));
-}
-
-void heads_evaluate(heads_runner & r, const float * hidden, const float * logits, int64_t n,
-                    float * temperature, float * top_p) {
-    const int64_t n_embd  = r.h->n_embd;
-    const int64_t n_vocab = r.h->n_vocab;
-    while (n > 0) {
-        const int64_t rows = std::min(n, max_rows(n_vocab));
-        runner_reserve(r, rows);
-        ggml_backend_tensor_set(r.hidden, hidden, 0, ggml_nbytes(r.hidden));
-        ggml_backend_tensor_set(r.logits, logits, 0, ggml_nbytes(r.logits));
-        if (ggml_backend_graph_compute(r.backend.get(), r.graph) != GGML_STATUS_SUCCESS) {
-            throw std::runtime_error("computing the AutoDeco heads failed");
-        }
-        ggml_backend_tensor_get(r.out.temperature, temperature, 0, rows * sizeof(float));
-        ggml_backend_tensor_get(r.out.top_p,       top_p,       0, rows * sizeof(float));
-        hidden      += rows * n_embd;
-        logits      += rows * n_vocab;
-        temperature += rows;
-        top_p       += rows;
-        n           -= rows;
-    }
 }

@@ -1,51 +1,57 @@
-// The last stage of sampling: scale by T, cut to the nucleus of mass P, draw.
+// One step of generation: predict T and P, apply penalties and grammar, draw, write down what happened.
 
 #pragma once
 
-#include "llama.h"
+#include "draw.h"
+#include "predictor.h"
 
-#include <cstddef>
-#include <cstdint>
-#include <random>
-#include <vector>
+#include <optional>
 
-// Scratch space of draw_token, kept between calls: nothing is allocated per token once it has grown.
-struct draw_scratch {
-    struct stretch {
-        double   mass;    // of what the cut keeps
-        uint32_t n_equal; // of it, tokens right at the cut
-    };
-    std::vector<float>   weight;    // exp((logit - max) / T) of every token
-    std::vector<float>   bracket;   // the weights among which the cut lies
-    std::vector<stretch> stretches; // the vocabulary in short pieces
+struct sampler_record {
+    llama_token id;
+    float       temperature;
+    float       top_p;
+    float       entropy; // nats, of the raw distribution; NaN where it was not asked for
+    int32_t     nucleus;
+    float       prob;
 };
 
-struct draw_result {
-    int32_t index;   // into logits
-    int32_t nucleus; // tokens left after the cut, >= 1
-    float   prob;    // probability with which index was drawn, among those left
+// what a sampler has drawn; outlives it
+struct sampler_records {
+    std::vector<sampler_record> all;
 };
 
-enum draw_status {
-    DRAW_OK,
-    DRAW_NOT_FINITE, // a logit is NaN or +inf
-    DRAW_NO_TOKEN,   // every logit is -inf
+struct sampler {
+    std::shared_ptr<predictor> p;
+    std::optional<float>       temperature; // set: fixed, not predicted
+    std::optional<double>      top_p;
+    llama_sampler            * before = nullptr; // chain on the raw logits: penalties, grammar; may be NULL
+    llama_sampler            * after  = nullptr; // chain on logits / T: top-k, typical, min-p, mirostat; may be NULL
+    bool                       trace   = true; // keep records
+    bool                       entropy = true; // in them
+
+    std::mt19937                  rng;
+    draw_scratch                  scratch    = {};
+    std::vector<llama_token_data> candidates = {};
+    std::vector<float>            logits     = {};
+
+    std::shared_ptr<sampler_records> records = std::make_shared<sampler_records>();
 };
 
-// Draws from softmax(logits / temperature) cut to the smallest set of most likely tokens whose probabilities
-// reach top_p, renormalized. First scale, then cut. temperature 0: the most likely token; top_p 0: one token.
-// Tokens of equal probability at the cut are taken in ascending order of index. u: uniform in [0, 1).
-draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
-                       draw_scratch & scratch, draw_result & result);
+// Draws the token after output row idx and shows it to the chains. changed: logits to draw from instead of the
+// model's own [n_vocab], or NULL; the heads and the entropy read the model's own either way.
+// Throws: no such row, no prediction, not finite, no token allowed.
+llama_token sampler_sample(sampler & s, llama_context * ctx, int32_t idx, const f32_array * changed);
 
-// The same from weights in proportion to the probabilities after scaling: the largest is 1, the smallest 0, and n is a
-// multiple of DRAW_PADDING (fill with 0).
-draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
+// One of several sequences, each with a sampler of its own: the token drawn, or what went wrong.
+struct sampler_row {
+    sampler   * s; // NULL: this output is not drawn from
+    llama_token token = LLAMA_TOKEN_NULL;
+    bool        ends  = false; // the token ends a generation
+    std::string error = {};    // nothing was drawn
+};
 
-static constexpr size_t DRAW_PADDING = 8;
-
-// entropy of softmax(logits) in nats
-float logits_entropy(const float * logits, size_t n);
-
-// uniform in [0, 1) with 53 bits; the same on every platform, which std::uniform_real_distribution is not
-double uniform(std::mt19937 & rng);
+// Draws the tokens after outputs 0, 1, ... of the last decode, one a row, which must be all of its outputs; p predicts
+// for all of them, NULL where every row has both values fixed. The rows are shared among threads where there is enough to
+// do. Throws when there is no prediction; what concerns one row alone stands in its error.
+void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_context * ctx);

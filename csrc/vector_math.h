@@ -1,4 +1,4 @@
-// exp and log over arrays, in vectors of the target's registers. Private to sampler.cpp and heads.cpp.
+// exp and log over arrays, in vectors of the target's registers. Private to draw.cpp and heads_graph.cpp.
 
 #pragma once
 
@@ -183,9 +183,4 @@ static inline double sum_vectors(const float * x, size_t n, F && f) {
         part = f32x {};
     });
     return total;
-}
-
-// y[i] = ln(x[i] / z + eps), for x >= 0
-static inline void log_scaled(const float * x, float z, float eps, float * y, size_t n) {
-    map_vectors(x, y, n, [=](f32x v) { return log_pos(v / z + eps); });
 }

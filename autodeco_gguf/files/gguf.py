@@ -47,7 +47,7 @@ class GgufFile:
         """
         self.path = path
         try:
-            self.header: Any = core.GgufHeader(os.fsencode(path), start)
+            self.header = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
             raise BadFile.of(path, e) from e
         self.start = start

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.heads.format import FEATURES
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp, check_enabled
 
@@ -48,11 +47,11 @@ class Heads:
         def layers(mlp: Mlp | None) -> list[tuple[Float32Array, Float32Array]]:
             return list(zip(mlp.weights, mlp.biases, strict=True)) if mlp else []
 
-        self.native: Any = core.Heads(
+        self.native = core.Heads(
             n_embd=weights.hidden_size,
             n_vocab=weights.vocab_size,
             temp_scale=weights.temperature_scale,
-            enhanced=weights.features == FEATURES[True],
+            n_features=len(weights.features),
             temp=layers(weights.temperature),
             temp_gelu=weights.temperature is not None and weights.temperature.activation == "gelu",
             top_p=layers(weights.top_p),

@@ -40,7 +40,7 @@ class Predictor:
         enabled = check_enabled(heads_enabled)
         self.names = enabled & heads.names if heads is not None else frozenset[str]()
         self._ctx = 0
-        self.native: Any = None
+        self.native: core.Predictor | None = None
         if heads is not None and self.names:
             self.native = core.Predictor(heads.native, "temperature" in enabled, "top_p" in enabled)
 
@@ -138,7 +138,7 @@ class Sampler:
         self.predicts = temperature is None or top_p is None
         self._logits_processors = logits_processors
         self._chains = (before, after)  # kept alive: the core borrows them
-        self.native: Any = core.Sampler(
+        self.native = core.Sampler(
             self.predictor.native,
             temperature,
             top_p,

@@ -1,0 +1,130 @@
+"""The native core (csrc/binding.cpp). What it refuses is an error of autodeco_gguf; anything else is a bug."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float32]
+_Ints = Sequence[int] | npt.NDArray[np.integer]
+_Layers = Sequence[tuple[_Floats, _Floats]]
+
+class Heads:
+    """The heads' weights: of each layer [out, in] and [out]."""
+
+    def __init__(
+        self,
+        *,
+        n_embd: int,
+        n_vocab: int,
+        temp_scale: float,
+        n_features: int,
+        temp: _Layers,
+        temp_gelu: bool,
+        top_p: _Layers,
+        top_p_gelu: bool,
+    ) -> None: ...
+    def evaluate(
+        self,
+        hidden: _Floats,
+        logits: _Floats,
+        device: str,
+        use_temp: bool,
+        use_top_p: bool,
+        portable: bool = False,
+    ) -> tuple[_Floats, _Floats]:
+        """[n, n_embd] and [n, n_vocab] -> temperature and top-p [n]; ``portable`` builds the graph of other devices."""
+
+class Predictor:
+    """Where T and P come from: the graph of a llama_context that it is attached to, or the host."""
+
+    def __init__(self, heads: Heads, use_temp: bool, use_top_p: bool) -> None: ...
+    def attach(self, ctx: int, seq_id: int) -> bool: ...
+    def attach_rows(self, ctx: int, n_rows: int) -> bool: ...
+    def detach(self) -> None: ...
+    @property
+    def attached(self) -> bool: ...
+    def in_graph(self, n: int = 1) -> bool:
+        """Whether the last decode, of n outputs, gave T and P."""
+
+class Records:
+    """What a sampler has drawn so far."""
+
+    def __len__(self) -> int: ...
+    def record(self, i: int) -> tuple[int, float, float, float, int, float]:
+        """Token, temperature, top-p, entropy, nucleus, probability."""
+    def ids(self) -> list[int]: ...
+    def parameters(self) -> _Floats:
+        """Temperatures and top-p, [2, n]."""
+
+class Sampler:
+    """Draws tokens; ``before`` and ``after`` are addresses of llama_samplers, or 0."""
+
+    def __init__(
+        self,
+        predictor: Predictor | None,
+        temperature: float | None,
+        top_p: float | None,
+        seed: int,
+        before: int,
+        after: int,
+        trace: bool,
+        entropy: bool,
+    ) -> None: ...
+    def sample(self, ctx: int, idx: int, changed: _Floats | None) -> int: ...
+    @property
+    def records(self) -> Records: ...
+
+class GgufHeader:
+    """A GGUF header at byte ``start`` of a file."""
+
+    def __init__(self, path: bytes, start: int) -> None: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def data(self) -> int: ...
+    @property
+    def file_size(self) -> int: ...
+    @property
+    def alignment(self) -> int: ...
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
+        """Name, type, shape, offset in the file and bytes of each."""
+    def keys(self) -> list[str]: ...
+    def value(self, key: str) -> bool | int | float | str | list[str] | None:
+        """None for an array of anything but strings; KeyError where the key is missing."""
+    def array_length(self, key: str) -> int: ...
+    def build(
+        self,
+        drop: Sequence[str],
+        set: list[tuple[str, str, object]],
+        tensors: Sequence[tuple[str, str, Sequence[int]]],
+    ) -> bytes: ...
+    def diff(self, other: GgufHeader, ignore: Sequence[str]) -> str:
+        """The first metadata key that differs; "" where none does."""
+    def check_vocab(self) -> str:
+        """What would crash llama.cpp; "" where nothing was found."""
+
+class LogCapture:
+    """Keeps what llama.cpp logs while it lives."""
+
+    def __init__(self, forward: bool) -> None: ...
+    @property
+    def first_error(self) -> str: ...
+
+def devices() -> list[tuple[str, str]]: ...
+def sample_rows(
+    samplers: Sequence[Sampler | None], predictor: Predictor | None, ctx: int
+) -> tuple[list[int], list[bool], dict[int, str]]:
+    """Tokens, whether each ends a generation, and what went wrong in which row."""
+
+def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, outputs: bool) -> int:
+    """llama_decode's status."""
+
+def logits(ctx: int, idx: int) -> _Floats: ...
+def draw(logits: _Floats, temperature: float, top_p: float, n: int, seed: int) -> npt.NDArray[np.int32]: ...
+def dequantize(data: bytes, type: str, n: int) -> _Floats: ...
+def quantize(values: _Floats, type: str) -> bytes: ...
+def file_open(path: bytes, offset: int) -> int:
+    """The address of a FILE at an offset, for llama.cpp; :func:`file_close` ends it."""
+
+def file_close(file: int) -> None: ...

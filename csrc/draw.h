@@ -1,0 +1,55 @@
+// The last stage of sampling: scale by T, cut to the nucleus of mass P, draw.
+
+#pragma once
+
+#include "arrays.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+// Scratch space of draw_token, kept between calls: nothing is allocated per token once it has grown.
+struct draw_scratch {
+    struct stretch {
+        double   mass;    // of what the cut keeps
+        uint32_t n_equal; // of it, tokens right at the cut
+    };
+    std::vector<float>   weight;    // exp((logit - max) / T) of every token
+    std::vector<float>   bracket;   // the weights among which the cut lies
+    std::vector<stretch> stretches; // the vocabulary in short pieces
+};
+
+struct draw_result {
+    int32_t index;   // into logits
+    int32_t nucleus; // tokens left after the cut, >= 1
+    float   prob;    // probability with which index was drawn, among those left
+};
+
+enum draw_status {
+    DRAW_OK,
+    DRAW_NOT_FINITE, // a logit is NaN or +inf
+    DRAW_NO_TOKEN,   // every logit is -inf
+};
+
+// Draws from softmax(logits / temperature) cut to the smallest set of most likely tokens whose probabilities
+// reach top_p, renormalized. First scale, then cut. temperature 0: the most likely token; top_p 0: one token.
+// Tokens of equal probability at the cut are taken in ascending order of index. u: uniform in [0, 1).
+draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
+                       draw_scratch & scratch, draw_result & result);
+
+// The same from weights in proportion to the probabilities after scaling: the largest is 1, the smallest 0, and n is a
+// multiple of DRAW_PADDING (fill with 0).
+draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
+
+static constexpr size_t DRAW_PADDING = 8;
+
+// n tokens, drawn one after the other from the same logits [n_vocab]; seed is the generator's. Throws where there is nothing
+// to draw from.
+std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed);
+
+// entropy of softmax(logits) in nats
+float logits_entropy(const float * logits, size_t n);
+
+// uniform in [0, 1) with 53 bits; the same on every platform, which std::uniform_real_distribution is not
+double uniform(std::mt19937 & rng);
