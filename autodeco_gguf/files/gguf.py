@@ -75,10 +75,6 @@ class GgufFile:
         """Round n up to the file's alignment."""
         return -(-n // self.alignment) * self.alignment
 
-    def keys(self) -> list[str]:
-        """The metadata keys, in file order."""
-        return list(self.header.keys())
-
     @overload
     def get(self, key: str, kind: type[T]) -> T | None: ...
     @overload
