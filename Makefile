@@ -47,7 +47,8 @@ sanitize: $(BIN)/.installed-dev
 	    -C cmake.define.AUTODECO_SANITIZE=address,undefined -C cmake.define.AUTODECO_WERROR=ON -C build-dir=build/sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    $(SANITIZED)/bin/python -P -m pytest -q -k 'not of_a_large_vocabulary' tests/test_core.py tests/engine tests/heads tests/model
+	    $(SANITIZED)/bin/python -P -m pytest -q -k 'not of_a_large_vocabulary' \
+	    tests/test_core.py tests/engine tests/files tests/heads tests/model
 
 clean:
 	rm -rf build $(VENV)

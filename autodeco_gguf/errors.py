@@ -69,7 +69,7 @@ class BadFile(AutoDecoError, ValueError):
         expected: object = None,
         found: object = None,
     ) -> Self:
-        """What is wrong with a file, whose name the message begins with; a reason that is an error has the attributes."""
+        """What is wrong with a file, whose name the message begins with; an error as reason has the attributes."""
         if isinstance(reason, AutoDecoError):
             key, expected, found = reason.key, reason.expected, reason.found
         return cls(f"{os.fspath(file)}: {reason}", file=file, key=key, expected=expected, found=found)

@@ -1,6 +1,6 @@
 """The one oracle of the tests: FORMAT's arithmetic in float64 NumPy, written for reading, not for speed.
 
-It is itself checked against what the official PyTorch code recorded (test_heads.py).
+It is itself checked against what the official PyTorch code recorded (heads/test_compute.py).
 """
 
 from __future__ import annotations

@@ -32,6 +32,11 @@ def test_a_file_that_will_not_do() -> None:
     assert (error.file, error.key, error.found, error.expected) == ("a/b.gguf", "x", [3], [4])
 
 
+def test_a_reason_that_is_an_error_gives_its_attributes() -> None:
+    error = BadFile.of("x", InvalidInput.of("k", 0, 1))
+    assert (str(error), error.file, error.key, error.found, error.expected) == ("x: k 0, expected 1", "x", "k", 0, 1)
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_within_something_larger_it_stays_what_it_is(kind: type[AutoDecoError]) -> None:
     outer = kind("is empty", key="prompt", expected="a text", found="").within("d.jsonl:3", file="d.jsonl")

@@ -89,7 +89,9 @@ def _check_parent(path: Path) -> None:
         raise BadFile.of(path, f"no such directory as {parent}")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], verify: Callable[[Path], object] = lambda _: None
+) -> None:
     """Write a file so that, whatever happens, path holds the old content or all of the new.
 
     A temporary file in the same directory is written, synced, checked with ``verify`` and renamed; on any
@@ -133,8 +135,4 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     Raises:
         BadFile: it cannot be written.
     """
-
-    def write(f: BinaryIO) -> None:
-        f.write(content)
-
-    write_atomically(path, write, lambda _: None)
+    write_atomically(path, lambda f: f.write(content))

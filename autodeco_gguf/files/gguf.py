@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile
@@ -74,10 +74,6 @@ class GgufFile:
     def pad(self, n: int) -> int:
         """Round n up to the file's alignment."""
         return -(-n // self.alignment) * self.alignment
-
-    def keys(self) -> list[str]:
-        """The metadata keys, in file order."""
-        return list(self.header.keys())
 
     @overload
     def get(self, key: str, kind: type[T]) -> T | None: ...

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
+from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 
 Header = Mapping[str, Any]
@@ -118,7 +118,7 @@ class Journal:
         """Whether the first line is our header; False where other settings are to be replaced."""
         try:
             found = parse_line(line)
-        except AutoDecoError:
+        except InvalidInput:
             found = None
         if found == self._header or self._force:
             return bool(found == self._header)
@@ -138,10 +138,7 @@ class Journal:
             BadFile: a line that is no JSON, named as file:line.
         """
         for number, place, line in _numbered(self._fd, self._first, self._end):
-            try:
-                yield Line(number, place, parse_line(line))
-            except AutoDecoError as e:
-                raise self.refused(number, f"damaged: {e}") from e
+            yield Line(number, place, _parse(self.path, number, line, f"; {self._advice}"))
 
     def read(self, place: int) -> Any:
         """The value of one line."""
@@ -199,7 +196,7 @@ def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner:
     return f"{key} {_shown(theirs)}, {owner} {_shown(ours)}"
 
 
-def first_difference(found: Header, wanted: Header) -> tuple[str, Any, Any]:
+def first_difference(found: Header, wanted: Header) -> tuple[str, object, object]:
     """The first of ``wanted``'s settings that ``found`` has otherwise: its name, and what both have, None for nothing.
 
     Settings within settings have dotted names.
@@ -231,11 +228,11 @@ def _shown(value: object) -> str:
 # ---- bytes ----
 
 
-def _parse(path: Path, number: int, line: bytes) -> Any:
+def _parse(path: Path, number: int, line: bytes, advice: str = "") -> Any:
     try:
         return parse_line(line)
-    except AutoDecoError as e:
-        raise BadFile(f"{path}:{number}: damaged: {e}", file=path) from e
+    except InvalidInput as e:
+        raise BadFile(f"{path}:{number}: damaged: {e}{advice}", file=path) from e
 
 
 def _first_line(fd: int) -> bytes:

@@ -59,7 +59,7 @@ def write_lines(path: Path, values: Iterable[object]) -> None:
     Raises:
         BadFile: it cannot be written.
     """
-    write_atomically(path, lambda f: f.writelines(map(dump_line, values)), lambda _: None)
+    write_atomically(path, lambda f: f.writelines(map(dump_line, values)))
 
 
 def type_name(value: object) -> str:

@@ -13,16 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
-from autodeco_gguf.heads.format import ENABLE_KEYS, FEATURES, HEAD_PREFIX, default_activation
+from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, default_activation
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>\d+)\.(?P<part>weight|bias)$")
-_NUMPY: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "F64": np.dtype("<f8"),
-    "BF16": np.dtype("<u2"),
-}
+_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
+"""Types of a safetensors file -> as what numpy reads their bytes."""
 
 _OTHER_BIN = frozenset(["training_args.bin", "optimizer.bin", "scheduler.bin"])
 """What trainers leave beside the weights."""
@@ -60,7 +56,7 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
     config_path = directory / "config.json"
     config = _read_config(config_path)
     tensors = _HeadTensors(directory)
-    enabled = {head: _flag(config, key, config_path) for head, key in ENABLE_KEYS.items()}
+    enabled = {head: _flag(config, f"enable_{head}_head", config_path) for head in HEAD_PREFIX}
     if not any(enabled.values()):
         raise BadFile.of(config_path, "both heads are disabled; nothing to export")
     mlps = {head: tensors.mlp(head, activation) if on else None for head, on in enabled.items()}
@@ -124,9 +120,8 @@ def _files_of_heads(index: Path) -> _Config:
 def _flag(config: _Config, key: str, path: Path) -> bool:
     value = config.get(key, True)  # the official default
     if not isinstance(value, bool):
-        raise BadFile.of(
-            path, f"{key} is {value!r}, expected true or false", key=key, expected="true or false", found=value
-        )
+        expected = "true or false"
+        raise BadFile.of(path, f"{key} is {value!r}, expected {expected}", key=key, expected=expected, found=value)
     return value
 
 
@@ -165,21 +160,18 @@ def _features(config: _Config, top_p: Mlp | None, hidden_size: int, directory: P
     if top_p is None:
         return FEATURES[True]
     n_inputs = int(top_p.weights[0].shape[1])
+    has = f"top_p_head.mlp.0.weight has {n_inputs} inputs"
     by_inputs = {hidden_size + len(names): enhanced for enhanced, names in FEATURES.items()}
     if n_inputs not in by_inputs:
         numbers = " or ".join(str(n - hidden_size) for n in sorted(by_inputs))
-        reason = f"top_p_head.mlp.0.weight has {n_inputs} inputs, expected hidden size {hidden_size} + {numbers}"
+        reason = f"{has}, expected hidden size {hidden_size} + {numbers}"
         raise BadFile.of(directory, reason, key="top_p_head.mlp.0.weight", expected=sorted(by_inputs), found=n_inputs)
-    if said is not None and said != by_inputs[n_inputs]:
-        raise BadFile.of(
-            directory,
-            f"config.json says {key} {str(said).lower()}, but top_p_head.mlp.0.weight has {n_inputs} inputs, "
-            f"hidden size {hidden_size} + {n_inputs - hidden_size}",
-            key=key,
-            expected=said,
-            found=not said,
-        )
-    return FEATURES[by_inputs[n_inputs]]
+    found = by_inputs[n_inputs]
+    if said is not None and said != found:
+        sizes = f"hidden size {hidden_size} + {n_inputs - hidden_size}"
+        reason = f"config.json says {key} {str(said).lower()}, but {has}, {sizes}"
+        raise BadFile.of(directory, reason, key=key, expected=said, found=found)
+    return FEATURES[found]
 
 
 class _HeadTensors:
@@ -193,7 +185,7 @@ class _HeadTensors:
             p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
         ]
         for path in weight_files:
-            for key, array in _read_weights(path):
+            for key, array in (_read_bin if path.suffix == ".bin" else _read_safetensors)(path):
                 if key in self.arrays and not np.array_equal(self.arrays[key], array):
                     others = ", ".join(map(str, self.files))
                     raise BadFile.of(path, f"{key} differs from the one in {others}", key=key)
@@ -226,10 +218,6 @@ class _HeadTensors:
         if key not in self.arrays:
             raise BadFile.of(self.directory, f"tensor {key} is missing", key=key)
         return self.arrays[key]
-
-
-def _read_weights(path: Path) -> Iterator[tuple[str, Float32Array]]:
-    return _read_bin(path) if path.suffix == ".bin" else _read_safetensors(path)
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Float32Array]]:

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.architecture import transformers_name
-from autodeco_gguf.heads.format import ENABLE_KEYS, FEATURES, HEAD_PREFIX
+from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX
 from autodeco_gguf.heads.weights import HeadWeights
 
 _CONFIG_KEYS = {
@@ -52,7 +52,7 @@ def write_checkpoint(
         "model_type": "autodeco",
         "base_model_type": base_model_type,
         "base_model_name_or_path": weights.base_model,
-        **{key: head in enabled for head, key in ENABLE_KEYS.items()},
+        **{f"enable_{head}_head": head in enabled for head in HEAD_PREFIX},
         "use_enhanced_features": weights.features == FEATURES[True],
         "temperature_hidden_size": weights.hidden_size,
         "top_p_hidden_size": weights.hidden_size,
@@ -64,14 +64,11 @@ def write_checkpoint(
     tensors = {
         f"{HEAD_PREFIX[head]}.mlp.{2 * i}.{part}": array
         for head, mlp in weights.mlps.items()
-        for i, layer in enumerate(zip(mlp.weights, mlp.biases, strict=True))
+        for i, layer in enumerate(mlp.layers)
         for part, array in zip(("weight", "bias"), layer, strict=True)
     }
-    for name, content in (
-        ("model.safetensors", save(tensors, metadata={"format": "pt"})),
-        ("config.json", (json.dumps(config, indent=2) + "\n").encode()),
-    ):
-        write_bytes(Path(directory) / name, content)
+    write_bytes(Path(directory) / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_bytes(Path(directory) / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def transformers_config(base: GgufFile) -> tuple[str, dict[str, int | float]]:

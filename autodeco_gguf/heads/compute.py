@@ -12,7 +12,7 @@ import numpy.typing as npt
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.model_file import ModelFile
-from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp, check_enabled
+from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -43,19 +43,16 @@ class Heads:
         self.vocab_size = weights.vocab_size
         self.base_model = weights.base_model
         self.names = frozenset(weights.mlps)
-
-        def layers(mlp: Mlp | None) -> list[tuple[Float32Array, Float32Array]]:
-            return list(zip(mlp.weights, mlp.biases, strict=True)) if mlp else []
-
+        temperature, top_p = weights.temperature, weights.top_p
         self.native = core.Heads(
             n_embd=weights.hidden_size,
             n_vocab=weights.vocab_size,
             temp_scale=weights.temperature_scale,
             n_features=len(weights.features),
-            temp=layers(weights.temperature),
-            temp_gelu=weights.temperature is not None and weights.temperature.activation == "gelu",
-            top_p=layers(weights.top_p),
-            top_p_gelu=weights.top_p is not None and weights.top_p.activation == "gelu",
+            temp=temperature.layers if temperature else [],
+            temp_gelu=temperature is not None and temperature.activation == "gelu",
+            top_p=top_p.layers if top_p else [],
+            top_p_gelu=top_p is not None and top_p.activation == "gelu",
         )
 
     @classmethod

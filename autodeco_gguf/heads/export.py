@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -119,7 +119,8 @@ def extract(
     weights = model.read_heads()
     results = []
     if base is not None:
-        results.append(_extract_base(Path(base), model, progress))
+        source = _Range(model.path, model.base().start, model.base_nbytes)
+        results.append(_write(Path(base), [source], 1, "plain", None, progress))
     if adapter is not None:
         tensors = [(spec, model.outer.read(t)) for t, spec in _head_specs(model, weights)]
         results.append(_write_adapter(Path(adapter), model.outer, tensors, weights))
@@ -202,21 +203,15 @@ def _write_adapter(path: Path, template: GgufFile, tensors: _Tensors, weights: H
     return _write(path, [header, *(data for _, data in tensors)], 32, "adapter", weights)
 
 
-def _extract_base(path: Path, model: ModelFile, progress: Progress | None) -> ExportResult:
-    nbytes = model.base_nbytes
-    return _write(path, [_Range(model.path, model.base().start, nbytes)], 1, "plain", None, progress)
-
-
 def _write(
     path: Path,
-    chunks: Iterable[bytes | _Range],
+    chunks: Sequence[bytes | _Range],
     alignment: int,
     kind: Kind,
     weights: HeadWeights | None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Write bytes and copies of bytes, each padded to the alignment, and read back what came of it."""
-    chunks = list(chunks)
     total = sum(chunk.nbytes for chunk in chunks if isinstance(chunk, _Range))
 
     def write(out: BinaryIO) -> None:
@@ -231,10 +226,9 @@ def _write(
         for chunk in chunks:
             if isinstance(chunk, _Range):
                 copy_range(*chunk, out, step)
+                out.write(b"\0" * (-chunk.nbytes % alignment))
             else:
-                out.write(chunk)
-            nbytes = chunk.nbytes if isinstance(chunk, _Range) else len(chunk)
-            out.write(b"\0" * (-nbytes % alignment))
+                out.write(chunk + b"\0" * (-len(chunk) % alignment))
 
     write_atomically(path, write, lambda p: _verify(p, kind, weights))
     return ExportResult(path, path.stat().st_size, tuple(weights.mlps) if weights is not None else ())

@@ -16,9 +16,6 @@ BASE_SIZE: Final = "autodeco.base_size"
 HEAD_PREFIX: Final = {"temperature": "temp_head", "top_p": "top_p_head"}
 """Head -> its name in tensor names, metadata keys and official checkpoints."""
 
-ENABLE_KEYS: Final = {"temperature": "enable_temperature_head", "top_p": "enable_top_p_head"}
-"""Head -> the key of an official checkpoint's config that says whether it has been trained."""
-
 FEATURES: Final = {
     True: ("temperature", "max_prob", "entropy", "prob_variance", "top5_prob"),
     False: ("temperature",),

@@ -25,7 +25,6 @@ from autodeco_gguf.heads.format import (
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 T = TypeVar("T")
-
 Kind = Literal["plain", "merged", "adapter"]
 
 
@@ -92,8 +91,8 @@ class ModelFile:
             BadFile: an adapter, which has no base in it, or a merged file with a stale view.
         """
         if self.kind == "adapter":
-            reason = f"an adapter holds heads only; give the base model and --heads {self.path.name}"
-            raise BadFile.of(self.path, reason)
+            advice = f"give the base model and --heads {self.path.name}"
+            raise BadFile.of(self.path, f"an adapter holds heads only; {advice}")
         if self.stale is not None:
             raise BadFile.of(self.path, f"stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
         return self.view or self.outer
@@ -155,11 +154,10 @@ class ModelFile:
 
 def _open_view(outer: GgufFile) -> tuple[GgufFile | None, str | None]:
     """The base's header inside a merged file, and why it does not fit the file if it does not."""
-    by_name = {t.name: t for t in outer.tensors}
-    tensor = by_name.get(BASE_VIEW)
-    if tensor is None:
+    tensor = outer.tensors[0]
+    if all(t.name != BASE_VIEW for t in outer.tensors):
         return None, f"no tensor {BASE_VIEW}"
-    if outer.tensors[0] is not tensor:
+    if tensor.name != BASE_VIEW:
         return None, f"{BASE_VIEW} is not the first tensor"
     try:
         view = GgufFile(outer.path, tensor.offset)

@@ -17,7 +17,6 @@ Float32Array = npt.NDArray[np.float32]
 HEADS = frozenset(HEAD_PREFIX)
 """The names of the heads: ``"temperature"`` and ``"top_p"``."""
 
-
 MAX_LAYERS = 64
 """Linear layers of one head; llama.cpp's graph has room for a few hundred."""
 
@@ -34,6 +33,11 @@ class Mlp:
     biases: tuple[Float32Array, ...]
     activation: str
 
+    @property
+    def layers(self) -> list[tuple[Float32Array, Float32Array]]:
+        """The weight and the bias of every layer."""
+        return list(zip(self.weights, self.biases, strict=True))
+
     def check(self, where: str, n_in: int) -> None:
         """Raise InvalidInput, naming ``where`` and the layer, unless the layers connect and hold finite values."""
         if self.activation not in ACTIVATIONS:
@@ -46,7 +50,7 @@ class Mlp:
         if n_layers > MAX_LAYERS:
             reason = f"{where}: {n_layers} layers, expected at most {MAX_LAYERS}"
             raise InvalidInput(reason, key=where, expected=MAX_LAYERS, found=n_layers)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i, (weight, bias) in enumerate(self.layers):
             n_out = 1 if i + 1 == n_layers else weight.shape[0]
             for name, array, shape in (("weight", weight, [n_out, n_in]), ("bias", bias, [n_out])):
                 layer = f"{where}: {name} of layer {i}"
@@ -86,7 +90,7 @@ class HeadWeights:
         return {
             tensor_name(head, i, part): array
             for head, mlp in self.mlps.items()
-            for i, layer in enumerate(zip(mlp.weights, mlp.biases, strict=True))
+            for i, layer in enumerate(mlp.layers)
             for part, array in zip(("weight", "bias"), layer, strict=True)
         }
 

@@ -425,10 +425,10 @@ def test_bad_weights(changes: dict[str, Any], match: str) -> None:
 
 
 DEEP = """
-import test_heads
+from heads.test_compute import check, inputs, make
 for depth in (13, 14, 40):
-    weights = test_heads.make(8, 130, depth=depth, activation="gelu")
-    test_heads.check(weights, *test_heads.inputs(weights, 3))
+    weights = make(8, 130, depth=depth, activation="gelu")
+    check(weights, *inputs(weights, 3))
 print("alive")
 """
 

@@ -1,0 +1,17 @@
+"""The command repack: what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from broken import assert_refused, invoke
+
+import autodeco_gguf as ad
+
+
+def test_repack_says_what_it_did(merged: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    base = ad.extract(merged, base=tmp_path / "b.gguf")[0].path
+    outcome = invoke(capfd, "repack", merged)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "", f"{merged}: the base view is fresh\n")
+    assert_refused(invoke(capfd, "repack", base), base, "no AutoDeco heads in it")

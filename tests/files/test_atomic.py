@@ -1,0 +1,239 @@
+"""Files are written whole or not at all, and outputs are looked at before any work for them begins."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from broken import STRIKE, Kind, assert_refused, big_base, rewrite, spawn
+from conftest import Case
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.atomic import (
+    check_directory,
+    check_new,
+    check_output,
+    copy_range,
+    same_file,
+    write_atomically,
+    write_bytes,
+)
+
+# ---- outputs ----
+
+
+def made(directory: Path) -> Path:
+    """A directory with a file, two more names of it, a directory and a pipe."""
+    (directory / "file").write_bytes(b"old")
+    (directory / "link").symlink_to("file")
+    (directory / "gone").symlink_to("nowhere")
+    os.link(directory / "file", directory / "hard")
+    (directory / "dir").mkdir()
+    os.mkfifo(directory / "pipe")
+    return directory
+
+
+Check = Callable[[Path], None]
+CHECKS: dict[str, tuple[Check, str, str]] = {
+    "an input": (lambda d: check_output(d / "file", inputs=[d / "file"], force=True), "file", "is the input {d}/file;"),
+    "a link to one": (lambda d: check_output(d / "link", inputs=[d / "dir", d / "file"]), "link", "is the input {d}/f"),
+    "another name": (lambda d: check_output(d / "hard", inputs=[d / "file"]), "hard", "is the input {d}/file; choose"),
+    "a directory": (lambda d: check_output(d / "dir", force=True), "dir", "is a directory; give a file name"),
+    "a pipe": (lambda d: check_output(d / "pipe", force=True), "pipe", "is no regular file; give another name"),
+    "exists": (lambda d: check_output(d / "file"), "file", "exists; use --force to replace it"),
+    "no parent": (lambda d: check_output(d / "a/b"), "a/b", "no such directory as {d}/a"),
+    "one exists": (lambda d: check_new([d / "a", d / "hard"], force=False), "hard", "exists; use --force to"),
+    "no directory": (lambda d: check_directory(d / "file"), "file", "is a file; give a directory"),
+    "directory without parent": (lambda d: check_directory(d / "a/b"), "a/b", "no such directory as {d}/a"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_refused_outputs(name: str, tmp_path: Path) -> None:
+    check, file, message = CHECKS[name]
+    with pytest.raises(BadFile) as error:
+        check(made(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path / file}: {message.format(d=tmp_path)}")
+    assert error.value.file == str(tmp_path / file)
+
+
+def test_outputs_that_will_do(tmp_path: Path) -> None:
+    d = made(tmp_path)
+    check_output(d / "new", inputs=[d / "file", d / "nowhere"])
+    check_output(d / "file", inputs=[d / "nowhere"], force=True)
+    check_new([d / "new", d / "gone"], force=False)
+    check_new([d / "file"], force=True)
+    check_directory(d / "dir")
+    check_directory(d / "new")
+    assert same_file([d / "new", d / "dir", d / "hard"], [d / "nowhere", d / "link"]) == (d / "hard", d / "link")
+    assert same_file([d / "file"], [d / "dir"]) is None
+
+
+# ---- writing ----
+
+
+def refuse(path: Path) -> None:
+    raise BadFile.of(path, "will not do")
+
+
+def test_what_is_refused_has_the_name_it_was_to_have(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    with pytest.raises(BadFile, match=rf"^{re.escape(str(path))}: will not do$") as error:
+        write_atomically(path, lambda f: None, refuse)
+    assert error.value.file == str(path)
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["out"])
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    write_bytes(path, b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes", "message"), [(4, 7, "ended while it was copied"), (0, 1, "cannot be read: No such file")]
+)
+def test_what_cannot_be_copied(offset: int, nbytes: int, message: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    if offset:
+        source.write_bytes(b"0123456789")
+
+    def write(out: BinaryIO) -> None:
+        copy_range(source, offset, nbytes, out, lambda n: None)
+
+    with pytest.raises(BadFile, match=rf"source: {message}") as error:
+        write_atomically(tmp_path / "out", write, lambda _: None)
+    assert error.value.file == str(source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_in_pieces(tmp_path: Path) -> None:
+    content, seen = os.urandom(9_000_000), list[int]()
+    (tmp_path / "source").write_bytes(content)
+    write_atomically(
+        tmp_path / "out", lambda f: copy_range(tmp_path / "source", 5, 8_999_990, f, seen.append), lambda _: None
+    )
+    assert (tmp_path / "out").read_bytes() == content[5:-5]
+    assert (sum(seen), len(seen) > 1) == (8_999_990, True)
+
+
+# ---- interrupted, killed, out of space ----
+
+MOMENTS = ["os:open", "autodeco_gguf.heads.export:copy_range", "os:fsync", "os:replace"]
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_leaves_the_old_file(moment: str, number: signal.Signals, qwen2: Case, tmp_path: Path) -> None:
+    output = tmp_path / "out.gguf"
+    output.write_bytes(b"old")
+    outcome = spawn(
+        f"{moment}:{number:d}",
+        "export",
+        "--base",
+        qwen2.base,
+        "--heads",
+        qwen2.heads,
+        "-o",
+        output,
+        "--force",
+        python=("-c", STRIKE),
+    )
+    assert outcome.status == SIGNALS[number]
+    assert output.read_bytes() == b"old"
+    left = {p.name for p in tmp_path.iterdir()} - {"out.gguf"}
+    if number == signal.SIGKILL:
+        assert all(re.fullmatch(r"\.out\.gguf\.\w+\.tmp", name) for name in left)
+    else:
+        assert left == set()
+        assert outcome.err.strip() == ("interrupted" if number == signal.SIGINT else "")
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_during_repack_leaves_the_file(number: signal.Signals, merged: Path, tmp_path: Path) -> None:
+    path = rewrite(merged, tmp_path / "m.gguf", metadata={"general.name": ("Other", Kind.STRING)})
+    before = path.read_bytes()
+    assert spawn(f"os:replace:{number:d}", "repack", path, python=("-c", STRIKE)).status == SIGNALS[number]
+    assert path.read_bytes() == before
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A directory with room for about a megabyte; what a process needs to run out of it; what it is then told."""
+
+    path: Path
+    options: dict[str, Any]
+    message: str
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    """A small tmpfs; where none can be mounted, a limit on the size of the files that a process writes."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", "size=1000k", "tmpfs", str(path)]
+    mounted = mount is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        if mounted:
+            yield Disk(path, {}, "No space left on device")
+        else:
+            yield Disk(
+                path,
+                {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400_000,) * 2)},
+                "File too large",
+            )
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(path)], check=True)
+
+
+def test_full_disk(qwen2: Case, merged: Path, small_disk: Disk, tmp_path: Path) -> None:
+    stale = rewrite(merged, small_disk.path / "stale.gguf", metadata={"general.name": ("Other", Kind.STRING)})
+    before, output = stale.read_bytes(), small_disk.path / "out.gguf"
+    for command in (
+        ("export", "--base", qwen2.base, "--heads", qwen2.heads, "-o", output),
+        ("extract", merged, "--base", output),
+        ("repack", stale),
+    ):
+        outcome = spawn(*command, **small_disk.options)
+        assert_refused(outcome, ": cannot be written: ", small_disk.message, small_disk.path)
+        assert [p.name for p in small_disk.path.iterdir()] == ["stale.gguf"]
+    assert stale.read_bytes() == before
+
+
+PEAK = """
+import re, resource, sys
+import autodeco_gguf as ad
+ad.export(*sys.argv[1:4])
+ad.extract(sys.argv[3], base=sys.argv[4])
+try:  # unlike ru_maxrss, it leaves out what the parent had when it forked
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+except FileNotFoundError:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+print(peak)
+"""
+
+
+def test_peak_memory_is_bounded(qwen2: Case, tmp_path: Path) -> None:
+    base = big_base(tmp_path / "base.gguf", 320_000_000)
+    paths = [str(p) for p in (base, qwen2.heads, tmp_path / "merged.gguf", tmp_path / "out.gguf")]
+    done = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    assert (tmp_path / "merged.gguf").stat().st_size > 320_000_000
+    assert int(done.stdout) < 150e6  # found: 52e6
+    for path in tmp_path.iterdir():  # pytest keeps the folder
+        path.unlink()

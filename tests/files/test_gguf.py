@@ -1,0 +1,99 @@
+"""GGUF headers, opened without trust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from broken import Kind, rewrite
+from conftest import Case
+
+from autodeco_gguf import AutoDecoError, ModelFile
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.gguf import GgufFile
+
+
+def test_values(qwen2: Case) -> None:
+    file = GgufFile(qwen2.base)
+    assert (file.start, file.alignment, file.architecture) == (0, 32, "qwen2")
+    assert file.get("qwen2.embedding_length", int) == 64
+    assert file.get("no.such.key", int) is None
+    assert file.get("no.such.key", int, 5) == 5
+    assert file.array_length("tokenizer.ggml.tokens") == 384
+    assert file.array_length("general.name") == file.array_length("no.such.key") == 0
+    assert file.end == file.pad(file.end) == file.file_size
+
+
+def test_a_value_of_another_type(qwen2: Case) -> None:
+    with pytest.raises(BadFile, match=r"base\.gguf: general\.architecture is 'qwen2', expected int$") as error:
+        GgufFile(qwen2.base).get("general.architecture", int)
+    assert error.value.file == str(qwen2.base)
+    assert (error.value.key, error.value.expected, error.value.found) == ("general.architecture", "int", "qwen2")
+
+
+def test_a_fingerprint_is_of_the_tensors(qwen2: Case, tmp_path: Path) -> None:
+    name = {"general.name": ("Other", Kind.STRING)}
+    same = rewrite(qwen2.base, tmp_path / "same.gguf", metadata=name)
+    other = rewrite(qwen2.base, tmp_path / "other.gguf", edit=lambda tensors: tensors[1:])
+    prints = [GgufFile(path).fingerprint() for path in (qwen2.base, same, other)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_file_that_shrinks_while_it_is_read(qwen2: Case, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(qwen2.base.read_bytes())
+    file = GgufFile(path)
+    path.write_bytes(qwen2.base.read_bytes()[: file.data + 10])
+    with pytest.raises(BadFile, match=rf"x\.gguf: ended while it was read, at byte {file.data + 10}$"):
+        file.read(file.tensors[0])
+
+
+# ---- no GGUF, or a broken one ----
+
+CUTS = (0, 3, 4, 8, 23, 24, 31, 60, 200, 4000, 9000, 18_000)
+"""Bytes left of a merged file whose two headers take about 20,000."""
+
+
+@pytest.mark.parametrize("nbytes", CUTS)
+def test_cut_header(nbytes: int, merged: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(merged.read_bytes()[:nbytes])
+    with pytest.raises(AutoDecoError, match=r"cut\.gguf: (not a GGUF|truncated)") as error:
+        ModelFile.open(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("nbytes", [20_480, 100_000, -29, -100])
+def test_cut_data(nbytes: int, merged: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(merged.read_bytes()[:nbytes])
+    with pytest.raises(AutoDecoError, match=r"cut\.gguf: truncated: tensor [\w.]+ ends at byte \d+, the file at \d+"):
+        ModelFile.open(path)
+
+
+HUGE_ARRAY = (
+    b"GGUF" + b"\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\1" + bytes(7) + b"k" + b"\x09\0\0\0\4\0\0\0" + b"\xff" * 8
+)
+NOT_GGUF: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda p: p.write_bytes(b""), "not a GGUF"),
+    "text": (lambda p: p.write_text("hello, world " * 10), "not a GGUF"),
+    "zeros": (lambda p: p.write_bytes(bytes(4096)), "not a GGUF"),
+    "version 1": (lambda p: p.write_bytes(b"GGUF\1\0\0\0" + bytes(64)), "not a GGUF"),
+    "version 99": (lambda p: p.write_bytes(b"GGUF\x63\0\0\0" + bytes(64)), "not a GGUF"),
+    "big-endian": (lambda p: p.write_bytes(b"GGUF\0\0\0\3" + bytes(64)), "not a GGUF"),
+    "an array of 2**64 - 1": (lambda p: p.write_bytes(HUGE_ARRAY), "not a GGUF"),
+    "directory": (lambda p: p.mkdir(), "not a GGUF|is a directory"),
+    "missing": (lambda p: None, "cannot be opened: No such file or directory"),
+    "link to nothing": (lambda p: p.symlink_to("nowhere"), "cannot be opened: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_GGUF)
+def test_not_a_gguf(name: str, tmp_path: Path) -> None:
+    make, message = NOT_GGUF[name]
+    path = tmp_path / "x.gguf"
+    make(path)
+    with pytest.raises(AutoDecoError, match=rf"x\.gguf: ({message})") as error:
+        ModelFile.open(path)
+    assert "\n" not in str(error.value)

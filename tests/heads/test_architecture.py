@@ -1,0 +1,44 @@
+"""Names of architectures, llama.cpp's and transformers'."""
+
+from __future__ import annotations
+
+import pytest
+
+from autodeco_gguf.heads.architecture import are_different, transformers_name
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("qwen2", "qwen2"),
+        ("llama", "llama"),
+        ("gpt-oss", "gpt_oss"),
+        ("qwen3moe", "qwen3_moe"),
+        ("phi2", "phi"),
+        ("phi3", "phi3"),
+        ("deepseek2", "deepseek_v3"),
+        ("gemma3", "gemma3_text"),
+        ("granite", "granite"),
+    ],
+)
+def test_transformers_name(ours: str, theirs: str) -> None:
+    assert transformers_name(ours) == theirs
+    assert not are_different(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "different"),
+    [
+        ("mistral", "llama", False),
+        ("deepseek_v2", "deepseek2", False),
+        ("GraniteForCausalLM", "granite", False),
+        ("phi4", "phi3", False),
+        ("phi", "phi3", True),
+        ("qwen2", "qwen2moe", True),
+        ("", "qwen2", False),
+        ("something_new", "qwen2", False),
+        ("qwen2", "", False),
+    ],
+)
+def test_other_architectures(name: str, architecture: str, different: bool) -> None:
+    assert are_different(name, architecture) == different

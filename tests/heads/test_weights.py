@@ -1,0 +1,80 @@
+"""Heads as arrays: their names, their fingerprint, and what cannot run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Case
+
+from autodeco_gguf import HeadWeights, read_checkpoint
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.weights import HEADS, MAX_LAYERS, Mlp, check_enabled
+
+
+def layers(*shapes: tuple[int, ...], activation: str = "relu") -> Mlp:
+    return Mlp(
+        tuple(np.ones(shape, np.float32) for shape in shapes),
+        tuple(np.ones(shape[0], np.float32) for shape in shapes),
+        activation,
+    )
+
+
+WEIGHTS = HeadWeights(3, 5, "base", layers((2, 3), (1, 2)), layers((1, 8)))
+
+
+def test_names_and_order() -> None:
+    assert {name: array.shape for name, array in WEIGHTS.tensors.items()} == {
+        "autodeco.temp_head.0.weight": (2, 3),
+        "autodeco.temp_head.0.bias": (2,),
+        "autodeco.temp_head.1.weight": (1, 2),
+        "autodeco.temp_head.1.bias": (1,),
+        "autodeco.top_p_head.0.weight": (1, 8),
+        "autodeco.top_p_head.0.bias": (1,),
+    }
+    assert list(WEIGHTS.mlps) == ["temperature", "top_p"]
+    assert list(replace(WEIGHTS, temperature=None).mlps) == ["top_p"]
+
+
+def test_a_fingerprint_is_of_what_decides(qwen2: Case) -> None:
+    weights = read_checkpoint(qwen2.heads).weights
+    same = replace(weights, base_model="another", vocab_size=1)
+    others = [replace(weights, top_p=None), replace(weights, temperature_scale=3.0), WEIGHTS]
+    assert same.fingerprint() == weights.fingerprint()
+    assert len({w.fingerprint() for w in (weights, *others)}) == 4
+
+
+CANNOT_RUN: list[tuple[dict[str, Any], str, str | None, object, object]] = [
+    ({"temperature": None, "top_p": None}, "^no head in it$", None, None, None),
+    ({"features": ("entropy",)}, "^top-p features", "top-p features", None, ["entropy"]),
+    ({"temperature_scale": math.inf}, "^temperature scale inf", "temperature scale", "a number > 0", math.inf),
+    ({"temperature": layers((1, 3), activation="x")}, "^temp_head: activation 'x', expected one", None, None, None),
+    ({"temperature": Mlp((), (), "relu")}, "^temp_head: 0 weights and 0 biases, expected as", "temp_head", 0, 0),
+    ({"temperature": layers(*[(1, 1)] * 65)}, "^temp_head: 65 layers, exp.* 64$", "temp_head", MAX_LAYERS, 65),
+    ({"top_p": layers((1, 7))}, "^top_p_head: weight of", "top_p_head: weight of layer 0", [1, 8], [1, 7]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message", "key", "expected", "found"), CANNOT_RUN)
+def test_what_cannot_run(
+    changes: dict[str, Any], message: str, key: str | None, expected: object, found: object
+) -> None:
+    WEIGHTS.check()
+    with pytest.raises(InvalidInput, match=message) as error:
+        replace(WEIGHTS, **changes).check()
+    if key is not None:
+        assert (error.value.key, error.value.found) == (key, found)
+    if expected is not None:
+        assert error.value.expected == expected
+
+
+def test_heads_that_take_part() -> None:
+    assert check_enabled(None) == HEADS == {"temperature", "top_p"}
+    assert check_enabled("top_p") == check_enabled(["top_p"]) == {"top_p"}
+    assert check_enabled([]) == set()
+    with pytest.raises(InvalidInput, match=r"^heads_enabled: \['top_k'\], expected some of \['t") as error:
+        check_enabled(["top_p", "top_k"])
+    assert (error.value.key, error.value.found) == ("heads_enabled", ["top_k"])
