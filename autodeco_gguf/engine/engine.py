@@ -189,7 +189,9 @@ class Engine:
         tokens = self._tokens(request)
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
-        sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
+        sampler = build_sampler(
+            self._predictor, request, self.context.vocab, trace="full" if request.entropy else "plain"
+        )
         generation = Generation(
             request,
             index,
