@@ -67,9 +67,13 @@ class Llama(llama_cpp.Llama):
     heads read the raw logits.
 
     Examples:
-        >>> llm = Llama("model-autodeco.gguf")  # doctest: +SKIP
-        >>> llm("Once upon a time", max_tokens=32, seed=1)["choices"][0]["text"]  # doctest: +SKIP
-        >>> [(t.text, t.temperature, t.top_p) for t in llm.trace]  # doctest: +SKIP
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> llm = Llama(DEMO_MODEL, verbose=False)
+        >>> text = llm("Tell a story about Mia", max_tokens=4, seed=1)["choices"][0]["text"]
+        >>> b"".join(token.text for token in llm.trace).decode() == text
+        True
+        >>> [0 < token.temperature < 2 for token in llm.trace]
+        [True, True, True, True]
     """
 
     create_completion = _with_defaults(llama_cpp.Llama.create_completion)

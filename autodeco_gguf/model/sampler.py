@@ -274,12 +274,7 @@ def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
 
 
 def draw(
-    logits: npt.ArrayLike,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    *,
-    n: int = 1,
-    seed: int | None = None,
+    logits: npt.ArrayLike, temperature: float = 1.0, top_p: float = 1.0, *, n: int = 1, seed: int | None = None
 ) -> npt.NDArray[np.int32]:
     """Draw n tokens from softmax(logits / temperature) cut to the nucleus of mass top_p, renormalized.
 
