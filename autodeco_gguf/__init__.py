@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, Closed, InvalidInput, ModelFailed
 
 try:
     from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
@@ -23,65 +23,51 @@ except ModuleNotFoundError as e:
     ) from e
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.engine.generation import Generation
-    from autodeco_gguf.engine.request import Piece, Request, Result
-    from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
-    from autodeco_gguf.heads.compute import Heads, devices
-    from autodeco_gguf.heads.export import export, extract, repack
-    from autodeco_gguf.heads.model_file import ModelFile
-    from autodeco_gguf.heads.weights import HeadWeights
-    from autodeco_gguf.model.llama import Llama
-    from autodeco_gguf.model.sampler import Sampler, draw
-    from autodeco_gguf.model.sampling import Sampling
-    from autodeco_gguf.model.trace import TraceToken
+    from autodeco_gguf.engine.conversation import Conversation as Conversation
+    from autodeco_gguf.engine.engine import Engine as Engine
+    from autodeco_gguf.engine.generation import Generation as Generation
+    from autodeco_gguf.engine.request import Piece as Piece
+    from autodeco_gguf.engine.request import Request as Request
+    from autodeco_gguf.engine.request import Result as Result
+    from autodeco_gguf.engine.scheduler import Batching as Batching
+    from autodeco_gguf.heads.checkpoint import Checkpoint as Checkpoint
+    from autodeco_gguf.heads.checkpoint import read_checkpoint as read_checkpoint
+    from autodeco_gguf.heads.compute import Heads as Heads
+    from autodeco_gguf.heads.compute import devices as devices
+    from autodeco_gguf.heads.export import export as export
+    from autodeco_gguf.heads.export import extract as extract
+    from autodeco_gguf.heads.export import repack as repack
+    from autodeco_gguf.heads.model_file import ModelFile as ModelFile
+    from autodeco_gguf.heads.weights import HeadWeights as HeadWeights
+    from autodeco_gguf.model.llama import Llama as Llama
+    from autodeco_gguf.model.machine import Machine as Machine
+    from autodeco_gguf.model.sampler import Sampler as Sampler
+    from autodeco_gguf.model.sampler import draw as draw
+    from autodeco_gguf.model.sampling import Sampling as Sampling
+    from autodeco_gguf.model.trace import TraceToken as TraceToken
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "Checkpoint": "heads.checkpoint",
-    "Engine": "engine.engine",
-    "Generation": "engine.generation",
-    "HeadWeights": "heads.weights",
-    "Heads": "heads.compute",
-    "Llama": "model.llama",
-    "ModelFile": "heads.model_file",
-    "Piece": "engine.request",
-    "Request": "engine.request",
-    "Result": "engine.request",
-    "Sampler": "model.sampler",
-    "Sampling": "model.sampling",
-    "TraceToken": "model.trace",
-    "devices": "heads.compute",
-    "draw": "model.sampler",
-    "export": "heads.export",
-    "extract": "heads.export",
-    "read_checkpoint": "heads.checkpoint",
-    "repack": "heads.export",
+_NAMES = {
+    "engine.conversation": ("Conversation",),
+    "engine.engine": ("Engine",),
+    "engine.generation": ("Generation",),
+    "engine.request": ("Piece", "Request", "Result"),
+    "engine.scheduler": ("Batching",),
+    "heads.checkpoint": ("Checkpoint", "read_checkpoint"),
+    "heads.compute": ("Heads", "devices"),
+    "heads.export": ("export", "extract", "repack"),
+    "heads.model_file": ("ModelFile",),
+    "heads.weights": ("HeadWeights",),
+    "model.llama": ("Llama",),
+    "model.machine": ("Machine",),
+    "model.sampler": ("Sampler", "draw"),
+    "model.sampling": ("Sampling",),
+    "model.trace": ("TraceToken",),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "AutoDecoError",
-    "Checkpoint",
-    "Engine",
-    "Generation",
-    "HeadWeights",
-    "Heads",
-    "Llama",
-    "ModelFile",
-    "Piece",
-    "Request",
-    "Result",
-    "Sampler",
-    "Sampling",
-    "TraceToken",
-    "devices",
-    "draw",
-    "export",
-    "extract",
-    "read_checkpoint",
-    "repack",
-]
+__all__ = ["AutoDecoError", "BadFile", "Busy", "Closed", "InvalidInput", "ModelFailed", *_MODULES]
 
 
 def _installed_llama_cpp() -> str:

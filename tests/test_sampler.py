@@ -309,6 +309,12 @@ def chain(**stages: tuple[Any, ...]) -> LlamaSampler:
     return result
 
 
+def pair(stages: dict[str, dict[str, tuple[Any, ...]]]) -> tuple[LlamaSampler | None, LlamaSampler | None]:
+    """The chains before and after the division by T."""
+    before, after = (chain(**stages[name]) if name in stages else None for name in ("before", "after"))
+    return before, after
+
+
 # p = 1/2, 1/4, 1/8, 1/16, 1/16
 CHAINS = [
     ("top_k after", {"after": {"top_k": (2,)}}, {}, 2, {0, 1}),
@@ -326,10 +332,8 @@ CHAINS = [
 @pytest.mark.parametrize(("chains", "fixed", "nucleus", "tokens"), [c[1:] for c in CHAINS], ids=[c[0] for c in CHAINS])
 def test_chains(context: Context, chains: Any, fixed: Any, nucleus: int, tokens: set[int]) -> None:
     context.prompt([0])
-    made = {k: chain(**v) for k, v in chains.items()}
-    found = [
-        drawn(context, SIXTEENTHS, seed=s, **{"temperature": 1.0, "top_p": 1.0, **fixed}, **made) for s in range(60)
-    ]
+    made, fixed = pair(chains), {"temperature": 1.0, "top_p": 1.0, **fixed}
+    found = [drawn(context, SIXTEENTHS, seed=s, chains=made, **fixed) for s in range(60)]
     assert {t.nucleus for t in found} == {nucleus}
     assert {t.id for t in found} == tokens
 
@@ -448,7 +452,7 @@ BAD_LOGITS = [
 def test_bad_logits(context: Context, logits: Any, match: str, stages: Any) -> None:
     context.prompt([0])
     with pytest.raises(AutoDecoError, match=match):
-        drawn(context, logits, **{k: chain(**v) for k, v in stages.items()})
+        drawn(context, logits, chains=pair(stages))
 
 
 @pytest.mark.parametrize("shape", [(5,), (385,), (1, 384), ()], ids=str)

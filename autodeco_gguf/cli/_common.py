@@ -116,8 +116,7 @@ class Bar:
 
     def update(self, done: int, total: int | None = None, text: str | None = None) -> None:
         """Show how far it is; what is None stays as it was."""
-        given = {"total": total, "description": text}
-        self._bar.update(self._task, completed=done, **{key: v for key, v in given.items() if v is not None})
+        self._bar.update(self._task, completed=done, total=total, description=text)
 
     def restart(self) -> None:
         """Estimate the time left from here on."""

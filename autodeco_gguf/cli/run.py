@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Piece, Request
 
-_ADVICE = {"n_ctx": "raise --ctx", "tokenizer.chat_template": "try --raw"}
-"""What helps, by the key of an error."""
-
 
 @click.command("run", cls=Verb, short_help="Generate text, or chat.")
 @click.argument("model", type=GGUF, required=False)
@@ -42,9 +39,7 @@ _ADVICE = {"n_ctx": "raise --ctx", "tokenizer.chat_template": "try --raw"}
 @click.option("--system", help="System message of the chat.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    help="Fix the temperature; 0: greedy.  [default: predicted]",
+    "--temperature", type=click.FloatRange(min=0), help="Fix the temperature; 0: greedy.  [default: predicted]"
 )
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]")
 @click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")
@@ -168,8 +163,8 @@ def _answer(
     try:
         answer = conversation.ask(request)
     except InvalidInput as e:
-        advice = _ADVICE.get(e.key or "")
-        raise (InvalidInput(f"{e}; {advice}", key=e.key, found=e.found, expected=e.expected) if advice else e) from e
+        hint = "; try --raw" if e.key == "tokenizer.chat_template" else ""
+        raise InvalidInput(str(e).replace("; raise it", "; raise --ctx") + hint, key=e.key) from e
     if as_json:
         click.echo(json.dumps({"prompt": answer.prompt, "ids": answer.generation.prompt}))
     summary = _print(answer, _echo_json if as_json else _echo_text) | {"seed": conversation.seed}

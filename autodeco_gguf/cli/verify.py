@@ -23,9 +23,7 @@ TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 @click.option("--golden", type=GGUF, required=True, help="An .npz with tokens [n], temperature [n] and top_p [n].")
 @click.option("--heads", type=GGUF, help="Adapter, for a model without heads.")
 @click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]",
+    "--tolerance", type=click.FloatRange(min=0), help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]"
 )
 @machine_options(cache_type="f32", flash_attn=False)
 def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: float | None, machine: Machine) -> None:

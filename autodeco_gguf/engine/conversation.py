@@ -103,20 +103,12 @@ class Conversation:
         messages = [*self.messages, {"role": "user", "content": str(request.prompt)}]
         text = messages[-1]["content"] if self.chat is None else self.chat.render(messages)
         seed = (self.seed + self.n_answers) & MAX_SEED if request.seed is None else request.seed
-        return Answer(messages, text, self._engine.submit(replace(request, prompt=self._tokens(text), seed=seed)))
-
-    def _tokens(self, text: str) -> list[int]:
-        """Its tokens, if all of them fit: nothing that was said is ever left out."""
         try:
             tokens = self._engine.context.tokenize(text, add_bos=self.chat is None, special=self.chat is not None)
         except InvalidInput as e:
             raise InvalidInput("the prompt is not UTF-8", key="prompt") from e
-        n, most = len(tokens), self._engine.n_ctx
-        if n >= most:
-            raise InvalidInput(
-                f"the prompt has {n} tokens, the context holds {most}", key="n_ctx", found=n, expected=most
-            )
-        return tokens
+        # all of them: nothing that was said is left out, and what does not fit into the context is refused
+        return Answer(messages, text, self._engine.submit(replace(request, prompt=tokens, seed=seed)))
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come."""

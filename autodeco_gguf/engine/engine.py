@@ -37,12 +37,14 @@ class Engine:
     thread may submit and wait.
 
     Examples:
-        >>> engine = Engine("model-autodeco.gguf", n_parallel=16)  # doctest: +SKIP
-        >>> tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
-        >>> for result in engine.generate([Request(tokens, seed=i) for i in range(16)]):  # doctest: +SKIP
-        ...     print(result.text)
-        >>> for piece in engine.submit(Request(tokens, stop=["."])):  # doctest: +SKIP
-        ...     print(piece.text, piece.token.temperature)
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> engine = Engine(DEMO_MODEL, n_parallel=4, n_ctx=160)
+        >>> tokens = engine.prompt("Tell a story about Mia")
+        >>> [result.finish_reason for result in engine.generate(Request(tokens, seed=i, max_tokens=3) for i in range(4))]
+        ['length', 'length', 'length', 'length']
+        >>> "".join(piece.text for piece in engine.submit(Request(tokens, temperature=0, stop=["."])))
+        'Near the harbour lives Mia'
+        >>> engine.close()
     """
 
     def __init__(
@@ -117,8 +119,6 @@ class Engine:
         Raises:
             Busy: a request is under way.
         """
-        if self._scheduler.busy:
-            raise Busy("the engine has requests under way")
         self._scheduler.forget()
 
     def __enter__(self) -> Engine:
@@ -159,12 +159,8 @@ class Engine:
         if n == 0:
             raise InvalidInput("the prompt is empty", key="prompt")
         if n >= self.n_ctx:
-            raise InvalidInput(
-                f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it",
-                key="n_ctx",
-                found=n,
-                expected=self.n_ctx,
-            )
+            text = f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it"
+            raise InvalidInput(text, key="n_ctx", found=n, expected=self.n_ctx)
         if not (min(tokens) >= 0 and max(tokens) < n_vocab):
             bad = next(token for token in tokens if not 0 <= token < n_vocab)
             raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
@@ -185,21 +181,20 @@ class Engine:
         """
         return self._submit(request, next(self._numbers), on_token)
 
-    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Generation:
+    def _submit(
+        self,
+        request: Request,
+        index: int,
+        on_token: OnToken | None = None,
+        on_done: Callable[[Generation], None] | None = None,
+    ) -> Generation:
         tokens = self._tokens(request)
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
-        sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
-        generation = Generation(
-            request,
-            index,
-            tokens,
-            sampler,
-            room=self.n_ctx - len(tokens),
-            wait=self.run_until,
-            words=self.context,
-            on_token=on_token,
-        )
+        room, trace = self.n_ctx - len(tokens), "full" if request.entropy else "plain"
+        sampler = build_sampler(self._predictor, request, self.context.vocab, trace=trace)
+        generation = Generation(request, index, tokens, sampler, room, self.run_until, self.context, on_token)
+        generation.on_done = on_done
         self._scheduler.waiting.append(generation)
         return generation
 
@@ -226,7 +221,11 @@ class Engine:
         try:
             while upcoming is not None or under_way:
                 while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
-                    under_way.add(self._take(*upcoming, done.append))
+                    index, request = upcoming
+                    try:
+                        under_way.add(self._submit(request, index, on_done=done.append))
+                    except AutoDecoError as e:
+                        raise e.within(f"request {index}") from e
                     upcoming = next(source, None)
                 self.run_until(lambda: bool(done) or (not under_way and self._scheduler.has_room))
                 while done:
@@ -236,14 +235,6 @@ class Engine:
         finally:
             for generation in under_way:
                 generation.cancel()
-
-    def _take(self, index: int, request: Request, on_done: Callable[[Generation], None]) -> Generation:
-        try:
-            generation = self._submit(request, index)
-        except AutoDecoError as e:
-            raise e.within(f"request {index}") from e
-        generation.on_done = on_done
-        return generation
 
     # ---- running ----
 

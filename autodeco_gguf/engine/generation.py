@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, Result
+from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.sampler import Sampler
 from autodeco_gguf.model.trace import Trace
 
 Wait = Callable[[Callable[[], bool]], None]
 """Sees to it that what it is given becomes true."""
-
-
-class Detokenizer(Protocol):
-    """What knows the text pieces of tokens, as a :class:`Context` does."""
-
-    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
-        """The text piece of a token; with special False, control tokens give nothing."""
-
-    def text(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, control tokens left out."""
 
 
 class Generation:
@@ -42,24 +32,12 @@ class Generation:
         index: int,
         prompt: list[int],
         sampler: Sampler,
-        *,
         room: int,
         wait: Wait,
-        words: Detokenizer,
+        words: Context,
         on_token: OnToken | None = None,
     ) -> None:
-        """Made by :meth:`Engine.submit`.
-
-        Args:
-            request: what it answers.
-            index: its number.
-            prompt: its tokens.
-            sampler: what draws.
-            room: tokens that the context holds beside the prompt.
-            wait: runs the engine until something is true.
-            words: the text of tokens.
-            on_token: called with every :class:`Piece`.
-        """
+        """Made by :meth:`Engine.submit`: ``room`` is left beside the prompt, ``words`` knows the text of tokens."""
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
@@ -72,7 +50,7 @@ class Generation:
         self._ended = False  # by the end-of-generation token
         self._limit = min(request.max_tokens or room, room)
         # for the engine
-        self.on_done: Callable[[Generation], None] = lambda _: None
+        self.on_done: Callable[[Generation], None] | None = None
         self.sampler, self._trace = sampler, Trace(sampler.native.records, words.token_bytes)
         self.cancelled = False
         self.prompt, self.head, self.last = tuple(prompt), tuple(prompt[:-1]), prompt[-1]  # last: the next to decode
@@ -135,7 +113,8 @@ class Generation:
         self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
         del self.sampler  # its scratch space is as wide as the vocabulary
         self.error, self.finish_reason = error, reason
-        self.on_done(self)
+        if self.on_done is not None:
+            self.on_done(self)
 
     def decoded(self) -> tuple[int, ...]:
         """The tokens that its sequence holds."""

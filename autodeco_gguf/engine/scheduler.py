@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autodeco_gguf._native import core
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import FinishReason
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import Busy, InvalidInput
 from autodeco_gguf.model.context import BATCH, Context
 from autodeco_gguf.model.sampler import Predictor
 
@@ -67,11 +67,6 @@ class Scheduler:
         """Whether one more may wait."""
         return len(self.waiting) < self._batching.max_waiting
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is under way."""
-        return bool(self.waiting or self._in_use())
-
     def step(self) -> None:
         """One token for every sequence in use, and a stretch of the prompts that are new.
 
@@ -101,7 +96,9 @@ class Scheduler:
         self._held = [()] * self._n_parallel
 
     def forget(self) -> None:
-        """Empty the sequences, of which none is in use, and take the heads out of the graph."""
+        """Empty the sequences, and take the heads out of the graph; Busy where one is in use."""
+        if self.waiting or self._in_use():
+            raise Busy("the engine has requests under way")
         self._predictor.detach()
         self._context.clear()
         self._users.clear()

@@ -219,7 +219,7 @@ class Context:
         """Whether the device and the architecture take heads in the graph, found out by decoding a token."""
         if not self.attach(predictor):
             return False
-        self._ctx._exit_stack.callback(predictor.detach)  # before the context is freed
+        self._ctx._exit_stack.callback(predictor.detach)  # noqa: SLF001  before the context is freed
         self.decode([0], [0], [0], hidden=False)
         found = predictor.in_graph()
         self.clear()

@@ -67,9 +67,13 @@ class Llama(llama_cpp.Llama):
     heads read the raw logits.
 
     Examples:
-        >>> llm = Llama("model-autodeco.gguf")  # doctest: +SKIP
-        >>> llm("Once upon a time", max_tokens=32, seed=1)["choices"][0]["text"]  # doctest: +SKIP
-        >>> [(t.text, t.temperature, t.top_p) for t in llm.trace]  # doctest: +SKIP
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> llm = Llama(DEMO_MODEL, verbose=False)
+        >>> text = llm("Tell a story about Mia", max_tokens=4, seed=1)["choices"][0]["text"]
+        >>> b"".join(token.text for token in llm.trace).decode() == text
+        True
+        >>> [0 < token.temperature < 2 for token in llm.trace]
+        [True, True, True, True]
     """
 
     create_completion = _with_defaults(llama_cpp.Llama.create_completion)
@@ -110,7 +114,7 @@ class Llama(llama_cpp.Llama):
         self._stack = ExitStack()  # llama_cpp's __del__ closes it, also when this fails before llama_cpp's __init__
         _warn_unknown(kwargs)
         if machine is not None:
-            kwargs = {**_parameters(machine), **kwargs}
+            kwargs = _parameters(machine) | kwargs
         enabled = check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
@@ -230,7 +234,7 @@ class Llama(llama_cpp.Llama):
             return
         # on the context's own stack: it runs before the context is freed, whoever frees it, also while garbage
         # of which both are part is collected in whatever order
-        self._ctx._exit_stack.callback(self._predictor.detach)
+        self._ctx._exit_stack.callback(self._predictor.detach)  # noqa: SLF001  there is no other
         if self._logits_all:
             lib.llama_set_embeddings(self._ctx.ctx, True)
             self._keeps_hidden = True
@@ -310,10 +314,13 @@ class Llama(llama_cpp.Llama):
             mirostat_eta=mirostat_eta,
             grammar=grammar,
         )
-        make = functools.partial(_LlamaSampler, self)
-        processors = logits_processor or ()
         self._last = build_sampler(
-            self._predictor, sampling, self._model.vocab, make, logits_processors=processors, trace=self._trace_on
+            self._predictor,
+            sampling,
+            self._model.vocab,
+            make=functools.partial(_LlamaSampler, self),
+            logits_processors=logits_processor or (),
+            trace="full" if self._trace_on else "off",
         )
         return self._last
 
@@ -334,7 +341,7 @@ class _LlamaSampler(Sampler):
         self._llama = weakref.proxy(llama)  # which holds this sampler: no cycle, so that it is freed at once
 
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
-        return super().sample(ctx.ctx, idx, self._llama._input_ids)
+        return super().sample(ctx.ctx, idx, self._llama.input_ids[: self._llama.n_tokens])
 
 
 def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
@@ -349,15 +356,10 @@ def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
 
 def _parameters(machine: Machine) -> dict[str, Any]:
     cache = llama_cpp.GGML_TYPE_F32 if machine.cache_type == "f32" else llama_cpp.GGML_TYPE_F16
-    return {
-        "n_threads": machine.threads,
-        "n_threads_batch": machine.threads,
-        "n_gpu_layers": machine.n_gpu_layers,
-        "type_k": cache,
-        "type_v": cache,
-        "flash_attn": bool(machine.flash_attn),
-        "verbose": machine.verbose,
-    }
+    threads = dict.fromkeys(("n_threads", "n_threads_batch"), machine.threads)
+    types = dict.fromkeys(("type_k", "type_v"), cache)
+    others = {"n_gpu_layers": machine.n_gpu_layers, "flash_attn": bool(machine.flash_attn), "verbose": machine.verbose}
+    return threads | types | others
 
 
 def _warn_unknown(kwargs: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
@@ -39,7 +39,6 @@ class Predictor:
         """Predict with the given heads, or 1 and 1 for None."""
         enabled = check_enabled(heads_enabled)
         self.names = enabled & heads.names if heads is not None else frozenset[str]()
-        self._ctx = 0
         self.native: core.Predictor | None = None
         if heads is not None and self.names:
             self.native = core.Predictor(heads.native, "temperature" in enabled, "top_p" in enabled)
@@ -56,7 +55,7 @@ class Predictor:
         Raises:
             AutoDecoError: attached already, or the model has another hidden size or vocabulary.
         """
-        return self.native is None or bool(self.native.attach(address(ctx), seq_id))
+        return self.native is None or self.native.attach(address(ctx), seq_id)
 
     def attach_rows(self, ctx: Any, n_rows: int) -> bool:
         """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
@@ -64,7 +63,7 @@ class Predictor:
         T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece. Returns and
         raises as :meth:`attach`.
         """
-        return self.native is None or bool(self.native.attach_rows(address(ctx), n_rows))
+        return self.native is None or self.native.attach_rows(address(ctx), n_rows)
 
     def detach(self) -> None:
         """Take the heads out of the context's graph; does nothing when they are not in one."""
@@ -74,11 +73,11 @@ class Predictor:
     @property
     def attached(self) -> bool:
         """Whether the heads are attached to a context."""
-        return self.native is not None and bool(self.native.attached)
+        return self.native is not None and self.native.attached
 
     def in_graph(self) -> bool:
         """Whether the last decode, of one output, gave T and P; False where the architecture has no ``result_norm``."""
-        return self.native is not None and bool(self.native.in_graph())
+        return self.native is not None and self.native.in_graph()
 
 
 class Sampler:
@@ -88,10 +87,16 @@ class Sampler:
     decode, and detach it before the context is freed.
 
     Examples:
-        >>> sampler = Sampler(Heads.load("model-autodeco.gguf"), seed=1)  # doctest: +SKIP
-        >>> sampler.attach(ctx)  # doctest: +SKIP
-        >>> llama_cpp.llama_decode(ctx, batch)  # doctest: +SKIP
-        >>> token = sampler.sample(ctx)  # doctest: +SKIP
+        >>> from autodeco_gguf.model.context import Context
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> context = Context(DEMO_MODEL, n_ctx=32)
+        >>> sampler = Sampler(Heads.load(DEMO_MODEL), seed=1)
+        >>> sampler.attach(context.address)
+        True
+        >>> logits, _ = context.decode([1], [0], [0], hidden=False)  # llama_decode
+        >>> sampler.sample(context.address) == sampler.trace[0].id
+        True
+        >>> sampler.detach()
     """
 
     def __init__(
@@ -103,10 +108,8 @@ class Sampler:
         seed: int | None = None,
         heads_enabled: Collection[str] | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
-        before: LlamaSampler | None = None,
-        after: LlamaSampler | None = None,
-        trace: bool = True,
-        entropy: bool = True,
+        chains: tuple[LlamaSampler | None, LlamaSampler | None] = (None, None),
+        trace: Literal["full", "plain", "off"] = "full",
     ) -> None:
         """Prepare to draw.
 
@@ -119,10 +122,10 @@ class Sampler:
             heads_enabled: the heads to use; what another would predict is 1.
             logits_processors: change the logits first of all, as in llama_cpp: (token ids, logits) -> logits.
                 The heads read the raw logits all the same.
-            before: a llama.cpp chain on the logits: penalties, biases, grammar.
-            after: a llama.cpp chain on logits / T: top-k, typical, min-p, or one that draws itself (mirostat).
-            trace: keep a record of every token.
-            entropy: with the entropy of the model's distribution, which costs a pass over the vocabulary; else NaN.
+            chains: of llama.cpp: one on the logits, with penalties, biases, grammar; and one on logits / T, with
+                top-k, typical, min-p, or what draws itself (mirostat).
+            trace: the record of every token; "plain": without the entropy of the model's distribution (NaN), which
+                costs a pass over the vocabulary; or none.
 
         Raises:
             InvalidInput: a parameter out of range.
@@ -137,16 +140,11 @@ class Sampler:
             top_p = 1.0 if top_p is None else top_p
         self.predicts = temperature is None or top_p is None
         self._logits_processors = logits_processors
-        self._chains = (before, after)  # kept alive: the core borrows them
+        self._chains = chains  # kept alive: the core borrows them
+        before, after = (address(chain.sampler) if chain else 0 for chain in chains)
+        kept, with_entropy = trace != "off", trace == "full"
         self.native = core.Sampler(
-            self.predictor.native,
-            temperature,
-            top_p,
-            check_seed(seed),
-            address(before.sampler) if before else 0,
-            address(after.sampler) if after else 0,
-            trace,
-            entropy,
+            self.predictor.native, temperature, top_p, check_seed(seed), before, after, kept, with_entropy
         )
 
     def attach(self, ctx: Any, seq_id: int = 0) -> bool:
@@ -175,12 +173,12 @@ class Sampler:
             changed = core.logits(where, idx)
             for processor in self._logits_processors:
                 changed = np.asarray(processor(ids, changed), np.float32)
-        return int(self.native.sample(where, idx, changed))
+        return self.native.sample(where, idx, changed)
 
     @property
     def trace(self) -> Trace:
         """What was drawn so far; its tokens' text is empty, since a sampler knows no vocabulary."""
-        return Trace(self.native.records, lambda _: b"")
+        return Trace(self.native.records)
 
 
 def build_sampler(
@@ -200,44 +198,40 @@ def build_sampler(
     """
     sampling.check()
     seed, temperature, top_p = check_seed(sampling.seed), sampling.temperature, sampling.top_p
-    stages = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(vocab))
-    before, after = LlamaSampler(), LlamaSampler()
-    _restrict(before, sampling, vocab)
+    before = _restrictions(sampling, vocab)
+    after = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(vocab))
     if sampling.order == "llama.cpp":
-        _add(before, *stages)
+        before, after = [*before, *after], []
         temperature = top_p = 1.0
-    else:
-        _add(after, *stages)
-    return make(
-        predictor,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        before=before if llama_cpp.llama_sampler_chain_n(before.sampler) else None,
-        after=after if llama_cpp.llama_sampler_chain_n(after.sampler) else None,
-        **kwargs,
-    )
+    chains = _chain(before), _chain(after)
+    return make(predictor, temperature=temperature, top_p=top_p, seed=seed, chains=chains, **kwargs)
 
 
-def _add(chain: LlamaSampler, *samplers: Any) -> None:
+def _chain(samplers: list[Any]) -> LlamaSampler | None:
+    """A chain of llama.cpp's samplers, which it owns; None where there are none."""
+    if not samplers:
+        return None
+    chain = LlamaSampler()
     for sampler in samplers:
         llama_cpp.llama_sampler_chain_add(chain.sampler, sampler)
+    return chain
 
 
-def _restrict(chain: LlamaSampler, s: Sampling, vocab: Any) -> None:
-    """Add what changes the raw logits: biases, penalties, grammar."""
+def _restrictions(s: Sampling, vocab: Any) -> list[Any]:
+    """What changes the raw logits: biases, penalties, grammar."""
     n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    bad = next((token for token in s.logit_bias or () if not 0 <= token < n_vocab), None)
+    if bad is not None:
+        raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
+    grammar = [] if s.grammar is None else [_grammar(vocab, s.grammar)]  # first: it may be refused
+    stages = []
     if s.logit_bias:
-        bad = next((token for token in s.logit_bias if not 0 <= token < n_vocab), None)
-        if bad is not None:
-            raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
         biases = (llama_cpp.llama_logit_bias * len(s.logit_bias))(*s.logit_bias.items())
-        _add(chain, llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
+        stages.append(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
     penalties = s.repeat_penalty, s.frequency_penalty, s.presence_penalty
     if penalties != (1.0, 0.0, 0.0):
-        _add(chain, llama_cpp.llama_sampler_init_penalties(n_vocab, s.penalty_last_n, *penalties))
-    if s.grammar is not None:
-        _add(chain, _grammar(vocab, s.grammar))
+        stages.append(llama_cpp.llama_sampler_init_penalties(n_vocab, s.penalty_last_n, *penalties))
+    return stages + grammar
 
 
 def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
@@ -270,9 +264,8 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
 def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
     """A grammar's sampler; InvalidInput where ``LlamaSampler.add_grammar`` would crash the process."""
     capture = core.LogCapture(False)
-    sampler = llama_cpp.llama_sampler_init_grammar(
-        vocab, grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")
-    )
+    source, root = grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")  # noqa: SLF001  no other door
+    sampler = llama_cpp.llama_sampler_init_grammar(vocab, source, root)
     reason = capture.first_error
     del capture
     if not sampler:
@@ -281,12 +274,7 @@ def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
 
 
 def draw(
-    logits: npt.ArrayLike,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    *,
-    n: int = 1,
-    seed: int | None = None,
+    logits: npt.ArrayLike, temperature: float = 1.0, top_p: float = 1.0, *, n: int = 1, seed: int | None = None
 ) -> npt.NDArray[np.int32]:
     """Draw n tokens from softmax(logits / temperature) cut to the nucleus of mass top_p, renormalized.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from autodeco_gguf._native import core
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,23 @@ class TraceToken:
 class Trace(Sequence[TraceToken]):
     """The tokens of one generation; grows while it runs."""
 
-    def __init__(self, records: Any = (), text: Callable[[int], bytes] = lambda _: b"") -> None:
-        """Read the native sampler's records; without any, an empty trace."""
+    def __init__(self, records: core.Records | None = None, text: Callable[[int], bytes] = lambda _: b"") -> None:
+        """Read the native sampler's records, with the text pieces of their tokens; without any, an empty trace."""
         self._records = records
         self._text = text
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) if self._records is not None else 0
 
     @property
     def ids(self) -> list[int]:
         """The token ids."""
-        return list(self._records.ids()) if self._records else []
+        return self._records.ids() if self._records is not None else []
 
     @property
     def parameters(self) -> npt.NDArray[np.float32]:
         """What the tokens were drawn with: temperatures and top-p, [2, n]."""
-        return np.asarray(self._records.parameters() if self._records else np.empty((2, 0), np.float32))
+        return self._records.parameters() if self._records is not None else np.empty((2, 0), np.float32)
 
     @overload
     def __getitem__(self, index: int) -> TraceToken: ...
@@ -62,7 +65,7 @@ class Trace(Sequence[TraceToken]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
+        if self._records is None or not 0 <= position < len(self):
             raise IndexError(f"token {index} of a trace of {len(self)}")
         id_, *rest = self._records.record(position)
         return TraceToken(id_, self._text(id_), *rest)
