@@ -12,6 +12,9 @@ from autodeco_gguf.errors import AutoDecoError
 SHIPPED = Path(__file__).parent / "commands.json"
 """The list that comes with the package: edit a copy, and give that."""
 
+VARIANTS = ("plain", "low", "high")
+"""What a prompt is asked as: without a command, with one for little diversity, with one for much."""
+
 
 @dataclass(frozen=True)
 class Commands:
