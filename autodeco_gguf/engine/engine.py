@@ -120,13 +120,16 @@ class Engine:
 
     # ---- requests ----
 
-    def render(self, message: str) -> str:
-        """A user's message as the model's chat template writes it; without one, the message itself."""
-        return message if self._chat is None else self._chat.render([{"role": "user", "content": message}])
+    def prompt(self, message: str) -> tuple[str, list[int]]:
+        """A user's message as the model expects it, text and tokens; without a chat template, the message itself.
 
-    def prompt(self, message: str) -> list[int]:
-        """The tokens of :meth:`render`."""
-        return self.context.tokenize(self.render(message), add_bos=self._chat is None)
+        Raises:
+            AutoDecoError: the chat template refuses, or the message is not to be written as UTF-8.
+        """
+        if self._chat is None:
+            return message, self.context.tokenize(message, add_bos=True)
+        text = self._chat.render([{"role": "user", "content": message}])
+        return text, self.context.tokenize(text)
 
     def token_bytes(self, token: int) -> bytes:
         """The text piece of a token; control tokens give nothing."""
