@@ -24,7 +24,7 @@ except ModuleNotFoundError as e:
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.engine.generation import Handle
+    from autodeco_gguf.engine.generation import Generation
     from autodeco_gguf.engine.request import Piece, Request, Result
     from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
     from autodeco_gguf.heads.compute import Heads, devices
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Checkpoint": "heads.checkpoint",
     "Engine": "engine.engine",
-    "Handle": "engine.generation",
+    "Generation": "engine.generation",
     "HeadWeights": "heads.weights",
     "Heads": "heads.compute",
     "Llama": "model.llama",
@@ -64,7 +64,7 @@ __all__ = [
     "AutoDecoError",
     "Checkpoint",
     "Engine",
-    "Handle",
+    "Generation",
     "HeadWeights",
     "Heads",
     "Llama",

@@ -52,17 +52,16 @@ def engine_rate(engine: Engine, tokens: int, seed: int) -> float:
     """Tokens per second of as many sequences as there is room for, once all of them have drawn one."""
     n = engine.n_parallel
     handles = [engine.submit(Request(PROMPT[:16], seed=seed + i, max_tokens=tokens + 1)) for i in range(n)]
-    engine._wait(lambda: all(handle._n for handle in handles))
-    drawn, begin = sum(handle._n for handle in handles), time.perf_counter()
-    engine._wait(lambda: all(handle.finish_reason for handle in handles))
-    return (sum(handle._n for handle in handles) - drawn) / (time.perf_counter() - begin)
+    engine.run_until(lambda: all(handle.n_drawn for handle in handles))
+    drawn, begin = sum(handle.n_drawn for handle in handles), time.perf_counter()
+    engine.run_until(lambda: all(handle.finish_reason for handle in handles))
+    return (sum(handle.n_drawn for handle in handles) - drawn) / (time.perf_counter() - begin)
 
 
 def bare_rate(engine: Engine, tokens: int) -> float:
     """The same number of tokens by llama_decode alone, heads detached and nothing drawn."""
     n, context = engine.n_parallel, engine.context
-    engine._predictor.detach()
-    context.clear()
+    engine.forget()
     for sequence in range(n):
         context.fill(PROMPT[:16], range(16), [sequence] * 16)
     context.decode(PROMPT[:n], [16] * n, range(n), hidden=False)
@@ -70,8 +69,7 @@ def bare_rate(engine: Engine, tokens: int) -> float:
     for position in range(17, 17 + tokens):
         context.decode(PROMPT[:n], [position] * n, range(n), hidden=False)
     rate = n * tokens / (time.perf_counter() - begin)
-    context.clear()
-    engine._sequences._held = [()] * n
+    engine.forget()
     return rate
 
 

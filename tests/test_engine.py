@@ -20,9 +20,10 @@ from scipy import stats
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.generation import Handle, _Text
+from autodeco_gguf.engine.generation import Generation, StoppedText
 from autodeco_gguf.engine.request import Request, Result
 from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.context import default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -107,7 +108,7 @@ def test_a_batch_that_is_drawn_on_several_threads(merged: Path) -> None:
     requests = [Request([5, i], seed=i, top_k=50, max_tokens=4) for i in range(140)]
     found = []
     for n_parallel, n_threads in ((140, 2), (3, 1)):
-        engine = make(merged, n_parallel=n_parallel, n_ctx=16, n_threads=n_threads)
+        engine = make(merged, n_parallel=n_parallel, n_ctx=16, machine=Machine(n_threads=n_threads, cache_type="f32"))
         found.append([r.tokens for r in answers(engine, requests)])
         engine.close()
     assert found[0] == found[1]
@@ -256,7 +257,7 @@ def test_a_callback_that_raises_ends_its_own_request_alone(engine: Engine) -> No
 
 
 def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
-    more: list[Handle] = []
+    more: list[Generation] = []
 
     def submit(piece: Any) -> None:
         if not more:
@@ -266,7 +267,7 @@ def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
     assert more[0].result().error is None
     waiting = engine.submit(Request(PROMPTS[0], seed=1), on_token=lambda _: print(engine.generate([Request([1])])))
     assert waiting.result().error == (
-        "on_token: AutoDecoError: the engine cannot be waited for within on_token, which it waits for; submit only"
+        "on_token: Busy: the engine cannot be waited for within on_token, which it waits for; submit only"
     )
 
 
@@ -284,7 +285,7 @@ STOPS = [
 
 @pytest.mark.parametrize(("stop", "pieces", "final", "expected"), STOPS)
 def test_stop_strings(stop: list[str], pieces: list[bytes], final: bool, expected: list[str]) -> None:
-    text = _Text(stop)
+    text = StoppedText(stop)
     assert [text.add(piece, final and i == len(pieces) - 1) for i, piece in enumerate(pieces)] == expected
 
 
@@ -477,7 +478,9 @@ def test_others_go_on_while_a_prompt_is_read(merged: Path) -> None:
     next(iter(running))
     long = engine.submit(Request([9] * 90, seed=2, max_tokens=2, logit_bias=no_end(engine)))
     next(iter(long))
-    assert 10 <= running._n <= 14  # a step for every 9 tokens of the prompt: a stretch of 8, and one in the step itself
+    assert (
+        10 <= running.n_drawn <= 14
+    )  # a step for every 9 tokens of the prompt: a stretch of 8, and one in the step itself
     assert len(running.result().tokens) == 60
 
 
@@ -497,11 +500,11 @@ def test_requests_are_taken_as_there_is_room(merged: Path) -> None:
 
 
 def test_prompt_text(engine: Engine, qwen2: Case, tmp_path: Path) -> None:
-    assert engine.prompt("Hello")[0] == "Hello"
+    assert engine.render("Hello") == "Hello"
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     entry = {"tokenizer.chat_template": (template, Kind.STRING)}
     chat = make(rewrite(qwen2.base, tmp_path / "chat.gguf", metadata=entry))
-    text, tokens = chat.prompt("Hello")
+    text, tokens = chat.render("Hello"), chat.prompt("Hello")
     assert text == "<user>Hello<assistant>"
     assert b"".join(map(chat.context.token_bytes, tokens)).decode() == text
 
@@ -580,8 +583,9 @@ def test_heads_of_another_model(qwen2: Case, merged_of: Callable[[Case], Path]) 
 
 
 def test_default_context(qwen2: Case, merged: Path, tmp_path: Path) -> None:
-    own = default_context(merged, 1 << 30)
-    assert own == default_context(qwen2.base, own + 1)
-    assert default_context(merged, own - 1) == own - 1
+    model = ModelFile.open(merged)
+    own = default_context(model, 1 << 30)
+    assert own == default_context(ModelFile.open(qwen2.base), own + 1)
+    assert default_context(model, own - 1) == own - 1
     missing = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"qwen2.context_length": None})
-    assert default_context(missing, 77) == 77
+    assert default_context(ModelFile.open(missing), 77) == 77

@@ -13,7 +13,7 @@ from llama_cpp import LlamaGrammar
 from test_engine import make
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request, Result
 from autodeco_gguf.engine.scheduler import Batching
 
@@ -59,11 +59,11 @@ def engines(merged: Path) -> Iterator[list[Engine]]:
 
 def play(engine: Engine, rng: random.Random, pool: list[Request]) -> list[tuple[Request, Result]]:
     """Submit, let the engine go a few steps, cancel, and again; then wait for all of them."""
-    handles: list[Handle] = []
+    handles: list[Generation] = []
     for _ in range(rng.randrange(1, 8)):
         handles += [engine.submit(request) for request in rng.choices(pool, k=rng.randrange(1, 5))]
-        for _ in range(rng.randrange(6)):
-            engine._sequences.step(engine._waiting)
+        looks = iter([*[False] * 3 * rng.randrange(6), True])  # three of them a step
+        engine.run_until(lambda looks=looks: next(looks))  # type: ignore[misc]
         if rng.random() < 0.4:
             rng.choice(handles).cancel()
     rng.shuffle(handles)

@@ -16,7 +16,7 @@ from autodeco_gguf import AutoDecoError
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.rollouts import rollouts_command
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks import checkers, grading
@@ -35,8 +35,8 @@ CHECKERS = {"even": lambda text, answer: len(text) % 2 == 0, "never": lambda tex
 def _tame() -> Iterator[None]:
     """A random model ends an answer once in a while, and a checker takes about half of what it says."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        drawn = Handle.drawn
-        monkeypatch.setattr(Handle, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
+        drawn = Generation.drawn
+        monkeypatch.setattr(Generation, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
         monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
         for name, checker in CHECKERS.items():
             monkeypatch.setitem(checkers._CHECKERS, name, checker)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import OnToken, Request, Result
-from autodeco_gguf.engine.scheduler import Batching, _Sequences
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.engine.scheduler import Batching, Scheduler
+from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
@@ -33,6 +33,7 @@ class Engine:
         n_parallel: sequences at once.
         n_ctx: tokens of one sequence, its prompt included.
         context: what decodes.
+        chat: the model's chat template, None where it has none.
         fingerprint: of the base model and the heads.
 
     Nothing runs in the background: who waits for a token or a result runs the engine meanwhile, for all requests. Any
@@ -40,7 +41,7 @@ class Engine:
 
     Examples:
         >>> engine = Engine("model-autodeco.gguf", n_parallel=16)  # doctest: +SKIP
-        >>> _, tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
+        >>> tokens = engine.prompt("Why is the sky blue?")  # doctest: +SKIP
         >>> for result in engine.generate([Request(tokens, seed=i) for i in range(16)]):  # doctest: +SKIP
         ...     print(result.text)
         >>> for piece in engine.submit(Request(tokens, stop=["."])):  # doctest: +SKIP
@@ -87,14 +88,11 @@ class Engine:
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
-        self._host_way = bool(self._predictor.names) and not self.context.takes(self._predictor)
-        self._pieces: dict[int, bytes] = {}
-        self._chat = self.context.chat()
-        self._waiting: deque[Handle] = deque()
+        self.chat = self.context.chat()
+        self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
         self._running = 0  # the thread that runs it
-        self._sequences = _Sequences(self)
 
     @property
     def heads(self) -> frozenset[str]:
@@ -106,11 +104,21 @@ class Engine:
         self._check_outside()
         with self._turn:
             self._turn.wait_for(lambda: not self._running)
-            self._sequences.end_all("cancelled")
-            while self._waiting:
-                self._waiting.popleft().end("cancelled")
+            self._scheduler.end_all("cancelled")
+            while self._scheduler.waiting:
+                self._scheduler.waiting.popleft().end("cancelled")
             self.context.close()
             self._turn.notify_all()
+
+    def forget(self) -> None:
+        """Give :attr:`context` as it is when new to code that drives it itself; again before the engine goes on.
+
+        Raises:
+            Busy: a request is under way.
+        """
+        if self._scheduler.busy:
+            raise Busy("the engine has requests under way")
+        self._scheduler.forget()
 
     def __enter__(self) -> Engine:
         return self
@@ -120,26 +128,21 @@ class Engine:
 
     # ---- requests ----
 
-    def prompt(self, message: str) -> tuple[str, list[int]]:
-        """A user's message as the model expects it, text and tokens; without a chat template, the message itself.
+    def render(self, message: str) -> str:
+        """A user's message as the model expects it; without a chat template, the message itself.
 
         Raises:
-            AutoDecoError: the chat template refuses, or the message is not to be written as UTF-8.
+            InvalidInput: the chat template refuses.
         """
-        if self._chat is None:
-            return message, self.context.tokenize(message, add_bos=True)
-        text = self._chat.render([{"role": "user", "content": message}])
-        return text, self.context.tokenize(text)
+        return message if self.chat is None else self.chat.render([{"role": "user", "content": message}])
 
-    def token_bytes(self, token: int) -> bytes:
-        """The text piece of a token; control tokens give nothing."""
-        if token not in self._pieces:
-            self._pieces[token] = self.context.token_bytes(token, special=False)
-        return self._pieces[token]
+    def prompt(self, message: str) -> list[int]:
+        """The tokens of :meth:`render`.
 
-    def text(self, tokens: Iterable[int]) -> str:
-        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
-        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+        Raises:
+            InvalidInput: the chat template refuses, or the message is not to be written as UTF-8.
+        """
+        return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
     def check(self, request: Request) -> None:
         """Raise AutoDecoError for a request that cannot be met: its prompt does not fit, a value out of range."""
@@ -161,7 +164,7 @@ class Engine:
             raise AutoDecoError(f"token {bad}, expected 0 to {n_vocab - 1}")
         return tokens
 
-    def submit(self, request: Request, on_token: OnToken | None = None) -> Handle:
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:
         """Queue a request; it is answered while somebody waits for it or for another.
 
         Args:
@@ -174,14 +177,23 @@ class Engine:
         """
         return self._submit(request, next(self._numbers), on_token)
 
-    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Handle:
+    def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Generation:
         tokens = self._tokens(request)
-        if not self._has_room():
+        if not self._scheduler.has_room:
             raise AutoDecoError(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
-        handle = Handle(self, request, index, tokens, sampler, on_token)
-        self._waiting.append(handle)
-        return handle
+        generation = Generation(
+            request,
+            index,
+            tokens,
+            sampler,
+            room=self.n_ctx - len(tokens),
+            wait=self.run_until,
+            words=self.context,
+            on_token=on_token,
+        )
+        self._scheduler.waiting.append(generation)
+        return generation
 
     def generate(self, requests: Iterable[Request]) -> list[Result]:
         """Answer requests; the results in their order.
@@ -200,42 +212,44 @@ class Engine:
             AutoDecoError: a request that :meth:`check` refuses, named by its place, before anything of it is drawn; or
                 llama.cpp fails for the whole batch.
         """
-        source, done = enumerate(requests), deque[Handle]()
-        under_way: set[Handle] = set()
+        source, done = enumerate(requests), deque[Generation]()
+        under_way: set[Generation] = set()
         upcoming = next(source, None)
         try:
             while upcoming is not None or under_way:
-                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._has_room():
+                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
                     under_way.add(self._take(*upcoming, done.append))
                     upcoming = next(source, None)
-                self._wait(lambda: bool(done) or (not under_way and self._has_room()))
+                self.run_until(lambda: bool(done) or (not under_way and self._scheduler.has_room))
                 while done:
-                    handle = done.popleft()
-                    under_way.remove(handle)
-                    yield handle.result()
+                    generation = done.popleft()
+                    under_way.remove(generation)
+                    yield generation.result()
         finally:
-            for handle in under_way:
-                handle.cancel()
+            for generation in under_way:
+                generation.cancel()
 
-    def _has_room(self) -> bool:
-        return len(self._waiting) < self.batching.max_waiting
-
-    def _take(self, index: int, request: Request, on_done: Callable[[Handle], None]) -> Handle:
+    def _take(self, index: int, request: Request, on_done: Callable[[Generation], None]) -> Generation:
         try:
-            handle = self._submit(request, index)
+            generation = self._submit(request, index)
         except AutoDecoError as e:
             raise AutoDecoError(f"request {index}: {e}") from e
-        handle.on_done = on_done
-        return handle
+        generation.on_done = on_done
+        return generation
 
     # ---- running ----
 
     def _check_outside(self) -> None:
         if self._running == threading.get_ident():
-            raise AutoDecoError("the engine cannot be waited for within on_token, which it waits for; submit only")
+            raise Busy("the engine cannot be waited for within on_token, which it waits for; submit only")
 
-    def _wait(self, ready: Callable[[], bool]) -> None:
-        """Run the engine until ``ready()``, or let another thread that does so go on."""
+    def run_until(self, ready: Callable[[], bool]) -> None:
+        """Run the engine until ``ready()``, or let another thread that does so go on.
+
+        Raises:
+            Busy: within ``on_token``.
+            ModelFailed: llama.cpp fails for the whole batch.
+        """
         while not ready():
             self._check_outside()
             with self._turn:
@@ -244,7 +258,7 @@ class Engine:
                     return
                 self._running = threading.get_ident()
             try:
-                self._sequences.step(self._waiting)
+                self._scheduler.step()
             finally:
                 with self._turn:
                     self._running = 0

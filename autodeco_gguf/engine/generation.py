@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, Result
 from autodeco_gguf.model.sampler import Sampler
 from autodeco_gguf.model.trace import Trace
 
-if TYPE_CHECKING:
-    from autodeco_gguf.engine.engine import Engine
+Wait = Callable[[Callable[[], bool]], None]
+"""Sees to it that what it is given becomes true."""
 
 
-class Handle:
+class Detokenizer(Protocol):
+    """What knows the text pieces of tokens, as a :class:`Context` does."""
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """The text piece of a token; with special False, control tokens give nothing."""
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, control tokens left out."""
+
+
+class Generation:
     """A request under way.
 
     Iterating gives a :class:`Piece` for every token as it comes; their texts together are the result's.
@@ -23,35 +33,49 @@ class Handle:
         request: the request.
         finish_reason: None while there is no result.
         error: why it ended, for "error".
+        n_drawn: tokens drawn so far.
     """
 
     def __init__(
         self,
-        engine: Engine,
         request: Request,
         index: int,
-        tokens: list[int],
+        prompt: list[int],
         sampler: Sampler,
-        on_token: OnToken | None,
+        *,
+        room: int,
+        wait: Wait,
+        words: Detokenizer,
+        on_token: OnToken | None = None,
     ) -> None:
-        """Made by :meth:`Engine.submit`."""
+        """Made by :meth:`Engine.submit`.
+
+        Args:
+            request: what it answers.
+            index: its number.
+            prompt: its tokens.
+            sampler: what draws.
+            room: tokens that the context holds beside the prompt.
+            wait: runs the engine until something is true.
+            words: the text of tokens.
+            on_token: called with every :class:`Piece`.
+        """
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
-        self.on_done: Callable[[Handle], None] = lambda _: None
-        self._engine, self._index, self._on_token = engine, index, on_token
+        self.n_drawn = 0
+        self._index, self._wait, self._words, self._on_token = index, wait, words, on_token
         self._result: Result | None = None
-        self._text = _Text(request.stop)
+        self._text = StoppedText(request.stop)
         self._pieces: list[Piece] = []
         self._watched = on_token is not None or bool(request.stop)  # else the text is put together when it is asked for
-        self._n = 0  # drawn
         self._ended = False  # by the end-of-generation token
-        room = engine.n_ctx - len(tokens)
         self._limit = min(request.max_tokens or room, room)
         # for the engine
-        self.sampler, self._trace = sampler, Trace(sampler.native.records, engine.context.token_bytes)
+        self.on_done: Callable[[Generation], None] = lambda _: None
+        self.sampler, self._trace = sampler, Trace(sampler.native.records, words.token_bytes)
         self.cancelled = False
-        self.prompt, self.head, self.last = tuple(tokens), tuple(tokens[:-1]), tokens[-1]  # last: the next to decode
+        self.prompt, self.head, self.last = tuple(prompt), tuple(prompt[:-1]), prompt[-1]  # last: the next to decode
         self.n_decoded = 0
 
     # ---- for who asked ----
@@ -66,15 +90,15 @@ class Handle:
         Raises:
             AutoDecoError: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
         """
-        self._engine._wait(lambda: self._result is not None)
+        self._wait(lambda: self._result is not None)
         assert self._result is not None
         return self._result
 
     def __iter__(self) -> Iterator[Piece]:
         seen = 0
         while True:
-            self._engine._wait(lambda seen=seen: self.finish_reason is not None or self._n > seen)  # type: ignore[misc]
-            done, n = self.finish_reason is not None, self._n
+            self._wait(lambda seen=seen: self.finish_reason is not None or self.n_drawn > seen)  # type: ignore[misc]
+            done, n = self.finish_reason is not None, self.n_drawn
             if not self._watched:
                 self._look(n, done)
             yield from self._pieces[seen:n]
@@ -86,7 +110,7 @@ class Handle:
         """Make pieces of the first n tokens; final: there will be no more."""
         for i in range(len(self._pieces), n):
             token, last = self._trace[i], final and i == n - 1
-            piece = b"" if last and self._ended else self._engine.token_bytes(token.id)
+            piece = b"" if last and self._ended else self._words.token_bytes(token.id, special=False)
             self._pieces.append(Piece(self._text.add(piece, last), token))
 
     # ---- for the engine ----
@@ -94,10 +118,10 @@ class Handle:
     def drawn(self, token: int, ends: bool) -> FinishReason | None:
         """Take note of a token; why it is the last, if it is."""
         self.last, self._ended = token, ends
-        self._n += 1
-        full = self._n >= self._limit
+        self.n_drawn += 1
+        full = self.n_drawn >= self._limit
         if self._watched:
-            self._look(self._n, ends or full)
+            self._look(self.n_drawn, ends or full)
             if self._on_token is not None:
                 self._on_token(self._pieces[-1])
         if ends or self._text.stopped:
@@ -106,8 +130,8 @@ class Handle:
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """There is a result."""
-        tokens = self._trace.ids[: self._n - self._ended]
-        text = "".join(p.text for p in self._pieces) if self._watched else self._engine.text(tokens)
+        tokens = self._trace.ids[: self.n_drawn - self._ended]
+        text = "".join(p.text for p in self._pieces) if self._watched else self._words.text(tokens)
         self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
         del self.sampler  # its scratch space is as wide as the vocabulary
         self.error, self.finish_reason = error, reason
@@ -118,7 +142,7 @@ class Handle:
         return (*self.prompt, *self._trace.ids)[: self.n_decoded]
 
 
-class _Text:
+class StoppedText:
     """The text of an answer as it grows: decoded, and cut before the first stop string."""
 
     def __init__(self, stop: Sequence[str]) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from autodeco_gguf._native import core
-from autodeco_gguf.engine.generation import Handle
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import FinishReason
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.model.context import BATCH
-
-if TYPE_CHECKING:
-    from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.model.context import BATCH, Context
+from autodeco_gguf.model.sampler import Predictor
 
 _SHARED = 32
 """Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
@@ -45,35 +42,51 @@ class Batching:
                 raise InvalidInput.of(name, getattr(self, name), "at least 1")
 
 
-class _Sequences:
+class Scheduler:
     """The sequences of the context and who has them.
 
     Those in use are always the first ones, so that llama.cpp computes them in one piece: when one ends and nobody is
     waiting, the last one moves into its place. What a sequence held stays until it is used again, for prompts that
     begin with the same tokens.
+
+    Attributes:
+        waiting: those that have no sequence yet, the next first.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._context, self._predictor = engine, engine.context, engine._predictor
-        self._least = 2 if engine.batching.batch_invariant else 1
-        self._users: list[Handle | None] = []
-        self._held: list[tuple[int, ...]] = [()] * engine.n_parallel  # tokens of those not in use
+    def __init__(self, context: Context, predictor: Predictor, n_parallel: int, batching: Batching) -> None:
+        """Share the first ``n_parallel`` sequences of a context."""
+        self.waiting: deque[Generation] = deque()
+        self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
+        self._least = 2 if batching.batch_invariant else 1
+        self._host_way = bool(predictor.names) and not context.takes(predictor)
+        self._users: list[Generation | None] = []
+        self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
 
-    def step(self, waiting: deque[Handle]) -> None:
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return len(self.waiting) < self._batching.max_waiting
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self.waiting or self._in_use())
+
+    def step(self) -> None:
         """One token for every sequence in use, and a stretch of the prompts that are new.
 
         Raises:
             AutoDecoError: llama.cpp fails; then all that was under way has ended with an error.
         """
         try:
-            for handle in self._in_use():
-                if handle.cancelled:
-                    self._end(handle, "cancelled")
-            self._admit(waiting)
+            for generation in self._in_use():
+                if generation.cancelled:
+                    self._end(generation, "cancelled")
+            self._admit()
             self._close_gaps()
             if self._users:
                 self._read_prompts()
-                self._attach(waiting)
+                self._attach()
                 self._draw()
         except BaseException as e:  # also an interrupt: what the context holds is unknown
             self.end_all("error", str(e) or type(e).__name__)
@@ -81,39 +94,46 @@ class _Sequences:
             raise
 
     def end_all(self, reason: FinishReason, error: str | None = None) -> None:
-        """End what is under way; the sequences hold nothing that could be used again."""
-        for handle in self._in_use():
-            self._end(handle, reason, error)
+        """End what has a sequence; they hold nothing that could be used again."""
+        for generation in self._in_use():
+            self._end(generation, reason, error)
         self._users.clear()
-        self._held = [()] * self._engine.n_parallel
+        self._held = [()] * self._n_parallel
 
-    def _in_use(self) -> list[Handle]:
+    def forget(self) -> None:
+        """Empty the sequences, of which none is in use, and take the heads out of the graph."""
+        self._predictor.detach()
+        self._context.clear()
+        self._users.clear()
+        self._held = [()] * self._n_parallel
+
+    def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
 
     # ---- who has which sequence ----
 
-    def _admit(self, waiting: deque[Handle]) -> None:
+    def _admit(self) -> None:
         """Give free sequences to those that wait; one whose prompt is being read for another waits on."""
-        passed: list[Handle] = []
-        while waiting and len(passed) < self._engine.n_parallel and self._free() is not None:
-            handle = waiting.popleft()
-            if handle.cancelled:
-                handle.end("cancelled")
-            elif not self._start(handle):
-                passed.append(handle)
-        waiting.extendleft(reversed(passed))
+        passed: list[Generation] = []
+        while self.waiting and len(passed) < self._n_parallel and self._free() is not None:
+            generation = self.waiting.popleft()
+            if generation.cancelled:
+                generation.end("cancelled")
+            elif not self._start(generation):
+                passed.append(generation)
+        self.waiting.extendleft(reversed(passed))
 
     def _free(self) -> int | None:
         """The first sequence that nobody has."""
         if None in self._users:
             return self._users.index(None)
-        return len(self._users) if len(self._users) < self._engine.n_parallel else None
+        return len(self._users) if len(self._users) < self._n_parallel else None
 
-    def _start(self, handle: Handle) -> bool:
+    def _start(self, generation: Generation) -> bool:
         """Give a sequence to a request, with what is known of its prompt; False where more of it soon will be."""
         place = self._free()
         assert place is not None
-        source, shared = self._source(handle.head)
+        source, shared = self._source(generation.head)
         user = self._users[source] if source < len(self._users) else None
         if user is not None and user.n_decoded < shared:
             return False
@@ -123,11 +143,11 @@ class _Sequences:
         if not self._context.remove(place, shared):
             self._context.remove(place)
             shared = 0
-        handle.n_decoded = shared
+        generation.n_decoded = shared
         if place == len(self._users):
-            self._users.append(handle)
+            self._users.append(generation)
         else:
-            self._users[place] = handle
+            self._users[place] = generation
         return True
 
     def _source(self, head: tuple[int, ...]) -> tuple[int, int]:
@@ -143,11 +163,11 @@ class _Sequences:
                 best = place, n
         return best
 
-    def _end(self, handle: Handle, reason: FinishReason, error: str | None = None) -> None:
-        place = self._users.index(handle)
+    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> None:
+        place = self._users.index(generation)
         self._users[place] = None
-        self._held[place] = handle.decoded()
-        handle.end(reason, error)
+        self._held[place] = generation.decoded()
+        generation.end(reason, error)
 
     def _close_gaps(self) -> None:
         while None in self._users:
@@ -164,7 +184,7 @@ class _Sequences:
         """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile."""
         users = self._in_use()
         drawing = any(user.n_decoded >= len(user.head) for user in users)
-        budget = self._engine.batching.prompt_chunk if drawing else BATCH
+        budget = self._batching.prompt_chunk if drawing else BATCH
         for place, user in enumerate(users):
             part = user.head[user.n_decoded : user.n_decoded + budget]
             if len(part) > 1:  # a single one goes with the others
@@ -172,14 +192,18 @@ class _Sequences:
                 user.n_decoded += len(part)
                 budget -= len(part)
 
-    def _attach(self, waiting: deque[Handle]) -> None:
+    def _attach(self) -> None:
         """Have the heads in the graph where somebody needs them."""
-        if not self._predictor.names or self._engine._host_way:
+        if not self._predictor.names or self._host_way:
             return
         needed = any(user.sampler.predicts for user in self._in_use())
         if needed and not self._predictor.attached:
             self._context.attach(self._predictor)
-        elif not needed and self._predictor.attached and not any(handle.sampler.predicts for handle in waiting):
+        elif (
+            not needed
+            and self._predictor.attached
+            and not any(generation.sampler.predicts for generation in self.waiting)
+        ):
             self._predictor.detach()
 
     def _draw(self) -> None:
@@ -193,7 +217,7 @@ class _Sequences:
             self._context.remove(idle)
             self._held[idle] = ()
             tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
-        hidden = self._engine._host_way and any(user.sampler.predicts for user in users)
+        hidden = self._host_way and any(user.sampler.predicts for user in users)
         self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
         tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
         for i, user in enumerate(users):
@@ -203,7 +227,7 @@ class _Sequences:
             elif drawing[i]:
                 self._note(user, tokens[i], ends[i])
 
-    def _note(self, user: Handle, token: int, ends: bool) -> None:
+    def _note(self, user: Generation, token: int, ends: bool) -> None:
         try:
             reason = user.drawn(token, ends)
         except Exception as e:  # its callback's, which is no reason for the others to end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ class Context:
         base = self.file.base()
         machine = machine or Machine()
         self._verbose = machine.verbose
+        self._pieces: dict[tuple[int, bool], bytes] = {}
         set_verbose(machine.verbose)
         llama_cpp.llama_backend_init()
         model_params = lib.llama_model_default_params()
@@ -180,7 +181,13 @@ class Context:
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of a token; with special False, control tokens give nothing."""
         self.check_open()
-        return token_bytes(self.vocab, token, special=special)
+        if (token, special) not in self._pieces:
+            self._pieces[token, special] = token_bytes(self.vocab, token, special=special)
+        return self._pieces[token, special]
+
+    def text(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, control tokens left out; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(self.token_bytes(token, special=False) for token in tokens).decode("utf-8", "replace")
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
