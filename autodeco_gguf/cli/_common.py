@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import reduce
+from dataclasses import fields
+from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from autodeco_gguf.model.machine import DEFAULT_CONTEXT
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
 if TYPE_CHECKING:
     import rich.progress
@@ -33,15 +34,6 @@ _ANSWERS = (
     ),
     click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time."),
 )
-_MACHINE = (
-    click.option(
-        "-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]"
-    ),
-    click.option(
-        "--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all."
-    ),
-    click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log."),
-)
 
 
 def answer_options(command: F) -> F:
@@ -49,9 +41,54 @@ def answer_options(command: F) -> F:
     return reduce(lambda f, option: option(f), reversed(_ANSWERS), command)
 
 
-def machine_options(command: F) -> F:
-    """The options of a command that runs a model: on what, and with how much noise."""
-    return reduce(lambda f, option: option(f), reversed(_MACHINE), command)
+def machine_options(
+    *,
+    cache_type: str = "f16",
+    flash_attn: bool | None = None,
+    threads: str = "CPU threads.  [default: one a core, half above 4]",
+) -> Callable[[F], F]:
+    """The options of a command that runs a model: on what, and with how much noise. It gets them as ``machine``.
+
+    Args:
+        cache_type: the default.
+        flash_attn: the default; None: on with an f16 cache, as an Engine has it.
+        threads: the help of ``--threads``.
+    """
+    flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
+    options = (
+        click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
+        click.option(
+            "--gpu-layers",
+            "n_gpu_layers",
+            type=click.IntRange(min=-1),
+            default=-1,
+            show_default=True,
+            help="Layers on the GPU; -1: all.",
+        ),
+        click.option(
+            "--cache-type",
+            type=click.Choice(["f32", "f16"]),
+            default=cache_type,
+            show_default=True,
+            help="Type of the KV cache.",
+        ),
+        click.option(
+            "--flash-attn/--no-flash-attn",
+            default=flash_attn,
+            help=f"Flash attention: faster with many answers, T and P off by up to 1e-3.  [default: {flash}]",
+        ),
+        click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log."),
+    )
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def collecting(*args: Any, **values: Any) -> Any:
+            machine = Machine(**{field.name: values.pop(field.name) for field in fields(Machine)})
+            return command(*args, machine=machine, **values)
+
+        return reduce(lambda f, option: option(f), reversed(options), cast("F", collecting))
+
+    return decorate
 
 
 class Bar:

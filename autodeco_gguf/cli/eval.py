@@ -86,7 +86,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     help="Seconds for checking an answer.",
 )
 @click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
-@machine_options
+@machine_options()
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
     names = _check_usage(model, options)
@@ -192,7 +192,6 @@ def _commands(options: dict[str, Any]) -> Any:
 def _load(model: Path | None, options: dict[str, Any]) -> Engine:
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.scheduler import Batching
-    from autodeco_gguf.model.machine import Machine
 
     if model is None:
         click.echo("model: the demo that comes with the package", err=True)
@@ -203,7 +202,7 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
         batching=Batching(batch_invariant=options["parallel"] > 1),
         n_ctx=options["ctx"],
         heads=options["heads"],
-        machine=Machine(n_threads=options["threads"], n_gpu_layers=options["gpu_layers"], verbose=options["verbose"]),
+        machine=options["machine"],
     )
 
 

@@ -11,6 +11,7 @@ from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, pro
 from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
+    from autodeco_gguf.model.machine import Machine
     from autodeco_gguf.training.rollouts import Summary
 
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
 )
 @click.option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
-@machine_options
+@machine_options()
 def rollouts_command(
     model: Path,
     problems: Path,
@@ -53,9 +54,7 @@ def rollouts_command(
     top_p: float,
     seed: int,
     force: bool,
-    threads: int | None,
-    gpu_layers: int,
-    verbose: bool,
+    machine: Machine,
 ) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
 
@@ -66,7 +65,6 @@ def rollouts_command(
     """
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.files.atomic import check_output
-    from autodeco_gguf.model.machine import Machine
     from autodeco_gguf.tasks.problems import read_problems
     from autodeco_gguf.training.rollouts import Settings, rollouts
 
@@ -78,7 +76,7 @@ def rollouts_command(
         model,
         n_parallel=parallel,
         n_ctx=ctx,
-        machine=Machine(n_threads=threads, n_gpu_layers=gpu_layers, verbose=verbose),
+        machine=machine,
     )
     with progress_bar("problems") as bar:
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, progress_bar
+from autodeco_gguf.cli._common import GGUF, machine_options, progress_bar
 from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @click.option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
 @click.option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
 @click.option("--force", is_flag=True, help="Start anew and replace what is in the output.")
-@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads; 1 is reproducible.  [default: cores]")
-@click.option("--gpu-layers", type=click.IntRange(min=-1), default=-1, show_default=True, help="On the GPU; -1: all.")
+@machine_options(flash_attn=False, threads="CPU threads; 1 is reproducible.  [default: cores]")
 def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is.
 
@@ -91,7 +90,6 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
         from autodeco_gguf.training.train import train
     except ImportError as e:
         raise AutoDecoError(f"training needs {e.name}; pip install 'autodeco-gguf[train]'") from e
-    from autodeco_gguf.model.machine import Machine
     from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
     try:
@@ -114,7 +112,7 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             base_name=options["base_name"],
             skip_bad=options["skip_bad"],
             force=options["force"],
-            machine=Machine(n_threads=options["threads"], n_gpu_layers=options["gpu_layers"]),
+            machine=options["machine"],
             watch=watch,
         )
     click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.steps} steps", err=True)
