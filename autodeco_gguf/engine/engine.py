@@ -17,7 +17,7 @@ from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
-from autodeco_gguf.heads.weights import check_enabled
+from autodeco_gguf.heads.weights import HeadWeights, check_enabled
 from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, build_sampler
@@ -50,11 +50,11 @@ class Engine:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        model: ModelFile | str | os.PathLike[str],
         *,
         n_parallel: int = 8,
         n_ctx: int | None = None,
-        heads: str | os.PathLike[str] | None = None,
+        heads: HeadWeights | str | os.PathLike[str] | None = None,
         heads_enabled: Collection[str] | None = None,
         machine: Machine | None = None,
         batching: Batching | None = None,
@@ -62,10 +62,10 @@ class Engine:
         """Load a model and its heads, if it has any.
 
         Args:
-            path: a plain or merged GGUF.
+            model: a plain or merged GGUF.
             n_parallel: sequences at once, 1 to 256.
             n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
-            heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own.
             heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             machine: what it runs on.
             batching: how requests share it.
@@ -81,10 +81,13 @@ class Engine:
             raise InvalidInput.of("n_ctx", n_ctx, "at least 1")
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
-        model = ModelFile.open(Path(path))
+        model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
-        found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
+        if isinstance(heads, HeadWeights):
+            found: HeadWeights | None = heads
+        else:
+            found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
