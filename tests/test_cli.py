@@ -350,7 +350,8 @@ def test_bad_prompts(options: list[str | bytes], stdin: bytes, message: str, mer
     done = subprocess.run(command, input=stdin, capture_output=True, check=False)
     last = done.stderr.decode().splitlines()[-1]
     assert re.match(f"error: .*{message}", last)
-    assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (1, b"", False)
+    assert last.endswith(" (see python -m autodeco_gguf run --help)")
+    assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (2, b"", False)
 
 
 BAD_TEMPLATES = {
@@ -366,7 +367,7 @@ BAD_TEMPLATES = {
 def test_bad_chat_templates(name: str, qwen2: Case, tmp_path: Path) -> None:
     outcome = spawn("run", "-t", 1, with_template(qwen2, tmp_path, BAD_TEMPLATES[name]), "-p", "x", "-n", 2)
     assert re.match(r"error: .*chat template", outcome.err.splitlines()[-1])
-    assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (1, "", False)
+    assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (1 if name == "syntax" else 2, "", False)
 
 
 # ---- Ctrl-C, pipes, terminals ----

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
 if TYPE_CHECKING:
@@ -34,6 +35,21 @@ _ANSWERS = (
     ),
     click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time."),
 )
+
+
+class Verb(click.Command):
+    """A command for which input that will not do is wrong usage: the same exit status, the same advice."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it.
+
+        Raises:
+            click.UsageError: for InvalidInput.
+        """
+        try:
+            return super().invoke(ctx)
+        except InvalidInput as e:
+            raise click.UsageError(str(e), ctx) from e
 
 
 def answer_options(command: F) -> F:
@@ -63,7 +79,7 @@ def machine_options(
             type=click.IntRange(min=-1),
             default=-1,
             show_default=True,
-            help="Layers on the GPU; -1: all.",
+            help="On the GPU; -1: all.",
         ),
         click.option(
             "--cache-type",

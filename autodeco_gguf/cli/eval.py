@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -44,7 +44,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 """
 
 
-@click.command("eval", short_help="Compare ways to decode on problems.", help=_HELP)
+@click.command("eval", cls=Verb, short_help="Compare ways to decode on problems.", help=_HELP)
 @click.argument("model", type=GGUF, required=False)
 @click.option(
     "--task",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, heads_text, human_size, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, progress_bar
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
-@click.command("export", short_help="Put trained heads into a GGUF.")
+@click.command("export", cls=Verb, short_help="Put trained heads into a GGUF.")
 @click.option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
 @click.option("--heads", required=True, help="The trained heads: a checkpoint directory or a Hugging Face repo id.")
 @click.option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")

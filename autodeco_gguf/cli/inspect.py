@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, heads_text, human_size
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size
 
 if TYPE_CHECKING:
     from autodeco_gguf.heads.model_file import ModelFile
 
 
-@click.command("inspect", short_help="Show what AutoDeco heads a GGUF has.")
+@click.command("inspect", cls=Verb, short_help="Show what AutoDeco heads a GGUF has.")
 @click.argument("file", type=GGUF)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect_command(file: Path, as_json: bool) -> None:

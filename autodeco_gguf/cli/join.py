@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from autodeco_gguf.cli._common import GGUF
+from autodeco_gguf.cli._common import GGUF, Verb
 
 
-@click.command("join", short_help="Put the shards of an evaluation together.")
+@click.command("join", cls=Verb, short_help="Put the shards of an evaluation together.")
 @click.argument("directories", metavar="DIR...", type=GGUF, nargs=-1, required=True)
 @click.option("-o", "--output", type=GGUF, required=True, help="New directory for all samples.")
 @click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, human_size, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
 
 
-@click.command("repack", short_help="Rebuild a stale base view.")
+@click.command("repack", cls=Verb, short_help="Rebuild a stale base view.")
 @click.argument("file", type=GGUF)
 def repack_command(file: Path) -> None:
     """Rebuild the base view of a merged FILE that another tool has rewritten.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, answer_options, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
 from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.training.rollouts import Summary
 
 
-@click.command("rollouts", short_help="Sample correct answers to train on.")
+@click.command("rollouts", cls=Verb, short_help="Sample correct answers to train on.")
 @click.argument("model", type=GGUF)
 @click.option(
     "--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.'

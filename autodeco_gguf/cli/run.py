@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, heads_text, machine_options
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, machine_options
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -26,7 +26,7 @@ _ADVICE = {"n_ctx": "raise --ctx", "tokenizer.chat_template": "try --raw"}
 """What helps, by the key of an error."""
 
 
-@click.command("run", short_help="Generate text, or chat.")
+@click.command("run", cls=Verb, short_help="Generate text, or chat.")
 @click.argument("model", type=GGUF, required=False)
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("-p", "--prompt", help="The prompt.  [default: standard input; a chat on a terminal]")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, machine_options, progress_bar
 from autodeco_gguf.errors import AutoDecoError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 
-@click.command("train", short_help="Train heads on a GGUF.")
+@click.command("train", cls=Verb, short_help="Train heads on a GGUF.")
 @click.argument("base", type=GGUF)
 @click.option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
 @click.option(

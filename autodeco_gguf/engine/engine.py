@@ -22,9 +22,6 @@ from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 
-MAX_PARALLEL = MAX_SEQUENCES
-"""Sequences at once."""
-
 
 class Engine:
     """A model that answers up to ``n_parallel`` requests at once and takes the next as soon as one is done.
@@ -71,10 +68,11 @@ class Engine:
             batching: how requests share it.
 
         Raises:
-            AutoDecoError: a parameter out of range, a broken file, heads that do not fit, or llama.cpp fails.
+            InvalidInput: a parameter out of range.
+            BadFile: a broken file, one that llama.cpp cannot load, or heads that do not fit.
         """
-        if not 1 <= n_parallel <= MAX_PARALLEL:
-            raise AutoDecoError(f"n_parallel {n_parallel}, expected 1 to {MAX_PARALLEL}")
+        if not 1 <= n_parallel <= MAX_SEQUENCES:
+            raise InvalidInput.of("n_parallel", n_parallel, f"1 to {MAX_SEQUENCES}")
         machine, self.batching = machine or Machine(), batching or Batching()
         self.batching.check(n_parallel)
         if n_ctx is not None and n_ctx < 1:
@@ -148,7 +146,7 @@ class Engine:
         return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
     def check(self, request: Request) -> None:
-        """Raise AutoDecoError for a request that cannot be met: its prompt does not fit, a value out of range."""
+        """Raise InvalidInput for a request that cannot be met: its prompt does not fit, a value out of range."""
         request.check()
         self._tokens(request)
 
@@ -159,12 +157,17 @@ class Engine:
         tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
         n, n_vocab = len(tokens), self.context.n_vocab
         if n == 0:
-            raise AutoDecoError("the prompt is empty")
+            raise InvalidInput("the prompt is empty", key="prompt")
         if n >= self.n_ctx:
-            raise AutoDecoError(f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it")
+            raise InvalidInput(
+                f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it",
+                key="n_ctx",
+                found=n,
+                expected=self.n_ctx,
+            )
         if not (min(tokens) >= 0 and max(tokens) < n_vocab):
             bad = next(token for token in tokens if not 0 <= token < n_vocab)
-            raise AutoDecoError(f"token {bad}, expected 0 to {n_vocab - 1}")
+            raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
         return tokens
 
     def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:
@@ -176,14 +179,16 @@ class Engine:
                 and cancel, but not wait.
 
         Raises:
-            AutoDecoError: the request cannot be met, or ``max_waiting`` others wait already.
+            InvalidInput: the request cannot be met.
+            Busy: ``max_waiting`` others wait already.
+            Closed: the engine is.
         """
         return self._submit(request, next(self._numbers), on_token)
 
     def _submit(self, request: Request, index: int, on_token: OnToken | None = None) -> Generation:
         tokens = self._tokens(request)
         if not self._scheduler.has_room:
-            raise AutoDecoError(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
+            raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         sampler = build_sampler(self._predictor, request, self.context.vocab, entropy=request.entropy)
         generation = Generation(
             request,
@@ -212,8 +217,8 @@ class Engine:
         The requests are taken as there is room for them. Closing the generator cancels what is under way.
 
         Raises:
-            AutoDecoError: a request that :meth:`check` refuses, named by its place, before anything of it is drawn; or
-                llama.cpp fails for the whole batch.
+            InvalidInput: a request that :meth:`check` refuses, named by its place, before anything of it is drawn.
+            ModelFailed: llama.cpp fails for the whole batch.
         """
         source, done = enumerate(requests), deque[Generation]()
         under_way: set[Generation] = set()
@@ -236,7 +241,7 @@ class Engine:
         try:
             generation = self._submit(request, index)
         except AutoDecoError as e:
-            raise AutoDecoError(f"request {index}: {e}") from e
+            raise e.within(f"request {index}") from e
         generation.on_done = on_done
         return generation
 

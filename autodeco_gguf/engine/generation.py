@@ -88,7 +88,7 @@ class Generation:
         """Wait for the end.
 
         Raises:
-            AutoDecoError: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
+            ModelFailed: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
         """
         self._wait(lambda: self._result is not None)
         assert self._result is not None

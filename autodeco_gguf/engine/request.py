@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.sampling import Sampling, check_seed_range
 from autodeco_gguf.model.trace import Trace, TraceToken
-
-if TYPE_CHECKING:
-    pass
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -34,14 +31,14 @@ class Request(Sampling):
     entropy: bool = field(default=False, kw_only=True)
 
     def check(self) -> None:
-        """Raise AutoDecoError for a parameter out of range."""
+        """Raise InvalidInput for a parameter out of range."""
         super().check()
-        if self.seed is not None and not 0 <= self.seed < 1 << 32:
-            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+        if self.seed is not None:
+            check_seed_range(self.seed)
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise AutoDecoError(f"max_tokens {self.max_tokens}, expected at least 1")
+            raise InvalidInput.of("max_tokens", self.max_tokens, "at least 1")
         if isinstance(self.stop, str) or not all(self.stop):
-            raise AutoDecoError(f"stop {self.stop!r}, expected a list of texts that are not empty")
+            raise InvalidInput.of("stop", repr(self.stop), "a list of texts that are not empty")
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ class Scheduler:
         """One token for every sequence in use, and a stretch of the prompts that are new.
 
         Raises:
-            AutoDecoError: llama.cpp fails; then all that was under way has ended with an error.
+            ModelFailed: llama.cpp fails; then all that was under way has ended with an error.
         """
         try:
             for generation in self._in_use():

@@ -9,7 +9,7 @@ import llama_cpp
 from jinja2 import TemplateError
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.token_text import token_bytes
 
 TEMPLATE_KEY = "tokenizer.chat_template"
@@ -27,7 +27,7 @@ class Chat:
         """Parse the template; ``vocab`` is the ``llama_vocab`` that names its special tokens.
 
         Raises:
-            AutoDecoError: the template does not parse.
+            InvalidInput: the template does not parse.
         """
 
         def name(token: int) -> str:
@@ -40,7 +40,7 @@ class Chat:
                 bos_token=name(llama_cpp.llama_vocab_bos(vocab)),
             )
         except TemplateError as e:
-            raise AutoDecoError(f"the model's chat template does not parse: {e}") from e
+            raise InvalidInput(f"its chat template does not parse: {e}", key=TEMPLATE_KEY) from e
 
     def render(self, messages: Sequence[Mapping[str, str]], *, generation: bool = True) -> str:
         """The text of a conversation.
@@ -50,10 +50,10 @@ class Chat:
             generation: end with what makes the model answer.
 
         Raises:
-            AutoDecoError: the template refuses, or fails: it is a program.
+            InvalidInput: the template refuses, or fails: it is a program.
         """
         self._formatter.add_generation_prompt = generation
         try:
             return str(self._formatter(messages=[dict(m) for m in messages]).prompt)
         except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as e:
-            raise AutoDecoError(f"the model's chat template refuses: {e}") from e
+            raise InvalidInput(f"the model's chat template refuses: {e}", key=TEMPLATE_KEY) from e

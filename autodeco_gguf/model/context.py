@@ -15,7 +15,7 @@ from llama_cpp._internals import LlamaContext, LlamaModel
 from llama_cpp._logger import set_verbose
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile, Closed, InvalidInput, ModelFailed
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
@@ -75,7 +75,7 @@ class Context:
                 ``llama_cpp.Llama`` to the last bits.
 
         Raises:
-            AutoDecoError: a broken file, or llama.cpp cannot load it.
+            BadFile: a broken file, or llama.cpp cannot load it.
         """
         self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         base = self.file.base()
@@ -114,7 +114,7 @@ class Context:
         """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
 
         Raises:
-            AutoDecoError: llama.cpp cannot, for want of memory.
+            ModelFailed: llama.cpp cannot, for want of memory.
         """
         self._ctx.close()
         capture = core.LogCapture(self._verbose)
@@ -122,14 +122,16 @@ class Context:
             self._open(n_ctx, n_seq)
         except ValueError as e:
             reason = capture.first_error or e
-            raise AutoDecoError(f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}") from e
+            raise ModelFailed(
+                f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}", file=self.file.path
+            ) from e
         finally:
             del capture
 
     def check_open(self) -> None:
-        """Raise AutoDecoError once it is closed."""
+        """Raise Closed once it is."""
         if self._model.model is None:
-            raise AutoDecoError(f"{self.file.path}: the model is closed")
+            raise Closed(f"{self.file.path}: the model is closed", file=self.file.path)
 
     def close(self) -> None:
         """Free the context and the model."""
@@ -154,9 +156,16 @@ class Context:
         return int(lib.llama_vocab_eos(self.vocab))
 
     def chat(self) -> Chat | None:
-        """The model's chat template, None where it has none."""
+        """The model's chat template, None where it has none.
+
+        Raises:
+            BadFile: it does not parse.
+        """
         template = self.metadata.get(TEMPLATE_KEY)
-        return None if template is None else Chat(template, self.vocab)
+        try:
+            return None if template is None else Chat(template, self.vocab)
+        except InvalidInput as e:
+            raise BadFile.of(self.file.path, e, key=e.key) from e
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
         """The tokens of a text, by llama.cpp's own tokenizer.
@@ -167,13 +176,13 @@ class Context:
             special: read the names of control tokens as these tokens.
 
         Raises:
-            AutoDecoError: the text is not to be written as UTF-8.
+            InvalidInput: the text is not to be written as UTF-8.
         """
         self.check_open()
         try:
             encoded = text.encode("utf-8")
         except UnicodeEncodeError as e:
-            raise AutoDecoError(f"not UTF-8: {e.reason} at character {e.start}") from e
+            raise InvalidInput(f"not UTF-8: {e.reason} at character {e.start}", key="text") from e
         tokens: list[int] = self._model.tokenize(encoded, add_bos, special)
         bos = int(lib.llama_vocab_bos(self.vocab))
         return tokens[1:] if add_bos and tokens[:2] == [bos, bos] else tokens
@@ -247,7 +256,7 @@ class Context:
             llama.cpp's own buffers, good until the next decode.
 
         Raises:
-            AutoDecoError: llama.cpp fails, or the context is full.
+            ModelFailed: llama.cpp fails, or the context is full.
         """
         self._decode(tokens, positions, sequences, outputs=True, hidden=hidden)
         n = len(tokens)
@@ -264,4 +273,4 @@ class Context:
         status = core.decode(self.address, tokens, positions, sequences, outputs)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
-            raise AutoDecoError(f"{self.file.path}: {reason}")
+            raise ModelFailed(f"{self.file.path}: {reason}", file=self.file.path)

@@ -17,7 +17,7 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaContext
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import Closed, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
@@ -104,7 +104,7 @@ class Llama(llama_cpp.Llama):
             **kwargs: as in ``llama_cpp.Llama``.
 
         Raises:
-            AutoDecoError: a file that is broken, without heads, an adapter given as model, a stale base view, heads
+            BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
         """
         self._stack = ExitStack()  # llama_cpp's __del__ closes it, also when this fails before llama_cpp's __init__
@@ -144,7 +144,7 @@ class Llama(llama_cpp.Llama):
             special: give control tokens their names; else they give nothing.
 
         Raises:
-            AutoDecoError: the model is closed.
+            Closed: the model is.
         """
         self._check_open()
         return token_bytes(self._model.vocab, token, special=special)
@@ -159,21 +159,21 @@ class Llama(llama_cpp.Llama):
             temperature [n] and top-p [n]; entry i is for the token that follows ``tokens[i]``.
 
         Raises:
-            AutoDecoError: no such token, more tokens than the context holds, a context that pools its embeddings, or
-                the model is closed.
+            InvalidInput: no such token, more tokens than the context holds, or a context that pools its embeddings.
+            Closed: the model is.
         """
         self._check_open()
         tokens = [int(t) for t in tokens]
         bad = next((t for t in tokens if not 0 <= t < self.n_vocab()), None)
         if bad is not None:
-            raise AutoDecoError(f"token {bad}, expected 0 to {self.n_vocab() - 1}")
+            raise InvalidInput.of("token", bad, f"0 to {self.n_vocab() - 1}")
         if len(tokens) > self.n_ctx():
-            raise AutoDecoError(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx")
+            raise InvalidInput(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx", key="n_ctx")
         ones = np.ones(len(tokens), np.float32)
         if not self._predictor.names or not tokens or self._heads is None:
             return ones, ones.copy()
         if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
-            raise AutoDecoError("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
+            raise InvalidInput("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
         was_attached = self._predictor.attached
         self._predictor.detach()
         lib.llama_set_embeddings(self._ctx.ctx, True)
@@ -192,7 +192,7 @@ class Llama(llama_cpp.Llama):
     @functools.wraps(_sample_once)
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:  # noqa: D102  llama_cpp's own
         if self.n_tokens == 0:
-            raise AutoDecoError("the prompt is empty: there is no output to draw from")
+            raise InvalidInput("the prompt is empty: there is no output to draw from")
         if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
             return int(_sample_once(self, *args, idx=idx, **kwargs))
         return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
@@ -215,7 +215,7 @@ class Llama(llama_cpp.Llama):
 
     def _check_open(self) -> None:
         if self._model.model is None:
-            raise AutoDecoError("the model is closed")
+            raise Closed("the model is closed")
 
     # ---- loading ----
 

@@ -12,7 +12,7 @@ import jinja2
 from llama_cpp import llama_cpp as lib
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.gguf import GgufFile
 
 _MMAP_ALIGNMENT = 32
@@ -30,12 +30,12 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, two of its functions
     are replaced: the one that opens the model and the one that makes the context, which also gets a bound on its
-    outputs. Failures become AutoDecoError with llama.cpp's own reason.
+    outputs. Failures become BadFile with llama.cpp's own reason.
     """
     blocks = base.get(f"{base.get('general.architecture', str)}.block_count", int, 0)
     problem = base.header.check_vocab() or (f"{blocks} blocks" if blocks > _MAX_BLOCKS else "")
     if problem:
-        raise AutoDecoError(f"{base.path}: llama.cpp would crash on it: {problem}")
+        raise BadFile.of(base.path, f"llama.cpp would crash on it: {problem}")
     owner = threading.get_ident()
     open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
 
@@ -61,9 +61,9 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
         try:
             yield os.fspath(base.path)
         except jinja2.TemplateError as e:
-            raise AutoDecoError(f"{base.path}: its chat template does not parse: {e}") from e
+            raise BadFile.of(base.path, f"its chat template does not parse: {e}") from e
         except ValueError as e:
-            raise AutoDecoError(f"{base.path}: cannot be loaded: {capture.first_error or e}") from e
+            raise BadFile.of(base.path, f"cannot be loaded: {capture.first_error or e}") from e
         finally:
             lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
             del capture

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from llama_cpp._internals import LlamaSampler
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.weights import check_enabled
 from autodeco_gguf.model.sampling import Sampling, check_seed, check_temperature, check_top_p
@@ -125,7 +125,7 @@ class Sampler:
             entropy: with the entropy of the model's distribution, which costs a pass over the vocabulary; else NaN.
 
         Raises:
-            AutoDecoError: a parameter out of range.
+            InvalidInput: a parameter out of range.
         """
         if temperature is not None:
             check_temperature(temperature)
@@ -196,7 +196,7 @@ def build_sampler(
         **kwargs: more of its arguments.
 
     Raises:
-        AutoDecoError: a parameter out of range, a bias for no token, or a grammar that does not parse.
+        InvalidInput: a parameter out of range, a bias for no token, or a grammar that does not parse.
     """
     sampling.check()
     seed, temperature, top_p = check_seed(sampling.seed), sampling.temperature, sampling.top_p
@@ -230,7 +230,7 @@ def _restrict(chain: LlamaSampler, s: Sampling, vocab: Any) -> None:
     if s.logit_bias:
         bad = next((token for token in s.logit_bias if not 0 <= token < n_vocab), None)
         if bad is not None:
-            raise AutoDecoError(f"logit_bias of token {bad}, expected 0 to {n_vocab - 1}")
+            raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
         biases = (llama_cpp.llama_logit_bias * len(s.logit_bias))(*s.logit_bias.items())
         _add(chain, llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
     penalties = s.repeat_penalty, s.frequency_penalty, s.presence_penalty
@@ -268,7 +268,7 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
 
 
 def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
-    """A grammar's sampler; AutoDecoError where ``LlamaSampler.add_grammar`` would crash the process."""
+    """A grammar's sampler; InvalidInput where ``LlamaSampler.add_grammar`` would crash the process."""
     capture = core.LogCapture(False)
     sampler = llama_cpp.llama_sampler_init_grammar(
         vocab, grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")
@@ -276,7 +276,7 @@ def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
     reason = capture.first_error
     del capture
     if not sampler:
-        raise AutoDecoError(f"the grammar does not parse: {reason}")
+        raise InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
     return sampler
 
 
@@ -304,7 +304,7 @@ def draw(
         Token ids [n].
 
     Raises:
-        AutoDecoError: NaN or +inf among the logits, or nothing but -inf; a parameter out of range.
+        InvalidInput: NaN or +inf among the logits, or nothing but -inf; a parameter out of range.
     """
     check_temperature(temperature)
     check_top_p(top_p)

@@ -9,22 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 
 if TYPE_CHECKING:
     import llama_cpp
 
 
 def check_temperature(value: float) -> None:
-    """Raise AutoDecoError unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
+    """Raise InvalidInput unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
     if not 0.0 <= value <= 1e6:
-        raise AutoDecoError(f"temperature {value}, expected a number >= 0 (0 is greedy) and <= 1e6")
+        raise InvalidInput.of("temperature", value, "a number >= 0 (0 is greedy) and <= 1e6")
 
 
 def check_top_p(value: float) -> None:
-    """Raise AutoDecoError unless value is a probability mass in [0, 1]."""
+    """Raise InvalidInput unless value is a probability mass in [0, 1]."""
     if not 0.0 <= value <= 1.0:
-        raise AutoDecoError(f"top_p {value}, expected a number in [0, 1]")
+        raise InvalidInput.of("top_p", value, "a number in [0, 1]")
 
 
 MAX_SEED = 2**32 - 1
@@ -104,7 +104,7 @@ class Sampling:
     order: Literal["autodeco", "llama.cpp"] = "autodeco"
 
     def check(self) -> None:
-        """Raise AutoDecoError for a parameter out of range."""
+        """Raise InvalidInput for a parameter out of range."""
         if self.temperature is not None:
             check_temperature(self.temperature)
         if self.top_p is not None:
@@ -112,14 +112,16 @@ class Sampling:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                raise AutoDecoError(f"{name} {value}, expected a number in [{low:g}, {high:g}]")
+                raise InvalidInput.of(name, value, f"a number in [{low:g}, {high:g}]")
         if self.order not in ("autodeco", "llama.cpp"):
-            raise AutoDecoError(f"order {self.order!r}, expected 'autodeco' or 'llama.cpp'")
+            raise InvalidInput.of("order", repr(self.order), "'autodeco' or 'llama.cpp'")
         if self.dynatemp_range and self.order != "llama.cpp":
-            raise AutoDecoError(f"dynatemp_range {self.dynatemp_range} needs order 'llama.cpp'")
+            raise InvalidInput(f"dynatemp_range {self.dynatemp_range} needs order 'llama.cpp'", key="dynatemp_range")
         for token, bias in (self.logit_bias or {}).items():
             if math.isnan(bias) or bias == math.inf:
-                raise AutoDecoError(f"logit_bias of token {token} is {bias}, expected a number or -inf")
+                raise InvalidInput(
+                    f"logit_bias of token {token} is {bias}, expected a number or -inf", key="logit_bias"
+                )
 
 
 _RANGES = (
