@@ -1,4 +1,4 @@
-"""GGUF headers and the bytes behind them, read and written without trusting either."""
+"""Files written so that a failure leaves the old one, and what is checked before any work for them begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while tensor data is copied."""
@@ -20,42 +20,73 @@ def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Call
     """Append bytes of a file to an open one, in bounded memory; step gets the size of every piece.
 
     Raises:
-        AutoDecoError: the source ends early.
+        BadFile: the source cannot be read, or ends early.
     """
     buffer = memoryview(bytearray(min(nbytes, _COPY_BYTES)))
     try:
         f = source.open("rb", buffering=0)
     except OSError as e:
-        raise AutoDecoError(f"{source}: cannot be read: {e.strerror}") from e
+        raise BadFile.of(source, f"cannot be read: {e.strerror}") from e
     with f:
         f.seek(offset)
         while nbytes:
             n = f.readinto(buffer[: min(nbytes, len(buffer))])
             if not n:
-                raise AutoDecoError(f"{source}: ended while it was copied")
+                raise BadFile.of(source, "ended while it was copied")
             out.write(buffer[:n])
             step(n)
             nbytes -= n
 
 
-def check_output(path: Path, *, inputs: Iterable[Path], force: bool) -> None:
-    """Refuse an output that is an input under any name, that exists without force, or that cannot be made.
+def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:
+    """Refuse an output file that is an input under any name, that exists without force, or that cannot be made.
 
     Raises:
-        AutoDecoError: refused.
+        BadFile: refused.
     """
-    if path.exists():
-        for source in inputs:
-            if source.exists() and path.samefile(source):
-                raise AutoDecoError(f"{path}: is the input {source}; choose another output")
-        if path.is_dir():
-            raise AutoDecoError(f"{path}: is a directory; give a file name")
-        if not path.is_file():
-            raise AutoDecoError(f"{path}: is no regular file; give another name")
-        if not force:
-            raise AutoDecoError(f"{path}: exists; use --force to replace it")
-    if not path.absolute().parent.is_dir():
-        raise AutoDecoError(f"{path}: no such directory as {path.absolute().parent}")
+    same = same_file([path], inputs)
+    if same is not None:
+        raise BadFile.of(path, f"is the input {same[1]}; choose another output")
+    if path.is_dir():
+        raise BadFile.of(path, "is a directory; give a file name")
+    if path.exists() and not path.is_file():
+        raise BadFile.of(path, "is no regular file; give another name")
+    check_new([path], force=force)
+    _check_parent(path)
+
+
+def check_directory(path: Path) -> None:
+    """Refuse an output directory that is a file, or that cannot be made.
+
+    Raises:
+        BadFile: refused.
+    """
+    if path.exists() and not path.is_dir():
+        raise BadFile.of(path, "is a file; give a directory")
+    _check_parent(path)
+
+
+def check_new(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuse to replace files that exist, without force.
+
+    Raises:
+        BadFile: one exists.
+    """
+    for path in paths:
+        if path.exists() and not force:
+            raise BadFile.of(path, "exists; use --force to replace it")
+
+
+def same_file(paths: Iterable[Path], others: Iterable[Path]) -> tuple[Path, Path] | None:
+    """The first of some paths that is one of the others under any name, and which; None where none is."""
+    there = [other for other in others if other.exists()]
+    return next(((p, other) for p in paths if p.exists() for other in there if p.samefile(other)), None)
+
+
+def _check_parent(path: Path) -> None:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise BadFile.of(path, f"no such directory as {parent}")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Callable[[Path], None]) -> None:
@@ -65,7 +96,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
     error, an interrupt included, it is removed.
 
     Raises:
-        AutoDecoError: the directory cannot be written or is full; what ``write`` and ``verify`` raise.
+        BadFile: the directory cannot be written or is full.
+        AutoDecoError: what ``write`` and ``verify`` raise.
     """
     path = path.absolute()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -87,17 +119,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], verify: Call
             os.fsync(directory)
         finally:
             os.close(directory)
-    except AutoDecoError as e:
-        raise AutoDecoError(str(e).replace(str(temporary), str(path))) from e
+    except AutoDecoError as e:  # of what was written, under the name it was to have
+        e.args = (str(e).replace(str(temporary), str(path)),)
+        e.file = str(path) if e.file == str(temporary) else e.file
+        raise
     except OSError as e:
-        raise AutoDecoError(f"{path}: cannot be written: {e.strerror or e}") from e
+        raise BadFile.of(path, f"cannot be written: {e.strerror or e}") from e
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a small file atomically.
 
     Raises:
-        AutoDecoError: it cannot be written.
+        BadFile: it cannot be written.
     """
 
     def write(f: BinaryIO) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.files.jsonl import parse_line
+from autodeco_gguf.files.jsonl import dump_line, parse_line
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -59,7 +59,7 @@ class Journal:
             force: begin anew where the header differs.
         """
         self.path = path
-        self._header: dict[str, Any] = json.loads(_dump(header))  # as it will be read: lists for tuples
+        self._header: dict[str, Any] = json.loads(dump_line(header))  # as it will be read: lists for tuples
         self._advice, self._digests, self._force = advice, digests or {}, force
         self._fd, self._first, self._end = -1, 0, 0
 
@@ -87,7 +87,7 @@ class Journal:
         self._fd = -1
 
     def _open(self) -> None:
-        header = _dump(self._header)
+        header = dump_line(self._header)
         line = _first_line(self._fd)
         if line.endswith(b"\n") and self._same(line):
             self._first, self._end = len(line), _whole_lines(self._fd)
@@ -107,7 +107,7 @@ class Journal:
     @property
     def _mark(self) -> bytes:
         """How a file of this kind begins, whatever its settings."""
-        return _dump({self._kind: self._header[self._kind]})[:-2]
+        return dump_line({self._kind: self._header[self._kind]})[:-2]
 
     def _same(self, line: bytes) -> bool:
         """Whether the first line is our header; False where other settings are to be replaced."""
@@ -149,7 +149,7 @@ class Journal:
         Raises:
             AutoDecoError: it cannot be written.
         """
-        place, line = self._end, _dump(value)
+        place, line = self._end, dump_line(value)
         try:
             _write(self._fd, line)
         except OSError as e:
@@ -187,12 +187,25 @@ def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner:
 
     ``digests`` as in :class:`Journal`.
     """
-    flat_found, flat_wanted = _flat(found), _flat(wanted)
-    key = next(k for k in {**flat_wanted, **flat_found} if flat_found.get(k) != flat_wanted.get(k))
+    key, theirs, ours = first_difference(found, wanted)
     parent, _, name = key.rpartition(".")
     if name in digests:
         return digests[name] + (f" in {parent}" if parent else "")
-    return f"{key} {_shown(flat_found.get(key))}, {owner} {_shown(flat_wanted.get(key))}"
+    return f"{key} {_shown(theirs)}, {owner} {_shown(ours)}"
+
+
+def first_difference(found: Header, wanted: Header) -> tuple[str, Any, Any]:
+    """The first of ``wanted``'s settings that ``found`` has otherwise: its name, and what both have, None for nothing.
+
+    Settings within settings have dotted names.
+
+    Examples:
+        >>> first_difference({"seed": 1, "heads": {"width": 4}}, {"seed": 1, "heads": {"width": 8}})
+        ('heads.width', 4, 8)
+    """
+    flat_found, flat_wanted = _flat(found), _flat(wanted)
+    key = next(k for k in {**flat_wanted, **flat_found} if flat_found.get(k) != flat_wanted.get(k))
+    return key, flat_found.get(key), flat_wanted.get(key)
 
 
 def _flat(values: Header, prefix: str = "") -> dict[str, Any]:
@@ -211,10 +224,6 @@ def _shown(value: object) -> str:
 
 
 # ---- bytes ----
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _parse(path: Path, number: int, line: bytes) -> Any:
