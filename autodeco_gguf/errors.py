@@ -69,7 +69,9 @@ class BadFile(AutoDecoError, ValueError):
         expected: object = None,
         found: object = None,
     ) -> Self:
-        """What is wrong with a file, whose name the message begins with."""
+        """What is wrong with a file, whose name the message begins with; a reason that is an error has the attributes."""
+        if isinstance(reason, AutoDecoError):
+            key, expected, found = reason.key, reason.expected, reason.found
         return cls(f"{os.fspath(file)}: {reason}", file=file, key=key, expected=expected, found=found)
 
 

@@ -48,21 +48,21 @@ def describe(model: ModelFile) -> dict[str, Any]:
 
 
 def _head_facts(model: ModelFile) -> dict[str, Any]:
-    from autodeco_gguf.heads.format import HEAD_PREFIX, PREFIX, tensor_name
+    from autodeco_gguf.heads.format import head_key
 
     weights = model.read_heads()
+    arrays = weights.tensors
     heads = []
     for name, mlp in weights.mlps.items():
-        tensors = [t for t in model.head_tensors if t.name.startswith(f"{PREFIX}{HEAD_PREFIX[name]}.")]
-        shapes = {tensor_name(name, i, "weight"): w.shape for i, w in enumerate(mlp.weights)}
         head: dict[str, Any] = {"name": name, "activation": mlp.activation}
         if name == "top_p":
             head["features"] = list(weights.features)
         else:
             head["scale"] = weights.temperature_scale
         head["tensors"] = [
-            {"name": t.name, "shape": list(shapes.get(t.name, t.shape)), "type": t.type, "size": t.nbytes}
-            for t in tensors
+            {"name": t.name, "shape": list(arrays[t.name].shape), "type": t.type, "size": t.nbytes}
+            for t in model.head_tensors
+            if t.name.startswith(head_key(name, ""))
         ]
         heads.append(head)
     return {

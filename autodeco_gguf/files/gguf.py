@@ -6,10 +6,12 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile
+
+T = TypeVar("T")
 
 KeyValue = tuple[str, str, object]
 """A metadata entry to write: key, type ("u32", "u64", "f32", "str" or "[str]"), value."""
@@ -41,24 +43,28 @@ class GgufFile:
         """Parse the header at byte ``start`` and check that every tensor lies within the file.
 
         Raises:
-            AutoDecoError: not a GGUF, broken, or truncated.
+            BadFile: not a GGUF, broken, or truncated.
         """
         self.path = path
         try:
             self.header: Any = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
-            raise AutoDecoError(f"{path}: {e}") from e
+            raise BadFile.of(path, e) from e
         self.start = start
         self.data: int = self.header.data
         self.file_size: int = self.header.file_size
         self.alignment: int = self.header.alignment
         self.tensors = tuple(TensorInfo(*row) for row in self.header.tensors())
         for tensor in self.tensors:
-            if tensor.offset + tensor.nbytes > self.file_size:
-                raise AutoDecoError(
-                    f"{path}: truncated: tensor {tensor.name} ends at byte {tensor.offset + tensor.nbytes}, "
-                    f"the file at {self.file_size}"
-                )
+            end = tensor.offset + tensor.nbytes
+            if end > self.file_size:
+                reason = f"truncated: tensor {tensor.name} ends at byte {end}, the file at {self.file_size}"
+                raise BadFile.of(path, reason, key=tensor.name, expected=end, found=self.file_size)
+
+    @property
+    def architecture(self) -> str:
+        """``general.architecture``; empty where the file does not say."""
+        return self.get("general.architecture", str, "")
 
     @property
     def end(self) -> int:
@@ -73,18 +79,23 @@ class GgufFile:
         """The metadata keys, in file order."""
         return list(self.header.keys())
 
-    def get(self, key: str, kind: type[Any], default: Any = None) -> Any:
+    @overload
+    def get(self, key: str, kind: type[T]) -> T | None: ...
+    @overload
+    def get(self, key: str, kind: type[T], default: T) -> T: ...
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
         """A metadata value of the given Python type, or default where the key is missing.
 
         Raises:
-            AutoDecoError: the value has another type.
+            BadFile: the value has another type.
         """
         try:
             value = self.header.value(key)
         except KeyError:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise AutoDecoError(f"{self.path}: {key} is {value!r}, expected {kind.__name__}")
+            reason = f"{key} is {value!r}, expected {kind.__name__}"
+            raise BadFile.of(self.path, reason, key=key, expected=kind.__name__, found=value)
         return value
 
     def array_length(self, key: str) -> int:
@@ -104,10 +115,10 @@ class GgufFile:
         return self.read_range(tensor.offset, tensor.nbytes)
 
     def read_range(self, offset: int, nbytes: int) -> bytes:
-        """Bytes of the file at an offset from its start."""
+        """Bytes of the file at an offset from its start; BadFile where it ends before."""
         with self.path.open("rb") as f:
             f.seek(offset)
             data = f.read(nbytes)
         if len(data) != nbytes:
-            raise AutoDecoError(f"{self.path}: ended while it was read, at byte {offset + len(data)}")
+            raise BadFile.of(self.path, f"ended while it was read, at byte {offset + len(data)}")
         return data

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 
 Header = Mapping[str, Any]
@@ -33,10 +33,15 @@ class Journal:
     when a run was killed is cut off. While it is open, no other process can open it.
 
     Examples:
-        >>> with Journal(Path("squares.jsonl"), {"squares": 1}) as journal:  # doctest: +SKIP
-        ...     done = {line.value[0] for line in journal.lines()}
-        ...     for i in set(range(10)) - done:
-        ...         journal.append([i, i * i])
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "squares.jsonl"
+        >>> for n in (3, 5):  # the second run goes on from where the first one ended
+        ...     with Journal(path, {"squares": 1}) as journal:
+        ...         done = {line.value[0] for line in journal.lines()}
+        ...         places = [journal.append([i, i * i]) for i in range(n) if i not in done]
+        ...     print(done, len(places))
+        set() 3
+        {0, 1, 2} 2
     """
 
     def __init__(
@@ -67,13 +72,13 @@ class Journal:
         """Open or make the file.
 
         Raises:
-            AutoDecoError: begun with other settings, and which; not such a file; in use by another process; it
-                cannot be opened.
+            BadFile: begun with other settings, and which; not such a file; it cannot be opened.
+            Busy: in use by another process.
         """
         try:
             self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
         except OSError as e:
-            raise AutoDecoError(f"{self.path}: cannot be written: {e.strerror or e}") from e
+            raise BadFile.of(self.path, f"cannot be written: {e.strerror or e}") from e
         try:
             _lock(self._fd, self.path, shared=False)
             self._open()
@@ -95,7 +100,7 @@ class Journal:
             return
         torn = not line.endswith(b"\n") and header.startswith(line[: len(self._mark)])
         if not (torn or self._force):
-            raise self.refused("", f"not the beginning of {self._kind}")
+            raise self.refused(None, f"not the beginning of {self._kind}")
         os.ftruncate(self._fd, 0)
         self.append(self._header)
         self._first = self._end
@@ -118,19 +123,19 @@ class Journal:
         if found == self._header or self._force:
             return bool(found == self._header)
         if not isinstance(found, dict) or found.get(self._kind) != self._header[self._kind]:
-            raise self.refused("", f"not the beginning of {self._kind}")
-        raise self.refused("", f"begun with {difference(found, self._header, self._digests, 'this run has')}")
+            raise self.refused(None, f"not the beginning of {self._kind}")
+        raise self.refused(None, f"begun with {difference(found, self._header, self._digests, 'this run has')}")
 
-    def refused(self, number: int | str, reason: str) -> AutoDecoError:
+    def refused(self, number: int | None, reason: str) -> BadFile:
         """The error for a file, or its line ``number``, that cannot be continued."""
-        where = f"{self.path}:{number}" if number else str(self.path)
-        return AutoDecoError(f"{where}: {reason}; {self._advice}")
+        where = self.path if number is None else f"{self.path}:{number}"
+        return BadFile(f"{where}: {reason}; {self._advice}", file=self.path)
 
     def lines(self) -> Iterator[Line]:
         """What is there, in the order in which it was appended, without the header.
 
         Raises:
-            AutoDecoError: a line that is no JSON, named as file:line.
+            BadFile: a line that is no JSON, named as file:line.
         """
         for number, place, line in _numbered(self._fd, self._first, self._end):
             try:
@@ -147,13 +152,13 @@ class Journal:
         """Add a line, which stays whatever happens to this process; gives its place.
 
         Raises:
-            AutoDecoError: it cannot be written.
+            BadFile: it cannot be written.
         """
         place, line = self._end, dump_line(value)
         try:
             _write(self._fd, line)
         except OSError as e:
-            raise AutoDecoError(f"{self.path}: cannot be written: {e.strerror or e}") from e
+            raise BadFile.of(self.path, f"cannot be written: {e.strerror or e}") from e
         self._end += len(line)
         return place
 
@@ -163,19 +168,19 @@ def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any
     """The header and the lines of a journal that is not to be changed; a last line that is torn is passed over.
 
     Raises:
-        AutoDecoError: no such journal, a damaged line (while it is iterated), in use by another process, or it cannot
-            be read.
+        BadFile: no such journal, a damaged line (while it is iterated), or it cannot be read.
+        Busy: in use by another process.
     """
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as e:
-        raise AutoDecoError(f"{path}: cannot be read: {e.strerror or e}") from e
+        raise BadFile.of(path, f"cannot be read: {e.strerror or e}") from e
     try:
         _lock(fd, path, shared=True)
         line = _first_line(fd)
         header = _parse(path, 1, line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or header.get(kind) != version:
-            raise AutoDecoError(f"{path}: not the beginning of {kind}")
+            raise BadFile.of(path, f"not the beginning of {kind}", key=kind, expected=version)
         numbered = _numbered(fd, len(line), _whole_lines(fd))
         yield header, (Line(number, place, _parse(path, number, data)) for number, place, data in numbered)
     finally:
@@ -230,7 +235,7 @@ def _parse(path: Path, number: int, line: bytes) -> Any:
     try:
         return parse_line(line)
     except AutoDecoError as e:
-        raise AutoDecoError(f"{path}:{number}: damaged: {e}") from e
+        raise BadFile(f"{path}:{number}: damaged: {e}", file=path) from e
 
 
 def _first_line(fd: int) -> bytes:
@@ -275,6 +280,7 @@ def _lock(fd: int, path: Path, *, shared: bool) -> None:
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as e:
-        raise AutoDecoError(f"{path}: in use by another run; wait for its end, or choose another output") from e
+        reason = "in use by another run; wait for its end, or choose another output"
+        raise Busy(f"{path}: {reason}", file=path) from e
     except OSError:  # a file system without locks
         return

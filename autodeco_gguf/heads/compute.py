@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf._native import core
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.format import FEATURES
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp, check_enabled
@@ -22,17 +23,23 @@ class Heads:
     """AutoDeco heads, ready to compute on any ggml device.
 
     Examples:
-        >>> heads = Heads.load("model-autodeco.gguf")  # doctest: +SKIP
-        >>> temperature, top_p = heads.evaluate(hidden, logits)  # doctest: +SKIP
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> heads = Heads.load(DEMO_MODEL)
+        >>> temperature, top_p = heads.evaluate(np.zeros((3, heads.hidden_size)), np.zeros((3, heads.vocab_size)))
+        >>> temperature.shape, top_p.shape
+        ((3,), (3,))
     """
 
     def __init__(self, weights: HeadWeights) -> None:
         """Copy the weights into native memory; the arrays are not needed afterwards.
 
         Raises:
-            AutoDecoError: the weights do not fit together or are not finite.
+            InvalidInput: the weights do not fit together or are not finite.
         """
-        weights.check("heads")
+        try:
+            weights.check()
+        except InvalidInput as e:
+            raise e.within("heads") from e
         self.hidden_size = weights.hidden_size
         self.vocab_size = weights.vocab_size
         self.base_model = weights.base_model
@@ -57,7 +64,7 @@ class Heads:
         """Read the heads of a merged GGUF or an adapter.
 
         Raises:
-            AutoDecoError: not a GGUF, no heads in it, or heads that are broken.
+            BadFile: not a GGUF, no heads in it, or heads that are broken.
         """
         return cls(ModelFile.open(Path(path)).read_heads())
 
@@ -69,7 +76,7 @@ class Heads:
         device: str = "CPU",
         heads_enabled: Collection[str] | None = None,
     ) -> tuple[Float32Array, Float32Array]:
-        """Predict from hidden states and logits, FORMAT's arithmetic in float32 on one ggml device.
+        """Predict from hidden states and logits, the arithmetic of docs/format.md in float32 on one ggml device.
 
         Args:
             hidden: [n, hidden_size], after the model's final norm (llama.cpp's ``result_norm``).
@@ -81,7 +88,8 @@ class Heads:
             temperature [n] in (0, 2) and top-p [n] in (0, 1); 1 where there is no such head.
 
         Raises:
-            AutoDecoError: wrong shapes, values that are not finite, no such device.
+            InvalidInput: wrong shapes, no such device.
+            ModelFailed: values that are not finite.
         """
         enabled = check_enabled(heads_enabled)
         temperature, top_p = self.native.evaluate(

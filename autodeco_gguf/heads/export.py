@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import Progress, check_output, copy_range, write_atomically
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
-from autodeco_gguf.heads.format import (
-    ACTIVATIONS,
-    BASE_SIZE,
-    BASE_VIEW,
-    HEAD_PREFIX,
-    HEAD_TYPES,
-    PREFIX,
-    VERSION,
-    tensor_name,
-)
-from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.heads.format import ACTIVATIONS, BASE_SIZE, BASE_VIEW, HEAD_TYPES, PREFIX, VERSION, head_key
+from autodeco_gguf.heads.model_file import Kind, ModelFile
 from autodeco_gguf.heads.weights import HeadWeights
 
 _BLOCK = {"q8_0": 32}
@@ -42,14 +33,24 @@ class ExportResult:
     heads: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _HeadTensor:
-    spec: TensorSpec
-    data: bytes
+_Tensors = list[tuple[TensorSpec, bytes]]
+
+
+class _Range(NamedTuple):
+    """Bytes to copy from a file."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+    @classmethod
+    def of(cls, file: GgufFile, tensors: Iterable[TensorInfo]) -> list[_Range]:
+        """Those of a file's tensors."""
+        return [cls(file.path, t.offset, t.nbytes) for t in tensors]
 
 
 def export(
-    base: str | Path,
+    base: str | Path | BaseModel,
     heads: str | Path,
     output: str | Path | None = None,
     *,
@@ -73,23 +74,23 @@ def export(
         progress: called as tensor data is copied.
 
     Raises:
-        AutoDecoError: input that is broken or does not fit together, an output that cannot be written. Nothing
-            is left behind then.
+        BadFile: input that is broken or does not fit together, an output that cannot be written. Nothing is left
+            behind then.
+        InvalidInput: no such head type or activation, or a value that does not fit the type.
     """
     if head_type not in HEAD_TYPES:
-        raise AutoDecoError(f"head type {head_type!r}, expected one of {', '.join(HEAD_TYPES)}")
+        raise InvalidInput.of("head type", repr(head_type), f"one of {', '.join(HEAD_TYPES)}")
     if activation is not None and activation not in ACTIVATIONS:
-        raise AutoDecoError(f"activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-    base_model = BaseModel.open(Path(base))
-    path = Path(output) if output is not None else _default_output(base_model.path, adapter)
-    check_output(path, inputs=[*base_model.paths, *_checkpoint_files(heads)], force=force)
-    checkpoint = read_checkpoint(heads, activation=activation)
-    weights = _fit(checkpoint, base_model, str(heads))
+        raise InvalidInput.of("activation", repr(activation), f"one of {', '.join(ACTIVATIONS)}")
+    model = base if isinstance(base, BaseModel) else BaseModel.open(Path(base))
+    path = Path(output) if output is not None else _default_output(model.path, adapter)
+    checkpoint_files = Path(heads).iterdir() if Path(heads).is_dir() else ()
+    check_output(path, inputs=[*model.paths, *checkpoint_files], force=force)
+    weights = _fit(read_checkpoint(heads, activation=activation), model, heads)
     tensors = _encode(weights, head_type)
-    entries = _metadata(weights)
     if adapter:
-        return _write_adapter(path, base_model.parts[0], base_model.architecture, entries, tensors, weights)
-    return _write_merged(path, base_model, entries, tensors, weights, progress)
+        return _write_adapter(path, model.parts[0], tensors, weights)
+    return _write_merged(path, model, tensors, weights, progress)
 
 
 def extract(
@@ -103,27 +104,25 @@ def extract(
     """Take a merged file apart: the base, bit-identical to the file it was made of, and the heads.
 
     Raises:
-        AutoDecoError: not a merged file, a stale base view, an output that cannot be written.
+        BadFile: not a merged file, a stale base view, an output that cannot be written.
+        InvalidInput: no output is given, or one twice.
     """
-    model = ModelFile.open(Path(merged))
-    if model.kind != "merged":
-        raise AutoDecoError(f"{merged}: {_describe(model.kind)}; extract takes a merged file")
+    model = _open_merged(Path(merged), merged, "extract takes a merged file")
     if base is None and adapter is None:
-        raise AutoDecoError("nothing to extract: give --base OUT, --adapter OUT or both")
+        raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT or both")
     if base is not None and adapter is not None and Path(base).resolve() == Path(adapter).resolve():
-        raise AutoDecoError(f"{base}: given as both outputs")
-    view = model.base()
-    outputs = [Path(p) for p in (base, adapter) if p is not None]
-    for path in outputs:
-        check_output(path, inputs=[model.path], force=force)
+        raise InvalidInput(f"{base}: given as both outputs", file=base)
+    model.base()  # refuses a stale view
+    for path in (base, adapter):
+        if path is not None:
+            check_output(Path(path), inputs=[model.path], force=force)
     weights = model.read_heads()
     results = []
     if base is not None:
-        results.append(_extract_base(Path(base), model, view, progress))
+        results.append(_extract_base(Path(base), model, progress))
     if adapter is not None:
-        tensors = [_HeadTensor(spec, model.outer.read(t)) for t, spec in _head_specs(model, weights)]
-        architecture = str(view.get("general.architecture", str, ""))
-        results.append(_write_adapter(Path(adapter), model.outer, architecture, _metadata(weights), tensors, weights))
+        tensors = [(spec, model.outer.read(t)) for t, spec in _head_specs(model, weights)]
+        results.append(_write_adapter(Path(adapter), model.outer, tensors, weights))
     return results
 
 
@@ -134,179 +133,133 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
         What was written; None where the view is fresh and nothing had to be.
 
     Raises:
-        AutoDecoError: not a merged file, broken heads, or no room beside the file.
+        BadFile: not a merged file, broken heads, or no room beside the file.
     """
-    model = ModelFile.open(Path(path).resolve())  # of a link, the file it leads to
-    if model.kind != "merged":
-        raise AutoDecoError(f"{path}: {_describe(model.kind)}; only a merged file has a base view")
+    model = _open_merged(Path(path).resolve(), path, "only a merged file has a base view")  # of a link, its file
     if model.stale is None:
         return None
     if not model.base_tensors:
-        raise AutoDecoError(f"{path}: no base model's tensors in it")
-    weights = model.read_heads()
-    outer = model.outer
-    view = outer.header.build([PREFIX], [], [t.spec for t in model.base_tensors])
+        raise BadFile.of(path, "no base model's tensors in it")
+    weights, outer = model.read_heads(), model.outer
     heads = _head_specs(model, weights)
-    specs = [_view_spec(view), *(t.spec for t in model.base_tensors), *(spec for _, spec in heads)]
-    header = outer.header.build([BASE_SIZE], [], specs)
+    base_specs = [t.spec for t in model.base_tensors]
+    view = outer.header.build([PREFIX], [], base_specs)
+    header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *base_specs, *(spec for _, spec in heads)])
+    chunks = [header + view, *_Range.of(outer, [*model.base_tensors, *(t for t, _ in heads)])]
+    return _write(model.path, chunks, outer.alignment, "merged", weights, progress)
 
-    def write(out: BinaryIO) -> None:
-        step = _steps(sum(t.nbytes for t in outer.tensors), progress)
-        out.write(header + view)
-        _copy_tensors(out, outer, [*model.base_tensors, *(t for t, _ in heads)], outer.alignment, step)
 
-    write_atomically(model.path, write, lambda p: _verify(p, "merged", weights))
-    return _result(model.path, weights)
+def _open_merged(path: Path, given: str | Path, need: str) -> ModelFile:
+    model = ModelFile.open(path)
+    if model.kind != "merged":
+        found = "is an adapter" if model.kind == "adapter" else "no AutoDeco heads in it"
+        raise BadFile.of(given, f"{found}; {need}", expected="merged", found=model.kind)
+    return model
 
 
 # ---- writing ----
 
 
 def _write_merged(
-    path: Path,
-    base: BaseModel,
-    entries: list[KeyValue],
-    tensors: list[_HeadTensor],
-    weights: HeadWeights,
-    progress: Progress | None,
+    path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights, progress: Progress | None
 ) -> ExportResult:
-    first = base.parts[0]
-    alone = len(base.parts) == 1
+    first, alone = base.parts[0], len(base.parts) == 1
     specs = [t.spec for part in base.parts for t in part.tensors]
-    end = _source_end(base) if alone else 0
+    entries = _metadata(weights)
     if alone:
         view = first.read_range(first.start, first.data - first.start)  # byte for byte: the source stands in it whole
+        end = _source_end(base)
+        copied = [_Range(first.path, first.data, end - first.data)]
         if end < first.start + first.pad(first.end - first.start):
-            entries = [*entries, (BASE_SIZE, "u64", end - first.start)]
+            entries.append((BASE_SIZE, "u64", end - first.start))
     else:
         view = first.header.build(["split."], [], specs)
+        copied = [r for part in base.parts for r in _Range.of(part, part.tensors)]
     drop = [PREFIX] if alone else ["split.", PREFIX]
-    header = first.header.build(drop, entries, [_view_spec(view), *specs, *(t.spec for t in tensors)])
-
-    def write(out: BinaryIO) -> None:
-        step = _steps(sum(part.end - part.data for part in base.parts), progress)
-        out.write(header + view)
-        if alone:
-            copy_range(first.path, first.data, end - first.data, out, step)
-            _pad(out, end - first.data, first.alignment)
-        for part in () if alone else base.parts:
-            _copy_tensors(out, part, part.tensors, first.alignment, step)
-        _write_heads(out, tensors, first.alignment)
-
-    write_atomically(path, write, lambda p: _verify(p, "merged", weights))
-    return _result(path, weights)
+    header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
+    chunks = [header + view, *copied, *(data for _, data in tensors)]
+    return _write(path, chunks, first.alignment, "merged", weights, progress)
 
 
 def _source_end(base: BaseModel) -> int:
     """Where the one source file ends; the padding after its last tensor may be missing, nothing may follow it."""
     part = base.parts[0]
-    model = ModelFile.open(part.path)
-    if model.kind == "merged":
-        return part.start + model.base_nbytes
-    padded_end = part.pad(part.end)
-    if part.file_size > padded_end:
-        raise AutoDecoError(
-            f"{part.path}: {part.file_size - padded_end} bytes follow the last tensor, expected the file to end there"
-        )
+    if base.file.kind == "merged":
+        return part.start + base.file.base_nbytes
+    extra = part.file_size - part.pad(part.end)
+    if extra > 0:
+        raise BadFile.of(part.path, f"{extra} bytes follow the last tensor, expected the file to end there")
     return part.file_size
 
 
-def _write_adapter(
-    path: Path,
-    template: GgufFile,
-    architecture: str,
-    entries: list[KeyValue],
-    tensors: list[_HeadTensor],
-    weights: HeadWeights,
-) -> ExportResult:
+def _write_adapter(path: Path, template: GgufFile, tensors: _Tensors, weights: HeadWeights) -> ExportResult:
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
-        ("general.architecture", "str", architecture),
+        ("general.architecture", "str", template.architecture),
         ("adapter.type", "str", "autodeco"),
     ]
-    header = template.header.build([""], [*general, *entries], [t.spec for t in tensors])
-
-    def write(out: BinaryIO) -> None:
-        out.write(header)
-        _write_heads(out, tensors, 32)
-
-    write_atomically(path, write, lambda p: _verify(p, "adapter", weights))
-    return _result(path, weights)
+    header = template.header.build([""], [*general, *_metadata(weights)], [spec for spec, _ in tensors])
+    return _write(path, [header, *(data for _, data in tensors)], 32, "adapter", weights)
 
 
-def _extract_base(path: Path, model: ModelFile, view: GgufFile, progress: Progress | None) -> ExportResult:
+def _extract_base(path: Path, model: ModelFile, progress: Progress | None) -> ExportResult:
     nbytes = model.base_nbytes
+    return _write(path, [_Range(model.path, model.base().start, nbytes)], 1, "plain", None, progress)
+
+
+def _write(
+    path: Path,
+    chunks: Iterable[bytes | _Range],
+    alignment: int,
+    kind: Kind,
+    weights: HeadWeights | None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write bytes and copies of bytes, each padded to the alignment, and read back what came of it."""
+    chunks = list(chunks)
+    total = sum(chunk.nbytes for chunk in chunks if isinstance(chunk, _Range))
 
     def write(out: BinaryIO) -> None:
-        copy_range(model.path, view.start, nbytes, out, _steps(nbytes, progress))
+        done = 0
 
-    def verify(temporary: Path) -> None:
-        if ModelFile.open(temporary).kind != "plain":
-            raise AutoDecoError(f"{path}: came out as another kind of file; {model.path} may be damaged")
+        def step(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            if progress is not None:
+                progress(done, total)
 
-    write_atomically(path, write, verify)
-    return ExportResult(path, nbytes, ())
+        for chunk in chunks:
+            if isinstance(chunk, _Range):
+                copy_range(*chunk, out, step)
+            else:
+                out.write(chunk)
+            nbytes = chunk.nbytes if isinstance(chunk, _Range) else len(chunk)
+            out.write(b"\0" * (-nbytes % alignment))
+
+    write_atomically(path, write, lambda p: _verify(p, kind, weights))
+    return ExportResult(path, path.stat().st_size, tuple(weights.mlps) if weights is not None else ())
 
 
-def _verify(path: Path, kind: str, weights: HeadWeights) -> None:
+def _verify(path: Path, kind: Kind, weights: HeadWeights | None) -> None:
     """Read back what was written with the reader that will have to live with it."""
     model = ModelFile.open(path)
     if model.kind != kind or model.stale is not None:
-        raise AutoDecoError(f"{path}: reads back as {model.kind}, {model.stale}; nothing was written")
-    found = model.read_heads()
-    if {n: [w.shape for w in m.weights] for n, m in found.mlps.items()} != {
-        n: [w.shape for w in m.weights] for n, m in weights.mlps.items()
-    }:
-        raise AutoDecoError(f"{path}: its heads read back with other shapes; nothing was written")
-
-
-def _result(path: Path, weights: HeadWeights) -> ExportResult:
-    return ExportResult(path, path.stat().st_size, tuple(weights.mlps))
-
-
-def _copy_tensors(
-    out: BinaryIO, source: GgufFile, tensors: Iterable[TensorInfo], alignment: int, step: Callable[[int], None]
-) -> None:
-    for tensor in tensors:
-        copy_range(source.path, tensor.offset, tensor.nbytes, out, step)
-        _pad(out, tensor.nbytes, alignment)
-
-
-def _write_heads(out: BinaryIO, tensors: list[_HeadTensor], alignment: int) -> None:
-    for tensor in tensors:
-        out.write(tensor.data)
-        _pad(out, len(tensor.data), alignment)
-
-
-def _pad(out: BinaryIO, nbytes: int, alignment: int) -> None:
-    out.write(b"\0" * (-nbytes % alignment))
-
-
-def _steps(total: int, progress: Progress | None) -> Callable[[int], None]:
-    done = 0
-
-    def step(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done, total)
-
-    return step
+        raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
+    if weights is not None and _shapes(model.read_heads()) != _shapes(weights):
+        raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
 
 
 # ---- contents ----
 
 
-def _fit(checkpoint: Checkpoint, base: BaseModel, source: str) -> HeadWeights:
-    """The checkpoint's heads with the base's vocabulary filled in; AutoDecoError where they do not fit."""
+def _fit(checkpoint: Checkpoint, base: BaseModel, source: str | Path) -> HeadWeights:
+    """The checkpoint's heads with the base's vocabulary filled in; BadFile where they do not fit."""
     weights = checkpoint.weights
-    base.check_fit(weights.hidden_size, checkpoint.vocab_size, source)
-    base.check_architecture(checkpoint.base_model_type, source)
+    base.check_fit(weights.hidden_size, checkpoint.vocab_size, checkpoint.base_model_type, source)
     vocab_size = checkpoint.vocab_size or base.vocab_size
     if vocab_size is None:
-        raise AutoDecoError(f"{base.path}: neither it nor the checkpoint says how large the vocabulary is")
-    name = weights.base_model or str(base.parts[0].get("general.name", str, "")) or base.path.stem
-    return replace(weights, vocab_size=vocab_size, base_model=name)
+        raise BadFile.of(base.path, "neither it nor the checkpoint says how large the vocabulary is")
+    return replace(weights, vocab_size=vocab_size, base_model=weights.base_model or base.name)
 
 
 def _metadata(weights: HeadWeights) -> list[KeyValue]:
@@ -315,38 +268,34 @@ def _metadata(weights: HeadWeights) -> list[KeyValue]:
         ("autodeco.hidden_size", "u32", weights.hidden_size),
         ("autodeco.vocab_size", "u32", weights.vocab_size),
         ("autodeco.base_model", "str", weights.base_model),
+        *((head_key(head, "activation"), "str", mlp.activation) for head, mlp in weights.mlps.items()),
     ]
-    for head, mlp in weights.mlps.items():
-        entries.append((f"{PREFIX}{HEAD_PREFIX[head]}.activation", "str", mlp.activation))
     if weights.temperature is not None:
-        entries.append(("autodeco.temp_head.scale", "f32", weights.temperature_scale))
+        entries.append((head_key("temperature", "scale"), "f32", weights.temperature_scale))
     if weights.top_p is not None:
-        entries.append(("autodeco.top_p_head.features", "[str]", list(weights.features)))
+        entries.append((head_key("top_p", "features"), "[str]", list(weights.features)))
     return entries
 
 
-def _encode(weights: HeadWeights, head_type: str) -> list[_HeadTensor]:
+def _encode(weights: HeadWeights, head_type: str) -> _Tensors:
     tensors = []
-    for head, mlp in weights.mlps.items():
-        for i, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-            kind = "f16" if weight.shape[1] % _BLOCK.get(head_type, 1) else head_type
-            for part, array, type_ in (("weight", weight, kind), ("bias", bias, "f32")):
-                name = tensor_name(head, i, part)
-                data = core.quantize(array, type_)
-                if not np.isfinite(core.dequantize(data, type_, array.size)).all():
-                    raise AutoDecoError(f"{name}: a value does not fit {type_}; use --head-type f32")
-                tensors.append(_HeadTensor((name, type_, array.shape), data))
+    for name, array in weights.tensors.items():
+        kind = "f32" if array.ndim == 1 else "f16" if array.shape[1] % _BLOCK.get(head_type, 1) else head_type
+        data = core.quantize(array, kind)
+        if not np.isfinite(core.dequantize(data, kind, array.size)).all():
+            raise InvalidInput(f"{name}: a value does not fit {kind}; use --head-type f32", key=name, expected=kind)
+        tensors.append(((name, kind, array.shape), data))
     return tensors
+
+
+def _shapes(weights: HeadWeights) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in weights.tensors.items()}
 
 
 def _head_specs(model: ModelFile, weights: HeadWeights) -> list[tuple[TensorInfo, TensorSpec]]:
     """The head tensors of a file as they should be declared: another tool may have dropped dimensions of size 1."""
-    shapes = {
-        tensor_name(head, i, "weight"): weight.shape
-        for head, mlp in weights.mlps.items()
-        for i, weight in enumerate(mlp.weights)
-    }
-    return [(t, (t.name, t.type, shapes.get(t.name, t.shape))) for t in model.head_tensors]
+    shapes = _shapes(weights)
+    return [(t, (t.name, t.type, shapes[t.name])) for t in model.head_tensors]
 
 
 def _view_spec(view: bytes) -> TensorSpec:
@@ -356,11 +305,3 @@ def _view_spec(view: bytes) -> TensorSpec:
 def _default_output(base: Path, adapter: bool) -> Path:
     stem = re.sub(r"-\d{5}-of-\d{5}$", "", base.stem)
     return Path(f"{stem}-autodeco{'-adapter' if adapter else ''}.gguf")
-
-
-def _checkpoint_files(heads: str | Path) -> list[Path]:
-    return list(Path(heads).iterdir()) if Path(heads).is_dir() else []
-
-
-def _describe(kind: str) -> str:
-    return {"plain": "no AutoDeco heads in it", "adapter": "is an adapter"}[kind]

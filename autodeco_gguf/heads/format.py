@@ -16,6 +16,9 @@ BASE_SIZE: Final = "autodeco.base_size"
 HEAD_PREFIX: Final = {"temperature": "temp_head", "top_p": "top_p_head"}
 """Head -> its name in tensor names, metadata keys and official checkpoints."""
 
+ENABLE_KEYS: Final = {"temperature": "enable_temperature_head", "top_p": "enable_top_p_head"}
+"""Head -> the key of an official checkpoint's config that says whether it has been trained."""
+
 FEATURES: Final = {
     True: ("temperature", "max_prob", "entropy", "prob_variance", "top5_prob"),
     False: ("temperature",),
@@ -30,6 +33,11 @@ HEAD_TYPES: Final = ("f32", "f16", "bf16", "q8_0")
 def tensor_name(head: str, layer: int, part: str) -> str:
     """The GGUF name of ``part`` ("weight" or "bias") of a head's layer."""
     return f"{PREFIX}{HEAD_PREFIX[head]}.{layer}.{part}"
+
+
+def head_key(head: str, name: str) -> str:
+    """The metadata key of a head's property: "activation", "scale" or "features"."""
+    return f"{PREFIX}{HEAD_PREFIX[head]}.{name}"
 
 
 def default_activation(n_layers: int) -> str:

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile, TensorInfo
-from autodeco_gguf.heads.format import BASE_SIZE, BASE_VIEW, FEATURES, HEAD_PREFIX, PREFIX, VERSION, tensor_name
+from autodeco_gguf.heads.format import (
+    BASE_SIZE,
+    BASE_VIEW,
+    FEATURES,
+    HEAD_PREFIX,
+    PREFIX,
+    TEMPERATURE_SCALE,
+    VERSION,
+    head_key,
+    tensor_name,
+)
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
+
+T = TypeVar("T")
 
 Kind = Literal["plain", "merged", "adapter"]
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A GGUF and what is in it.
+    """A GGUF and what is in it; its headers are read once, its tensors when they are asked for.
 
     ``view`` is the base model's own header inside a merged file, None where it is missing or unreadable;
     ``stale`` says why the view does not fit the file any more, None where it does or where there is none.
+
+    Examples:
+        >>> from autodeco_gguf.model.shipped import DEMO_MODEL
+        >>> model = ModelFile.open(DEMO_MODEL)
+        >>> model.kind, sorted(model.read_heads().mlps)
+        ('merged', ['temperature', 'top_p'])
     """
 
     path: Path
@@ -36,15 +54,16 @@ class ModelFile:
         """Read the headers.
 
         Raises:
-            AutoDecoError: not a GGUF, broken, truncated, or of a newer format version.
+            BadFile: not a GGUF, broken, truncated, or of a newer format version.
         """
         outer = GgufFile(path)
         if not any(t.name.startswith(PREFIX) for t in outer.tensors):
             return cls(path, "plain", outer)
         version = outer.get("autodeco.version", int)
         if version is None or not 1 <= version <= VERSION:
-            found = "no autodeco.version" if version is None else f"autodeco.version {version}"
-            raise AutoDecoError(f"{path}: {found}, this program reads up to {VERSION}; update autodeco-gguf")
+            said = "no autodeco.version" if version is None else f"autodeco.version {version}"
+            reason = f"{said}, this program reads up to {VERSION}; update autodeco-gguf"
+            raise BadFile.of(path, reason, key="autodeco.version", expected=VERSION, found=version)
         if outer.get("general.type", str) == "adapter":
             return cls(path, "adapter", outer)
         view, stale = _open_view(outer)
@@ -64,60 +83,49 @@ class ModelFile:
     def base_nbytes(self) -> int:
         """Size in bytes of the source file that stands in a merged one, from the view's first byte."""
         view = self.base()
-        return int(self.outer.get(BASE_SIZE, int, 0)) or view.pad(view.end - view.start)
+        return self.outer.get(BASE_SIZE, int, 0) or view.pad(view.end - view.start)
 
     def base(self) -> GgufFile:
         """The header of the base model that llama.cpp is to load.
 
         Raises:
-            AutoDecoError: an adapter, which has no base in it, or a merged file with a stale view.
+            BadFile: an adapter, which has no base in it, or a merged file with a stale view.
         """
         if self.kind == "adapter":
-            raise AutoDecoError(
-                f"{self.path}: an adapter holds heads only; give the base model and --heads {self.path.name}"
-            )
+            reason = f"an adapter holds heads only; give the base model and --heads {self.path.name}"
+            raise BadFile.of(self.path, reason)
         if self.stale is not None:
-            raise AutoDecoError(f"{self.path}: stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
+            raise BadFile.of(self.path, f"stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
         return self.view or self.outer
 
     def read_heads(self) -> HeadWeights:
         """The heads, dequantized to float32.
 
         Raises:
-            AutoDecoError: there are none, or a tensor or key is missing, unknown, misshapen or not finite.
+            BadFile: there are none, or a tensor or key is missing, unknown, misshapen or not finite.
         """
         if self.kind == "plain":
-            raise AutoDecoError(f"{self.path}: no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
-        hidden_size, vocab_size = (
-            self._key("autodeco.hidden_size", int),
-            self._key("autodeco.vocab_size", int),
-        )
+            raise BadFile.of(self.path, "no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
+        hidden_size, vocab_size = self._key("autodeco.hidden_size", int), self._key("autodeco.vocab_size", int)
         mlps = {head: self._read_mlp(head) for head in HEAD_PREFIX}
-        known = {
-            tensor_name(head, i, part)
-            for head, mlp in mlps.items()
-            for i in range(len(mlp.weights) if mlp else 0)
-            for part in ("weight", "bias")
-        }
+        features = tuple(self._key(head_key("top_p", "features"), list)) if mlps["top_p"] else FEATURES[True]
+        scale = self._key(head_key("temperature", "scale"), float) if mlps["temperature"] else TEMPERATURE_SCALE
+        base_model = self.outer.get("autodeco.base_model", str, "")
+        weights = HeadWeights(hidden_size, vocab_size, base_model, mlps["temperature"], mlps["top_p"], features, scale)
         for tensor in self.head_tensors:
-            if tensor.name not in known:
-                raise AutoDecoError(f"{self.path}: tensor {tensor.name} belongs to no head that is complete")
-        weights = HeadWeights(
-            hidden_size=int(hidden_size),
-            vocab_size=int(vocab_size),
-            base_model=str(self.outer.get("autodeco.base_model", str, "")),
-            temperature=mlps["temperature"],
-            top_p=mlps["top_p"],
-            features=tuple(self._key("autodeco.top_p_head.features", list)) if mlps["top_p"] else FEATURES[True],
-            temperature_scale=float(self._key("autodeco.temp_head.scale", float)) if mlps["temperature"] else 2.0,
-        )
-        weights.check(str(self.path))
+            if tensor.name not in weights.tensors:
+                reason = f"tensor {tensor.name} belongs to no head that is complete"
+                raise BadFile.of(self.path, reason, key=tensor.name)
+        try:
+            weights.check()
+        except InvalidInput as e:
+            raise BadFile.of(self.path, e) from e
         return weights
 
-    def _key(self, key: str, kind: type[Any]) -> Any:
+    def _key(self, key: str, kind: type[T]) -> T:
         value = self.outer.get(key, kind)
         if value is None:
-            raise AutoDecoError(f"{self.path}: metadata key {key} is missing")
+            raise BadFile.of(self.path, f"metadata key {key} is missing", key=key)
         return value
 
     def _read_mlp(self, head: str) -> Mlp | None:
@@ -126,23 +134,22 @@ class ModelFile:
         biases: list[Float32Array] = []
         while tensor_name(head, len(weights), "weight") in tensors:
             layer = len(weights)
-            bias = tensors.get(tensor_name(head, layer, "bias"))
-            if bias is None:
-                raise AutoDecoError(f"{self.path}: tensor {tensor_name(head, layer, 'bias')} is missing")
+            bias = tensor_name(head, layer, "bias")
+            if bias not in tensors:
+                raise BadFile.of(self.path, f"tensor {bias} is missing", key=bias)
             weight = self._array(tensors[tensor_name(head, layer, "weight")])
             weights.append(weight.reshape(1, -1) if weight.ndim == 1 else weight)
-            biases.append(self._array(bias))
+            biases.append(self._array(tensors[bias]))
         if not weights:
             return None
-        activation = str(self._key(f"{PREFIX}{HEAD_PREFIX[head]}.activation", str))
-        return Mlp(tuple(weights), tuple(biases), activation)
+        return Mlp(tuple(weights), tuple(biases), self._key(head_key(head, "activation"), str))
 
     def _array(self, tensor: TensorInfo) -> Float32Array:
-        n = int(np.prod(tensor.shape))
+        data = self.outer.read(tensor)
         try:
-            flat = core.dequantize(self.outer.read(tensor), tensor.type, n)
+            flat = core.dequantize(data, tensor.type, int(np.prod(tensor.shape)))
         except AutoDecoError as e:
-            raise AutoDecoError(f"{self.path}: {tensor.name}: {e}") from e
+            raise BadFile.of(self.path, f"{tensor.name}: {e}", key=tensor.name) from e
         return np.asarray(flat, np.float32).reshape(tensor.shape)
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE
-
-if TYPE_CHECKING:
-    pass
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE, tensor_name
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -39,22 +35,26 @@ class Mlp:
     activation: str
 
     def check(self, where: str, n_in: int) -> None:
-        """Raise AutoDecoError, naming the layer, unless the layers connect and hold finite values."""
+        """Raise InvalidInput, naming ``where`` and the layer, unless the layers connect and hold finite values."""
         if self.activation not in ACTIVATIONS:
-            raise AutoDecoError(f"{where}: activation {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        if not self.weights or len(self.weights) != len(self.biases):
-            raise AutoDecoError(f"{where}: {len(self.weights)} weights and {len(self.biases)} biases, expected as many")
-        if len(self.weights) > MAX_LAYERS:
-            raise AutoDecoError(f"{where}: {len(self.weights)} layers, expected at most {MAX_LAYERS}")
+            expected = f"one of {', '.join(ACTIVATIONS)}"
+            raise InvalidInput.of(f"{where}: activation", repr(self.activation), expected)
+        n_layers = len(self.weights)
+        if n_layers == 0 or n_layers != len(self.biases):
+            reason = f"{where}: {n_layers} weights and {len(self.biases)} biases, expected as many"
+            raise InvalidInput(reason, key=where, expected=n_layers, found=len(self.biases))
+        if n_layers > MAX_LAYERS:
+            reason = f"{where}: {n_layers} layers, expected at most {MAX_LAYERS}"
+            raise InvalidInput(reason, key=where, expected=MAX_LAYERS, found=n_layers)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            n_out = 1 if i + 1 == len(self.weights) else weight.shape[0]
-            if weight.shape != (n_out, n_in):
-                raise AutoDecoError(f"{where}: weight of layer {i} is {list(weight.shape)}, expected [{n_out}, {n_in}]")
-            if bias.shape != (n_out,):
-                raise AutoDecoError(f"{where}: bias of layer {i} is {list(bias.shape)}, expected [{n_out}]")
-            for name, array in (("weight", weight), ("bias", bias)):
+            n_out = 1 if i + 1 == n_layers else weight.shape[0]
+            for name, array, shape in (("weight", weight, [n_out, n_in]), ("bias", bias, [n_out])):
+                layer = f"{where}: {name} of layer {i}"
+                found = list(array.shape)
+                if found != shape:
+                    raise InvalidInput(f"{layer} is {found}, expected {shape}", key=layer, expected=shape, found=found)
                 if not np.isfinite(array).all():
-                    raise AutoDecoError(f"{where}: {name} of layer {i} holds NaN or infinity")
+                    raise InvalidInput(f"{layer} holds NaN or infinity", key=layer)
             n_in = n_out
 
 
@@ -80,6 +80,16 @@ class HeadWeights:
         both = {"temperature": self.temperature, "top_p": self.top_p}
         return {name: mlp for name, mlp in both.items() if mlp is not None}
 
+    @property
+    def tensors(self) -> dict[str, Float32Array]:
+        """The arrays under the names that a GGUF has for them, in its order."""
+        return {
+            tensor_name(head, i, part): array
+            for head, mlp in self.mlps.items()
+            for i, layer in enumerate(zip(mlp.weights, mlp.biases, strict=True))
+            for part, array in zip(("weight", "bias"), layer, strict=True)
+        }
+
     def fingerprint(self) -> str:
         """A hash of the heads: the same for the same predictions."""
         digest = hashlib.sha256(repr((self.features, self.temperature_scale)).encode())
@@ -89,26 +99,25 @@ class HeadWeights:
                 digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def check(self, source: str) -> None:
-        """Raise AutoDecoError, naming ``source`` and the layer, unless this is a set of heads that can run."""
+    def check(self) -> None:
+        """Raise InvalidInput, naming the layer, unless this is a set of heads that can run."""
         if not self.mlps:
-            raise AutoDecoError(f"{source}: no head in it")
+            raise InvalidInput("no head in it")
         if self.features not in FEATURES.values():
-            raise AutoDecoError(
-                f"{source}: top-p features {list(self.features)}, expected {list(FEATURES[True])} or one"
-            )
+            raise InvalidInput.of("top-p features", list(self.features), f"{list(FEATURES[True])} or one")
         if not 0.0 < self.temperature_scale < float("inf"):
-            raise AutoDecoError(f"{source}: temperature scale {self.temperature_scale}, expected a number > 0")
+            raise InvalidInput.of("temperature scale", self.temperature_scale, "a number > 0")
         for name, mlp in self.mlps.items():
-            n_in = self.hidden_size + (len(self.features) if name == "top_p" else 0)
-            mlp.check(f"{source}: {HEAD_PREFIX[name]}", n_in)
+            mlp.check(HEAD_PREFIX[name], self.hidden_size + (len(self.features) if name == "top_p" else 0))
 
 
 def check_enabled(enabled: Collection[str] | None) -> frozenset[str]:
-    """The set of head names, all for None; AutoDecoError for a name that is no head."""
+    """The set of head names, all for None; InvalidInput for a name that is no head."""
     if enabled is None:
         return HEADS
     names = frozenset([enabled] if isinstance(enabled, str) else enabled)
     if not names <= HEADS:
-        raise AutoDecoError(f"heads_enabled: {sorted(names - HEADS)}, expected some of {sorted(HEADS)}")
+        found, expected = sorted(names - HEADS), f"some of {sorted(HEADS)}"
+        message = f"heads_enabled: {found}, expected {expected}"
+        raise InvalidInput(message, key="heads_enabled", expected=expected, found=found)
     return names

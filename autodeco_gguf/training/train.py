@@ -13,7 +13,7 @@ import torch
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.heads.base_model import BaseModel
-from autodeco_gguf.heads.checkpoint import transformers_config, write_checkpoint
+from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
