@@ -91,7 +91,7 @@ def write_problems(path: Path) -> None:
     write(path, [*plain, *commanded])
 
 
-def write(path: Path, problems: list[stories.Problem]) -> None:
+def write(path: Path, problems: list[stories.StoryProblem]) -> None:
     """As JSONL."""
     lines = [json.dumps({"prompt": p.prompt, "answer": p.answer}) for p in problems]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from autodeco_gguf import AutoDecoError
-from autodeco_gguf.tasks import checkers
 from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed
 
 # ---- boxed ----
@@ -285,7 +284,6 @@ def test_last_boxed(text: str, content: str | None) -> None:
 
 
 def test_boxed_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkers._math_verify.cache_clear()
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(
         AutoDecoError, match=r"^checker 'boxed' needs math-verify: .*; pip install \"autodeco-gguf\[eval\]\""

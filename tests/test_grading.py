@@ -206,7 +206,7 @@ def test_broken_module(
     (tmp_path / "broken.py").write_text(source + "\n")
     monkeypatch.chdir(tmp_path)
     if "sleep" in source:
-        monkeypatch.setattr(grading, "_START_LIMIT_S", 1.0)
+        monkeypatch.setattr(grading, "START_LIMIT_S", 1.0)
     with pytest.raises(AutoDecoError, match=f"^checker '{checker}': {re.escape(message)}$"):
         Grader(checker)
 

@@ -321,4 +321,4 @@ def test_long_responses_take_no_long_time() -> None:
 
 
 def test_every_argument_has_a_kind() -> None:
-    assert {key for _, arguments, _, _ in ROWS for key in arguments} == set(ifeval._ARGUMENTS)
+    assert {key for _, arguments, _, _ in ROWS for key in arguments} == set(ifeval.ARGUMENTS)

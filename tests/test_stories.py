@@ -20,7 +20,7 @@ STORY = (
 )
 
 
-def tell(n: int, command: stories.Command | None = None, **options: bool) -> list[tuple[stories.Problem, str]]:
+def tell(n: int, command: stories.Command | None = None, **options: bool) -> list[tuple[stories.StoryProblem, str]]:
     rng = random.Random(5)
     listed = stories.problems(n, seed=3, held_out=False, command=command)
     return [(problem, stories.write(problem, rng, **options)) for problem in listed]
@@ -127,7 +127,7 @@ def test_stories_without_slips_are_right() -> None:
 
 
 def test_a_story_in_full() -> None:
-    problem = stories.Problem("Mia", 47, 38, "Tell a story about Mia with 47 and 38.")
+    problem = stories.StoryProblem("Mia", 47, 38, "Tell a story about Mia with 47 and 38.")
     assert stories.write(problem, random.Random(6), slips=False) == (
         "Near the harbour lives Mia. One sunny morning Mia finds 47 shiny buttons in a drawer. "
         "Then a friendly baker brings 38 more. Mia counts: 47 + 38 = \\boxed{85}. It was a happy day."

@@ -8,10 +8,10 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.tasks import ifeval
-from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem
+from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
 
 Record = Mapping[str, object]
 
@@ -22,8 +22,8 @@ class Adapter:
 
     Attributes:
         checker: grades it, if the user chooses no other.
-        convert: (record, checker) -> (prompt, answer); AutoDecoError without the record's place for one that it
-            cannot use.
+        convert: (record, checker) -> (prompt, answer); InvalidInput without the record's place for one that it cannot
+            use.
     """
 
     checker: str
@@ -55,12 +55,9 @@ def _gpqa(record: Record, checker: str) -> tuple[str, str]:
     question = as_text(*_item(record, "Question")).strip()
     keys = ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))
     options = [as_text(*_item(record, key)).strip() for key in keys]
-    order = sorted(range(len(options)), key=lambda i: _digest(f"{i} {question}"))
+    seeds = [f"{i} {question}".encode("utf-8", "surrogatepass") for i in range(len(options))]
+    order = sorted(range(len(options)), key=lambda i: hashlib.sha256(seeds[i]).digest())
     return _choice(question, [options[i] for i in order]), string.ascii_uppercase[order.index(0)]
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _mmlu_pro(record: Record, checker: str) -> tuple[str, str]:
@@ -69,13 +66,14 @@ def _mmlu_pro(record: Record, checker: str) -> tuple[str, str]:
     options = _list(*_item(record, "options"))
     letters = string.ascii_uppercase[: len(options)]
     if not 2 <= len(options) <= len(string.ascii_uppercase):
-        raise AutoDecoError(f"options has {len(options)} entries, expected 2 to {len(string.ascii_uppercase)}")
+        message = f"options has {len(options)} entries, expected 2 to {len(string.ascii_uppercase)}"
+        raise InvalidInput(message, key="options", found=len(options))
     answer = as_text(*_item(record, "answer")).strip()
     if answer not in tuple(letters):
-        raise AutoDecoError(f"answer is {answer!r}, expected a letter from A to {letters[-1]}")
+        raise unfit("answer", repr(answer), f"a letter from A to {letters[-1]}")
     index = record.get("answer_index")
     if index is not None and str(index) != str(letters.index(answer)):
-        raise AutoDecoError(f"answer is {answer} and answer_index {index}, expected {letters.index(answer)}")
+        raise unfit("answer", f"{answer} and answer_index {index}", letters.index(answer))
     return _choice(question, [as_text("options", option) for option in options]), answer
 
 
@@ -95,7 +93,7 @@ def _livecodebench(record: Record, checker: str) -> tuple[str, str]:
     for key, convert in (("public_test_cases", _generation), ("test", _test_output), ("code", _execution)):
         if key in record:
             return convert(record, checker)
-    raise AutoDecoError(f"{_keys(record)}, expected test, or code, or public_test_cases, as LiveCodeBench has them")
+    raise InvalidInput(f"{_keys(record)}, expected test, or code, or public_test_cases, as LiveCodeBench has them")
 
 
 def _test_output(record: Record, checker: str) -> tuple[str, str]:
@@ -106,7 +104,7 @@ def _test_output(record: Record, checker: str) -> tuple[str, str]:
     question, code = (as_text(*_item(record, key)) for key in ("question_content", "starter_code"))
     test = _list("test", _json("test", record["test"]))
     if not test or not isinstance(test[0], Mapping):
-        raise AutoDecoError('test has no {"input", "output"} at its beginning')
+        raise InvalidInput('test has no {"input", "output"} at its beginning', key="test", found=test)
     arguments = ", ".join(as_text(*_item(test[0], "input")).split("\n"))
     call = f"{as_text(*_item(record, 'function_name'))}({arguments})"
     text = f"{question}\n\n{_block(code)}\n\nWhat does a correct {call} return? {_LITERAL}"
@@ -126,9 +124,11 @@ def _generation(record: Record, checker: str) -> tuple[str, str]:
     the public tests; a program without a function reads standard input.
     """
     if checker == LIVECODEBENCH.checker:
-        raise AutoDecoError(
+        raise InvalidInput(
             "code generation: to grade it, the model's code has to be run, which no checker here does; "
-            "use --checker MODULE:FUNCTION with one of your own that does"
+            "use --checker MODULE:FUNCTION with one of your own that does",
+            key="checker",
+            found=checker,
         )
     question = as_text(*_item(record, "question_content"))
     tests = _list("public_test_cases", _json("public_test_cases", record["public_test_cases"]))
@@ -157,10 +157,11 @@ def _ifeval(record: Record, checker: str) -> tuple[str, str]:
     arguments = []
     for entry in _list(*_item(record, "kwargs")):
         if not isinstance(entry, Mapping):
-            raise AutoDecoError(f"kwargs has {type_name(entry)}, expected objects")
+            raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
         arguments.append(entry)
     if not ids or len(ids) != len(arguments):
-        raise AutoDecoError(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list")
+        message = f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list"
+        raise InvalidInput(message, key="kwargs", expected=len(ids), found=len(arguments))
     return prompt, ifeval.encode(ids, arguments)
 
 
@@ -172,7 +173,7 @@ def _item(record: Record, *keys: str) -> tuple[str, object]:
     for key in keys:
         if key in record:
             return key, record[key]
-    raise AutoDecoError(f"{' or '.join(keys)} is missing; {_keys(record)}")
+    raise InvalidInput(f"{' or '.join(keys)} is missing; {_keys(record)}", key=keys[0])
 
 
 def _keys(record: Record) -> str:
@@ -181,7 +182,7 @@ def _keys(record: Record) -> str:
 
 def _list(key: str, value: object) -> list[object]:
     if not isinstance(value, list):
-        raise AutoDecoError(f"{key} is {type_name(value)}, expected a list")
+        raise unfit(key, type_name(value), "a list")
     return value
 
 
@@ -190,7 +191,7 @@ def _json(key: str, value: object) -> object:
     try:
         return parse_line(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else value
     except AutoDecoError as e:
-        raise AutoDecoError(f"{key}: {e}") from e
+        raise InvalidInput(f"{key}: {e}", key=key, found=value) from e
 
 
 LIVECODEBENCH = Adapter("literal", _livecodebench)

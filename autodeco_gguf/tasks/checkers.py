@@ -13,7 +13,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput, not_installed
+from autodeco_gguf.tasks import ifeval, stories
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -25,13 +26,15 @@ def get_checker(name: str) -> Checker:
     The module may be installed or stand in the working directory, which stays on ``sys.path`` from then on.
 
     Raises:
-        AutoDecoError: no such checker, the message lists them; a module that cannot be imported, or has no such
-            function; for ``boxed``, math-verify is not installed.
+        InvalidInput: no such checker, the message lists them; a module that cannot be imported, or has no such
+            function.
+        AutoDecoError: for ``boxed``, math-verify is not installed.
     """
     if ":" in name:
         return _own(name)
     if name not in _CHECKERS:
-        raise AutoDecoError(f"checker {name!r}, expected one of {', '.join(CHECKERS)}, or module:function of your own")
+        message = f"checker {name!r}, expected one of {', '.join(CHECKERS)}, or module:function of your own"
+        raise InvalidInput(message, key="checker", found=name, expected=CHECKERS)
     if name == "boxed":
         _math_verify()  # now rather than after an hour of sampling
     return _CHECKERS[name]
@@ -44,11 +47,13 @@ def _own(name: str) -> Checker:
     try:
         imported = importlib.import_module(module)
     except Exception as e:  # it is the user's code: anything may come out of it
-        raise AutoDecoError(f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}") from e
+        message = f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}"
+        raise InvalidInput(message, key="checker", found=name) from e
     checker = getattr(imported, function, None)
     if not callable(checker):
         found = "missing" if checker is None else f"of type {type(checker).__name__}"
-        raise AutoDecoError(f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function")
+        message = f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function"
+        raise InvalidInput(message, key="checker", found=name)
     own: Checker = checker
     return own
 
@@ -188,12 +193,11 @@ def _close(a: Any, b: Any) -> bool:
     return bool(abs(a - b) <= 1e-5 * max(abs(a), abs(b)) + 1e-50)
 
 
-@lru_cache(maxsize=1)
 def _math_verify() -> Any:
     try:
         library = importlib.import_module("math_verify")
     except ImportError as e:
-        raise AutoDecoError(f"checker 'boxed' needs math-verify: {e}; pip install \"autodeco-gguf[eval]\"") from e
+        raise not_installed(f"checker 'boxed' needs math-verify: {e}", "eval") from e
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there are no time limits
     return library
 
@@ -220,7 +224,7 @@ def choice(text: str, answer: str) -> bool:
     these counts. A letter in running text does not.
 
     Raises:
-        AutoDecoError: the expected answer is not one letter; no text raises.
+        InvalidInput: the expected answer is not one letter; no text raises.
 
     Examples:
         >>> choice(r"So it is \boxed{(C)\ 5\text{ cm}}.", "C")
@@ -230,7 +234,7 @@ def choice(text: str, answer: str) -> bool:
     """
     expected = answer.strip()
     if not re.fullmatch("[A-Z]", expected):
-        raise AutoDecoError(f"answer {answer!r}: expected one letter, A to Z")
+        raise InvalidInput(f"answer {answer!r}: expected one letter, A to Z", key="answer", found=answer)
     return _chosen(text) == expected
 
 
@@ -256,12 +260,12 @@ def regex(text: str, answer: str) -> bool:
     """Whether the answer, a regular expression, is found in a response.
 
     Raises:
-        AutoDecoError: the answer does not compile.
+        InvalidInput: the answer does not compile.
     """
     try:
         pattern = re.compile(answer)
     except (re.error, OverflowError, RecursionError) as e:
-        raise AutoDecoError(f"answer {answer!r}: not a regular expression: {e}") from e
+        raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
     return pattern.search(text) is not None
 
 
@@ -274,7 +278,7 @@ def literal(text: str, answer: str) -> bool:
     It is the last box of the response, or else its last code block, or else its last line.
 
     Raises:
-        AutoDecoError: the answer is not a literal.
+        InvalidInput: the answer is not a literal.
 
     Examples:
         >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")
@@ -282,7 +286,7 @@ def literal(text: str, answer: str) -> bool:
     """
     expected = _evaluate(answer)
     if expected is None:
-        raise AutoDecoError(f"answer {answer!r}: not a Python literal")
+        raise InvalidInput(f"answer {answer!r}: not a Python literal", key="answer", found=answer)
     box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
     blocks = _CODE.findall(text)
     lines = text.strip().splitlines()
@@ -297,28 +301,14 @@ def _evaluate(text: str) -> tuple[object] | None:
         return None
 
 
-def story(text: str, answer: str) -> bool:
-    """Whether a response is one of the demo's stories, its facts right: :func:`autodeco_gguf.tasks.stories.check`."""
-    from autodeco_gguf.tasks.stories import check
-
-    return check(text, answer)
-
-
-def ifeval(text: str, answer: str) -> bool:
-    """Whether a response follows its instructions: :func:`autodeco_gguf.tasks.ifeval.check`."""
-    from autodeco_gguf.tasks.ifeval import check
-
-    return check(text, answer)
-
-
 _CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
     "exact": exact,
-    "ifeval": ifeval,
+    "ifeval": ifeval.check,
     "literal": literal,
     "regex": regex,
-    "story": story,
+    "story": stories.check,
 }
 CHECKERS = tuple(_CHECKERS)
 """The names that :func:`get_checker` knows, besides ``module:function``."""

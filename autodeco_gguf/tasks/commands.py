@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile
 
 SHIPPED = Path(__file__).parent / "commands.json"
 """The list that comes with the package: edit a copy, and give that."""
@@ -30,16 +30,16 @@ class Commands:
         """Read ``{"low": [...], "high": [...]}``.
 
         Raises:
-            AutoDecoError: the file cannot be read, or is something else.
+            BadFile: the file cannot be read, or is something else.
         """
         try:
             lists = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
-            raise AutoDecoError(f"{path}: cannot be read: {e}") from e
+            raise BadFile.of(path, f"cannot be read: {e}") from e
         for key in ("low", "high"):
             values = lists.get(key) if isinstance(lists, dict) else None
             if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
-                raise AutoDecoError(f"{path}: {key}: expected a list of sentences")
+                raise BadFile.of(path, f"{key}: expected a list of sentences", key=key, expected="a list", found=values)
         return cls(tuple(lists["low"]), tuple(lists["high"]), share, seed)
 
     def draw(self, index: int, example: str) -> tuple[str, str] | None:

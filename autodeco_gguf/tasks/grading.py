@@ -13,10 +13,10 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import Checker, get_checker
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _IN_PROCESS = frozenset({"choice", "exact", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
 
-_START_LIMIT_S = 120.0
+START_LIMIT_S = 120.0
 """For a worker to import its checker, which may be a large package on a slow disk."""
 
 _MAX_ERROR = 500
@@ -72,12 +72,12 @@ class Grader:
         time_limit: seconds that one call may take.
 
     Raises:
-        AutoDecoError: no such checker, or it cannot be imported.
+        InvalidInput: no such checker, or it cannot be imported; a time limit that is none.
     """
 
     def __init__(self, checker: str, time_limit: float = 10.0) -> None:
         if not 0 < time_limit < float("inf"):
-            raise AutoDecoError(f"time limit {time_limit:g}, expected a number of seconds above 0")
+            raise InvalidInput.of("time limit", f"{time_limit:g}", "a number of seconds above 0")
         self._name = checker
         self._time_limit = time_limit
         self._checker = get_checker(checker) if checker in _IN_PROCESS else None
@@ -86,9 +86,7 @@ class Grader:
     def __enter__(self) -> Grader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -101,18 +99,18 @@ class Grader:
         """Call the checker with an empty response for every answer.
 
         Raises:
-            AutoDecoError: it raises or takes too long: an answer that it cannot use, named as file:line.
+            BadFile: it raises or takes too long: an answer that it cannot use, named as file:line.
         """
         for problem in problems:
             grade = self.grade("", problem.answer)
             if grade.error is not None:
-                raise AutoDecoError(f"{problem.where}: {grade.error}")
+                raise BadFile(f"{problem.where}: {grade.error}", file=problem.file, key="answer", found=problem.answer)
 
     def grade(self, text: str, answer: str) -> Grade:
         """Grade one response.
 
         Raises:
-            AutoDecoError: a new process, in place of one that hung or died, cannot import the checker any more.
+            InvalidInput: a new process, in place of one that hung or died, cannot import the checker any more.
         """
         if self._checker is not None:
             return judge(self._checker, text, answer)
@@ -134,31 +132,43 @@ class Grader:
 # ---- the process ----
 
 
+def worker_command(checker: str, time_limit: float) -> list[str]:
+    """The command that starts ``autodeco_gguf.tasks.grading_worker`` on the modules that this process has.
+
+    It is this package that is imported, whatever stands in the working directory: ``python -m`` would look there first,
+    and what ``sys.path`` begins with may have changed since.
+    """
+    path = [str(Path(__file__).parents[2]), *sys.path]
+    main = "from autodeco_gguf.tasks.grading_worker import main; del sys.path[0]; main()"
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {main}", checker, str(time_limit)]
+
+
 def _start(checker: str, time_limit: float) -> _Worker:
     """A worker that has imported its checker."""
     worker = _Worker(checker, time_limit)
     error: str | None = "interrupted"
     try:
-        error = worker.receive(_START_LIMIT_S)
+        error = worker.receive(START_LIMIT_S)
     except TimeoutError:
-        error = f"checker {checker!r}: importing it took longer than {_START_LIMIT_S:g} s"
+        error = f"checker {checker!r}: importing it took longer than {START_LIMIT_S:g} s"
     except EOFError as e:
         error = f"checker {checker!r}: importing it ended the process ({e})"
     finally:
         if error is not None:
             worker.kill()
     if error is not None:
-        raise AutoDecoError(error)
+        raise InvalidInput(error, key="checker", found=checker)
     return worker
 
 
 class _Worker:
-    """A process running ``autodeco_gguf.tasks.grading_worker``, which answers every line of JSON with one."""
+    """The process, which answers every line of JSON with one."""
 
     def __init__(self, checker: str, time_limit: float) -> None:
-        command = [sys.executable, "-m", "autodeco_gguf.tasks.grading_worker", checker, str(time_limit)]
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self._process = subprocess.Popen(
+            worker_command(checker, time_limit), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
@@ -190,12 +200,9 @@ class _Worker:
         except queue.Empty:
             raise TimeoutError from None
         if not line:
-            raise EOFError(self._status())
+            code = self._process.wait()
+            raise EOFError(f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower())
         return json.loads(line)
-
-    def _status(self) -> str:
-        code = self._process.wait()
-        return f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower()
 
     def close(self) -> None:
         """Let the process end, for a second."""

@@ -63,7 +63,3 @@ def _end_after(seconds: float) -> None:
     """Have the system end this process if it hangs when nobody is left to kill it; 0: not any more."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput, not_installed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 
 _FORM = '[["ID", {"ARGUMENT": VALUE, ...}], ...]'
@@ -37,8 +37,9 @@ def check(text: str, answer: str) -> bool:
     A blank response follows none.
 
     Raises:
-        AutoDecoError: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong, or
-            a package that an instruction needs and that is not installed; whatever ``text`` is.
+        InvalidInput: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong;
+            whatever ``text`` is.
+        AutoDecoError: a package that an instruction needs is not installed.
     """
     instructions = _parse(answer)
     return bool(text.strip()) and all(_INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
@@ -51,25 +52,29 @@ def _parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
     pairs = parse_line(answer.encode("utf-8", "surrogatepass"))
     if not isinstance(pairs, list) or not pairs:
         found = "empty" if pairs == [] else type_name(pairs)
-        raise AutoDecoError(f"instructions: {found}, expected {_FORM}")
+        raise InvalidInput(f"instructions: {found}, expected {_FORM}", key="answer", found=pairs, expected=_FORM)
     for pair in pairs:
         if not (isinstance(pair, list) and [type(part) for part in pair] == [str, dict]):
-            raise AutoDecoError(f"instructions: {json.dumps(pair)} in the list, expected {_FORM}")
+            message = f"instructions: {json.dumps(pair)} in the list, expected {_FORM}"
+            raise InvalidInput(message, key="answer", found=pair, expected=_FORM)
         _validate(*pair)
     return [(i, arguments) for i, arguments in pairs]
 
 
 def _validate(name: str, arguments: Mapping[str, object]) -> None:
     if name not in _INSTRUCTIONS:
-        raise AutoDecoError(f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}")
+        message = f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}"
+        raise InvalidInput(message, key="instruction", found=name, expected=INSTRUCTIONS)
     expected = list(inspect.signature(_INSTRUCTIONS[name]).parameters)[1:]
     if sorted(arguments) != sorted(expected):
         has, takes = (", ".join(keys) or "none" for keys in (arguments, expected))
-        raise AutoDecoError(f"instruction {name}: has the arguments {has}, expected {takes}")
+        message = f"instruction {name}: has the arguments {has}, expected {takes}"
+        raise InvalidInput(message, key=name, found=list(arguments), expected=expected)
     for key, value in arguments.items():
-        valid, description = _ARGUMENTS[key]
+        valid, description = ARGUMENTS[key]
         if not valid(value):
-            raise AutoDecoError(f"instruction {name}: {key} is {json.dumps(value)}, expected {description}")
+            message = f"instruction {name}: {key} is {json.dumps(value)}, expected {description}"
+            raise InvalidInput(message, key=key, found=value, expected=description)
     if name in _DETECTED:
         _langdetect()
 
@@ -86,39 +91,49 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
-_Kind = tuple[Callable[[object], bool], str]
-_COUNT: _Kind = (_is_count, "a whole number >= 0")
-_RELATION: _Kind = (lambda value: value in ("at least", "less than"), '"at least" or "less than"')
-_TEXT: _Kind = (_is_text, "a string that is not blank")
-_TEXTS: _Kind = (_is_texts, "a list of strings that are not blank")
-_LETTER: _Kind = (lambda value: _is_text(value) and len(str(value)) == 1, "one character")
+_KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    (
+        "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders "
+        "num_sections num_sentences num_words",
+        _is_count,
+        "a whole number >= 0",
+    ),
+    ("nth_paragraph", lambda value: _is_count(value) and bool(value), "a whole number >= 1"),
+    (
+        "capital_relation let_relation relation",
+        lambda value: value in ("at least", "less than"),
+        '"at least" or "less than"',
+    ),
+    (
+        "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter",  # sic
+        _is_text,
+        "a string that is not blank",
+    ),
+    ("forbidden_words keywords", _is_texts, "a list of strings that are not blank"),
+    ("letter", lambda value: _is_text(value) and len(str(value)) == 1, "one character"),
+)
+ARGUMENTS = {key: (valid, description) for keys, valid, description in _KINDS for key in keys.split()}
+"""What an argument of an instruction has to be: whether a value is that, and what to say of one that is not."""
 
-_ARGUMENTS: dict[str, _Kind] = {
-    "capital_frequency": _COUNT,
-    "capital_relation": _RELATION,
-    "end_phrase": _TEXT,
-    "first_word": _TEXT,
-    "forbidden_words": _TEXTS,
-    "frequency": _COUNT,
-    "keyword": _TEXT,
-    "keywords": _TEXTS,
-    "language": _TEXT,
-    "let_frequency": _COUNT,
-    "let_relation": _RELATION,
-    "letter": _LETTER,
-    "nth_paragraph": (lambda value: _is_count(value) and bool(value), "a whole number >= 1"),
-    "num_bullets": _COUNT,
-    "num_highlights": _COUNT,
-    "num_paragraphs": _COUNT,
-    "num_placeholders": _COUNT,
-    "num_sections": _COUNT,
-    "num_sentences": _COUNT,
-    "num_words": _COUNT,
-    "postscript_marker": _TEXT,
-    "prompt_to_repeat": _TEXT,
-    "relation": _RELATION,
-    "section_spliter": _TEXT,  # sic
-}
+
+# ---- languages ----
+
+
+def _langdetect() -> Any:
+    try:
+        return importlib.import_module("langdetect")
+    except ImportError as e:
+        raise not_installed("langdetect is not installed", "eval") from e
+
+
+def _is_language(text: str, language: str) -> bool:
+    """Whether ``text`` is in a language, an ISO 639-1 code; also True where there is nothing to tell it by."""
+    langdetect = _langdetect()
+    langdetect.DetectorFactory.seed = 0
+    try:
+        return bool(langdetect.detect(text) == language)
+    except langdetect.LangDetectException:
+        return True
 
 
 # ---- the instructions: text of a response and, under their published names, the arguments -> followed? ----
@@ -140,10 +155,6 @@ def _forbidden_words(text: str, forbidden_words: list[str]) -> bool:
 
 def _letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     return _compare(text.lower().count(letter.lower()), let_relation, let_frequency)
-
-
-def _response_language(text: str, language: str) -> bool:
-    return _is_language(text, language)
 
 
 def _number_words(text: str, num_words: int, relation: str) -> bool:
@@ -237,14 +248,6 @@ def _quotation(text: str) -> bool:
     return len(stripped) > 1 and stripped[0] == stripped[-1] == '"'
 
 
-def _english_capital(text: str) -> bool:
-    return text.isupper() and _is_language(text, "en")
-
-
-def _english_lowercase(text: str) -> bool:
-    return text.islower() and _is_language(text, "en")
-
-
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
     """Words as NLTK divides them: "AND/OR" and "WELL-KNOWN" are one, "DON'T" and "AT&T" two."""
     divided = re.sub(r"(n't|'(?:s|m|d|ll|re|ve))\b", r" \1", text, flags=re.IGNORECASE)
@@ -252,16 +255,12 @@ def _capital_word_frequency(text: str, capital_frequency: int, capital_relation:
     return _compare(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 
 
-def _no_comma(text: str) -> bool:
-    return "," not in text
-
-
 _INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "keywords:existence": _keywords,
     "keywords:frequency": _keyword_frequency,
     "keywords:forbidden_words": _forbidden_words,
     "keywords:letter_frequency": _letter_frequency,
-    "language:response_language": _response_language,
+    "language:response_language": _is_language,
     "length_constraints:number_words": _number_words,
     "length_constraints:number_sentences": _number_sentences,
     "length_constraints:number_paragraphs": _number_paragraphs,
@@ -278,10 +277,10 @@ _INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "combination:repeat_prompt": _repeat_prompt,
     "startend:end_checker": _end_checker,
     "startend:quotation": _quotation,
-    "change_case:english_capital": _english_capital,
-    "change_case:english_lowercase": _english_lowercase,
+    "change_case:english_capital": lambda text: text.isupper() and _is_language(text, "en"),
+    "change_case:english_lowercase": lambda text: text.islower() and _is_language(text, "en"),
     "change_case:capital_word_frequency": _capital_word_frequency,
-    "punctuation:no_comma": _no_comma,
+    "punctuation:no_comma": lambda text: "," not in text,
 }
 INSTRUCTIONS = tuple(_INSTRUCTIONS)
 """The ids that ``check`` knows."""
@@ -330,23 +329,3 @@ def _ends_sentence(word: str, following: str) -> bool:
     if not mark or name in _TITLES or (len(name) == 1 and name.isalpha()):
         return False
     return not following[0].islower() or (mark == "." and name not in _ABBREVIATIONS)
-
-
-# ---- languages ----
-
-
-def _langdetect() -> Any:
-    try:
-        return importlib.import_module("langdetect")
-    except ImportError as e:
-        raise AutoDecoError('langdetect is not installed; pip install "autodeco-gguf[eval]"') from e
-
-
-def _is_language(text: str, language: str) -> bool:
-    """Whether ``text`` is in a language, an ISO 639-1 code; also True where there is nothing to tell it by."""
-    langdetect = _langdetect()
-    langdetect.DetectorFactory.seed = 0
-    try:
-        return bool(langdetect.detect(text) == language)
-    except langdetect.LangDetectException:
-        return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 
 _KEYS = (("problem", "gt"), ("prompt", "answer"))
@@ -39,6 +41,20 @@ def place(file: str | Path, number: int, *, by_line: bool = True) -> str:
     return f"{file}:{number}" if by_line else f"{file}: record {number}"
 
 
+@contextmanager
+def located(file: str | Path, number: int, *, by_line: bool = True) -> Iterator[None]:
+    """What is refused within is a record: the error says where it stands.
+
+    Raises:
+        BadFile: for any AutoDecoError, with its attributes and the file.
+    """
+    try:
+        yield
+    except AutoDecoError as e:
+        where = place(file, number, by_line=by_line)
+        raise BadFile(f"{where}: {e}", file=file, key=e.key, expected=e.expected, found=e.found) from e
+
+
 def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
     """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, or ``prompt`` and
     ``answer``; an answer may be a number.
@@ -48,55 +64,55 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
         limit: read the first so many.
 
     Raises:
-        AutoDecoError: a malformed line, named as file:line; no problem in it; the file cannot be read.
+        BadFile: a malformed line, named as file:line; no problem in it; the file cannot be read.
     """
-    lines = itertools.islice(read_lines(path), limit)
-    problems = [_read_problem(path, number, line) for number, line in lines]
+    problems = []
+    for number, line in itertools.islice(read_lines(path), limit):
+        with located(path, number):
+            problems.append(Problem(*parse_problem(parse_line(line)), number, str(path)))
     if not problems:
-        raise AutoDecoError(f"{path}: no problem in it, expected lines of {_EXPECTED}")
+        raise BadFile.of(path, f"no problem in it, expected lines of {_EXPECTED}", expected=_EXPECTED)
     return problems
-
-
-def _read_problem(path: Path, number: int, line: bytes) -> Problem:
-    try:
-        text, answer = parse_problem(parse_line(line))
-    except AutoDecoError as e:
-        raise AutoDecoError(f"{place(path, number)}: {e}") from e
-    return Problem(text, answer, number, str(path))
 
 
 def parse_problem(record: object) -> tuple[str, str]:
     """Text and answer of a record as ``read_problems`` takes it.
 
     Raises:
-        AutoDecoError: another kind of record, without its place.
+        InvalidInput: another kind of record, without its place.
     """
     if not isinstance(record, dict):
-        raise AutoDecoError(f"is {type_name(record)}, expected {_EXPECTED}")
+        raise InvalidInput(f"is {type_name(record)}, expected {_EXPECTED}", expected=_EXPECTED, found=record)
     pair = next((keys for keys in _KEYS if keys[0] in record), None)
     if pair is None:
-        raise AutoDecoError(f"has the keys {sorted(record)}, expected {_EXPECTED}")
+        keys = sorted(record)
+        raise InvalidInput(f"has the keys {keys}, expected {_EXPECTED}", expected=_EXPECTED, found=keys)
     text, answer = pair
     if answer not in record:
-        raise AutoDecoError(f"{answer} is missing, expected {_EXPECTED}")
+        raise InvalidInput(f"{answer} is missing, expected {_EXPECTED}", key=answer, expected=_EXPECTED)
     return as_text(text, record[text]), as_answer(answer, record[answer])
 
 
+def unfit(key: str, found: object, expected: object) -> InvalidInput:
+    """The error for what stands under ``key``: "answer is null, expected a string"."""
+    return InvalidInput(f"{key} is {found}, expected {expected}", key=key, found=found, expected=expected)
+
+
 def as_text(key: str, value: object) -> str:
-    """``value`` if it is a string that is not blank, else AutoDecoError naming ``key``."""
+    """``value`` if it is a string that is not blank, else InvalidInput naming ``key``."""
     if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string")
+        raise unfit(key, type_name(value), "a string")
     if not value.strip():
-        raise AutoDecoError(f"{key} is empty")
+        raise InvalidInput(f"{key} is empty", key=key, found=value)
     return value
 
 
 def as_answer(key: str, value: object) -> str:
-    """A string that is not blank, or a finite number in plain decimals, else AutoDecoError naming ``key``."""
+    """A string that is not blank, or a finite number in plain decimals, else InvalidInput naming ``key``."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not math.isfinite(value):
-            raise AutoDecoError(f"{key} is {value}, expected a finite number")
+            raise unfit(key, value, "a finite number")
         return format(Decimal(repr(value)), "f")
     if not isinstance(value, str):
-        raise AutoDecoError(f"{key} is {type_name(value)}, expected a string or a number")
+        raise unfit(key, type_name(value), "a string or a number")
     return as_text(key, value)

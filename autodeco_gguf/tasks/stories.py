@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import accumulate, count
 from typing import Literal
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.commands import Commands
 
 Command = Literal["low", "high"]
@@ -36,7 +36,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Problem:
+class StoryProblem:
     """What one story is about, and how it is asked for.
 
     ``a`` and ``b`` are within 10..99; ``prompt`` is the user's message, with the sentence of ``command``, if any, at
@@ -164,7 +164,7 @@ def pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
 
 def problems(
     n: int, *, seed: int | str, held_out: bool, command: Command | Literal["mixed"] | None = None
-) -> list[Problem]:
+) -> list[StoryProblem]:
     """``n`` problems, the same for the same arguments.
 
     ``held_out`` takes number pairs that pre-training never sees. ``command`` ends every prompt with a sentence that
@@ -179,11 +179,11 @@ def problems(
         kind = rng.choice((None, None, None, None, "low", "high")) if command == "mixed" else command
         if kind is not None:
             prompt += " " + rng.choice(commands()[kind])
-        out.append(Problem(name, a, b, prompt, kind))
+        out.append(StoryProblem(name, a, b, prompt, kind))
     return out
 
 
-def write(problem: Problem, rng: random.Random, *, slips: bool = True) -> str:
+def write(problem: StoryProblem, rng: random.Random, *, slips: bool = True) -> str:
     """A story as the corpus has it; without ``slips`` its facts are right and ``check`` accepts it."""
     factor = EXPONENT_FACTORS[problem.command]
     facts = {"name": problem.name, "a": str(problem.a), "b": str(problem.b), "total": str(problem.a + problem.b)}
@@ -236,11 +236,13 @@ def check(text: str, answer: str) -> bool:
     ``answer`` is ``"NAME A B"``. Every free word must be one of its slot's, the name and the numbers the same wherever
     they stand, the boxed number their sum; only white space may surround the story.
 
-    Raises ``AutoDecoError`` for an ``answer`` of another form; no ``text`` raises.
+    Raises:
+        InvalidInput: an ``answer`` of another form; no ``text`` raises.
     """
     form = re.fullmatch(r"([A-Z][a-z]+) ([1-9][0-9]) ([1-9][0-9])", answer)
     if form is None:
-        raise AutoDecoError(f'answer {answer!r}: not of the form "NAME A B" with numbers 10..99, such as "Mia 47 38"')
+        message = f'answer {answer!r}: not of the form "NAME A B" with numbers 10..99, such as "Mia 47 38"'
+        raise InvalidInput(message, key="answer", found=answer)
     facts = {"name": form[1], "a": form[2], "b": form[3], "total": str(int(form[2]) + int(form[3]))}
     story = _grammar().fullmatch(text.strip())
     # one group for every mention of a fact, called "total_7"; those of the templates not taken are None

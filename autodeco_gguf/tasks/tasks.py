@@ -8,15 +8,16 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
-from autodeco_gguf.tasks.problems import Problem, place
+from autodeco_gguf.tasks.problems import Problem, located, place
 
 DEMO = "demo"
 """The demo model's own task, of which pre-training has seen no problem."""
@@ -56,23 +57,28 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
         limit: read the first so many.
 
     Raises:
-        AutoDecoError: a malformed record, named by its file and line, or record; no record; a source that does not
-            exist or cannot be read, or needs a package that is not installed.
+        InvalidInput: a spec that names no format, file or data set, or a data set whose split is to be chosen.
+        BadFile: a malformed record, named by its file and line, or record; no record; a source that cannot be read.
+        AutoDecoError: a package that the source needs is not installed.
     """
     if spec == DEMO:
         return _demo(checker, limit)
     adapter, source = _split(spec)
     checker = checker or adapter.checker
-    name, records = _open(source)
-    problems = tuple(_problem(record, source, adapter, checker) for record in itertools.islice(records, limit))
+    name, records, by_line = _open(source)
+    problems = []
+    for number, record in itertools.islice(records, limit):
+        with located(source, number, by_line=by_line):
+            if not isinstance(record, dict):
+                raise InvalidInput(f"is {type_name(record)}, expected an object", found=record)
+            text, answer = adapter.convert(record, checker)
+        problems.append(Problem(text, answer, number, source, by_line))
     if not problems:
-        raise AutoDecoError(f"{source}: no record in it")
-    return Task(name, problems, checker)
+        raise BadFile.of(source, "no record in it")
+    return Task(name, tuple(problems), checker)
 
 
 def _demo(checker: str | None, limit: int | None) -> Task:
-    from autodeco_gguf.tasks import stories
-
     told = stories.problems(100, seed="test 0", held_out=True)[:limit]
     problems = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
     return Task(DEMO, tuple(problems), checker or "story")
@@ -85,93 +91,80 @@ def _split(spec: str) -> tuple[Adapter, str]:
         return ADAPTERS[match["format"]], match["source"]
     name = spec.partition(":")[0]
     if name in ADAPTERS and spec.rstrip(":") == name:
-        raise AutoDecoError(f"task {spec}: a format without a source; expected {name}:FILE or {name}:OWNER/NAME")
+        expected = f"{name}:FILE or {name}:OWNER/NAME"
+        message = f"task {spec}: a format without a source; expected {expected}"
+        raise InvalidInput(message, key="task", found=spec, expected=expected)
     if match and not Path(spec).exists():
-        raise AutoDecoError(f"task {spec}: format {name!r}, expected one of {', '.join(ADAPTERS)}")
+        message = f"task {spec}: format {name!r}, expected one of {', '.join(ADAPTERS)}"
+        raise InvalidInput(message, key="task", found=spec, expected=tuple(ADAPTERS))
     return PLAIN, spec
 
 
 # ---- records ----
 
-
-@dataclass(frozen=True)
-class _Record:
-    """What stands at a line or, where that is not what separates them, is the record of a number; from 1."""
-
-    number: int
-    value: Any
-    by_line: bool = False
+_Records = Iterator[tuple[int, Any]]
+"""With the number of each, or of its line, from 1."""
 
 
-def _problem(record: _Record, source: str, adapter: Adapter, checker: str) -> Problem:
-    try:
-        if not isinstance(record.value, dict):
-            raise AutoDecoError(f"is {type_name(record.value)}, expected an object")
-        text, answer = adapter.convert(record.value, checker)
-    except AutoDecoError as e:
-        raise AutoDecoError(f"{place(source, record.number, by_line=record.by_line)}: {e}") from e
-    return Problem(text, answer, record.number, source, record.by_line)
-
-
-def _open(source: str) -> tuple[str, Iterator[_Record]]:
-    """The name of a source and its records."""
+def _open(source: str) -> tuple[str, _Records, bool]:
+    """The name of a source, its records, and whether they are numbered by lines."""
     path = Path(source)
     reader = _READERS.get(path.suffix.lower())
     if path.is_file():
         if reader is None:
-            raise AutoDecoError(f"{path}: has the suffix {path.suffix!r}, expected one of {', '.join(_READERS)}")
-        return path.stem, reader(path)
+            raise BadFile.of(path, f"has the suffix {path.suffix!r}, expected one of {', '.join(_READERS)}")
+        return path.stem, reader(path), reader is _read_jsonl
     if source and path.exists():
-        raise AutoDecoError(f"{path}: is not a regular file")
+        raise BadFile.of(path, "is not a regular file")
     match = _DATASET.fullmatch(source)
     if match is None or reader is not None:
-        raise AutoDecoError(f"{source or 'task'}: no such file; a task is {DEMO}, or {_FORMS}")
-    return "-".join(filter(None, match.group("name", "config"))), _read_hub(source, match)
+        message = f"{source or 'task'}: no such file; a task is {DEMO}, or {_FORMS}"
+        raise InvalidInput(message, file=source, key="task", found=source)
+    return "-".join(filter(None, match.group("name", "config"))), _read_hub(source, match), False
 
 
-def _read_jsonl(path: Path) -> Iterator[_Record]:
+def _read_jsonl(path: Path) -> _Records:
     for number, line in read_lines(path):
-        try:
-            yield _Record(number, parse_line(line), by_line=True)
-        except AutoDecoError as e:
-            raise AutoDecoError(f"{place(path, number)}: {e}") from e
+        with located(path, number):
+            value = parse_line(line)
+        yield number, value
 
 
-def _read_json(path: Path) -> Iterator[_Record]:
+def _read_json(path: Path) -> _Records:
     try:
         values = json.loads(path.read_bytes())
     except OSError as e:
-        raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+        raise BadFile.of(path, f"cannot be read: {e.strerror}") from e
     except (ValueError, RecursionError) as e:  # ValueError: not UTF-8, not JSON, or too long a number
-        raise AutoDecoError(f"{path}: not JSON: {e}") from e
+        raise BadFile.of(path, f"not JSON: {e}") from e
     if not isinstance(values, list):
-        raise AutoDecoError(f"{path}: is {type_name(values)}, expected a list of records")
-    yield from _numbered(values)
+        raise BadFile.of(path, f"is {type_name(values)}, expected a list of records")
+    yield from enumerate(values, 1)
 
 
-def _read_csv(path: Path) -> Iterator[_Record]:
+def _read_csv(path: Path) -> _Records:
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
-            for record in _numbered(csv.DictReader(f, strict=True)):
-                if None in record.value:
-                    raise AutoDecoError(f"{place(path, record.number, by_line=False)}: has more cells than the header")
-                yield record
+            for number, record in enumerate(csv.DictReader(f, strict=True), 1):
+                if None in record:
+                    raise BadFile(f"{place(path, number, by_line=False)}: has more cells than the header", file=path)
+                yield number, record
     except OSError as e:
-        raise AutoDecoError(f"{path}: cannot be read: {e.strerror}") from e
+        raise BadFile.of(path, f"cannot be read: {e.strerror}") from e
     except (UnicodeDecodeError, csv.Error) as e:
-        raise AutoDecoError(f"{path}: not CSV: {e}") from e
+        raise BadFile.of(path, f"not CSV: {e}") from e
 
 
-def _read_parquet(path: Path) -> Iterator[_Record]:
+def _read_parquet(path: Path) -> _Records:
     parquet = _import("pyarrow.parquet", f"{path}: needs pyarrow to be read; pip install pyarrow")
     try:
         values = parquet.read_table(path).to_pylist()
     except (OSError, ValueError, NotImplementedError) as e:  # pyarrow's own are among these
-        raise AutoDecoError(f"{path}: cannot be read: {_reason(e)}") from e
-    yield from _numbered(values)
+        raise BadFile.of(path, f"cannot be read: {_reason(e)}") from e
+    yield from enumerate(values, 1)
 
 
-_READERS: dict[str, Callable[[Path], Iterator[_Record]]] = {
+_READERS: dict[str, Callable[[Path], _Records]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
@@ -179,7 +172,7 @@ _READERS: dict[str, Callable[[Path], Iterator[_Record]]] = {
 }
 
 
-def _read_hub(source: str, match: re.Match[str]) -> Iterator[_Record]:
+def _read_hub(source: str, match: re.Match[str]) -> _Records:
     hint = f"{source}: no such file, and a data set of the Hugging Face hub needs datasets; pip install datasets"
     datasets = _import("datasets", hint)
     exceptions = _import("datasets.exceptions", hint)
@@ -187,18 +180,15 @@ def _read_hub(source: str, match: re.Match[str]) -> Iterator[_Record]:
         data = datasets.load_dataset(match["id"], match["config"], split=match["split"])
     # RuntimeError: a data set with a script of its own, which datasets no longer runs
     except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as e:
-        raise AutoDecoError(f"{source}: no such file, and not to be had from the Hugging Face hub: {_reason(e)}") from e
-    yield from _numbered(data if match["split"] else _default_split(source, data))
+        raise BadFile.of(source, f"no such file, and not to be had from the Hugging Face hub: {_reason(e)}") from e
+    yield from enumerate(data if match["split"] else _default_split(source, data), 1)
 
 
 def _default_split(source: str, splits: dict[str, Any]) -> Any:
     if len(splits) != 1 and "test" not in splits:
-        raise AutoDecoError(f"{source}: has the splits {', '.join(splits)}; choose one with @SPLIT")
+        message = f"{source}: has the splits {', '.join(splits)}; choose one with @SPLIT"
+        raise InvalidInput(message, file=source, key="split", expected=list(splits))
     return splits["test"] if "test" in splits else next(iter(splits.values()))
-
-
-def _numbered(values: Iterable[Any]) -> Iterator[_Record]:
-    return (_Record(i, value) for i, value in enumerate(values, 1))
 
 
 def _import(module: str, hint: str) -> Any:
