@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
 from autodeco_gguf.evaluation.report import count
@@ -96,7 +96,7 @@ def evaluate_control(
             without a token.
     """
     if not engine.heads:
-        raise InvalidInput("control: the model has no heads, so there is nothing for commands to move")
+        raise BadFile("control: the model has no heads, so there is nothing for commands to move")
     if k < 1:
         raise InvalidInput.of("k", k, "at least 1").within("control")
     settings = replace(settings, tasks=tuple(task.name for task in tasks))
@@ -125,7 +125,7 @@ def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: E
             problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
             kinds[kind].append(make_item(engine, item.task, item.number, problem, settings))
     if not kinds["plain"]:
-        raise InvalidInput("control: every problem has a command in it already")
+        raise BadFile("control: every problem has a command in it already")
     return kinds
 
 

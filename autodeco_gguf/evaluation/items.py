@@ -10,7 +10,7 @@ from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade, Grader
@@ -32,7 +32,7 @@ def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> lis
     """The problems of all tasks, all known to fit.
 
     Raises:
-        AutoDecoError: one that does not, named as file:line.
+        BadFile: one that does not, named as file:line.
     """
     return [
         make_item(engine, task.name, number, problem, settings)
@@ -45,13 +45,15 @@ def make_item(engine: Engine, task: str, number: int, problem: Problem, settings
     """Render a problem as one message of a user.
 
     Raises:
-        AutoDecoError: it does not fit, named as file:line.
+        BadFile: it does not fit, named as file:line.
     """
     try:
         item = Item(task, number, problem, engine.prompt(problem.text))
         engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
+    except InvalidInput as e:
+        raise BadFile(f"{problem.where}: {e}", file=problem.file) from e
     except AutoDecoError as e:
-        raise e.within(problem.where, file=problem.file) from e
+        raise e.within(problem.where) from e
     return item
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
@@ -61,7 +61,8 @@ class Config:
         """How it samples, without a seed; ``metadata`` is that of the model's GGUF.
 
         Raises:
-            InvalidInput: a config of which nothing is known but its key; metadata that is malformed or out of range.
+            InvalidInput: a config of which nothing is known but its key.
+            BadFile: metadata that is malformed or out of range.
         """
         if self.key == "model":
             return _of_model(metadata)
@@ -205,7 +206,8 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
         metadata: of the model's GGUF.
 
     Raises:
-        InvalidInput: an unknown name, a malformed parameter, or a method that the model is not made for.
+        InvalidInput: an unknown name, or a malformed parameter.
+        BadFile: a method that the model is not made for.
     """
     usual = [name for name in _DEFAULTS if _obstacle(name, heads, metadata) is None]
     if names is None:
@@ -216,8 +218,7 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
         obstacle = _obstacle(name, heads, metadata)
         if obstacle is not None:
             allowed = (usage for usage in HELP if _obstacle(usage, heads, metadata) is None)
-            message = f"method {name}: {obstacle}; this model allows {', '.join(allowed)}"
-            raise InvalidInput(message, key="method", found=name)
+            raise BadFile(f"method {name}: {obstacle}; this model allows {', '.join(allowed)}", key=name)
     return [_method(name) for name in dict.fromkeys(names)]
 
 
@@ -319,8 +320,8 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
     sampling = replace(_LLAMA_CPP, **values)
     try:
         sampling.check()
-    except AutoDecoError as e:
-        raise e.within(f"method model: {_PREFIX}*") from e
+    except InvalidInput as e:
+        raise BadFile(f"method model: {_PREFIX}*: {e}", key=e.key, found=e.found) from e
     return sampling
 
 
@@ -328,7 +329,7 @@ def _metadata_number(key: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not math.isfinite(value):
         message = f"method model: {key} is {text!r}, expected a number"
-        raise InvalidInput(message, key=key, found=text, expected="a number")
+        raise BadFile(message, key=key, found=text, expected="a number")
     return value
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.items import GradedTasks, Item, make_header, make_request, render
 from autodeco_gguf.evaluation.methods import (
@@ -243,7 +243,7 @@ class _Run:
         drawn = [s for s in self.samples.of(AUTODECO).values() if self.settings.covers(s.seed, s.sample) and s.tokens]
         total = sum(s.tokens for s in drawn)
         if not total:
-            raise InvalidInput("mean-shift: autodeco has drawn no token, so there is no mean of its T and P")
+            raise ModelFailed("mean-shift: autodeco has drawn no token, so there is no mean of its T and P")
         means = (math.fsum(getattr(s, name).mean * s.tokens for s in drawn) / total for name in PARAMETERS)
         temperature, top_p = (round(mean, 4) for mean in means)
         return Config.static(temperature, top_p)

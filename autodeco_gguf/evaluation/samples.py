@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS
@@ -233,15 +233,15 @@ class Samples:
         return [Sample.from_json(self._journal.read(place), self._tasks) for place in self._ungraded.values()]
 
     def check_graded(self) -> None:
-        """Raise AutoDecoError where a checker has failed."""
+        """Raise BadFile where a checker has failed."""
         failed = self.ungraded()
         if failed:
             first, total = failed[0], sum(map(len, self._samples.values()))
-            raise AutoDecoError(
-                f"{self._directory}: {len(failed)} of {total} samples could not be graded; the first, problem "
+            raise BadFile.of(
+                self._directory,
+                f"{len(failed)} of {total} samples could not be graded; the first, problem "
                 f"{first.problem} of {first.task} with {first.config}: {first.error}; run again to grade them, nothing "
                 "is drawn twice",
-                file=self._directory,
             )
 
     def all(self) -> list[Sample]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.estimates import (
     Array,
     distinct_at_k,
@@ -75,7 +75,7 @@ def all_problems(grouped: Mapping[Config, Groups], settings: EvalSettings) -> li
     """Those that any config was sampled on, in the tasks' order; a shard has only some of a task."""
     found = {problem for groups in grouped.values() for problem in groups}
     if not found:
-        raise InvalidInput("no samples of these tasks; run the evaluation again to draw them")
+        raise BadFile("no samples of these tasks; run the evaluation again to draw them")
     return sorted(found, key=lambda problem: (settings.tasks.index(problem[0]), problem[1]))
 
 
@@ -83,7 +83,7 @@ def complete_scores(config: Config, groups: Groups, problems: Iterable[ProblemKe
     """The scores of a config that is to have all its samples of all these problems.
 
     Raises:
-        InvalidInput: one is missing, or a problem has fewer than k that are graded.
+        BadFile: one is missing, or a problem has fewer than k that are graded.
     """
     seeds, least = settings.draws(config)
     expected = seeds * least
@@ -91,10 +91,10 @@ def complete_scores(config: Config, groups: Groups, problems: Iterable[ProblemKe
     for (task, problem), samples in complete.items():
         where = f"{config}: task {task}, problem {problem}: {len(samples)} samples"
         if len(samples) < expected:
-            raise InvalidInput(f"{where}, expected {expected}; run the evaluation again to draw the rest")
+            raise BadFile(f"{where}, expected {expected}; run the evaluation again to draw the rest")
         failed = [s.error for s in samples if s.correct is None]
         if len(samples) - len(failed) < least:
-            raise InvalidInput(f"{where}, {len(failed)} of them not graded: {failed[0]}; run again to grade them")
+            raise BadFile(f"{where}, {len(failed)} of them not graded: {failed[0]}; run again to grade them")
     return score(config, complete, settings)
 
 
@@ -145,7 +145,7 @@ def summarize(
         tokens_s: tokens drawn a second.
 
     Raises:
-        InvalidInput: a sample is missing, or a problem has fewer than k that are graded.
+        BadFile: a sample is missing, or a problem has fewer than k that are graded.
     """
     grouped = by_config(samples, settings)
     problems = all_problems(grouped, settings)
