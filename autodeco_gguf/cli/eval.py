@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
+from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
+from autodeco_gguf.tasks.commands import SHIPPED, Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
@@ -91,16 +92,15 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
     names = _check_usage(model, options)
     settings, shard = _settings(options)
-    with _read_tasks(model, options) as tasks:
+
+    from autodeco_gguf.evaluation.control import control_table, evaluate_control
+    from autodeco_gguf.evaluation.report import table
+    from autodeco_gguf.evaluation.runner import evaluate
+
+    with _read_tasks(options) as tasks:
         _check_output(output, plots=not options["no_plots"])
-        commands = _commands(options)
+        commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
         engine = _load(model, options)
-
-        from autodeco_gguf.evaluation.control import control_table, evaluate_control
-        from autodeco_gguf.evaluation.methods import parse_methods
-        from autodeco_gguf.evaluation.report import table
-        from autodeco_gguf.evaluation.runner import evaluate
-
         methods = parse_methods(names, engine.heads, engine.context.metadata)
         searched = [method.name for method in methods if method.config is None]
         if shard is not None and searched:
@@ -134,40 +134,24 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
     if options["methods"] is None:
         return None
     names = split_names(options["methods"])
-    with _usage():
-        check_names(names)
+    check_names(names)
     return names
 
 
 def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
     names = ("k", "seeds", "seed", "max_tokens", "search_samples")
     settings = EvalSettings(**{name: options[name] for name in names})
-    with _usage():
-        settings.check()
-        return settings, None if options["shard"] is None else Shard.parse(options["shard"])
+    settings.check()
+    return settings, None if options["shard"] is None else Shard.parse(options["shard"])
 
 
-@contextmanager
-def _usage() -> Iterator[None]:
-    """What is wrong with an argument alone is wrong usage."""
-    try:
-        yield
-    except AutoDecoError as e:
-        raise click.UsageError(str(e)) from e
-
-
-def _read_tasks(model: Path | None, options: dict[str, Any]) -> GradedTasks:
+def _read_tasks(options: dict[str, Any]) -> GradedTasks:
     from autodeco_gguf.evaluation.items import GradedTasks
-    from autodeco_gguf.tasks.checkers import get_checker
     from autodeco_gguf.tasks.tasks import read_task
 
-    if options["checker"] is not None and ":" not in options["checker"]:  # else its module is none of this process's
-        with _usage():
-            get_checker(options["checker"])
     specs = options["tasks"] or (DEMO,)
     tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in specs]
-    with _usage():
-        EvalSettings(tasks=tuple(task.name for task in tasks)).check()
+    EvalSettings(tasks=tuple(task.name for task in tasks)).check()
     return GradedTasks(tasks, options["time_limit"])
 
 
@@ -175,18 +159,12 @@ def _check_output(output: Path, plots: bool) -> None:
     from autodeco_gguf.evaluation.plots import check
 
     if output.exists() and not output.is_dir():
-        raise AutoDecoError(f"{output}: is no directory; give another name")
+        raise BadFile.of(output, "is no directory; give another name")
     if plots:
         try:
             check()
         except AutoDecoError as e:
-            raise AutoDecoError(f"{e}; or use --no-plots") from e
-
-
-def _commands(options: dict[str, Any]) -> Any:
-    from autodeco_gguf.tasks.commands import SHIPPED, Commands
-
-    return Commands.read(options["commands"] or SHIPPED) if options["control"] else None
+            raise AutoDecoError(f"{e}; or use --no-plots", key=e.key) from e
 
 
 def _load(model: Path | None, options: dict[str, Any]) -> Engine:
