@@ -17,7 +17,7 @@ from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
-from autodeco_gguf.evaluation.samples import Key, sample_seed
+from autodeco_gguf.evaluation.samples import Key, ProblemKey, sample_seed
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
@@ -36,15 +36,10 @@ ByKind = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What stands in control.json.
+    """What stands in control.json: the means over problems, for each kind of command, and their differences to "plain".
 
-    Attributes:
-        problems: that were asked in every way.
-        k: answers to each.
-        mean: over problems, of the means over their answers.
-        difference: of these to those of "plain".
-        consistency: share of problems for which the low command lowers a mean, and the high one raises it.
-        left_out: problems that had a command in them.
+    ``consistency`` is the share of problems whose mean the low command lowers, and the high one raises; ``left_out``
+    counts those that had a command in them already.
     """
 
     problems: int
@@ -202,7 +197,7 @@ def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_
 
 
 def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[list[float]]:
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[ProblemKey, list[float]] = {}
     for place, values in means.items():
         if place.kind == kind:
             found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))

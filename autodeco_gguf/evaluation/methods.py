@@ -289,34 +289,27 @@ def _number(name: str, what: str, text: str, most: float, above: float | None = 
 _PREFIX = "general.sampling."
 _SEQUENCE = f"{_PREFIX}sequence"
 _DEFAULT_SEQUENCE = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
-_MODEL_KEYS: dict[str, tuple[str, Callable[[float], float]]] = {
-    f"{_PREFIX}{key}": names
-    for key, names in {
-        "top_k": ("top_k", int),
-        "top_p": ("top_p", float),
-        "min_p": ("min_p", float),
-        "temp": ("temperature", float),
-        "xtc_probability": ("xtc_probability", float),
-        "xtc_threshold": ("xtc_threshold", float),
-        "penalty_last_n": ("penalty_last_n", int),
-        "penalty_repeat": ("repeat_penalty", float),
-        "mirostat": ("mirostat_mode", int),
-        "mirostat_tau": ("mirostat_tau", float),
-        "mirostat_eta": ("mirostat_eta", float),
-    }.items()
+_RENAMED = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat_mode"}
+_MODEL_KEYS = {
+    f"{_PREFIX}{key}": _RENAMED.get(key, key)
+    for key in (
+        *("top_k", "top_p", "min_p", "temp", "xtc_probability", "xtc_threshold", "penalty_last_n", "penalty_repeat"),
+        *("mirostat", "mirostat_tau", "mirostat_eta"),
+    )
 }
-"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling and its type."""
+"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling."""
+_INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 
 def _of_model(metadata: Mapping[str, str]) -> Sampling:
-    values: dict[str, Any] = {
-        field: convert(_metadata_number(key, metadata[key]))
-        for key, (field, convert) in _MODEL_KEYS.items()
-        if key in metadata
-    }
-    for name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
-        if name in values:
-            values[name] = max(0, values[name])
+    values: dict[str, Any] = {}
+    for key, name in _MODEL_KEYS.items():
+        if key not in metadata:
+            continue
+        value = _metadata_number(key, metadata[key])
+        if name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
+            value = max(0.0, value)
+        values[name] = int(value) if name in _INTEGERS else value
     sampling = replace(_LLAMA_CPP, **values)
     try:
         sampling.check()

@@ -13,17 +13,10 @@ from pathlib import Path
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
+from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.items import GradedTasks, Item, make_header, make_request, render
-from autodeco_gguf.evaluation.methods import (
-    AUTODECO,
-    COARSE_PROBLEMS,
-    Config,
-    Method,
-    Points,
-    find_distinct,
-    find_oracle,
-)
+from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method, Points
 from autodeco_gguf.evaluation.plots import plot
 from autodeco_gguf.evaluation.results import RESULTS, Results
 from autodeco_gguf.evaluation.samples import PARAMETERS, Sample, Samples, keys_of, make_sample, sample_seed
@@ -40,15 +33,8 @@ TIMING = "timing.jsonl"
 class Progress:
     """How far the sampling of one config is.
 
-    Attributes:
-        method: whose samples these are, the first that asked for them.
-        config: how they are sampled.
-        done: samples there, earlier runs' included.
-        total: samples wanted.
-        drawn: samples of this run.
-        correct: of those drawn.
-        tokens: of those drawn.
-        seconds: that the model took for them.
+    ``method`` is the first that asked for these samples. ``done`` counts those of earlier runs as well; of those drawn
+    in this run are the ``correct``, the ``tokens`` and the ``seconds`` that the model took.
     """
 
     method: str
@@ -176,13 +162,14 @@ class _Run:
         """All samples of all methods; the methods with the configs that were found."""
         for method in methods:
             if method.config is not None:
-                self._complete(method.name, method.config)
+                self.complete(method.name, method.config)
         found = [replace(m, config=self._find(m.name)) if m.config is None else m for m in methods]
         for method in found:
-            self._complete(method.name, method.found)
+            self.complete(method.name, method.found)
         return found
 
-    def _complete(self, method: str, config: Config) -> None:
+    def complete(self, method: str, config: Config) -> None:
+        """All samples of a config."""
         self._draw(method, config, self.items, *self.settings.draws(config))
 
     def _draw(self, method: str, config: Config, items: Sequence[Item], seeds: int, k: int) -> None:
@@ -219,14 +206,14 @@ class _Run:
         """The config of a method that is searched for."""
         if name == "mean-shift":
             return self._mean_shift()
-        coarse = [item for item in self.items if item.number < COARSE_PROBLEMS]
+        coarse = [item for item in self.items if item.number < ways.COARSE_PROBLEMS]
 
         def score(config: Config, first_only: bool) -> Points:
             items = coarse if first_only else self.items
             self._draw(name, config, items, 1, self.settings.n_search)
             return self._points(config, items)
 
-        return {"oracle": find_oracle, "distinct": find_distinct}[name](score)
+        return {"oracle": ways.find_oracle, "distinct": ways.find_distinct}[name](score)
 
     def _points(self, config: Config, items: Iterable[Item]) -> Points:
         """Of the samples of a search."""
@@ -239,7 +226,7 @@ class _Run:
 
     def _mean_shift(self) -> Config:
         """The means over all tokens that autodeco has drawn, as constants."""
-        self._complete("mean-shift", AUTODECO)
+        self.complete("mean-shift", AUTODECO)
         drawn = [s for s in self.samples.of(AUTODECO).values() if self.settings.covers(s.seed, s.sample) and s.tokens]
         total = sum(s.tokens for s in drawn)
         if not total:

@@ -53,12 +53,9 @@ def sample_seed(seed: int, key: Key) -> int:
 
 @dataclass(frozen=True)
 class Drawn:
-    """T or P over the tokens of an answer.
+    """T or P over the tokens of an answer: mean and standard deviation, None where there is no telling.
 
-    Attributes:
-        mean: None where there is no telling.
-        sd: standard deviation, likewise.
-        bins: [40] tokens by their value, where it was predicted.
+    ``bins``, where it was predicted: [40] tokens by its value.
     """
 
     mean: float | None
@@ -68,21 +65,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A line of samples.jsonl.
+    """A line of samples.jsonl, or the same with a digest in the place of its text.
 
-    Attributes:
-        task: its name.
-        problem: place in the task, from 0.
-        config: how it was sampled.
-        seed: number of the seed, from 0.
-        sample: number among those of the seed, from 0.
-        text: the answer, or its :func:`text_digest`.
-        correct: None where it is not graded.
-        error: why it is not, or why the answer failed.
-        finish_reason: of :class:`~autodeco_gguf.engine.request.Result`.
-        tokens: drawn, the end-of-generation token included.
-        temperature: what they were drawn with.
-        top_p: likewise.
+    ``problem``, ``seed`` and ``sample`` are numbered from 0; ``correct`` is None where it is not graded, and ``error``
+    says why not, or why the answer failed. ``tokens`` holds the end-of-generation token as well.
     """
 
     task: str
@@ -116,9 +102,9 @@ class Sample:
         numbers = all(type(number) is int and number >= 0 for number in key[1:])
         if not numbers or key.task not in tasks or key.problem >= tasks[key.task]["problems"]:
             raise InvalidInput(f"no sample of these tasks: {key}")
-        if line.get("correct", "missing") not in (True, False, None):
-            found = line.get("correct", "missing")
-            raise InvalidInput(f"correct is {found}, expected true, false or null", key="correct", found=found)
+        correct = line.get("correct", "missing")
+        if correct not in (True, False, None):
+            raise InvalidInput(f"correct is {correct}, expected true, false or null", key="correct", found=correct)
         try:
             return from_json(cls, line)
         except (KeyError, TypeError) as e:

@@ -25,13 +25,9 @@ Place = tuple[Config, Key]
 
 @dataclass(frozen=True)
 class Joined:
-    """What came of it.
+    """What came of it: samples in the output, and results of the methods that are complete, None where none is.
 
-    Attributes:
-        samples: in the output.
-        complete: the methods of which no sample is lacking, with which results.json was written.
-        incomplete: the others of the directories' results.
-        results: what stands in results.json, None where no method is complete.
+    ``incomplete`` are the other methods that the directories have results of.
     """
 
     samples: int

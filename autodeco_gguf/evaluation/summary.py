@@ -11,15 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.evaluation.estimates import (
-    Array,
-    distinct_at_k,
-    histogram_box,
-    mean_se,
-    paired_bootstrap,
-    pass_at_k,
-    pooled,
-)
+from autodeco_gguf.evaluation import estimates
+from autodeco_gguf.evaluation.estimates import Array, distinct_at_k, mean_se, pass_at_k
 from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method
 from autodeco_gguf.evaluation.report import verdict
 from autodeco_gguf.evaluation.results import Comparison, GridRow, Moments, Point, Results, Row, Stats
@@ -31,15 +24,11 @@ Groups = Mapping[ProblemKey, list[Sample]]
 
 @dataclass(frozen=True)
 class Scores:
-    """How the samples of one config did: a value for each problem.
+    """How the samples of one config did: [problems] values.
 
-    Attributes:
-        samples: [problems], lists.
-        tasks: [problems], names.
-        right: [problems], share of right ones among those graded.
-        by_seed: [seeds, problems], the same of each seed; nan where none is graded.
-        passed: k -> [problems], pass@k for 1, 2, 4, ..., the settings' k and the largest that there is.
-        distinct: k -> [problems], different right answers among k.
+    ``right`` is the share of right ones among those graded, ``by_seed`` that of each seed, [seeds, problems], nan where
+    none is graded. ``passed`` is pass@k, and ``distinct`` the different right answers among k, for k of 1, 2, 4, ...,
+    that of the settings and the largest that there is.
     """
 
     samples: list[list[Sample]]
@@ -206,12 +195,12 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> Stats:
 def _moments(parts: Iterable[tuple[int, Drawn]]) -> Moments | None:
     """Over all tokens; None where nobody can tell."""
     rows = [(tokens, drawn.mean, drawn.sd) for tokens, drawn in parts if tokens and drawn.mean is not None]
-    return Moments(*pooled(*zip(*rows, strict=True))) if rows else None
+    return Moments(*estimates.pooled(*zip(*rows, strict=True))) if rows else None
 
 
 def _box(parts: Iterable[Drawn], top: float) -> tuple[float, ...] | None:
     bins = [drawn.bins for drawn in parts if drawn.bins is not None]
-    return histogram_box(np.sum(bins, axis=0), top) if bins else None
+    return estimates.histogram_box(np.sum(bins, axis=0), top) if bins else None
 
 
 def _comparisons(methods: Sequence[Method], scores: Mapping[Config, Scores], k: int) -> Iterator[Comparison]:
@@ -224,7 +213,7 @@ def _comparisons(methods: Sequence[Method], scores: Mapping[Config, Scores], k: 
             ("pass@1", ours.right, other.right, 1.0),
             ("distinct", ours.distinct[k], other.distinct[k], float(k)),
         ):
-            d = paired_bootstrap(a, b, strata=ours.tasks.tolist(), limit=limit)
+            d = estimates.paired_bootstrap(a, b, strata=ours.tasks.tolist(), limit=limit)
             yield Comparison(method.name, method.found, metric, d.mean, (d.low, d.high), d.p)
 
 
