@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 
-from autodeco_gguf.evaluation.control import control_table
-from autodeco_gguf.evaluation.report import label, table
+from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.control import ControlResult, control_table
+from autodeco_gguf.evaluation.report import table
+from autodeco_gguf.evaluation.results import Results
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "demo" / "evaluation.json"
@@ -30,30 +32,28 @@ SHORT = {
 """Methods of the short table, and how it calls them."""
 
 
-def short_table(results: Mapping[str, Any]) -> str:
+def short_table(results: Results) -> str:
     """pass@1, distinct right answers, and mean T and P of some methods, as Markdown."""
-    k = results["settings"]["k"]
-    lines = [f"| | pass@1 | distinct correct of {k} | mean T | mean P |", "|---|---|---|---|---|"]
-    for row in results["methods"]:
-        if row["name"] in SHORT:
-            s = row["overall"]
-            name = SHORT[row["name"]] + label(row).removeprefix(row["name"])
-            passed = f"{s['pass@1']:.3f} ± {s['se_problems']:.3f}"
-            distinct = f"{s['distinct']:.2f} ± {s['distinct_se']:.2f}"
-            lines.append(
-                f"| {name} | {passed} | {distinct} | {row['temperature']['mean']:.2f} | {row['top_p']['mean']:.2f} |"
-            )
+    lines = [f"| | pass@1 | distinct correct of {results.settings.k} | mean T | mean P |", "|---|---|---|---|---|"]
+    for row in results.methods:
+        if row.name in SHORT and row.temperature and row.top_p:
+            s = row.overall
+            name = SHORT[row.name] + row.label.removeprefix(row.name)
+            passed = f"{s.pass_1:.3f} ± {s.se_problems:.3f}"
+            distinct = f"{s.distinct:.2f} ± {s.distinct_se:.2f}"
+            lines.append(f"| {name} | {passed} | {distinct} | {row.temperature.mean:.2f} | {row.top_p.mean:.2f} |")
     return "\n".join(lines)
 
 
 def tables(published: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """What stands between which marks of which page."""
-    short = {"demo table": short_table(published["results"])}
-    full = f"{table(published['results'])}\n\n**{published['results']['verdict']}**"
+    results, control = from_json(Results, published["results"]), from_json(ControlResult, published["control"])
+    short = {"demo table": short_table(results)}
+    full = f"{table(results)}\n\n**{results.verdict}**"
     return {
         "README.md": short,
         "demo/README.md": short,
-        "docs/evaluation.md": {"evaluation": full, "control": control_table(published["control"])},
+        "docs/evaluation.md": {"evaluation": full, "control": control_table(control)},
     }
 
 

@@ -1,6 +1,6 @@
 """Writes docs/cli.md from the commands' own help, and the layers in docs/design.md from the imports' contracts.
 
-    python docs/make_docs.py
+python docs/make_docs.py
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ def test_wrong_usage(name: str, capfd: Capture) -> None:
 
 # ---- verify ----
 
+
 def test_verify(case: Case, merged_of: Callable[[Case], Path], capfd: Capture) -> None:
     golden = FIXTURES / case.name / "golden.npz"
     for options in ([], ["--cache-type", "f16"]):

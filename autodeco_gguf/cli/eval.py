@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.methods import HELP, check_names, split_names
+from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
+from autodeco_gguf.tasks.commands import SHIPPED, Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.evaluation.runner import Progress, Watch
-    from autodeco_gguf.tasks.tasks import Task
+    from autodeco_gguf.evaluation.items import GradedTasks
+    from autodeco_gguf.evaluation.runner import EvalWatch, Progress
 
 
 def _methods_help() -> str:
@@ -91,36 +92,27 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
     names = _check_usage(model, options)
     settings, shard = _settings(options)
-    tasks = _read_tasks(model, options)
-    _check_output(output, plots=not options["no_plots"])
-    commands = _commands(options)
-    engine = _load(model, options)
 
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
-    from autodeco_gguf.evaluation.methods import parse_methods
     from autodeco_gguf.evaluation.report import table
     from autodeco_gguf.evaluation.runner import evaluate
 
-    methods = parse_methods(names, engine.heads, engine.context.metadata)
-    searched = [method.name for method in methods if method.config is None]
-    if shard is not None and searched:
-        click.echo(f"shard {shard}: without {', '.join(searched)}; evaluate the joined directory for those", err=True)
-    control = None
-    with _resumable(output), _progress() as (watch, watch_control):
-        if commands is not None:
-            control = evaluate_control(engine, tasks, output, commands, settings, watch=watch_control)
-        results = evaluate(
-            engine,
-            tasks,
-            output,
-            methods,
-            settings,
-            time_limit=options["time_limit"],
-            shard=shard,
-            plots=not options["no_plots"],
-            watch=watch,
-        )
-    click.echo(f"{table(results)}\n\n{results['verdict']}")
+    with _read_tasks(options) as tasks:
+        _check_output(output, plots=not options["no_plots"])
+        commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
+        engine = _load(model, options)
+        methods = parse_methods(names, engine.heads, engine.context.metadata)
+        searched = [method.name for method in methods if method.config is None]
+        if shard is not None and searched:
+            without = f"without {', '.join(searched)}; evaluate the joined directory for those"
+            click.echo(f"shard {shard}: {without}", err=True)
+        control = None
+        with _resumable(output), _progress() as (watch, watch_control):
+            if commands is not None:
+                control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
+            plots = not options["no_plots"]
+            results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
+    click.echo(f"{table(results)}\n\n{results.verdict}")
     if control is not None:
         click.echo(f"\n{control_table(control)}")
     click.echo(f"{output}: samples.jsonl, results.json{'' if options['no_plots'] else ' and plots'}", err=True)
@@ -142,61 +134,37 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
     if options["methods"] is None:
         return None
     names = split_names(options["methods"])
-    with _usage():
-        check_names(names)
+    check_names(names)
     return names
 
 
 def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
     names = ("k", "seeds", "seed", "max_tokens", "search_samples")
     settings = EvalSettings(**{name: options[name] for name in names})
-    with _usage():
-        settings.check()
-        return settings, None if options["shard"] is None else Shard.parse(options["shard"])
+    settings.check()
+    return settings, None if options["shard"] is None else Shard.parse(options["shard"])
 
 
-@contextmanager
-def _usage() -> Iterator[None]:
-    """What is wrong with an argument alone is wrong usage."""
-    try:
-        yield
-    except AutoDecoError as e:
-        raise click.UsageError(str(e)) from e
-
-
-def _read_tasks(model: Path | None, options: dict[str, Any]) -> list[Task]:
-    from autodeco_gguf.evaluation.runner import open_graders
-    from autodeco_gguf.tasks.checkers import get_checker
+def _read_tasks(options: dict[str, Any]) -> GradedTasks:
+    from autodeco_gguf.evaluation.items import GradedTasks
     from autodeco_gguf.tasks.tasks import read_task
 
-    if options["checker"] is not None and ":" not in options["checker"]:  # else its module is none of this process's
-        with _usage():
-            get_checker(options["checker"])
     specs = options["tasks"] or (DEMO,)
     tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in specs]
-    with _usage():
-        EvalSettings(tasks=tuple(task.name for task in tasks)).check()
-    with ExitStack() as stack:
-        open_graders(stack, tasks, options["time_limit"])
-    return tasks
+    EvalSettings(tasks=tuple(task.name for task in tasks)).check()
+    return GradedTasks(tasks, options["time_limit"])
 
 
 def _check_output(output: Path, plots: bool) -> None:
     from autodeco_gguf.evaluation.plots import check
 
     if output.exists() and not output.is_dir():
-        raise AutoDecoError(f"{output}: is no directory; give another name")
+        raise BadFile.of(output, "is no directory; give another name")
     if plots:
         try:
             check()
         except AutoDecoError as e:
-            raise AutoDecoError(f"{e}; or use --no-plots") from e
-
-
-def _commands(options: dict[str, Any]) -> Any:
-    from autodeco_gguf.tasks.commands import SHIPPED, Commands
-
-    return Commands.read(options["commands"] or SHIPPED) if options["control"] else None
+            raise AutoDecoError(f"{e}; or use --no-plots", key=e.key) from e
 
 
 def _load(model: Path | None, options: dict[str, Any]) -> Engine:
@@ -230,12 +198,12 @@ def _resumable(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Watch, Callable[[int, int], None]]]:
+def _progress() -> Iterator[tuple[EvalWatch, Callable[[int, int], None]]]:
     """A bar of samples on a terminal, a line for each finished config elsewhere."""
     with progress_bar("samples") as bar:
 
         def watch(p: Progress) -> None:
-            name = p.config if p.config.startswith(p.method) else f"{p.method}: {p.config}"
+            name = p.config.key if p.config.key.startswith(p.method) else f"{p.method}: {p.config}"
             text = f"{name}, {p.correct} of {p.drawn} right, {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
             if p.drawn == 0:
                 bar.restart()  # or the time left would be that of the config before

@@ -26,6 +26,6 @@ def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool) ->
 
     joined = join(directories, output, plots=not no_plots)
     if joined.results is not None:
-        click.echo(f"{table(joined.results)}\n\n{joined.results['verdict']}")
+        click.echo(f"{table(joined.results)}\n\n{joined.results.verdict}")
     rest = f"{', '.join(joined.incomplete)} and others" if joined.incomplete else "methods that are not in its results"
     click.echo(f"{output}: {joined.samples} samples; eval without --shard and with -o {output} adds {rest}", err=True)

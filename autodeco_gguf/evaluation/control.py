@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -12,23 +12,42 @@ from typing import Any, NamedTuple
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
+from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
+from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
-from autodeco_gguf.evaluation.samples import Key, sample_seed
+from autodeco_gguf.evaluation.samples import Key, ProblemKey, sample_seed
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
-from autodeco_gguf.tasks.commands import Commands
+from autodeco_gguf.tasks.commands import VARIANTS, Commands
 from autodeco_gguf.tasks.tasks import Task
 
 CONTROL, RESULTS = "control.jsonl", "control.json"
 """What is written to the directory of an evaluation."""
 
-KINDS = ("plain", "low", "high")
-
-Watch = Callable[[int, int], None]
+ControlWatch = Callable[[int, int], None]
 """Called with the answers there and those wanted: at first, and after each."""
+
+ByKind = Mapping[str, Mapping[str, float]]
+"""Kind of command -> "temperature" or "top_p" -> a figure."""
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """What stands in control.json: the means over problems, for each kind of command, and their differences to "plain".
+
+    ``consistency`` is the share of problems whose mean the low command lowers, and the high one raises; ``left_out``
+    counts those that had a command in them already.
+    """
+
+    problems: int
+    k: int
+    mean: ByKind
+    difference: ByKind
+    consistency: ByKind
+    left_out: int
 
 
 class _Place(NamedTuple):
@@ -51,8 +70,8 @@ def evaluate_control(
     settings: EvalSettings,
     *,
     k: int = 1,
-    watch: Watch = lambda done, total: None,
-) -> dict[str, Any]:
+    watch: ControlWatch = lambda done, total: None,
+) -> ControlResult:
     """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
 
     The commands are drawn for each problem by the settings' seed. A problem that has one already is left out. What is
@@ -67,18 +86,14 @@ def evaluate_control(
         k: answers to a problem of each kind; the same seeds for all kinds.
         watch: progress.
 
-    Returns:
-        what stands in control.json: the means of each kind, over problems; their differences to "plain"; and the share
-        of problems for which the low command lowers a mean and the high one raises it.
-
     Raises:
         AutoDecoError: a model without heads; a problem that does not fit; a directory with other settings; an answer
             without a token.
     """
     if not engine.heads:
-        raise AutoDecoError("control: the model has no heads, so there is nothing for commands to move")
+        raise BadFile("control: the model has no heads, so there is nothing for commands to move")
     if k < 1:
-        raise AutoDecoError(f"control: k {k}, expected at least 1")
+        raise InvalidInput.of("k", k, "at least 1").within("control")
     settings = replace(settings, tasks=tuple(task.name for task in tasks))
     settings.check()
     plain = render(engine, tasks, settings)
@@ -87,32 +102,35 @@ def evaluate_control(
     make_directory(directory)
     with Journal(directory / CONTROL, header, advice=ADVICE, digests=DIGESTS) as journal:
         means = _complete(engine, kinds, settings, k, journal, watch)
-    result = {
-        **_summary(means, [name for name in _Means._fields if name in engine.heads], k),
-        "left_out": len(plain) - len(kinds["plain"]),
-    }
-    write_json(directory / RESULTS, result)
+    heads = [name for name in _Means._fields if name in engine.heads]
+    result = _summary(means, heads, k, left_out=len(plain) - len(kinds["plain"]))
+    write_json(directory / RESULTS, to_json(result))
     return result
 
 
 def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> dict[str, list[Item]]:
     """The problems of each kind."""
-    kinds: dict[str, list[Item]] = {kind: [] for kind in KINDS}
+    kinds: dict[str, list[Item]] = {kind: [] for kind in VARIANTS}
     for index, item in enumerate(plain):
         pair = commands.draw(index, item.problem.text)
         if pair is None:
             continue
         kinds["plain"].append(item)
-        for kind, command in zip(KINDS[1:], pair, strict=True):
+        for kind, command in zip(VARIANTS[1:], pair, strict=True):
             problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
             kinds[kind].append(make_item(engine, item.task, item.number, problem, settings))
     if not kinds["plain"]:
-        raise AutoDecoError("control: every problem has a command in it already")
+        raise BadFile("control: every problem has a command in it already")
     return kinds
 
 
 def _complete(
-    engine: Engine, kinds: Mapping[str, list[Item]], settings: EvalSettings, k: int, journal: Journal, watch: Watch
+    engine: Engine,
+    kinds: Mapping[str, list[Item]],
+    settings: EvalSettings,
+    k: int,
+    journal: Journal,
+    watch: ControlWatch,
 ) -> dict[_Place, _Means]:
     """Draw the answers that the journal lacks; the means of all."""
     means = _read(journal)
@@ -132,7 +150,7 @@ def _complete(
         for result in results:
             place, item = missing[result.index]
             if result.finish_reason == "error" or len(result.temperature) == 0:
-                raise AutoDecoError(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
+                raise ModelFailed(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
             means[place] = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
             journal.append(_record(place, result, means[place]))
             done += 1
@@ -149,61 +167,60 @@ def _read(journal: Journal) -> dict[_Place, _Means]:
     means = {}
     for line in journal.lines():
         try:
-            place = _Place(line.value["kind"], Key.of({**line.value, "seed": 0}))
+            place = _Place(line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"]))
             means[place] = _Means(*(float(line.value[name]) for name in _Means._fields))
         except (TypeError, KeyError, ValueError) as e:
             raise journal.refused(line.number, "damaged: no answer") from e
     return means
 
 
-def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int) -> dict[str, Any]:
+def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_out: int) -> ControlResult:
     """Means over problems, of the means over their answers."""
-    of: dict[str, dict[str, list[float]]] = {
-        name: {kind: [fmean(values) for values in _by_problem(means, name, kind)] for kind in KINDS} for name in heads
+    of = {
+        name: {kind: [fmean(values) for values in _by_problem(means, name, kind)] for kind in VARIANTS}
+        for name in heads
     }
-    average = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in KINDS}
-    sign = {"low": -1, "high": 1}
-    return {
-        "problems": len(of[heads[0]]["plain"]),
-        "k": k,
-        "mean": average,
-        "difference": {kind: {name: average[kind][name] - average["plain"][name] for name in heads} for kind in sign},
-        "consistency": {
-            kind: {
-                name: fmean(sign[kind] * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
-                for name in heads
-            }
-            for kind in sign
-        },
-    }
+    mean = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in VARIANTS}
+
+    def moved(kind: str, name: str) -> float:
+        sign = 1 if kind == "high" else -1
+        return fmean(sign * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
+
+    return ControlResult(
+        problems=len(of[heads[0]]["plain"]),
+        k=k,
+        mean=mean,
+        difference={kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]},
+        consistency={kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]},
+        left_out=left_out,
+    )
 
 
 def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[list[float]]:
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[ProblemKey, list[float]] = {}
     for place, values in means.items():
         if place.kind == kind:
             found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))
     return list(found.values())
 
 
-def control_table(result: Mapping[str, Any]) -> str:
+def control_table(result: ControlResult) -> str:
     """The result as Markdown: a row for each kind of command."""
-    heads = list(result["mean"]["plain"])
+    heads = list(result.mean["plain"])
     letters = [{"temperature": "T", "top_p": "P"}[name] for name in heads]
     columns = ["command", *(f"mean {x} | to plain | moved so" for x in letters)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
-    for kind in KINDS:
-        cells = [{"plain": "none"}.get(kind, kind)]
+    for kind in VARIANTS:
+        cells = ["none" if kind == "plain" else kind]
         for name in heads:
-            cells.append(f"{result['mean'][kind][name]:.3f}")
+            cells.append(f"{result.mean[kind][name]:.3f}")
             if kind == "plain":
                 cells += ["", ""]
             else:
-                cells.append(f"{result['difference'][kind][name]:+.3f}")
-                cells.append(f"{100 * result['consistency'][kind][name]:.0f} %")
+                cells.append(f"{result.difference[kind][name]:+.3f}")
+                cells.append(f"{100 * result.consistency[kind][name]:.0f} %")
         lines.append(f"| {' | '.join(cells)} |")
-    answers = "1 answer" if result["k"] == 1 else f"{result['k']} answers"
-    note = f"{result['problems']} problems, {answers} to each of every kind"
-    if result["left_out"]:
-        note += f"; {result['left_out']} with a command in them already left out"
+    note = f"{result.problems} problems, {count(result.k, 'answer')} to each of every kind"
+    if result.left_out:
+        note += f"; {result.left_out} with a command in them already left out"
     return "\n".join([*lines, "", f"- {note}. moved so: share of problems whose mean the command moves its way."])

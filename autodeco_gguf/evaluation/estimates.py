@@ -1,20 +1,16 @@
-"""Estimates from k draws, means with standard errors, paired differences, and the scores of samples."""
+"""Estimates from k draws, means with standard errors, and paired differences."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.methods import is_deterministic
-from autodeco_gguf.evaluation.samples import Sample
-from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.errors import InvalidInput
 
 Array = NDArray[np.float64]
 
@@ -36,14 +32,20 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Array:
     The unbiased estimator of pass@k of Chen et al., Evaluating Large Language Models Trained on Code (2021), as a
     product of k factors, so that nothing overflows. ``n`` and ``c`` broadcast.
 
+    Examples:
+        >>> pass_at_k([4, 4], [0, 2], 2).round(3).tolist()
+        [0.0, 0.833]
+
     Raises:
-        AutoDecoError: k above the smallest n, or below 1; c outside [0, n].
+        InvalidInput: k above the smallest n, or below 1; c outside [0, n].
     """
     n, c = np.broadcast_arrays(np.asarray(n, np.float64), np.asarray(c, np.float64))
     if k < 1 or np.any(k > n):
-        raise AutoDecoError(f"pass@{k} of {n.min():g} samples, expected k from 1 to {n.min():g}; draw more samples")
+        expected = f"k from 1 to {n.min():g}"
+        message = f"pass@{k} of {n.min():g} samples, expected {expected}; draw more samples"
+        raise InvalidInput(message, key="k", expected=expected, found=k)
     if np.any((c < 0) | (c > n)):
-        raise AutoDecoError(f"{c.max():g} right of {n.min():g} samples, expected 0 to all of them")
+        raise InvalidInput(f"{c.max():g} right of {n.min():g} samples, expected 0 to all of them", found=c.max())
     drawn = np.arange(k)
     none = np.maximum(n[..., None] - c[..., None] - drawn, 0.0) / (n[..., None] - drawn)
     return np.asarray(1.0 - none.prod(axis=-1))
@@ -58,7 +60,7 @@ def distinct_at_k(counts: ArrayLike, n: int, k: int) -> float:
         k: at most n.
 
     Raises:
-        AutoDecoError: k above n, or below 1; a count outside [0, n].
+        InvalidInput: k above n, or below 1; a count outside [0, n].
     """
     return float(pass_at_k(n, np.append(counts, 0.0), k).sum())
 
@@ -98,20 +100,10 @@ def paired_bootstrap(
     """The mean of a - b over problems, with a symmetric bootstrap-t interval.
 
     Problems are resampled, both values of one together, and |resampled mean - mean| in standard errors of the resample
-    gives the number of standard errors of the sample that the interval reaches. At 10 to 30 problems this covers best:
-    share of 95 % intervals that hold the true difference, of 1,000 simulated pairs of methods with 16 samples a
-    problem, at 10 / 20 / 30 / 100 problems. The last column is this function.
-
-    | problems are | percentile | BCa | t | bootstrap-t |
-    |---|---|---|---|---|
-    | of mixed difficulty | .91 .93 .95 .95 | .91 .92 .95 .95 | .95 .95 .96 .95 | .96 .95 .96 .95 |
-    | always or never solved | .85 .90 .94 .94 | .83 .89 .93 .94 | .93 .93 .95 .95 | .96 .95 .96 .95 |
-    | mostly easy | .83 .90 .89 .94 | .81 .89 .88 .93 | .88 .92 .92 .94 | .91 .94 .93 .95 |
-    | mostly hard | .80 .84 .91 .92 | .81 .84 .90 .92 | .85 .88 .92 .93 | .88 .91 .93 .94 |
-
-    Where hardly a problem is solved by one method more often than by the other, no interval covers. p is at or below
-    1 - level just where the interval leaves 0 out, and neither claims what a test by flipping signs could not: with m
-    problems that differ at all, p is at least 2^(1 - m).
+    gives the number of standard errors of the sample that the interval reaches. At 10 to 30 problems this covers best
+    of the intervals that docs/evaluation.md compares. p is at or below 1 - level just where the interval leaves 0 out,
+    and neither claims what a test by flipping signs could not: with m problems that differ at all, p is at least
+    2^(1 - m).
 
     Args:
         a: [problems], one method's values.
@@ -123,11 +115,11 @@ def paired_bootstrap(
         limit: the largest difference there can be, at which the interval ends.
 
     Raises:
-        AutoDecoError: a and b differ in length or are empty.
+        InvalidInput: a and b differ in length or are empty.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 1 or not len(a):
-        raise AutoDecoError(f"paired values of {a.size} and {b.size} problems, expected as many, and at least one")
+        raise InvalidInput(f"paired values of {a.size} and {b.size} problems, expected as many, and at least one")
     d = a - b
     d[np.abs(d) < _ROUNDING] = 0.0
     if not d.any():
@@ -206,7 +198,7 @@ def pooled(counts: ArrayLike, means: ArrayLike, sds: ArrayLike) -> tuple[float, 
     return mean, math.sqrt(float(np.average(sds**2 + (means - mean) ** 2, weights=counts)))
 
 
-def histogram_box(counts: ArrayLike, top: float) -> list[float] | None:
+def histogram_box(counts: ArrayLike, top: float) -> tuple[float, ...] | None:
     """Least value, quartiles and greatest value of a histogram over [0, top], taken as even within a bin.
 
     Args:
@@ -222,110 +214,4 @@ def histogram_box(counts: ArrayLike, top: float) -> list[float] | None:
         return None
     edges: NDArray[Any] = np.linspace(0.0, top, len(counts) + 1)
     below = np.concatenate([[0.0], np.cumsum(counts)])[filled[0] : filled[-1] + 2]
-    return [float(x) for x in np.interp(np.linspace(0, 1, 5) * below[-1], below, edges[filled[0] : filled[-1] + 2])]
-
-
-# ---- samples ----
-
-Problem = tuple[str, int]
-"""Task, and place in it."""
-
-Groups = dict[Problem, list[Sample]]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How the samples of one config did: a value for each problem.
-
-    Attributes:
-        samples: [problems], lists.
-        tasks: [problems], names.
-        right: [problems], share of right ones among those graded.
-        by_seed: [seeds, problems], the same of each seed; nan where none is graded.
-        passed: k -> [problems], pass@k for 1, 2, 4, ..., the settings' k and the largest that there is.
-        distinct: k -> [problems], different right answers among k.
-    """
-
-    samples: list[list[Sample]]
-    tasks: NDArray[np.str_]
-    right: Array
-    by_seed: Array
-    passed: dict[int, Array]
-    distinct: dict[int, Array]
-
-    def of(self, task: str) -> Scores:
-        """Those of one task."""
-        at = self.tasks == task
-        passed, distinct = ({k: x[at] for k, x in curve.items()} for curve in (self.passed, self.distinct))
-        samples = [group for group, inside in zip(self.samples, at, strict=True) if inside]
-        return Scores(samples, self.tasks[at], self.right[at], self.by_seed[:, at], passed, distinct)
-
-
-def by_config(samples: Iterable[Sample], settings: EvalSettings) -> dict[str, Groups]:
-    """The samples that the settings ask for; of two in the same place, the later."""
-    found = {
-        (s["config"], s["task"], s["problem"], s["seed"], s["sample"]): s
-        for s in samples
-        if s["task"] in settings.tasks and s["seed"] < settings.seeds and s["sample"] < settings.k
-    }
-    grouped: dict[str, Groups] = {}
-    for (config, task, problem, *_), s in found.items():
-        grouped.setdefault(config, {}).setdefault((task, problem), []).append(s)
-    return grouped
-
-
-def all_problems(grouped: Mapping[str, Groups], settings: EvalSettings) -> list[Problem]:
-    """Those that any config was sampled on, in the tasks' order; a shard has only some of a task."""
-    found = {problem for groups in grouped.values() for problem in groups}
-    if not found:
-        raise AutoDecoError("no samples of these tasks; run the evaluation again to draw them")
-    return sorted(found, key=lambda problem: (settings.tasks.index(problem[0]), problem[1]))
-
-
-def complete_scores(
-    config: str, groups: Mapping[Problem, list[Sample]], problems: Iterable[Problem], settings: EvalSettings
-) -> Scores:
-    """The scores of a config that is to have all its samples of all these problems.
-
-    Raises:
-        AutoDecoError: one is missing, or a problem has fewer than k that are graded.
-    """
-    expected, least = (1, 1) if is_deterministic(config) else (settings.k * settings.seeds, settings.k)
-    complete = {problem: groups.get(problem, []) for problem in problems}
-    for (task, problem), samples in complete.items():
-        where = f"{config}: task {task}, problem {problem}: {len(samples)} samples"
-        if len(samples) < expected:
-            raise AutoDecoError(f"{where}, expected {expected}; run the evaluation again to draw the rest")
-        failed = [s["error"] for s in samples if s["correct"] is None]
-        if len(samples) - len(failed) < least:
-            raise AutoDecoError(f"{where}, {len(failed)} of them not graded: {failed[0]}; run again to grade them")
-    return score(config, complete, settings)
-
-
-def score(config: str, groups: Mapping[Problem, list[Sample]], settings: EvalSettings) -> Scores:
-    """The scores of a config on some problems, each with a graded sample at least.
-
-    The one sample of a deterministic config counts for all that the settings ask for: they would be the same.
-    """
-    copies = settings.k * settings.seeds if is_deterministic(config) else 1
-    graded = [[s for s in samples if s["correct"] is not None] for samples in groups.values()]
-    n = [copies * len(samples) for samples in graded]
-    answers = [Counter(s["text"].strip() for s in samples if s["correct"]) for samples in graded]
-    counts = [[copies * count for count in different.values()] for different in answers]
-    right, least = [sum(count) for count in counts], min(n)
-    ks = sorted({1 << i for i in range(least.bit_length())} | {min(settings.k, least), least})
-    seeds = [None if is_deterministic(config) else seed for seed in range(settings.seeds)]
-    return Scores(
-        samples=list(groups.values()),
-        tasks=np.array([task for task, _ in groups]),
-        right=np.array(right) / np.array(n),
-        by_seed=np.array([[_share(samples, seed) for samples in graded] for seed in seeds]),
-        passed={i: pass_at_k(n, right, i) for i in ks},
-        distinct={i: np.array([distinct_at_k(c, m, i) for c, m in zip(counts, n, strict=True)]) for i in ks},
-    )
-
-
-def _share(samples: Iterable[Sample], seed: int | None) -> float:
-    """Of right ones among those of a seed, or among all; nan where there are none."""
-    right = [bool(s["correct"]) for s in samples if seed is None or s["seed"] == seed]
-    return sum(right) / len(right) if right else math.nan
+    return tuple(np.interp(np.linspace(0, 1, 5) * below[-1], below, edges[filled[0] : filled[-1] + 2]).tolist())

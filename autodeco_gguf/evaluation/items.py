@@ -1,17 +1,19 @@
-"""The problems of an evaluation as prompts, and the requests for answers to them."""
+"""The problems of an evaluation: as prompts, with requests for answers, and with graders of the answers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
 from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 
@@ -30,7 +32,7 @@ def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> lis
     """The problems of all tasks, all known to fit.
 
     Raises:
-        AutoDecoError: one that does not, named as file:line.
+        BadFile: one that does not, named as file:line.
     """
     return [
         make_item(engine, task.name, number, problem, settings)
@@ -43,13 +45,15 @@ def make_item(engine: Engine, task: str, number: int, problem: Problem, settings
     """Render a problem as one message of a user.
 
     Raises:
-        AutoDecoError: it does not fit, named as file:line.
+        BadFile: it does not fit, named as file:line.
     """
     try:
-        item = Item(task, number, problem, engine.prompt(problem.text)[1])
+        item = Item(task, number, problem, engine.prompt(problem.text))
         engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
+    except InvalidInput as e:
+        raise BadFile(f"{problem.where}: {e}", file=problem.file) from e
     except AutoDecoError as e:
-        raise AutoDecoError(f"{problem.where}: {e}") from e
+        raise e.within(problem.where) from e
     return item
 
 
@@ -76,3 +80,35 @@ def make_header(
     }
     same = {"ctx": engine.n_ctx, "seed": settings.seed, "max_tokens": settings.max_tokens}
     return {kind: VERSION, "model": engine.fingerprint[:16], **same, "tasks": parts}
+
+
+class GradedTasks:
+    """Tasks with graders for their answers, the same for the same checker; a context manager."""
+
+    def __init__(self, tasks: Sequence[Task], time_limit: float = 10.0) -> None:
+        """Args: the tasks, and the seconds that a checker may take for an answer."""
+        self.tasks = tuple(tasks)
+        self._time_limit = time_limit
+        self._graders: dict[str, Grader] = {}  # by checker
+
+    def __enter__(self) -> GradedTasks:
+        """Start the graders.
+
+        Raises:
+            AutoDecoError: a checker that cannot be had, or an answer that it cannot use.
+        """
+        with ExitStack() as stack:
+            for task in self.tasks:
+                if task.checker not in self._graders:
+                    self._graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
+                self._graders[task.checker].validate(task.problems)
+            self._of = {task.name: self._graders[task.checker] for task in self.tasks}
+            self._opened = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def grade(self, item: Item, text: str) -> Grade:
+        """Grade an answer to a problem."""
+        return self._of[item.task].grade(text, item.problem.answer)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError
-
-if TYPE_CHECKING:
-    from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.model.sampling import Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -22,6 +21,56 @@ COARSE_PROBLEMS, FINALISTS = 8, 8
 Kind = Literal["predicted", "constant", "peer"]
 
 
+@dataclass(frozen=True, order=True)
+class Config:
+    """How answers are sampled, which several methods may share. Two are the same where their keys are.
+
+    Attributes:
+        key: as it stands in files, exact: "static:0.6,0.95".
+        pair: T and P of a static pair, None for another.
+        values: what is drawn with, but for the seed; None where it is the model's metadata that tells, or nothing.
+    """
+
+    key: str
+    pair: tuple[float, float] | None = field(default=None, compare=False)
+    values: Sampling | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def static(cls, temperature: float, top_p: float) -> Config:
+        """That of a static pair; at T = 0 the cut does nothing.
+
+        Examples:
+            >>> Config.static(0.60, 0.95)
+            Config(key='static:0.6,0.95', pair=(0.6, 0.95))
+            >>> Config.static(0.0, 0.5).deterministic
+            True
+        """
+        top_p = 1.0 if temperature == 0 else top_p
+        values = Sampling(temperature=temperature, top_p=top_p)
+        return cls(f"static:{temperature:g},{top_p:g}", (temperature, top_p), values)
+
+    def __str__(self) -> str:
+        return self.key
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all samples of a problem are the same."""
+        return self.pair is not None and self.pair[0] == 0
+
+    def sampling(self, metadata: Mapping[str, str]) -> Sampling:
+        """How it samples, without a seed; ``metadata`` is that of the model's GGUF.
+
+        Raises:
+            InvalidInput: a config of which nothing is known but its key.
+            BadFile: metadata that is malformed or out of range.
+        """
+        if self.key == "model":
+            return _of_model(metadata)
+        if self.values is None:
+            raise InvalidInput(f"config {self.key!r}: nothing that samples", key="config", found=self.key)
+        return self.values
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table.
@@ -29,43 +78,63 @@ class Method:
     Attributes:
         name: as it was asked for.
         kind: T and P "predicted" by the heads, or "constant"; "peer": another way, of llama.cpp.
-        config: the canonical key of how it samples, which several methods may share; None until a search has found it.
+        config: how it samples; None until a search has found it.
     """
 
     name: str
     kind: Kind
-    config: str | None
+    config: Config | None
+
+    @property
+    def found(self) -> Config:
+        """How it samples.
+
+        Raises:
+            InvalidInput: its search has not been made.
+        """
+        if self.config is None:
+            raise InvalidInput(f"method {self.name}: has no config yet, expected what its search found", key=self.name)
+        return self.config
 
 
 # ---- names ----
 
 
 class _Number(NamedTuple):
-    """A parameter after the colon: how the help calls it, default, largest value, and the field of Sampling it sets."""
+    """A parameter after the colon: how the help calls it, default, largest value, and which field of what it sets."""
 
     name: str
     default: float
     most: float
     field: str
+    of: Sampling
 
 
-_DIRECT: dict[str, tuple[Kind, str]] = {
-    "autodeco": ("predicted", "autodeco"),
-    "autodeco:temperature": ("predicted", "autodeco:temperature"),
-    "autodeco:top_p": ("predicted", "autodeco:top_p"),
-    "greedy": ("constant", "static:0,1"),
-    "default": ("constant", "static:1,1"),
-    "llama.cpp": ("peer", "llama.cpp"),
-    "model": ("peer", "model"),
+_LLAMA_CPP = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05, order="llama.cpp")
+"""common_params_sampling of llama.cpp; penalties, typical, XTC and DRY are off."""
+
+_DIRECT: dict[str, tuple[Kind, Config]] = {
+    "autodeco": ("predicted", Config("autodeco", values=Sampling())),
+    "autodeco:temperature": ("predicted", Config("autodeco:temperature", values=Sampling(top_p=1.0))),
+    "autodeco:top_p": ("predicted", Config("autodeco:top_p", values=Sampling(temperature=1.0))),
+    "greedy": ("constant", Config.static(0.0, 1.0)),
+    "default": ("constant", Config.static(1.0, 1.0)),
+    "llama.cpp": ("peer", Config("llama.cpp", values=_LLAMA_CPP)),
+    "model": ("peer", Config("model")),
 }
+AUTODECO = _DIRECT["autodeco"][1]
+"""What the other configs are compared with."""
+
 SEARCHED = ("oracle", "distinct", "mean-shift")
 """Methods that follow from the samples of others."""
 
+_PLAIN = Sampling(temperature=1.0, top_p=1.0)
+_WARM = Sampling(temperature=0.8, top_p=1.0, order="llama.cpp")
 _NUMBERED = {
-    "dynatemp": _Number("RANGE", 0.5, 10.0, "dynatemp_range"),
-    "min-p": _Number("P", 0.05, 1.0, "min_p"),
-    "top-n-sigma": _Number("N", 1.0, 100.0, "top_n_sigma"),
-    "mirostat2": _Number("TAU", 5.0, 100.0, "mirostat_tau"),
+    "dynatemp": _Number("RANGE", 0.5, 10.0, "dynatemp_range", _WARM),
+    "min-p": _Number("P", 0.05, 1.0, "min_p", _PLAIN),
+    "top-n-sigma": _Number("N", 1.0, 100.0, "top_n_sigma", _PLAIN),
+    "mirostat2": _Number("TAU", 5.0, 100.0, "mirostat_tau", replace(_WARM, mirostat_mode=2, mirostat_eta=0.1)),
 }
 _STATIC, _ALL = "static:T,P", "all"
 _DEFAULTS = (
@@ -120,9 +189,9 @@ def _is_number(text: str) -> bool:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise AutoDecoError for a name that no model knows, a malformed parameter, or nothing at all."""
+    """Raise InvalidInput for a name that no model knows, a malformed parameter, or nothing at all."""
     if not names:
-        raise AutoDecoError(f"no method, expected some of {', '.join(HELP)}")
+        raise InvalidInput(f"no method, expected some of {', '.join(HELP)}", key="method")
     for name in names:
         if name != _ALL:
             _method(name)
@@ -137,7 +206,8 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
         metadata: of the model's GGUF.
 
     Raises:
-        AutoDecoError: an unknown name, a malformed parameter, or a method that the model is not made for.
+        InvalidInput: an unknown name, or a malformed parameter.
+        BadFile: a method that the model is not made for.
     """
     usual = [name for name in _DEFAULTS if _obstacle(name, heads, metadata) is None]
     if names is None:
@@ -148,7 +218,7 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
         obstacle = _obstacle(name, heads, metadata)
         if obstacle is not None:
             allowed = (usage for usage in HELP if _obstacle(usage, heads, metadata) is None)
-            raise AutoDecoError(f"method {name}: {obstacle}; this model allows {', '.join(allowed)}")
+            raise BadFile(f"method {name}: {obstacle}; this model allows {', '.join(allowed)}", key=name)
     return [_method(name) for name in dict.fromkeys(names)]
 
 
@@ -174,18 +244,31 @@ def _method(name: str) -> Method:
         return Method(name, "constant", None)
     kind, colon, argument = name.partition(":")
     if kind == "static" and colon:
-        return Method(name, "constant", static(*_pair(name, argument)))
+        return Method(name, "constant", Config.static(*_pair(name, argument)))
     if kind in _NUMBERED:
         number = _NUMBERED[kind]
         value = _number(name, number.name, argument, number.most, above=0.0) if colon else number.default
-        return Method(name, "peer", "mirostat2" if name == "mirostat2" else f"{kind}:{value:g}")
-    raise AutoDecoError(f"method {name!r}, expected one of {', '.join(HELP)}")
+        key = "mirostat2" if name == "mirostat2" else f"{kind}:{value:g}"
+        values: Any = {number.field: value}
+        return Method(name, "peer", Config(key, values=replace(number.of, **values)))
+    raise InvalidInput(f"method {name!r}, expected one of {', '.join(HELP)}", key="method", found=name)
+
+
+@functools.cache
+def config_of(key: str) -> Config:
+    """The config of a key in a file. One that no method has is kept, as another version may have written it."""
+    try:
+        config = _method(key).config
+    except InvalidInput:
+        config = None
+    return config if config is not None and config.key == key else Config(key)
 
 
 def _pair(name: str, argument: str) -> tuple[float, float]:
     parts = argument.split(",")
     if len(parts) != 2:
-        raise AutoDecoError(f"method {name}: expected {_STATIC}, such as static:0.6,0.95")
+        message = f"method {name}: expected {_STATIC}, such as static:0.6,0.95"
+        raise InvalidInput(message, key="method", found=name, expected=_STATIC)
     return _number(name, "T", parts[0], 100.0), _number(name, "P", parts[1], 1.0)
 
 
@@ -195,113 +278,51 @@ def _number(name: str, what: str, text: str, most: float, above: float | None = 
     value = float(text) if _is_number(text) else math.nan
     low = value >= 0 if above is None else value > above
     if not (low and value <= most and float(f"{value:g}") == value):
-        raise AutoDecoError(f"method {name}: {what} is {text.strip() or 'missing'}, expected {expected}")
+        found = text.strip() or "missing"
+        message = f"method {name}: {what} is {found}, expected {expected}"
+        raise InvalidInput(message, key=what, found=found, expected=expected)
     return value + 0.0  # no -0
 
 
-# ---- configs ----
-
-
-def static(temperature: float, top_p: float) -> str:
-    """The config of a static pair; at T = 0 the cut does nothing."""
-    return "static:0,1" if temperature == 0 else f"static:{temperature:g},{top_p:g}"
-
-
-def static_pair(config: str) -> tuple[float, float] | None:
-    """T and P of a static pair's config, None for another."""
-    if not config.startswith("static:"):
-        return None
-    temperature, top_p = map(float, config.removeprefix("static:").split(","))
-    return temperature, top_p
-
-
-def is_deterministic(config: str) -> bool:
-    """Whether all samples of a problem are the same."""
-    pair = static_pair(config)
-    return pair is not None and pair[0] == 0
-
+# ---- the model's own ----
 
 _PREFIX = "general.sampling."
 _SEQUENCE = f"{_PREFIX}sequence"
 _DEFAULT_SEQUENCE = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
-_MODEL_KEYS: dict[str, tuple[str, Callable[[float], float]]] = {
-    f"{_PREFIX}{key}": names
-    for key, names in {
-        "top_k": ("top_k", int),
-        "top_p": ("top_p", float),
-        "min_p": ("min_p", float),
-        "temp": ("temperature", float),
-        "xtc_probability": ("xtc_probability", float),
-        "xtc_threshold": ("xtc_threshold", float),
-        "penalty_last_n": ("penalty_last_n", int),
-        "penalty_repeat": ("repeat_penalty", float),
-        "mirostat": ("mirostat_mode", int),
-        "mirostat_tau": ("mirostat_tau", float),
-        "mirostat_eta": ("mirostat_eta", float),
-    }.items()
+_RENAMED = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat_mode"}
+_MODEL_KEYS = {
+    f"{_PREFIX}{key}": _RENAMED.get(key, key)
+    for key in (
+        *("top_k", "top_p", "min_p", "temp", "xtc_probability", "xtc_threshold", "penalty_last_n", "penalty_repeat"),
+        *("mirostat", "mirostat_tau", "mirostat_eta"),
+    )
 }
-"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling and its type."""
-
-_LLAMA_CPP: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05, "order": "llama.cpp"}
-"""common_params_sampling of llama.cpp; penalties, typical, XTC and DRY are off."""
-
-
-_SAMPLING: dict[str, dict[str, Any]] = {
-    "autodeco": {},
-    "autodeco:temperature": {"top_p": 1.0},
-    "autodeco:top_p": {"temperature": 1.0},
-    "llama.cpp": _LLAMA_CPP,
-    "dynatemp": {"temperature": 0.8, "top_p": 1.0, "order": "llama.cpp"},
-    "min-p": {"temperature": 1.0, "top_p": 1.0},
-    "top-n-sigma": {"temperature": 1.0, "top_p": 1.0},
-    "mirostat2": {"temperature": 0.8, "top_p": 1.0, "mirostat_mode": 2, "mirostat_eta": 0.1, "order": "llama.cpp"},
-}
-
-
-def sampling_of(config: str, metadata: Mapping[str, str]) -> Sampling:
-    """How a config samples, without a seed.
-
-    Raises:
-        AutoDecoError: no such config; metadata of the model that is malformed or out of range.
-    """
-    from autodeco_gguf.model.sampling import Sampling
-
-    pair = static_pair(config)
-    if pair is not None:
-        return Sampling(temperature=pair[0], top_p=pair[1])
-    if config == "model":
-        return _of_model(metadata)
-    if config in _DIRECT:
-        return Sampling(**_SAMPLING[config])
-    kind, _, argument = config.partition(":")
-    if kind not in _NUMBERED:
-        raise AutoDecoError(f"config {config!r}: nothing that samples")
-    number = _NUMBERED[kind]
-    value = float(argument) if argument else number.default
-    return Sampling(**{**_SAMPLING[kind], number.field: value})
+"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling."""
+_INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 
 def _of_model(metadata: Mapping[str, str]) -> Sampling:
-    from autodeco_gguf.model.sampling import Sampling
-
-    values = dict(_LLAMA_CPP)
-    for key, (field, convert) in _MODEL_KEYS.items():
-        if key in metadata:
-            values[field] = convert(_metadata_number(key, metadata[key]))
-    for field in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
-        values[field] = max(0, values[field])
-    sampling = Sampling(**values)
+    values: dict[str, Any] = {}
+    for key, name in _MODEL_KEYS.items():
+        if key not in metadata:
+            continue
+        value = _metadata_number(key, metadata[key])
+        if name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
+            value = max(0.0, value)
+        values[name] = int(value) if name in _INTEGERS else value
+    sampling = replace(_LLAMA_CPP, **values)
     try:
         sampling.check()
-    except AutoDecoError as e:
-        raise AutoDecoError(f"method model: {_PREFIX}*: {e}") from e
+    except InvalidInput as e:
+        raise BadFile(f"method model: {_PREFIX}*: {e}", key=e.key, found=e.found) from e
     return sampling
 
 
 def _metadata_number(key: str, text: str) -> float:
     value = float(text) if _is_number(text) else math.nan
     if not math.isfinite(value):
-        raise AutoDecoError(f"method model: {key} is {text!r}, expected a number")
+        message = f"method model: {key} is {text!r}, expected a number"
+        raise BadFile(message, key=key, found=text, expected="a number")
     return value
 
 
@@ -315,18 +336,19 @@ class Points(NamedTuple):
     distinct: int
 
 
-Score = Callable[[str, bool], Points]
+Score = Callable[[Config, bool], Points]
 """(config, on the first problems of every task only) -> points."""
 
 
-def find_oracle(score: Score) -> str:
+def find_oracle(score: Score) -> Config:
     """The paper's expert tuning by pass@1: the best T at P = 1, then the best P at that T. The first of equals."""
+    static = Config.static
     best = max(TEMPERATURES, key=lambda temperature: score(static(temperature, 1.0), False).correct)
     return static(best, max(TOP_PS, key=lambda top_p: score(static(best, top_p), False).correct))
 
 
-def find_distinct(score: Score) -> str:
+def find_distinct(score: Score) -> Config:
     """The static pair with the most distinct right answers; the first of equals."""
-    pairs = [static(temperature, top_p) for temperature in TEMPERATURES for top_p in TOP_PS]
+    pairs = [Config.static(temperature, top_p) for temperature in TEMPERATURES for top_p in TOP_PS]
     finalists = sorted(pairs, key=lambda config: -score(config, True).distinct)[:FINALISTS]
     return max(finalists, key=lambda config: score(config, False).distinct)

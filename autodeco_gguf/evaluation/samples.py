@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.evaluation.as_json import from_json, to_json
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling, seed_from
 
 SAMPLES = "samples.jsonl"
 """Where they stand in the directory of an evaluation."""
+
+_BINS = 40
+PARAMETERS = {"temperature": 2.0, "top_p": 1.0}
+"""What is predicted, and the largest value: the last bin of a histogram ends there."""
+
+ProblemKey = tuple[str, int]
+"""Which problem: its task, and its place in it, from 0."""
 
 
 class Key(NamedTuple):
@@ -28,10 +38,12 @@ class Key(NamedTuple):
     seed: int
     sample: int
 
-    @classmethod
-    def of(cls, sample: Mapping[str, Any]) -> Key:
-        """Of a line of samples.jsonl."""
-        return cls(*(sample[name] for name in cls._fields))
+
+def keys_of(problems: Iterable[ProblemKey], seeds: int, k: int) -> Iterator[Key]:
+    """All samples of some problems, one problem after the other."""
+    return (
+        Key(task, problem, seed, sample) for task, problem in problems for seed in range(seeds) for sample in range(k)
+    )
 
 
 def sample_seed(seed: int, key: Key) -> int:
@@ -39,31 +51,87 @@ def sample_seed(seed: int, key: Key) -> int:
     return seed_from(json.dumps([seed, *key]))
 
 
-Sample = Mapping[str, Any]
-"""A line of samples.jsonl."""
+@dataclass(frozen=True)
+class Drawn:
+    """T or P over the tokens of an answer: mean and standard deviation, None where there is no telling.
 
-_BINS = 40
-PARAMETERS = {"temperature": 2.0, "top_p": 1.0}
-"""What is predicted, and the largest value: the last bin of a histogram ends there."""
-
-_TYPES = {"config": str, "text": str, "finish_reason": str, "tokens": int, "temperature": dict, "top_p": dict}
-
-
-def place_of(sample: Any, tasks: Mapping[str, Any]) -> tuple[str, Key]:
-    """Config and key of a line of samples.jsonl; ``tasks`` is that of its header.
-
-    Raises:
-        AutoDecoError: it is no sample of these tasks.
+    ``bins``, where it was predicted: [40] tokens by its value.
     """
-    if not isinstance(sample, dict) or not all(isinstance(sample.get(key), kind) for key, kind in _TYPES.items()):
-        raise AutoDecoError("no sample")
-    key = Key.of({name: sample.get(name) for name in Key._fields})
-    numbers = all(type(number) is int and number >= 0 for number in key[1:])
-    if not numbers or key.task not in tasks or key.problem >= tasks[key.task]["problems"]:
-        raise AutoDecoError(f"no sample of these tasks: {key}")
-    if sample.get("correct", "missing") not in (True, False, None):
-        raise AutoDecoError(f"correct is {sample.get('correct', 'missing')}, expected true, false or null")
-    return sample["config"], key
+
+    mean: float | None
+    sd: float | None
+    bins: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A line of samples.jsonl, or the same with a digest in the place of its text.
+
+    ``problem``, ``seed`` and ``sample`` are numbered from 0; ``correct`` is None where it is not graded, and ``error``
+    says why not, or why the answer failed. ``tokens`` holds the end-of-generation token as well.
+    """
+
+    task: str
+    problem: int
+    config: Config
+    seed: int
+    sample: int
+    text: str
+    correct: bool | None
+    error: str | None
+    finish_reason: str
+    tokens: int
+    temperature: Drawn
+    top_p: Drawn
+
+    @property
+    def key(self) -> Key:
+        """Which of its config it is."""
+        return Key(self.task, self.problem, self.seed, self.sample)
+
+    @classmethod
+    def from_json(cls, line: Any, tasks: Mapping[str, Any]) -> Sample:
+        """From a line; ``tasks`` is that of the header.
+
+        Raises:
+            InvalidInput: it is no sample of these tasks.
+        """
+        if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in _TYPES.items()):
+            raise InvalidInput("no sample")
+        key = Key._make(map(line.get, Key._fields))
+        numbers = all(type(number) is int and number >= 0 for number in key[1:])
+        if not numbers or key.task not in tasks or key.problem >= tasks[key.task]["problems"]:
+            raise InvalidInput(f"no sample of these tasks: {key}")
+        correct = line.get("correct", "missing")
+        if correct not in (True, False, None):
+            raise InvalidInput(f"correct is {correct}, expected true, false or null", key="correct", found=correct)
+        try:
+            return from_json(cls, line)
+        except (KeyError, TypeError) as e:
+            raise InvalidInput("no sample") from e
+
+    def to_json(self) -> dict[str, Any]:
+        """The line."""
+        line: dict[str, Any] = to_json(self)
+        for name in PARAMETERS:
+            if line[name]["bins"] is None:
+                del line[name]["bins"]
+        return line
+
+    def slim(self) -> Sample:
+        """The same with a digest in the place of its text."""
+        return replace(self, text=text_digest(self.text))
+
+
+_TYPES = {
+    "task": str,
+    "config": str,
+    "text": str,
+    "finish_reason": str,
+    "tokens": int,
+    "temperature": dict,
+    "top_p": dict,
+}
 
 
 def text_digest(text: str) -> str:
@@ -71,37 +139,35 @@ def text_digest(text: str) -> str:
     return hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def make_sample(config: str, key: Key, sampling: Sampling, result: Result, heads: Collection[str]) -> dict[str, Any]:
+def make_sample(config: Config, key: Key, sampling: Sampling, result: Result, heads: Collection[str]) -> Sample:
     """A sample that is not yet graded."""
-    return {
-        "task": key.task,
-        "problem": key.problem,
-        "config": config,
-        "seed": key.seed,
-        "sample": key.sample,
-        "text": result.text,
-        "correct": None,
-        "error": None,
-        "finish_reason": result.finish_reason,
-        "tokens": len(result.temperature),
-        **{name: parameter(name, sampling, result, heads) for name in PARAMETERS},
-    }
+    return Sample(
+        **key._asdict(),
+        config=config,
+        text=result.text,
+        correct=None,
+        error=None,
+        finish_reason=result.finish_reason,
+        tokens=len(result.temperature),
+        temperature=drawn("temperature", sampling, result, heads),
+        top_p=drawn("top_p", sampling, result, heads),
+    )
 
 
-def parameter(name: str, sampling: Sampling, result: Result, heads: Collection[str]) -> dict[str, Any]:
-    """Mean and standard deviation of T or P over tokens, None where there is no telling; a histogram if predicted."""
+def drawn(name: str, sampling: Sampling, result: Result, heads: Collection[str]) -> Drawn:
+    """What the tokens of a result were drawn with: T or P by its ``name``."""
     fixed, values = getattr(sampling, name), getattr(result, name)
     if sampling.order == "llama.cpp":  # of which a trace shows nothing
         unknown = sampling.dynatemp_range if name == "temperature" else sampling.mirostat_mode
-        return {"mean": None, "sd": None} if unknown else {"mean": fixed, "sd": 0.0}
+        return Drawn(None, None) if unknown else Drawn(fixed, 0.0)
     if len(values) == 0:
-        return {"mean": None, "sd": None}
+        return Drawn(None, None)
     wide = values.astype(np.float64)
-    statistics = {"mean": round(float(wide.mean()), 6), "sd": round(float(wide.std()), 6)}
+    mean, sd = round(float(wide.mean()), 6), round(float(wide.std()), 6)
     if fixed is not None or name not in heads:
-        return statistics
+        return Drawn(mean, sd)
     counts, _ = np.histogram(wide.clip(0, PARAMETERS[name]), bins=_BINS, range=(0, PARAMETERS[name]))
-    return {**statistics, "bins": counts.tolist()}
+    return Drawn(mean, sd, tuple(counts.tolist()))
 
 
 # ---- those of a directory ----
@@ -113,16 +179,16 @@ class Samples:
     def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
         self._directory, self._tasks = directory, header["tasks"]
         self._journal = Journal(directory / SAMPLES, header, advice=ADVICE, digests=DIGESTS)
-        self._samples: dict[str, dict[Key, Sample]] = {}
-        self._ungraded: dict[tuple[str, Key], int] = {}  # -> place
+        self._samples: dict[Config, dict[Key, Sample]] = {}
+        self._ungraded: dict[tuple[Config, Key], int] = {}  # -> place
 
     def __enter__(self) -> Samples:
         self._journal.__enter__()
         try:
             for line in self._journal.lines():
                 try:
-                    self._take(line.value, line.place)
-                except AutoDecoError as e:
+                    self._take(Sample.from_json(line.value, self._tasks), line.place)
+                except InvalidInput as e:
                     raise self._journal.refused(line.number, f"damaged: {e}") from e
         except BaseException:
             self.__exit__()
@@ -133,42 +199,37 @@ class Samples:
         self._journal.__exit__()
 
     def _take(self, sample: Sample, place: int) -> None:
-        config, key = place_of(sample, self._tasks)
-        self._samples.setdefault(config, {})[key] = {**sample, "text": text_digest(sample["text"])}
-        if sample["correct"] is None:
+        config, key = sample.config, sample.key
+        self._samples.setdefault(config, {})[key] = sample.slim()
+        if sample.correct is None:
             self._ungraded[config, key] = place
         else:
             self._ungraded.pop((config, key), None)
 
     def add(self, sample: Sample) -> None:
         """Keep a sample, or take it for an earlier one of the same key."""
-        self._take(sample, self._journal.append(sample))
+        self._take(sample, self._journal.append(sample.to_json()))
 
-    def of(self, config: str) -> Mapping[Key, Sample]:
+    def of(self, config: Config) -> Mapping[Key, Sample]:
         """The samples of one config."""
         return self._samples.get(config, {})
 
     def ungraded(self) -> list[Sample]:
         """Those on which the checker failed, with their texts."""
-        return [self._journal.read(place) for place in self._ungraded.values()]
+        return [Sample.from_json(self._journal.read(place), self._tasks) for place in self._ungraded.values()]
 
     def check_graded(self) -> None:
-        """Raise AutoDecoError where a checker has failed."""
+        """Raise BadFile where a checker has failed."""
         failed = self.ungraded()
         if failed:
-            config, key = place_of(failed[0], self._tasks)
-            total = sum(map(len, self._samples.values()))
-            first = f"problem {key.problem} of {key.task} with {config}: {failed[0]['error']}"
-            raise AutoDecoError(
-                f"{self._directory}: {len(failed)} of {total} samples could not be graded; the first, {first}; "
-                "run again to grade them, nothing is drawn twice"
+            first, total = failed[0], sum(map(len, self._samples.values()))
+            raise BadFile.of(
+                self._directory,
+                f"{len(failed)} of {total} samples could not be graded; the first, problem "
+                f"{first.problem} of {first.task} with {first.config}: {first.error}; run again to grade them, nothing "
+                "is drawn twice",
             )
 
-    def within(self, settings: EvalSettings) -> list[Sample]:
-        """The samples that these settings ask for, in an order that does not tell how they were drawn."""
-        return [
-            samples[key]
-            for samples in self._samples.values()
-            for key in sorted(samples)
-            if key.seed < settings.seeds and key.sample < settings.k
-        ]
+    def all(self) -> list[Sample]:
+        """All of them, in an order that does not tell how they were drawn."""
+        return [samples[key] for samples in self._samples.values() for key in sorted(samples)]

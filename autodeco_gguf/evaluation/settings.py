@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError
-
-if TYPE_CHECKING:
-    pass
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.model.sampling import check_seed_range
 
 VERSION = 1
 """Of the files in the directory of an evaluation."""
@@ -43,19 +42,32 @@ class EvalSettings:
         """Samples a problem for each point of a search."""
         return self.k if self.search_samples is None else self.search_samples
 
+    def draws(self, config: Config) -> tuple[int, int]:
+        """Seeds, and samples of each, for a problem; the one sample of a deterministic config counts for all."""
+        return (1, 1) if config.deterministic else (self.seeds, self.k)
+
+    def covers(self, seed: int, sample: int) -> bool:
+        """Whether a sample of these numbers, from 0, is one of those asked for."""
+        return seed < self.seeds and sample < self.k
+
     def check(self) -> None:
-        """Raise AutoDecoError for a value out of range."""
+        """Raise InvalidInput for a value out of range.
+
+        Examples:
+            >>> EvalSettings(k=0).check()
+            Traceback (most recent call last):
+            autodeco_gguf.errors.InvalidInput: k 0, expected at least 1
+        """
         for name in ("k", "seeds", "max_tokens", "search_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise AutoDecoError(f"{name} {value}, expected at least 1")
+                raise InvalidInput.of(name, value, "at least 1")
         if self.n_search > self.k:
-            raise AutoDecoError(f"search_samples {self.search_samples}, expected at most k, which is {self.k}")
-        if not 0 <= self.seed < 1 << 32:
-            raise AutoDecoError(f"seed {self.seed}, expected 0 to 2**32 - 1")
+            raise InvalidInput.of("search_samples", self.search_samples, f"at most k, which is {self.k}")
+        check_seed_range(self.seed)
         twice = next((name for name in self.tasks if self.tasks.count(name) > 1), None)
         if twice is not None:
-            raise AutoDecoError(f"two tasks are called {twice!r}; rename a file")
+            raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
 
 
 class Shard(NamedTuple):
@@ -69,10 +81,15 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From "1/4". Raises AutoDecoError for anything else."""
+        """From "1/4". Raises InvalidInput for anything else.
+
+        Examples:
+            >>> Shard.parse("1/4")
+            Shard(number=1, of=4)
+        """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise AutoDecoError(f"shard {text!r}, expected I/N with I from 1 to N, such as 1/4")
+            raise InvalidInput.of("shard", repr(text), "I/N with I from 1 to N, such as 1/4")
         return cls(int(number), int(of))
 
     def holds(self, number: int) -> bool:
@@ -81,8 +98,8 @@ class Shard(NamedTuple):
 
 
 def make_directory(directory: Path) -> None:
-    """Make it where it is not there."""
+    """Make it where it is not there. Raises BadFile where it cannot be."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AutoDecoError(f"{directory}: no directory can be made there: {e.strerror or e}") from e
+        raise BadFile.of(directory, f"no directory can be made there: {e.strerror or e}") from e

@@ -67,5 +67,5 @@ class Trace(Sequence[TraceToken]):
         position = index + len(self) if index < 0 else index
         if self._records is None or not 0 <= position < len(self):
             raise IndexError(f"token {index} of a trace of {len(self)}")
-        id_, *rest = self._records.record(position)
-        return TraceToken(id_, self._text(id_), *rest)
+        id_, temperature, top_p, entropy, nucleus, prob = self._records.record(position)
+        return TraceToken(id_, self._text(id_), temperature, top_p, entropy, nucleus, prob)

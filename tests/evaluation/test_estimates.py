@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,9 +13,6 @@ from scipy import stats
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation.estimates import (
-    all_problems,
-    by_config,
-    complete_scores,
     distinct_at_k,
     histogram_box,
     holm,
@@ -25,7 +21,6 @@ from autodeco_gguf.evaluation.estimates import (
     pass_at_k,
     pooled,
 )
-from autodeco_gguf.evaluation.settings import EvalSettings
 
 # ---- k draws ----
 
@@ -295,83 +290,3 @@ def test_intervals_end_at_what_is_possible() -> None:
 def test_unpaired_values(a: list[float], b: list[float], message: str) -> None:
     with pytest.raises(AutoDecoError, match=message):
         paired_bootstrap(a, b)
-
-
-# ---- samples ----
-
-
-def make(config: str, problem: int, seed: int, number: int, correct: bool | None = True, **more: Any) -> dict[str, Any]:
-    place = {"task": "t", "problem": problem, "config": config, "seed": seed, "sample": number}
-    return {**place, "text": "a", "correct": correct, "error": None, **more}
-
-
-def complete(config: str, problems: int = 2, k: int = 2, seeds: int = 2) -> list[dict[str, Any]]:
-    places = itertools.product(range(problems), range(seeds), range(k))
-    return [make(config, problem, seed, number) for problem, seed, number in places]
-
-
-SETTINGS = EvalSettings(tasks=("t",), k=2, seeds=2)
-
-
-def test_only_what_was_asked_for() -> None:
-    samples = [*complete("x", k=3, seeds=3), {**make("x", 0, 0, 0), "task": "other"}, make("x", 0, 0, 0, text="later")]
-    grouped = by_config(samples, SETTINGS)
-    assert Counter((s["problem"], s["seed"], s["sample"]) for group in grouped["x"].values() for s in group) == Counter(
-        itertools.product(range(2), repeat=3)
-    )
-    assert grouped["x"]["t", 0][0]["text"] == "later"
-
-
-def test_problems_are_those_of_any_config() -> None:
-    settings = EvalSettings(tasks=("t", "s"), k=2, seeds=2)
-    samples = [make("x", 10, 0, 0), make("x", 9, 0, 0), {**make("y", 4, 0, 0), "task": "s"}]
-    assert all_problems(by_config(samples, settings), settings) == [("t", 9), ("t", 10), ("s", 4)]
-    with pytest.raises(AutoDecoError, match=r"^no samples of these tasks; run the evaluation again to draw them$"):
-        all_problems({}, settings)
-
-
-def scores_of(samples: list[dict[str, Any]], config: str = "x") -> Any:
-    grouped = by_config(samples, SETTINGS)
-    return complete_scores(config, grouped.get(config, {}), [("t", 0), ("t", 1)], SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("samples", "message"),
-    [
-        (
-            complete("x")[:-1],
-            r"^x: task t, problem 1: 3 samples, expected 4; run the evaluation again to draw the rest$",
-        ),
-        (complete("x", problems=1), r"^x: task t, problem 1: 0 samples, expected 4"),
-        (complete("x", k=1), r"^x: task t, problem 0: 2 samples, expected 4"),
-        ([], r"^x: task t, problem 0: 0 samples, expected 4"),
-        (
-            [*complete("x"), *(make("x", 1, 0, i, None, error="timed out") for i in (0, 1)), make("x", 1, 1, 0, None)],
-            r"^x: task t, problem 1: 4 samples, 3 of them not graded: timed out; run again to grade them$",
-        ),
-    ],
-)
-def test_incomplete_samples(samples: list[dict[str, Any]], message: str) -> None:
-    with pytest.raises(AutoDecoError, match=message):
-        scores_of(samples)
-
-
-def test_ungraded_samples_count_neither_way() -> None:
-    scores = scores_of([*complete("x"), make("x", 1, 0, 0, None), make("x", 1, 0, 1, False)])
-    assert scores.right.tolist() == [1.0, pytest.approx(2 / 3)]
-    assert scores.by_seed.tolist() == [[1.0, 0.0], [1.0, 1.0]]
-    assert sorted(scores.passed) == [1, 2, 3]
-    assert scores.passed[2].tolist() == [1.0, pytest.approx(1.0)]
-
-
-def test_one_sample_of_greedy_counts_for_all() -> None:
-    scores = scores_of([make("static:0,1", 0, 0, 0), make("static:0,1", 1, 0, 0, False)], "static:0,1")
-    assert scores.by_seed.tolist() == [[1.0, 0.0], [1.0, 0.0]]
-    for k in (1, 2, 4):
-        assert scores.passed[k].tolist() == scores.distinct[k].tolist() == [1.0, 0.0]
-
-
-def test_white_space_is_no_difference() -> None:
-    texts = ["a b", " a b\n", "a  b", "c"]
-    samples = [make("x", p, s, i, text=texts[2 * s + i]) for p, s, i in itertools.product(range(2), repeat=3)]
-    assert scores_of(samples).distinct[4].tolist() == [3.0, 3.0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from broken import STRIKE, Outcome, Terminal, assert_refused, invoke, spawn
 from conftest import Case
-from test_runner import FakeEngine, samples_of
+from fake_engine import FakeEngine, samples_of
 
 from autodeco_gguf.cli import cli
 from autodeco_gguf.engine.scheduler import Batching
@@ -304,10 +306,14 @@ FAILURES: dict[str, tuple[Make, str]] = {
 }
 
 
+ARGUMENTS = {"no task", "no format", "own checker"}
+"""Of which it is the argument that will not do, and no file."""
+
+
 @pytest.mark.parametrize("case", FAILURES)
 def test_bad_files_are_named_before_the_model_is_loaded(case: str, run: Invoke, tasks: Path) -> None:
     make, words = FAILURES[case]
-    assert_refused(run(*make(tasks)), words)
+    assert_refused(run(*make(tasks)), words, status=2 if case in ARGUMENTS else 1)
     assert Loaded.model is None
 
 
@@ -393,3 +399,49 @@ def test_help_loads_nothing_heavy() -> None:
         "finally: print([m for m in ('numpy', 'torch', 'llama_cpp', 'matplotlib') if m in sys.modules])"
     )
     assert spawn(python=("-c", program)).out.endswith("[]\n")
+
+
+# ---- killed ----
+
+KILLS = 10
+COMMAND = [
+    *(sys.executable, "-m", "autodeco_gguf", "eval", "--limit", "12", "-k", "8", "--seeds", "2", "--parallel", "16"),
+    *("--methods", "autodeco,default,greedy,mean-shift,mirostat2", "-c", "160", "-t", "1", "--no-plots", "-o"),
+]
+
+
+def start(output: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, output], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(output: Path) -> tuple[dict[str, Any], set[str]]:
+    """Results without what depends on time, and the samples in any order."""
+    _, err = (process := start(output)).communicate(timeout=200)
+    assert process.returncode == 0, err.decode()
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    for row in results["methods"]:
+        for stats in (row["overall"], *row["tasks"].values()):
+            stats.pop("tokens_s")
+    lines = (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == 1 + 4 * 12 * 16 + 12
+    return results, set(lines)
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    undisturbed = finish(tmp_path / "undisturbed")
+    output, kept, rng = tmp_path / "killed", 0, random.Random(5)
+    kills = 0
+    while kills < KILLS:
+        process = start(output)
+        wanted = kept + rng.randrange(40, 75)  # lines: the time to start up differs from machine to machine
+        samples = output / "samples.jsonl"
+        while process.poll() is None and (not samples.exists() or samples.read_bytes().count(b"\n") < wanted):
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        kept = samples.read_bytes().count(b"\n")
+        assert kept >= wanted
+    assert kept < len(undisturbed[1])
+    assert finish(output) == undisturbed

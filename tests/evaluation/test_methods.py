@@ -12,20 +12,16 @@ from autodeco_gguf.evaluation.methods import (
     HELP,
     TEMPERATURES,
     TOP_PS,
+    Config,
     Method,
     Points,
     check_names,
+    config_of,
     find_distinct,
     find_oracle,
-    is_deterministic,
     parse_methods,
-    sampling_of,
     split_names,
-    static,
-    static_pair,
 )
-from autodeco_gguf.evaluation.samples import Key, sample_seed
-from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.sampling import Sampling
 
 BOTH = frozenset(("temperature", "top_p"))
@@ -63,7 +59,7 @@ MODEL = {"general.sampling.temp": "0.6", "general.name": "x"}
     ],
 )
 def test_names(name: str, kind: str, config: str | None) -> None:
-    assert parse_methods([name], BOTH, MODEL) == [Method(name, kind, config)]  # type: ignore[arg-type]
+    assert parse_methods([name], BOTH, MODEL) == [Method(name, kind, config and config_of(config))]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +212,7 @@ def test_what_a_model_allows_leaves_out_what_it_does_not() -> None:
     ],
 )
 def test_how_a_config_samples(config: str, expected: dict[str, Any]) -> None:
-    sampling = sampling_of(config, {})
+    sampling = config_of(config).sampling({})
     assert sampling == Sampling(**expected)
     sampling.check()
 
@@ -237,7 +233,7 @@ LLAMA_CPP: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "mi
     ],
 )  # fmt: skip
 def test_the_models_own_parameters(metadata: dict[str, str], changed: dict[str, Any]) -> None:
-    found = sampling_of("model", {f"general.sampling.{key}": value for key, value in metadata.items()})
+    found = config_of("model").sampling({f"general.sampling.{key}": value for key, value in metadata.items()})
     assert found == Sampling(**{**LLAMA_CPP, **changed})
 
 
@@ -252,12 +248,12 @@ def test_the_models_own_parameters(metadata: dict[str, str], changed: dict[str, 
 )
 def test_malformed_metadata(metadata: dict[str, str], words: str) -> None:
     with pytest.raises(AutoDecoError, match=words):
-        sampling_of("model", {f"general.sampling.{key}": value for key, value in metadata.items()})
+        config_of("model").sampling({f"general.sampling.{key}": value for key, value in metadata.items()})
 
 
 def test_no_such_config() -> None:
     with pytest.raises(AutoDecoError, match="config 'hot:1': nothing that samples"):
-        sampling_of("hot:1", {})
+        config_of("hot:1").sampling({})
 
 
 @pytest.mark.parametrize(
@@ -270,8 +266,8 @@ def test_no_such_config() -> None:
     ],
 )
 def test_pairs(config: str, pair: tuple[float, float] | None, deterministic: bool) -> None:
-    assert static_pair(config) == pair
-    assert is_deterministic(config) == deterministic
+    assert config_of(config).pair == pair
+    assert config_of(config).deterministic == deterministic
 
 
 # ---- searches ----
@@ -283,9 +279,13 @@ class Known:
     def __init__(self, points: Mapping[tuple[str, bool], Points]) -> None:
         self.points, self.asked = points, dict[tuple[str, bool], int]()
 
-    def __call__(self, config: str, coarse: bool) -> Points:
-        self.asked[config, coarse] = self.asked.get((config, coarse), 0) + 1
-        return self.points.get((config, coarse), Points(0, 0))
+    def __call__(self, config: Config, coarse: bool) -> Points:
+        self.asked[config.key, coarse] = self.asked.get((config.key, coarse), 0) + 1
+        return self.points.get((config.key, coarse), Points(0, 0))
+
+
+def static(temperature: float, top_p: float) -> str:
+    return Config.static(temperature, top_p).key
 
 
 def test_the_oracle_takes_the_best_temperature_and_then_the_best_top_p() -> None:
@@ -297,7 +297,7 @@ def test_the_oracle_takes_the_best_temperature_and_then_the_best_top_p() -> None
             ("static:0.5,0.7", False): Points(99, 99),  # not on its way
         }
     )
-    assert find_oracle(known) == "static:0.3,0.7"
+    assert find_oracle(known) == config_of("static:0.3,0.7")
     wanted = {(static(t, 1.0), False) for t in TEMPERATURES} | {(static(0.3, p), False) for p in TOP_PS}
     assert set(known.asked) == wanted
     assert len(wanted) == 29
@@ -306,59 +306,8 @@ def test_the_oracle_takes_the_best_temperature_and_then_the_best_top_p() -> None
 def test_distinct_tries_all_pairs_on_some_problems_and_the_best_eight_on_all() -> None:
     first = {(static(t, 0.5), True): Points(0, int(10 * t)) for t in TEMPERATURES}
     known = Known({**first, ("static:1.3,0.5", False): Points(1, 50), ("static:1.2,0.5", False): Points(1, 99)})
-    assert find_distinct(known) == "static:1.3,0.5"
+    assert find_distinct(known) == config_of("static:1.3,0.5")
     assert {config for config, coarse in known.asked if coarse} == {static(t, p) for t in TEMPERATURES for p in TOP_PS}
     finalists = [static(t, 0.5) for t in TEMPERATURES if t > 1.25]
     assert sorted(config for config, coarse in known.asked if not coarse) == sorted(finalists)
     assert len(finalists) == 8
-
-
-# ---- settings ----
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"k": 0}, "k 0, expected at least 1"),
-        ({"seeds": 0}, "seeds 0, expected at least 1"),
-        ({"max_tokens": 0}, "max_tokens 0, expected at least 1"),
-        ({"search_samples": 0}, "search_samples 0, expected at least 1"),
-        ({"k": 4, "search_samples": 5}, "search_samples 5, expected at most k, which is 4"),
-        ({"seed": -1}, "seed -1, expected 0 to"),
-        ({"seed": 1 << 32}, "seed 4294967296, expected 0 to"),
-        ({"tasks": ("a", "b", "a")}, "two tasks are called 'a'; rename a file"),
-    ],
-)
-def test_settings_out_of_range(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(AutoDecoError, match=words):
-        EvalSettings(**values).check()
-
-
-def test_a_search_takes_k_samples_by_default() -> None:
-    assert EvalSettings(k=5).n_search == 5
-    assert EvalSettings(k=5, search_samples=2).n_search == 2
-
-
-def test_seeds_of_samples() -> None:
-    keys = [Key(t, p, s, n) for t in ("a", "b") for p in range(6) for s in range(6) for n in range(6)]
-    seeds = [sample_seed(0, key) for key in keys]
-    assert len(set(seeds)) == len(keys)
-    assert max(seeds) < 1 << 31
-    assert max(seeds) > 1 << 30
-    assert not set(seeds) & {sample_seed(1, key) for key in keys}
-    assert sample_seed(0, Key("aime24", 3, 0, 5)) == SEED_OF_ONE  # or the samples of older directories would change
-
-
-SEED_OF_ONE = 1548637624
-
-
-@pytest.mark.parametrize("text", ["", "1", "1/", "/2", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1.0/2", "²/3"])
-def test_what_is_no_shard(text: str) -> None:
-    with pytest.raises(AutoDecoError, match="expected I/N with I from 1 to N, such as 1/4"):
-        Shard.parse(text)
-
-
-def test_shards_share_the_problems() -> None:
-    shards = [Shard.parse(f"{i}/3") for i in (1, 2, 3)]
-    assert [[n for n in range(8) if shard.holds(n)] for shard in shards] == [[0, 3, 6], [1, 4, 7], [2, 5]]
-    assert str(shards[1]) == "2/3"

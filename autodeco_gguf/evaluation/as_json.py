@@ -1,0 +1,57 @@
+"""Frozen dataclasses as JSON, and back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from autodeco_gguf.evaluation.methods import Config, config_of
+
+T = TypeVar("T")
+
+_NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k"}
+"""Of fields in a file, where they are no names of Python."""
+
+
+def to_json(value: Any) -> Any:
+    """What ``json`` can write: dataclasses as objects with their fields in order, tuples as lists, configs by key."""
+    if isinstance(value, Config):
+        return value.key
+    if is_dataclass(value):
+        return {_NAMES.get(f.name, f.name): to_json(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(part) for key, part in value.items()}
+    return [to_json(part) for part in value] if isinstance(value, tuple) else value
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The value of a dataclass that :func:`to_json` gave; names that it does not know are passed over.
+
+    Raises:
+        TypeError, KeyError, ValueError, AttributeError: it is something else.
+    """
+    read: T = _read(kind, value)
+    return read
+
+
+def _read(kind: Any, value: Any) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Config:
+        return config_of(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        names = {name: _NAMES.get(name, name) for name in _hints(kind)}
+        return kind(**{name: _read(_hints(kind)[name], value[key]) for name, key in names.items() if key in value})
+    if type(None) in args:
+        return None if value is None else _read(args[0], value)
+    if origin is Mapping:
+        return {args[0](key): _read(args[1], part) for key, part in value.items()}
+    if origin is tuple:
+        return tuple(value) if args[0] in (int, float, str) else tuple(_read(args[0], part) for part in value)
+    return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -1,0 +1,146 @@
+"""Shards of an evaluation, joined: the same as if there had been none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_engine import (
+    METHODS,
+    SETTINGS,
+    FakeEngine,
+    FakeGrader,
+    failing,
+    place,
+    results_of,
+    run,
+    samples_of,
+    timeless,
+)
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.as_json import to_json
+from autodeco_gguf.evaluation.runner import Progress
+from autodeco_gguf.evaluation.settings import Shard
+from autodeco_gguf.evaluation.shards import Joined, join
+
+
+def sharded(tmp_path: Path, n: int, methods: Sequence[str] = METHODS) -> list[Path]:
+    parts = [tmp_path / f"part{i}" for i in range(n)]
+    for i, part in enumerate(parts):
+        run(part, methods, shard=Shard(i + 1, n))
+    return parts
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_shards_make_the_undisturbed_run(n: int, undisturbed: Path, tmp_path: Path) -> None:
+    parts = sharded(tmp_path, n)
+    direct = ("autodeco", "greedy", "default", "static:1,1", "llama.cpp", "dynatemp")
+    assert [[row["name"] for row in results_of(part)["methods"]] for part in parts] == [list(direct)] * n
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert (joined.complete, joined.incomplete) == (direct, ())
+    assert joined.samples == 4 * 20 + 5
+    run(tmp_path / "direct", direct)
+    assert results_of(tmp_path / "all") == results_of(tmp_path / "direct")
+    assert timeless(to_json(joined.results)) == results_of(tmp_path / "all")
+    engine = FakeEngine()
+    run(tmp_path / "all", engine=engine)
+    assert len(engine.drawn) == len(samples_of(undisturbed)) - joined.samples
+    assert results_of(tmp_path / "all") == results_of(undisturbed)
+    assert sorted(map(place, samples_of(tmp_path / "all"))) == sorted(map(place, samples_of(undisturbed)))
+
+
+def test_a_shard_has_its_problems_only(tmp_path: Path) -> None:
+    run(tmp_path, ["greedy"], shard=Shard(2, 3))
+    assert [(s["task"], s["problem"]) for s in samples_of(tmp_path)] == [("words", 1), ("sums", 1)]
+
+
+def test_some_shards_are_completed_later(undisturbed: Path, tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2)
+    joined = join(parts[:1], tmp_path / "all", plots=False)
+    assert joined == Joined(
+        4 * 12 + 3, (), ("autodeco", "greedy", "default", "static:1,1", "llama.cpp", "dynatemp"), None
+    )
+    assert not (tmp_path / "all" / "results.json").exists()
+    run(tmp_path / "all")
+    assert results_of(tmp_path / "all") == results_of(undisturbed)
+
+
+def test_shards_without_results(undisturbed: Path, tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2)
+    for part in parts:
+        (part / "results.json").unlink()
+        (part / "timing.jsonl").unlink()
+    assert join(parts, tmp_path / "all", plots=False) == Joined(85, (), (), None)
+    run(tmp_path / "all")
+    assert results_of(tmp_path / "all") == results_of(undisturbed)
+
+
+def test_shards_of_different_size(tmp_path: Path) -> None:
+    run(tmp_path / "a", ["greedy", "default"], replace(SETTINGS, k=3), shard=Shard(1, 2))
+    run(tmp_path / "b", ["default", "llama.cpp"], replace(SETTINGS, seeds=1), shard=Shard(2, 2))
+    joined = join([tmp_path / "a", tmp_path / "b"], tmp_path / "all", plots=False)
+    assert (joined.complete, joined.incomplete) == (("default",), ("greedy", "llama.cpp"))
+    assert joined.results is not None
+    assert (joined.results.settings.k, joined.results.settings.seeds) == (2, 1)
+
+
+def test_speeds_are_joined(tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2, ["greedy"])
+    for part, (tokens, seconds) in zip(parts, ((30, 1.0), (10, 3.0)), strict=True):
+        line = {"config": "static:0,1", "tokens": tokens, "seconds": seconds}
+        (part / "timing.jsonl").write_text(f'{{"timing": 1}}\n{json.dumps(line)}\n')
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert joined.results is not None
+    assert joined.results.methods[0].overall.tokens_s == 10.0
+
+
+def test_the_graded_one_of_two_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "b", ["default"])
+    monkeypatch.setattr(FakeGrader, "FAILS", {failing(tmp_path / "b", "static:1,1")})
+    with pytest.raises(AutoDecoError, match="could not be graded"):
+        run(tmp_path / "a", ["default"])
+    for i, order in enumerate((("a", "b"), ("b", "a"))):
+        joined = join([tmp_path / name for name in order], tmp_path / f"all{i}", plots=False)
+        assert joined.samples == 20
+        assert sorted(samples_of(tmp_path / f"all{i}"), key=place) == sorted(samples_of(tmp_path / "b"), key=place)
+
+
+def test_what_cannot_be_joined(undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(AutoDecoError, match=r"nothing/samples.jsonl: cannot be read: No such file"):
+        join([undisturbed, tmp_path / "nothing"], out)
+    run(tmp_path / "other", ["greedy"], replace(SETTINGS, seed=3))
+    with pytest.raises(AutoDecoError, match=rf"other: has seed 3, {undisturbed} has 0$"):
+        join([undisturbed, tmp_path / "other"], out)
+    with pytest.raises(AutoDecoError, match=r"undisturbed\d+: has an evaluation in it; give a new directory"):
+        join([undisturbed], undisturbed)
+    shutil.copytree(undisturbed, tmp_path / "changed")
+    lines = (tmp_path / "changed" / "samples.jsonl").read_text().splitlines()
+    sample = json.loads(lines[3])
+    lines[3] = json.dumps({**sample, "text": "else"})
+    (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    words = f"sample {sample['sample']} of seed {sample['seed']} of autodeco on problem {sample['problem']} of sums has"
+    with pytest.raises(AutoDecoError, match=f"changed: {words} another text than in {undisturbed}"):
+        join([undisturbed, tmp_path / "changed"], out)
+    lines[3] = "{}"
+    (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(AutoDecoError, match=r"changed/samples\.jsonl:4: damaged: no sample"):
+        join([tmp_path / "changed"], out)
+    (tmp_path / "other" / "results.json").write_text("{}")
+    with pytest.raises(
+        AutoDecoError, match=r"other/results\.json: cannot be read as results: .*; delete it, or finish"
+    ):
+        join([tmp_path / "other"], tmp_path / "out2")
+
+
+def test_a_directory_in_use_is_not_joined(tmp_path: Path) -> None:
+    def meanwhile(progress: Progress) -> None:
+        with pytest.raises(AutoDecoError, match=r"samples\.jsonl: in use by another run"):
+            join([tmp_path / "a"], tmp_path / "b")
+
+    run(tmp_path / "a", ["greedy"], watch=meanwhile)
