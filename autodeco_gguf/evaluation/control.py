@@ -17,7 +17,7 @@ from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
-from autodeco_gguf.evaluation.samples import Key, ProblemKey, sample_seed
+from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_seed
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
@@ -48,6 +48,9 @@ class ControlResult:
     difference: ByKind
     consistency: ByKind
     left_out: int
+
+
+_Kinds = dict[str, list[Item]]
 
 
 class _Place(NamedTuple):
@@ -108,9 +111,9 @@ def evaluate_control(
     return result
 
 
-def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> dict[str, list[Item]]:
+def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> _Kinds:
     """The problems of each kind."""
-    kinds: dict[str, list[Item]] = {kind: [] for kind in VARIANTS}
+    kinds: _Kinds = {kind: [] for kind in VARIANTS}
     for index, item in enumerate(plain):
         pair = commands.draw(index, item.problem.text)
         if pair is None:
@@ -125,20 +128,15 @@ def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: E
 
 
 def _complete(
-    engine: Engine,
-    kinds: Mapping[str, list[Item]],
-    settings: EvalSettings,
-    k: int,
-    journal: Journal,
-    watch: ControlWatch,
+    engine: Engine, kinds: _Kinds, settings: EvalSettings, k: int, journal: Journal, watch: ControlWatch
 ) -> dict[_Place, _Means]:
     """Draw the answers that the journal lacks; the means of all."""
     means = _read(journal)
     wanted = [
-        (_Place(kind, Key(item.task, item.number, 0, sample)), item)
+        (_Place(kind, key), item)
         for kind, items in kinds.items()
         for item in items
-        for sample in range(k)
+        for key in keys_of([item.key], 1, k)
     ]
     missing = [pair for pair in wanted if pair[0] not in means]
     done = len(wanted) - len(missing)
@@ -176,10 +174,7 @@ def _read(journal: Journal) -> dict[_Place, _Means]:
 
 def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_out: int) -> ControlResult:
     """Means over problems, of the means over their answers."""
-    of = {
-        name: {kind: [fmean(values) for values in _by_problem(means, name, kind)] for kind in VARIANTS}
-        for name in heads
-    }
+    of = {name: {kind: _by_problem(means, name, kind) for kind in VARIANTS} for name in heads}
     mean = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in VARIANTS}
 
     def moved(kind: str, name: str) -> float:
@@ -196,12 +191,13 @@ def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_
     )
 
 
-def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[list[float]]:
+def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[float]:
+    """The mean of each problem's answers."""
     found: dict[ProblemKey, list[float]] = {}
     for place, values in means.items():
         if place.kind == kind:
             found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))
-    return list(found.values())
+    return [fmean(values) for values in found.values()]
 
 
 def control_table(result: ControlResult) -> str:

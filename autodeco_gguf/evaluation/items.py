@@ -27,6 +27,11 @@ class Item:
     problem: Problem
     tokens: list[int]
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Which problem it is."""
+        return self.task, self.number
+
 
 def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> list[Item]:
     """The problems of all tasks, all known to fit.

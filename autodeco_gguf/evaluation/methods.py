@@ -137,10 +137,6 @@ _NUMBERED = {
     "mirostat2": _Number("TAU", 5.0, 100.0, "mirostat_tau", replace(_WARM, mirostat_mode=2, mirostat_eta=0.1)),
 }
 _STATIC, _ALL = "static:T,P", "all"
-_DEFAULTS = (
-    *("autodeco", "autodeco:temperature", "autodeco:top_p", "greedy", "default", "oracle", "mean-shift"),
-    *("llama.cpp", "dynatemp", "min-p", "top-n-sigma", "mirostat2", "model"),
-)
 
 HELP = {
     "autodeco": "T and P predicted",
@@ -162,6 +158,8 @@ HELP = {
     _ALL: "every one of these that applies, but static:T,P",
 }
 """What can be asked for -> what it is."""
+
+_DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, "distinct", _ALL)]
 
 
 def split_names(text: str) -> list[str]:

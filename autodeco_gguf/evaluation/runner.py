@@ -152,7 +152,7 @@ class _Run:
 
     def regrade(self, items: Iterable[Item]) -> None:
         """Grade what an earlier run could not."""
-        of = {(item.task, item.number): item for item in items}
+        of = {item.key: item for item in items}
         for sample in self.samples.ungraded():
             grade = self.tasks.grade(of[sample.task, sample.problem], sample.text)
             if grade.correct is not None or grade.error != sample.error:
@@ -175,7 +175,7 @@ class _Run:
     def _draw(self, method: str, config: Config, items: Sequence[Item], seeds: int, k: int) -> None:
         """The samples of a config that are lacking."""
         settings, sampling = self.settings, config.sampling(self.engine.context.metadata)
-        wanted = [(item, key) for item in items for key in keys_of([(item.task, item.number)], seeds, k)]
+        wanted = [(item, key) for item in items for key in keys_of([item.key], seeds, k)]
         missing = [(item, key) for item, key in wanted if key not in self.samples.of(config)]
         if not missing:
             return
@@ -219,7 +219,7 @@ class _Run:
         """Of the samples of a search."""
         samples, correct, distinct = self.samples.of(config), 0, 0
         for item in items:
-            keys = keys_of([(item.task, item.number)], 1, self.settings.n_search)
+            keys = keys_of([item.key], 1, self.settings.n_search)
             texts = [samples[key].text for key in keys if samples[key].correct]
             correct, distinct = correct + len(texts), distinct + len(set(texts))
         return Points(correct, distinct)
