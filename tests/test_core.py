@@ -144,7 +144,7 @@ def test_what_llama_cpp_throws(qwen2: Case) -> None:
     grammar = llama_cpp.llama_sampler_init_grammar(vocab, b'root ::= "\xc3\xa9\xc3\xa9\xc3\xa9"', b"root")
     llama_cpp.llama_sampler_chain_add(chain.sampler, grammar)
     with pytest.raises(ModelFailed, match="grammar"):
-        Sampler(None, temperature=0.0, after=chain).sample(llama.ctx)
+        Sampler(None, temperature=0.0, chains=(None, chain)).sample(llama.ctx)
 
 
 # ---- bugs ----

@@ -13,7 +13,9 @@ import pytest
 import autodeco_gguf as ad
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
+from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.control import evaluate_control
+from autodeco_gguf.evaluation.items import GradedTasks
 from autodeco_gguf.evaluation.methods import TEMPERATURES, TOP_PS, parse_methods
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
@@ -54,7 +56,9 @@ def test_it_is_small_and_carries_both_heads() -> None:
 def test_published_figures_are_met(engine: ad.Engine, published: dict[str, Any], tmp_path: Path) -> None:
     names = ["autodeco", "greedy", "default"]
     methods = parse_methods(names, engine.heads, {})
-    results = evaluate(engine, [others(16)], tmp_path, methods, EvalSettings(k=16, seeds=1), plots=False)
+    with GradedTasks([others(16)]) as tasks:
+        evaluated = evaluate(engine, tasks, tmp_path, methods, EvalSettings(k=16, seeds=1), plots=False)
+    results = to_json(evaluated)
     for name in names:
         found, said = method(results, name), method(published["results"], name)
         for key, se in (("pass@1", "se_problems"), ("distinct", "distinct_se")):
@@ -88,7 +92,7 @@ def test_the_heads_are_sure_of_sums_and_free_with_words(engine: ad.Engine) -> No
 
 
 def test_commands_move_temperature_and_top_p(engine: ad.Engine, tmp_path: Path) -> None:
-    result = evaluate_control(engine, [others(40)], tmp_path, Commands.read(), EvalSettings())
+    result = to_json(evaluate_control(engine, [others(40)], tmp_path, Commands.read(), EvalSettings()))
     for kind in ("low", "high"):
         for parameter, share in (("temperature", 0.9), ("top_p", 0.8)):
             assert result["consistency"][kind][parameter] >= share
