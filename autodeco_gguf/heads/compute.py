@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ class Heads:
         self.base_model = weights.base_model
         self.names = frozenset(weights.mlps)
         temperature, top_p = weights.temperature, weights.top_p
-        self.native: Any = core.Heads(
+        self.native = core.Heads(
             n_embd=weights.hidden_size,
             n_vocab=weights.vocab_size,
             temp_scale=weights.temperature_scale,
@@ -85,8 +85,7 @@ class Heads:
             temperature [n] in (0, 2) and top-p [n] in (0, 1); 1 where there is no such head.
 
         Raises:
-            InvalidInput: wrong shapes, no such device.
-            ModelFailed: values that are not finite.
+            InvalidInput: wrong shapes, values that are not finite, no such device.
         """
         enabled = check_enabled(heads_enabled)
         temperature, top_p = self.native.evaluate(
