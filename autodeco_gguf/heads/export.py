@@ -146,7 +146,7 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     base_specs = [t.spec for t in model.base_tensors]
     view = outer.header.build([PREFIX], [], base_specs)
     header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *base_specs, *(spec for _, spec in heads)])
-    chunks = [header + view, *_Range.of(outer, [*model.base_tensors, *(t for t, _ in heads)])]
+    chunks: list[bytes | _Range] = [header + view, *_Range.of(outer, [*model.base_tensors, *(t for t, _ in heads)])]
     return _write(model.path, chunks, outer.alignment, "merged", weights, progress)
 
 
@@ -178,7 +178,7 @@ def _write_merged(
         copied = [r for part in base.parts for r in _Range.of(part, part.tensors)]
     drop = [PREFIX] if alone else ["split.", PREFIX]
     header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
-    chunks = [header + view, *copied, *(data for _, data in tensors)]
+    chunks: list[bytes | _Range] = [header + view, *copied, *(data for _, data in tensors)]
     return _write(path, chunks, first.alignment, "merged", weights, progress)
 
 
