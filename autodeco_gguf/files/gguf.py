@@ -51,9 +51,9 @@ class GgufFile:
         except AutoDecoError as e:
             raise BadFile.of(path, e) from e
         self.start = start
-        self.data: int = self.header.data
-        self.file_size: int = self.header.file_size
-        self.alignment: int = self.header.alignment
+        self.data = self.header.data
+        self.file_size = self.header.file_size
+        self.alignment = self.header.alignment
         self.tensors = tuple(TensorInfo(*row) for row in self.header.tensors())
         for tensor in self.tensors:
             end = tensor.offset + tensor.nbytes
@@ -96,7 +96,7 @@ class GgufFile:
 
     def array_length(self, key: str) -> int:
         """Entries of an array; 0 where the key is missing or no array."""
-        return int(self.header.array_length(key))
+        return self.header.array_length(key)
 
     def fingerprint(self) -> str:
         """Tells one model from another, without reading all of it: its tensors' types, shapes and first 4 KiB each."""

@@ -84,8 +84,7 @@ class Heads:
             temperature [n] in (0, 2) and top-p [n] in (0, 1); 1 where there is no such head.
 
         Raises:
-            InvalidInput: wrong shapes, no such device.
-            ModelFailed: values that are not finite.
+            InvalidInput: wrong shapes, values that are not finite, no such device.
         """
         enabled = check_enabled(heads_enabled)
         temperature, top_p = self.native.evaluate(
