@@ -43,7 +43,7 @@ sanitize: $(BIN)/.installed-dev
 	PYTHONPATH=$(SANITIZED) LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    $(BIN)/pytest -q -k 'not of_a_large_vocabulary' \
-	    tests/test_draw.py tests/test_engine.py tests/test_heads.py tests/test_model_file.py tests/test_sampler.py
+	    tests/engine tests/model/test_sampler.py tests/model/test_sampler_draw.py tests/test_heads.py tests/test_model_file.py
 
 clean:
 	rm -rf build $(VENV)

@@ -1,41 +1,29 @@
-"""The command line: what it prints and where, its exit status, its one line for every kind of bad input."""
+"""The commands export, extract, inspect and repack: what they print, and what they refuse."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from broken import (
     Kind,
-    Outcome,
-    Terminal,
     assert_refused,
     checkpoint,
     invoke,
-    metadata_of,
-    replaced,
     rewrite,
     spawn,
-    start,
-    without,
 )
-from conftest import FIXTURES, Case, load_case
+from conftest import Case, load_case
 
 import autodeco_gguf as ad
-from autodeco_gguf.cli import VERBS
 
 ROOT = Path(__file__).parent.parent
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -46,76 +34,11 @@ def adapter(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def with_template(qwen2: Case, directory: Path, template: str = TEMPLATE) -> Path:
-    """A merged file with a chat template."""
-    entry = {"tokenizer.chat_template": (template, Kind.STRING)}
-    base = rewrite(qwen2.base, directory / "chat-base.gguf", metadata=entry)
-    ad.export(base, qwen2.heads, directory / "chat.gguf")
-    return directory / "chat.gguf"
-
-
-# ---- the group ----
-
-HELP = """
-import sys
-from autodeco_gguf.cli import main
-try:
-    main()
-except SystemExit as e:
-    heavy = {"numpy", "llama_cpp", "gguf", "safetensors", "rich", "torch", "huggingface_hub", "autodeco_gguf._core"}
-    print("loaded:", sorted(heavy & sys.modules.keys()), e.code)
-"""
-
-
-@pytest.mark.parametrize("args", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
-def test_help_loads_nothing_heavy(args: list[str]) -> None:
-    outcome = spawn(*args, python=("-c", HELP))
-    assert outcome.out.startswith("Usage: ")
-    assert outcome.out.endswith("loaded: [] 0\n")
-    assert ("Example: autodeco-gguf" in outcome.out) == (len(args) == 2)
-    assert outcome.err == ""
-
-
-def test_help_lists_the_verbs(capfd: Capture) -> None:
-    assert re.findall(r"^  ([a-z]+)  +[A-Z]", invoke(capfd, "--help").out, re.M) == list(VERBS)
-    assert invoke(capfd, "--version").out == f"autodeco-gguf, version {ad.__version__}\n"
-
-
-def test_no_arguments_show_the_help(capfd: Capture) -> None:
-    outcome = invoke(capfd)
-    assert (outcome.out + outcome.err).startswith("Usage: ")
-    assert re.search(r"^  export  ", outcome.out + outcome.err, re.M)
-
-
 def test_convert_script_is_the_export_command(qwen2: Case, merged: Path, tmp_path: Path) -> None:
     args = ("--base", qwen2.base, "--heads", qwen2.heads, "-o", "out.gguf")
     outcome = spawn(*args, python=(str(ROOT / "convert" / "export.py"),), cwd=tmp_path)
     assert (outcome.status, outcome.out, outcome.err) == (0, "", "out.gguf: 654.3 kB, heads: temperature, top-p\n")
     assert (tmp_path / "out.gguf").read_bytes() == merged.read_bytes()
-
-
-USAGE: dict[str, tuple[list[str], str]] = {
-    "unknown verb": (["fly"], "No such command 'fly'"),
-    "unknown option": (["inspect", "x.gguf", "--fast"], "No such option '--fast'"),
-    "no file": (["inspect"], "Missing argument 'FILE'"),
-    "no heads": (["export", "--base", "x.gguf"], "Missing option '--heads'"),
-    "head type": (["export", "--base", "x", "--heads", "y", "--head-type", "q4_0"], "'q4_0' is not one of"),
-    "activation": (["export", "--base", "x", "--heads", "y", "--activation", "tanh"], "'tanh' is not one of"),
-    "nothing to extract": (["extract", "x.gguf"], "give --base OUT, --adapter OUT or both"),
-    "temperature": (["run", "x.gguf", "--temperature", "-1"], "-1.0 is not in the range x>=0"),
-    "top-p": (["run", "x.gguf", "--top-p", "1.5"], "1.5 is not in the range 0<=x<=1"),
-    "no tokens": (["run", "x.gguf", "-n", "0"], "0 is not in the range x>=1"),
-    "no context": (["run", "x.gguf", "-c", "0"], "0 is not in the range"),
-    "seed": (["run", "x.gguf", "--seed", str(2**32)], "4294967296 is not in the range"),
-    "seed no number": (["run", "x.gguf", "--seed", "one"], "'one' is not a valid integer"),
-    "system and raw": (["run", "x.gguf", "-p", "x", "--system", "y", "--raw"], "--system needs the chat template"),
-}
-
-
-@pytest.mark.parametrize("name", USAGE)
-def test_wrong_usage(name: str, capfd: Capture) -> None:
-    args, message = USAGE[name]
-    assert_refused(invoke(capfd, *args), message, "--help)", status=2)
 
 
 # ---- inspect, extract, repack, verify ----
@@ -176,274 +99,6 @@ def test_extract_and_repack_say_what_they_did(qwen2: Case, merged: Path, tmp_pat
     assert_refused(invoke(capfd, "repack", base), base, "no AutoDeco heads in it")
 
 
-def test_verify(case: Case, merged_of: Callable[[Case], Path], capfd: Capture) -> None:
-    golden = FIXTURES / case.name / "golden.npz"
-    for options in ([], ["--cache-type", "f16"]):
-        outcome = invoke(capfd, "verify", merged_of(case), "--golden", golden, *options)
-        heads = "temperature|top_p" if case.golden["has_top_p"] else "temperature"
-        assert re.fullmatch(
-            rf"(({heads}): mean difference \de-\d\d, largest \de-\d\d\n)+", re.sub(r"\.\d", "", outcome.out)
-        )
-        assert (outcome.status, outcome.err) == (0, "")
-
-
-def test_verify_with_an_adapter(qwen2: Case, adapter: Path, capfd: Capture) -> None:
-    golden = FIXTURES / "qwen2" / "golden.npz"
-    assert invoke(capfd, "verify", qwen2.base, "--heads", adapter, "--golden", golden).status == 0
-    quantized = qwen2.base.with_name("base-q8_0.gguf")
-    args: tuple[object, ...] = ("verify", quantized, "--heads", adapter, "--golden", golden)
-    outcome = invoke(capfd, *args)
-    assert outcome.status == 1
-    assert re.search(r"^error: .*base-q8_0\.gguf: differs from .* by \d\.\de-02, allowed is 1\.0e-05\n$", outcome.err)
-    assert invoke(capfd, *args, "--tolerance", 0.05).status == 0
-
-
-GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no temperature": ({"tokens": [1], "top_p": [1.0]}, "no recorded predictions: "),
-    "another length": (
-        {"tokens": [1, 2], "temperature": [1.0], "top_p": [1.0, 1.0]},
-        "temperature is [1], expected [2]",
-    ),
-    "no tokens": ({"tokens": [], "temperature": [], "top_p": []}, "expected [n]"),
-    "texts": ({"tokens": ["a"], "temperature": [1.0], "top_p": [1.0]}, "tokens"),
-    "objects": ({"tokens": np.array([{}]), "temperature": [1.0], "top_p": [1.0]}, "no recorded predictions: "),
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_bad_golden(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    arrays, message = GOLDEN[name]
-    path = tmp_path / "golden.npz"
-    np.savez(path, allow_pickle=True, **{key: np.asarray(value) for key, value in arrays.items()})
-    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
-
-
-def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    np.save(tmp_path / "golden.npy", np.zeros(3))
-    for path, message in (
-        (tmp_path / "golden.npy", "expected tokens, temperature and top_p"),
-        (tmp_path / "nowhere.npz", "no such file"),
-        (merged, "no recorded predictions"),
-        (tmp_path, "no recorded predictions"),
-    ):
-        assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
-
-
-# ---- run ----
-
-STATISTICS = r"(\d+) tokens, \d+\.\d tokens/s, mean temperature \d\.\d{3}, mean top-p \d\.\d{3}, seed (\d+)\n"
-TOKEN_KEYS = ["id", "text", "temperature", "top_p", "entropy", "nucleus", "prob"]
-SUMMARY_KEYS = [
-    "tokens", "tok_s", "prompt_tokens", "prompt_tok_s", "mean_temperature", "mean_top_p", "finish_reason", "seed",
-]  # fmt: skip
-
-
-def run(capfd: Capture, *args: object) -> Outcome:
-    """autodeco-gguf run with one thread: two wait for each other wherever other work keeps the cores busy."""
-    return invoke(capfd, "run", "-t", 1, *args)
-
-
-def test_run_text(merged: Path, capfd: Capture) -> None:
-    outcome = run(capfd, merged, "--raw", "-p", "Hello", "-n", 12, "--seed", 7)
-    statistics = re.fullmatch(r"heads: temperature, top-p\n" + STATISTICS, outcome.err)
-    assert statistics is not None
-    assert statistics.groups() == ("12", "7")
-    assert outcome.out.endswith("\n")
-    assert outcome.status == 0
-
-
-def test_run_json_tells_the_same_as_text(merged: Path, capfd: Capture) -> None:
-    args = (merged, "--raw", "-p", "Hello é", "-n", 40, "--seed", 7)
-    text = run(capfd, *args).out
-    prompt, *tokens, summary = map(json.loads, run(capfd, *args, "--json").out.splitlines())
-    assert prompt == {"prompt": "Hello é", "ids": prompt["ids"]}
-    assert [list(token) for token in tokens] == [TOKEN_KEYS] * 40
-    assert "".join(token["text"] for token in tokens) + "\n" == text
-    assert list(summary) == ["summary"]
-    assert list(summary["summary"]) == SUMMARY_KEYS
-    assert summary["summary"]["tokens"] == len(tokens)
-    assert summary["summary"]["prompt_tokens"] == len(prompt["ids"])
-    assert summary["summary"]["mean_temperature"] == pytest.approx(np.mean([t["temperature"] for t in tokens]))
-    assert (summary["summary"]["finish_reason"], summary["summary"]["seed"]) == ("length", 7)
-
-
-def run_ids(capfd: Capture, *args: object) -> list[int]:
-    lines = run(capfd, *args, "--json").out.splitlines()
-    return [json.loads(line)["id"] for line in lines[1:-1]]
-
-
-def test_run_seed(merged: Path, capfd: Capture) -> None:
-    ids = {seed: run_ids(capfd, merged, "-p", "Hello", "-n", 20, "--seed", seed) for seed in (1, 2)}
-    assert ids[1] == run_ids(capfd, merged, "-p", "Hello", "-n", 20, "--seed", 1)
-    assert ids[1] != ids[2]
-
-
-def test_run_greedy(merged: Path, capfd: Capture) -> None:
-    greedy = [run_ids(capfd, merged, "-p", "Hello", "-n", 20, "--temperature", 0, "--seed", seed) for seed in (1, 2)]
-    assert greedy[0] == greedy[1]
-
-
-def test_run_reads_stdin(merged: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    expected = run(capfd, merged, "-p", "Hello", "-n", 12, "--seed", 7).out
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello")))
-    assert run(capfd, merged, "-n", 12, "--seed", 7).out == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "line"),
-    [
-        ("qwen2", [], "temperature, top-p"),
-        ("qwen2_temp_only", [], "temperature (top-p is 1)"),
-        ("qwen2", ["--temperature", "0.5"], "top-p (temperature fixed at 0.5)"),
-        ("qwen2", ["--top-p", "0.9"], "temperature (top-p fixed at 0.9)"),
-        ("qwen2", ["--temperature", "0.5", "--top-p", "0.9"], "none (temperature fixed at 0.5, top-p fixed at 0.9)"),
-        ("qwen2_temp_only", ["--temperature", "1"], "none (temperature fixed at 1, top-p is 1)"),
-    ],
-)
-def test_run_says_which_heads(
-    name: str, options: list[str], line: str, merged_of: Callable[[Case], Path], capfd: Capture
-) -> None:
-    outcome = run(capfd, merged_of(load_case(name)), "--raw", "-p", "Hello", "-n", 2, *options)
-    assert outcome.err.startswith(f"heads: {line}\n")
-
-
-def test_run_with_an_adapter(qwen2: Case, merged: Path, adapter: Path, capfd: Capture) -> None:
-    options = ("-p", "Hello", "-n", 12, "--seed", 7)
-    assert run_ids(capfd, qwen2.base, "--heads", adapter, *options) == run_ids(capfd, merged, *options)
-
-
-def test_run_uses_the_chat_template(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
-    path = with_template(qwen2, tmp_path)
-    for options, expected in (
-        ([], "<user>Hi<assistant>"),
-        (["--system", "Be kind."], "<system>Be kind.<user>Hi<assistant>"),
-        (["--raw"], "Hi"),
-    ):
-        outcome = run(capfd, path, "-p", "Hi", "-n", 1, "--json", *options)
-        assert json.loads(outcome.out.splitlines()[0])["prompt"] == expected
-        assert outcome.err.count("\n") == 2  # heads, statistics
-
-
-def test_llama_cpp_is_silent_unless_verbose(merged: Path) -> None:
-    quiet, loud = (
-        spawn("run", "-t", 1, merged, "--raw", "-p", "x", "-n", 2),
-        spawn("run", "-t", 1, merged, "--raw", "-p", "x", "-n", 2, "-v"),
-    )
-    assert quiet.err.count("\n") == 2
-    assert "llama_model_loader" in loud.err
-    assert loud.out.count("\n") >= 1
-
-
-@pytest.mark.parametrize(
-    ("options", "stdin", "message"),
-    [
-        (["-p", "word " * 200], b"", r"the prompt has \d+ tokens, the context holds 256; raise --ctx"),
-        (["-p", ""], b"", "the prompt is empty"),
-        ([], b"caf\xe9", "standard input: not UTF-8"),
-        (["-p", b"caf\xe9"], b"", "not UTF-8"),
-        (["-p", "x", "--temperature", "nan"], b"", "temperature nan, expected a number"),
-    ],
-    ids=["too long", "empty", "stdin", "argument", "not a number"],
-)
-def test_bad_prompts(options: list[str | bytes], stdin: bytes, message: str, merged: Path) -> None:
-    command = [sys.executable, "-m", "autodeco_gguf", "run", "-t", "1", str(merged), "--raw", *options]
-    done = subprocess.run(command, input=stdin, capture_output=True, check=False)
-    last = done.stderr.decode().splitlines()[-1]
-    assert re.match(f"error: .*{message}", last)
-    assert last.endswith(" (see python -m autodeco_gguf run --help)")
-    assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (2, b"", False)
-
-
-BAD_TEMPLATES = {
-    "syntax": "{% if %}",
-    "undefined": "{{ a.b.c }}",
-    "refuses": "{{ raise_exception('no system message') }}",
-    "type error": "{{ 1 + 'a' }}",
-    "zero division": "{{ 1 / 0 }}",
-}
-
-
-@pytest.mark.parametrize("name", BAD_TEMPLATES)
-def test_bad_chat_templates(name: str, qwen2: Case, tmp_path: Path) -> None:
-    outcome = spawn("run", "-t", 1, with_template(qwen2, tmp_path, BAD_TEMPLATES[name]), "-p", "x", "-n", 2)
-    assert re.match(r"error: .*chat template", outcome.err.splitlines()[-1])
-    assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (1 if name == "syntax" else 2, "", False)
-
-
-# ---- Ctrl-C, pipes, terminals ----
-
-ENDLESS = ("--raw", "-p", "Hello", "--temperature", "0", "-c", "100000", "--seed", "7")
-
-
-def test_ctrl_c_ends_the_generation(merged: Path) -> None:
-    process = start("run", "-t", 1, merged, *ENDLESS, "--json")
-    assert process.stdout is not None
-    first = [process.stdout.readline() for _ in range(5)]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    lines = [json.loads(line) for line in (*first, *out.splitlines())]
-    assert process.returncode == 0
-    assert lines[-1]["summary"]["finish_reason"] == "interrupt"
-    drawn, printed = lines[-1]["summary"]["tokens"], len(lines) - 2
-    assert printed <= drawn <= printed + 1 < 90_000  # the last one may have been drawn, but not yet printed
-    assert re.search(STATISTICS, err.decode())
-
-
-def test_a_reader_that_goes_away(merged: Path) -> None:
-    process = start("run", "-t", 1, merged, *ENDLESS)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    assert process.wait(timeout=30) == 1
-    assert process.stderr.read() == b"heads: top-p (temperature fixed at 0)\n"
-    process.stderr.close()
-
-
-LINE = re.sub(r"\\n$", "", STATISTICS).encode()
-
-
-def test_chat(qwen2: Case, tmp_path: Path) -> None:
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path), "-n", 8, "--seed", 7) as terminal:
-        assert "heads: temperature, top-p" in terminal.wait_for(b"> ")
-        for _ in range(2):
-            terminal.send(b"Hello\r")
-            terminal.wait_for(LINE)
-            terminal.wait_for(b"> ")
-        terminal.send(b"\r")  # an empty line is no message
-        terminal.wait_for(b"> ")
-        terminal.ctrl_d_ends_it()
-
-
-def test_chat_ctrl_c_ends_the_answer_only(qwen2: Case, tmp_path: Path) -> None:
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path), "--temperature", 0, "-c", 100_000) as terminal:
-        for message in (b"Hello", b"Again"):
-            terminal.wait_for(b"> ")
-            terminal.send(message + b"\r")
-            terminal.wait_for(re.escape(message) + rb"\r\n(.|\n){40}")  # the answer has begun
-            terminal.send(b"\x03")
-            terminal.wait_for(LINE)
-        terminal.wait_for(b"> ")
-        terminal.ctrl_c_at_prompt()
-        terminal.wait_for(rb"\(Ctrl-D ends\)\r\n> ")
-        terminal.ctrl_d_ends_it()
-
-
-def test_chat_remembers_and_survives_a_refusal(qwen2: Case, tmp_path: Path) -> None:
-    refusing = (
-        "{% if messages | length > 2 %}{{ raise_exception(messages | length ~ ' messages') }}{% endif %}" + TEMPLATE
-    )
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path, refusing), "-n", 4) as terminal:
-        terminal.wait_for(b"> ")
-        terminal.send(b"One\r")
-        terminal.wait_for(LINE)
-        terminal.wait_for(b"> ")
-        terminal.send(b"Two\r")
-        terminal.wait_for(b"error: .*3 messages")  # user, assistant, user
-        terminal.wait_for(b"> ")
-        terminal.ctrl_d_ends_it()
-
-
 # ---- bad input ----
 
 
@@ -452,83 +107,11 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-def twice_the_same_token(base: Path, path: Path) -> Path:
-    tokens, *kinds = metadata_of(base)["tokenizer.ggml.tokens"]
-    return rewrite(base, path, metadata={"tokenizer.ggml.tokens": ([*tokens[:-1], tokens[5]], *kinds)})
-
-
 NAN = np.full((256, 64), np.nan, np.float32)
-TEMP0 = "autodeco.temp_head.0.weight"
-
-BAD_MODELS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
-    "no GGUF": (lambda m, d: write(d / "x.gguf", b"hello"), "not a GGUF"),
-    "empty": (lambda m, d: write(d / "x.gguf", b""), "not a GGUF"),
-    "directory": (lambda m, d: d, "not a GGUF"),
-    "missing": (lambda m, d: d / "x.gguf", "cannot be opened: No such file or directory"),
-    "cut in the header": (lambda m, d: write(d / "x.gguf", m.read_bytes()[:5000]), "not a GGUF"),
-    "cut in the data": (lambda m, d: write(d / "x.gguf", m.read_bytes()[:-100]), "truncated: tensor autodeco."),
-    "newer": (
-        lambda m, d: rewrite(m, d / "x.gguf", metadata={"autodeco.version": (2, Kind.UINT32)}),
-        "autodeco.version 2, this program reads up to 1; update autodeco-gguf",
-    ),
-    "stale": (
-        lambda m, d: rewrite(m, d / "x.gguf", metadata={"general.name": ("Other", Kind.STRING)}),
-        "run: autodeco-gguf repack",
-    ),
-    "an adapter": (lambda m, d: ad.extract(m, adapter=d / "a.gguf")[0].path, "give the base model and --heads a.gguf"),
-    "no heads": (lambda m, d: ad.extract(m, base=d / "b.gguf")[0].path, "give some with --heads ADAPTER.gguf"),
-}
-BAD_HEADS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
-    "no GGUF": BAD_MODELS["no GGUF"],
-    "missing": BAD_MODELS["missing"],
-    "no heads": BAD_MODELS["no heads"],
-    "NaN": (lambda a, d: rewrite(a, d / "x.gguf", edit=replaced(TEMP0, NAN)), "temp_head: weight of layer 0 holds NaN"),
-    "missing tensor": (
-        lambda a, d: rewrite(a, d / "x.gguf", edit=without("autodeco.temp_head.0.bias")),
-        "tensor autodeco.temp_head.0.bias is missing",
-    ),
-    "other hidden size": (
-        lambda a, d: ad.export(*paths_of("llama"), d / "x.gguf", adapter=True).path,
-        "heads for hidden size 96, the base model",
-    ),
-    "other vocabulary": (
-        lambda a, d: rewrite(a, d / "x.gguf", metadata={"autodeco.vocab_size": (512, Kind.UINT32)}),
-        "heads for vocabulary 512, the base model",
-    ),
-}  # fmt: skip
 
 
 def paths_of(name: str) -> tuple[Path, Path]:
     return load_case(name).base, load_case(name).heads
-
-
-@pytest.mark.parametrize("name", BAD_MODELS)
-def test_run_refuses_a_model(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    make, message = BAD_MODELS[name]
-    path = make(merged, tmp_path)
-    assert_refused(run(capfd, path, "-p", "x", "-n", 2), path, message)
-
-
-@pytest.mark.parametrize("name", BAD_HEADS)
-def test_run_refuses_heads(name: str, qwen2: Case, merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    make, message = BAD_HEADS[name]
-    path = make(merged, tmp_path)
-    assert_refused(run(capfd, qwen2.base, "--heads", path, "-p", "x", "-n", 2), path, message)
-
-
-def test_a_token_that_stands_twice(qwen2: Case, tmp_path: Path) -> None:
-    base = twice_the_same_token(qwen2.base, tmp_path / "twice.gguf")
-    assert invoked_twice(base, qwen2, tmp_path) == [1, 1]
-
-
-def invoked_twice(base: Path, qwen2: Case, directory: Path) -> list[int]:
-    """llama.cpp would abort the process on the plain and on the merged file."""
-    ad.export(base, qwen2.heads, directory / "merged.gguf")
-    plain = spawn("run", "-t", 1, base, "-p", "x", "--temperature", 1, "--top-p", 1)
-    merged = spawn("run", "-t", 1, directory / "merged.gguf", "-p", "x")
-    for outcome, path in ((plain, base), (merged, directory / "merged.gguf")):
-        assert_refused(outcome, path, "token 383 of tokenizer.ggml.tokens stands there twice")
-    return [plain.status, merged.status]
 
 
 BAD_EXPORTS: dict[str, tuple[Callable[[Case, Path], tuple[Path, Path]], list[str]]] = {
@@ -579,10 +162,3 @@ def test_repository_without_a_network(qwen2: Case, tmp_path: Path) -> None:
     args = ("export", "--base", qwen2.base, "--heads", "someone/heads", "-o", tmp_path / "out.gguf")
     assert_refused(spawn(*args, env=environment), "error: someone/heads: ", "not to be had from the Hugging Face hub")
     assert not (tmp_path / "out.gguf").exists()
-
-
-def test_a_file_name_that_is_not_utf_8(merged: Path, tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
-    path.write_bytes(merged.read_bytes())
-    for outcome in (spawn("inspect", path), spawn("run", "-t", 1, path, "-p", "x", "-n", 2)):
-        assert "Traceback" not in outcome.err
