@@ -40,7 +40,8 @@ class Engine:
         >>> from autodeco_gguf.model.shipped import DEMO_MODEL
         >>> engine = Engine(DEMO_MODEL, n_parallel=4, n_ctx=160)
         >>> tokens = engine.prompt("Tell a story about Mia")
-        >>> [result.finish_reason for result in engine.generate(Request(tokens, seed=i, max_tokens=3) for i in range(4))]
+        >>> requests = [Request(tokens, seed=i, max_tokens=3) for i in range(4)]
+        >>> [result.finish_reason for result in engine.generate(requests)]
         ['length', 'length', 'length', 'length']
         >>> "".join(piece.text for piece in engine.submit(Request(tokens, temperature=0, stop=["."])))
         'Near the harbour lives Mia'
