@@ -1,17 +1,15 @@
-"""The command line: what it prints and where, its exit status, its one line for every kind of bad input."""
+"""The command run: what it prints and where, its chat, and what it refuses."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,20 +26,14 @@ from broken import (
     start,
     without,
 )
-from conftest import FIXTURES, Case, load_case
+from conftest import Case, load_case
 
 import autodeco_gguf as ad
-from autodeco_gguf.cli import VERBS
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="session")
-def adapter(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("adapter") / "adapter.gguf"
-    ad.export(qwen2.base, qwen2.heads, path, adapter=True)
-    return path
 
 
 def with_template(qwen2: Case, directory: Path, template: str = TEMPLATE) -> Path:
@@ -52,123 +44,14 @@ def with_template(qwen2: Case, directory: Path, template: str = TEMPLATE) -> Pat
     return directory / "chat.gguf"
 
 
-# ---- the group ----
-
-HELP = """
-import sys
-from autodeco_gguf.cli import main
-try:
-    main()
-except SystemExit as e:
-    heavy = {"numpy", "llama_cpp", "gguf", "safetensors", "rich", "torch", "huggingface_hub", "autodeco_gguf._core"}
-    print("loaded:", sorted(heavy & sys.modules.keys()), e.code)
-"""
-
-
-@pytest.mark.parametrize("args", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
-def test_help_loads_nothing_heavy(args: list[str]) -> None:
-    outcome = spawn(*args, python=("-c", HELP))
-    assert outcome.out.startswith("Usage: ")
-    assert outcome.out.endswith("loaded: [] 0\n")
-    assert ("Example: autodeco-gguf" in outcome.out) == (len(args) == 2)
-    assert outcome.err == ""
-
-
-def test_help_lists_the_verbs(capfd: Capture) -> None:
-    assert re.findall(r"^  ([a-z]+)  +[A-Z]", invoke(capfd, "--help").out, re.M) == list(VERBS)
-    assert invoke(capfd, "--version").out == f"autodeco-gguf, version {ad.__version__}\n"
-
-
-def test_no_arguments_show_the_help(capfd: Capture) -> None:
-    outcome = invoke(capfd)
-    assert (outcome.out + outcome.err).startswith("Usage: ")
-    assert re.search(r"^  export  ", outcome.out + outcome.err, re.M)
-
-
-USAGE: dict[str, tuple[list[str], str]] = {
-    "unknown verb": (["fly"], "No such command 'fly'"),
-    "unknown option": (["inspect", "x.gguf", "--fast"], "No such option '--fast'"),
-    "no file": (["inspect"], "Missing argument 'FILE'"),
-    "no heads": (["export", "--base", "x.gguf"], "Missing option '--heads'"),
-    "head type": (["export", "--base", "x", "--heads", "y", "--head-type", "q4_0"], "'q4_0' is not one of"),
-    "activation": (["export", "--base", "x", "--heads", "y", "--activation", "tanh"], "'tanh' is not one of"),
-    "nothing to extract": (["extract", "x.gguf"], "give --base OUT, --adapter OUT or both"),
-    "temperature": (["run", "x.gguf", "--temperature", "-1"], "-1.0 is not in the range x>=0"),
-    "top-p": (["run", "x.gguf", "--top-p", "1.5"], "1.5 is not in the range 0<=x<=1"),
-    "no tokens": (["run", "x.gguf", "-n", "0"], "0 is not in the range x>=1"),
-    "no context": (["run", "x.gguf", "-c", "0"], "0 is not in the range"),
-    "seed": (["run", "x.gguf", "--seed", str(2**32)], "4294967296 is not in the range"),
-    "seed no number": (["run", "x.gguf", "--seed", "one"], "'one' is not a valid integer"),
-    "system and raw": (["run", "x.gguf", "-p", "x", "--system", "y", "--raw"], "--system needs the chat template"),
-}
-
-
-@pytest.mark.parametrize("name", USAGE)
-def test_wrong_usage(name: str, capfd: Capture) -> None:
-    args, message = USAGE[name]
-    assert_refused(invoke(capfd, *args), message, "--help)", status=2)
-
-
-# ---- verify ----
-
-
-def test_verify(case: Case, merged_of: Callable[[Case], Path], capfd: Capture) -> None:
-    golden = FIXTURES / case.name / "golden.npz"
-    for options in ([], ["--cache-type", "f16"]):
-        outcome = invoke(capfd, "verify", merged_of(case), "--golden", golden, *options)
-        heads = "temperature|top_p" if case.golden["has_top_p"] else "temperature"
-        assert re.fullmatch(
-            rf"(({heads}): mean difference \de-\d\d, largest \de-\d\d\n)+", re.sub(r"\.\d", "", outcome.out)
-        )
-        assert (outcome.status, outcome.err) == (0, "")
-
-
-def test_verify_with_an_adapter(qwen2: Case, adapter: Path, capfd: Capture) -> None:
-    golden = FIXTURES / "qwen2" / "golden.npz"
-    assert invoke(capfd, "verify", qwen2.base, "--heads", adapter, "--golden", golden).status == 0
-    quantized = qwen2.base.with_name("base-q8_0.gguf")
-    args: tuple[object, ...] = ("verify", quantized, "--heads", adapter, "--golden", golden)
-    outcome = invoke(capfd, *args)
-    assert outcome.status == 1
-    assert re.search(r"^error: .*base-q8_0\.gguf: differs from .* by \d\.\de-02, allowed is 1\.0e-05\n$", outcome.err)
-    assert invoke(capfd, *args, "--tolerance", 0.05).status == 0
-
-
-GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no temperature": ({"tokens": [1], "top_p": [1.0]}, "no recorded predictions: "),
-    "another length": (
-        {"tokens": [1, 2], "temperature": [1.0], "top_p": [1.0, 1.0]},
-        "temperature is [1], expected [2]",
-    ),
-    "no tokens": ({"tokens": [], "temperature": [], "top_p": []}, "expected [n]"),
-    "texts": ({"tokens": ["a"], "temperature": [1.0], "top_p": [1.0]}, "tokens"),
-    "objects": ({"tokens": np.array([{}]), "temperature": [1.0], "top_p": [1.0]}, "no recorded predictions: "),
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_bad_golden(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    arrays, message = GOLDEN[name]
-    path = tmp_path / "golden.npz"
-    np.savez(path, allow_pickle=True, **{key: np.asarray(value) for key, value in arrays.items()})
-    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
-
-
-def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
-    np.save(tmp_path / "golden.npy", np.zeros(3))
-    for path, message in (
-        (tmp_path / "golden.npy", "expected tokens, temperature and top_p"),
-        (tmp_path / "nowhere.npz", "no such file"),
-        (merged, "no recorded predictions"),
-        (tmp_path, "no recorded predictions"),
-    ):
-        assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
-
-
 # ---- run ----
 
 STATISTICS = r"(\d+) tokens, \d+\.\d tokens/s, mean temperature \d\.\d{3}, mean top-p \d\.\d{3}, seed (\d+)\n"
+
+
 TOKEN_KEYS = ["id", "text", "temperature", "top_p", "entropy", "nucleus", "prob"]
+
+
 SUMMARY_KEYS = [
     "tokens", "tok_s", "prompt_tokens", "prompt_tok_s", "mean_temperature", "mean_top_p", "finish_reason", "seed",
 ]  # fmt: skip
@@ -394,7 +277,10 @@ def twice_the_same_token(base: Path, path: Path) -> Path:
 
 
 NAN = np.full((256, 64), np.nan, np.float32)
+
+
 TEMP0 = "autodeco.temp_head.0.weight"
+
 
 BAD_MODELS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "no GGUF": (lambda m, d: write(d / "x.gguf", b"hello"), "not a GGUF"),
@@ -414,6 +300,8 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "an adapter": (lambda m, d: ad.extract(m, adapter=d / "a.gguf")[0].path, "give the base model and --heads a.gguf"),
     "no heads": (lambda m, d: ad.extract(m, base=d / "b.gguf")[0].path, "give some with --heads ADAPTER.gguf"),
 }
+
+
 BAD_HEADS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "no GGUF": BAD_MODELS["no GGUF"],
     "missing": BAD_MODELS["missing"],
@@ -465,10 +353,3 @@ def invoked_twice(base: Path, qwen2: Case, directory: Path) -> list[int]:
     for outcome, path in ((plain, base), (merged, directory / "merged.gguf")):
         assert_refused(outcome, path, "token 383 of tokenizer.ggml.tokens stands there twice")
     return [plain.status, merged.status]
-
-
-def test_a_file_name_that_is_not_utf_8(merged: Path, tmp_path: Path) -> None:
-    path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
-    path.write_bytes(merged.read_bytes())
-    for outcome in (spawn("inspect", path), spawn("run", "-t", 1, path, "-p", "x", "-n", 2)):
-        assert "Traceback" not in outcome.err

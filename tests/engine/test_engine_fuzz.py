@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_helpers import make
 from llama_cpp import LlamaGrammar
-from test_engine import make
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation

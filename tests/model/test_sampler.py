@@ -20,7 +20,7 @@ from autodeco_gguf import AutoDecoError, Heads, Sampler
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import token_bytes
-from autodeco_gguf.model.trace import Trace, TraceToken
+from autodeco_gguf.model.trace import TraceToken
 
 INF = math.inf
 TOLERANCE = 1e-5
@@ -252,20 +252,6 @@ def test_the_entropy_is_the_models_own(context: Context, qwen2: Case) -> None:
     expected = reference.entropy(qwen2.golden["logits"][9])
     assert drawn(context, [1.0]).entropy == pytest.approx(expected, abs=1e-4)
     assert drawn(context, [1.0], temperature=0.3, top_p=0.1).entropy == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_trace_is_a_sequence(context: Context) -> None:
-    context.prompt([0])
-    sampler = Sampler(None, seed=1)
-    tokens = [sampler.sample(context.ctx) for _ in range(4)]
-    trace = sampler.trace
-    assert [t.id for t in trace] == [trace[i].id for i in range(4)] == tokens
-    assert [t.id for t in trace[1:3]] == tokens[1:3]
-    assert (trace[-1], len(trace), trace[0] in trace) == (trace[3], 4, True)
-    assert (len(Trace()), list(Trace())) == (0, [])
-    for index in (4, -5):
-        with pytest.raises(IndexError, match=f"token {index} of a trace of 4"):
-            trace[index]
 
 
 # ---- processors and chains ----

@@ -14,7 +14,7 @@ import autodeco_gguf as ad
 from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.model.machine import Machine
 
-DIRECTORY = Path(__file__).parent / "more_fixtures"
+DIRECTORY = Path(__file__).parent.parent / "more_fixtures"
 HEADS = {
     "gpt_oss": {"temperature", "top_p"},
     "gelu4": {"temperature", "top_p"},
@@ -57,7 +57,7 @@ def test_an_engine_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
         merged,
         n_parallel=3,
         n_ctx=512,
-        machine=Machine(machine=Machine(n_threads=1), cache_type="f32"),
+        machine=Machine(n_threads=1, cache_type="f32"),
         batching=Batching(prompt_chunk=20),
     )
     assert engine.heads == HEADS[name]

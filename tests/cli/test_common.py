@@ -1,0 +1,79 @@
+"""What several verbs share: the options of a machine, wrong usage, sizes and names for a reader."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from autodeco_gguf.cli import VERBS, cli
+from autodeco_gguf.cli._common import Verb, heads_text, human_size, machine_options
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.model.machine import Machine
+
+
+def machine_of(*args: str, **defaults: Any) -> Machine:
+    """The machine that a command gets for these arguments."""
+    found: list[Machine] = []
+
+    @click.command()
+    @click.argument("name")
+    @machine_options(**defaults)
+    def command(name: str, machine: Machine) -> None:
+        assert name == "x"
+        found.append(machine)
+
+    result = CliRunner().invoke(command, ["x", *args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_options_are_collected_into_a_machine() -> None:
+    assert machine_of() == Machine()
+    assert machine_of(cache_type="f32", flash_attn=False) == Machine(cache_type="f32", flash_attn=False)
+    given = ("-t", "3", "--gpu-layers", "0", "--cache-type", "f32", "--flash-attn", "-v")
+    assert machine_of(*given) == Machine(n_threads=3, n_gpu_layers=0, cache_type="f32", flash_attn=True, verbose=True)
+    assert machine_of("--no-flash-attn").flash_attn is False
+
+
+def test_every_field_of_a_machine_has_an_option() -> None:
+    @click.command()
+    @machine_options()
+    def command(machine: Machine) -> None: ...
+
+    assert {p.name for p in command.params} == {field.name for field in fields(Machine)}
+
+
+@pytest.mark.parametrize("verb", ["run", "eval", "rollouts", "train", "verify"])
+def test_the_verbs_that_run_a_model_have_them(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    assert {field.name for field in fields(Machine)} <= {p.name for p in command.params}
+
+
+def test_input_that_will_not_do_is_wrong_usage() -> None:
+    @click.command(cls=Verb)
+    @click.argument("what")
+    def command(what: str) -> None:
+        raise InvalidInput.of("k", what, "at least 1") if what != "file" else BadFile.of("x.gguf", "is broken")
+
+    with pytest.raises(click.UsageError, match=r"^k 0, expected at least 1$") as caught:
+        command.main(["0"], standalone_mode=False, prog_name="verb")
+    assert caught.value.ctx is not None
+    assert caught.value.ctx.command_path == "verb"
+    with pytest.raises(BadFile, match=r"^x.gguf: is broken$"):
+        command.main(["file"], standalone_mode=False)
+
+
+def test_every_verb_is_one() -> None:
+    assert all(isinstance(cli.get_command(click.Context(cli), verb), Verb) for verb in VERBS)
+
+
+def test_for_a_reader() -> None:
+    sizes = {0: "0 B", 999: "999 B", 1234: "1.2 kB", 1_234_567: "1.2 MB", 987_654_321_000: "987.7 GB"}
+    assert {size: human_size(size) for size in sizes} == sizes
+    assert heads_text(["top_p", "temperature"]) == "temperature, top-p"
+    assert heads_text([]) == "none"

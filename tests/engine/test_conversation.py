@@ -1,0 +1,159 @@
+"""Conversations: what the model is given, with which seed, and what stays of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from broken import Kind, rewrite
+from conftest import Case
+from engine_helpers import make, no_end
+
+import autodeco_gguf as ad
+from autodeco_gguf.engine.conversation import Conversation
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import AutoDecoError, Closed, InvalidInput, ModelFailed
+
+TEMPLATE = (
+    "{% if messages | length > 6 %}{{ raise_exception('too long') }}{% endif %}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+)
+
+
+@pytest.fixture(scope="module")
+def chatting(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with one sequence and a chat template."""
+    directory = tmp_path_factory.mktemp("chat")
+    base = rewrite(qwen2.base, directory / "b.gguf", metadata={"tokenizer.chat_template": (TEMPLATE, Kind.STRING)})
+    with make(ad.export(base, qwen2.heads, directory / "chat.gguf").path, n_parallel=1) as engine:
+        yield engine
+
+
+def said(conversation: Conversation, message: str, **kwargs: Any) -> tuple[str, list[int]]:
+    """The prompt and the tokens of an answer that is kept."""
+    answer = conversation.ask(Request(message, **{"max_tokens": 4, **kwargs}))
+    tokens = [piece.token.id for piece in answer]
+    conversation.keep(answer)
+    return answer.prompt, tokens
+
+
+def test_what_was_said_is_in_the_next_prompt(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.", seed=1)
+    first, _ = said(conversation, "One")
+    assert first == "<system>Be kind.<user>One<assistant>"
+    answer = conversation.messages[-1]["content"]
+    second, _ = said(conversation, "Two")
+    assert second == f"<system>Be kind.<user>One<assistant>{answer}<user>Two<assistant>"
+    assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 2]
+
+
+def test_the_prompt_s_tokens_are_its_text(chatting: Engine) -> None:
+    answer = Conversation(chatting, seed=1).ask(Request("Hi", max_tokens=1))
+    assert b"".join(map(chatting.context.token_bytes, answer.generation.prompt)).decode() == answer.prompt
+    assert list(answer.generation.prompt) == chatting.prompt("Hi")
+    assert chatting.render("Hi") == answer.prompt
+    list(answer)
+
+
+def test_every_answer_has_a_seed_of_its_own(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=(1 << 32) - 2)
+    for expected in (2**32 - 2, 2**32 - 1, 0):
+        answer = conversation.ask(Request("Hello", max_tokens=2))
+        assert answer.generation.request.seed == expected
+        list(answer)
+        conversation.keep(answer)
+    assert said(Conversation(chatting, seed=7), "Hello") == said(Conversation(chatting, seed=8), "Hello", seed=7)
+    assert said(Conversation(chatting, seed=7), "Hello") != said(Conversation(chatting, seed=8), "Hello")
+
+
+def test_pieces_are_those_of_the_engine(chatting: Engine) -> None:
+    answer = Conversation(chatting, seed=3).ask(Request("Hello", max_tokens=12))
+    pieces = list(answer)
+    assert pieces == answer.pieces == list(answer.generation)
+    assert answer.text == answer.generation.result().text
+
+
+def test_an_answer_that_is_not_kept_is_forgotten(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=3)
+    expected = said(Conversation(chatting, seed=3), "Hello")
+    list(conversation.ask(Request("Something else", max_tokens=3)))
+    assert said(conversation, "Hello") == expected
+
+
+def test_an_answer_that_was_cancelled_is_kept_as_far_as_it_came(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=3)
+    answer = conversation.ask(Request("Hello", max_tokens=50, logit_bias=no_end(chatting)))
+    came = "".join(piece.text for piece in islice(answer, 5))
+    answer.generation.cancel()
+    assert answer.text == came
+    conversation.keep(answer)
+    assert conversation.messages[-1] == {"role": "assistant", "content": came}
+    assert said(conversation, "Again")[0] == f"<user>Hello<assistant>{came}<user>Again<assistant>"
+
+
+def test_raw_is_the_message_alone(chatting: Engine, qwen2: Case) -> None:
+    conversation = Conversation(chatting, raw=True, seed=1)
+    for message in ("One <|im_end|>", "Two"):
+        prompt, _ = said(conversation, message)
+        assert prompt == message
+    answer = conversation.ask(Request("One <|im_end|>", max_tokens=1))
+    expected = chatting.context.tokenize("One <|im_end|>", add_bos=True, special=False)
+    assert list(answer.generation.prompt) == expected
+    list(answer)
+
+
+def test_a_model_without_a_template_completes(merged: Path) -> None:
+    with make(merged, n_parallel=1) as engine:
+        assert Conversation(engine).chat is None
+        assert said(Conversation(engine, seed=1), "Hello")[0] == "Hello"
+        with pytest.raises(InvalidInput, match=r"^a system message needs a chat template, and the model has none$"):
+            Conversation(engine, system="Be kind.")
+
+
+REFUSED: dict[str, tuple[Callable[[Conversation], Any], str, str]] = {
+    "long": (lambda c: c.ask(Request("word " * 200)), "n_ctx", r"the prompt has \d+ tokens, the context holds 128"),
+    "not UTF-8": (lambda c: c.ask(Request("caf\udce9")), "prompt", "the prompt is not UTF-8"),
+    "temperature": (lambda c: c.ask(Request("x", temperature=-1.0)), "temperature", "temperature -1.0, expected"),
+    "seed": (lambda c: c.ask(Request("x", seed=-1)), "seed", "seed -1, expected"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, chatting: Engine) -> None:
+    ask, key, message = REFUSED[name]
+    conversation = Conversation(chatting, seed=1)
+    with pytest.raises(InvalidInput, match=f"^{message}") as caught:
+        ask(conversation)
+    assert caught.value.key == key
+    assert (conversation.messages, conversation.n_answers) == ([], 0)
+
+
+def test_a_template_that_refuses(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=1)
+    for _ in range(3):
+        said(conversation, "x", max_tokens=1)
+    with pytest.raises(InvalidInput, match=r"^the model's chat template refuses: too long$") as caught:
+        conversation.ask(Request("x"))
+    assert caught.value.key == "tokenizer.chat_template"
+    assert conversation.n_answers == 3
+
+
+def test_an_answer_that_fails(chatting: Engine) -> None:
+    nothing = dict.fromkeys(range(chatting.context.n_vocab), -np.inf)
+    answer = Conversation(chatting, seed=1).ask(Request("x", logit_bias=nothing))
+    with pytest.raises(ModelFailed, match=r"^every logit is -inf: the grammar or the biases allow no token$"):
+        list(answer)
+
+
+def test_an_engine_that_is_closed(merged: Path) -> None:
+    engine = make(merged, n_parallel=1)
+    conversation = Conversation(engine, seed=1)
+    engine.close()
+    with pytest.raises(Closed, match=r"the model is closed$"):
+        conversation.ask(Request("x"))
+    assert issubclass(Closed, AutoDecoError)

@@ -1,0 +1,135 @@
+"""A request under way: its pieces, its text as it grows, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from engine_helpers import PROMPTS, answers, no_end
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Generation, StoppedText
+from autodeco_gguf.engine.request import Request
+
+# ---- as they come ----
+
+
+def test_pieces_are_the_text(engine: Engine) -> None:
+    handle = engine.submit(Request(PROMPTS[0], seed=3, max_tokens=20, temperature=1.5, entropy=True))
+    pieces = list(handle)
+    result = handle.result()
+    assert "".join(piece.text for piece in pieces) == result.text
+    assert [piece.token.id for piece in pieces] == result.trace.ids
+    assert [piece.token for piece in pieces] == list(result.trace)
+    assert list(handle) == pieces
+
+
+def test_tokens_are_shown_while_others_run(engine: Engine) -> None:
+    others = [engine.submit(Request(PROMPTS[1], seed=i, max_tokens=30, logit_bias=no_end(engine))) for i in range(3)]
+    shown: list[str] = []
+    handle = engine.submit(Request(PROMPTS[0], seed=3, max_tokens=20), on_token=lambda piece: shown.append(piece.text))
+    seen = 0
+    for n, _ in enumerate(handle, 1):
+        assert len(shown) >= n
+        seen = n
+    assert seen == len(shown)
+    assert "".join(shown) == handle.result().text
+    assert not any(other.finish_reason for other in others)
+    assert all(len(other.result().tokens) == 30 for other in others)
+
+
+def test_a_callback_that_raises_ends_its_own_request_alone(engine: Engine) -> None:
+    def fail(piece: Any) -> None:
+        raise RuntimeError("no more")
+
+    other = engine.submit(Request(PROMPTS[0], seed=1, max_tokens=5, logit_bias=no_end(engine)))
+    failing = engine.submit(Request(PROMPTS[1], seed=1, max_tokens=5), on_token=fail).result()
+    assert (failing.finish_reason, failing.error) == ("error", "on_token: RuntimeError: no more")
+    assert other.result().finish_reason == "length"
+
+
+def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
+    more: list[Generation] = []
+
+    def submit(piece: Any) -> None:
+        if not more:
+            more.append(engine.submit(Request(PROMPTS[1], seed=1, max_tokens=2)))
+
+    assert engine.submit(Request(PROMPTS[0], seed=1, max_tokens=3), on_token=submit).result().error is None
+    assert more[0].result().error is None
+    waiting = engine.submit(Request(PROMPTS[0], seed=1), on_token=lambda _: print(engine.generate([Request([1])])))
+    assert waiting.result().error == (
+        "on_token: Busy: the engine cannot be waited for within on_token, which it waits for; submit only"
+    )
+
+
+STOPS = [
+    (["x"], [b"abc", b"de"], True, ["abc", "de"]),
+    (["cd"], [b"abc", b"de", b"f"], True, ["ab", "", ""]),
+    (["cx"], [b"abc", b"de"], True, ["ab", "cde"]),
+    (["cx"], [b"abc"], True, ["abc"]),
+    (["b", "abc"], [b"abc"], True, [""]),
+    (["e"], ["é".encode()[:1], "é".encode()[1:] + b"e", b"z"], True, ["", "é", ""]),
+    ([], ["é".encode()[:1]], True, ["�"]),
+    (["aab"], [b"a", b"a", b"a", b"b"], True, ["", "", "a", ""]),
+]
+
+
+@pytest.mark.parametrize(("stop", "pieces", "final", "expected"), STOPS)
+def test_stop_strings(stop: list[str], pieces: list[bytes], final: bool, expected: list[str]) -> None:
+    text = StoppedText(stop)
+    assert [text.add(piece, final and i == len(pieces) - 1) for i, piece in enumerate(pieces)] == expected
+
+
+def test_an_answer_ends_at_a_stop_string(engine: Engine) -> None:
+    (whole,) = answers(engine, [Request(PROMPTS[0], seed=3, max_tokens=40, logit_bias=no_end(engine))])
+    stop = whole.text[8:11]
+    cut = engine.submit(Request(PROMPTS[0], seed=3, max_tokens=40, logit_bias=no_end(engine), stop=["nowhere", stop]))
+    pieces = [piece.text for piece in cut]
+    assert cut.result().text == "".join(pieces) == whole.text[: whole.text.index(stop)]
+    assert cut.result().finish_reason == "stop"
+    assert cut.result().tokens == whole.tokens[: len(cut.result().tokens)]
+
+
+def test_cancelling(engine: Engine) -> None:
+    long = {"logit_bias": no_end(engine), "max_tokens": 60}
+    handles = [engine.submit(Request(PROMPTS[0], seed=i, **long)) for i in range(12)]
+    for n, _ in enumerate(handles[0], 1):
+        if n == 5:
+            handles[0].cancel()
+            handles[3].cancel()
+            handles[11].cancel()  # still waiting
+    results = [handle.result() for handle in handles]
+    assert [i for i, r in enumerate(results) if r.finish_reason == "cancelled"] == [0, 3, 11]
+    assert [len(results[i].tokens) for i in (0, 3, 11)] == [5, 5, 0]
+    alone = answers(engine, [Request(PROMPTS[0], seed=i, **long) for i in range(12)])
+    for cancelled, whole in zip(results, alone, strict=True):
+        n = len(cancelled.tokens)
+        assert cancelled.tokens == whole.tokens[:n]
+        assert n == 60 or cancelled.finish_reason == "cancelled"
+    results[0].tokens.clear()
+    handles[0].cancel()
+    assert handles[0].result().finish_reason == "cancelled"
+
+
+def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = engine.submit(Request([1], seed=1, max_tokens=5))
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(engine.context, "decode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            handle.result()
+    assert (handle.finish_reason, handle.error) == ("error", "KeyboardInterrupt")
+    assert engine.submit(Request([1], seed=1, max_tokens=5)).result().error is None
+
+
+# ---- limits ----
+
+
+@pytest.mark.parametrize(("n", "max_tokens", "drawn"), [(100, None, 28), (127, None, 1), (100, 5, 5), (100, 500, 28)])
+def test_the_end_of_the_context(engine: Engine, n: int, max_tokens: int | None, drawn: int) -> None:
+    (result,) = engine.generate([Request([7] * n, seed=1, temperature=0.0, max_tokens=max_tokens)])
+    assert (len(result.tokens), result.finish_reason) == (drawn, "length")

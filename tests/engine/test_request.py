@@ -1,0 +1,44 @@
+"""What a request may ask, and what is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from engine_helpers import answers
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import InvalidInput
+
+BAD: dict[str, tuple[Request, str]] = {
+    "empty": (Request([], seed=0), "the prompt is empty"),
+    "too long": (Request([1] * 128, seed=0), "the prompt has 128 tokens, the context holds 128; raise it"),
+    "token": (Request([1, 384], seed=0), "token 384, expected 0 to 383"),
+    "negative": (Request([-1], seed=0), "token -1, expected 0 to 383"),
+    "seed": (Request([1], seed=-1), "seed -1, expected 0 to 2**32 - 1"),
+    "large seed": (Request([1], seed=1 << 32), "seed 4294967296, expected 0 to 2**32 - 1"),
+    "stop": (Request([1], stop=["a", ""]), "stop ['a', ''], expected a list of texts that are not empty"),
+    "one stop": (Request([1], stop="a"), "stop 'a', expected a list"),
+    "top_k": (Request([1], top_k=-1), "top_k -1, expected a number in [0, 2.14748e+09]"),
+    "min_p": (Request([1], min_p=1.5), "min_p 1.5, expected a number in [0, 1]"),
+    "penalty": (Request([1], repeat_penalty=0.0), "repeat_penalty 0.0, expected a number in [1e-06, 1e+06]"),
+    "nan": (Request([1], presence_penalty=float("nan")), "presence_penalty nan, expected a number"),
+    "mirostat": (Request([1], mirostat_mode=3), "mirostat_mode 3, expected a number in [0, 2]"),
+    "order": (Request([1], order="vllm"), "order 'vllm', expected 'autodeco' or 'llama.cpp'"),  # type: ignore[arg-type]
+    "dynatemp": (Request([1], dynatemp_range=0.5), "dynatemp_range 0.5 needs order 'llama.cpp'"),
+    "bias": (Request([1], logit_bias={384: 1.0}), "logit_bias of token 384, expected 0 to 383"),
+    "bias nan": (Request([1], logit_bias={3: float("nan")}), "logit_bias of token 3 is nan, expected a number or -inf"),
+    "tokens": (Request([1], seed=1, max_tokens=0), "max_tokens 0, expected at least 1"),
+    "temperature": (Request([1], seed=1, temperature=-1.0), "temperature -1.0, expected a number >= 0"),
+    "not a number": (Request([1], seed=1, temperature=float("nan")), "temperature nan, expected a number >= 0"),
+    "top-p": (Request([1], seed=1, top_p=1.5), "top_p 1.5, expected a number in [0, 1]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests(name: str, engine: Engine) -> None:
+    bad, message = BAD[name]
+    with pytest.raises(InvalidInput, match=f"^request 1: {re.escape(message)}"):
+        engine.generate([Request([1], seed=0, max_tokens=1), bad])
+    assert len(answers(engine, [Request([1], seed=0, max_tokens=1)])) == 1  # it goes on working

@@ -1,0 +1,171 @@
+"""Who has which sequence: prompts that are shared, rows that fail, and batches that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from engine_helpers import PROMPTS, answers, make, no_end
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.errors import Busy, InvalidInput, ModelFailed
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
+
+
+def test_the_batch_has_no_say(merged: Path) -> None:
+    requests = [Request(PROMPTS[i // 4 % 3], seed=i, temperature=1.0, top_p=1.0, max_tokens=9 + i) for i in range(14)]
+    found = []
+    for n_parallel in (1, 5, 16):
+        engine = make(merged, n_parallel=n_parallel)
+        found.append([(r.tokens, r.finish_reason, r.text) for r in answers(engine, requests)])
+        engine.close()
+    assert found[0] == found[1] == found[2]
+    assert len({tuple(tokens) for tokens, *_ in found[0]}) == len(requests)
+
+
+def test_a_batch_that_is_drawn_on_several_threads(merged: Path) -> None:
+    requests = [Request([5, i], seed=i, top_k=50, max_tokens=4) for i in range(140)]
+    found = []
+    for n_parallel, n_threads in ((140, 2), (3, 1)):
+        engine = make(merged, n_parallel=n_parallel, n_ctx=16, machine=Machine(n_threads=n_threads, cache_type="f32"))
+        found.append([r.tokens for r in answers(engine, requests)])
+        engine.close()
+    assert found[0] == found[1]
+
+
+def test_every_place_is_drawn_anew(engine: Engine) -> None:
+    hot = (Request([5], seed=i, temperature=1e6, top_p=1.0, max_tokens=50) for i in range(8))
+    tokens = [token for result in engine.as_completed(hot) for token in result.tokens]
+    assert len(set(tokens)) > 0.4 * len(tokens)  # all are equally likely
+
+
+def test_a_row_that_cannot_be_drawn_from_ends_alone(engine: Engine) -> None:
+    nothing = dict.fromkeys(range(engine.context.n_vocab), -np.inf)
+    good, bad = answers(engine, [Request([5], seed=1, max_tokens=4), Request([5], seed=1, logit_bias=nothing)])
+    assert bad.finish_reason == "error"
+    assert bad.error == "every logit is -inf: the grammar or the biases allow no token"
+    assert bad.tokens == []
+    assert good.error is None
+    assert good.finish_reason in ("stop", "length")
+
+
+def test_when_llama_cpp_fails_all_is_told_and_it_goes_on(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(merged, n_parallel=2)
+    handles = [engine.submit(Request(PROMPTS[i], seed=i, max_tokens=9, logit_bias=no_end(engine))) for i in range(3)]
+    next(iter(handles[0]))
+    with monkeypatch.context() as m:
+        m.setattr(
+            engine.context,
+            "decode",
+            lambda *_, **__: engine.context._decode([1], [7], [99], outputs=True, hidden=False),
+        )
+        with pytest.raises(ModelFailed, match=r"llama_decode failed with status -1$"):
+            handles[0].result()
+    assert [h.finish_reason for h in handles] == ["error", "error", None]
+    assert handles[1].result().error is not None
+    assert len(handles[2].result().tokens) == 9
+
+
+def test_batch_invariant() -> None:
+    """To the last bit, in 16 bits and with flash attention, for one after the other as for many at once."""
+    requests = [Request("Tell a story about Mia" + " and Tom" * (i % 3), seed=i, max_tokens=25) for i in range(9)]
+    found = []
+    for n_parallel in (2, 7):
+        engine = Engine(
+            DEMO_MODEL,
+            n_parallel=n_parallel,
+            n_ctx=160,
+            machine=Machine(n_threads=1),
+            batching=Batching(batch_invariant=True),
+        )
+        together = engine.generate(requests)
+        found += [together, [engine.generate([request])[0] for request in requests]]
+        engine.close()
+    for results in found[1:]:
+        for one, other in zip(results, found[0], strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_array_equal(one.trace.parameters, other.trace.parameters)
+    with pytest.raises(InvalidInput, match=r"^batch_invariant needs n_parallel of 2 or more, it is 1$"):
+        Engine(DEMO_MODEL, n_parallel=1, batching=Batching(batch_invariant=True))
+
+
+# ---- prompts ----
+
+
+def count_prompt_tokens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    counted: list[int] = []
+    fill = engine.context.fill
+
+    def counting(tokens: Any, positions: Any, sequences: Any) -> None:
+        counted.extend(tokens)
+        fill(tokens, positions, sequences)
+
+    monkeypatch.setattr(engine.context, "fill", counting)
+    return counted
+
+
+def test_a_prompt_that_several_share_is_computed_once(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(merged, n_parallel=8)
+    counted = count_prompt_tokens(engine, monkeypatch)
+    prompt = list(range(3, 103))
+    answers(engine, [Request(prompt, seed=j, temperature=1.0, max_tokens=j % 5 + 1) for j in range(20)])
+    assert len(counted) == len(prompt) - 1
+    longer = [*prompt, 7, 8]
+    answers(engine, [Request([*longer, 9, i], seed=i, max_tokens=2) for i in range(12)])
+    assert counted[len(prompt) - 1 :] == [7, 8, 9]  # the rest is in the sequences from before
+    answers(engine, [Request([5] * 40, seed=1, max_tokens=1)])
+    assert counted[-39:] == [5] * 39
+
+
+def test_a_conversation_goes_on_from_what_the_sequence_holds(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(merged, n_parallel=2)
+    prompt = list(range(3, 53))
+    (first,) = answers(engine, [Request(prompt, seed=1, logit_bias=no_end(engine), max_tokens=10)])
+    counted = count_prompt_tokens(engine, monkeypatch)
+    again = [*prompt, *first.tokens, 5, 6, 7]
+    (second,) = answers(engine, [Request(again, seed=2, max_tokens=5)])
+    assert counted == [first.tokens[-1], 5, 6]
+    (alone,) = answers(make(merged, n_parallel=1), [Request(again, seed=2, max_tokens=5)])
+    assert second.tokens == alone.tokens
+
+
+def test_others_go_on_while_a_prompt_is_read(merged: Path) -> None:
+    engine = make(merged, n_parallel=2, batching=Batching(prompt_chunk=8))
+    running = engine.submit(Request(PROMPTS[0], seed=1, max_tokens=60, logit_bias=no_end(engine)))
+    next(iter(running))
+    long = engine.submit(Request([9] * 90, seed=2, max_tokens=2, logit_bias=no_end(engine)))
+    next(iter(long))
+    assert (
+        10 <= running.n_drawn <= 14
+    )  # a step for every 9 tokens of the prompt: a stretch of 8, and one in the step itself
+    assert len(running.result().tokens) == 60
+
+
+def test_requests_are_taken_as_there_is_room(merged: Path) -> None:
+    engine = make(merged, n_parallel=2)
+    taken: list[int] = []
+
+    def requests() -> Iterator[Request]:
+        for i in range(10):
+            taken.append(i)
+            yield Request(PROMPTS[0], seed=i, temperature=1.0, top_p=1.0, max_tokens=3)
+
+    generated = engine.as_completed(requests())
+    next(generated)
+    assert taken == [0, 1, 2, 3, 4]  # two under way, two waiting, and a look at the next
+    generated.close()
+
+
+def test_too_many_requests(merged: Path) -> None:
+    engine = make(merged, n_parallel=1, batching=Batching(max_waiting=3))
+    handles = [engine.submit(Request([1], seed=i, temperature=0.0, max_tokens=3)) for i in range(3)]
+    with pytest.raises(Busy, match=r"^too many requests: 3 are waiting already; try again later$"):
+        engine.submit(Request([1], seed=9))
+    assert [h.result().finish_reason for h in handles] == ["length"] * 3
+    assert len(answers(engine, [Request([1], seed=i, max_tokens=2) for i in range(20)])) == 20

@@ -1,0 +1,63 @@
+"""A context of many sequences: its limits, its text, and what it says when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broken import rewrite
+from conftest import Case
+
+from autodeco_gguf.errors import Closed, InvalidInput, ModelFailed
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.model.context import Context, default_context
+
+
+def test_default_context(qwen2: Case, merged: Path, tmp_path: Path) -> None:
+    model = ModelFile.open(merged)
+    own = default_context(model, 1 << 30)
+    assert own == default_context(ModelFile.open(qwen2.base), own + 1)
+    assert default_context(model, own - 1) == own - 1
+    missing = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"qwen2.context_length": None})
+    assert default_context(ModelFile.open(missing), 77) == 77
+
+
+def test_what_is_wrong_is_said_by_type(merged: Path) -> None:
+    context = Context(merged, n_ctx=32, n_seq=2)
+    with pytest.raises(InvalidInput, match=r"^not UTF-8: surrogates not allowed at character 3$") as text:
+        context.tokenize("caf\udce9")
+    assert text.value.key == "text"
+    with pytest.raises(ModelFailed, match=r"llama_decode failed with status -1$") as failed:
+        context.decode([1], [7], [99], hidden=False)
+    assert failed.value.file == str(merged)
+    context.close()
+    for use in (context.check_open, lambda: context.tokenize("x"), lambda: context.token_bytes(1)):
+        with pytest.raises(Closed, match=rf"^{merged}: the model is closed$") as closed:
+            use()
+        assert closed.value.file == str(merged)
+
+
+def test_a_context_that_llama_cpp_refuses(merged: Path) -> None:
+    context = Context(merged, n_ctx=32)
+    with pytest.raises(ModelFailed, match=rf"^{merged}: no context of 257 times 32 tokens: .*256"):
+        context.resize(32, 257)
+
+
+def test_sequences_of_its_own(merged: Path) -> None:
+    context = Context(merged, n_ctx=32, n_seq=3)
+    alone, _ = context.decode([5], [0], [0], hidden=False)
+    alone = alone.copy()
+    context.fill([9, 8], range(2), [1, 1])
+    context.copy(0, 2)
+    after = context.decode([6], [1], [2], hidden=False)[0].copy()
+    context.clear()
+    context.resize(64, 1)
+    np.testing.assert_array_equal(context.decode([5], [0], [0], hidden=False)[0], alone)
+    np.testing.assert_array_equal(context.decode([6], [1], [0], hidden=False)[0], after)
+    assert (context.n_ctx, context.n_seq) == (64, 1)
+    assert context.remove(0, 1)
+    logits, hidden = context.decode([6], [1], [0], hidden=True)
+    assert hidden is not None
+    assert hidden.shape == (1, context.hidden_size)
+    np.testing.assert_allclose(logits, after, rtol=0, atol=1e-5)

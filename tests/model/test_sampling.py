@@ -1,0 +1,47 @@
+"""How tokens are drawn, as values: ranges, and seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.sampling import MAX_SEED, Sampling, check_seed, check_seed_range, seed_from
+
+REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
+    ({"temperature": -0.5}, "temperature", -0.5, "a number >= 0 (0 is greedy) and <= 1e6"),
+    ({"top_p": 1.5}, "top_p", 1.5, "a number in [0, 1]"),
+    ({"top_k": -1}, "top_k", -1, "a number in [0, 2.14748e+09]"),
+    ({"xtc_threshold": 2.0}, "xtc_threshold", 2.0, "a number in [0, 1]"),
+    ({"penalty_last_n": -2}, "penalty_last_n", -2, "a number in [-1, 1.04858e+06]"),
+    ({"mirostat_mode": 3}, "mirostat_mode", 3, "a number in [0, 2]"),
+    ({"order": "vllm"}, "order", "'vllm'", "'autodeco' or 'llama.cpp'"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "key", "found", "expected"), REFUSED)
+def test_out_of_range(kwargs: dict[str, Any], key: str, found: object, expected: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Sampling(**kwargs).check()
+    error = caught.value
+    assert (error.key, error.found, error.expected, error.file) == (key, found, expected, None)
+    assert str(error) == f"{key} {found}, expected {expected}"
+
+
+def test_what_is_given_by_nobody_is_in_range() -> None:
+    Sampling().check()
+    Sampling(temperature=0.0, top_p=0.0, seed=None, logit_bias={3: -float("inf")}).check()
+
+
+def test_seeds() -> None:
+    assert [check_seed(seed) for seed in (0, 7, MAX_SEED - 1, 1 << 32)] == [0, 7, MAX_SEED - 1, 0]
+    assert len({check_seed(seed) for seed in (None, None, MAX_SEED, MAX_SEED)}) == 4
+    for seed in (-1, MAX_SEED + 1):
+        with pytest.raises(InvalidInput, match=rf"^seed {seed}, expected 0 to 2\*\*32 - 1$"):
+            check_seed_range(seed)
+
+
+def test_a_seed_from_a_text() -> None:
+    assert seed_from("0 1 2") == seed_from("0 1 2") != seed_from("0 12")
+    assert all(0 <= seed_from(str(i)) < 2**31 for i in range(100))

@@ -1,0 +1,59 @@
+"""What a generation did, token by token, as a sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autodeco_gguf import Sampler
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.trace import Trace
+
+
+def drawn(merged: Path, n: int, **kwargs: object) -> tuple[Sampler, list[int]]:
+    """A sampler without heads, and the tokens that it has drawn."""
+    context = Context(merged, n_ctx=32)
+    context.decode([0], [0], [0], hidden=False)
+    sampler = Sampler(None, seed=1, **kwargs)  # type: ignore[arg-type]
+    return sampler, [sampler.sample(context.address) for _ in range(n)]
+
+
+def test_a_trace_is_a_sequence(merged: Path) -> None:
+    sampler, tokens = drawn(merged, 4)
+    trace = sampler.trace
+    assert [t.id for t in trace] == [trace[i].id for i in range(4)] == tokens == trace.ids
+    assert [t.id for t in trace[1:3]] == tokens[1:3]
+    assert (trace[-1], len(trace), trace[0] in trace) == (trace[3], 4, True)
+    for index in (4, -5):
+        with pytest.raises(IndexError, match=f"token {index} of a trace of 4"):
+            trace[index]
+
+
+def test_a_trace_without_tokens() -> None:
+    assert (len(Trace()), list(Trace()), Trace().ids) == (0, [], [])
+    assert Trace().parameters.shape == (2, 0)
+    with pytest.raises(IndexError, match="token 0 of a trace of 0"):
+        Trace()[0]
+
+
+def test_texts_are_those_of_who_knows_the_vocabulary(merged: Path) -> None:
+    sampler, tokens = drawn(merged, 3)
+    trace = Trace(sampler.native.records, lambda token: f"<{token}>".encode())
+    assert [t.text for t in trace] == [f"<{token}>".encode() for token in tokens]
+    assert [t.text for t in sampler.trace] == [b""] * 3
+
+
+def test_parameters_are_those_of_the_tokens(merged: Path) -> None:
+    sampler, _ = drawn(merged, 3, temperature=0.5, top_p=0.25)
+    np.testing.assert_array_equal(sampler.trace.parameters, [[0.5] * 3, [0.25] * 3])
+    assert {(t.temperature, t.top_p) for t in sampler.trace} == {(0.5, 0.25)}
+
+
+def test_how_much_is_kept(merged: Path) -> None:
+    full, plain, off = (drawn(merged, 2, trace=kept)[0].trace for kept in ("full", "plain", "off"))
+    assert all(t.entropy > 0 for t in full)
+    assert all(np.isnan(t.entropy) for t in plain)
+    assert [(t.id, t.nucleus, t.prob) for t in plain] == [(t.id, t.nucleus, t.prob) for t in full]
+    assert len(off) == 0
