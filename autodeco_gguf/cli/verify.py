@@ -39,7 +39,7 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
 
     recorded = _read_golden(golden)
     tokens = recorded["tokens"].tolist()
-    llama = Llama(model, heads=heads, n_ctx=max(len(tokens), 32), trace=False, machine=machine)
+    llama = Llama(model, heads=heads, n_ctx=max(len(tokens), 32), trace=False, **machine.llama_arguments())
     limit = TOLERANCE[machine.cache_type] if tolerance is None else tolerance
     worst = 0.0
     for name, predicted in zip(("temperature", "top_p"), llama.predict(tokens), strict=True):

@@ -84,22 +84,16 @@ class Context:
         self._pieces: dict[tuple[int, bool], bytes] = {}
         set_verbose(machine.verbose)
         llama_cpp.llama_backend_init()
-        model_params = lib.llama_model_default_params()
-        model_params.n_gpu_layers = 0x7FFFFFFF if machine.n_gpu_layers == -1 else machine.n_gpu_layers
+        model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
+        machine.set_params(model_params, self._params)
         with loading(base, machine.verbose) as name:
             self._model = LlamaModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.vocab: Any = self._model.vocab
             self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
             self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))
-            self._params = lib.llama_context_default_params()
-            flash = lib.LLAMA_FLASH_ATTN_TYPE_AUTO if machine.flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            self._params.flash_attn_type = flash
             self._params.n_batch = self._params.n_ubatch = BATCH
             self._params.n_outputs_max = self.n_outputs
-            self._params.n_threads = self._params.n_threads_batch = machine.threads
-            if machine.cache_type == "f32":
-                self._params.type_k = self._params.type_v = llama_cpp.GGML_TYPE_F32
             self._open(n_ctx, n_seq)
 
     def _open(self, n_ctx: int, n_seq: int) -> None:

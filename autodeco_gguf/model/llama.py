@@ -23,7 +23,6 @@ from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.loading import loading
-from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import token_bytes
@@ -93,7 +92,6 @@ class Llama(llama_cpp.Llama):
         heads: str | os.PathLike[str] | None = None,
         heads_enabled: Collection[str] | None = None,
         trace: bool = True,
-        machine: Machine | None = None,
         **kwargs: Any,
     ) -> None:
         """Load a model and its heads.
@@ -104,7 +102,6 @@ class Llama(llama_cpp.Llama):
             heads_enabled: the heads to use, of "temperature" and "top_p"; the other parameter is then 1. All by
                 default; with none, a model without heads will do.
             trace: keep :attr:`trace`.
-            machine: what it runs on, in place of llama_cpp's parameters for that.
             **kwargs: as in ``llama_cpp.Llama``.
 
         Raises:
@@ -113,8 +110,6 @@ class Llama(llama_cpp.Llama):
         """
         self._stack = ExitStack()  # llama_cpp's __del__ closes it, also when this fails before llama_cpp's __init__
         _warn_unknown(kwargs)
-        if machine is not None:
-            kwargs = _parameters(machine) | kwargs
         enabled = check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
@@ -352,14 +347,6 @@ def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
         return scores
 
     return add
-
-
-def _parameters(machine: Machine) -> dict[str, Any]:
-    cache = llama_cpp.GGML_TYPE_F32 if machine.cache_type == "f32" else llama_cpp.GGML_TYPE_F16
-    threads = dict.fromkeys(("n_threads", "n_threads_batch"), machine.threads)
-    types = dict.fromkeys(("type_k", "type_v"), cache)
-    others = {"n_gpu_layers": machine.n_gpu_layers, "flash_attn": bool(machine.flash_attn), "verbose": machine.verbose}
-    return threads | types | others
 
 
 def _warn_unknown(kwargs: dict[str, Any]) -> None:

@@ -31,18 +31,16 @@ def test_it_is_a_value() -> None:
 @pytest.mark.parametrize("cache_type", ["f16", "f32"])
 def test_a_llama_takes_it(cache_type: str, merged: Path) -> None:
     machine = Machine(n_threads=1, n_gpu_layers=0, cache_type=cache_type)  # type: ignore[arg-type]
-    llama = ad.Llama(merged, machine=machine, n_ctx=64)
+    llama = ad.Llama(merged, n_ctx=64, **machine.llama_arguments())
     expected = llama_cpp.GGML_TYPE_F32 if cache_type == "f32" else llama_cpp.GGML_TYPE_F16
     params = llama.context_params
     assert (params.type_k, params.type_v, params.n_threads, params.n_threads_batch) == (expected, expected, 1, 1)
     assert (llama.model_params.n_gpu_layers, llama.verbose) == (0, False)
-    named = ad.Llama(merged, machine=machine, n_ctx=64, n_threads=2)  # what is given by name wins
-    assert named.context_params.n_threads == 2
 
 
 def test_a_context_computes_what_a_llama_does(merged: Path) -> None:
     machine = Machine(n_threads=1, cache_type="f32")
-    llama = ad.Llama(merged, machine=machine, n_ctx=64, logits_all=True)
+    llama = ad.Llama(merged, n_ctx=64, logits_all=True, **machine.llama_arguments())
     llama.eval([5, 6, 7])
     context = Context(merged, n_ctx=64, machine=machine)
     logits, _ = context.decode([5, 6, 7], range(3), [0] * 3, hidden=False)
