@@ -86,3 +86,13 @@ def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (source.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "demo/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
+def test_sources_that_pages_name_are_there(page: str) -> None:
+    named = re.findall(r"`([\w/]+\.(?:py|pyi|cpp|h))`", (ROOT / page).read_text(encoding="utf-8"))
+    places = (ROOT, ROOT / "autodeco_gguf", (ROOT / page).parent, *(p for p in (ROOT / "autodeco_gguf").iterdir()))
+    placeholders = {"cli/VERB.py"}
+    assert [name for name in named if name not in placeholders and not any((p / name).exists() for p in places)] == []
