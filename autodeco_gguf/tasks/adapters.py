@@ -18,12 +18,8 @@ Record = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Adapter:
-    """How a benchmark is read.
-
-    Attributes:
-        checker: grades it, if the user chooses no other.
-        convert: (record, checker) -> (prompt, answer); InvalidInput without the record's place for one that it cannot
-            use.
+    """How a benchmark is read: the checker that grades it, if the user chooses no other, and (record, checker) ->
+    (prompt, answer), which raises InvalidInput, without the record's place, for one that it cannot use.
     """
 
     checker: str

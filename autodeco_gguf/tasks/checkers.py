@@ -95,10 +95,8 @@ def boxed(text: str, answer: str) -> bool:
 
     Case, white space, dollar signs, units and a full stop do not count, and 50% is 50 and 0.5. Numbers written out
     are compared exactly, others to five digits at least. Nothing limits the time that a hostile expression takes, such
-    as a tower of powers; :class:`autodeco_gguf.tasks.grading.Grader` does.
-
-    Raises:
-        AutoDecoError: math-verify is not installed.
+    as a tower of powers; :class:`autodeco_gguf.tasks.grading.Grader` does. AutoDecoError where math-verify is not
+    installed.
 
     Examples:
         >>> boxed(r"So the sum is $\boxed{\frac{1}{2}}$.", "0.5")
@@ -220,10 +218,7 @@ def choice(text: str, answer: str) -> bool:
     r"""Whether a response chooses the expected letter, A to Z.
 
     It chooses where it is nothing but the letter, boxes it, or says "answer is (C)" or "**Answer:** C"; the last of
-    these counts. A letter in running text does not.
-
-    Raises:
-        InvalidInput: the expected answer is not one letter; no text raises.
+    these counts. A letter in running text does not. InvalidInput where the expected answer is not one letter.
 
     Examples:
         >>> choice(r"So it is \boxed{(C)\ 5\text{ cm}}.", "C")
@@ -256,11 +251,7 @@ def exact(text: str, answer: str) -> bool:
 
 
 def regex(text: str, answer: str) -> bool:
-    """Whether the answer, a regular expression, is found in a response.
-
-    Raises:
-        InvalidInput: the answer does not compile.
-    """
+    """Whether the answer, a regular expression, is found in a response; InvalidInput where it does not compile."""
     try:
         pattern = re.compile(answer)
     except (re.error, OverflowError, RecursionError) as e:
@@ -274,10 +265,8 @@ _CODE = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
 def literal(text: str, answer: str) -> bool:
     """Whether a response gives a Python literal equal to the answer, such as ``[1, "a"]``; nothing is executed.
 
-    It is the last box of the response, or else its last code block, or else its last line.
-
-    Raises:
-        InvalidInput: the answer is not a literal.
+    It is the last box of the response, or else its last code block, or else its last line. InvalidInput where the
+    answer is not a literal.
 
     Examples:
         >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import reprlib
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +74,12 @@ class Grader:
         self._name = checker
         self._time_limit = time_limit
         self._checker = get_checker(checker) if checker in _IN_PROCESS else None
-        self._worker = None if self._checker else _start(checker, time_limit)
+        self._worker = None if self._checker else _Worker(checker, time_limit)
 
     def __enter__(self) -> Grader:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process."""
         if self._worker is not None:
             self._worker.close()
@@ -108,7 +104,7 @@ class Grader:
         """
         if self._checker is not None:
             return judge(self._checker, text, answer)
-        worker = self._worker or _start(self._name, self._time_limit)
+        worker = self._worker or _Worker(self._name, self._time_limit)
         self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
         try:
             grade = Grade(*worker.ask([text, answer], self._time_limit))
@@ -137,28 +133,11 @@ def worker_command(checker: str, time_limit: float) -> list[str]:
     return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {main}", checker, str(time_limit)]
 
 
-def _start(checker: str, time_limit: float) -> _Worker:
-    """A worker that has imported its checker."""
-    worker = _Worker(checker, time_limit)
-    error: str | None = "interrupted"
-    try:
-        error = worker.receive(START_LIMIT_S)
-    except TimeoutError:
-        error = f"checker {checker!r}: importing it took longer than {START_LIMIT_S:g} s"
-    except EOFError as e:
-        error = f"checker {checker!r}: importing it ended the process ({e})"
-    finally:
-        if error is not None:
-            worker.kill()
-    if error is not None:
-        raise InvalidInput(error, key="checker", found=checker)
-    return worker
-
-
 class _Worker:
-    """The process, which answers every line of JSON with one."""
+    """The process, which has imported its checker and answers every line of JSON with one."""
 
     def __init__(self, checker: str, time_limit: float) -> None:
+        """Start it; InvalidInput where it cannot import the checker."""
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
         self._process = subprocess.Popen(
             worker_command(checker, time_limit), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -166,33 +145,30 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        for line in self._replies:
-            self._lines.put(line)
-        self._lines.put(b"")
+        error: str | None = "interrupted"
+        try:
+            error = self._receive(START_LIMIT_S)
+        except TimeoutError:
+            error = f"checker {checker!r}: importing it took longer than {START_LIMIT_S:g} s"
+        except EOFError as e:
+            error = f"checker {checker!r}: importing it ended the process ({e})"
+        finally:
+            if error is not None:
+                self.kill()
+        if error is not None:
+            raise InvalidInput(error, key="checker", found=checker)
 
     def ask(self, request: object, seconds: float) -> Any:
-        """Send a request; gives and raises what ``receive`` does."""
-        with suppress(BrokenPipeError):  # it has died: receive tells how
+        """The answer to a request; TimeoutError, or EOFError where the process has ended, which says how."""
+        with suppress(BrokenPipeError):  # it has died: _receive tells how
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
-        return self.receive(seconds)
+        return self._receive(seconds)
 
-    def receive(self, seconds: float) -> Any:
-        """The next answer.
-
-        Raises:
-            TimeoutError: there is none in that time.
-            EOFError: the process has ended; says how.
-        """
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
-            raise TimeoutError from None
+    def _receive(self, seconds: float) -> Any:
+        if not connection.wait([self._replies.fileno()], seconds):
+            raise TimeoutError
+        line = self._replies.readline()  # whole: a worker writes a line at once, one for a request
         if not line:
             code = self._process.wait()
             raise EOFError(f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower())
@@ -210,7 +186,6 @@ class _Worker:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._reader.join(1.0)
         for pipe in (self._requests, self._replies):
             with suppress(BrokenPipeError):
                 pipe.close()

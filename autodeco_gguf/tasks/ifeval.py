@@ -32,9 +32,7 @@ def encode(ids: Sequence[str], arguments: Sequence[Mapping[str, object]]) -> str
 
 
 def check(text: str, answer: str) -> bool:
-    """Whether a response follows every instruction of ``answer``, the JSON that ``encode`` writes.
-
-    A blank response follows none.
+    """Whether a response that is not blank follows every instruction of ``answer``, the JSON that ``encode`` writes.
 
     Raises:
         InvalidInput: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong;
@@ -42,7 +40,7 @@ def check(text: str, answer: str) -> bool:
         AutoDecoError: a package that an instruction needs is not installed.
     """
     instructions = _parse(answer)
-    return bool(text.strip()) and all(_INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
+    return bool(text.strip()) and all(INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
 
 
 # ---- the answer ----
@@ -58,14 +56,14 @@ def _parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
             message = f"instructions: {json.dumps(pair)} in the list, expected {_FORM}"
             raise InvalidInput(message, key="answer", found=pair, expected=_FORM)
         _validate(*pair)
-    return [(i, arguments) for i, arguments in pairs]
+    return pairs
 
 
 def _validate(name: str, arguments: Mapping[str, object]) -> None:
-    if name not in _INSTRUCTIONS:
+    if name not in INSTRUCTIONS:
         message = f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}"
-        raise InvalidInput(message, key="instruction", found=name, expected=INSTRUCTIONS)
-    expected = list(inspect.signature(_INSTRUCTIONS[name]).parameters)[1:]
+        raise InvalidInput(message, key="instruction", found=name, expected=tuple(INSTRUCTIONS))
+    expected = list(inspect.signature(INSTRUCTIONS[name]).parameters)[1:]
     if sorted(arguments) != sorted(expected):
         has, takes = (", ".join(keys) or "none" for keys in (arguments, expected))
         message = f"instruction {name}: has the arguments {has}, expected {takes}"
@@ -87,20 +85,16 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+_COUNTS = (
+    "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders num_sections "
+    "num_sentences num_words"
+)
+_TEXTS = "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter"  # sic
 _KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
-    (
-        "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders "
-        "num_sections num_sentences num_words",
-        _is_count,
-        "a whole number >= 0",
-    ),
+    (_COUNTS, _is_count, "a whole number >= 0"),
     ("nth_paragraph", lambda v: _is_count(v) and bool(v), "a whole number >= 1"),
     ("capital_relation let_relation relation", lambda v: v in ("at least", "less than"), '"at least" or "less than"'),
-    (
-        "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter",  # sic
-        _is_text,
-        "a string that is not blank",
-    ),
+    (_TEXTS, _is_text, "a string that is not blank"),
     (
         "forbidden_words keywords",
         lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)),
@@ -251,7 +245,7 @@ def _capital_word_frequency(text: str, capital_frequency: int, capital_relation:
     return _compare(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 
 
-_INSTRUCTIONS: dict[str, Callable[..., bool]] = {
+INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "keywords:existence": _keywords,
     "keywords:frequency": _keyword_frequency,
     "keywords:forbidden_words": _forbidden_words,
@@ -278,8 +272,7 @@ _INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "change_case:capital_word_frequency": _capital_word_frequency,
     "punctuation:no_comma": lambda text: "," not in text,
 }
-INSTRUCTIONS = tuple(_INSTRUCTIONS)
-"""The ids that ``check`` knows."""
+"""What ``check`` calls for the ids that it knows."""
 
 _DETECTED = frozenset(("language:response_language", "change_case:english_capital", "change_case:english_lowercase"))
 """Those for which the language of a response is detected."""

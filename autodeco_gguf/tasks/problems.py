@@ -76,11 +76,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
 
 
 def parse_problem(record: object) -> tuple[str, str]:
-    """Text and answer of a record as ``read_problems`` takes it.
-
-    Raises:
-        InvalidInput: another kind of record, without its place.
-    """
+    """Text and answer of a record as ``read_problems`` takes it; InvalidInput, without its place, for another."""
     if not isinstance(record, dict):
         raise InvalidInput(f"is {type_name(record)}, expected {_EXPECTED}", expected=_EXPECTED, found=record)
     text, answer = next((keys for keys in _KEYS if keys[0] in record), ("", ""))

@@ -18,7 +18,7 @@ import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, count
+from itertools import count
 from typing import Literal
 
 from autodeco_gguf.errors import InvalidInput
@@ -197,19 +197,15 @@ def write(problem: StoryProblem, rng: random.Random, *, slips: bool = True) -> s
     return FIELD.sub(fill, " ".join((_choose(OPENINGS, factor, rng), MIDDLE, _choose(CLOSINGS, factor, rng))))
 
 
-def probabilities(slot: Slot, factor: float = 1.0) -> list[float]:
+@lru_cache(maxsize=256)
+def probabilities(slot: Slot, factor: float = 1.0) -> tuple[float, ...]:
     """How often the corpus has each word of ``slot``, with the slot's exponent times ``factor``."""
     weights = [rank ** -(slot.exponent * factor) for rank in range(1, len(slot.words) + 1)]
-    return [weight / sum(weights) for weight in weights]
-
-
-@lru_cache(maxsize=256)
-def _cumulative(slot: Slot, factor: float) -> list[float]:
-    return list(accumulate(probabilities(slot, factor)))
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def _choose(slot: Slot, factor: float, rng: random.Random) -> str:
-    return rng.choices(slot.words, cum_weights=_cumulative(slot, factor))[0]
+    return rng.choices(slot.words, probabilities(slot, factor))[0]
 
 
 def _slip(key: str, fact: str, rng: random.Random) -> str:
@@ -233,11 +229,9 @@ def _wrong_digit(digit: int, leading: bool, rng: random.Random) -> str:
 def check(text: str, answer: str) -> bool:
     """Whether ``text`` is a story of the grammar with every fact of ``answer`` right.
 
-    ``answer`` is ``"NAME A B"``. Every free word must be one of its slot's, the name and the numbers the same wherever
-    they stand, the boxed number their sum; only white space may surround the story.
-
-    Raises:
-        InvalidInput: an ``answer`` of another form; no ``text`` raises.
+    ``answer`` is ``"NAME A B"``, or InvalidInput is raised, whatever ``text`` is. Every free word must be one of its
+    slot's, the name and the numbers the same wherever they stand, the boxed number their sum; only white space may
+    surround the story.
     """
     form = re.fullmatch(r"([A-Z][a-z]+) ([1-9][0-9]) ([1-9][0-9])", answer)
     if form is None:
@@ -256,14 +250,11 @@ def _grammar() -> re.Pattern[str]:
     """Matches every story, right or wrong."""
     mentions = count()
 
-    def pattern(template: str) -> str:
-        return FIELD.sub(field, re.escape(template))
-
     def field(found: re.Match[str]) -> str:
         key = found[1]
         if key in SLOTS:
             return f"(?:{'|'.join(SLOTS[key].words)})"
         return f"(?P<{key}_{next(mentions)}>{'[A-Z][a-z]+' if key == 'name' else '[0-9]{1,3}'})"
 
-    parts = (OPENINGS.words, (MIDDLE,), CLOSINGS.words)
-    return re.compile(" ".join(f"(?:{'|'.join(map(pattern, part))})" for part in parts))
+    parts = ("|".join(map(re.escape, part)) for part in (OPENINGS.words, (MIDDLE,), CLOSINGS.words))
+    return re.compile(FIELD.sub(field, " ".join(f"(?:{part})" for part in parts)))

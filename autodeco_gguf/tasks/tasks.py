@@ -62,7 +62,9 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
         AutoDecoError: a package that the source needs is not installed.
     """
     if spec == DEMO:
-        return _demo(checker, limit)
+        told = stories.problems(100, seed="test 0", held_out=True)[:limit]
+        asked = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
+        return Task(DEMO, tuple(asked), checker or "story")
     adapter, source = _split(spec)
     checker = checker or adapter.checker
     name, records, by_line = _open(source)
@@ -76,12 +78,6 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     if not problems:
         raise BadFile.of(source, "no record in it")
     return Task(name, tuple(problems), checker)
-
-
-def _demo(checker: str | None, limit: int | None) -> Task:
-    told = stories.problems(100, seed="test 0", held_out=True)[:limit]
-    problems = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
-    return Task(DEMO, tuple(problems), checker or "story")
 
 
 def _split(spec: str) -> tuple[Adapter, str]:
@@ -175,14 +171,12 @@ def _read_hub(source: str, match: re.Match[str]) -> _Records:
     # RuntimeError: a data set with a script of its own, which datasets no longer runs
     except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as e:
         raise BadFile.of(source, f"no such file, and not to be had from the Hugging Face hub: {_reason(e)}") from e
-    yield from enumerate(data if match["split"] else _default_split(source, data), 1)
-
-
-def _default_split(source: str, splits: dict[str, Any]) -> Any:
-    if len(splits) != 1 and "test" not in splits:
-        message = f"{source}: has the splits {', '.join(splits)}; choose one with @SPLIT"
-        raise InvalidInput(message, file=source, key="split", expected=list(splits))
-    return splits["test"] if "test" in splits else next(iter(splits.values()))
+    if not match["split"]:  # all of them, by their names
+        if len(data) != 1 and "test" not in data:
+            message = f"{source}: has the splits {', '.join(data)}; choose one with @SPLIT"
+            raise InvalidInput(message, file=source, key="split", expected=list(data))
+        data = data["test" if "test" in data else next(iter(data))]
+    yield from enumerate(data, 1)
 
 
 def _import(module: str, hint: str) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +13,4 @@ if TYPE_CHECKING:
 
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure atomically."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(path, buffer.getvalue())
+    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120))

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from autodeco_gguf.model.trace import TraceToken
 
-_LABELS = ("", "T", "P")
 _VISIBLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -43,7 +42,7 @@ def _column(token: TraceToken) -> list[Text]:
 
 
 def _lines(group: list[list[Text]]) -> Iterator[Text]:
-    for label, columns in zip(_LABELS, zip(*group, strict=True), strict=True):
+    for label, columns in zip(("", "T", "P"), zip(*group, strict=True), strict=True):
         yield Text(f"{label:2} ", "dim") + Text().join(columns)
 
 
