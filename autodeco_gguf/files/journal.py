@@ -125,12 +125,13 @@ class Journal:
         return next(_lines(self.path, self._fd, place, self._end)).value
 
     def append(self, value: object) -> int:
-        """Add a line, which stays whatever happens to this process; gives its place. BadFile where it cannot."""
+        """Add a line, which stays whatever happens to this process; gives its place, or BadFile if it cannot."""
         place, line = self._end, dump_line(value)
-        self._end += len(line)
+        end = place + len(line)
         with bad_file(self.path, "cannot be written"):
             while line:
                 line = line[os.write(self._fd, line) :]
+        self._end = end
         return place
 
 

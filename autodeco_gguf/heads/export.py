@@ -74,9 +74,9 @@ def export(
         progress: called as tensor data is copied.
 
     Raises:
-        BadFile: input that is broken or does not fit together, an output that cannot be written. Nothing is left
-            behind then.
-        InvalidInput: no such head type or activation, or a value that does not fit the type.
+        BadFile: input that is broken or does not fit together, a value that does not fit the head type, an output
+            that cannot be written. Nothing is left behind then.
+        InvalidInput: no such head type or activation.
     """
     if head_type not in HEAD_TYPES:
         raise InvalidInput.of("head type", repr(head_type), f"one of {', '.join(HEAD_TYPES)}")
@@ -87,7 +87,7 @@ def export(
     checkpoint_files = Path(heads).iterdir() if Path(heads).is_dir() else ()
     check_output(path, inputs=[*model.paths, *checkpoint_files], force=force)
     weights = _fit(read_checkpoint(heads, activation=activation), model, heads)
-    tensors = _encode(weights, head_type)
+    tensors = _encode(weights, head_type, heads)
     if adapter:
         return _write_adapter(path, model.parts[0], tensors, weights)
     return _write_merged(path, model, tensors, weights, progress)
@@ -271,13 +271,14 @@ def _metadata(weights: HeadWeights) -> list[KeyValue]:
     return entries
 
 
-def _encode(weights: HeadWeights, head_type: str) -> _Tensors:
+def _encode(weights: HeadWeights, head_type: str, source: str | Path) -> _Tensors:
     tensors = []
     for name, array in weights.tensors.items():
         kind = "f32" if array.ndim == 1 else "f16" if array.shape[1] % _BLOCK.get(head_type, 1) else head_type
         data = core.quantize(array, kind)
         if not np.isfinite(core.dequantize(data, kind, array.size)).all():
-            raise InvalidInput(f"{name}: a value does not fit {kind}; use --head-type f32", key=name, expected=kind)
+            reason = f"{name}: a value does not fit {kind}; use --head-type f32"
+            raise BadFile(reason, file=source, key=name, expected=kind)
         tensors.append(((name, kind, array.shape), data))
     return tensors
 
