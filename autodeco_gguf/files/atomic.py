@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,17 +17,23 @@ Progress = Callable[[int, int], None]
 _COPY_BYTES = 4 << 20
 
 
+@contextmanager
+def bad_file(path: Path, what: str) -> Iterator[None]:
+    """Inside it an ``OSError`` becomes the BadFile of a path: "PATH: cannot be read: Permission denied"."""
+    try:
+        yield
+    except OSError as e:
+        raise BadFile.of(path, f"{what}: {e.strerror or e}") from e
+
+
 def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Callable[[int], None]) -> None:
     """Append bytes of a file to an open one, in bounded memory; step gets the size of every piece.
 
-    Raises:
-        BadFile: the source cannot be read, or ends early.
+    Raises BadFile where the source cannot be read, or ends early.
     """
     buffer = memoryview(bytearray(min(nbytes, _COPY_BYTES)))
-    try:
+    with bad_file(source, "cannot be read"):
         f = source.open("rb", buffering=0)
-    except OSError as e:
-        raise BadFile.of(source, f"cannot be read: {e.strerror}") from e
     with f:
         f.seek(offset)
         while nbytes:
@@ -39,11 +46,7 @@ def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Call
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:
-    """Refuse an output file that is an input under any name, that exists without force, or that cannot be made.
-
-    Raises:
-        BadFile: refused.
-    """
+    """Raise BadFile for an output that is an input under any name, that exists without force, or cannot be made."""
     same = same_file([path], inputs)
     if same is not None:
         raise BadFile.of(path, f"is the input {same[1]}; choose another output")
@@ -56,22 +59,14 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False
 
 
 def check_directory(path: Path) -> None:
-    """Refuse an output directory that is a file, or that cannot be made.
-
-    Raises:
-        BadFile: refused.
-    """
+    """Raise BadFile for an output directory that is a file, or that cannot be made."""
     if path.exists() and not path.is_dir():
         raise BadFile.of(path, "is a file; give a directory")
     _check_parent(path)
 
 
 def check_new(paths: Iterable[Path], *, force: bool) -> None:
-    """Refuse to replace files that exist, without force.
-
-    Raises:
-        BadFile: one exists.
-    """
+    """Raise BadFile where files that exist would be replaced without force."""
     for path in paths:
         if path.exists() and not force:
             raise BadFile.of(path, "exists; use --force to replace it")
@@ -103,7 +98,7 @@ def write_atomically(
     """
     path = path.absolute()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with bad_file(path, "cannot be written"):
         try:
             with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb") as f:
                 write(f)
@@ -113,26 +108,19 @@ def write_atomically(
                 os.fsync(f.fileno())
             verify(temporary)
             os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+        except AutoDecoError as e:  # of what was written, under the name it was to have
+            e.args = (str(e).replace(str(temporary), str(path)),)
+            e.file = str(path) if e.file == str(temporary) else e.file
             raise
+        finally:
+            temporary.unlink(missing_ok=True)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-    except AutoDecoError as e:  # of what was written, under the name it was to have
-        e.args = (str(e).replace(str(temporary), str(path)),)
-        e.file = str(path) if e.file == str(temporary) else e.file
-        raise
-    except OSError as e:
-        raise BadFile.of(path, f"cannot be written: {e.strerror or e}") from e
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a small file atomically.
-
-    Raises:
-        BadFile: it cannot be written.
-    """
+    """Write a small file atomically; BadFile where it cannot be written."""
     write_atomically(path, lambda f: f.write(content))

@@ -80,11 +80,7 @@ class GgufFile:
     @overload
     def get(self, key: str, kind: type[T], default: T) -> T: ...
     def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
-        """A metadata value of the given Python type, or default where the key is missing.
-
-        Raises:
-            BadFile: the value has another type.
-        """
+        """A metadata value of the given Python type, default where the key is missing; BadFile for another type."""
         try:
             value = self.header.value(key)
         except KeyError:

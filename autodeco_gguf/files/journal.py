@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
+from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 
 Header = Mapping[str, Any]
@@ -75,10 +76,8 @@ class Journal:
             BadFile: begun with other settings, and which; not such a file; it cannot be opened.
             Busy: in use by another process.
         """
-        try:
+        with bad_file(self.path, "cannot be written"):
             self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
-        except OSError as e:
-            raise BadFile.of(self.path, f"cannot be written: {e.strerror or e}") from e
         try:
             _lock(self._fd, self.path, shared=False)
             self._open()
@@ -92,39 +91,25 @@ class Journal:
         self._fd = -1
 
     def _open(self) -> None:
-        header = dump_line(self._header)
-        line = _first_line(self._fd)
-        if line.endswith(b"\n") and self._same(line):
+        kind, version = next(iter(self._header.items()))
+        line, header = _first_line(self._fd), dump_line(self._header)
+        found: object = None
+        if line.endswith(b"\n"):
+            with suppress(InvalidInput):
+                found = parse_line(line)
+        if found == self._header:
             self._first, self._end = len(line), _whole_lines(self._fd)
             os.ftruncate(self._fd, self._end)
             return
-        torn = not line.endswith(b"\n") and header.startswith(line[: len(self._mark)])
+        start = dump_line({kind: version})[:-2]  # of a file of this kind, whatever its settings
+        torn = not line.endswith(b"\n") and header.startswith(line[: len(start)])
         if not (torn or self._force):
-            raise self.refused(None, f"not the beginning of {self._kind}")
+            if isinstance(found, dict) and found.get(kind) == version:
+                raise self.refused(None, f"begun with {difference(found, self._header, self._digests, 'this run has')}")
+            raise self.refused(None, f"not the beginning of {kind}")
         os.ftruncate(self._fd, 0)
         self.append(self._header)
         self._first = self._end
-
-    @property
-    def _kind(self) -> str:
-        return next(iter(self._header))
-
-    @property
-    def _mark(self) -> bytes:
-        """How a file of this kind begins, whatever its settings."""
-        return dump_line({self._kind: self._header[self._kind]})[:-2]
-
-    def _same(self, line: bytes) -> bool:
-        """Whether the first line is our header; False where other settings are to be replaced."""
-        try:
-            found = parse_line(line)
-        except InvalidInput:
-            found = None
-        if found == self._header or self._force:
-            return bool(found == self._header)
-        if not isinstance(found, dict) or found.get(self._kind) != self._header[self._kind]:
-            raise self.refused(None, f"not the beginning of {self._kind}")
-        raise self.refused(None, f"begun with {difference(found, self._header, self._digests, 'this run has')}")
 
     def refused(self, number: int | None, reason: str) -> BadFile:
         """The error for a file, or its line ``number``, that cannot be continued."""
@@ -132,31 +117,21 @@ class Journal:
         return BadFile(f"{where}: {reason}; {self._advice}", file=self.path)
 
     def lines(self) -> Iterator[Line]:
-        """What is there, in the order in which it was appended, without the header.
-
-        Raises:
-            BadFile: a line that is no JSON, named as file:line.
-        """
-        for number, place, line in _numbered(self._fd, self._first, self._end):
-            yield Line(number, place, _parse(self.path, number, line, f"; {self._advice}"))
+        """What is there, in the order in which it was appended, without the header; BadFile names a line of no JSON."""
+        return _lines(self.path, self._fd, self._first, self._end, f"; {self._advice}")
 
     def read(self, place: int) -> Any:
         """The value of one line."""
-        _, _, line = next(_numbered(self._fd, place, self._end))
-        return parse_line(line)
+        return next(_lines(self.path, self._fd, place, self._end)).value
 
     def append(self, value: object) -> int:
-        """Add a line, which stays whatever happens to this process; gives its place.
-
-        Raises:
-            BadFile: it cannot be written.
-        """
+        """Add a line, which stays whatever happens to this process; gives its place, or BadFile if it cannot."""
         place, line = self._end, dump_line(value)
-        try:
-            _write(self._fd, line)
-        except OSError as e:
-            raise BadFile.of(self.path, f"cannot be written: {e.strerror or e}") from e
-        self._end += len(line)
+        end = place + len(line)
+        with bad_file(self.path, "cannot be written"):
+            while line:
+                line = line[os.write(self._fd, line) :]
+        self._end = end
         return place
 
 
@@ -168,18 +143,15 @@ def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any
         BadFile: no such journal, a damaged line (while it is iterated), or it cannot be read.
         Busy: in use by another process.
     """
-    try:
+    with bad_file(path, "cannot be read"):
         fd = os.open(path, os.O_RDONLY)
-    except OSError as e:
-        raise BadFile.of(path, f"cannot be read: {e.strerror or e}") from e
     try:
         _lock(fd, path, shared=True)
         line = _first_line(fd)
         header = _parse(path, 1, line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or header.get(kind) != version:
             raise BadFile.of(path, f"not the beginning of {kind}", key=kind, expected=version)
-        numbered = _numbered(fd, len(line), _whole_lines(fd))
-        yield header, (Line(number, place, _parse(path, number, data)) for number, place, data in numbered)
+        yield header, _lines(path, fd, len(line), _whole_lines(fd))
     finally:
         os.close(fd)
 
@@ -193,7 +165,8 @@ def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner:
     parent, _, name = key.rpartition(".")
     if name in digests:
         return digests[name] + (f" in {parent}" if parent else "")
-    return f"{key} {_shown(theirs)}, {owner} {_shown(ours)}"
+    theirs, ours = ("none" if value is None else value for value in (theirs, ours))
+    return f"{key} {theirs}, {owner} {ours}"
 
 
 def first_difference(found: Header, wanted: Header) -> tuple[str, object, object]:
@@ -221,10 +194,6 @@ def _flat(values: Header, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: object) -> str:
-    return "none" if value is None else str(value)
-
-
 # ---- bytes ----
 
 
@@ -241,14 +210,14 @@ def _first_line(fd: int) -> bytes:
         return f.readline(_BLOCK)
 
 
-def _numbered(fd: int, place: int, end: int) -> Iterator[tuple[int, int, bytes]]:
-    """Number, place and bytes of the lines from byte ``place`` on, where line 2 begins, up to byte ``end``."""
+def _lines(path: Path, fd: int, place: int, end: int, advice: str = "") -> Iterator[Line]:
+    """The lines from byte ``place`` on, where line 2 begins, up to byte ``end``."""
     number, rest, at = 2, b"", place
     while at < end and (block := os.pread(fd, min(_BLOCK, end - at), at)):
         at += len(block)
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
-            yield number, place, line
+            yield Line(number, place, _parse(path, number, line, advice))
             number, place = number + 1, place + len(line) + 1
 
 
@@ -262,11 +231,6 @@ def _whole_lines(fd: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 def _lock(fd: int, path: Path, *, shared: bool) -> None:

@@ -6,31 +6,20 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import write_atomically
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.files.atomic import bad_file, write_atomically
 
 _TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1.
-
-    Raises:
-        BadFile: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as f:
-            yield from ((number, line) for number, line in enumerate(f, 1) if line.strip())
-    except OSError as e:
-        raise BadFile.of(path, f"cannot be read: {e.strerror}") from e
+    """The lines that are not blank, numbered from 1; BadFile where the file cannot be read."""
+    with bad_file(path, "cannot be read"), path.open("rb") as f:
+        yield from ((number, line) for number, line in enumerate(f, 1) if line.strip())
 
 
 def parse_line(line: bytes) -> object:
-    """The JSON value of a line.
-
-    Raises:
-        InvalidInput: not UTF-8, or not JSON.
-    """
+    """The JSON value of a line; InvalidInput where it is not UTF-8, or not JSON."""
     try:
         return json.loads(line.rstrip())  # or the column would be that of another line
     except UnicodeDecodeError as e:
@@ -54,11 +43,7 @@ def dump_line(value: object) -> bytes:
 
 
 def write_lines(path: Path, values: Iterable[object]) -> None:
-    """Write a file atomically, a line for each value.
-
-    Raises:
-        BadFile: it cannot be written.
-    """
+    """Write a file atomically, a line for each value; BadFile where it cannot be written."""
     write_atomically(path, lambda f: f.writelines(map(dump_line, values)))
 
 

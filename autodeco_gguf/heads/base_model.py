@@ -69,18 +69,12 @@ class BaseModel:
         return first.array_length("tokenizer.ggml.tokens") or first.get(f"{first.architecture}.vocab_size", int)
 
     def check_fit(self, hidden_size: int, vocab_size: int | None, architecture: str, source: str | Path) -> None:
-        """Raise BadFile, with both values, unless heads for such a base fit; what is unknown fits.
+        """Raise BadFile, with both values, unless the heads of ``source``, trained on such a base, fit.
 
-        Args:
-            hidden_size: of the base the heads were trained on.
-            vocab_size: likewise.
-            architecture: likewise, as transformers or llama.cpp calls it.
-            source: where the heads come from.
+        What is unknown fits; the architecture may have transformers' name or llama.cpp's.
         """
-        for what, ours, theirs in (
-            ("hidden size", hidden_size, self.hidden_size),
-            ("vocabulary", vocab_size, self.vocab_size),
-        ):
+        sizes = ("hidden size", hidden_size, self.hidden_size), ("vocabulary", vocab_size, self.vocab_size)
+        for what, ours, theirs in sizes:
             if ours is not None and theirs is not None and ours != theirs:
                 raise self._unfit(source, what, ours, f"has {theirs}", theirs)
         name = self.parts[0].architecture

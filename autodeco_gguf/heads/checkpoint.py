@@ -55,11 +55,11 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
     directory = _directory(path)
     config_path = directory / "config.json"
     config = _read_config(config_path)
-    tensors = _HeadTensors(directory)
+    arrays, files = _read_tensors(directory)
     enabled = {head: _flag(config, f"enable_{head}_head", config_path) for head in HEAD_PREFIX}
     if not any(enabled.values()):
         raise BadFile.of(config_path, "both heads are disabled; nothing to export")
-    mlps = {head: tensors.mlp(head, activation) if on else None for head, on in enabled.items()}
+    mlps = {head: _mlp(arrays, head, activation, directory) if on else None for head, on in enabled.items()}
     temperature, top_p = mlps["temperature"], mlps["top_p"]
     hidden_size = _hidden_size(config, temperature, directory)
     features = _features(config, top_p, hidden_size, directory)
@@ -69,7 +69,7 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
         weights.check()
     except InvalidInput as e:
         raise BadFile.of(directory, e) from e
-    return Checkpoint(weights, str(config.get("base_model_type") or ""), vocab_size, tuple(sorted(tensors.files)))
+    return Checkpoint(weights, str(config.get("base_model_type") or ""), vocab_size, tuple(sorted(files)))
 
 
 def _directory(path: str | Path) -> Path:
@@ -174,70 +174,65 @@ def _features(config: _Config, top_p: Mlp | None, hidden_size: int, directory: P
     return FEATURES[found]
 
 
-class _HeadTensors:
-    """The head tensors of a directory, wherever among its files they are."""
+def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
+    """The head tensors of a directory, wherever among its files they are, and those files."""
+    arrays: dict[str, Float32Array] = {}
+    files: set[Path] = set()
+    weight_files = sorted(directory.glob("*.safetensors")) or [
+        p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
+    ]
+    for path in weight_files:
+        for key, array in (_read_bin if path.suffix == ".bin" else _read_safetensors)(path):
+            if key in arrays and not np.array_equal(arrays[key], array):
+                raise BadFile.of(path, f"{key} differs from the one in {', '.join(map(str, files))}", key=key)
+            arrays[key] = array
+            files.add(path)
+    for index in directory.glob("*.safetensors.index.json"):
+        for key, file in _files_of_heads(index).items():
+            if key not in arrays:
+                raise BadFile.of(index, f"says {key} is in {file}, which lacks it or is missing", key=key)
+    if not arrays:
+        what = f"{len(weight_files)} weight files" if weight_files else "no .safetensors or .bin file"
+        raise BadFile.of(directory, f"{what}, and no temp_head or top_p_head in it")
+    return arrays, files
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.arrays: dict[str, Float32Array] = {}
-        self.files: set[Path] = set()
-        weight_files = sorted(directory.glob("*.safetensors")) or [
-            p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
-        ]
-        for path in weight_files:
-            for key, array in (_read_bin if path.suffix == ".bin" else _read_safetensors)(path):
-                if key in self.arrays and not np.array_equal(self.arrays[key], array):
-                    others = ", ".join(map(str, self.files))
-                    raise BadFile.of(path, f"{key} differs from the one in {others}", key=key)
-                self.arrays[key] = array
-                self.files.add(path)
-        for index in directory.glob("*.safetensors.index.json"):
-            for key, file in _files_of_heads(index).items():
-                if key not in self.arrays:
-                    raise BadFile.of(index, f"says {key} is in {file}, which lacks it or is missing", key=key)
-        if not self.arrays:
-            what = f"{len(weight_files)} weight files" if weight_files else "no .safetensors or .bin file"
-            raise BadFile.of(directory, f"{what}, and no temp_head or top_p_head in it")
 
-    def mlp(self, head: str, activation: str | None) -> Mlp:
-        prefix = HEAD_PREFIX[head]
-        found = [m for m in map(_KEY.match, self.arrays) if m and m["head"] == prefix]
-        n_layers = max((int(m["index"]) // 2 + 1 for m in found), default=1)
-        names = [f"{prefix}.mlp.{2 * i}" for i in range(n_layers)]
-        weights, biases = (tuple(self._get(f"{name}.{part}") for name in names) for part in ("weight", "bias"))
-        odd = next((m[0] for m in found if int(m["index"]) % 2), None)
-        if odd is not None:
-            raise BadFile.of(self.directory, f"{odd} is unexpected: linear layers are numbered 0, 2, 4, ...", key=odd)
-        for name, weight in zip(names, weights, strict=True):
-            if weight.ndim != 2:
-                reason = f"{name}.weight is {list(weight.shape)}, expected a matrix"
-                raise BadFile.of(self.directory, reason, key=f"{name}.weight", found=weight.shape)
-        return Mlp(weights, biases, activation or default_activation(n_layers))
-
-    def _get(self, key: str) -> Float32Array:
-        if key not in self.arrays:
-            raise BadFile.of(self.directory, f"tensor {key} is missing", key=key)
-        return self.arrays[key]
+def _mlp(arrays: Mapping[str, Float32Array], head: str, activation: str | None, directory: Path) -> Mlp:
+    prefix = HEAD_PREFIX[head]
+    found = [m for m in map(_KEY.match, arrays) if m and m["head"] == prefix]
+    n_layers = max((int(m["index"]) // 2 + 1 for m in found), default=1)
+    weights, biases = ([f"{prefix}.mlp.{2 * i}.{part}" for i in range(n_layers)] for part in ("weight", "bias"))
+    for key in weights + biases:
+        if key not in arrays:
+            raise BadFile.of(directory, f"tensor {key} is missing", key=key)
+    odd = next((m[0] for m in found if int(m["index"]) % 2), None)
+    if odd is not None:
+        raise BadFile.of(directory, f"{odd} is unexpected: linear layers are numbered 0, 2, 4, ...", key=odd)
+    for key in weights:
+        shape = arrays[key].shape
+        if len(shape) != 2:
+            raise BadFile.of(directory, f"{key} is {list(shape)}, expected a matrix", key=key, found=shape)
+    activation = activation or default_activation(n_layers)
+    return Mlp(tuple(arrays[key] for key in weights), tuple(arrays[key] for key in biases), activation)
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Float32Array]]:
     try:
         with safe_open(path, framework="numpy") as f:
             keys = [key for key in f.keys() if _KEY.match(key)]  # noqa: SIM118
-            layout = {key: (f.get_slice(key).get_dtype(), f.get_slice(key).get_shape()) for key in keys}
     except (SafetensorError, OSError) as e:
         raise BadFile.of(path, f"not a safetensors file, or a broken one: {e}") from e
     # numpy has no bfloat16, so the bytes are read from where the header, just checked, says they are
     with path.open("rb") as raw:
         header_size = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(header_size))
-        for key, (dtype, shape) in layout.items():
+        for key in keys:
+            dtype, (begin, end) = header[key]["dtype"], header[key]["data_offsets"]
             if dtype not in _NUMPY:
                 allowed = ", ".join(_NUMPY)
                 raise BadFile.of(path, f"{key} is {dtype}, expected one of {allowed}", key=key, found=dtype)
-            begin, end = header[key]["data_offsets"]
             raw.seek(8 + header_size + begin)
-            array = np.frombuffer(raw.read(end - begin), _NUMPY[dtype]).reshape(shape)
+            array = np.frombuffer(raw.read(end - begin), _NUMPY[dtype]).reshape(header[key]["shape"])
             yield key, _float32(array, bfloat16=dtype == "BF16")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
-
-if TYPE_CHECKING:
-    from os import PathLike
 
 
 class Heads:
@@ -56,7 +53,7 @@ class Heads:
         )
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Heads:
+    def load(cls, path: str | os.PathLike[str]) -> Heads:
         """Read the heads of a merged GGUF or an adapter.
 
         Raises:
@@ -87,14 +84,8 @@ class Heads:
             InvalidInput: wrong shapes, values that are not finite, no such device.
         """
         enabled = check_enabled(heads_enabled)
-        temperature, top_p = self.native.evaluate(
-            np.asarray(hidden, np.float32),
-            np.asarray(logits, np.float32),
-            device,
-            "temperature" in enabled,
-            "top_p" in enabled,
-        )
-        return temperature, top_p
+        inputs = np.asarray(hidden, np.float32), np.asarray(logits, np.float32)
+        return self.native.evaluate(*inputs, device, "temperature" in enabled, "top_p" in enabled)
 
 
 def devices() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import Progress, check_output, copy_range, write_atomically
-from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
+from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
 from autodeco_gguf.heads.format import ACTIVATIONS, BASE_SIZE, BASE_VIEW, HEAD_TYPES, PREFIX, VERSION, head_key
@@ -43,11 +43,6 @@ class _Range(NamedTuple):
     offset: int
     nbytes: int
 
-    @classmethod
-    def of(cls, file: GgufFile, tensors: Iterable[TensorInfo]) -> list[_Range]:
-        """Those of a file's tensors."""
-        return [cls(file.path, t.offset, t.nbytes) for t in tensors]
-
 
 def export(
     base: str | Path | BaseModel,
@@ -74,9 +69,9 @@ def export(
         progress: called as tensor data is copied.
 
     Raises:
-        BadFile: input that is broken or does not fit together, an output that cannot be written. Nothing is left
-            behind then.
-        InvalidInput: no such head type or activation, or a value that does not fit the type.
+        BadFile: input that is broken or does not fit together, a value that does not fit the head type, an output
+            that cannot be written. Nothing is left behind then.
+        InvalidInput: no such head type or activation.
     """
     if head_type not in HEAD_TYPES:
         raise InvalidInput.of("head type", repr(head_type), f"one of {', '.join(HEAD_TYPES)}")
@@ -87,7 +82,7 @@ def export(
     checkpoint_files = Path(heads).iterdir() if Path(heads).is_dir() else ()
     check_output(path, inputs=[*model.paths, *checkpoint_files], force=force)
     weights = _fit(read_checkpoint(heads, activation=activation), model, heads)
-    tensors = _encode(weights, head_type)
+    tensors = _encode(weights, head_type, heads)
     if adapter:
         return _write_adapter(path, model.parts[0], tensors, weights)
     return _write_merged(path, model, tensors, weights, progress)
@@ -122,8 +117,8 @@ def extract(
         source = _Range(model.path, model.base().start, model.base_nbytes)
         results.append(_write(Path(base), [source], 1, "plain", None, progress))
     if adapter is not None:
-        tensors = [(spec, model.outer.read(t)) for t, spec in _head_specs(model, weights)]
-        results.append(_write_adapter(Path(adapter), model.outer, tensors, weights))
+        tensors = zip(_head_specs(model, weights), map(model.outer.read, model.head_tensors), strict=True)
+        results.append(_write_adapter(Path(adapter), model.outer, list(tensors), weights))
     return results
 
 
@@ -142,12 +137,11 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     if not model.base_tensors:
         raise BadFile.of(path, "no base model's tensors in it")
     weights, outer = model.read_heads(), model.outer
-    heads = _head_specs(model, weights)
-    base_specs = [t.spec for t in model.base_tensors]
-    view = outer.header.build([PREFIX], [], base_specs)
-    header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *base_specs, *(spec for _, spec in heads)])
-    chunks: list[bytes | _Range] = [header + view, *_Range.of(outer, [*model.base_tensors, *(t for t, _ in heads)])]
-    return _write(model.path, chunks, outer.alignment, "merged", weights, progress)
+    specs = [t.spec for t in model.base_tensors]
+    view = outer.header.build([PREFIX], [], specs)
+    header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *specs, *_head_specs(model, weights)])
+    copied = [_Range(model.path, t.offset, t.nbytes) for t in (*model.base_tensors, *model.head_tensors)]
+    return _write(model.path, [header + view, *copied], outer.alignment, "merged", weights, progress)
 
 
 def _open_merged(path: Path, given: str | Path, need: str) -> ModelFile:
@@ -175,7 +169,7 @@ def _write_merged(
             entries.append((BASE_SIZE, "u64", end - first.start))
     else:
         view = first.header.build(["split."], [], specs)
-        copied = [r for part in base.parts for r in _Range.of(part, part.tensors)]
+        copied = [_Range(part.path, t.offset, t.nbytes) for part in base.parts for t in part.tensors]
     drop = [PREFIX] if alone else ["split.", PREFIX]
     header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
     chunks: list[bytes | _Range] = [header + view, *copied, *(data for _, data in tensors)]
@@ -271,13 +265,14 @@ def _metadata(weights: HeadWeights) -> list[KeyValue]:
     return entries
 
 
-def _encode(weights: HeadWeights, head_type: str) -> _Tensors:
+def _encode(weights: HeadWeights, head_type: str, source: str | Path) -> _Tensors:
     tensors = []
     for name, array in weights.tensors.items():
         kind = "f32" if array.ndim == 1 else "f16" if array.shape[1] % _BLOCK.get(head_type, 1) else head_type
         data = core.quantize(array, kind)
         if not np.isfinite(core.dequantize(data, kind, array.size)).all():
-            raise InvalidInput(f"{name}: a value does not fit {kind}; use --head-type f32", key=name, expected=kind)
+            reason = f"{name}: a value does not fit {kind}; use --head-type f32"
+            raise BadFile(reason, file=source, key=name, expected=kind)
         tensors.append(((name, kind, array.shape), data))
     return tensors
 
@@ -286,10 +281,10 @@ def _shapes(weights: HeadWeights) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in weights.tensors.items()}
 
 
-def _head_specs(model: ModelFile, weights: HeadWeights) -> list[tuple[TensorInfo, TensorSpec]]:
+def _head_specs(model: ModelFile, weights: HeadWeights) -> list[TensorSpec]:
     """The head tensors of a file as they should be declared: another tool may have dropped dimensions of size 1."""
     shapes = _shapes(weights)
-    return [(t, (t.name, t.type, shapes[t.name])) for t in model.head_tensors]
+    return [(t.name, t.type, shapes[t.name]) for t in model.head_tensors]
 
 
 def _view_spec(view: bytes) -> TensorSpec:

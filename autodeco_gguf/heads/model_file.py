@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,17 +12,7 @@ import numpy as np
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile, TensorInfo
-from autodeco_gguf.heads.format import (
-    BASE_SIZE,
-    BASE_VIEW,
-    FEATURES,
-    HEAD_PREFIX,
-    PREFIX,
-    TEMPERATURE_SCALE,
-    VERSION,
-    head_key,
-    tensor_name,
-)
+from autodeco_gguf.heads.format import BASE_SIZE, BASE_VIEW, PREFIX, VERSION, head_key, tensor_name
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 T = TypeVar("T")
@@ -91,8 +82,8 @@ class ModelFile:
             BadFile: an adapter, which has no base in it, or a merged file with a stale view.
         """
         if self.kind == "adapter":
-            advice = f"give the base model and --heads {self.path.name}"
-            raise BadFile.of(self.path, f"an adapter holds heads only; {advice}")
+            reason = f"an adapter holds heads only; give the base model and --heads {self.path.name}"
+            raise BadFile.of(self.path, reason)
         if self.stale is not None:
             raise BadFile.of(self.path, f"stale base view ({self.stale}); run: autodeco-gguf repack {self.path}")
         return self.view or self.outer
@@ -106,11 +97,11 @@ class ModelFile:
         if self.kind == "plain":
             raise BadFile.of(self.path, "no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
         hidden_size, vocab_size = self._key("autodeco.hidden_size", int), self._key("autodeco.vocab_size", int)
-        mlps = {head: self._read_mlp(head) for head in HEAD_PREFIX}
-        features = tuple(self._key(head_key("top_p", "features"), list)) if mlps["top_p"] else FEATURES[True]
-        scale = self._key(head_key("temperature", "scale"), float) if mlps["temperature"] else TEMPERATURE_SCALE
+        temperature, top_p = self._read_mlp("temperature"), self._read_mlp("top_p")
+        features = tuple(self._key(head_key("top_p", "features"), list)) if top_p else HeadWeights.features
+        scale = self._key(head_key("temperature", "scale"), float) if temperature else HeadWeights.temperature_scale
         base_model = self.outer.get("autodeco.base_model", str, "")
-        weights = HeadWeights(hidden_size, vocab_size, base_model, mlps["temperature"], mlps["top_p"], features, scale)
+        weights = HeadWeights(hidden_size, vocab_size, base_model, temperature, top_p, features, scale)
         for tensor in self.head_tensors:
             if tensor.name not in weights.tensors:
                 reason = f"tensor {tensor.name} belongs to no head that is complete"
@@ -129,27 +120,23 @@ class ModelFile:
 
     def _read_mlp(self, head: str) -> Mlp | None:
         tensors = {t.name: t for t in self.head_tensors}
-        weights: list[Float32Array] = []
-        biases: list[Float32Array] = []
-        while tensor_name(head, len(weights), "weight") in tensors:
-            layer = len(weights)
-            bias = tensor_name(head, layer, "bias")
+        layers: list[tuple[Float32Array, Float32Array]] = []
+        while (name := tensor_name(head, len(layers), "weight")) in tensors:
+            bias = tensor_name(head, len(layers), "bias")
             if bias not in tensors:
                 raise BadFile.of(self.path, f"tensor {bias} is missing", key=bias)
-            weight = self._array(tensors[tensor_name(head, layer, "weight")])
-            weights.append(weight.reshape(1, -1) if weight.ndim == 1 else weight)
-            biases.append(self._array(tensors[bias]))
-        if not weights:
+            layers.append((np.atleast_2d(self._array(tensors[name])), self._array(tensors[bias])))
+        if not layers:
             return None
-        return Mlp(tuple(weights), tuple(biases), self._key(head_key(head, "activation"), str))
+        weights, biases = zip(*layers, strict=True)
+        return Mlp(weights, biases, self._key(head_key(head, "activation"), str))
 
     def _array(self, tensor: TensorInfo) -> Float32Array:
         data = self.outer.read(tensor)
         try:
-            flat = core.dequantize(data, tensor.type, int(np.prod(tensor.shape)))
-        except AutoDecoError as e:
+            return core.dequantize(data, tensor.type, math.prod(tensor.shape)).reshape(tensor.shape)
+        except InvalidInput as e:
             raise BadFile.of(self.path, f"{tensor.name}: {e}", key=tensor.name) from e
-        return np.asarray(flat, np.float32).reshape(tensor.shape)
 
 
 def _open_view(outer: GgufFile) -> tuple[GgufFile | None, str | None]:

@@ -41,8 +41,7 @@ class Mlp:
     def check(self, where: str, n_in: int) -> None:
         """Raise InvalidInput, naming ``where`` and the layer, unless the layers connect and hold finite values."""
         if self.activation not in ACTIVATIONS:
-            expected = f"one of {', '.join(ACTIVATIONS)}"
-            raise InvalidInput.of(f"{where}: activation", repr(self.activation), expected)
+            raise InvalidInput.of(f"{where}: activation", repr(self.activation), f"one of {', '.join(ACTIVATIONS)}")
         n_layers = len(self.weights)
         if n_layers == 0 or n_layers != len(self.biases):
             reason = f"{where}: {n_layers} weights and {len(self.biases)} biases, expected as many"

@@ -20,6 +20,7 @@ from conftest import Case
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import (
+    bad_file,
     check_directory,
     check_new,
     check_output,
@@ -80,6 +81,18 @@ def test_outputs_that_will_do(tmp_path: Path) -> None:
 
 
 # ---- writing ----
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(PermissionError(13, "Permission denied"), "Permission denied"), (OSError("full"), "full")]
+)
+def test_an_oserror_is_of_the_file(error: OSError, said: str) -> None:
+    with (
+        pytest.raises(BadFile, match=f"^dir/x: cannot be read: {said}$") as found,
+        bad_file(Path("dir/x"), "cannot be read"),
+    ):
+        raise error
+    assert (found.value.file, found.value.__cause__) == ("dir/x", error)
 
 
 def refuse(path: Path) -> None:

@@ -30,7 +30,7 @@ from conftest import FIXTURES, Case, load
 from gguf import GGMLQuantizationType as Ggml
 
 import autodeco_gguf as ad
-from autodeco_gguf import AutoDecoError, ModelFile
+from autodeco_gguf import AutoDecoError, BadFile, InvalidInput, ModelFile
 
 ENHANCED = ["temperature", "max_prob", "entropy", "prob_variance", "top5_prob"]
 FACTS: dict[str, tuple[int, int, str, list[str] | None]] = {
@@ -161,8 +161,9 @@ def test_head_types(head_type: str, qwen2: Case, tmp_path: Path) -> None:
 def test_a_value_that_does_not_fit_the_type(head_type: str, qwen2: Case, tmp_path: Path) -> None:
     weight = np.full((1, 256), np.finfo(np.float32).max)
     heads = checkpoint(qwen2.heads, tmp_path / "heads", tensors={"temp_head.mlp.2.weight": weight})
-    with pytest.raises(AutoDecoError, match=r"autodeco\.temp_head\.1\.weight: a value does not fit"):
+    with pytest.raises(BadFile, match=r"^autodeco\.temp_head\.1\.weight: a value does not fit") as error:
         ad.export(qwen2.base, heads, tmp_path / "out.gguf", head_type=head_type)
+    assert (error.value.file, error.value.key) == (str(heads), "autodeco.temp_head.1.weight")
     assert [p.name for p in tmp_path.iterdir()] == ["heads"]
 
 
@@ -359,7 +360,7 @@ def test_output_is_a_shard_or_a_part_of_the_checkpoint(qwen2: Case, tmp_path: Pa
 
 def test_both_parts_into_one_file(merged: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    with pytest.raises(AutoDecoError, match=r"out\.gguf: given as both outputs"):
+    with pytest.raises(InvalidInput, match=r"out\.gguf: given as both outputs"):
         ad.extract(merged, base=tmp_path / "out.gguf", adapter=tmp_path / "sub" / ".." / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import autodeco_gguf as ad
-from autodeco_gguf import AutoDecoError, ModelFile
+from autodeco_gguf import AutoDecoError, BadFile, ModelFile
 
 
 @pytest.fixture(scope="module", params=["merged", "adapter"])
@@ -149,8 +149,11 @@ BROKEN_HEADS: dict[str, tuple[dict[str, Any], Callable[[list[Tensor]], list[Tens
 def test_broken_heads(name: str, whole: Path, tmp_path: Path) -> None:
     metadata, edit, message = BROKEN_HEADS[name]
     path = rewrite(whole, tmp_path / "broken.gguf", metadata=metadata, edit=edit)
-    with pytest.raises(AutoDecoError, match=rf"broken\.gguf: .*{message}"):
+    with pytest.raises(BadFile, match=rf"broken\.gguf: .*{message}") as error:
         ModelFile.open(path).read_heads()
+    assert error.value.file == str(path)
+    assert error.value.key
+    assert error.value.key in str(error.value)
 
 
 # ---- stale views ----
