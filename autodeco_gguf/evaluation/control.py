@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
@@ -51,11 +50,8 @@ class ControlResult:
 
 
 _Kinds = dict[str, list[Item]]
-
-
-class _Place(NamedTuple):
-    kind: str
-    key: Key
+_Place = tuple[str, Key]
+"""Kind of command, and which answer."""
 
 
 class _Means(NamedTuple):
@@ -132,40 +128,31 @@ def _complete(
 ) -> dict[_Place, _Means]:
     """Draw the answers that the journal lacks; the means of all."""
     means = _read(journal)
-    wanted = [
-        (_Place(kind, key), item)
-        for kind, items in kinds.items()
-        for item in items
-        for key in keys_of([item.key], 1, k)
-    ]
-    missing = [pair for pair in wanted if pair[0] not in means]
+    wanted = {(kind, key): item for kind, items in kinds.items() for item in items for key in keys_of(item.key, 1, k)}
+    missing = [(place, item) for place, item in wanted.items() if place not in means]
     done = len(wanted) - len(missing)
     watch(done, len(wanted))
-    requests = (
-        make_request(item, Sampling(), sample_seed(settings.seed, place.key), settings) for place, item in missing
-    )
+    requests = (make_request(item, Sampling(), sample_seed(settings.seed, key), settings) for (_, key), item in missing)
     with closing(engine.as_completed(requests)) as results:
         for result in results:
             place, item = missing[result.index]
             if result.finish_reason == "error" or len(result.temperature) == 0:
                 raise ModelFailed(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
             means[place] = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
-            journal.append(_record(place, result, means[place]))
+            kind, key = place
+            which = {"task": key.task, "problem": key.problem, "kind": kind, "sample": key.sample}
+            drawn = {"text": result.text, "tokens": len(result.temperature)}
+            journal.append({**which, **drawn, **means[place]._asdict()})
             done += 1
             watch(done, len(wanted))
-    return {place: means[place] for place, _ in wanted}
-
-
-def _record(place: _Place, result: Result, means: _Means) -> dict[str, Any]:
-    same = {"task": place.key.task, "problem": place.key.problem, "kind": place.kind, "sample": place.key.sample}
-    return {**same, "text": result.text, "tokens": len(result.temperature), **means._asdict()}
+    return {place: means[place] for place in wanted}
 
 
 def _read(journal: Journal) -> dict[_Place, _Means]:
     means = {}
     for line in journal.lines():
         try:
-            place = _Place(line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"]))
+            place = line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"])
             means[place] = _Means(*(float(line.value[name]) for name in _Means._fields))
         except (TypeError, KeyError, ValueError) as e:
             raise journal.refused(line.number, "damaged: no answer") from e
@@ -194,17 +181,17 @@ def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_
 def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[float]:
     """The mean of each problem's answers."""
     found: dict[ProblemKey, list[float]] = {}
-    for place, values in means.items():
-        if place.kind == kind:
-            found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))
+    for (of, key), values in means.items():
+        if of == kind:
+            found.setdefault((key.task, key.problem), []).append(getattr(values, name))
     return [fmean(values) for values in found.values()]
 
 
 def control_table(result: ControlResult) -> str:
     """The result as Markdown: a row for each kind of command."""
     heads = list(result.mean["plain"])
-    letters = [{"temperature": "T", "top_p": "P"}[name] for name in heads]
-    columns = ["command", *(f"mean {x} | to plain | moved so" for x in letters)]
+    letters = {"temperature": "T", "top_p": "P"}
+    columns = ["command", *(f"mean {letters[name]} | to plain | moved so" for name in heads)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
     for kind in VARIANTS:
         cells = ["none" if kind == "plain" else kind]
@@ -213,8 +200,7 @@ def control_table(result: ControlResult) -> str:
             if kind == "plain":
                 cells += ["", ""]
             else:
-                cells.append(f"{result.difference[kind][name]:+.3f}")
-                cells.append(f"{100 * result.consistency[kind][name]:.0f} %")
+                cells += [f"{result.difference[kind][name]:+.3f}", f"{100 * result.consistency[kind][name]:.0f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     note = f"{result.problems} problems, {count(result.k, 'answer')} to each of every kind"
     if result.left_out:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
@@ -64,8 +64,7 @@ def make_item(engine: Engine, task: str, number: int, problem: Problem, settings
 
 def make_request(item: Item, sampling: Sampling, seed: int, settings: EvalSettings) -> Request:
     """A request for an answer."""
-    values = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
-    return Request(item.tokens, max_tokens=settings.max_tokens, **{**values, "seed": seed})
+    return Request(item.tokens, max_tokens=settings.max_tokens, **{**vars(sampling), "seed": seed})
 
 
 def make_header(
@@ -75,14 +74,10 @@ def make_header(
     digests = {task.name: hashlib.sha256() for task in tasks}
     for item in items:
         digests[item.task].update(repr((item.problem.answer, item.tokens)).encode("utf-8", "surrogatepass"))
-    parts = {
-        task.name: {
-            "problems": len(task.problems),
-            "checker": task.checker,
-            "digest": digests[task.name].hexdigest()[:16],
-        }
-        for task in tasks
-    }
+    parts = {}
+    for task in tasks:
+        digest = digests[task.name].hexdigest()[:16]
+        parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
     same = {"ctx": engine.n_ctx, "seed": settings.seed, "max_tokens": settings.max_tokens}
     return {kind: VERSION, "model": engine.fingerprint[:16], **same, "tasks": parts}
 

@@ -154,9 +154,9 @@ class _Run:
         """Grade what an earlier run could not."""
         of = {item.key: item for item in items}
         for sample in self.samples.ungraded():
-            grade = self.tasks.grade(of[sample.task, sample.problem], sample.text)
-            if grade.correct is not None or grade.error != sample.error:
-                self.samples.add(replace(sample, correct=grade.correct, error=grade.error))
+            graded = self._graded(sample, of[sample.task, sample.problem])
+            if graded != sample:
+                self.samples.add(graded)
 
     def complete_all(self, methods: Sequence[Method]) -> list[Method]:
         """All samples of all methods; the methods with the configs that were found."""
@@ -175,7 +175,7 @@ class _Run:
     def _draw(self, method: str, config: Config, items: Sequence[Item], seeds: int, k: int) -> None:
         """The samples of a config that are lacking."""
         settings, sampling = self.settings, config.sampling(self.engine.context.metadata)
-        wanted = [(item, key) for item in items for key in keys_of([item.key], seeds, k)]
+        wanted = [(item, key) for item in items for key in keys_of(item.key, seeds, k)]
         missing = [(item, key) for item, key in wanted if key not in self.samples.of(config)]
         if not missing:
             return
@@ -186,7 +186,7 @@ class _Run:
             with closing(self.engine.as_completed(requests)) as results:
                 for seconds, result in _timed(results):
                     item, key = missing[result.index]
-                    sample = self._graded(make_sample(config, key, sampling, result, self.engine.heads), item, result)
+                    sample = self._graded(make_sample(config, key, sampling, result, self.engine.heads), item)
                     self.samples.add(sample)
                     progress = progress.plus(sample, seconds)
                     self.watch(progress)
@@ -194,10 +194,10 @@ class _Run:
             if progress.drawn:
                 self.timing.append(to_json(Timing(config, progress.tokens, progress.seconds)))
 
-    def _graded(self, sample: Sample, item: Item, result: Result) -> Sample:
-        if result.finish_reason == "error":
-            return replace(sample, correct=False, error=result.error)
-        grade = self.tasks.grade(item, result.text)
+    def _graded(self, sample: Sample, item: Item) -> Sample:
+        if sample.correct is not None:
+            return sample
+        grade = self.tasks.grade(item, sample.text)
         return replace(sample, correct=grade.correct, error=grade.error)
 
     # ---- searches ----
@@ -219,7 +219,7 @@ class _Run:
         """Of the samples of a search."""
         samples, correct, distinct = self.samples.of(config), 0, 0
         for item in items:
-            keys = keys_of([item.key], 1, self.settings.n_search)
+            keys = keys_of(item.key, 1, self.settings.n_search)
             texts = [samples[key].text for key in keys if samples[key].correct]
             correct, distinct = correct + len(texts), distinct + len(set(texts))
         return Points(correct, distinct)
