@@ -73,17 +73,10 @@ def evaluate_control(
 ) -> ControlResult:
     """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
 
-    The commands are drawn for each problem by the settings' seed. A problem that has one already is left out. What is
-    finished stays in control.jsonl: the same call goes on from there.
-
-    Args:
-        engine: a model with heads.
-        tasks: where the problems come from.
-        directory: made where it is not there.
-        commands: what to draw from; its share and seed do not count.
-        settings: seed and max_tokens count.
-        k: answers to a problem of each kind; the same seeds for all kinds.
-        watch: progress.
+    The commands are drawn for each problem by the settings' seed, and their own share and seed do not count; of the
+    settings max_tokens counts as well. A problem that has a command already is left out. ``k`` answers are drawn to a
+    problem of each kind, with the same seeds for all kinds. What is finished stays in control.jsonl: the same call goes
+    on from there.
 
     Raises:
         AutoDecoError: a model without heads; a problem that does not fit; a directory with other settings; an answer
@@ -135,14 +128,14 @@ def _complete(
     requests = (make_request(item, Sampling(), sample_seed(settings.seed, key), settings) for (_, key), item in missing)
     with closing(engine.as_completed(requests)) as results:
         for result in results:
-            place, item = missing[result.index]
+            (kind, key), item = missing[result.index]
             if result.finish_reason == "error" or len(result.temperature) == 0:
                 raise ModelFailed(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
-            means[place] = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
-            kind, key = place
+            mean = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
             which = {"task": key.task, "problem": key.problem, "kind": kind, "sample": key.sample}
             drawn = {"text": result.text, "tokens": len(result.temperature)}
-            journal.append({**which, **drawn, **means[place]._asdict()})
+            journal.append({**which, **drawn, **mean._asdict()})
+            means[kind, key] = mean
             done += 1
             watch(done, len(wanted))
     return {place: means[place] for place in wanted}
@@ -168,14 +161,9 @@ def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_
         sign = 1 if kind == "high" else -1
         return fmean(sign * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
 
-    return ControlResult(
-        problems=len(of[heads[0]]["plain"]),
-        k=k,
-        mean=mean,
-        difference={kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]},
-        consistency={kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]},
-        left_out=left_out,
-    )
+    difference = {kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]}
+    consistency = {kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]}
+    return ControlResult(len(of[heads[0]]["plain"]), k, mean, difference, consistency, left_out)
 
 
 def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[float]:

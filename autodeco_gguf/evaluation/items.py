@@ -34,11 +34,7 @@ class Item:
 
 
 def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> list[Item]:
-    """The problems of all tasks, all known to fit.
-
-    Raises:
-        BadFile: one that does not, named as file:line.
-    """
+    """The problems of all tasks; raises BadFile for the first that does not fit, named as file:line."""
     return [
         make_item(engine, task.name, number, problem, settings)
         for task in tasks
@@ -47,11 +43,7 @@ def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> lis
 
 
 def make_item(engine: Engine, task: str, number: int, problem: Problem, settings: EvalSettings) -> Item:
-    """Render a problem as one message of a user.
-
-    Raises:
-        BadFile: it does not fit, named as file:line.
-    """
+    """A problem as one message of a user; raises BadFile where it does not fit, named as file:line."""
     try:
         item = Item(task, number, problem, engine.prompt(problem.text))
         engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
@@ -89,20 +81,16 @@ class GradedTasks:
         """Args: the tasks, and the seconds that a checker may take for an answer."""
         self.tasks = tuple(tasks)
         self._time_limit = time_limit
-        self._graders: dict[str, Grader] = {}  # by checker
 
     def __enter__(self) -> GradedTasks:
-        """Start the graders.
-
-        Raises:
-            AutoDecoError: a checker that cannot be had, or an answer that it cannot use.
-        """
+        """Start the graders; raises AutoDecoError for a checker that cannot be had, or an answer it cannot use."""
+        graders: dict[str, Grader] = {}  # by checker
         with ExitStack() as stack:
             for task in self.tasks:
-                if task.checker not in self._graders:
-                    self._graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
-                self._graders[task.checker].validate(task.problems)
-            self._of = {task.name: self._graders[task.checker] for task in self.tasks}
+                if task.checker not in graders:
+                    graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
+                graders[task.checker].validate(task.problems)
+            self._of = {task.name: graders[task.checker] for task in self.tasks}
             self._opened = stack.pop_all()
         return self
 

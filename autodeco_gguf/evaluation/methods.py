@@ -186,10 +186,7 @@ def check_names(names: Sequence[str]) -> None:
 def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata: Mapping[str, str]) -> list[Method]:
     """The methods of these names, each once; for None the usual ones, as far as they apply to the model.
 
-    Args:
-        names: such as :data:`HELP` lists.
-        heads: what the model predicts, of "temperature" and "top_p".
-        metadata: of the model's GGUF.
+    Of the model it takes the heads, "temperature" or "top_p" or both, and the ``metadata`` of its GGUF.
 
     Raises:
         InvalidInput: an unknown name, or a malformed parameter.
@@ -230,7 +227,12 @@ def _method(name: str) -> Method:
         return Method(name, "constant", None)
     kind, colon, argument = name.partition(":")
     if kind == "static" and colon:
-        return Method(name, "constant", Config.static(*_pair(name, argument)))
+        pair = argument.split(",")
+        if len(pair) != 2:
+            message = f"method {name}: expected {_STATIC}, such as static:0.6,0.95"
+            raise InvalidInput(message, key="method", found=name, expected=_STATIC)
+        temperature = _number(name, "T", pair[0], 100.0, zero=True)
+        return Method(name, "constant", Config.static(temperature, _number(name, "P", pair[1], 1.0, zero=True)))
     if kind in _NUMBERED:
         number = _NUMBERED[kind]
         value = _number(name, number.name, argument, number.most, zero=False) if colon else number.default
@@ -248,14 +250,6 @@ def config_of(key: str) -> Config:
     except InvalidInput:
         config = None
     return config if config is not None and config.key == key else Config(key)
-
-
-def _pair(name: str, argument: str) -> tuple[float, float]:
-    parts = argument.split(",")
-    if len(parts) != 2:
-        message = f"method {name}: expected {_STATIC}, such as static:0.6,0.95"
-        raise InvalidInput(message, key="method", found=name, expected=_STATIC)
-    return _number(name, "T", parts[0], 100.0, zero=True), _number(name, "P", parts[1], 1.0, zero=True)
 
 
 def _number(name: str, what: str, text: str, most: float, zero: bool) -> float:

@@ -178,17 +178,14 @@ def _finding(c: Comparison, p: float) -> tuple[str, str, str]:
     if value == low == high == 0:
         return "as good", "as", "the same on every problem"
     digits = 1 if scale > 1 and max(-low, high) >= 1 else 2
-    certainty = f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {_p(p)})"
+    chance = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
+    certainty = f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance})"
     if p < ALPHA:
         return "better" if value > 0 else "worse", "than", f"by {abs(value):.{digits}f}{unit} {certainty}"
     margin = f"{_signed(value, digits)}{unit} {certainty}"
     ends = ((min(low, 0.0), "worse"), (max(high, 0.0), "better"))
     possible = " or ".join(f"{abs(x):.{digits}f} {word}" for x, word in ends if x)
     return "not shown to differ", "from", f"{margin}, so it may be up to {possible}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
 
 
 def _few(results: Results) -> str:

@@ -89,11 +89,7 @@ class Sample:
 
     @classmethod
     def from_json(cls, line: Any, tasks: Mapping[str, Any]) -> Sample:
-        """From a line; ``tasks`` is that of the header.
-
-        Raises:
-            InvalidInput: it is no sample of these tasks.
-        """
+        """From a line; raises InvalidInput where it is no sample of these tasks, which are those of the header."""
         if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in _TYPES.items()):
             raise InvalidInput("no sample")
         key = Key._make(map(line.get, Key._fields))

@@ -41,12 +41,8 @@ class Joined:
 def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Joined:
     """Put the samples of several directories into a new one, which an evaluation without shards can go on from.
 
-    Of a sample that is there twice one is kept, a graded one where there is one.
-
-    Args:
-        directories: of evaluations with the same settings but for the shard.
-        output: a directory without an evaluation; made where it is not there.
-        plots: draw the plots as well.
+    Their settings are the same but for the shard. Of a sample that is there twice one is kept, a graded one where there
+    is one.
 
     Raises:
         BadFile: settings that differ, and in what; a sample that is there twice with different texts; a damaged file;

@@ -68,11 +68,7 @@ def all_problems(grouped: Mapping[Config, Groups], settings: EvalSettings) -> li
 
 
 def complete_scores(config: Config, groups: Groups, problems: Iterable[ProblemKey], settings: EvalSettings) -> Scores:
-    """The scores of a config that is to have all its samples of all these problems.
-
-    Raises:
-        BadFile: one is missing, or a problem has fewer than k that are graded.
-    """
+    """The scores of a config on all these problems; raises BadFile where a sample is missing, or too few are graded."""
     seeds, least = settings.draws(config)
     expected = seeds * least
     complete = {problem: groups.get(problem, []) for problem in problems}
