@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 GGUF = click.Path(path_type=Path)
 """A file argument. Whether it exists is left to the code that opens it, whose error says more."""
 
+option = partial(click.option, show_default=True)
 
 _ANSWERS = (
     click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -47,7 +47,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 
 @click.command("eval", cls=Verb, short_help="Compare ways to decode on problems.", help=_HELP)
 @click.argument("model", type=GGUF, required=False)
-@click.option(
+@option(
     "--task",
     "tasks",
     multiple=True,
@@ -55,42 +55,36 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
     f"FORMAT: {', '.join(ADAPTERS)}.  [default: {DEMO}, without MODEL]",
 )
-@click.option(
+@option(
     "--checker",
     metavar="NAME",
     help=f"What tells a right answer of all tasks: {', '.join(CHECKERS)}, or module:function of your own.  "
     "[default: the format's own, else boxed]",
 )
-@click.option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
-@click.option("-k", type=click.IntRange(min=1), default=16, show_default=True, help="Answers to a problem and seed.")
-@click.option("--seeds", type=click.IntRange(min=1), default=8, show_default=True, help="Times that all is sampled.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
-)
-@click.option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
-@click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
+@option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
+@option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
+@option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
+@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same answers.")
+@option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
+@option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
 @answer_options
-@click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
-@click.option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
-@click.option(
+@option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
+@option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
+@option(
     "--search-samples",
     type=click.IntRange(min=1),
     help="Answers to a problem for each point of a search, at most k.  [default: k]",
 )
-@click.option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
-@click.option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds for checking an answer.",
+@option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
+@option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@option(
+    "--time-limit", type=click.FloatRange(min=0, min_open=True), default=10.0, help="Seconds for checking an answer."
 )
-@click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
+@option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
 @machine_options()
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
-    names = _check_usage(model, options)
+    names, plots = _check_usage(model, options), not options["no_plots"]
     settings, shard = _settings(options)
 
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
@@ -98,7 +92,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.runner import evaluate
 
     with _read_tasks(options) as tasks:
-        _check_output(output, plots=not options["no_plots"])
+        _check_output(output, plots)
         commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
         engine = _load(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
@@ -110,12 +104,11 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         with _resumable(output), _progress() as (watch, watch_control):
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
-            plots = not options["no_plots"]
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
     click.echo(f"{table(results)}\n\n{results.verdict}")
     if control is not None:
         click.echo(f"\n{control_table(control)}")
-    click.echo(f"{output}: samples.jsonl, results.json{'' if options['no_plots'] else ' and plots'}", err=True)
+    click.echo(f"{output}: samples.jsonl, results.json{' and plots' if plots else ''}", err=True)
 
 
 # ---- arguments ----

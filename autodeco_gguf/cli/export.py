@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, option, progress_bar
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
 @click.command("export", cls=Verb, short_help="Put trained heads into a GGUF.")
-@click.option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
-@click.option("--heads", required=True, help="The trained heads: a checkpoint directory or a Hugging Face repo id.")
-@click.option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")
-@click.option("--adapter", is_flag=True, help="Write the heads alone, a few MB, to go with the untouched base.")
-@click.option(
-    "--head-type",
-    type=click.Choice(HEAD_TYPES),
-    default="f32",
-    show_default=True,
-    help="Type of the heads' matrices.",
+@option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
+@option("--heads", required=True, help="The trained heads: a checkpoint directory or a Hugging Face repo id.")
+@option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")
+@option("--adapter", is_flag=True, help="Write the heads alone, a few MB, to go with the untouched base.")
+@option("--head-type", type=click.Choice(HEAD_TYPES), default="f32", help="Type of the heads' matrices.")
+@option(
+    "--activation", type=click.Choice(ACTIVATIONS), help="Between layers.  [default: relu, gelu for over two layers]"
 )
-@click.option(
-    "--activation",
-    type=click.Choice(ACTIVATIONS),
-    help="Between layers.  [default: relu, gelu for over two layers]",
-)
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
-def export_command(
-    base: Path,
-    heads: str,
-    output: Path | None,
-    adapter: bool,
-    head_type: str,
-    activation: str | None,
-    force: bool,
-) -> None:
+@option("--force", is_flag=True, help="Replace the output if it exists.")
+def export_command(base: Path, heads: str, output: Path | None, **options: Any) -> None:
     """Put trained AutoDeco heads into a GGUF.
 
     The merged file is the base model, byte for byte, with the heads as extra tensors: run it with autodeco-gguf run.
@@ -46,14 +31,5 @@ def export_command(
     from autodeco_gguf.heads.export import export
 
     with progress_bar("export", in_bytes=True) as bar:
-        result = export(
-            base,
-            heads,
-            output,
-            adapter=adapter,
-            head_type=head_type,
-            activation=activation,
-            force=force,
-            progress=bar.update,
-        )
+        result = export(base, heads, output, **options, progress=bar.update)
     click.echo(f"{result.path}: {human_size(result.nbytes)}, heads: {heads_text(result.heads)}", err=True)

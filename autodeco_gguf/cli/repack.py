@@ -23,7 +23,4 @@ def repack_command(file: Path) -> None:
 
     with progress_bar("repack", in_bytes=True) as bar:
         result = repack(file, progress=bar.update)
-    click.echo(
-        f"{file}: the base view is fresh" if result is None else f"{file}: {human_size(result.nbytes)}",
-        err=True,
-    )
+    click.echo(f"{file}: {'the base view is fresh' if result is None else human_size(result.nbytes)}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
 from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
@@ -17,28 +17,21 @@ if TYPE_CHECKING:
 
 @click.command("rollouts", cls=Verb, short_help="Sample correct answers to train on.")
 @click.argument("model", type=GGUF)
-@click.option(
-    "--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.'
-)
-@click.option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
-@click.option("-k", type=click.IntRange(min=1), default=16, show_default=True, help="Answers to sample a problem.")
-@click.option(
+@option("--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.')
+@option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
+@option("-k", type=click.IntRange(min=1), default=16, help="Answers to sample a problem.")
+@option(
     "--checker",
     metavar="NAME",
     default="boxed",
-    show_default=True,
     help=f"What tells a correct answer: {', '.join(CHECKERS)}, or module:function of your own.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
+@option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
 @answer_options
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Of all tokens; 0: greedy."
-)
-@click.option("--top-p", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of all tokens.")
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Same seed, same answers."
-)
-@click.option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
+@option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
+@option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
+@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same answers.")
+@option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
 @machine_options()
 def rollouts_command(
     model: Path,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, machine_options, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, machine_options, option, progress_bar
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
@@ -25,51 +24,48 @@ Values = TypeVar("Values")
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 
-_option = partial(click.option, show_default=True)
-
-
 @click.command("train", cls=Verb, short_help="Train heads on a GGUF.")
 @click.argument("base", type=GGUF)
-@_option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
-@_option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
-@_option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
-@_option("--epochs", default=1.0, help="Passes over the data.")
-@_option("--steps", type=int, help="Steps, instead of epochs.")
-@_option("--batch", default=32, help="Examples a step.")
-@_option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
-@_option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
-@_option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")
-@_option("--clip", default=1.0, help="Largest norm of the gradient.")
-@_option(
+@option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
+@option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
+@option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
+@option("--epochs", default=1.0, help="Passes over the data.")
+@option("--steps", type=int, help="Steps, instead of epochs.")
+@option("--batch", default=32, help="Examples a step.")
+@option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
+@option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
+@option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")
+@option("--clip", default=1.0, help="Largest norm of the gradient.")
+@option(
     "--easy-mask",
     default=0.6,
     help="Share of the positions whose most likely token is right that the temperature loss drops; 0: none.",
 )
-@_option(
+@option(
     "--dft/--no-dft",
     "dynamic_fine_tuning",
     default=True,
     help="Weigh positions by the model's probability of the target (dynamic fine-tuning).",
 )
-@_option("--alpha", default=30.0, help="Steepness of the soft top-p mask.")
-@_option(
+@option("--alpha", default=30.0, help="Steepness of the soft top-p mask.")
+@option(
     "--sort-tolerance",
     default=1e-6,
     help="Error of the top-p loss in nats for which a large vocabulary need not be sorted; 0: always sort.",
 )
-@_option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
-@_option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands.")
-@_option("--control-weight", default=1.0, help="Weight of the ranking loss.")
-@_option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
-@_option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@_option("-c", "--ctx", "max_tokens", default=2048, help="Longest example in tokens; cut beyond.")
-@_option("--validation", default=0.05, help="Share of examples held out, 0 to 0.5.")
-@_option("--evaluations", default=10, help="Validations during the training.")
-@_option("--patience", default=3, help="Stop after so many without gain; 0: never.")
-@_option("--seed", default=0, help="Of everything random.")
-@_option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
-@_option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
-@_option("--force", is_flag=True, help="Start anew and replace what is in the output.")
+@option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
+@option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands.")
+@option("--control-weight", default=1.0, help="Weight of the ranking loss.")
+@option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
+@option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@option("-c", "--ctx", "max_tokens", default=2048, help="Longest example in tokens; cut beyond.")
+@option("--validation", default=0.05, help="Share of examples held out, 0 to 0.5.")
+@option("--evaluations", default=10, help="Validations during the training.")
+@option("--patience", default=3, help="Stop after so many without gain; 0: never.")
+@option("--seed", default=0, help="Of everything random.")
+@option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
+@option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
+@option("--force", is_flag=True, help="Start anew and replace what is in the output.")
 @machine_options(flash_attn=False, threads="CPU threads; 1 is reproducible.  [default: cores]")
 def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from autodeco_gguf.evaluation.methods import Config, config_of
 
 T = TypeVar("T")
-
+_hints = functools.cache(get_type_hints)
 _NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k"}
 """Of fields in a file, where they are no names of Python."""
 
@@ -50,8 +50,3 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is tuple:
         return tuple(value) if args[0] in (int, float, str) else tuple(_read(args[0], part) for part in value)
     return value
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)

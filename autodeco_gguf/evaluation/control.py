@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
@@ -51,11 +50,8 @@ class ControlResult:
 
 
 _Kinds = dict[str, list[Item]]
-
-
-class _Place(NamedTuple):
-    kind: str
-    key: Key
+_Place = tuple[str, Key]
+"""Kind of command, and which answer."""
 
 
 class _Means(NamedTuple):
@@ -77,17 +73,10 @@ def evaluate_control(
 ) -> ControlResult:
     """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
 
-    The commands are drawn for each problem by the settings' seed. A problem that has one already is left out. What is
-    finished stays in control.jsonl: the same call goes on from there.
-
-    Args:
-        engine: a model with heads.
-        tasks: where the problems come from.
-        directory: made where it is not there.
-        commands: what to draw from; its share and seed do not count.
-        settings: seed and max_tokens count.
-        k: answers to a problem of each kind; the same seeds for all kinds.
-        watch: progress.
+    The commands are drawn for each problem by the settings' seed, and their own share and seed do not count; of the
+    settings max_tokens counts as well. A problem that has a command already is left out. ``k`` answers are drawn to a
+    problem of each kind, with the same seeds for all kinds. What is finished stays in control.jsonl: the same call goes
+    on from there.
 
     Raises:
         AutoDecoError: a model without heads; a problem that does not fit; a directory with other settings; an answer
@@ -132,40 +121,31 @@ def _complete(
 ) -> dict[_Place, _Means]:
     """Draw the answers that the journal lacks; the means of all."""
     means = _read(journal)
-    wanted = [
-        (_Place(kind, key), item)
-        for kind, items in kinds.items()
-        for item in items
-        for key in keys_of([item.key], 1, k)
-    ]
-    missing = [pair for pair in wanted if pair[0] not in means]
+    wanted = {(kind, key): item for kind, items in kinds.items() for item in items for key in keys_of(item.key, 1, k)}
+    missing = [(place, item) for place, item in wanted.items() if place not in means]
     done = len(wanted) - len(missing)
     watch(done, len(wanted))
-    requests = (
-        make_request(item, Sampling(), sample_seed(settings.seed, place.key), settings) for place, item in missing
-    )
+    requests = (make_request(item, Sampling(), sample_seed(settings.seed, key), settings) for (_, key), item in missing)
     with closing(engine.as_completed(requests)) as results:
         for result in results:
-            place, item = missing[result.index]
+            (kind, key), item = missing[result.index]
             if result.finish_reason == "error" or len(result.temperature) == 0:
                 raise ModelFailed(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
-            means[place] = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
-            journal.append(_record(place, result, means[place]))
+            mean = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
+            which = {"task": key.task, "problem": key.problem, "kind": kind, "sample": key.sample}
+            drawn = {"text": result.text, "tokens": len(result.temperature)}
+            journal.append({**which, **drawn, **mean._asdict()})
+            means[kind, key] = mean
             done += 1
             watch(done, len(wanted))
-    return {place: means[place] for place, _ in wanted}
-
-
-def _record(place: _Place, result: Result, means: _Means) -> dict[str, Any]:
-    same = {"task": place.key.task, "problem": place.key.problem, "kind": place.kind, "sample": place.key.sample}
-    return {**same, "text": result.text, "tokens": len(result.temperature), **means._asdict()}
+    return {place: means[place] for place in wanted}
 
 
 def _read(journal: Journal) -> dict[_Place, _Means]:
     means = {}
     for line in journal.lines():
         try:
-            place = _Place(line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"]))
+            place = line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"])
             means[place] = _Means(*(float(line.value[name]) for name in _Means._fields))
         except (TypeError, KeyError, ValueError) as e:
             raise journal.refused(line.number, "damaged: no answer") from e
@@ -181,30 +161,25 @@ def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_
         sign = 1 if kind == "high" else -1
         return fmean(sign * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
 
-    return ControlResult(
-        problems=len(of[heads[0]]["plain"]),
-        k=k,
-        mean=mean,
-        difference={kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]},
-        consistency={kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]},
-        left_out=left_out,
-    )
+    difference = {kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]}
+    consistency = {kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]}
+    return ControlResult(len(of[heads[0]]["plain"]), k, mean, difference, consistency, left_out)
 
 
 def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[float]:
     """The mean of each problem's answers."""
     found: dict[ProblemKey, list[float]] = {}
-    for place, values in means.items():
-        if place.kind == kind:
-            found.setdefault((place.key.task, place.key.problem), []).append(getattr(values, name))
+    for (of, key), values in means.items():
+        if of == kind:
+            found.setdefault((key.task, key.problem), []).append(getattr(values, name))
     return [fmean(values) for values in found.values()]
 
 
 def control_table(result: ControlResult) -> str:
     """The result as Markdown: a row for each kind of command."""
     heads = list(result.mean["plain"])
-    letters = [{"temperature": "T", "top_p": "P"}[name] for name in heads]
-    columns = ["command", *(f"mean {x} | to plain | moved so" for x in letters)]
+    letters = {"temperature": "T", "top_p": "P"}
+    columns = ["command", *(f"mean {letters[name]} | to plain | moved so" for name in heads)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
     for kind in VARIANTS:
         cells = ["none" if kind == "plain" else kind]
@@ -213,8 +188,7 @@ def control_table(result: ControlResult) -> str:
             if kind == "plain":
                 cells += ["", ""]
             else:
-                cells.append(f"{result.difference[kind][name]:+.3f}")
-                cells.append(f"{100 * result.consistency[kind][name]:.0f} %")
+                cells += [f"{result.difference[kind][name]:+.3f}", f"{100 * result.consistency[kind][name]:.0f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     note = f"{result.problems} problems, {count(result.k, 'answer')} to each of every kind"
     if result.left_out:

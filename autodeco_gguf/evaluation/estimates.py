@@ -54,13 +54,7 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Array:
 def distinct_at_k(counts: ArrayLike, n: int, k: int) -> float:
     """Expected number of different right answers among k of n samples, drawn without replacement.
 
-    Args:
-        counts: [different right answers], how often each of them is among the n.
-        n: samples in all, right or not.
-        k: at most n.
-
-    Raises:
-        InvalidInput: k above n, or below 1; a count outside [0, n].
+    ``counts``, [different right answers], says how often each of them is among the n. Raises as :func:`pass_at_k` does.
     """
     return float(pass_at_k(n, np.append(counts, 0.0), k).sum())
 
@@ -105,14 +99,9 @@ def paired_bootstrap(
     and neither claims what a test by flipping signs could not: with m problems that differ at all, p is at least
     2^(1 - m).
 
-    Args:
-        a: [problems], one method's values.
-        b: [problems], the other's.
-        strata: [problems], the task of each: resampled within it. Not used where a task has a single problem.
-        n: resamples.
-        seed: of the resampling.
-        level: of the interval.
-        limit: the largest difference there can be, at which the interval ends.
+    ``a``, ``b`` and ``strata`` are [problems]: both methods' values, and the task of each problem, within which it is
+    resampled unless a task has a single one. ``n`` counts the resamples. The interval of ``level`` ends at ``limit``,
+    the largest difference there can be.
 
     Raises:
         InvalidInput: a and b differ in length or are empty.
@@ -154,9 +143,7 @@ def _split(values: Array, strata: Sequence[Hashable] | None) -> list[Array]:
 def _standard_error(groups: list[Array]) -> float | None:
     """Of the mean of all values, drawn anew within each group; None for a single value."""
     total = sum(map(len, groups))
-    if total < 2:
-        return None
-    return math.sqrt(sum(len(group) * float(group.var(ddof=1)) for group in groups)) / total
+    return None if total < 2 else math.sqrt(sum(len(x) * float(x.var(ddof=1)) for x in groups)) / total
 
 
 def _studentized(groups: list[Array], se: float, n: int, seed: int) -> Array:
@@ -201,12 +188,7 @@ def pooled(counts: ArrayLike, means: ArrayLike, sds: ArrayLike) -> tuple[float, 
 def histogram_box(counts: ArrayLike, top: float) -> tuple[float, ...] | None:
     """Least value, quartiles and greatest value of a histogram over [0, top], taken as even within a bin.
 
-    Args:
-        counts: [bins], of equal width.
-        top: where the last bin ends.
-
-    Returns:
-        Five values; None where nothing is counted.
+    ``counts`` is [bins], of equal width. None where nothing is counted.
     """
     counts = np.asarray(counts, np.float64)
     filled = np.flatnonzero(counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
@@ -34,11 +34,7 @@ class Item:
 
 
 def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> list[Item]:
-    """The problems of all tasks, all known to fit.
-
-    Raises:
-        BadFile: one that does not, named as file:line.
-    """
+    """The problems of all tasks; raises BadFile for the first that does not fit, named as file:line."""
     return [
         make_item(engine, task.name, number, problem, settings)
         for task in tasks
@@ -47,11 +43,7 @@ def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> lis
 
 
 def make_item(engine: Engine, task: str, number: int, problem: Problem, settings: EvalSettings) -> Item:
-    """Render a problem as one message of a user.
-
-    Raises:
-        BadFile: it does not fit, named as file:line.
-    """
+    """A problem as one message of a user; raises BadFile where it does not fit, named as file:line."""
     try:
         item = Item(task, number, problem, engine.prompt(problem.text))
         engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
@@ -64,8 +56,7 @@ def make_item(engine: Engine, task: str, number: int, problem: Problem, settings
 
 def make_request(item: Item, sampling: Sampling, seed: int, settings: EvalSettings) -> Request:
     """A request for an answer."""
-    values = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
-    return Request(item.tokens, max_tokens=settings.max_tokens, **{**values, "seed": seed})
+    return Request(item.tokens, max_tokens=settings.max_tokens, **{**vars(sampling), "seed": seed})
 
 
 def make_header(
@@ -75,14 +66,10 @@ def make_header(
     digests = {task.name: hashlib.sha256() for task in tasks}
     for item in items:
         digests[item.task].update(repr((item.problem.answer, item.tokens)).encode("utf-8", "surrogatepass"))
-    parts = {
-        task.name: {
-            "problems": len(task.problems),
-            "checker": task.checker,
-            "digest": digests[task.name].hexdigest()[:16],
-        }
-        for task in tasks
-    }
+    parts = {}
+    for task in tasks:
+        digest = digests[task.name].hexdigest()[:16]
+        parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
     same = {"ctx": engine.n_ctx, "seed": settings.seed, "max_tokens": settings.max_tokens}
     return {kind: VERSION, "model": engine.fingerprint[:16], **same, "tasks": parts}
 
@@ -94,20 +81,16 @@ class GradedTasks:
         """Args: the tasks, and the seconds that a checker may take for an answer."""
         self.tasks = tuple(tasks)
         self._time_limit = time_limit
-        self._graders: dict[str, Grader] = {}  # by checker
 
     def __enter__(self) -> GradedTasks:
-        """Start the graders.
-
-        Raises:
-            AutoDecoError: a checker that cannot be had, or an answer that it cannot use.
-        """
+        """Start the graders; raises AutoDecoError for a checker that cannot be had, or an answer it cannot use."""
+        graders: dict[str, Grader] = {}  # by checker
         with ExitStack() as stack:
             for task in self.tasks:
-                if task.checker not in self._graders:
-                    self._graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
-                self._graders[task.checker].validate(task.problems)
-            self._of = {task.name: self._graders[task.checker] for task in self.tasks}
+                if task.checker not in graders:
+                    graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
+                graders[task.checker].validate(task.problems)
+            self._of = {task.name: graders[task.checker] for task in self.tasks}
             self._opened = stack.pop_all()
         return self
 

@@ -19,16 +19,15 @@ COARSE_PROBLEMS, FINALISTS = 8, 8
 """Of ``distinct``: the first problems of every task on which the grid is tried, and the pairs tried on all of them."""
 
 Kind = Literal["predicted", "constant", "peer"]
+"""T and P predicted by the heads, or constant; or another way, of llama.cpp."""
 
 
 @dataclass(frozen=True, order=True)
 class Config:
     """How answers are sampled, which several methods may share. Two are the same where their keys are.
 
-    Attributes:
-        key: as it stands in files, exact: "static:0.6,0.95".
-        pair: T and P of a static pair, None for another.
-        values: what is drawn with, but for the seed; None where it is the model's metadata that tells, or nothing.
+    ``key`` stands in files, exact: "static:0.6,0.95". ``pair`` is T and P of a static pair. ``values`` are None where
+    the model's metadata tells, or nothing.
     """
 
     key: str
@@ -73,13 +72,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
-
-    Attributes:
-        name: as it was asked for.
-        kind: T and P "predicted" by the heads, or "constant"; "peer": another way, of llama.cpp.
-        config: how it samples; None until a search has found it.
-    """
+    """A row of the table, by the name that was asked for; ``config`` is None until a search has found it."""
 
     name: str
     kind: Kind
@@ -87,11 +80,7 @@ class Method:
 
     @property
     def found(self) -> Config:
-        """How it samples.
-
-        Raises:
-            InvalidInput: its search has not been made.
-        """
+        """How it samples. Raises InvalidInput where its search has not been made."""
         if self.config is None:
             raise InvalidInput(f"method {self.name}: has no config yet, expected what its search found", key=self.name)
         return self.config
@@ -171,19 +160,18 @@ def split_names(text: str) -> list[str]:
     """
     names: list[str] = []
     for part in text.split(","):
-        if names and names[-1].startswith("static:") and "," not in names[-1] and _is_number(part):
+        if names and names[-1].startswith("static:") and "," not in names[-1] and _to_float(part) is not None:
             names[-1] += f",{part.strip()}"
         else:
             names.append(part.strip())
     return names
 
 
-def _is_number(text: str) -> bool:
+def _to_float(text: str) -> float | None:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -198,10 +186,7 @@ def check_names(names: Sequence[str]) -> None:
 def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata: Mapping[str, str]) -> list[Method]:
     """The methods of these names, each once; for None the usual ones, as far as they apply to the model.
 
-    Args:
-        names: such as :data:`HELP` lists.
-        heads: what the model predicts, of "temperature" and "top_p".
-        metadata: of the model's GGUF.
+    Of the model it takes the heads, "temperature" or "top_p" or both, and the ``metadata`` of its GGUF.
 
     Raises:
         InvalidInput: an unknown name, or a malformed parameter.
@@ -242,10 +227,15 @@ def _method(name: str) -> Method:
         return Method(name, "constant", None)
     kind, colon, argument = name.partition(":")
     if kind == "static" and colon:
-        return Method(name, "constant", Config.static(*_pair(name, argument)))
+        pair = argument.split(",")
+        if len(pair) != 2:
+            message = f"method {name}: expected {_STATIC}, such as static:0.6,0.95"
+            raise InvalidInput(message, key="method", found=name, expected=_STATIC)
+        temperature = _number(name, "T", pair[0], 100.0, zero=True)
+        return Method(name, "constant", Config.static(temperature, _number(name, "P", pair[1], 1.0, zero=True)))
     if kind in _NUMBERED:
         number = _NUMBERED[kind]
-        value = _number(name, number.name, argument, number.most, above=0.0) if colon else number.default
+        value = _number(name, number.name, argument, number.most, zero=False) if colon else number.default
         key = "mirostat2" if name == "mirostat2" else f"{kind}:{value:g}"
         values: Any = {number.field: value}
         return Method(name, "peer", Config(key, values=replace(number.of, **values)))
@@ -262,20 +252,11 @@ def config_of(key: str) -> Config:
     return config if config is not None and config.key == key else Config(key)
 
 
-def _pair(name: str, argument: str) -> tuple[float, float]:
-    parts = argument.split(",")
-    if len(parts) != 2:
-        message = f"method {name}: expected {_STATIC}, such as static:0.6,0.95"
-        raise InvalidInput(message, key="method", found=name, expected=_STATIC)
-    return _number(name, "T", parts[0], 100.0), _number(name, "P", parts[1], 1.0)
-
-
-def _number(name: str, what: str, text: str, most: float, above: float | None = None) -> float:
-    """A parameter in [0, most], or above ``above``, of at most six digits, so that its config names it exactly."""
-    expected = f"a number {'from 0' if above is None else f'above {above:g}'} to {most:g}, of at most 6 digits"
-    value = float(text) if _is_number(text) else math.nan
-    low = value >= 0 if above is None else value > above
-    if not (low and value <= most and float(f"{value:g}") == value):
+def _number(name: str, what: str, text: str, most: float, zero: bool) -> float:
+    """A parameter in [0, most], without 0 or with it, of at most six digits, so that its config names it exactly."""
+    expected = f"a number {'from' if zero else 'above'} 0 to {most:g}, of at most 6 digits"
+    value = _to_float(text)
+    if value is None or not 0 <= value <= most or not (value or zero) or float(f"{value:g}") != value:
         found = text.strip() or "missing"
         message = f"method {name}: {what} is {found}, expected {expected}"
         raise InvalidInput(message, key=what, found=found, expected=expected)
@@ -301,10 +282,12 @@ _INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 def _of_model(metadata: Mapping[str, str]) -> Sampling:
     values: dict[str, Any] = {}
-    for key, name in _MODEL_KEYS.items():
-        if key not in metadata:
-            continue
-        value = _metadata_number(key, metadata[key])
+    given = {key: name for key, name in _MODEL_KEYS.items() if key in metadata}
+    for key, name in given.items():
+        value = _to_float(metadata[key])
+        if value is None or not math.isfinite(value):
+            message = f"method model: {key} is {metadata[key]!r}, expected a number"
+            raise BadFile(message, key=key, found=metadata[key], expected="a number")
         if name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
             value = max(0.0, value)
         values[name] = int(value) if name in _INTEGERS else value
@@ -314,14 +297,6 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
     except InvalidInput as e:
         raise BadFile(f"method model: {_PREFIX}*: {e}", key=e.key, found=e.found) from e
     return sampling
-
-
-def _metadata_number(key: str, text: str) -> float:
-    value = float(text) if _is_number(text) else math.nan
-    if not math.isfinite(value):
-        message = f"method model: {key} is {text!r}, expected a number"
-        raise BadFile(message, key=key, found=text, expected="a number")
-    return value
 
 
 # ---- searches ----

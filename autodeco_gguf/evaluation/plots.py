@@ -34,12 +34,9 @@ def plot(results: Results, directory: Path) -> list[Path]:
         AutoDecoError: matplotlib is missing; BadFile: a file cannot be written.
     """
     check()
-    figures = {
-        "accuracy.png": _accuracy(results),
-        "pass_at_k.png": _curves(results),
-        "parameters.png": _parameters(results),
-    }
-    drawn = {directory / name: figure for name, figure in figures.items() if figure is not None}
+    kinds = {"accuracy.png": _accuracy, "pass_at_k.png": _curves, "parameters.png": _parameters}
+    figures = {directory / name: draw(results) for name, draw in kinds.items()}
+    drawn = {path: figure for path, figure in figures.items() if figure is not None}
     for path, figure in drawn.items():
         write_png(figure, path)
     return list(drawn)

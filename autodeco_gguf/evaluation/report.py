@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from autodeco_gguf.evaluation.estimates import holm
-from autodeco_gguf.evaluation.methods import AUTODECO, Config
+from autodeco_gguf.evaluation.methods import AUTODECO
 from autodeco_gguf.evaluation.results import Comparison, Moments, Results, Row, Stats
 
 FEW_PROBLEMS = 30
@@ -31,11 +31,10 @@ def table(results: Results) -> str:
 
 def _cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str, str]:
     """A row of the table: column -> text."""
-    cells = {
-        "method": row.label,
-        "pass@1, %": _passed(row, stats),
-        "autodeco ahead by": "" if ahead is None else _interval(ahead),
-    }
+    cells = {"method": row.label, "pass@1, %": _passed(row, stats), "autodeco ahead by": ""}
+    if ahead is not None:
+        value, low, high = (_signed(100 * x, 1) for x in (ahead.difference, *ahead.ci))
+        cells["autodeco ahead by"] = f"{value} [{low}, {high}]"
     if k > 1:
         cells[f"pass@{k}, %"] = f"{100 * stats.pass_k[k]:.1f}"
         cells[f"distinct@{k}"] = _with_error(stats.distinct, stats.distinct_se, 2)
@@ -61,12 +60,6 @@ def _passed(row: Row, stats: Stats) -> str:
 
 def _with_error(value: float, error: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def _interval(c: Comparison) -> str:
-    """Of pass@1, in points."""
-    value, low, high = (_signed(100 * x, 1) for x in (c.difference, *c.ci))
-    return f"{value} [{low}, {high}]"
 
 
 def _signed(value: float, digits: int) -> str:
@@ -145,19 +138,24 @@ def verdict(results: Results) -> str:
     shift = next((row for row in constants if row.name == "mean-shift"), None)
     claims = [(row.config, metric) for metric, row in best.items()]
     claims += [(shift.config, metric) for metric in best] if shift else []
-    found = _findings(results, list(dict.fromkeys(claims)))
+    compared = {(c.config, c.metric): c for c in results.comparisons}
+    made = [compared[claim] for claim in dict.fromkeys(claims)]
+    corrected = holm([c.p for c in made])
+    found = {(c.config, c.metric): _finding(c, p) for c, p in zip(made, corrected, strict=True)}
     sentences = []
     for metric, row in best.items():
-        (is_so, than), margin = found[row.config, metric]
+        is_so, than, margin = found[row.config, metric]
         which = f"{_WHICH[metric]} ({row.label})"
         sentences.append(f"On {_what(metric, results)} AutoDeco is {is_so} {than} {which}: {margin}.")
     if shift:
         parts = []
         for metric in best:
-            (is_so, _), margin = found[shift.config, metric]
+            is_so, _, margin = found[shift.config, metric]
             parts.append(f"{is_so} on {_what(metric, results)}: {margin}")
         sentences.append(f"Against its own mean T and P as constants ({shift.label}) it is {'; and '.join(parts)}.")
-    return " ".join([*sentences, _remark(results, len(found))])
+    remark = "Which constant is best was seen on these same problems, which favours it"
+    remark += f"; p is corrected for {len(found)} claims (Holm), the intervals are not." if len(found) > 1 else "."
+    return " ".join([*sentences, remark + _few(results)])
 
 
 _WHICH = {"pass@1": "the best constant", "distinct": "the constant with the most"}
@@ -165,52 +163,29 @@ _WHICH = {"pass@1": "the best constant", "distinct": "the constant with the most
 
 def _best(constants: Sequence[Row], metric: str) -> Row:
     """By a metric; of those that are level, by the other."""
-
-    def points(row: Row) -> tuple[float, ...]:
-        both = (row.overall.pass_1, row.overall.distinct)
-        return both if metric == "pass@1" else both[::-1]
-
-    return max(constants, key=points)
+    order = 1 if metric == "pass@1" else -1
+    return max(constants, key=lambda row: (row.overall.pass_1, row.overall.distinct)[::order])
 
 
 def _what(metric: str, results: Results) -> str:
     return metric if metric == "pass@1" else f"different right answers among {results.settings.k}"
 
 
-def _findings(
-    results: Results, claims: Sequence[tuple[Config, str]]
-) -> dict[tuple[Config, str], tuple[tuple[str, str], str]]:
-    """(config, metric) -> what AutoDeco is ("better", "than"), and by how much."""
-    compared = {(c.config, c.metric): c for c in results.comparisons}
-    corrected = holm([compared[claim].p for claim in claims])
-    return {claim: _finding(compared[claim], p) for claim, p in zip(claims, corrected, strict=True)}
-
-
-def _finding(c: Comparison, p: float) -> tuple[tuple[str, str], str]:
+def _finding(c: Comparison, p: float) -> tuple[str, str, str]:
+    """What AutoDeco is ("better", "than"), and by how much; ``p`` is corrected."""
     scale, unit = (100, " points") if c.metric == "pass@1" else (1, "")
     value, low, high = (scale * x for x in (c.difference, *c.ci))
     if value == low == high == 0:
-        return ("as good", "as"), "the same on every problem"
+        return "as good", "as", "the same on every problem"
     digits = 1 if scale > 1 and max(-low, high) >= 1 else 2
-    certainty = f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {_p(p)})"
+    chance = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
+    certainty = f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance})"
     if p < ALPHA:
-        return ("better" if value > 0 else "worse", "than"), f"by {abs(value):.{digits}f}{unit} {certainty}"
+        return "better" if value > 0 else "worse", "than", f"by {abs(value):.{digits}f}{unit} {certainty}"
     margin = f"{_signed(value, digits)}{unit} {certainty}"
-    possible = [
-        f"{abs(x):.{digits}f} {word}" for x, word in ((min(low, 0.0), "worse"), (max(high, 0.0), "better")) if x
-    ]
-    return ("not shown to differ", "from"), f"{margin}, so it may be up to {' or '.join(possible)}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
-
-
-def _remark(results: Results, n_claims: int) -> str:
-    """What to beware of."""
-    text = "Which constant is best was seen on these same problems, which favours it"
-    text += f"; p is corrected for {n_claims} claims (Holm), the intervals are not." if n_claims > 1 else "."
-    return text + _few(results)
+    ends = ((min(low, 0.0), "worse"), (max(high, 0.0), "better"))
+    possible = " or ".join(f"{abs(x):.{digits}f} {word}" for x, word in ends if x)
+    return "not shown to differ", "from", f"{margin}, so it may be up to {possible}"
 
 
 def _few(results: Results) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
@@ -78,18 +77,9 @@ def evaluate(
     What is finished stays in the directory, whatever ends the run: the same call goes on from there, and so does one
     with other methods, another ``k`` or another number of seeds.
 
-    Args:
-        engine: the model.
-        tasks: open; each problem is one user message, rendered with the model's chat template.
-        directory: made where it is not there.
-        methods: of :func:`~autodeco_gguf.evaluation.methods.parse_methods`, for this model.
-        settings: how much to sample; its ``tasks`` are set here.
-        shard: take this part of the problems only, and leave out the methods that a search has to find.
-        plots: draw the plots as well.
-        watch: progress.
-
-    Returns:
-        what stands in results.json.
+    The ``tasks`` are open; each problem is one user message, rendered with the model's chat template. The ``methods``
+    are for this model. The settings' ``tasks`` are set here. With a ``shard`` this part of the problems is taken only,
+    and the methods that a search has to find are left out.
 
     Raises:
         AutoDecoError: a setting, a problem or a method that will not do, named before anything is drawn; a directory
@@ -154,9 +144,9 @@ class _Run:
         """Grade what an earlier run could not."""
         of = {item.key: item for item in items}
         for sample in self.samples.ungraded():
-            grade = self.tasks.grade(of[sample.task, sample.problem], sample.text)
-            if grade.correct is not None or grade.error != sample.error:
-                self.samples.add(replace(sample, correct=grade.correct, error=grade.error))
+            graded = self._graded(sample, of[sample.task, sample.problem])
+            if graded != sample:
+                self.samples.add(graded)
 
     def complete_all(self, methods: Sequence[Method]) -> list[Method]:
         """All samples of all methods; the methods with the configs that were found."""
@@ -175,7 +165,7 @@ class _Run:
     def _draw(self, method: str, config: Config, items: Sequence[Item], seeds: int, k: int) -> None:
         """The samples of a config that are lacking."""
         settings, sampling = self.settings, config.sampling(self.engine.context.metadata)
-        wanted = [(item, key) for item in items for key in keys_of([item.key], seeds, k)]
+        wanted = [(item, key) for item in items for key in keys_of(item.key, seeds, k)]
         missing = [(item, key) for item, key in wanted if key not in self.samples.of(config)]
         if not missing:
             return
@@ -184,20 +174,23 @@ class _Run:
         self.watch(progress)
         try:
             with closing(self.engine.as_completed(requests)) as results:
-                for seconds, result in _timed(results):
+                start = time.perf_counter()
+                for result in results:
+                    seconds = time.perf_counter() - start
                     item, key = missing[result.index]
-                    sample = self._graded(make_sample(config, key, sampling, result, self.engine.heads), item, result)
+                    sample = self._graded(make_sample(config, key, sampling, result, self.engine.heads), item)
                     self.samples.add(sample)
                     progress = progress.plus(sample, seconds)
                     self.watch(progress)
+                    start = time.perf_counter()
         finally:  # an interrupted session counts as well
             if progress.drawn:
                 self.timing.append(to_json(Timing(config, progress.tokens, progress.seconds)))
 
-    def _graded(self, sample: Sample, item: Item, result: Result) -> Sample:
-        if result.finish_reason == "error":
-            return replace(sample, correct=False, error=result.error)
-        grade = self.tasks.grade(item, result.text)
+    def _graded(self, sample: Sample, item: Item) -> Sample:
+        if sample.correct is not None:
+            return sample
+        grade = self.tasks.grade(item, sample.text)
         return replace(sample, correct=grade.correct, error=grade.error)
 
     # ---- searches ----
@@ -209,20 +202,16 @@ class _Run:
         coarse = [item for item in self.items if item.number < ways.COARSE_PROBLEMS]
 
         def score(config: Config, first_only: bool) -> Points:
-            items = coarse if first_only else self.items
+            items, correct, distinct = coarse if first_only else self.items, 0, 0
             self._draw(name, config, items, 1, self.settings.n_search)
-            return self._points(config, items)
+            samples = self.samples.of(config)
+            for item in items:
+                keys = keys_of(item.key, 1, self.settings.n_search)
+                texts = [samples[key].text for key in keys if samples[key].correct]
+                correct, distinct = correct + len(texts), distinct + len(set(texts))
+            return Points(correct, distinct)
 
         return {"oracle": ways.find_oracle, "distinct": ways.find_distinct}[name](score)
-
-    def _points(self, config: Config, items: Iterable[Item]) -> Points:
-        """Of the samples of a search."""
-        samples, correct, distinct = self.samples.of(config), 0, 0
-        for item in items:
-            keys = keys_of([item.key], 1, self.settings.n_search)
-            texts = [samples[key].text for key in keys if samples[key].correct]
-            correct, distinct = correct + len(texts), distinct + len(set(texts))
-        return Points(correct, distinct)
 
     def _mean_shift(self) -> Config:
         """The means over all tokens that autodeco has drawn, as constants."""
@@ -232,16 +221,7 @@ class _Run:
         if not total:
             raise ModelFailed("mean-shift: autodeco has drawn no token, so there is no mean of its T and P")
         means = (math.fsum(getattr(s, name).mean * s.tokens for s in drawn) / total for name in PARAMETERS)
-        temperature, top_p = (round(mean, 4) for mean in means)
-        return Config.static(temperature, top_p)
-
-
-def _timed(results: Generator[Result, None, None]) -> Iterator[tuple[float, Result]]:
-    """Each result, and the seconds it was waited for."""
-    start = time.perf_counter()
-    for result in results:
-        yield time.perf_counter() - start, result
-        start = time.perf_counter()
+        return Config.static(*(round(mean, 4) for mean in means))
 
 
 # ---- results ----

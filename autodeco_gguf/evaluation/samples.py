@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,11 +39,9 @@ class Key(NamedTuple):
     sample: int
 
 
-def keys_of(problems: Iterable[ProblemKey], seeds: int, k: int) -> Iterator[Key]:
-    """All samples of some problems, one problem after the other."""
-    return (
-        Key(task, problem, seed, sample) for task, problem in problems for seed in range(seeds) for sample in range(k)
-    )
+def keys_of(problem: ProblemKey, seeds: int, k: int) -> Iterator[Key]:
+    """All samples of a problem."""
+    return (Key(*problem, seed, sample) for seed in range(seeds) for sample in range(k))
 
 
 def sample_seed(seed: int, key: Key) -> int:
@@ -91,11 +89,7 @@ class Sample:
 
     @classmethod
     def from_json(cls, line: Any, tasks: Mapping[str, Any]) -> Sample:
-        """From a line; ``tasks`` is that of the header.
-
-        Raises:
-            InvalidInput: it is no sample of these tasks.
-        """
+        """From a line; raises InvalidInput where it is no sample of these tasks, which are those of the header."""
         if not isinstance(line, dict) or not all(isinstance(line.get(key), kind) for key, kind in _TYPES.items()):
             raise InvalidInput("no sample")
         key = Key._make(map(line.get, Key._fields))
@@ -119,34 +113,26 @@ class Sample:
         return line
 
     def slim(self) -> Sample:
-        """The same with a digest in the place of its text."""
-        return replace(self, text=text_digest(self.text))
+        """With a digest in the place of its text: the same for two that differ in the white space around them only."""
+        text = self.text.strip().encode("utf-8", "surrogatepass")
+        return replace(self, text=hashlib.blake2b(text, digest_size=12).hexdigest())
 
 
-_TYPES = {
-    "task": str,
-    "config": str,
-    "text": str,
-    "finish_reason": str,
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("task", "config", "text", "finish_reason"), str),
+    **dict.fromkeys(PARAMETERS, dict),
     "tokens": int,
-    "temperature": dict,
-    "top_p": dict,
 }
 
 
-def text_digest(text: str) -> str:
-    """The same for two answers that differ in nothing but the white space around them."""
-    return hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-
 def make_sample(config: Config, key: Key, sampling: Sampling, result: Result, heads: Collection[str]) -> Sample:
-    """A sample that is not yet graded."""
+    """A sample that is not yet graded, unless it failed."""
     return Sample(
         **key._asdict(),
         config=config,
         text=result.text,
-        correct=None,
-        error=None,
+        correct=False if result.finish_reason == "error" else None,
+        error=result.error,
         finish_reason=result.finish_reason,
         tokens=len(result.temperature),
         temperature=drawn("temperature", sampling, result, heads),
@@ -223,12 +209,9 @@ class Samples:
         failed = self.ungraded()
         if failed:
             first, total = failed[0], sum(map(len, self._samples.values()))
-            raise BadFile.of(
-                self._directory,
-                f"{len(failed)} of {total} samples could not be graded; the first, problem "
-                f"{first.problem} of {first.task} with {first.config}: {first.error}; run again to grade them, nothing "
-                "is drawn twice",
-            )
+            which = f"the first, problem {first.problem} of {first.task} with {first.config}: {first.error}"
+            reason = f"{len(failed)} of {total} samples could not be graded; {which}"
+            raise BadFile.of(self._directory, f"{reason}; run again to grade them, nothing is drawn twice")
 
     def all(self) -> list[Sample]:
         """All of them, in an order that does not tell how they were drawn."""

@@ -17,10 +17,12 @@ from autodeco_gguf.evaluation.runner import TIMING, speeds, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, make_directory
 from autodeco_gguf.evaluation.summary import summarize
-from autodeco_gguf.files.journal import Journal, Line, difference, reading
+from autodeco_gguf.files.journal import Journal, difference, reading
 from autodeco_gguf.files.jsonl import write_lines
 
 Place = tuple[Config, Key]
+Where = tuple[int, int]
+"""Which of the directories, and the number of the line."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,8 @@ class Joined:
 def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Joined:
     """Put the samples of several directories into a new one, which an evaluation without shards can go on from.
 
-    Of a sample that is there twice one is kept, a graded one where there is one.
-
-    Args:
-        directories: of evaluations with the same settings but for the shard.
-        output: a directory without an evaluation; made where it is not there.
-        plots: draw the plots as well.
+    Their settings are the same but for the shard. Of a sample that is there twice one is kept, a graded one where there
+    is one.
 
     Raises:
         BadFile: settings that differ, and in what; a sample that is there twice with different texts; a damaged file;
@@ -53,12 +51,13 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
     if (output / SAMPLES).exists():
         raise BadFile.of(output, "has an evaluation in it; give a new directory")
     header = _common_header(directories)
-    samples = _Joiner(directories)
+    samples, kept = _choose(directories)
     make_directory(output)
     # last, so that what an interrupted join leaves is no evaluation
     write_lines(output / TIMING, chain([{"timing": VERSION}], _timings(directories)))
-    write_lines(output / SAMPLES, chain([{**header, "shard": None}], samples.records()))
-    return _summarize(directories, output, header, samples.slim, plots)
+    lines = (line for where, line, _ in _read(directories) if where in kept)
+    write_lines(output / SAMPLES, chain([{**header, "shard": None}], lines))
+    return _summarize(directories, output, header, samples, plots)
 
 
 def _common_header(directories: Sequence[Path]) -> dict[str, Any]:
@@ -73,44 +72,32 @@ def _common_header(directories: Sequence[Path]) -> dict[str, Any]:
     return first
 
 
-class _Joiner:
-    """Two passes over the samples: which line of which directory holds the one to keep, then the lines."""
-
-    def __init__(self, directories: Sequence[Path]) -> None:
-        self._directories = directories
-        self._kept: dict[Place, tuple[int, int]] = {}  # -> directory, line number
-        self.slim: dict[Place, Sample] = {}
-        for i in range(len(directories)):
-            for line, sample in self._read(i):
-                self._take(sample.slim(), (i, line.number))
-
-    def _read(self, i: int) -> Iterator[tuple[Line, Sample]]:
-        path = self._directories[i] / SAMPLES
+def _read(directories: Sequence[Path]) -> Iterator[tuple[Where, object, Sample]]:
+    """All samples, with where each stands, and what stands there."""
+    for i, directory in enumerate(directories):
+        path = directory / SAMPLES
         with reading(path, "samples", VERSION) as (header, lines):
             for line in lines:
                 try:
-                    yield line, Sample.from_json(line.value, header["tasks"])
+                    yield (i, line.number), line.value, Sample.from_json(line.value, header["tasks"])
                 except InvalidInput as e:
                     raise BadFile(f"{path}:{line.number}: damaged: {e}", file=path) from e
 
-    def _take(self, sample: Sample, where: tuple[int, int]) -> None:
-        place = (sample.config, sample.key)
-        earlier = self.slim.get(place)
-        if earlier is not None and earlier.text != sample.text:
-            raise BadFile.of(
-                self._directories[where[0]],
-                f"sample {sample.sample} of seed {sample.seed} of {sample.config} on problem {sample.problem} of "
-                f"{sample.task} has another text than in {self._directories[self._kept[place][0]]}",
-            )
-        if earlier is None or sample.correct is not None:
-            self.slim[place], self._kept[place] = sample, where
 
-    def records(self) -> Iterator[object]:
-        """The samples to keep, as they stand in the files."""
-        for i in range(len(self._directories)):
-            for line, sample in self._read(i):
-                if self._kept.get((sample.config, sample.key)) == (i, line.number):
-                    yield line.value
+def _choose(directories: Sequence[Path]) -> tuple[dict[Place, Sample], set[Where]]:
+    """The samples to keep, their texts as digests, and where they stand."""
+    samples: dict[Place, Sample] = {}
+    kept: dict[Place, Where] = {}
+    for where, _, sample in _read(directories):
+        place, slim = (sample.config, sample.key), sample.slim()
+        earlier = samples.get(place)
+        if earlier is not None and earlier.text != slim.text:
+            which = f"sample {sample.sample} of seed {sample.seed} of {sample.config} on problem {sample.problem}"
+            other = directories[kept[place][0]]
+            raise BadFile.of(directories[where[0]], f"{which} of {sample.task} has another text than in {other}")
+        if earlier is None or sample.correct is not None:
+            samples[place], kept[place] = slim, where
+    return samples, set(kept.values())
 
 
 def _timings(directories: Sequence[Path]) -> Iterator[object]:
@@ -128,28 +115,28 @@ def _summarize(
 ) -> Joined:
     """Write the results of the methods that are complete."""
     found = [read for read in map(_read_results, directories) if read is not None]
-    methods = list(dict.fromkeys(method for _, known in found for method in known))
-    if not methods:
+    if not found:
         return Joined(len(samples), (), (), None)
+    methods = list(dict.fromkeys(method for _, known in found for method in known))
     settings = replace(
         found[0][0],
         tasks=tuple(header["tasks"]),
         k=min(settings.k for settings, _ in found),
         seeds=min(settings.seeds for settings, _ in found),
     )
-    keys = [(task, number) for task, values in header["tasks"].items() for number in range(values["problems"])]
-    complete = [
-        method
-        for method in methods
-        if method.config is not None
-        and all((method.config, key) in samples for key in keys_of(keys, *settings.draws(method.config)))
-    ]
+    problems = [(task, number) for task, values in header["tasks"].items() for number in range(values["problems"])]
+
+    def is_complete(config: Config) -> bool:
+        draws = settings.draws(config)
+        return all((config, key) in samples for problem in problems for key in keys_of(problem, *draws))
+
+    complete = [method for method in methods if method.config is not None and is_complete(method.config)]
     rest = tuple(method.name for method in methods if method not in complete)
-    if not complete:
-        return Joined(len(samples), (), rest, None)
-    with Journal(output / TIMING, {"timing": VERSION}) as timing:
-        results = summarize((samples[place] for place in sorted(samples)), complete, settings, speeds(timing))
-    write_results(output, results, plots)
+    results = None
+    if complete:
+        with Journal(output / TIMING, {"timing": VERSION}) as timing:
+            results = summarize((samples[place] for place in sorted(samples)), complete, settings, speeds(timing))
+        write_results(output, results, plots)
     return Joined(len(samples), tuple(method.name for method in complete), rest, results)
 
 

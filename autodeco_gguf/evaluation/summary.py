@@ -38,17 +38,16 @@ class Scores:
     passed: dict[int, Array]
     distinct: dict[int, Array]
 
-    def of(self, task: str) -> Scores:
-        """Those of one task."""
-        at = self.tasks == task
-        passed, distinct = ({k: x[at] for k, x in curve.items()} for curve in (self.passed, self.distinct))
-        samples = [group for group, inside in zip(self.samples, at, strict=True) if inside]
-        return Scores(samples, self.tasks[at], self.right[at], self.by_seed[:, at], passed, distinct)
-
     @property
     def by_task(self) -> dict[str, Scores]:
         """Those of every task."""
-        return {task: self.of(task) for task in dict.fromkeys(self.tasks.tolist())}
+        parts = {}
+        for task in dict.fromkeys(self.tasks.tolist()):
+            at = self.tasks == task
+            passed, distinct = ({k: x[at] for k, x in curve.items()} for curve in (self.passed, self.distinct))
+            samples = [group for group, inside in zip(self.samples, at, strict=True) if inside]
+            parts[task] = Scores(samples, self.tasks[at], self.right[at], self.by_seed[:, at], passed, distinct)
+        return parts
 
 
 def by_config(samples: Iterable[Sample], settings: EvalSettings) -> dict[Config, dict[ProblemKey, list[Sample]]]:
@@ -69,11 +68,7 @@ def all_problems(grouped: Mapping[Config, Groups], settings: EvalSettings) -> li
 
 
 def complete_scores(config: Config, groups: Groups, problems: Iterable[ProblemKey], settings: EvalSettings) -> Scores:
-    """The scores of a config that is to have all its samples of all these problems.
-
-    Raises:
-        BadFile: one is missing, or a problem has fewer than k that are graded.
-    """
+    """The scores of a config on all these problems; raises BadFile where a sample is missing, or too few are graded."""
     seeds, least = settings.draws(config)
     expected = seeds * least
     complete = {problem: groups.get(problem, []) for problem in problems}
@@ -125,13 +120,8 @@ def summarize(
     """The results of an evaluation.
 
     Every problem counts the same, of whatever task. Right answers are different where their texts are, but for white
-    space around them. Samples that are not graded count neither as right nor as wrong.
-
-    Args:
-        samples: of all configs, those of a search among them; what the settings do not ask for is passed over.
-        methods: the rows, their configs found.
-        settings: what was sampled.
-        tokens_s: tokens drawn a second.
+    space around them. Samples that are not graded count neither as right nor as wrong; those that the settings do not
+    ask for are passed over. ``methods`` are the rows, their configs found, and ``tokens_s`` tokens drawn a second.
 
     Raises:
         BadFile: a sample is missing, or a problem has fewer than k that are graded.
