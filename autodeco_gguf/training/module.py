@@ -21,8 +21,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, n_in] -> [n], in (0, 1)."""
-        out: Tensor = self.mlp(x)
-        return out.squeeze(-1)
+        return torch.squeeze(self.mlp(x), -1)
 
     def weights(self) -> Mlp:
         """The parameters as arrays."""

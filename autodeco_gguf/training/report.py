@@ -57,11 +57,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
 
     The best single temperature is chosen on the validation data itself, which favours it. The last comparison is
     that of Token-Level Control or Just a Better Mean? (COLM 2026): what is left of the heads when they do not look.
-
-    Args:
-        heads: the trained heads.
-        objective: which of them are trained.
-        stream: the validation features, each example numbered by ``sequence``; called twice.
+    ``stream`` gives the validation features, each example numbered by ``sequence``, and is called twice.
     """
     example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(t.mean()), float(p.mean())
@@ -93,9 +89,8 @@ def verdict(methods: tuple[ReportRow, ...]) -> str:
     others = " and ".join(f"{m.name} {m.nll:.4f}" for m in constants)
     margin = f"{abs(worst.difference):.4f} +- {worst.standard_error:.4f} nats a token"
     if worst.difference > 2 * worst.standard_error:
-        return (
-            f"The heads predict better than constants ({others}), by at least {margin}: it is the tokens they look at."
-        )
+        better = f"The heads predict better than constants ({others}), by at least {margin}"
+        return f"{better}: it is the tokens they look at."
     if worst.difference < -2 * worst.standard_error:
         text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
     else:
@@ -115,9 +110,7 @@ def _measure(
     stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, ...]:
     """Per position: its example, T, P, and the negative log-likelihoods by method [n, n_methods]."""
-    rows = []
-    for features in stream:
-        rows.append((torch.from_numpy(features.sequence.copy()), *method(features)))
+    rows = [(torch.from_numpy(features.sequence.copy()), *method(features)) for features in stream]
     return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 

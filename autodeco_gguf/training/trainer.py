@@ -74,15 +74,9 @@ class Trainer:
     def __init__(
         self, context: Context, data: Dataset, settings: TrainingSettings, output: Path, state: Path, identity: str
     ) -> None:
-        """Prepare, or resume from the state there is.
+        """Prepare to train the base of ``context``, whose ``identity`` it is, or resume from the state there is.
 
-        Args:
-            context: the base; at least ``settings.max_tokens`` cells.
-            data: what to train on; a part of it is held out for validation.
-            settings: checked.
-            output: the directory of ``log.jsonl``; must exist.
-            state: the directory of ``state.pt``; must exist.
-            identity: of the base model.
+        ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist.
 
         Raises:
             BadFile: the state there is of another training, or damaged.
@@ -91,7 +85,6 @@ class Trainer:
         settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._log, self._state = output / "log.jsonl", state / "state.pt"
-        self.vocab_size = context.n_vocab
         order = np.random.default_rng([settings.seed, 1]).permutation(len(data))
         n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
         if settings.validation > 0 and len(data) > 1:
@@ -103,13 +96,9 @@ class Trainer:
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
         trained = tuple(HEAD_PREFIX[head] for head in settings.objective.heads)
-        self._optimizer = torch.optim.AdamW(
-            [p for name, p in self.heads.named_parameters() if name.startswith(trained)],
-            lr=self._peak_lr,
-            weight_decay=settings.weight_decay,
-        )
+        self._parameters = [p for name, p in self.heads.named_parameters() if name.startswith(trained)]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
         self._at = _Progress()
-        self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, "base": identity}
         self._identity = json.loads(json.dumps(described, sort_keys=True))
         self._resume()
@@ -159,8 +148,7 @@ class Trainer:
             group["lr"] = lr
         self._optimizer.zero_grad()
         backward(self.heads, positions, triples, settings.objective)
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
         if not math.isfinite(norm):
             raise ModelFailed(f"step {self._at.step + 1}: the gradient is not finite; lower --lr", key="lr", found=norm)
         self._optimizer.step()
@@ -171,11 +159,8 @@ class Trainer:
     def batch_ids(self, step: int) -> Ids:
         """The examples of the step after ``step`` others."""
         epoch, place = divmod(step, self._steps_epoch)
-        if self._order[0] != epoch:
-            rng = np.random.default_rng([self._settings.seed, 2, epoch])
-            self._order = (epoch, rng.permutation(self._training_ids))
-        begin = place * self._settings.batch
-        return self._order[1][begin : begin + self._settings.batch]
+        order = np.random.default_rng([self._settings.seed, 2, epoch]).permutation(self._training_ids)
+        return order[place * self._settings.batch :][: self._settings.batch]
 
     def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
         """The sequences of some examples, and which of them [m, 3] are variants of one."""
