@@ -69,8 +69,7 @@ class Encoder:
     def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
         """The sequences of one record: one, three (``commands.VARIANTS``), or none where nothing to predict is left.
 
-        Raises:
-            InvalidInput: the record is malformed; the message says how.
+        Raises InvalidInput where the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
             raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
@@ -233,10 +232,8 @@ def encode_files(
 ) -> Dataset:
     """Encode JSONL files into ``directory``, which exists, line by line; ``progress`` gets the number of lines so far.
 
-    With ``skip_bad`` malformed lines are counted; without, the first ends it.
-
-    Raises:
-        BadFile: a malformed line, named as file:line; a file that cannot be read; nothing to train on.
+    Raises BadFile for a malformed line, named as file:line, which ``skip_bad`` only counts; for a file that cannot be
+    read; and where there is nothing to train on.
     """
     counts, digest = Counts(), hashlib.sha256()
     n_sequences, n_tokens = 0, 0

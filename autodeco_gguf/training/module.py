@@ -56,9 +56,8 @@ class HeadsModule(nn.Module):
 
     def weights(self, *, vocab_size: int, base_model: str) -> HeadWeights:
         """Both heads as arrays."""
-        return HeadWeights(
-            self.hidden_size, vocab_size, base_model, self.temp_head.weights(), self.top_p_head.weights()
-        )
+        heads = (self.temp_head.weights(), self.top_p_head.weights())
+        return HeadWeights(self.hidden_size, vocab_size, base_model, *heads)
 
 
 def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:

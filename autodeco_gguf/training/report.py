@@ -24,22 +24,14 @@ GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One way to set T and P, on validation data.
-
-    Attributes:
-        name: what it is.
-        temperature: mean T.
-        top_p: mean P.
-        nll: negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training.
-        difference: nll minus that of the heads, and its standard error over examples.
-    """
+    """One way to set T and P, on validation data."""
 
     name: str
-    temperature: float
-    top_p: float
-    nll: float
-    difference: float
-    standard_error: float
+    temperature: float  # mean T
+    top_p: float  # mean P
+    nll: float  # negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training
+    difference: float  # nll minus that of the heads
+    standard_error: float  # of the difference, over examples
 
 
 @dataclass(frozen=True)

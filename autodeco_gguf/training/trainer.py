@@ -76,22 +76,18 @@ class Trainer:
     ) -> None:
         """Prepare to train the base of ``context``, whose ``identity`` it is, or resume from the state there is.
 
-        ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist.
-
-        Raises:
-            BadFile: the state there is of another training, or damaged.
+        ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
+        for a state of another training, or a damaged one.
         """
         self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._log, self._state = output / "log.jsonl", state / "state.pt"
-        order = np.random.default_rng([settings.seed, 1]).permutation(len(data))
+        order = np.random.default_rng([settings.seed, 1]).permutation(len(data)).astype(np.uint32)
         n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
         if settings.validation > 0 and len(data) > 1:
             n_validation = max(1, n_validation)
-        self.validation_ids, self._training_ids = (
-            np.sort(ids).astype(np.uint32) for ids in (order[:n_validation], order[n_validation:])
-        )
+        self.validation_ids, self._training_ids = (np.sort(ids) for ids in np.split(order, [n_validation]))
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
@@ -112,7 +108,7 @@ class Trainer:
         with self._log.open("r+b" if self._at.log_bytes else "wb") as log:
             log.truncate(self._at.log_bytes)
             log.seek(self._at.log_bytes)
-            while self._at.step < self.steps and not self._stopped():
+            while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
                 done = self.train_step()
                 if done.step % every == 0 or done.step == self.steps:
                     done = replace(done, validation=self._validate())
@@ -132,11 +128,7 @@ class Trainer:
         return self._at.step
 
     def train_step(self) -> Step:
-        """One step, whatever was planned.
-
-        Raises:
-            ModelFailed: the gradient is not finite.
-        """
+        """One step, whatever was planned; raises ModelFailed where the gradient is not finite."""
         settings, begin = self._settings, time.monotonic()
         sequences, triples = self._batch(self.batch_ids(self._at.step))
         seed = np.random.SeedSequence([settings.seed, 3, self._at.step]).generate_state(1)  # torch takes 32 bits of it
@@ -172,9 +164,6 @@ class Trainer:
                 triples.append([len(sequences) + j for j in range(len(example))])
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
-
-    def _stopped(self) -> bool:
-        return 0 < self._settings.patience <= self._at.bad
 
     def _lr(self) -> float:
         warmup = max(1, round(self._settings.warmup * self.steps))
