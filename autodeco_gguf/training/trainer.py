@@ -95,6 +95,7 @@ class Trainer:
         self._parameters = [p for name, p in self.heads.named_parameters() if name.startswith(trained)]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
         self._at = _Progress()
+        self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, "base": identity}
         self._identity = json.loads(json.dumps(described, sort_keys=True))
         self._resume()
@@ -151,8 +152,10 @@ class Trainer:
     def batch_ids(self, step: int) -> Ids:
         """The examples of the step after ``step`` others."""
         epoch, place = divmod(step, self._steps_epoch)
-        order = np.random.default_rng([self._settings.seed, 2, epoch]).permutation(self._training_ids)
-        return order[place * self._settings.batch :][: self._settings.batch]
+        if self._order[0] != epoch:
+            rng = np.random.default_rng([self._settings.seed, 2, epoch])
+            self._order = (epoch, rng.permutation(self._training_ids))
+        return self._order[1][place * self._settings.batch :][: self._settings.batch]
 
     def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
         """The sequences of some examples, and which of them [m, 3] are variants of one."""
