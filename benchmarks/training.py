@@ -41,8 +41,8 @@ def dataset(directory: Path, n_vocab: int, n: int) -> Dataset:
     tokens[:, N_PROMPT:] = ~tokens[:, N_PROMPT:]
     for name, values in (
         ("tokens", tokens),
-        ("ends", np.arange(1, n + 1, dtype=np.int64) * tokens.shape[1]),
-        ("firsts", np.arange(n, dtype=np.int64)),
+        ("ends", np.arange(n + 1, dtype=np.int64) * tokens.shape[1]),
+        ("firsts", np.arange(n + 1, dtype=np.int64)),
     ):
         (directory / name).write_bytes(values.tobytes())
     return Dataset(directory, Counts(examples=n), "benchmark")

@@ -56,8 +56,8 @@ def dataset(directory: Path, examples: Sequence[Sequence[Tokens]], digest: str =
     directory.mkdir(parents=True, exist_ok=True)
     sequences = [s for example in examples for s in example]
     np.concatenate(sequences).astype(np.int32).tofile(directory / "tokens")
-    np.cumsum([len(s) for s in sequences], dtype=np.int64).tofile(directory / "ends")
-    np.cumsum([0, *(len(e) for e in examples[:-1])], dtype=np.int64).tofile(directory / "firsts")
+    np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64).tofile(directory / "ends")
+    np.cumsum([0, *(len(e) for e in examples)], dtype=np.int64).tofile(directory / "firsts")
     return Dataset(directory, Counts(examples=len(examples)), digest)
 
 

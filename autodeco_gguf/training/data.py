@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from autodeco_gguf.tasks.problems import located
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
+
+FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64}
+"""Of a data set: the sequences, one after the other; where each of them ends, after a 0; where the sequences of each
+example begin among those, and a last one would."""
 
 _KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 
@@ -64,31 +69,28 @@ class Encoder:
     def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
         """The sequences of one record: one, three (``commands.VARIANTS``), or none where nothing to predict is left.
 
-        Raises:
-            InvalidInput: the record is malformed; the message says how.
+        Raises InvalidInput where the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
             raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
         pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
         records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
         sequences = [self._tokens(self._example(r)) for r in records]
-        long = max(len(s) for s in sequences)
-        if long > self._max_tokens:
+        if max(map(len, sequences)) > self._max_tokens:
             counts.cut += 1
-            counts.cut_tokens += len(sequences[0]) - min(len(sequences[0]), self._max_tokens)
+            counts.cut_tokens += max(0, len(sequences[0]) - self._max_tokens)
             sequences = [s[: self._max_tokens] for s in sequences]
-        if len({int((s < 0).sum()) for s in sequences}) > 1 or any(
-            np.array_equal(s, sequences[0]) for s in sequences[1:]
-        ):
+        predicted = [int((s < 0).sum()) for s in sequences]
+        if len(set(predicted)) > 1 or any(np.array_equal(s, sequences[0]) for s in sequences[1:]):
             sequences = sequences[:1]  # cut differently, so no longer the same answer; or no user to command
-        if not (sequences[0] < 0).any():
+        if not predicted[0]:
             counts.empty += 1
             return []
         counts.examples += 1
         counts.controlled += len(sequences) > 1
         counts.tokens += sum(map(len, sequences))
         counts.longest = max(counts.longest, *map(len, sequences))
-        counts.predicted += sum(int((s < 0).sum()) for s in sequences)
+        counts.predicted += predicted[0] * len(sequences)
         return sequences
 
     # ---- records ----
@@ -97,17 +99,13 @@ class Encoder:
         if "messages" in record:
             return self._conversation(record["messages"])
         if "prompt" in record or "completion" in record:
-            prompt, completion = _string(record, "prompt"), _string(record, "completion")
-            if not completion:
-                raise InvalidInput("completion is empty")
-            text = prompt + completion
+            prompt = _string(record, "prompt", may_be_empty=True)
+            text = prompt + _string(record, "completion")
             # what the chat template wrote has the beginning of sequence if the model wants one, as in generation
             rendered = bool(self._suffix) and prompt.endswith(self._suffix)
             return Example(text, ((len(prompt), len(text)),), add_bos=not rendered)
         if "text" in record:
             text = _string(record, "text")
-            if not text:
-                raise InvalidInput("text is empty")
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
         raise InvalidInput(f"has the keys {sorted(record)}, expected {_KEYS}")
 
@@ -164,15 +162,13 @@ class Encoder:
         """The record with a command at the end of what the user says first."""
         if "messages" in record:
             messages = [dict(m) for m in _messages(record["messages"])]
-            user = next((m for m in messages if m["role"] == "user"), None)
-            if user is not None:
-                user["content"] = f"{user['content']} {command}"
+            users = [m for m in messages if m["role"] == "user"]
+            if users:
+                users[0]["content"] += f" {command}"
             return {"messages": messages}
-        prompt = _string(record, "prompt")
-        suffix = self._suffix if self._suffix and prompt.endswith(self._suffix) else ""
-        body = prompt[: len(prompt) - len(suffix)]
-        stripped = body.rstrip()
-        return {**record, "prompt": f"{stripped} {command}{body[len(stripped) :]}{suffix}"}
+        prompt = _string(record, "prompt", may_be_empty=True)
+        said = prompt.removesuffix(self._suffix).rstrip()
+        return {**record, "prompt": f"{said} {command}{prompt[len(said) :]}"}
 
     def _answer_suffix(self) -> str:
         """What the chat template puts between a user's words and the answer."""
@@ -185,12 +181,15 @@ class Encoder:
             return ""
 
 
-def _string(record: dict[str, object], key: str) -> str:
+def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) -> str:
     if key not in record:
         raise InvalidInput(f"{key} is missing; expected {_KEYS}")
-    if not isinstance(record[key], str):
-        raise InvalidInput(f"{key} is {type_name(record[key])}, expected a string")
-    return str(record[key])
+    value = record[key]
+    if not isinstance(value, str):
+        raise InvalidInput(f"{key} is {type_name(value)}, expected a string")
+    if not (value or may_be_empty):
+        raise InvalidInput(f"{key} is empty")
+    return value
 
 
 def _messages(messages: object) -> list[dict[str, str]]:
@@ -211,21 +210,16 @@ class Dataset:
     """Encoded examples on disk, memory-mapped."""
 
     def __init__(self, directory: Path, counts: Counts, digest: str) -> None:
-        self.counts = counts
-        self.digest = digest
-        self._tokens = np.memmap(directory / "tokens", np.int32, "r")
-        self._ends = np.memmap(directory / "ends", np.int64, "r")
-        self._firsts = np.memmap(directory / "firsts", np.int64, "r")
+        self.counts, self.digest = counts, digest
+        self._tokens, self._ends, self._firsts = (np.memmap(directory / n, kind, "r") for n, kind in FILES.items())
 
     def __len__(self) -> int:
-        return len(self._firsts)
+        return len(self._firsts) - 1
 
     def __getitem__(self, index: int) -> list[Tokens]:
         """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
-        begin = int(self._firsts[index])
-        end = int(self._firsts[index + 1]) if index + 1 < len(self._firsts) else len(self._ends)
-        bounds = [int(self._ends[i - 1]) if i else 0 for i in range(begin, end + 1)]
-        return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(bounds)]
+        begin, end = self._firsts[index : index + 2]
+        return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
 
 
 def encode_files(
@@ -236,25 +230,17 @@ def encode_files(
     skip_bad: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Dataset:
-    """Encode JSONL files into ``directory``, line by line.
+    """Encode JSONL files into ``directory``, which exists, line by line; ``progress`` gets the number of lines so far.
 
-    Args:
-        paths: the files.
-        encoder: what turns a record into tokens.
-        directory: where the tokens go; must exist.
-        skip_bad: count malformed lines instead of stopping at the first.
-        progress: called with the number of lines so far.
-
-    Raises:
-        BadFile: a malformed line, named as file:line; a file that cannot be read; nothing to train on.
+    Raises BadFile for a malformed line, named as file:line, which ``skip_bad`` only counts; for a file that cannot be
+    read; and where there is nothing to train on.
     """
     counts, digest = Counts(), hashlib.sha256()
     n_sequences, n_tokens = 0, 0
-    with (
-        (directory / "tokens").open("wb") as tokens,
-        (directory / "ends").open("wb") as ends,
-        (directory / "firsts").open("wb") as firsts,
-    ):
+    with ExitStack() as stack:
+        tokens, ends, firsts = (stack.enter_context((directory / name).open("wb")) for name in FILES)
+        for f in (ends, firsts):
+            f.write(np.int64(0).tobytes())
         lines = ((path, number, line) for path in paths for number, line in read_lines(path))
         for index, (path, number, line) in enumerate(lines):
             try:
@@ -266,15 +252,15 @@ def encode_files(
                 counts.bad += 1
                 counts.bad_lines += [str(e)] if counts.bad <= 3 else []
                 continue
-            if sequences:
-                firsts.write(np.int64(n_sequences).tobytes())
             for sequence in sequences:
                 n_tokens += len(sequence)
-                n_sequences += 1
                 data = sequence.tobytes()
                 digest.update(data + b"|")
                 tokens.write(data)
                 ends.write(np.int64(n_tokens).tobytes())
+            if sequences:
+                n_sequences += len(sequences)
+                firsts.write(np.int64(n_sequences).tobytes())
             progress(index + 1)
     if not counts.examples:
         names = ", ".join(map(str, paths))

@@ -16,19 +16,12 @@ from autodeco_gguf.training.data import Tokens
 
 @dataclass(frozen=True)
 class Features:
-    """Some of the predicted positions of a batch: rows of llama.cpp's buffers, good until the next ones are asked for.
+    """Some of the predicted positions of a batch: rows of llama.cpp's buffers, good until the next are asked for."""
 
-    Attributes:
-        sequence: [n] which sequence of the batch.
-        target: [n] the token that follows.
-        hidden: [n, hidden_size] after the final norm.
-        logits: [n, n_vocab].
-    """
-
-    sequence: npt.NDArray[np.int64]
-    target: npt.NDArray[np.int64]
-    hidden: Float32Array
-    logits: Float32Array
+    sequence: npt.NDArray[np.int64]  # [n] which one of the batch
+    target: npt.NDArray[np.int64]  # [n] the token that follows
+    hidden: Float32Array  # [n, hidden_size] after the final norm
+    logits: Float32Array  # [n, n_vocab]
 
     def __len__(self) -> int:
         return len(self.target)
@@ -74,5 +67,4 @@ def segments(tokens: Tokens) -> list[tuple[int, int]]:
     """Ranges of positions, in turn only read and predicted from; the last token is neither."""
     predicts = (tokens[1:] < 0).astype(np.int8)
     edges = np.flatnonzero(np.diff(predicts, prepend=np.int8(0))).tolist()
-    bounds = [0, *edges, len(predicts)]
-    return list(itertools.pairwise(bounds))
+    return list(itertools.pairwise([0, *edges, len(predicts)]))

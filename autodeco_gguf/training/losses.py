@@ -59,10 +59,8 @@ def target_weights(logits: Tensor, targets: Tensor) -> Tensor:
 def soft_mask(cumulative: Tensor, top_p: Tensor, alpha: float = ALPHA) -> Tensor:
     """exp(-alpha * relu(c - P)): 1 inside the nucleus, falling to 0 beyond it.
 
-    Args:
-        cumulative: [n, k] probability up to and including each token, most likely first.
-        top_p: [n].
-        alpha: steepness; the hard cut is the limit, except that it keeps the token that crosses P.
+    c [n, k] is the probability up to and including each token, most likely first. The hard cut is the limit of large
+    alpha, except that it keeps the token that crosses P.
     """
     return torch.exp(-alpha * torch.relu(cumulative - top_p.unsqueeze(-1)))
 
@@ -85,8 +83,6 @@ def top_p_loss(
     the loss by more than ``tolerance`` nats is sorted deeper, in the end all of it.
     """
     n_vocab = logits.shape[-1]
-    if depth >= n_vocab:
-        return bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, n_vocab))[0]
     loss, error = bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, depth))
     deep = error > tolerance
     if not deep.any():
@@ -99,7 +95,7 @@ def top_p_loss(
 
 
 def largest(logits: Tensor, depth: int) -> Tensor:
-    """The largest logits [n, depth], descending. Without gradient: T scales them but does not change the order."""
+    """The largest logits [n, depth], or all, descending. Without gradient: T scales them but does not order them."""
     with torch.no_grad():
         if depth < logits.shape[-1]:
             return logits.topk(depth, dim=-1).values
@@ -152,12 +148,7 @@ def _integral(begin: Tensor, top_p: Tensor, alpha: float) -> Tensor:
 def ranking_loss(low: Tensor, plain: Tensor, high: Tensor, margin: float) -> Tensor:
     """How far mean T (or P) under commands is from the order low < plain < high (section 3.3), [n].
 
-    A hinge on both gaps: it is 0 where each is at least ``margin``. The paper names no formula.
-
-    Args:
-        low: [n] means over the answers to prompts with a low-diversity command.
-        plain: [n] over the same answers to the prompts alone.
-        high: [n] with a high-diversity command.
-        margin: >= 0.
+    Each is [n], of answers to prompts with a low-diversity command, without one, and with a high-diversity command. A
+    hinge on both gaps: it is 0 where each is at least ``margin``, >= 0. The paper names no formula.
     """
     return torch.relu(margin - (plain - low)) + torch.relu(margin - (high - plain))

@@ -21,8 +21,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, n_in] -> [n], in (0, 1)."""
-        out: Tensor = self.mlp(x)
-        return out.squeeze(-1)
+        return torch.squeeze(self.mlp(x), -1)
 
     def weights(self) -> Mlp:
         """The parameters as arrays."""
@@ -57,9 +56,8 @@ class HeadsModule(nn.Module):
 
     def weights(self, *, vocab_size: int, base_model: str) -> HeadWeights:
         """Both heads as arrays."""
-        return HeadWeights(
-            self.hidden_size, vocab_size, base_model, self.temp_head.weights(), self.top_p_head.weights()
-        )
+        heads = (self.temp_head.weights(), self.top_p_head.weights())
+        return HeadWeights(self.hidden_size, vocab_size, base_model, *heads)
 
 
 def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:

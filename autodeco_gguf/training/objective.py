@@ -19,31 +19,18 @@ CHUNK_FLOATS = 1 << 22
 
 @dataclass
 class Positions:
-    """What is kept of a batch's predicted positions: no more than the hidden state wide.
+    """What is kept of a batch's predicted positions: no more than the hidden state wide."""
 
-    Attributes:
-        sequence: [n] of the batch.
-        hidden: [n, hidden_size].
-        features: [n, 5] of the top-p head; [n, 0] where it is not trained.
-        temperature: [n] predicted.
-        top_p: [n] predicted.
-        counts: [n] whether it has losses of its own; False for variants with a command.
-        kept: [n] weight in the temperature loss: 0 or 1 in training, its expectation in validation.
-        temperature_loss: [n] weighted, before averaging.
-        top_p_loss: [n] likewise.
-        gradients: [n, 3] of the temperature loss by T, and of the top-p loss by T and by P.
-    """
-
-    sequence: Tensor
-    hidden: Tensor
-    features: Tensor
-    temperature: Tensor
-    top_p: Tensor
-    counts: Tensor
-    kept: Tensor
-    temperature_loss: Tensor
-    top_p_loss: Tensor
-    gradients: Tensor
+    sequence: Tensor  # [n] which one of the batch
+    hidden: Tensor  # [n, hidden_size]
+    features: Tensor  # [n, 5] of the top-p head; [n, 0] where it is not trained
+    temperature: Tensor  # [n] predicted
+    top_p: Tensor  # [n] predicted
+    counts: Tensor  # [n] whether it has losses of its own; False for variants with a command
+    kept: Tensor  # [n] weight in the temperature loss: 0 or 1 in training, its expectation in validation
+    temperature_loss: Tensor  # [n] weighted, before averaging
+    top_p_loss: Tensor  # [n] likewise
+    gradients: Tensor  # [n, 3] of the temperature loss by T, and of the top-p loss by T and by P
 
     @classmethod
     def join(cls, parts: Sequence[Positions]) -> Positions:
@@ -82,14 +69,9 @@ def collect(
     """Run the heads over streamed features and work out each position's losses and their gradients by T and P.
 
     Variants of an example with a command take part in the ranking loss alone: the model was not asked to follow the
-    command when the answer was written, so the answer does not tell the right T.
-
-    Args:
-        heads: the heads.
-        stream: the batch's features.
-        objective: which losses.
-        draws: for the easy-token mask; None takes its expectation, and no gradients.
-        triples: [m, 3] sequences that are an example plain, with a low and with a high command.
+    command when the answer was written, so the answer does not tell the right T. ``triples`` [m, 3] are the sequences
+    that are an example plain, with a low and with a high command; without ``draws``, which the easy-token mask takes,
+    it takes its expectation, and there are no gradients.
     """
     commanded = triples[:, 1:].flatten()
     parts = []

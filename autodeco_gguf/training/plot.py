@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from autodeco_gguf.files.jsonl import read_lines
 from autodeco_gguf.view.figures import write_png
-
-
-class LogRecord(TypedDict, total=False):
-    """What is read of a line of the log."""
-
-    step: int
-    train: dict[str, float]
-    validation: dict[str, float]
 
 
 def plot_log(log: Path, output: Path) -> None:
     """Draw the losses and mean T and P of a ``log.jsonl`` over its steps, as a PNG."""
-    with log.open(encoding="utf-8") as f:
-        records = [json.loads(line) for line in f]
+    records = [json.loads(line) for _, line in read_lines(log)]
     figure = Figure(figsize=(9, 4), layout="constrained")
     losses, means = figure.subplots(1, 2)
     for axes, keys, label in (
@@ -39,7 +31,7 @@ def plot_log(log: Path, output: Path) -> None:
     write_png(figure, output)
 
 
-def _curve(axes: Axes, records: list[LogRecord], key: str, color: str) -> None:
+def _curve(axes: Axes, records: list[dict[str, Any]], key: str, color: str) -> None:
     """Training as a line, validation as dots; a loss that is always 0 is left out."""
     values = [r["train"][key] for r in records]
     if not any(values):

@@ -24,22 +24,14 @@ GRID = tuple(round(0.1 * i, 1) for i in range(1, 21))
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One way to set T and P, on validation data.
-
-    Attributes:
-        name: what it is.
-        temperature: mean T.
-        top_p: mean P.
-        nll: negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training.
-        difference: nll minus that of the heads, and its standard error over examples.
-    """
+    """One way to set T and P, on validation data."""
 
     name: str
-    temperature: float
-    top_p: float
-    nll: float
-    difference: float
-    standard_error: float
+    temperature: float  # mean T
+    top_p: float  # mean P
+    nll: float  # negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training
+    difference: float  # nll minus that of the heads
+    standard_error: float  # of the difference, over examples
 
 
 @dataclass(frozen=True)
@@ -57,11 +49,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
 
     The best single temperature is chosen on the validation data itself, which favours it. The last comparison is
     that of Token-Level Control or Just a Better Mean? (COLM 2026): what is left of the heads when they do not look.
-
-    Args:
-        heads: the trained heads.
-        objective: which of them are trained.
-        stream: the validation features, each example numbered by ``sequence``; called twice.
+    ``stream`` gives the validation features, each example numbered by ``sequence``, and is called twice.
     """
     example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(t.mean()), float(p.mean())
@@ -93,9 +81,8 @@ def verdict(methods: tuple[ReportRow, ...]) -> str:
     others = " and ".join(f"{m.name} {m.nll:.4f}" for m in constants)
     margin = f"{abs(worst.difference):.4f} +- {worst.standard_error:.4f} nats a token"
     if worst.difference > 2 * worst.standard_error:
-        return (
-            f"The heads predict better than constants ({others}), by at least {margin}: it is the tokens they look at."
-        )
+        better = f"The heads predict better than constants ({others}), by at least {margin}"
+        return f"{better}: it is the tokens they look at."
     if worst.difference < -2 * worst.standard_error:
         text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
     else:
@@ -115,9 +102,7 @@ def _measure(
     stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, ...]:
     """Per position: its example, T, P, and the negative log-likelihoods by method [n, n_methods]."""
-    rows = []
-    for features in stream:
-        rows.append((torch.from_numpy(features.sequence.copy()), *method(features)))
+    rows = [(torch.from_numpy(features.sequence.copy()), *method(features)) for features in stream]
     return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 

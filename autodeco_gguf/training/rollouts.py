@@ -199,9 +199,10 @@ def _sample(
             if len(results[i]) == settings.k:
                 correct = _correct(results.pop(i), settings.k, grader, problems[i])
                 partial.append(i, correct)
-                summary = replace(summary.plus(settings.k, len(correct)), tokens=tokens)
-                watch(replace(summary, seconds=time.perf_counter() - start), len(problems))
-    return replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
+                summary = summary.plus(settings.k, len(correct))
+                summary = replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
+                watch(summary, len(problems))
+    return summary
 
 
 def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) -> dict[int, str]:

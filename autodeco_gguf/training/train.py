@@ -15,10 +15,11 @@ from autodeco_gguf.files.atomic import check_directory, check_new, same_file, wr
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
+from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
-from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.data import FILES, Counts, Dataset, Encoder, encode_files
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, report
 from autodeco_gguf.training.settings import TrainingSettings
@@ -27,7 +28,7 @@ from autodeco_gguf.training.trainer import Step, Trainer
 _STATE = ".training"
 """Subdirectory of the output that holds tokens and state until the training is done."""
 
-_STATE_FILES = ("tokens", "ends", "firsts", "state.pt")
+_STATE_FILES = (*FILES, "state.pt")
 _OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
 
 _TOGETHER, _CELLS = 8, 2048
@@ -122,7 +123,8 @@ def train(
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
         result = report(trainer.heads, objective, trainer.validation_features) if validated else None
-        _write(out, model, trainer, objective.heads, options.base_name or model.name, result)
+        weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
+        _write(out, model, weights, objective.heads, result)
     out.remove_state()
     return Trained(out.directory, out.adapter, trainer.step, result)
 
@@ -145,17 +147,9 @@ def _encode(
     return dataset
 
 
-def _write(
-    out: _Output, model: BaseModel, trainer: Trainer, heads: Sequence[str], base_name: str, result: Report | None
-) -> None:
+def _write(out: _Output, model: BaseModel, weights: HeadWeights, heads: Sequence[str], result: Report | None) -> None:
     model_type, config = transformers_config(model.parts[0])
-    write_checkpoint(
-        out.directory,
-        trainer.heads.weights(vocab_size=trainer.vocab_size, base_model=base_name),
-        enabled=heads,
-        base_model_type=model_type,
-        base_config=config,
-    )
+    write_checkpoint(out.directory, weights, enabled=heads, base_model_type=model_type, base_config=config)
     plot_log(out.directory / "log.jsonl", out.directory / "training.png")
     if result is not None:
         write_bytes(out.directory / "report.json", (json.dumps(asdict(result), indent=2) + "\n").encode())

@@ -74,40 +74,26 @@ class Trainer:
     def __init__(
         self, context: Context, data: Dataset, settings: TrainingSettings, output: Path, state: Path, identity: str
     ) -> None:
-        """Prepare, or resume from the state there is.
+        """Prepare to train the base of ``context``, whose ``identity`` it is, or resume from the state there is.
 
-        Args:
-            context: the base; at least ``settings.max_tokens`` cells.
-            data: what to train on; a part of it is held out for validation.
-            settings: checked.
-            output: the directory of ``log.jsonl``; must exist.
-            state: the directory of ``state.pt``; must exist.
-            identity: of the base model.
-
-        Raises:
-            BadFile: the state there is of another training, or damaged.
+        ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
+        for a state of another training, or a damaged one.
         """
         self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._log, self._state = output / "log.jsonl", state / "state.pt"
-        self.vocab_size = context.n_vocab
-        order = np.random.default_rng([settings.seed, 1]).permutation(len(data))
+        order = np.random.default_rng([settings.seed, 1]).permutation(len(data)).astype(np.uint32)
         n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
         if settings.validation > 0 and len(data) > 1:
             n_validation = max(1, n_validation)
-        self.validation_ids, self._training_ids = (
-            np.sort(ids).astype(np.uint32) for ids in (order[:n_validation], order[n_validation:])
-        )
+        self.validation_ids, self._training_ids = (np.sort(ids) for ids in np.split(order, [n_validation]))
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
         trained = tuple(HEAD_PREFIX[head] for head in settings.objective.heads)
-        self._optimizer = torch.optim.AdamW(
-            [p for name, p in self.heads.named_parameters() if name.startswith(trained)],
-            lr=self._peak_lr,
-            weight_decay=settings.weight_decay,
-        )
+        self._parameters = [p for name, p in self.heads.named_parameters() if name.startswith(trained)]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, "base": identity}
@@ -123,7 +109,7 @@ class Trainer:
         with self._log.open("r+b" if self._at.log_bytes else "wb") as log:
             log.truncate(self._at.log_bytes)
             log.seek(self._at.log_bytes)
-            while self._at.step < self.steps and not self._stopped():
+            while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
                 done = self.train_step()
                 if done.step % every == 0 or done.step == self.steps:
                     done = replace(done, validation=self._validate())
@@ -143,11 +129,7 @@ class Trainer:
         return self._at.step
 
     def train_step(self) -> Step:
-        """One step, whatever was planned.
-
-        Raises:
-            ModelFailed: the gradient is not finite.
-        """
+        """One step, whatever was planned; raises ModelFailed where the gradient is not finite."""
         settings, begin = self._settings, time.monotonic()
         sequences, triples = self._batch(self.batch_ids(self._at.step))
         seed = np.random.SeedSequence([settings.seed, 3, self._at.step]).generate_state(1)  # torch takes 32 bits of it
@@ -159,8 +141,7 @@ class Trainer:
             group["lr"] = lr
         self._optimizer.zero_grad()
         backward(self.heads, positions, triples, settings.objective)
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
         if not math.isfinite(norm):
             raise ModelFailed(f"step {self._at.step + 1}: the gradient is not finite; lower --lr", key="lr", found=norm)
         self._optimizer.step()
@@ -174,8 +155,7 @@ class Trainer:
         if self._order[0] != epoch:
             rng = np.random.default_rng([self._settings.seed, 2, epoch])
             self._order = (epoch, rng.permutation(self._training_ids))
-        begin = place * self._settings.batch
-        return self._order[1][begin : begin + self._settings.batch]
+        return self._order[1][place * self._settings.batch :][: self._settings.batch]
 
     def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
         """The sequences of some examples, and which of them [m, 3] are variants of one."""
@@ -187,9 +167,6 @@ class Trainer:
                 triples.append([len(sequences) + j for j in range(len(example))])
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
-
-    def _stopped(self) -> bool:
-        return 0 < self._settings.patience <= self._at.bad
 
     def _lr(self) -> float:
         warmup = max(1, round(self._settings.warmup * self.steps))
