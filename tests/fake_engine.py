@@ -164,3 +164,17 @@ def failing(directory: Path, config: str) -> str:
 
 def without(task: Task, n: int) -> Task:
     return replace(task, problems=task.problems[:-n])
+
+
+class Loaded(FakeEngine):
+    """What the command line loads, and how."""
+
+    arguments: dict[str, Any]
+    model: Path | None = None
+
+    def __init__(self, model: Path, **arguments: Any) -> None:
+        super().__init__()
+        Loaded.model, Loaded.arguments, Loaded.last = model, arguments, self
+        self.variety = lambda t, p: 1
+
+    last: FakeEngine

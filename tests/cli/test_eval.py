@@ -1,4 +1,4 @@
-"""autodeco-gguf eval and join: what they print and where, and one line for every kind of bad input."""
+"""autodeco-gguf eval: what it prints and where, and one line for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from broken import STRIKE, Outcome, Terminal, assert_refused, invoke, spawn
 from conftest import Case
-from fake_engine import FakeEngine, samples_of
+from fake_engine import Loaded, samples_of
 
 from autodeco_gguf.cli import cli
 from autodeco_gguf.engine.scheduler import Batching
@@ -24,47 +24,6 @@ from autodeco_gguf.model.machine import Machine
 
 Capture = pytest.CaptureFixture[str]
 Invoke = Callable[..., Outcome]
-
-PROBLEMS = [{"prompt": f"sums {i}", "answer": f"sums{i}"} for i in range(3)]
-
-
-class Loaded(FakeEngine):
-    """What the command line loads, and how."""
-
-    arguments: dict[str, Any]
-    model: Path | None = None
-
-    def __init__(self, model: Path, **arguments: Any) -> None:
-        super().__init__()
-        Loaded.model, Loaded.arguments, Loaded.last = model, arguments, self
-        self.variety = lambda t, p: 1
-
-    last: FakeEngine
-
-
-@pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a task, and an engine that is made up."""
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PROBLEMS))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autodeco_gguf.engine.engine.Engine", Loaded)
-    monkeypatch.setattr(Loaded, "model", None)
-    return tmp_path
-
-
-@pytest.fixture
-def run(tasks: Path, capfd: Capture) -> Invoke:
-    """eval m.gguf on the task."""
-
-    def evaluate(*args: object, methods: str | None = "greedy,default") -> Outcome:
-        chosen = () if methods is None else ("--methods", methods)
-        return invoke(
-            capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "out", "-k", 2, "--seeds", 2,
-            "--no-plots", *chosen, *args,
-        )  # fmt: skip
-
-    return evaluate
-
 
 # ---- what they print ----
 
@@ -179,47 +138,6 @@ def test_control_of_a_model_without_heads(run: Invoke, monkeypatch: pytest.Monke
 
 
 # ---- shards ----
-
-
-def test_shards_and_join(run: Invoke, tasks: Path, capfd: Capture) -> None:
-    whole = run("-o", "whole")
-    for i in (1, 2):
-        part = run("--shard", f"{i}/2", "-o", f"part{i}", methods="greedy,default,oracle,mean-shift")
-        assert part.status == 0, part.err
-        assert part.err.startswith(
-            f"shard {i}/2: without oracle, mean-shift; evaluate the joined directory for those\n"
-        )
-    merged = invoke(capfd, "join", "part1", "part2", "-o", "all", "--no-plots")
-    assert merged.status == 0, merged.err
-    assert timeless(merged.out) == timeless(whole.out)
-    assert merged.err == (
-        "all: 15 samples; eval without --shard and with -o all adds methods that are not in its results\n"
-    )
-    again = run("-o", "all")
-    assert (again.status, Loaded.last.drawn) == (0, [])
-    half = invoke(capfd, "join", "part1", "-o", "half")
-    assert half.status == 0, half.err
-    assert half.out == ""
-    assert half.err == "half: 10 samples; eval without --shard and with -o half adds greedy, default and others\n"
-
-
-def timeless(table: str) -> list[str]:
-    """Without the last column, which is the speed."""
-    return [line.rpartition("|")[0].rpartition("|")[0] or line for line in table.splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words", "status"),
-    [
-        (["-o", "all"], "Missing argument 'DIR...'", 2),
-        (["a"], "Missing option '-o' / '--output'", 2),
-        (["nowhere", "-o", "all"], "nowhere/samples.jsonl: cannot be read: No such file or directory", 1),
-        (["sums.jsonl", "-o", "all"], "sums.jsonl/samples.jsonl: cannot be read: Not a directory", 1),
-    ],
-)
-def test_join_refuses(arguments: list[str], words: str, status: int, tasks: Path, capfd: Capture) -> None:
-    assert_refused(invoke(capfd, "join", *arguments), words, status=status)
-    assert not Path("all").exists()
 
 
 # ---- bad input ----
