@@ -11,9 +11,21 @@ from types import FrameType
 import click
 
 from autodeco_gguf import __version__
+from autodeco_gguf.cli._common import SETTINGS
 from autodeco_gguf.errors import AutoDecoError
 
-VERBS = ("run", "eval", "join", "rollouts", "train", "export", "extract", "inspect", "repack", "verify")
+VERBS = {
+    "run": "Generate text, or chat.",
+    "eval": "Compare ways to decode on problems.",
+    "join": "Put the shards of an evaluation together.",
+    "rollouts": "Sample correct answers to train on.",
+    "train": "Train heads on a GGUF.",
+    "export": "Put trained heads into a GGUF.",
+    "extract": "Take a merged GGUF apart again.",
+    "inspect": "Show what AutoDeco heads a GGUF has.",
+    "repack": "Rebuild a stale base view.",
+    "verify": "Compare predictions with recorded ones.",
+}
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -30,8 +42,12 @@ class _Verbs(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.group(cls=_Verbs, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="autodeco-gguf")
 def cli() -> None:
     """Run language models that choose their own temperature and top-p at every token."""

@@ -38,8 +38,16 @@ _ANSWERS = (
 )
 
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+"""Of all commands."""
+
+
 class Verb(click.Command):
     """A command for which input that will not do is wrong usage: the same exit status, the same advice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings.update(SETTINGS)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it.

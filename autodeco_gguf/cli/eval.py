@@ -45,7 +45,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 """
 
 
-@click.command("eval", cls=Verb, short_help="Compare ways to decode on problems.", help=_HELP)
+@click.command("eval", cls=Verb, help=_HELP)
 @click.argument("model", type=GGUF, required=False)
 @option(
     "--task",

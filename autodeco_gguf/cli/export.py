@@ -11,7 +11,7 @@ from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, option
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
-@click.command("export", cls=Verb, short_help="Put trained heads into a GGUF.")
+@click.command("export", cls=Verb)
 @option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
 @option("--heads", required=True, help="The trained heads: a checkpoint directory or a Hugging Face repo id.")
 @option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")

@@ -9,7 +9,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
 
 
-@click.command("extract", cls=Verb, short_help="Take a merged GGUF apart again.")
+@click.command("extract", cls=Verb)
 @click.argument("merged", type=GGUF)
 @click.option("--base", type=GGUF, help="Write the base model here, bit-identical to the file it was made of.")
 @click.option("--adapter", type=GGUF, help="Write the heads here, as an adapter.")

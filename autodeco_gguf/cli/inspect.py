@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.heads.model_file import ModelFile
 
 
-@click.command("inspect", cls=Verb, short_help="Show what AutoDeco heads a GGUF has.")
+@click.command("inspect", cls=Verb)
 @click.argument("file", type=GGUF)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect_command(file: Path, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, Verb
 
 
-@click.command("join", cls=Verb, short_help="Put the shards of an evaluation together.")
+@click.command("join", cls=Verb)
 @click.argument("directories", metavar="DIR...", type=GGUF, nargs=-1, required=True)
 @click.option("-o", "--output", type=GGUF, required=True, help="New directory for all samples.")
 @click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")

@@ -9,7 +9,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
 
 
-@click.command("repack", cls=Verb, short_help="Rebuild a stale base view.")
+@click.command("repack", cls=Verb)
 @click.argument("file", type=GGUF)
 def repack_command(file: Path) -> None:
     """Rebuild the base view of a merged FILE that another tool has rewritten.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.training.rollouts import RolloutSummary
 
 
-@click.command("rollouts", cls=Verb, short_help="Sample correct answers to train on.")
+@click.command("rollouts", cls=Verb)
 @click.argument("model", type=GGUF)
 @option("--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.')
 @option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")

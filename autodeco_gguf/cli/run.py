@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.request import Piece, Request
 
 
-@click.command("run", cls=Verb, short_help="Generate text, or chat.")
+@click.command("run", cls=Verb)
 @click.argument("model", type=GGUF, required=False)
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("-p", "--prompt", help="The prompt.  [default: standard input; a chat on a terminal]")

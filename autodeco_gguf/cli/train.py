@@ -24,7 +24,7 @@ Values = TypeVar("Values")
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 
-@click.command("train", cls=Verb, short_help="Train heads on a GGUF.")
+@click.command("train", cls=Verb)
 @click.argument("base", type=GGUF)
 @option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")

@@ -18,7 +18,7 @@ TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 """KV cache type -> how far T and P may be from recorded float32 values of an unquantized model."""
 
 
-@click.command("verify", cls=Verb, short_help="Compare predictions with recorded ones.")
+@click.command("verify", cls=Verb)
 @click.argument("model", type=GGUF)
 @click.option("--golden", type=GGUF, required=True, help="An .npz with tokens [n], temperature [n] and top_p [n].")
 @click.option("--heads", type=GGUF, help="Adapter, for a model without heads.")
