@@ -17,14 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from autodeco_gguf.model.machine import Machine
-
 sys.path.insert(0, str(Path(__file__).parent))
 from overhead import machine, prepare
 from synthetic import SMALL
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.model.machine import Machine
 
 SIZES = (1, 4, 8, 16)
 TARGETS = {8: 3.5, 16: 4.5}
