@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class PretrainSettings:
     """Sizes of the model and of its training; the defaults take some thirteen minutes on two free cores."""
 
     hidden: int = 128
@@ -61,7 +61,7 @@ class Settings:
     seed: int = 1
 
 
-def train_tokenizer(settings: Settings) -> PreTrainedTokenizerFast:
+def train_tokenizer(settings: PretrainSettings) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the stories, which keeps their words whole, with ChatML as its chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -102,7 +102,7 @@ def _tokenizer_texts() -> Iterator[str]:
         yield stories.write(problem, rng, slips=False)
 
 
-def build_model(settings: Settings, vocabulary: int, end: int, pad: int) -> Qwen2ForCausalLM:
+def build_model(settings: PretrainSettings, vocabulary: int, end: int, pad: int) -> Qwen2ForCausalLM:
     """A model with random weights, the same for the same seed."""
     torch.manual_seed(settings.seed)
     config = Qwen2Config(
@@ -123,7 +123,7 @@ def build_model(settings: Settings, vocabulary: int, end: int, pad: int) -> Qwen
     return Qwen2ForCausalLM(config).train()
 
 
-def batch(settings: Settings, step: int, tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(settings: PretrainSettings, step: int, tokenizer: Tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch number ``step``: token ids and how much each counts in the loss, both [stories, tokens].
 
     Prompts do not count: nobody samples them, and their names and numbers are noise.
@@ -154,7 +154,7 @@ def loss_of(model: Qwen2ForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -
     return (loss @ weights[counts]) / weights.sum()
 
 
-def _learning_rate(settings: Settings, step: int) -> float:
+def _learning_rate(settings: PretrainSettings, step: int) -> float:
     """Linear warm-up, then a cosine down to a fiftieth."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
@@ -162,7 +162,7 @@ def _learning_rate(settings: Settings, step: int) -> float:
     return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _optimizer(model: Qwen2ForCausalLM, settings: Settings) -> torch.optim.AdamW:
+def _optimizer(model: Qwen2ForCausalLM, settings: PretrainSettings) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [
@@ -191,7 +191,7 @@ def _load_checkpoint(
     return step
 
 
-def pretrain(out_dir: Path, settings: Settings = Settings(), *, stop_at: int | None = None) -> None:
+def pretrain(out_dir: Path, settings: PretrainSettings = PretrainSettings(), *, stop_at: int | None = None) -> None:
     """Trains the model into ``out_dir``, a Hugging Face directory; goes on from a ``checkpoint.pt`` in it.
 
     ``stop_at`` leaves off after that many steps, with a checkpoint and without a model, as if stopped there.
@@ -237,13 +237,13 @@ def pretrain(out_dir: Path, settings: Settings = Settings(), *, stop_at: int | N
 
 @click.command(help=__doc__)
 @click.argument("out_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--steps", default=Settings.steps, show_default=True, help="Batches of 32 stories.")
-@click.option("--seed", default=Settings.seed, show_default=True, help="Of the weights and of the stories.")
+@click.option("--steps", default=PretrainSettings.steps, show_default=True, help="Batches of 32 stories.")
+@click.option("--seed", default=PretrainSettings.seed, show_default=True, help="Of the weights and of the stories.")
 @click.option("--threads", default=2, show_default=True, help="CPU threads; another number rounds differently.")
 def main(out_dir: Path, steps: int, seed: int, threads: int) -> None:
     """Command line of ``pretrain``."""
     torch.set_num_threads(threads)
-    pretrain(out_dir, Settings(steps=steps, seed=seed))
+    pretrain(out_dir, PretrainSettings(steps=steps, seed=seed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one oracle of the tests: FORMAT's arithmetic in float64 NumPy, written for reading, not for speed.
+"""The one oracle of the tests: the arithmetic of docs/format.md in float64 NumPy, written for reading, not for speed.
 
 It is itself checked against what the official PyTorch code recorded (heads/test_compute.py).
 """

@@ -14,6 +14,7 @@ from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_option
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
@@ -64,7 +65,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
 @option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
-@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same answers.")
+@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
 @option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
 @answer_options

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
+from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @answer_options
 @option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
-@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same answers.")
+@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
 @machine_options()
 def rollouts_command(

@@ -15,6 +15,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, Verb, heads_text, machine_options
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     help=f"Context in tokens.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
 @machine_options(flash_attn=False)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Same seed, same tokens.  [default: random]")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Same seed, same tokens.  [default: random]")
 @click.option("--system", help="System message of the chat.")
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @click.option(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "demo"))
 
 if TYPE_CHECKING:
-    from pretrain import Settings
+    from pretrain import PretrainSettings
 
 
 @pytest.fixture(scope="session")
@@ -24,19 +24,19 @@ def published() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def minute() -> Settings:
+def minute() -> PretrainSettings:
     """Settings for a training of four steps."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     import pretrain
 
-    return pretrain.Settings(
+    return pretrain.PretrainSettings(
         hidden=32, layers=2, heads=2, ffn=48, vocabulary=420, steps=4, clean_share=0.5, batch=3, warmup_steps=2
     )
 
 
 @pytest.fixture(scope="session")
-def trained(minute: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(minute: PretrainSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of that training: for reading only."""
     import pretrain
 

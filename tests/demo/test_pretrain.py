@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 import pretrain  # noqa: E402
 
 
-def test_resumed_run_gives_the_same_weights(trained: Path, minute: pretrain.Settings, tmp_path: Path) -> None:
+def test_resumed_run_gives_the_same_weights(trained: Path, minute: pretrain.PretrainSettings, tmp_path: Path) -> None:
     pretrain.pretrain(tmp_path, minute, stop_at=3)
     assert not (tmp_path / "model.safetensors").exists()
     pretrain.pretrain(tmp_path, minute)
@@ -24,14 +24,14 @@ def test_resumed_run_gives_the_same_weights(trained: Path, minute: pretrain.Sett
     assert (tmp_path / "tokenizer.json").read_bytes() == (trained / "tokenizer.json").read_bytes()
 
 
-def test_checkpoint_of_other_settings_is_refused(minute: pretrain.Settings, tmp_path: Path) -> None:
+def test_checkpoint_of_other_settings_is_refused(minute: pretrain.PretrainSettings, tmp_path: Path) -> None:
     pretrain.pretrain(tmp_path, minute, stop_at=1)
     with pytest.raises(BadFile, match=r"checkpoint\.pt: a checkpoint of other settings or stories") as error:
         pretrain.pretrain(tmp_path, replace(minute, seed=2))
     assert error.value.file == str(tmp_path / "checkpoint.pt")
 
 
-def test_batches_are_the_same_whenever_they_are_asked_for(minute: pretrain.Settings) -> None:
+def test_batches_are_the_same_whenever_they_are_asked_for(minute: pretrain.PretrainSettings) -> None:
     tokenizer = pretrain.train_tokenizer(minute).backend_tokenizer
     first, second = (pretrain.batch(minute, step, tokenizer) for step in (0, 1))
     again = pretrain.batch(minute, 0, tokenizer)
@@ -39,7 +39,7 @@ def test_batches_are_the_same_whenever_they_are_asked_for(minute: pretrain.Setti
     assert not torch.equal(first[0][:, :20], second[0][:, :20])
 
 
-def test_only_answers_count_and_sums_most(minute: pretrain.Settings) -> None:
+def test_only_answers_count_and_sums_most(minute: pretrain.PretrainSettings) -> None:
     tokenizer = pretrain.train_tokenizer(minute).backend_tokenizer
     for step in (0, 2):  # without and with slips
         for ids, weights in zip(*pretrain.batch(minute, step, tokenizer), strict=True):
@@ -57,7 +57,7 @@ def test_only_answers_count_and_sums_most(minute: pretrain.Settings) -> None:
 
 
 def test_default_tokenizer_keeps_words_whole() -> None:
-    tokenizer = pretrain.train_tokenizer(pretrain.Settings())
+    tokenizer = pretrain.train_tokenizer(pretrain.PretrainSettings())
     texts = [f" {word}" for word in stories.words()] + list(stories.NAMES)
     assert [text for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True) if len(ids) > 1] == []
     assert len(tokenizer("4738").input_ids) == 4
