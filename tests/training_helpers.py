@@ -140,7 +140,7 @@ def tame() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         drawn = Generation.drawn
         monkeypatch.setattr(Generation, "drawn", lambda self, token, ends: drawn(self, token, token % 8 == 0))
-        monkeypatch.setattr(grading, "_IN_PROCESS", {*grading._IN_PROCESS, *CHECKERS, "boxed"})
+        monkeypatch.setattr(grading, "IN_PROCESS", {*grading.IN_PROCESS, *CHECKERS, "boxed"})
         for name, checker in CHECKERS.items():
-            monkeypatch.setitem(checkers._CHECKERS, name, checker)
+            monkeypatch.setitem(checkers.CHECKERS, name, checker)
         yield

@@ -32,12 +32,12 @@ def get_checker(name: str) -> Checker:
     """
     if ":" in name:
         return _own(name)
-    if name not in _CHECKERS:
+    if name not in CHECKERS:
         message = f"checker {name!r}, expected one of {', '.join(CHECKERS)}, or module:function of your own"
-        raise InvalidInput(message, key="checker", found=name, expected=CHECKERS)
+        raise InvalidInput(message, key="checker", found=name, expected=tuple(CHECKERS))
     if name == "boxed":
         _math_verify()  # now rather than after an hour of sampling
-    return _CHECKERS[name]
+    return CHECKERS[name]
 
 
 def _own(name: str) -> Checker:
@@ -289,7 +289,7 @@ def _evaluate(text: str) -> tuple[object] | None:
         return None
 
 
-_CHECKERS: dict[str, Checker] = {
+CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
     "exact": exact,
@@ -298,5 +298,4 @@ _CHECKERS: dict[str, Checker] = {
     "regex": regex,
     "story": stories.check,
 }
-CHECKERS = tuple(_CHECKERS)
-"""The names that :func:`get_checker` knows, besides ``module:function``."""
+"""What :func:`get_checker` knows by name, besides ``module:function``."""

@@ -19,7 +19,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import Checker, get_checker
 from autodeco_gguf.tasks.problems import Problem
 
-_IN_PROCESS = frozenset({"choice", "exact", "story"})
+IN_PROCESS = frozenset({"choice", "exact", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
 
 START_LIMIT_S = 120.0
@@ -73,7 +73,7 @@ class Grader:
             raise InvalidInput.of("time limit", f"{time_limit:g}", "a number of seconds above 0")
         self._name = checker
         self._time_limit = time_limit
-        self._checker = get_checker(checker) if checker in _IN_PROCESS else None
+        self._checker = get_checker(checker) if checker in IN_PROCESS else None
         self._worker = None if self._checker else _Worker(checker, time_limit)
 
     def __enter__(self) -> Grader:

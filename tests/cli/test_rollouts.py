@@ -43,7 +43,7 @@ def problems(tmp_path: Path) -> Path:
 
 
 def test_command(merged: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
-    monkeypatch.setitem(checkers._CHECKERS, "boxed", lambda text, answer: answer == "1")
+    monkeypatch.setitem(checkers.CHECKERS, "boxed", lambda text, answer: answer == "1")
     output = tmp_path / "out.jsonl"
     args = (merged, "--problems", problems, "-o", output, "-k", 4, "-n", 100, "-c", 128, "--limit", 2)
     outcome = run(capfd, *args)
@@ -67,7 +67,7 @@ def test_command_interrupted(
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setitem(checkers._CHECKERS, "boxed", stop)
+    monkeypatch.setitem(checkers.CHECKERS, "boxed", stop)
     output = tmp_path / "out.jsonl"
     outcome = run(capfd, qwen2.base, "--problems", problems, "-o", output, "-k", 3, "-c", 256)
     assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "interrupted")

@@ -470,12 +470,12 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
 
 
 def test_unknown_checker() -> None:
-    assert CHECKERS == ("boxed", "choice", "exact", "ifeval", "literal", "regex", "story")
+    assert tuple(CHECKERS) == ("boxed", "choice", "exact", "ifeval", "literal", "regex", "story")
     with pytest.raises(
         InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
     ) as error:
         get_checker("maths")
-    assert (error.value.key, error.value.found, error.value.expected) == ("checker", "maths", CHECKERS)
+    assert (error.value.key, error.value.found, error.value.expected) == ("checker", "maths", tuple(CHECKERS))
 
 
 def test_checker_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
