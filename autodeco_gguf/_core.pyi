@@ -117,8 +117,8 @@ def sample_rows(
 ) -> tuple[list[int], list[bool], dict[int, str]]:
     """Tokens, whether each ends a generation, and what went wrong in which row."""
 
-def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, outputs: bool) -> int:
-    """llama_decode's status."""
+def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, n_outputs: int) -> int:
+    """llama_decode's status; the last n_outputs of the tokens are outputs."""
 
 def logits(ctx: int, idx: int) -> _Floats: ...
 def draw(logits: _Floats, temperature: float, top_p: float, n: int, seed: int) -> npt.NDArray[np.int32]: ...

@@ -162,9 +162,9 @@ static void bind_sampler(py::module_ & m) {
 
 static void bind_context(py::module_ & m) {
     m.def("decode", [](uintptr_t ctx, const std::vector<int32_t> & tokens, const std::vector<int32_t> & positions,
-                       const std::vector<int32_t> & sequences, bool outputs) {
-        return context_decode(context(ctx), tokens, positions, sequences, outputs);
-    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "outputs"_a, py::call_guard<release>());
+                       const std::vector<int32_t> & sequences, size_t n_outputs) {
+        return context_decode(context(ctx), tokens, positions, sequences, n_outputs);
+    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a, py::call_guard<release>());
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
         return floats(context_n_vocab(context(ctx)), context_logits(context(ctx), idx));
     }, "ctx"_a, "idx"_a);

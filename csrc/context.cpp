@@ -2,6 +2,8 @@
 
 #include "errors.h"
 
+#include <algorithm>
+
 int64_t context_n_vocab(const llama_context * ctx) {
     return llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx)));
 }
@@ -15,14 +17,15 @@ const float * context_logits(llama_context * ctx, int32_t idx) {
 }
 
 int context_decode(llama_context * ctx, std::vector<llama_token> tokens, std::vector<llama_pos> positions,
-                   std::vector<llama_seq_id> sequences, bool outputs) {
+                   std::vector<llama_seq_id> sequences, size_t n_outputs) {
     const size_t n = tokens.size();
-    if (positions.size() != n || sequences.size() != n) {
+    if (positions.size() != n || sequences.size() != n || n_outputs > n) {
         throw refusal(INVALID_INPUT, "decode: tokens, positions and sequences differ in length");
     }
     std::vector<int32_t>        n_seq_id(n, 1);
     std::vector<llama_seq_id *> seq_id(n);
-    std::vector<int8_t>         logits(n, outputs);
+    std::vector<int8_t>         logits(n, false);
+    std::fill(logits.end() - (ptrdiff_t) n_outputs, logits.end(), true);
     for (size_t i = 0; i < n; ++i) {
         seq_id[i] = &sequences[i];
     }

@@ -12,6 +12,6 @@ int64_t context_n_vocab(const llama_context * ctx);
 // The logits of an output of the last decode, as in llama_get_logits_ith. Throws where there is no such output.
 const float * context_logits(llama_context * ctx, int32_t idx);
 
-// llama_decode's status for tokens of equal kind: outputs says whether each is one. Throws where the lengths differ.
+// llama_decode's status for tokens of which the last n_outputs are outputs. Throws where the lengths do not fit.
 int context_decode(llama_context * ctx, std::vector<llama_token> tokens, std::vector<llama_pos> positions,
-                   std::vector<llama_seq_id> sequences, bool outputs);
+                   std::vector<llama_seq_id> sequences, size_t n_outputs);

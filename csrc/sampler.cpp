@@ -120,20 +120,21 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
     llama_synchronize(ctx);
     const size_t n = (size_t) context_n_vocab(ctx), n_rows = rows.size();
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
+    const int32_t first = -(int32_t) n_rows; // of the outputs, counted from the last: not every token need be one
     std::vector<const float *> logits(n_rows);
     std::vector<float> temperature(n_rows), top_p(n_rows);
     bool   any       = false;
     size_t work_size = 0;
     for (size_t i = 0; i < n_rows; ++i) {
         const sampler * s = rows[i].s;
-        logits[i] = context_logits(ctx, (int32_t) i);
+        logits[i] = context_logits(ctx, first + (int32_t) i);
         if (s) {
             any        = any || predicts(*s);
             work_size += n * (s->before || s->after ? CHAIN_COST : 1);
         }
     }
     if (any) {
-        predictor_read(p, ctx, 0, (int64_t) n_rows, temperature.data(), top_p.data());
+        predictor_read(p, ctx, first, (int64_t) n_rows, temperature.data(), top_p.data());
     }
     std::atomic<size_t> next { 0 };
     const auto work = [&] {

@@ -59,6 +59,7 @@ class Scheduler:
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
         self._least = 2 if batching.batch_invariant else 1
         self._host_way = bool(predictor.names) and not context.takes(predictor)
+        self._alone = n_parallel == 1 and not self._host_way  # then in the pieces that Llama has, to the last bits
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
 
@@ -79,8 +80,7 @@ class Scheduler:
                     self._end(generation, "cancelled")
             self._admit()
             self._close_gaps()
-            if self._users:
-                self._read_prompts()
+            if self._users and self._read_prompts():
                 self._attach()
                 self._draw()
         except BaseException as e:  # also an interrupt: what the context holds is unknown
@@ -177,9 +177,14 @@ class Scheduler:
 
     # ---- tokens ----
 
-    def _read_prompts(self) -> None:
-        """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile."""
+    def _read_prompts(self) -> bool:
+        """Decode a stretch of the prompts, all but the last token of each: a short one where others draw meanwhile.
+
+        False where a long prompt is to be read on before anything is drawn.
+        """
         users = self._in_use()
+        if self._alone and len(users[0].head) - users[0].n_decoded < BATCH:
+            return True  # what is left goes with the last token
         drawing = any(user.n_decoded >= len(user.head) for user in users)
         budget = self._batching.prompt_chunk if drawing else BATCH
         for place, user in enumerate(users):
@@ -188,6 +193,7 @@ class Scheduler:
                 self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
                 user.n_decoded += len(part)
                 budget -= len(part)
+        return not self._alone
 
     def _attach(self) -> None:
         """Have the heads in the graph where somebody needs them."""
@@ -206,16 +212,21 @@ class Scheduler:
     def _draw(self) -> None:
         """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
         users = self._in_use()
-        drawing = [user.n_decoded >= len(user.head) for user in users]
-        tokens = [user.last if draws else user.head[user.n_decoded] for user, draws in zip(users, drawing, strict=True)]
-        positions = [user.n_decoded for user in users]
+        drawing = [self._alone or user.n_decoded >= len(user.head) for user in users]
         samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
-        for idle in range(len(users), self._least):
-            self._context.remove(idle)
-            self._held[idle] = ()
-            tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
-        hidden = self._host_way and any(user.sampler.predicts for user in users)
-        self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
+        if self._alone:
+            (user,), rest = users, users[0].head[users[0].n_decoded :]
+            self._context.finish([*rest, user.last], user.n_decoded, 0)
+            user.n_decoded += len(rest)
+        else:
+            tokens = [u.last if draws else u.head[u.n_decoded] for u, draws in zip(users, drawing, strict=True)]
+            positions = [user.n_decoded for user in users]
+            for idle in range(len(users), self._least):
+                self._context.remove(idle)
+                self._held[idle] = ()
+                tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
+            hidden = self._host_way and any(user.sampler.predicts for user in users)
+            self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
         tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
         for i, user in enumerate(users):
             user.n_decoded += 1

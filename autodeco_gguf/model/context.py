@@ -236,7 +236,12 @@ class Context:
         """Decode tokens of which no output is wanted, as many as there are."""
         for i in range(0, len(tokens), BATCH):
             part = slice(i, i + BATCH)
-            self._decode(tokens[part], positions[part], sequences[part], outputs=False, hidden=False)
+            self._decode(tokens[part], positions[part], sequences[part], n_outputs=0, hidden=False)
+
+    def finish(self, tokens: Ints, begin: int, seq: int) -> None:
+        """Decode up to 512 tokens of one sequence from position ``begin`` on, of which the last alone is an output."""
+        positions = range(begin, begin + len(tokens))
+        self._decode(tokens, positions, [seq] * len(tokens), n_outputs=1, hidden=False)
 
     def decode(
         self, tokens: Ints, positions: Ints, sequences: Ints, *, hidden: bool
@@ -252,19 +257,19 @@ class Context:
         Raises:
             ModelFailed: llama.cpp fails, or the context is full.
         """
-        self._decode(tokens, positions, sequences, outputs=True, hidden=hidden)
         n = len(tokens)
+        self._decode(tokens, positions, sequences, n_outputs=n, hidden=hidden)
         logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, self.n_vocab))
         if not hidden:
             return logits, None
         return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
 
-    def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, outputs: bool, hidden: bool) -> None:
+    def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, n_outputs: int, hidden: bool) -> None:
         self.check_open()
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden
-        status = core.decode(self.address, tokens, positions, sequences, outputs)
+        status = core.decode(self.address, tokens, positions, sequences, n_outputs)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
             raise ModelFailed(f"{self.file.path}: {reason}", file=self.file.path)

@@ -120,6 +120,7 @@ def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as m:
         m.setattr(engine.context, "decode", interrupt)
+        m.setattr(engine.context, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             handle.result()
     assert (handle.finish_reason, handle.error) == ("error", "KeyboardInterrupt")

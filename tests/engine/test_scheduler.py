@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load
 from engine_helpers import PROMPTS, answers, make, no_end
 
 from autodeco_gguf.engine.engine import Engine
@@ -63,7 +64,7 @@ def test_when_llama_cpp_fails_all_is_told_and_it_goes_on(merged: Path, monkeypat
         m.setattr(
             engine.context,
             "decode",
-            lambda *_, **__: engine.context._decode([1], [7], [99], outputs=True, hidden=False),
+            lambda *_, **__: engine.context.fill([1], [7], [99]),
         )
         with pytest.raises(ModelFailed, match=r"llama_decode failed with status -1$"):
             handles[0].result()
@@ -93,6 +94,22 @@ def test_batch_invariant() -> None:
             np.testing.assert_array_equal(one.trace.parameters, other.trace.parameters)
     with pytest.raises(InvalidInput, match=r"^batch_invariant needs n_parallel of 2 or more, it is 1$"):
         Engine(DEMO_MODEL, n_parallel=1, batching=Batching(batch_invariant=True))
+
+
+@pytest.mark.parametrize("n", [2, 40, 511, 512, 513, 600])
+def test_a_single_sequence_is_computed_as_llama_does(n: int, merged: Path) -> None:
+    """To the last bit, with prompts of one batch and of more, and with a prefix that is there already."""
+    engine = Engine(merged, n_parallel=1, n_ctx=700, machine=Machine(n_threads=1, flash_attn=False))
+    llama = load(merged, n_ctx=700)
+    rng = np.random.default_rng(n)
+    prompt = rng.integers(3, 300, n).tolist()
+    for tokens in (prompt, [*prompt, 5, 6, 7]):
+        (result,) = engine.generate([Request(tokens, seed=n, max_tokens=8)])
+        stream = llama.generate(tokens)
+        llama.set_seed(n)
+        drawn = [next(stream) for _ in result.trace.ids]
+        assert drawn == result.trace.ids
+        np.testing.assert_array_equal(llama.trace.parameters, result.trace.parameters)
 
 
 # ---- prompts ----
