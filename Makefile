@@ -36,7 +36,8 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# an environment of its own, with the wheel as a user gets it, on top of the packages of the other
+# an environment of its own, with the wheel as a user gets it, on top of the packages of the other; run in a directory from
+# which Python does not find the sources instead
 SANITIZED := build/sanitized
 sanitize: $(BIN)/.installed-dev
 	rm -rf $(SANITIZED)
@@ -45,10 +46,10 @@ sanitize: $(BIN)/.installed-dev
 	    > $$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
 	PATH="$(abspath $(BIN)):$$PATH" $(SANITIZED)/bin/pip install . --no-deps --no-build-isolation \
 	    -C cmake.define.AUTODECO_SANITIZE=address,undefined -C cmake.define.AUTODECO_WERROR=ON -C build-dir=build/sanitize
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    $(SANITIZED)/bin/python -P -m pytest -q -k 'not of_a_large_vocabulary' \
-	    tests/test_core.py tests/engine tests/files tests/heads tests/model
+	    bin/python -m pytest -q -k 'not of_a_large_vocabulary' \
+	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
 
 clean:
 	rm -rf build $(VENV)
