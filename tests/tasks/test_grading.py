@@ -6,70 +6,24 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from grading_helpers import gone, read_pid, wait_for, write_own
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.tasks import grading
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
 
-OWN = """
-    import os, sys, time
-
-    LOADED = set(sys.modules)
-    import numpy
-
-    print("imported")
-
-    def evaluate(text, answer):
-        return eval(answer)
-
-    def same(text, answer):
-        return text == answer
-
-    def put_pid(text, answer):
-        with open("pid", "w") as file:
-            file.write(str(os.getpid()))
-        time.sleep(float(answer))
-        return True
-"""
-
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module in the working directory."""
-    name = "own_checkers"
-    (tmp_path / f"{name}.py").write_text(textwrap.dedent(OWN))
     monkeypatch.chdir(tmp_path)
-    return name
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, whose new parent takes its time."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and ") Z " in status.read_text()
-
-
-def read_pid() -> int:
-    wait_for(lambda: Path("pid").is_file() and Path("pid").read_text())
-    return int(Path("pid").read_text())
+    return write_own(tmp_path)
 
 
 # ---- what a checker gives ----

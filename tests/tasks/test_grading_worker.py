@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from grading_helpers import gone, read_pid, wait_for, write_own
 
 from autodeco_gguf.tasks.grading import worker_command
-
-OWN = """
-    import os, time
-
-    def same(text, answer):
-        return text == answer
-
-    def put_pid(text, answer):
-        with open("pid", "w") as file:
-            file.write(str(os.getpid()))
-        time.sleep(float(answer))
-        return True
-"""
 
 
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module of checkers in the working directory."""
-    (tmp_path / "own_checkers.py").write_text(textwrap.dedent(OWN))
+    write_own(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
@@ -47,28 +33,6 @@ def worker(checker: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[],
         assert replies is not None
         yield process, lambda: json.loads(replies.readline())
         process.stdin.close() if process.stdin else None
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has, whose new parent takes its time."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and ") Z " in status.read_text()
-
-
-def read_pid() -> int:
-    wait_for(lambda: Path("pid").is_file() and Path("pid").read_text())
-    return int(Path("pid").read_text())
 
 
 def test_a_line_for_every_line() -> None:
