@@ -25,13 +25,7 @@ class Heads:
         top_p_gelu: bool,
     ) -> None: ...
     def evaluate(
-        self,
-        hidden: _Floats,
-        logits: _Floats,
-        device: str,
-        use_temp: bool,
-        use_top_p: bool,
-        portable: bool = False,
+        self, hidden: _Floats, logits: _Floats, device: str, use_temp: bool, use_top_p: bool, portable: bool = False
     ) -> tuple[_Floats, _Floats]:
         """[n, n_embd] and [n, n_vocab] -> temperature and top-p [n]; ``portable`` builds the graph of other devices."""
 
@@ -89,15 +83,11 @@ class GgufHeader:
     def alignment(self) -> int: ...
     def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int]]:
         """Name, type, shape, offset in the file and bytes of each."""
-    def keys(self) -> list[str]: ...
     def value(self, key: str) -> bool | int | float | str | list[str] | None:
         """None for an array of anything but strings; KeyError where the key is missing."""
     def array_length(self, key: str) -> int: ...
     def build(
-        self,
-        drop: Sequence[str],
-        set: list[tuple[str, str, object]],
-        tensors: Sequence[tuple[str, str, Sequence[int]]],
+        self, drop: Sequence[str], set: list[tuple[str, str, object]], tensors: Sequence[tuple[str, str, Sequence[int]]]
     ) -> bytes: ...
     def diff(self, other: GgufHeader, ignore: Sequence[str]) -> str:
         """The first metadata key that differs; "" where none does."""

@@ -36,15 +36,6 @@ static py::object text(const std::string & s) {
     return py::bytes(s).attr("decode")("utf-8", "replace");
 }
 
-template <typename F>
-static py::list texts(int64_t n, F && get) {
-    py::list result;
-    for (int64_t i = 0; i < n; ++i) {
-        result.append(text(get(i)));
-    }
-    return result;
-}
-
 // a context address from Python; ctypes pointers are turned into one in model/sampler.py
 static llama_context * context(uintptr_t address) {
     if (address == 0) {
@@ -210,7 +201,11 @@ static py::object value_of(const gguf_header & h, const std::string & key) {
     if (gguf_get_arr_type(gguf, id) != GGUF_TYPE_STRING) {
         return py::none();
     }
-    return texts((int64_t) gguf_get_arr_n(gguf, id), [&](int64_t i) { return gguf_get_arr_str(gguf, id, (size_t) i); });
+    py::list items;
+    for (size_t i = 0; i < gguf_get_arr_n(gguf, id); ++i) {
+        items.append(text(gguf_get_arr_str(gguf, id, i)));
+    }
+    return items;
 }
 
 // entries of an array; 0 when the key is missing or no array
@@ -235,9 +230,6 @@ static void bind_files(py::module_ & m) {
         .def_readonly("file_size", &gguf_header::file_size)
         .def_property_readonly("alignment", [](const gguf_header & h) { return gguf_get_alignment(h.gguf.get()); })
         .def("tensors", &tensors_of)
-        .def("keys", [](const gguf_header & h) {
-            return texts(gguf_get_n_kv(h.gguf.get()), [&](int64_t i) { return gguf_get_key(h.gguf.get(), i); });
-        })
         .def("value", &value_of, "key"_a)
         .def("array_length", &array_length, "key"_a)
         .def("build", [](const gguf_header & base, const std::vector<std::string> & drop, const py::list & set,

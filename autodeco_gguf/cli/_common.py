@@ -82,21 +82,8 @@ def machine_options(
     flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
     options = (
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
-        click.option(
-            "--gpu-layers",
-            "n_gpu_layers",
-            type=click.IntRange(min=-1),
-            default=-1,
-            show_default=True,
-            help="On the GPU; -1: all.",
-        ),
-        click.option(
-            "--cache-type",
-            type=click.Choice(["f32", "f16"]),
-            default=cache_type,
-            show_default=True,
-            help="Type of the KV cache.",
-        ),
+        option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."),
+        option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(
             "--flash-attn/--no-flash-attn",
             default=flash_attn,

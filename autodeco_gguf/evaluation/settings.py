@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
 
 VERSION = 1
@@ -99,7 +100,5 @@ class Shard(NamedTuple):
 
 def make_directory(directory: Path) -> None:
     """Make it where it is not there. Raises BadFile where it cannot be."""
-    try:
+    with bad_file(directory, "no directory can be made there"):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise BadFile.of(directory, f"no directory can be made there: {e.strerror or e}") from e

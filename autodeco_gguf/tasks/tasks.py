@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
+from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
@@ -126,10 +127,10 @@ def _read_jsonl(path: Path) -> _Records:
 
 
 def _read_json(path: Path) -> _Records:
+    with bad_file(path, "cannot be read"):
+        content = path.read_bytes()
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as e:
-        raise BadFile.of(path, f"cannot be read: {e.strerror}") from e
+        values = json.loads(content)
     except (ValueError, RecursionError) as e:  # ValueError: not UTF-8, not JSON, or too long a number
         raise BadFile.of(path, f"not JSON: {e}") from e
     if not isinstance(values, list):
@@ -139,13 +140,11 @@ def _read_json(path: Path) -> _Records:
 
 def _read_csv(path: Path) -> _Records:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
+        with bad_file(path, "cannot be read"), path.open(encoding="utf-8-sig", newline="") as f:
             for number, record in enumerate(csv.DictReader(f, strict=True), 1):
                 if None in record:
                     raise BadFile(f"{place(path, number, by_line=False)}: has more cells than the header", file=path)
                 yield number, record
-    except OSError as e:
-        raise BadFile.of(path, f"cannot be read: {e.strerror}") from e
     except (UnicodeDecodeError, csv.Error) as e:
         raise BadFile.of(path, f"not CSV: {e}") from e
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.atomic import check_directory, check_new, same_file, write_bytes
+from autodeco_gguf.files.atomic import bad_file, check_directory, check_new, same_file, write_bytes
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
@@ -180,18 +180,14 @@ class _Output:
         check_new(results, force=force or self.state.is_dir())
 
     def make_state(self) -> None:
-        try:
+        with bad_file(self.directory, "cannot be written"):
             self.state.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise BadFile.of(self.directory, f"cannot be written: {e.strerror}") from e
 
     def remove_results(self) -> None:
         """What an earlier training left; only when the new one is about to start."""
-        try:
+        with bad_file(self.directory, "cannot be written"):
             for path in (self.state / "state.pt", *self.files):
                 path.unlink(missing_ok=True)
-        except OSError as e:
-            raise BadFile.of(self.directory, f"cannot be written: {e.strerror}") from e
 
     def remove_state(self) -> None:
         for path in (*(self.state / name for name in _STATE_FILES), *self.state.glob(".state.pt.*.tmp")):
