@@ -45,7 +45,8 @@ sanitize: $(BIN)/.installed-dev
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	    > $$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
 	PATH="$(abspath $(BIN)):$$PATH" $(SANITIZED)/bin/pip install . --no-deps --no-build-isolation \
-	    -C cmake.define.AUTODECO_SANITIZE=address,undefined -C cmake.define.AUTODECO_WERROR=ON -C build-dir=build/sanitize
+	    --config-settings=cmake.define.AUTODECO_SANITIZE=address,undefined \
+	    --config-settings=cmake.define.AUTODECO_WERROR=ON --config-settings=build-dir=build/sanitize
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    bin/python -m pytest -q -k 'not of_a_large_vocabulary' \
