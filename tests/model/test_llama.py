@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -496,7 +497,7 @@ for use in (lambda: llm.predict([1]), lambda: llm.predict([]), lambda: llm.token
 def test_a_closed_model(merged: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED, str(merged)],
-        env={"PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
         timeout=60,
