@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 DEFAULT_CONTEXT: Final = 4096
@@ -61,6 +63,39 @@ class Machine:
 
 
 def default_threads() -> int:
-    """One a core, half of them above four: hyper-threads do not help."""
+    """One a core, half of them above four, since hyper-threads do not help; never more than this process may use."""
     cores = os.cpu_count() or 1
-    return cores if cores <= 4 else cores // 2
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, int(min(cores if cores <= 4 else cores // 2, allowed, cpu_quota())))
+
+
+def cpu_quota(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float:
+    """CPU time that the control groups of this process leave it, in cores; infinity where nothing is limited.
+
+    Args:
+        groups: lists the groups, as cgroups(7) describes it.
+        mount: where their files are: ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` of
+            version 1.
+    """
+    quota = math.inf
+    for line in _read(groups).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        for root in (mount, mount / (controllers or "unified"), mount / "cpu"):
+            # a limit of a parent binds too; a container may see the host's path, of which only the root is its own
+            for folder in (root / group, *(root / parent for parent in group.parents)):
+                limit = _read(folder / "cpu.max").split() or [
+                    _read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+                ]
+                if len(limit) == 2 and all(value.isdecimal() for value in limit) and int(limit[1]):
+                    quota = min(quota, int(limit[0]) / int(limit[1]))
+    return quota
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeError):
+        return ""
