@@ -122,7 +122,7 @@ class Llama(llama_cpp.Llama):
         self._predictor = Predictor(self._heads, enabled)
         self._host_way = False
         self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
-        kwargs["n_threads"] = kwargs.get("n_threads") or default_threads()
+        kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
         with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)

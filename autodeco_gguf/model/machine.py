@@ -6,10 +6,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from autodeco_gguf.files.gguf import GgufFile
 
 DEFAULT_CONTEXT: Final = 4096
 """Tokens of context at most, where nobody says otherwise."""
+
+_SMALL_MODEL: Final = 16 << 20
+"""Bytes of a file below which a second thread gains a fifth at best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +23,7 @@ class Machine:
     """On what a model runs, and with how much noise.
 
     Attributes:
-        n_threads: CPU threads; None: :func:`default_threads`.
+        n_threads: CPU threads, of prompts as of answers; None: :func:`default_threads`.
         n_gpu_layers: layers on the GPU; -1: all.
         cache_type: of keys and values.
         flash_attn: llama.cpp's flash attention where the device has it: several times as fast for many short
@@ -37,33 +43,40 @@ class Machine:
         return self.n_threads or default_threads()
 
     def llama_arguments(self) -> dict[str, Any]:
-        """The same as arguments of ``llama_cpp.Llama``."""
+        """The same as arguments of :class:`~autodeco_gguf.Llama`, which chooses threads where none are given."""
         import llama_cpp
 
         cache = llama_cpp.GGML_TYPE_F32 if self.cache_type == "f32" else llama_cpp.GGML_TYPE_F16
         return {
             "n_gpu_layers": self.n_gpu_layers,
-            **dict.fromkeys(("n_threads", "n_threads_batch"), self.threads),
+            **dict.fromkeys(("n_threads", "n_threads_batch"), self.n_threads),
             **dict.fromkeys(("type_k", "type_v"), cache),
             "flash_attn": bool(self.flash_attn),
             "verbose": self.verbose,
         }
 
-    def set_params(self, model: Any, context: Any) -> None:
-        """Set what a ``llama_model_params`` and a ``llama_context_params`` have of it."""
+    def set_params(self, base: GgufFile, model: Any, context: Any) -> None:
+        """Set what the ``llama_model_params`` and ``llama_context_params`` of a base model have of it."""
         import llama_cpp as lib
 
         arguments = self.llama_arguments()
+        context.n_threads = context.n_threads_batch = self.n_threads or default_threads(base)
         model.n_gpu_layers = 0x7FFFFFFF if self.n_gpu_layers == -1 else self.n_gpu_layers
         context.flash_attn_type = (
             lib.LLAMA_FLASH_ATTN_TYPE_AUTO if self.flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        for name in ("n_threads", "n_threads_batch", "type_k", "type_v"):
-            setattr(context, name, arguments[name])
+        context.type_k, context.type_v = arguments["type_k"], arguments["type_v"]
 
 
-def default_threads() -> int:
-    """One a core, half of them above four, since hyper-threads do not help; never more than this process may use."""
+def default_threads(base: GgufFile | None = None) -> int:
+    """One a core, half of them above four, since hyper-threads do not help; never more than this process may use.
+
+    Args:
+        base: the model. A small one gets a single thread: waiting for each other takes threads as long as its work,
+            and many times as long beside another busy process (benchmarks/busy.py).
+    """
+    if base is not None and base.file_size < _SMALL_MODEL and base.get("split.count", int, 1) == 1:
+        return 1
     cores = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     return max(1, int(min(cores if cores <= 4 else cores // 2, allowed, cpu_quota())))

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import llama_cpp
 import numpy as np
 import pytest
+from broken import write_gguf
 
 import autodeco_gguf as ad
+from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model import machine
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine, cpu_quota, default_threads
@@ -114,5 +117,31 @@ def test_a_llama_reads_the_prompt_with_the_threads_that_it_was_given(merged: Pat
     assert (params.n_threads, params.n_threads_batch) == (1, 1)
     params = ad.Llama(merged, n_ctx=64, n_threads=1, n_threads_batch=2, verbose=False).context_params
     assert (params.n_threads, params.n_threads_batch) == (1, 2)
-    params = ad.Llama(merged, n_ctx=64, verbose=False).context_params
-    assert (params.n_threads, params.n_threads_batch) == (default_threads(), default_threads())
+
+
+def test_a_small_model_gets_one_thread(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_quota", lambda: math.inf)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+
+    def threads() -> tuple[int, int, int]:
+        params = ad.Llama(merged, n_ctx=64, verbose=False).context_params
+        assert params.n_threads == params.n_threads_batch
+        context = Context(merged, n_ctx=64)
+        n_threads = llama_cpp.llama_n_threads(context._ctx.ctx)
+        context.close()
+        return params.n_threads, n_threads, default_threads(GgufFile(merged))
+
+    assert threads() == (1, 1, 1)
+    monkeypatch.setattr(machine, "_SMALL_MODEL", merged.stat().st_size)
+    assert threads() == (2, 2, 2)
+
+
+def test_a_small_first_shard_is_no_small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_quota", lambda: math.inf)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    for shards, threads in ((1, 1), (2, 4)):
+        count = (shards, gguf.GGUFValueType.UINT16)
+        path = write_gguf(tmp_path / f"{shards}.gguf", {"split.count": count}, [])
+        assert default_threads(GgufFile(path)) == threads
