@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
     from autodeco_gguf.model.trace import TraceToken as TraceToken
 
 __version__ = "0.1.0"
+
+# How often libgomp's threads, which are ggml's, look for work before they sleep. With its own 300,000 they keep each
+# other from the cores where another process is busy too (benchmarks/busy.py). Read when llama_cpp loads libgomp.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 _NAMES = {
     "engine.conversation": ("Conversation",),

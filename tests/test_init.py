@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import llama_cpp
 import pytest
 
 import autodeco_gguf as ad
+
+SPINS = "1000"
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -26,6 +29,18 @@ def test_import_refuses_another_llama_cpp(tmp_path: Path) -> None:
     assert last.startswith("ImportError: ")
     assert "0.0.99" in last
     assert llama_cpp.__version__ in last
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp is how Linux has OpenMP")
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [({}, SPINS), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")],
+)
+def test_threads_spin_for_a_bounded_time_unless_the_user_says_otherwise(variables: dict[str, str], spins: str) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    code = "import autodeco_gguf; autodeco_gguf.Llama"
+    done = run_python(code, **kept, **variables, OMP_DISPLAY_ENV="verbose")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
 def test_every_public_name_is_there() -> None:

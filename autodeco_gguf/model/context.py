@@ -85,7 +85,7 @@ class Context:
         set_verbose(machine.verbose)
         llama_cpp.llama_backend_init()
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
-        machine.set_params(model_params, self._params)
+        machine.set_params(base, model_params, self._params)
         with loading(base, machine.verbose) as name:
             self._model = LlamaModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.vocab: Any = self._model.vocab

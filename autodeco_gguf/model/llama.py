@@ -23,6 +23,7 @@ from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.loading import loading
+from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import token_bytes
@@ -102,7 +103,8 @@ class Llama(llama_cpp.Llama):
             heads_enabled: the heads to use, of "temperature" and "top_p"; the other parameter is then 1. All by
                 default; with none, a model without heads will do.
             trace: keep :attr:`trace`.
-            **kwargs: as in ``llama_cpp.Llama``.
+            **kwargs: as in ``llama_cpp.Llama``, but for ``n_threads``, by default
+                :func:`~autodeco_gguf.model.machine.default_threads`, and ``n_threads_batch``, by default the same.
 
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
@@ -120,6 +122,8 @@ class Llama(llama_cpp.Llama):
         self._predictor = Predictor(self._heads, enabled)
         self._host_way = False
         self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
+        kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
+        kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
         with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)
         self.model_path = os.fspath(model_path)
