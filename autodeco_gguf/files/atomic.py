@@ -29,23 +29,42 @@ def bad_file(path: Path, what: str) -> Iterator[None]:
         raise BadFile.of(path, f"{what}: {e.strerror or e}") from e
 
 
-def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Callable[[int], None]) -> None:
-    """Append bytes of a file to an open one, in bounded memory; step gets the size of every piece.
+def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
+    """Bytes of a file in pieces, in bounded memory: each is valid until the next.
 
-    Raises BadFile where the source cannot be read, or ends early.
+    Raises BadFile where the file cannot be read, or ends early.
     """
     buffer = memoryview(bytearray(min(nbytes, _COPY_BYTES)))
-    with bad_file(source, "cannot be read"):
-        f = source.open("rb", buffering=0)
-    with f:
+    with bad_file(source, "cannot be read"), source.open("rb", buffering=0) as f:
         f.seek(offset)
         while nbytes:
             n = f.readinto(buffer[: min(nbytes, len(buffer))])
             if not n:
-                raise BadFile.of(source, "ended while it was copied")
-            out.write(buffer[:n])
-            step(n)
+                raise BadFile.of(source, "ended while it was read")
+            yield buffer[:n]
             nbytes -= n
+
+
+def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Callable[[int], None]) -> None:
+    """Append bytes of a file to an open one; step gets the size of every piece. Raises as :func:`read_range` does."""
+    for piece in read_range(source, offset, nbytes):
+        out.write(piece)
+        step(len(piece))
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is overwritten, truncated or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
+    """Raise BadFile where a file has another identity than before."""
+    if identity(path) != before:
+        raise BadFile.of(path, "changed while it was read; try again when nothing writes to it")
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:

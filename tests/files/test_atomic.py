@@ -18,6 +18,7 @@ import pytest
 from broken import STRIKE, Kind, assert_refused, big_base, rewrite, spawn
 from conftest import Case
 
+from autodeco_gguf import export
 from autodeco_gguf.errors import BadFile, Busy
 from autodeco_gguf.files import atomic
 from autodeco_gguf.files.atomic import (
@@ -311,7 +312,7 @@ def test_a_file_that_cannot_be_kept_meanwhile(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("offset", "nbytes", "message"), [(4, 7, "ended while it was copied"), (0, 1, "cannot be read: No such file")]
+    ("offset", "nbytes", "message"), [(4, 7, "ended while it was read"), (0, 1, "cannot be read: No such file")]
 )
 def test_what_cannot_be_copied(offset: int, nbytes: int, message: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -365,6 +366,9 @@ def test_a_signal_leaves_the_old_file(moment: str, number: signal.Signals, qwen2
     left = {p.name for p in tmp_path.iterdir()} - {"out.gguf"}
     if number == signal.SIGKILL:
         assert all(re.fullmatch(r"\.out\.gguf\.\w+\.tmp", name) for name in left)
+        assert left or moment == "os:open"
+        export(qwen2.base, qwen2.heads, output, force=True)
+        assert os.listdir(tmp_path) == ["out.gguf"]
     else:
         assert left == set()
         assert outcome.err.strip() == ("interrupted" if number == signal.SIGINT else "")
@@ -421,6 +425,12 @@ def test_full_disk(qwen2: Case, merged: Path, small_disk: Disk, tmp_path: Path) 
         assert_refused(outcome, ": cannot be written: ", small_disk.message, small_disk.path)
         assert [p.name for p in small_disk.path.iterdir()] == ["stale.gguf"]
     assert stale.read_bytes() == before
+    if not small_disk.options:  # as much as leaves no room for the adapter, when the base is already written elsewhere
+        free = shutil.disk_usage(small_disk.path).free
+        (small_disk.path / "filler").write_bytes(bytes(free - 50_000))
+    outcome = spawn("extract", merged, "--base", tmp_path / "b", "--adapter", output, **small_disk.options)
+    assert_refused(outcome, ": cannot be written: ", small_disk.message)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk"]
 
 
 PEAK = """
