@@ -15,7 +15,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files.lock import lock
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) while tensor data is copied."""
+"""Called with (bytes done, bytes in all) while files are written and looked at."""
 
 _COPY_BYTES = 4 << 20
 
@@ -43,13 +43,6 @@ def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
                 raise BadFile.of(source, "ended while it was read")
             yield buffer[:n]
             nbytes -= n
-
-
-def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Callable[[int], None]) -> None:
-    """Append bytes of a file to an open one; step gets the size of every piece. Raises as :func:`read_range` does."""
-    for piece in read_range(source, offset, nbytes):
-        out.write(piece)
-        step(len(piece))
 
 
 def identity(path: Path) -> tuple[int, ...] | None:

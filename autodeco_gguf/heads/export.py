@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from autodeco_gguf.files.atomic import (
     Progress,
     check_output,
     check_unchanged,
-    copy_range,
     identity,
     read_range,
     write_together,
@@ -64,6 +63,10 @@ class _Part(NamedTuple):
     def nbytes(self) -> int:
         return self.content.nbytes if isinstance(self.content, _Range) else len(self.content)
 
+    def blocks(self) -> Iterable[bytes | memoryview]:
+        """The bytes, in pieces that are valid until the next."""
+        return read_range(*self.content) if isinstance(self.content, _Range) else [self.content]
+
 
 @dataclass(frozen=True)
 class _File:
@@ -99,7 +102,7 @@ def export(
             q8_0 cannot pack is written as f16.
         activation: overrides the activation that the heads' depth implies.
         force: replace an existing output.
-        progress: called as tensor data is copied.
+        progress: called as the file is written and compared.
 
     Raises:
         BadFile: input that is broken or does not fit together, a value that does not fit the head type, an output
@@ -250,29 +253,28 @@ def _copy(file: GgufFile, tensor: TensorInfo) -> _Part:
 
 def _write(files: Sequence[_File], progress: Progress | None, *, new: bool = False) -> list[ExportResult]:
     """Write files, all or none, and read back what came of them."""
-    total = sum(part.nbytes for file in files for part in file.parts if isinstance(part.content, _Range))
+    total = sum(part.nbytes for file in files for part in file.parts)
     done = 0
 
     def step(nbytes: int) -> None:
         nonlocal done
         done += nbytes
         if progress is not None:
-            progress(done, total)
+            progress(done // 2, total)  # written, then compared
 
-    write_together([Output(f.path, partial(_write_parts, f, step), partial(_verify, f)) for f in files], new=new)
+    write_together([Output(f.path, partial(_write_parts, f, step), partial(_verify, f, step)) for f in files], new=new)
     return [ExportResult(f.path, f.path.stat().st_size, tuple(f.weights.mlps) if f.weights else ()) for f in files]
 
 
 def _write_parts(file: _File, step: Callable[[int], None], out: BinaryIO) -> None:
     for part in file.parts:
-        if isinstance(part.content, _Range):
-            copy_range(*part.content, out, step)
-        else:
-            out.write(part.content)
+        for block in part.blocks():
+            out.write(block)
+            step(len(block))
         out.write(b"\0" * (-part.nbytes % file.alignment))
 
 
-def _verify(file: _File, path: Path) -> None:
+def _verify(file: _File, step: Callable[[int], None], path: Path) -> None:
     """Read back what was written with the reader that will have to live with it, and compare every byte.
 
     The bytes of a copy are read from their source once more: a source that was overwritten meanwhile is noticed even
@@ -284,23 +286,24 @@ def _verify(file: _File, path: Path) -> None:
             raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
         if file.weights is not None and _shapes(model.read_heads()) != _shapes(file.weights):
             raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
-        _compare(file, model.outer)
+        _compare(file, step, model.outer)
     finally:  # of an error too, where it is the cause
         for source in file.sources:
             source.check_unchanged()
 
 
-def _compare(file: _File, written: GgufFile) -> None:
+def _compare(file: _File, step: Callable[[int], None], written: GgufFile) -> None:
     """Raise BadFile unless a file holds what it is to hold, every tensor where its header says."""
     places, place = {t.name: t.offset for t in written.tensors}, 0
     with written.path.open("rb") as f:
         for part in file.parts:
             place = place if part.tensor is None else places[part.tensor]
             f.seek(place)
-            for block in read_range(*part.content) if isinstance(part.content, _Range) else [part.content]:
+            for block in part.blocks():
                 if f.read(len(block)) != bytes(block):  # a memoryview is compared item by item
                     reason = f"other bytes at {place} than in what it was made of; nothing was written, try again"
                     raise BadFile.of(written.path, reason, key=part.tensor)
+                step(len(block))
             place += part.nbytes + -part.nbytes % file.alignment
     if place != written.file_size:
         raise BadFile.of(written.path, f"{written.file_size} bytes, expected {place}; nothing was written")

@@ -27,7 +27,9 @@ from autodeco_gguf.files.atomic import (
     check_directory,
     check_new,
     check_output,
-    copy_range,
+    check_unchanged,
+    identity,
+    read_range,
     same_file,
     write_atomically,
     write_bytes,
@@ -318,29 +320,37 @@ def test_what_cannot_be_copied(offset: int, nbytes: int, message: str, tmp_path:
     source = tmp_path / "source"
     if offset:
         source.write_bytes(b"0123456789")
-
-    def write(out: BinaryIO) -> None:
-        copy_range(source, offset, nbytes, out, lambda n: None)
-
     with pytest.raises(BadFile, match=rf"source: {message}") as error:
-        write_atomically(tmp_path / "out", write, lambda _: None)
+        write_atomically(tmp_path / "out", lambda out: out.writelines(read_range(source, offset, nbytes)))
     assert error.value.file == str(source)
     assert not (tmp_path / "out").exists()
 
 
-def test_copies_in_pieces(tmp_path: Path) -> None:
-    content, seen = os.urandom(9_000_000), list[int]()
+def test_reads_in_pieces(tmp_path: Path) -> None:
+    content = os.urandom(9_000_000)
     (tmp_path / "source").write_bytes(content)
-    write_atomically(
-        tmp_path / "out", lambda f: copy_range(tmp_path / "source", 5, 8_999_990, f, seen.append), lambda _: None
-    )
-    assert (tmp_path / "out").read_bytes() == content[5:-5]
-    assert (sum(seen), len(seen) > 1) == (8_999_990, True)
+    pieces = [bytes(piece) for piece in read_range(tmp_path / "source", 5, 8_999_990)]
+    assert b"".join(pieces) == content[5:-5]
+    assert len(pieces) > 1
+    assert list(read_range(tmp_path / "source", 5, 0)) == []
+
+
+def test_what_another_writer_does_to_a_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert identity(path) is None
+    check_unchanged(path, None)
+    path.write_bytes(b"abc")
+    before = identity(path)
+    check_unchanged(path, before)
+    for change in (lambda: os.truncate(path, 2), lambda: os.utime(path, ns=(0, 0)), path.unlink):
+        change()
+        with pytest.raises(BadFile, match=r"x: changed while it was read; try again when nothing writes to it$"):
+            check_unchanged(path, before)
 
 
 # ---- interrupted, killed, out of space ----
 
-MOMENTS = ["os:open", "autodeco_gguf.heads.export:copy_range", "os:fsync", "os:replace"]
+MOMENTS = ["os:open", "autodeco_gguf.heads.export:read_range", "os:fsync", "os:replace"]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 

@@ -182,9 +182,9 @@ def test_a_wrong_byte_is_found(
     place = next(t.data_offset for t in gguf.GGUFReader(merged).tensors if t.name == name)
     verify = module._verify
 
-    def damaged(file: Any, path: Path) -> None:
+    def damaged(file: Any, step: Any, path: Path) -> None:
         flip(path, place)
-        verify(file, path)
+        verify(file, step, path)
 
     monkeypatch.setattr(module, "_verify", damaged)
     with pytest.raises(
@@ -197,15 +197,26 @@ def test_a_wrong_byte_is_found(
 def test_bytes_too_many_are_found(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify = module._verify
 
-    def longer(file: Any, path: Path) -> None:
+    def longer(file: Any, step: Any, path: Path) -> None:
         with path.open("ab") as f:
             f.write(bytes(32))
-        verify(file, path)
+        verify(file, step, path)
 
     monkeypatch.setattr(module, "_verify", longer)
     with pytest.raises(BadFile, match=r"out\.gguf: \d+ bytes, expected \d+; nothing was written"):
         ad.export(qwen2.base, qwen2.heads, tmp_path / "out.gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_goes_up_to_all_of_it(merged: Path, tmp_path: Path) -> None:
+    seen = []
+    ad.extract(
+        merged, base=tmp_path / "b", adapter=tmp_path / "a", progress=lambda done, total: seen.append((done, total))
+    )
+    (total,) = {total for _, total in seen}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (total, total)
+    assert total == pytest.approx(sum((tmp_path / name).stat().st_size for name in "ab"), rel=0.01)
 
 
 # ---- two at once, two outputs ----
@@ -227,8 +238,8 @@ def test_two_exports_to_one_new_name(qwen2: Case, merged: Path, tmp_path: Path) 
 def test_both_outputs_or_none(merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify = module._verify
 
-    def refuse(file: Any, path: Path) -> None:
-        verify(file, path)
+    def refuse(file: Any, step: Any, path: Path) -> None:
+        verify(file, step, path)
         if file.kind == "adapter":
             raise BadFile.of(path, "no")
 
