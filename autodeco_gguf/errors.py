@@ -87,6 +87,9 @@ class ModelFailed(AutoDecoError, RuntimeError):
     """llama.cpp, the device, or what a model computes failed: a smaller context may help, or another device."""
 
 
-def not_installed(what: str, extra: str) -> AutoDecoError:
-    """The error for a package that only an extra of this one brings: "training needs torch; pip install ..."."""
-    return AutoDecoError(f'{what}; pip install "autodeco-gguf[{extra}]"', key=extra)
+def not_installed(what: str, package: str, extra: str) -> AutoDecoError:
+    """The error for a package that only an extra of this one brings: "training needs torch; pip install torch, ...".
+
+    The extra is named as a clone has it: this package is on no index.
+    """
+    return AutoDecoError(f'{what}; pip install {package}, or in a clone: pip install ".[{extra}]"', key=extra)

@@ -53,5 +53,6 @@ def test_errors_pass_between_processes() -> None:
 
 
 def test_one_way_to_install_what_is_missing() -> None:
-    error = not_installed("matplotlib is not installed", "eval")
-    assert str(error) == 'matplotlib is not installed; pip install "autodeco-gguf[eval]"'
+    error = not_installed("matplotlib is not installed", "matplotlib", "eval")
+    how = 'pip install matplotlib, or in a clone: pip install ".[eval]"'
+    assert (str(error), error.key) == (f"matplotlib is not installed; {how}", "eval")

@@ -13,7 +13,9 @@ from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 @click.command("export", cls=Verb)
 @option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
-@option("--heads", required=True, help="The trained heads: a checkpoint directory or a Hugging Face repo id.")
+@option(
+    "--heads", required=True, help="The trained heads: a checkpoint directory, or a Hugging Face repo id (extra hub)."
+)
 @option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")
 @option("--adapter", is_flag=True, help="Write the heads alone, a few MB, to go with the untouched base.")
 @option("--head-type", type=click.Choice(HEAD_TYPES), default="f32", help="Type of the heads' matrices.")

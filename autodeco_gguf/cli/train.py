@@ -79,7 +79,8 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
         from autodeco_gguf.training.settings import Objective, TrainingSettings
         from autodeco_gguf.training.train import TrainingOptions, train
     except ImportError as e:
-        raise not_installed(f"training needs {e.name}", "train") from e
+        package = str(e.name).partition(".")[0]
+        raise not_installed(f"training needs {package}", package, "train") from e
     from autodeco_gguf.tasks.commands import SHIPPED, Commands
 
     objective = _named(Objective, {**options, "heads": HEADS[options["heads"]]})

@@ -47,7 +47,7 @@ def check() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as e:
-        raise not_installed("matplotlib is not installed", "eval") from e
+        raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from autodeco_gguf.evaluation.runner import TIMING, speeds, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, make_directory
 from autodeco_gguf.evaluation.summary import summarize
+from autodeco_gguf.files.atomic import bad_file, same_file
 from autodeco_gguf.files.journal import Journal, difference, reading
-from autodeco_gguf.files.jsonl import write_lines
+from autodeco_gguf.files.jsonl import dump_line, write_lines
+from autodeco_gguf.files.lock import locked
+
+_TAKEN = "has an evaluation in it; give a new directory"
 
 Place = tuple[Config, Key]
 Where = tuple[int, int]
@@ -42,22 +46,33 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
     """Put the samples of several directories into a new one, which an evaluation without shards can go on from.
 
     Their settings are the same but for the shard. Of a sample that is there twice one is kept, a graded one where there
-    is one.
+    is one. A join that was interrupted can be run again.
 
     Raises:
         BadFile: settings that differ, and in what; a sample that is there twice with different texts; a damaged file;
-            there is an evaluation in the output. Or Busy: a directory is in use.
+            there is another evaluation in the output. Or Busy: a directory is in use.
     """
-    if (output / SAMPLES).exists():
-        raise BadFile.of(output, "has an evaluation in it; give a new directory")
+    if same_file([output], directories) is not None:
+        raise BadFile.of(output, _TAKEN)
     header = _common_header(directories)
     samples, kept = _choose(directories)
     make_directory(output)
-    # last, so that what an interrupted join leaves is no evaluation
-    write_lines(output / TIMING, chain([{"timing": VERSION}], _timings(directories)))
-    lines = (line for where, line, _ in _read(directories) if where in kept)
-    write_lines(output / SAMPLES, chain([{**header, "shard": None}], lines))
-    return _summarize(directories, output, header, samples, plots)
+    with locked(output):
+        lines = (line for where, line, _ in _read(directories) if where in kept)
+        joined = chain([{**header, "shard": None}], lines)
+        if (output / SAMPLES).exists():
+            if not _holds(output / SAMPLES, joined):
+                raise BadFile.of(output, _TAKEN)
+        else:  # last, so that what an interrupted join leaves is no evaluation
+            write_lines(output / TIMING, chain([{"timing": VERSION}], _timings(directories)))
+            write_lines(output / SAMPLES, joined)
+        return _summarize(directories, output, header, samples, plots)
+
+
+def _holds(path: Path, values: Iterable[object]) -> bool:
+    """Whether a file has these lines and no others."""
+    with bad_file(path, "cannot be read"), path.open("rb") as f:
+        return all(line == expected for line, expected in zip_longest(f, map(dump_line, values)))
 
 
 def _common_header(directories: Sequence[Path]) -> dict[str, Any]:
@@ -132,6 +147,9 @@ def _summarize(
 
     complete = [method for method in methods if method.config is not None and is_complete(method.config)]
     rest = tuple(method.name for method in methods if method not in complete)
+    earlier = _read_results(output)
+    if earlier is not None and not set(earlier[1]) <= set(complete):
+        raise BadFile.of(output, _TAKEN)
     results = None
     if complete:
         with Journal(output / TIMING, {"timing": VERSION}) as timing:

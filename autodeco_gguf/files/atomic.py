@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
+from autodeco_gguf.files.lock import lock
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all) while tensor data is copied."""
+"""Called with (bytes done, bytes in all) while files are written and looked at."""
 
 _COPY_BYTES = 4 << 20
 
@@ -26,43 +29,55 @@ def bad_file(path: Path, what: str) -> Iterator[None]:
         raise BadFile.of(path, f"{what}: {e.strerror or e}") from e
 
 
-def copy_range(source: Path, offset: int, nbytes: int, out: BinaryIO, step: Callable[[int], None]) -> None:
-    """Append bytes of a file to an open one, in bounded memory; step gets the size of every piece.
+def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
+    """Bytes of a file in pieces, in bounded memory: each is valid until the next.
 
-    Raises BadFile where the source cannot be read, or ends early.
+    Raises BadFile where the file cannot be read, or ends early.
     """
     buffer = memoryview(bytearray(min(nbytes, _COPY_BYTES)))
-    with bad_file(source, "cannot be read"):
-        f = source.open("rb", buffering=0)
-    with f:
+    with bad_file(source, "cannot be read"), source.open("rb", buffering=0) as f:
         f.seek(offset)
         while nbytes:
             n = f.readinto(buffer[: min(nbytes, len(buffer))])
             if not n:
-                raise BadFile.of(source, "ended while it was copied")
-            out.write(buffer[:n])
-            step(n)
+                raise BadFile.of(source, "ended while it was read")
+            yield buffer[:n]
             nbytes -= n
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is overwritten, truncated or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
+    """Raise BadFile where a file has another identity than before."""
+    if identity(path) != before:
+        raise BadFile.of(path, "changed while it was read; try again when nothing writes to it")
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:
     """Raise BadFile for an output that is an input under any name, that exists without force, or cannot be made."""
-    same = same_file([path], inputs)
-    if same is not None:
-        raise BadFile.of(path, f"is the input {same[1]}; choose another output")
-    if path.is_dir():
-        raise BadFile.of(path, "is a directory; give a file name")
-    if path.exists() and not path.is_file():
-        raise BadFile.of(path, "is no regular file; give another name")
-    check_new([path], force=force)
-    _check_parent(path)
+    with bad_file(path, "cannot be written"):
+        same = same_file([path], inputs)
+        if same is not None:
+            raise BadFile.of(path, f"is the input {same[1]}; choose another output")
+        if path.is_dir():
+            raise BadFile.of(path, "is a directory; give a file name")
+        target = _target(path)
+        check_new([path], force=force)
+        _check_parent(target, path)
 
 
 def check_directory(path: Path) -> None:
     """Raise BadFile for an output directory that is a file, or that cannot be made."""
     if path.exists() and not path.is_dir():
         raise BadFile.of(path, "is a file; give a directory")
-    _check_parent(path)
+    _check_parent(path, path)
 
 
 def check_new(paths: Iterable[Path], *, force: bool) -> None:
@@ -78,49 +93,177 @@ def same_file(paths: Iterable[Path], others: Iterable[Path]) -> tuple[Path, Path
     return next(((p, other) for p in paths if p.exists() for other in there if p.samefile(other)), None)
 
 
-def _check_parent(path: Path) -> None:
-    parent = path.absolute().parent
+def _check_parent(target: Path, path: Path) -> None:
+    parent = target.absolute().parent
     if not parent.is_dir():
         raise BadFile.of(path, f"no such directory as {parent}")
 
 
+def _target(path: Path) -> Path:
+    """The file that a name stands for, through links, there or not; BadFile where it is there and no regular file."""
+    target = Path(os.path.realpath(path))
+    # what /dev/stdout leads to may be a file without a name
+    is_regular = path.is_file() and target.exists() and path.samefile(target)
+    if not is_regular and (path.exists() or os.path.lexists(target)):
+        raise BadFile.of(path, "is no regular file; give another name")
+    return target
+
+
+# ---- writing ----
+
+
+class Output(NamedTuple):
+    """A file to write, how, and what to check about it, as it lies on disk, before it takes its name."""
+
+    path: Path
+    write: Callable[[BinaryIO], object]
+    verify: Callable[[Path], object] = lambda _: None
+
+
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], verify: Callable[[Path], object] = lambda _: None
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    verify: Callable[[Path], object] = lambda _: None,
+    *,
+    new: bool = False,
 ) -> None:
     """Write a file so that, whatever happens, path holds the old content or all of the new.
 
-    A temporary file in the same directory is written, synced, checked with ``verify`` and renamed; on any
-    error, an interrupt included, it is removed.
+    A temporary file beside it is written, synced, checked with ``verify`` and renamed; on any error, an interrupt
+    included, it is removed. What earlier runs left there when they were killed is removed too. A link stays one: the
+    file that it leads to is written.
+
+    Args:
+        path: the file; a new one gets the permissions of an existing one.
+        write: called with the temporary file.
+        verify: called with its path.
+        new: never replace a file, whoever makes it and when.
 
     Raises:
-        BadFile: the directory cannot be written or is full.
+        BadFile: the directory cannot be written or is full; path is no regular file, or there already, with ``new``.
         AutoDecoError: what ``write`` and ``verify`` raise.
     """
-    path = path.absolute()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with bad_file(path, "cannot be written"):
-        try:
-            with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666), "wb") as f:
-                write(f)
-                if path.exists():
-                    os.fchmod(f.fileno(), path.stat().st_mode & 0o7777)
-                f.flush()
-                os.fsync(f.fileno())
-            verify(temporary)
-            os.replace(temporary, path)
-        except AutoDecoError as e:  # of what was written, under the name it was to have
-            e.args = (str(e).replace(str(temporary), str(path)),)
-            e.file = str(path) if e.file == str(temporary) else e.file
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    write_together([Output(path, write, verify)], new=new)
+
+
+def write_together(outputs: Iterable[Output], *, new: bool = False) -> None:
+    """Write several files as :func:`write_atomically` does, all of them or none.
+
+    They take their names one after the other when all are complete; only a kill just then leaves some.
+    """
+    with ExitStack() as temporaries, ExitStack() as undo:
+        written = [(output, *temporaries.enter_context(_written(output))) for output in outputs]
+        for n, (output, target, temporary) in enumerate(written, 1):
+            with bad_file(output.path, "cannot be written"):
+                way_back = _way_back(target, temporaries) if n < len(written) else None
+                _rename(temporary, target, output.path, new)
+            if way_back is not None:
+                undo.callback(way_back)
+        undo.pop_all()
+        for output, target, _ in written:
+            with bad_file(output.path, "cannot be written"):
+                _sync_directory(target.parent)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a small file atomically; BadFile where it cannot be written."""
     write_atomically(path, lambda f: f.write(content))
+
+
+@contextmanager
+def _written(output: Output) -> Iterator[tuple[Path, Path]]:
+    """The file that an output stands for, and a temporary one beside it with all that it is to hold."""
+    with bad_file(output.path, "cannot be written"):
+        target = _target(output.path)
+        _remove_leftovers(target)
+        with _temporary(target) as (f, temporary):
+            try:
+                output.write(f)
+                f.flush()
+                os.fsync(f.fileno())
+                output.verify(temporary)
+            except AutoDecoError as e:  # of what was written, under the name it was to have
+                e.args = (str(e).replace(str(temporary), str(output.path)),)
+                e.file = str(output.path) if e.file == str(temporary) else e.file
+                raise
+            yield target, temporary
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside another, with its permissions from the start, locked so that no other run removes it."""
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    while True:
+        temporary = _name_beside(target)
+        try:
+            fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if mode is None else mode)
+            with open(fd, "wb") as f:
+                if mode is not None:
+                    os.fchmod(fd, mode)
+                if _is_ours(fd, temporary):
+                    yield f, temporary
+                    return
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _name_beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_ours(fd: int, temporary: Path) -> bool:
+    """Lock a new temporary file; False where another run took it for a leftover before."""
+    try:
+        lock(fd, temporary)
+    except Busy:
+        return False
+    return temporary.exists()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files beside a file that no living process has locked."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):
+        for path in [p for p in target.parent.iterdir() if name.fullmatch(p.name)]:
+            if path.is_symlink() or not path.is_file():
+                continue
+            # a lock wants write access on NFS; a file that was to be read-only is so from the start
+            access = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY
+            with suppress(OSError, Busy), open(os.open(path, access), "rb") as f:
+                if lock(f.fileno(), path):
+                    path.unlink()
+
+
+def _rename(temporary: Path, target: Path, path: Path, new: bool) -> None:
+    if not new:
+        os.replace(temporary, target)
+        return
+    try:
+        os.link(temporary, target)  # unlike a rename it never replaces
+    except FileExistsError:
+        check_new([path], force=False)
+        raise
+    except OSError:  # a file system without hard links
+        check_new([path], force=False)
+        os.rename(temporary, target)
+
+
+def _way_back(target: Path, cleanup: ExitStack) -> Callable[[], object] | None:
+    """How to undo that a file takes this name; None where a file cannot be kept meanwhile."""
+    if not target.exists():
+        return target.unlink
+    kept = _name_beside(target)
+    try:
+        os.link(target, kept)
+    except OSError:  # a file system without hard links
+        return None
+    cleanup.callback(kept.unlink, missing_ok=True)
+    return lambda: os.replace(kept, target)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

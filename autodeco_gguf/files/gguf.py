@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.files.atomic import check_unchanged, identity
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class GgufFile:
             BadFile: not a GGUF, broken, or truncated.
         """
         self.path = path
+        self.identity = identity(path)
         try:
             self.header = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
@@ -60,6 +62,10 @@ class GgufFile:
             if end > self.file_size:
                 reason = f"truncated: tensor {tensor.name} ends at byte {end}, the file at {self.file_size}"
                 raise BadFile.of(path, reason, key=tensor.name, expected=end, found=self.file_size)
+
+    def check_unchanged(self) -> None:
+        """Raise BadFile where the file has been written to or replaced since its header was read."""
+        check_unchanged(self.path, self.identity)
 
     @property
     def architecture(self) -> str:

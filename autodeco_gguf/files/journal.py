@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autodeco_gguf.errors import BadFile, Busy, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
+from autodeco_gguf.files.lock import lock
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -79,7 +80,7 @@ class Journal:
         with bad_file(self.path, "cannot be written"):
             self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
         try:
-            _lock(self._fd, self.path, shared=False)
+            lock(self._fd, self.path)
             self._open()
         except BaseException:
             self.__exit__()
@@ -146,7 +147,7 @@ def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any
     with bad_file(path, "cannot be read"):
         fd = os.open(path, os.O_RDONLY)
     try:
-        _lock(fd, path, shared=True)
+        lock(fd, path, shared=True)
         line = _first_line(fd)
         header = _parse(path, 1, line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or header.get(kind) != version:
@@ -231,17 +232,3 @@ def _whole_lines(fd: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _lock(fd: int, path: Path, *, shared: bool) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs are not told apart there
-        return
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        reason = "in use by another run; wait for its end, or choose another output"
-        raise Busy(f"{path}: {reason}", file=path) from e
-    except OSError:  # a file system without locks
-        return

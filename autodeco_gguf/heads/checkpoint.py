@@ -85,8 +85,12 @@ def _directory(path: str | Path) -> Path:
 
 def _download(repo_id: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as e:
+        what = f"{repo_id}: no such directory, and a download takes huggingface_hub"
+        raise not_installed(what, "huggingface_hub", "hub") from e
 
     try:
         directory = Path(snapshot_download(repo_id, allow_patterns=["config.json", "*.safetensors.index.json"]))
@@ -247,7 +251,7 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     try:
         import torch
     except ImportError as e:
-        raise not_installed(f"{path}: needs torch to be read", "torch") from e
+        raise not_installed(f"{path}: needs torch to be read", "torch", "torch") from e
     import pickle
 
     try:

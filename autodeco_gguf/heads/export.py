@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -12,8 +13,16 @@ import numpy as np
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import Progress, check_output, copy_range, write_atomically
-from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorSpec
+from autodeco_gguf.files.atomic import (
+    Output,
+    Progress,
+    check_output,
+    check_unchanged,
+    identity,
+    read_range,
+    write_together,
+)
+from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
 from autodeco_gguf.heads.format import ACTIVATIONS, BASE_SIZE, BASE_VIEW, HEAD_TYPES, PREFIX, VERSION, head_key
@@ -44,6 +53,33 @@ class _Range(NamedTuple):
     nbytes: int
 
 
+class _Part(NamedTuple):
+    """Bytes of a file to write, in memory or elsewhere; the name of the tensor that begins with them, if one does."""
+
+    content: bytes | _Range
+    tensor: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.content.nbytes if isinstance(self.content, _Range) else len(self.content)
+
+    def blocks(self) -> Iterable[bytes | memoryview]:
+        """The bytes, in pieces that are valid until the next."""
+        return read_range(*self.content) if isinstance(self.content, _Range) else [self.content]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to write: parts, each padded to the alignment, what they are read from, what they are to be read as."""
+
+    path: Path
+    parts: Sequence[_Part]
+    alignment: int
+    sources: Sequence[GgufFile]
+    kind: Kind
+    weights: HeadWeights | None = None
+
+
 def export(
     base: str | Path | BaseModel,
     heads: str | Path,
@@ -66,7 +102,7 @@ def export(
             q8_0 cannot pack is written as f16.
         activation: overrides the activation that the heads' depth implies.
         force: replace an existing output.
-        progress: called as tensor data is copied.
+        progress: called as the file is written and compared.
 
     Raises:
         BadFile: input that is broken or does not fit together, a value that does not fit the head type, an output
@@ -79,13 +115,16 @@ def export(
         raise InvalidInput.of("activation", repr(activation), f"one of {', '.join(ACTIVATIONS)}")
     model = base if isinstance(base, BaseModel) else BaseModel.open(Path(base))
     path = Path(output) if output is not None else _default_output(model.path, adapter)
-    checkpoint_files = Path(heads).iterdir() if Path(heads).is_dir() else ()
+    checkpoint_files = {p: identity(p) for p in Path(heads).iterdir()} if Path(heads).is_dir() else {}
     check_output(path, inputs=[*model.paths, *checkpoint_files], force=force)
-    weights = _fit(read_checkpoint(heads, activation=activation), model, heads)
+    checkpoint = read_checkpoint(heads, activation=activation)
+    for source in checkpoint_files.keys() & {*checkpoint.files, Path(heads, "config.json")}:
+        check_unchanged(source, checkpoint_files[source])
+    weights = _fit(checkpoint, model, heads)
     tensors = _encode(weights, head_type, heads)
-    if adapter:
-        return _write_adapter(path, model.parts[0], tensors, weights)
-    return _write_merged(path, model, tensors, weights, progress)
+    file = _adapter(path, model.parts[0], tensors, weights) if adapter else _merged(path, model, tensors, weights)
+    (result,) = _write([file], progress, new=not force)
+    return result
 
 
 def extract(
@@ -97,6 +136,8 @@ def extract(
     progress: Progress | None = None,
 ) -> list[ExportResult]:
     """Take a merged file apart: the base, bit-identical to the file it was made of, and the heads.
+
+    Both outputs are written, or none.
 
     Raises:
         BadFile: not a merged file, a stale base view, an output that cannot be written.
@@ -112,14 +153,14 @@ def extract(
         if path is not None:
             check_output(Path(path), inputs=[model.path], force=force)
     weights = model.read_heads()
-    results = []
+    files = []
     if base is not None:
         source = _Range(model.path, model.base().start, model.base_nbytes)
-        results.append(_write(Path(base), [source], 1, "plain", None, progress))
+        files.append(_File(Path(base), [_Part(source)], 1, [model.outer], "plain"))
     if adapter is not None:
         tensors = zip(_head_specs(model, weights), map(model.outer.read, model.head_tensors), strict=True)
-        results.append(_write_adapter(Path(adapter), model.outer, list(tensors), weights))
-    return results
+        files.append(_adapter(Path(adapter), model.outer, list(tensors), weights, [model.outer]))
+    return _write(files, progress, new=not force)
 
 
 def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResult | None:
@@ -140,8 +181,10 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     specs = [t.spec for t in model.base_tensors]
     view = outer.header.build([PREFIX], [], specs)
     header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *specs, *_head_specs(model, weights)])
-    copied = [_Range(model.path, t.offset, t.nbytes) for t in (*model.base_tensors, *model.head_tensors)]
-    return _write(model.path, [header + view, *copied], outer.alignment, "merged", weights, progress)
+    copied = [_copy(outer, t) for t in (*model.base_tensors, *model.head_tensors)]
+    parts = [_Part(header), _Part(view, BASE_VIEW), *copied]
+    (result,) = _write([_File(model.path, parts, outer.alignment, [outer], "merged", weights)], progress)
+    return result
 
 
 def _open_merged(path: Path, given: str | Path, need: str) -> ModelFile:
@@ -152,28 +195,26 @@ def _open_merged(path: Path, given: str | Path, need: str) -> ModelFile:
     return model
 
 
-# ---- writing ----
+# ---- files ----
 
 
-def _write_merged(
-    path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights, progress: Progress | None
-) -> ExportResult:
+def _merged(path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights) -> _File:
     first, alone = base.parts[0], len(base.parts) == 1
     specs = [t.spec for part in base.parts for t in part.tensors]
     entries = _metadata(weights)
-    if alone:
-        view = first.read_range(first.start, first.data - first.start)  # byte for byte: the source stands in it whole
-        end = _source_end(base)
-        copied = [_Range(first.path, first.data, end - first.data)]
-        if end < first.start + first.pad(first.end - first.start):
-            entries.append((BASE_SIZE, "u64", end - first.start))
+    if alone:  # the source stands in it whole, byte for byte, beginning with the view
+        nbytes, end = _source_end(base) - first.start, first.end - first.start
+        view = first.read_range(first.start, first.data - first.start)
+        copied = [_Part(_Range(first.path, first.start, nbytes), BASE_VIEW)]
+        if nbytes < first.pad(end):
+            entries.append((BASE_SIZE, "u64", nbytes))
     else:
         view = first.header.build(["split."], [], specs)
-        copied = [_Range(part.path, t.offset, t.nbytes) for part in base.parts for t in part.tensors]
+        copied = [_Part(view, BASE_VIEW), *(_copy(part, t) for part in base.parts for t in part.tensors)]
     drop = [PREFIX] if alone else ["split.", PREFIX]
     header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
-    chunks: list[bytes | _Range] = [header + view, *copied, *(data for _, data in tensors)]
-    return _write(path, chunks, first.alignment, "merged", weights, progress)
+    parts = [_Part(header), *copied, *_head_parts(tensors)]
+    return _File(path, parts, first.alignment, base.parts, "merged", weights)
 
 
 def _source_end(base: BaseModel) -> int:
@@ -187,54 +228,85 @@ def _source_end(base: BaseModel) -> int:
     return part.file_size
 
 
-def _write_adapter(path: Path, template: GgufFile, tensors: _Tensors, weights: HeadWeights) -> ExportResult:
+def _adapter(
+    path: Path, template: GgufFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
+) -> _File:
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
         ("general.architecture", "str", template.architecture),
         ("adapter.type", "str", "autodeco"),
     ]
     header = template.header.build([""], [*general, *_metadata(weights)], [spec for spec, _ in tensors])
-    return _write(path, [header, *(data for _, data in tensors)], 32, "adapter", weights)
+    return _File(path, [_Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
 
 
-def _write(
-    path: Path,
-    chunks: Sequence[bytes | _Range],
-    alignment: int,
-    kind: Kind,
-    weights: HeadWeights | None,
-    progress: Progress | None = None,
-) -> ExportResult:
-    """Write bytes and copies of bytes, each padded to the alignment, and read back what came of it."""
-    total = sum(chunk.nbytes for chunk in chunks if isinstance(chunk, _Range))
-
-    def write(out: BinaryIO) -> None:
-        done = 0
-
-        def step(nbytes: int) -> None:
-            nonlocal done
-            done += nbytes
-            if progress is not None:
-                progress(done, total)
-
-        for chunk in chunks:
-            if isinstance(chunk, _Range):
-                copy_range(*chunk, out, step)
-                out.write(b"\0" * (-chunk.nbytes % alignment))
-            else:
-                out.write(chunk + b"\0" * (-len(chunk) % alignment))
-
-    write_atomically(path, write, lambda p: _verify(p, kind, weights))
-    return ExportResult(path, path.stat().st_size, tuple(weights.mlps) if weights is not None else ())
+def _head_parts(tensors: _Tensors) -> list[_Part]:
+    return [_Part(data, name) for (name, _, _), data in tensors]
 
 
-def _verify(path: Path, kind: Kind, weights: HeadWeights | None) -> None:
-    """Read back what was written with the reader that will have to live with it."""
-    model = ModelFile.open(path)
-    if model.kind != kind or model.stale is not None:
-        raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
-    if weights is not None and _shapes(model.read_heads()) != _shapes(weights):
-        raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
+def _copy(file: GgufFile, tensor: TensorInfo) -> _Part:
+    return _Part(_Range(file.path, tensor.offset, tensor.nbytes), tensor.name)
+
+
+# ---- writing ----
+
+
+def _write(files: Sequence[_File], progress: Progress | None, *, new: bool = False) -> list[ExportResult]:
+    """Write files, all or none, and read back what came of them."""
+    total = sum(part.nbytes for file in files for part in file.parts)
+    done = 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done // 2, total)  # written, then compared
+
+    write_together([Output(f.path, partial(_write_parts, f, step), partial(_verify, f, step)) for f in files], new=new)
+    return [ExportResult(f.path, f.path.stat().st_size, tuple(f.weights.mlps) if f.weights else ()) for f in files]
+
+
+def _write_parts(file: _File, step: Callable[[int], None], out: BinaryIO) -> None:
+    for part in file.parts:
+        for block in part.blocks():
+            out.write(block)
+            step(len(block))
+        out.write(b"\0" * (-part.nbytes % file.alignment))
+
+
+def _verify(file: _File, step: Callable[[int], None], path: Path) -> None:
+    """Read back what was written with the reader that will have to live with it, and compare every byte.
+
+    The bytes of a copy are read from their source once more: a source that was overwritten meanwhile is noticed even
+    where its time and size do not show it.
+    """
+    try:
+        model = ModelFile.open(path)
+        if model.kind != file.kind or model.stale is not None:
+            raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
+        if file.weights is not None and _shapes(model.read_heads()) != _shapes(file.weights):
+            raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
+        _compare(file, step, model.outer)
+    finally:  # of an error too, where it is the cause
+        for source in file.sources:
+            source.check_unchanged()
+
+
+def _compare(file: _File, step: Callable[[int], None], written: GgufFile) -> None:
+    """Raise BadFile unless a file holds what it is to hold, every tensor where its header says."""
+    places, place = {t.name: t.offset for t in written.tensors}, 0
+    with written.path.open("rb") as f:
+        for part in file.parts:
+            place = place if part.tensor is None else places[part.tensor]
+            f.seek(place)
+            for block in part.blocks():
+                if f.read(len(block)) != bytes(block):  # a memoryview is compared item by item
+                    reason = f"other bytes at {place} than in what it was made of; nothing was written, try again"
+                    raise BadFile.of(written.path, reason, key=part.tensor)
+                step(len(block))
+            place += part.nbytes + -part.nbytes % file.alignment
+    if place != written.file_size:
+        raise BadFile.of(written.path, f"{written.file_size} bytes, expected {place}; nothing was written")
 
 
 # ---- contents ----

@@ -73,7 +73,8 @@ class ModelFile:
     def base_nbytes(self) -> int:
         """Size in bytes of the source file that stands in a merged one, from the view's first byte."""
         view = self.base()
-        return self.outer.get(BASE_SIZE, int, 0) or view.pad(view.end - view.start)
+        size = self.outer.get(BASE_SIZE, int)
+        return view.pad(view.end - view.start) if size is None else size
 
     def base(self) -> GgufFile:
         """The header of the base model that llama.cpp is to load.
@@ -164,4 +165,13 @@ def _view_mismatch(outer: GgufFile, view: GgufFile) -> str | None:
         if tensor != theirs[name]:
             return f"tensor {name} has another place, type or shape in it"
     key = view.header.diff(outer.header, [PREFIX])
-    return f"metadata key {key} differs" if key else None
+    return f"metadata key {key} differs" if key else _size_mismatch(outer, view)
+
+
+def _size_mismatch(outer: GgufFile, view: GgufFile) -> str | None:
+    """The source file ends where its last tensor does, or in the padding that follows."""
+    end = view.end - view.start
+    size = outer.get(BASE_SIZE, object, end)
+    if type(size) is int and end <= size <= view.pad(end):
+        return None
+    return f"{BASE_SIZE} is {size!r:.40}, expected {end} to {view.pad(end)}"

@@ -194,7 +194,7 @@ def _math_verify() -> Any:
     try:
         library = importlib.import_module("math_verify")
     except ImportError as e:
-        raise not_installed(f"checker 'boxed' needs math-verify: {e}", "eval") from e
+        raise not_installed(f"checker 'boxed' needs math-verify: {e}", "math-verify", "eval") from e
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there are no time limits
     return library
 

@@ -113,7 +113,7 @@ def _langdetect() -> Any:
     try:
         return importlib.import_module("langdetect")
     except ImportError as e:
-        raise not_installed("langdetect is not installed", "eval") from e
+        raise not_installed("langdetect is not installed", "langdetect", "eval") from e
 
 
 def _is_language(text: str, language: str) -> bool:

@@ -239,7 +239,7 @@ def test_no_matplotlib(tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capt
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = invoke(capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "o")
-    assert_refused(done, 'matplotlib is not installed; pip install "autodeco-gguf[eval]"; or use --no-plots')
+    assert_refused(done, "matplotlib is not installed; pip install matplotlib, or ", '".[eval]"; or use --no-plots')
     assert Loaded.model is None
 
 

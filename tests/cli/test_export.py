@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,22 @@ def test_convert_script_is_the_export_command(qwen2: Case, merged: Path, tmp_pat
     args = ("--base", qwen2.base, "--heads", qwen2.heads, "-o", "out.gguf")
     outcome = spawn(*args, python=(str(ROOT / "convert" / "export.py"),), cwd=tmp_path)
     assert (outcome.status, outcome.out, outcome.err) == (0, "", "out.gguf: 654.3 kB, heads: temperature, top-p\n")
+    assert (tmp_path / "out.gguf").read_bytes() == merged.read_bytes()
+
+
+BARE = """
+import sys
+others = "gguf huggingface_hub requests tqdm yaml torch transformers matplotlib scipy sympy math_verify langdetect"
+sys.modules.update(dict.fromkeys(others.split()))
+from autodeco_gguf.cli import main
+main()
+"""
+
+
+def test_core_dependencies_are_enough(qwen2: Case, merged: Path, tmp_path: Path) -> None:
+    args = ("export", "--base", qwen2.base, "--heads", qwen2.heads, "-o", tmp_path / "out.gguf")
+    outcome = spawn(*args, python=("-c", BARE))
+    assert outcome.status == 0, outcome.err
     assert (tmp_path / "out.gguf").read_bytes() == merged.read_bytes()
 
 
@@ -81,3 +98,12 @@ def test_repository_without_a_network(qwen2: Case, tmp_path: Path) -> None:
     args = ("export", "--base", qwen2.base, "--heads", "someone/heads", "-o", tmp_path / "out.gguf")
     assert_refused(spawn(*args, env=environment), "error: someone/heads: ", "not to be had from the Hugging Face hub")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_repository_without_the_hubs_package(
+    qwen2: Case, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused = invoke(capfd, "export", "--base", qwen2.base, "--heads", "someone/heads")
+    how = 'pip install huggingface_hub, or in a clone: pip install ".[hub]"'
+    assert_refused(refused, f"error: someone/heads: no such directory, and a download takes huggingface_hub; {how}\n")

@@ -214,7 +214,7 @@ def test_without_the_packages(
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             refused = invoke(capfd, "train", qwen2.base, "--data", data, "-o", tmp_path / "o")
-            assert_refused(refused, f"training needs {package}", '; pip install "autodeco-gguf[train]"')
+            assert_refused(refused, f"training needs {package}; pip install {package}, or ", '".[train]"')
     assert not (tmp_path / "o").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ from fake_engine import (
     timeless,
 )
 
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, Busy
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.runner import Progress
 from autodeco_gguf.evaluation.settings import Shard
 from autodeco_gguf.evaluation.shards import Joined, join
+from autodeco_gguf.files.lock import locked
 
 
 def sharded(tmp_path: Path, n: int, methods: Sequence[str] = METHODS) -> list[Path]:
@@ -144,3 +146,43 @@ def test_a_directory_in_use_is_not_joined(tmp_path: Path) -> None:
             join([tmp_path / "a"], tmp_path / "b")
 
     run(tmp_path / "a", ["greedy"], watch=meanwhile)
+
+
+FILES = ["timing.jsonl", "samples.jsonl", "results.json"]
+
+
+@pytest.mark.parametrize("killed_at", FILES)
+def test_a_join_that_was_killed_can_be_run_again(
+    killed_at: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = sharded(tmp_path, 2, ["greedy", "default"])
+    join(parts, tmp_path / "whole", plots=False)
+    rename = os.replace
+
+    def strike(source: Path, target: Path) -> None:
+        if target.name == killed_at:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", strike)
+        with pytest.raises(KeyboardInterrupt):
+            join(parts, tmp_path / "all", plots=False)
+    assert sorted(os.listdir(tmp_path / "all")) == sorted(FILES[: FILES.index(killed_at)])
+    again = join(parts, tmp_path / "all", plots=False)
+    assert again.complete == ("greedy", "default")
+    for name in FILES:
+        assert (tmp_path / "all" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for more in (parts[:1], [parts[0], *parts]):  # other samples; results that know more methods
+        with pytest.raises(AutoDecoError, match="all: has an evaluation in it; give a new directory"):
+            join(more, tmp_path / "all", plots=False)
+        shutil.copy(undisturbed / "results.json", tmp_path / "all")
+    assert results_of(tmp_path / "all") == results_of(undisturbed)
+
+
+def test_two_joins_into_one_directory(tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2, ["greedy"])
+    (tmp_path / "all").mkdir()
+    with locked(tmp_path / "all"), pytest.raises(Busy, match="all: in use by another run; wait for its end"):
+        join(parts, tmp_path / "all", plots=False)
+    assert os.listdir(tmp_path / "all") == []

@@ -18,17 +18,24 @@ import pytest
 from broken import STRIKE, Kind, assert_refused, big_base, rewrite, spawn
 from conftest import Case
 
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf import export
+from autodeco_gguf.errors import BadFile, Busy
+from autodeco_gguf.files import atomic
 from autodeco_gguf.files.atomic import (
+    Output,
     bad_file,
     check_directory,
     check_new,
     check_output,
-    copy_range,
+    check_unchanged,
+    identity,
+    read_range,
     same_file,
     write_atomically,
     write_bytes,
+    write_together,
 )
+from autodeco_gguf.files.lock import lock
 
 # ---- outputs ----
 
@@ -44,6 +51,13 @@ def made(directory: Path) -> Path:
     return directory
 
 
+def linked(directory: Path, to: str) -> Path:
+    """A link in it to a path in it."""
+    link = directory / "another"
+    link.symlink_to(directory / to)
+    return link
+
+
 Check = Callable[[Path], None]
 CHECKS: dict[str, tuple[Check, str, str]] = {
     "an input": (lambda d: check_output(d / "file", inputs=[d / "file"], force=True), "file", "is the input {d}/file;"),
@@ -51,6 +65,14 @@ CHECKS: dict[str, tuple[Check, str, str]] = {
     "another name": (lambda d: check_output(d / "hard", inputs=[d / "file"]), "hard", "is the input {d}/file; choose"),
     "a directory": (lambda d: check_output(d / "dir", force=True), "dir", "is a directory; give a file name"),
     "a pipe": (lambda d: check_output(d / "pipe", force=True), "pipe", "is no regular file; give another name"),
+    "a link to a pipe": (
+        lambda d: check_output(linked(d, "pipe"), force=True),
+        "another",
+        "is no regular file; give a",
+    ),
+    "a link to itself": (lambda d: check_output(linked(d, "another"), force=True), "another", "is no regular file; gi"),
+    "a link without parent": (lambda d: check_output(linked(d, "a/b")), "another", "no such directory as {d}/a"),
+    "too long a name": (lambda d: check_output(d / ("x" * 300)), "x" * 300, "cannot be written: File name too long"),
     "exists": (lambda d: check_output(d / "file"), "file", "exists; use --force to replace it"),
     "no parent": (lambda d: check_output(d / "a/b"), "a/b", "no such directory as {d}/a"),
     "one exists": (lambda d: check_new([d / "a", d / "hard"], force=False), "hard", "exists; use --force to"),
@@ -116,36 +138,219 @@ def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
 
 
+@pytest.mark.parametrize(("umask", "made", "kept"), [(0o022, 0o644, 0o664), (0o077, 0o600, 0o664)])
+def test_permissions_from_the_first_byte_on(umask: int, made: int, kept: int, tmp_path: Path) -> None:
+    """A new file's are the umask's; an existing file's are exactly its own, and never more before."""
+    seen = []
+
+    def write(f: BinaryIO) -> None:
+        seen.append(os.fstat(f.fileno()).st_mode & 0o777)
+        f.write(b"x")
+
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "old").chmod(kept)
+    (tmp_path / "secret").write_bytes(b"old")
+    (tmp_path / "secret").chmod(0o400)
+    before = os.umask(umask)
+    try:
+        for name in ("new", "old", "secret"):
+            write_atomically(tmp_path / name, write)
+    finally:
+        os.umask(before)
+    assert seen == [made, kept, 0o400]
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old", "secret")] == seen
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").write_bytes(b"old")
+    for name, to in (("link", "d/file"), ("twice", "link"), ("dangling", "d/new")):
+        (tmp_path / name).symlink_to(to)
+        write_bytes(tmp_path / name, name.encode())
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / to).read_bytes() == name.encode()
+    assert sorted(os.listdir(tmp_path / "d")) == ["file", "new"]
+    assert sorted(os.listdir(tmp_path)) == ["d", "dangling", "link", "twice"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file without a name"])
+def test_what_stdout_leads_to_is_left_alone(kind: str, tmp_path: Path) -> None:
+    """As /dev/stdout does: a link to a descriptor of the process."""
+    link = tmp_path / "stdout"
+    if kind == "pipe":
+        descriptors = os.pipe()
+    else:
+        descriptors = (os.open(tmp_path / "x", os.O_CREAT | os.O_RDWR),) * 2
+        (tmp_path / "x").unlink()
+    try:
+        link.symlink_to(f"/dev/fd/{descriptors[1]}")
+        for act in (lambda: check_output(link, force=True), lambda: write_bytes(link, b"x")):
+            with pytest.raises(BadFile, match=r"stdout: is no regular file; give another name"):
+                act()
+        assert link.is_symlink()
+        assert os.listdir(tmp_path) == ["stdout"]
+    finally:
+        for fd in set(descriptors):
+            os.close(fd)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_one_new_file_one_wins(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+
+    def meanwhile(f: BinaryIO) -> None:
+        f.write(b"second")
+        write_atomically(path, lambda f: f.write(b"first"), new=True)
+
+    with pytest.raises(BadFile, match=r"out: exists; use --force to replace it"):
+        write_atomically(path, meanwhile, new=True)
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"first", ["out"])
+    write_atomically(path, lambda f: f.write(b"third"))
+    assert path.read_bytes() == b"third"
+
+
+def without_links(source: Path, target: Path) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+# ---- what killed runs leave ----
+
+
+def test_leftovers_of_killed_runs_go_with_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "out[1]"
+    others = [
+        ".out[1].0123abcd.tmp.tmp",
+        ".out1.0123abcd.tmp",
+        ".out[1].tmp",
+        ".out[1].0123abcg.tmp",
+        ".x.01234567.tmp",
+    ]
+    leftover, secret = tmp_path / ".out[1].0123abcd.tmp", tmp_path / ".out[1].deadbeef.tmp"
+    for name in (*others, leftover, secret):
+        (tmp_path / name).write_bytes(b"x")
+    secret.chmod(0o400)
+    os.mkfifo(tmp_path / ".out[1].00000000.tmp")
+    (tmp_path / ".out[1].11111111.tmp").symlink_to("nowhere")
+    write_bytes(path, b"new")
+    kept = {*others, ".out[1].00000000.tmp", ".out[1].11111111.tmp", path.name}
+    assert set(os.listdir(tmp_path)) == kept
+
+
+def test_what_a_living_run_writes_stays(tmp_path: Path) -> None:
+    def meanwhile(f: BinaryIO) -> None:
+        f.write(b"second")
+        write_bytes(tmp_path / "out", b"first")
+
+    write_atomically(tmp_path / "out", meanwhile)
+    assert ((tmp_path / "out").read_bytes(), os.listdir(tmp_path)) == (b"second", ["out"])
+
+
+def test_a_new_file_taken_for_a_leftover_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run looks for leftovers between the making of a file and its lock."""
+    monkeypatch.setattr(atomic, "lock", once(lambda fd, path: path.unlink(), lock))
+    write_bytes(tmp_path / "out", b"x")
+    monkeypatch.setattr(atomic, "lock", once(is_busy, lock))
+    write_bytes(tmp_path / "two", b"x")
+    assert sorted(os.listdir(tmp_path)) == ["out", "two"]
+
+
+def is_busy(fd: int, path: Path) -> None:
+    raise Busy("in use")
+
+
+def once(first: Callable[..., Any], later: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter([first])
+    return lambda *args: next(calls, later)(*args)
+
+
+# ---- several files ----
+
+
+def both(directory: Path, **second: Any) -> list[Output]:
+    """Two files to write, "b" over an old one."""
+    (directory / "b").write_bytes(b"old")
+    return [
+        Output(directory / "a", lambda f: f.write(b"new")),
+        Output(directory / "b", **{"write": lambda f: f.write(b"new"), **second}),
+        Output(directory / "c", lambda f: f.write(b"new")),
+    ]
+
+
+def test_files_written_together(tmp_path: Path) -> None:
+    write_together(both(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys("abc", b"new")
+
+
+def test_all_of_them_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"b": b"old"}
+    with pytest.raises(BadFile, match=r"b: will not do"):
+        write_together(both(tmp_path, verify=refuse))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    with pytest.raises(BadFile, match=r"b: exists; use --force"):
+        write_together(both(tmp_path), new=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    rename = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target.name == "c":
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(BadFile, match=r"c: cannot be written: Permission denied"):
+        write_together(both(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_cannot_be_kept_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", without_links)
+    write_together(both(tmp_path))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys("abc", b"new")
+
+
+# ---- copying ----
+
+
 @pytest.mark.parametrize(
-    ("offset", "nbytes", "message"), [(4, 7, "ended while it was copied"), (0, 1, "cannot be read: No such file")]
+    ("offset", "nbytes", "message"), [(4, 7, "ended while it was read"), (0, 1, "cannot be read: No such file")]
 )
 def test_what_cannot_be_copied(offset: int, nbytes: int, message: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     if offset:
         source.write_bytes(b"0123456789")
-
-    def write(out: BinaryIO) -> None:
-        copy_range(source, offset, nbytes, out, lambda n: None)
-
     with pytest.raises(BadFile, match=rf"source: {message}") as error:
-        write_atomically(tmp_path / "out", write, lambda _: None)
+        write_atomically(tmp_path / "out", lambda out: out.writelines(read_range(source, offset, nbytes)))
     assert error.value.file == str(source)
     assert not (tmp_path / "out").exists()
 
 
-def test_copies_in_pieces(tmp_path: Path) -> None:
-    content, seen = os.urandom(9_000_000), list[int]()
+def test_reads_in_pieces(tmp_path: Path) -> None:
+    content = os.urandom(9_000_000)
     (tmp_path / "source").write_bytes(content)
-    write_atomically(
-        tmp_path / "out", lambda f: copy_range(tmp_path / "source", 5, 8_999_990, f, seen.append), lambda _: None
-    )
-    assert (tmp_path / "out").read_bytes() == content[5:-5]
-    assert (sum(seen), len(seen) > 1) == (8_999_990, True)
+    pieces = [bytes(piece) for piece in read_range(tmp_path / "source", 5, 8_999_990)]
+    assert b"".join(pieces) == content[5:-5]
+    assert len(pieces) > 1
+    assert list(read_range(tmp_path / "source", 5, 0)) == []
+
+
+def test_what_another_writer_does_to_a_file_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert identity(path) is None
+    check_unchanged(path, None)
+    path.write_bytes(b"abc")
+    before = identity(path)
+    check_unchanged(path, before)
+    for change in (lambda: os.truncate(path, 2), lambda: os.utime(path, ns=(0, 0)), path.unlink):
+        change()
+        with pytest.raises(BadFile, match=r"x: changed while it was read; try again when nothing writes to it$"):
+            check_unchanged(path, before)
 
 
 # ---- interrupted, killed, out of space ----
 
-MOMENTS = ["os:open", "autodeco_gguf.heads.export:copy_range", "os:fsync", "os:replace"]
+MOMENTS = ["os:open", "autodeco_gguf.heads.export:read_range", "os:fsync", "os:replace"]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 
@@ -171,6 +376,9 @@ def test_a_signal_leaves_the_old_file(moment: str, number: signal.Signals, qwen2
     left = {p.name for p in tmp_path.iterdir()} - {"out.gguf"}
     if number == signal.SIGKILL:
         assert all(re.fullmatch(r"\.out\.gguf\.\w+\.tmp", name) for name in left)
+        assert left or moment == "os:open"
+        export(qwen2.base, qwen2.heads, output, force=True)
+        assert os.listdir(tmp_path) == ["out.gguf"]
     else:
         assert left == set()
         assert outcome.err.strip() == ("interrupted" if number == signal.SIGINT else "")
@@ -227,6 +435,12 @@ def test_full_disk(qwen2: Case, merged: Path, small_disk: Disk, tmp_path: Path) 
         assert_refused(outcome, ": cannot be written: ", small_disk.message, small_disk.path)
         assert [p.name for p in small_disk.path.iterdir()] == ["stale.gguf"]
     assert stale.read_bytes() == before
+    if not small_disk.options:  # as much as leaves no room for the adapter, when the base is already written elsewhere
+        free = shutil.disk_usage(small_disk.path).free
+        (small_disk.path / "filler").write_bytes(bytes(free - 50_000))
+    outcome = spawn("extract", merged, "--base", tmp_path / "b", "--adapter", output, **small_disk.options)
+    assert_refused(outcome, ": cannot be written: ", small_disk.message)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk"]
 
 
 PEAK = """

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from gguf.constants import MODEL_ARCH_NAMES
 
 from autodeco_gguf.heads.architecture import are_different, transformers_name
+
+LLAMA_CPP = sorted(MODEL_ARCH_NAMES.values())
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,8 @@ def test_transformers_name(ours: str, theirs: str) -> None:
 )
 def test_other_architectures(name: str, architecture: str, different: bool) -> None:
     assert are_different(name, architecture) == different
+
+
+def test_all_of_llama_cpps_names_are_known() -> None:
+    """As of gguf 0.19; what a later one adds is taken for a name that might be the same."""
+    assert [name for name in LLAMA_CPP if are_different(name, "llama")] == [n for n in LLAMA_CPP if n != "llama"]
