@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -477,30 +474,3 @@ def test_no_such_head(merged: Path) -> None:
 def test_an_unknown_argument(merged: Path) -> None:
     with pytest.warns(RuntimeWarning, match="Llama: unknown argument n_ctxx, which llama_cpp ignores"):
         load(merged, n_ctxx=5)
-
-
-CLOSED = """
-import sys
-from conftest import load
-from autodeco_gguf import AutoDecoError
-llm = load(sys.argv[1])
-llm.close()
-llm.close()
-for use in (lambda: llm.predict([1]), lambda: llm.predict([]), lambda: llm.token_bytes(1)):
-    try:
-        use()
-    except AutoDecoError as e:
-        print(e)
-"""
-
-
-def test_a_closed_model(merged: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CLOSED, str(merged)],
-        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "the model is closed\n" * 3), done.stderr[-500:]
