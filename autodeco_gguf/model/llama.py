@@ -242,7 +242,7 @@ class Llama(llama_cpp.Llama):
             return False
         window = int(lib.llama_model_n_swa(self._model.model))
         first = int(lib.llama_memory_seq_pos_min(self._ctx.memory, 0))
-        return not window or first <= max(0, self.n_tokens - window)
+        return not window or not self.n_tokens or 0 <= first <= max(0, self.n_tokens + 1 - window)
 
     def _eval(self, tokens: list[int]) -> None:
         if self._host_way and not self._keeps_hidden:

@@ -51,6 +51,8 @@ class Turns:
         self._running: threading.Thread | None = None
         self._calling_back = False
         self._stream: _Stream | None = None
+        self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
+        self._stopped = False
         self._free: Callable[[], None] | None = None
         self.closed = self._torn = False
         _all.add(self)
@@ -82,14 +84,14 @@ class Turns:
                 self._release(stream)
 
     def _take(self, stream: _Stream | None, changes: bool) -> None:
+        ticket = object()
         with self._changed:
-            while True:
-                self.check()
-                if stream is not None and stream.begun and self._stream is not stream:
-                    raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
-                if self._running is None and not self._must_wait(stream):
-                    break
-                self._changed.wait(1.0)
+            try:
+                self._queue.append(ticket)
+                while not self._may_go(stream, ticket):
+                    self._changed.wait(1.0)
+            finally:
+                self._queue.remove(ticket)
             check_fork(self.n_threads)
             self._running = threading.current_thread()
             if stream is not None:
@@ -97,9 +99,19 @@ class Turns:
             elif changes:
                 self._stream = None
 
-    def _must_wait(self, stream: _Stream | None) -> bool:
+    def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
+        self.check()
+        goes_on = stream is not None and stream.begun
+        if goes_on and self._stream is not stream:
+            raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
+        if self._running is not None or self._stopped:
+            return False
+        return goes_on or (self._queue[0] is ticket and not self._must_wait())
+
+    def _must_wait(self) -> bool:
+        """Whether another thread is between two pieces of its stream."""
         other = self._stream
-        if other is None or other is stream or other.reader is None:
+        if other is None or other.reader is None:
             return False
         if other.reader is threading.current_thread() or not other.reader.is_alive():
             return False
@@ -175,13 +187,14 @@ class Turns:
     def stop(self) -> None:
         """Take the turn for good: threads that the end of the interpreter kills must not compute then."""
         with self._changed:
+            self._stopped = True
             self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), _EXIT_SECONDS)
             self._running = threading.current_thread()
 
     def after_fork(self) -> None:
         """Other threads are gone, and what they had locked stays locked."""
         self._torn = self._torn or self._running not in (None, threading.current_thread())
-        self._changed = threading.Condition()
+        self._changed, self._queue = threading.Condition(), []
         self._running = self._running if self._running is threading.current_thread() else None
 
 
