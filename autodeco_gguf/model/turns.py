@@ -167,7 +167,7 @@ class Turns:
     def close(self, free: Callable[[], None]) -> None:
         """Call ``free`` once nobody computes any more: at the end of the caller's own turn, if it has it."""
         with self._changed:
-            if self.closed or self._free is not None:
+            if self.closed or self._free is not None or self._stopped:  # at the end what it consists of frees itself
                 return
             self._free = free
             self._changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.sampler import Predictor
 from autodeco_gguf.model.trace import TraceToken
 
@@ -474,3 +476,53 @@ def test_no_such_head(merged: Path) -> None:
 def test_an_unknown_argument(merged: Path) -> None:
     with pytest.warns(RuntimeWarning, match="Llama: unknown argument n_ctxx, which llama_cpp ignores"):
         load(merged, n_ctxx=5)
+
+
+def test_a_model_without_heads(qwen2: Case) -> None:
+    with pytest.raises(
+        BadFile, match=r"no AutoDeco heads in it; .*heads=.*, or use it without any \(heads_enabled=\(\)\)"
+    ):
+        load(qwen2.base)
+
+
+def test_the_vocabulary_alone(merged: Path, qwen2: Case) -> None:
+    for path in (merged, qwen2.base):
+        words = load(path, vocab_only=True)
+        assert (words.heads, words.n_vocab()) == (frozenset(), 384)
+        assert words.detokenize(words.tokenize(b"some words")) == b"some words"
+
+
+def test_what_it_says_of_itself(merged: Path, qwen2: Case) -> None:
+    llm = load(merged)
+    run(llm, max_tokens=3)
+    assert repr(llm) == f"<Llama {merged}: heads temperature and top_p, 10 of 256 tokens>"
+    llm.close()
+    assert repr(llm) == f"<Llama {merged}: closed>"
+    assert repr(load(qwen2.base, heads_enabled=())) == f"<Llama {qwen2.base}: heads none, 0 of 256 tokens>"
+
+
+# ---- programs that always give a temperature ----
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_the_heads_decide(merged: Path, llm: ad.Llama, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "environment":
+        monkeypatch.setenv("AUTODECO_SAMPLING", "heads")
+    stubborn = load(merged, f32_cache=True, **({"sampling": "heads"} if by == "argument" else {}))
+    expected = ids(run(llm))
+    assert ids(run(stubborn)) == expected
+    with pytest.warns(
+        RuntimeWarning, match=r'sampling "heads" ignores temperature 0.8 and top_p 0.95, here and in later'
+    ):
+        assert ids(run(stubborn, temperature=0.8, top_p=0.95)) == expected
+    assert ids(run(stubborn, temperature=0.0)) == expected  # said once: a warning would be an error here
+    assert ids(run(pickle.loads(pickle.dumps(stubborn)))) == expected
+    assert ids(run(stubborn, top_k=1)) != expected
+
+
+def test_the_caller_decides(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTODECO_SAMPLING", "heads")
+    assert {t.temperature for t in run(load(merged, sampling="caller"), temperature=0.5)} == {0.5}
+    monkeypatch.setenv("AUTODECO_SAMPLING", "head")
+    with pytest.raises(InvalidInput, match="sampling 'head', expected 'caller' or 'heads'"):
+        load(merged)
