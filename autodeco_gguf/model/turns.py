@@ -71,7 +71,7 @@ class Turns:
             ModelFailed: the process has forked.
         """
         if self._running is threading.current_thread():
-            if self._calling_back:
+            if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
             self.check()
             yield

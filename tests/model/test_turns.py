@@ -211,7 +211,7 @@ def test_what_is_called_back_cannot_compute(llm: ad.Llama, use: Callable[[ad.Lla
 def test_what_is_called_back_may_look(llm: ad.Llama) -> None:
     def processor(ids: Any, scores: Any) -> Any:
         assert llm.detokenize(ids.tolist())
-        assert llm.n_tokens == len(ids)
+        assert llm.save_state().n_tokens == len(ids)
         return scores
 
     found: Any = llm(PROMPT, max_tokens=12, seed=4, logits_processor=LogitsProcessorList([processor]))
