@@ -68,12 +68,10 @@ def test_sequences_of_its_own(merged: Path) -> None:
 
 
 USES: list[tuple[str, Callable[[Context], Any]]] = [
-    ("metadata", lambda c: c.metadata),
     ("n_ctx_train", lambda c: c.n_ctx_train),
     ("eos", lambda c: c.eos),
     ("vocab", lambda c: c.vocab),
     ("address", lambda c: c.address),
-    ("chat", lambda c: c.chat()),
     ("tokenize", lambda c: c.tokenize("a")),
     ("token_bytes", lambda c: c.token_bytes(5)),
     ("text", lambda c: c.text([5])),
