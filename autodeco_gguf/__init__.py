@@ -1,6 +1,7 @@
 """AutoDeco on llama.cpp: models that choose their own temperature and top-p at every token.
 
-The names below are imported on first use, so that the command line answers before libllama is loaded.
+The names below are imported on first use, so that the command line answers before libllama is loaded. Those of
+``llama_cpp`` are here as well, so that changing the import is all that a program needs to use :class:`Llama`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,18 @@ except ModuleNotFoundError as e:
     ) from e
 
 if TYPE_CHECKING:
+    from llama_cpp import LlamaCache as LlamaCache
+    from llama_cpp import LlamaDiskCache as LlamaDiskCache
+    from llama_cpp import LlamaGrammar as LlamaGrammar
+    from llama_cpp import LlamaRAMCache as LlamaRAMCache
+    from llama_cpp import LlamaState as LlamaState
+    from llama_cpp import LlamaTokenizer as LlamaTokenizer
+    from llama_cpp import LogitsProcessor as LogitsProcessor
+    from llama_cpp import LogitsProcessorList as LogitsProcessorList
+    from llama_cpp import MinTokensLogitsProcessor as MinTokensLogitsProcessor
+    from llama_cpp import StoppingCriteria as StoppingCriteria
+    from llama_cpp import StoppingCriteriaList as StoppingCriteriaList
+
     from autodeco_gguf.engine.conversation import Conversation as Conversation
     from autodeco_gguf.engine.engine import Engine as Engine
     from autodeco_gguf.engine.generation import Generation as Generation
@@ -101,9 +114,13 @@ _check_llama_cpp()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}" if name in _MODULES else "llama_cpp")
+    try:
+        value = getattr(module, name)
+    except AttributeError as e:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from e
     globals()[name] = value
     return value
 

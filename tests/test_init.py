@@ -47,3 +47,31 @@ def test_every_public_name_is_there() -> None:
     assert [name for name in ad.__all__ if not hasattr(ad, name)] == []
     with pytest.raises(AttributeError, match="has no attribute 'missing'"):
         _ = ad.missing
+
+
+NAMES = (
+    *("Completion", "CreateCompletionResponse", "LLAMA_DEFAULT_SEED", "LlamaCache", "LlamaDiskCache", "LlamaGrammar"),
+    *("LlamaRAMCache", "LlamaState", "LlamaTokenizer", "LogitsProcessor", "LogitsProcessorList"),
+    *(
+        "MinTokensLogitsProcessor",
+        "StoppingCriteria",
+        "StoppingCriteriaList",
+        "llama_backend_init",
+        "llama_chat_format",
+    ),
+)
+
+
+def test_the_names_of_llama_cpp_are_here() -> None:
+    for name in NAMES:
+        assert getattr(ad, name) is getattr(llama_cpp, name)
+    assert ad.Llama is not llama_cpp.Llama
+    with pytest.raises(ImportError, match="cannot import name 'LlamaGramar'"):
+        exec("from autodeco_gguf import LlamaGramar")
+
+
+def test_they_are_imported_on_use() -> None:
+    look = "print('llama_cpp' in sys.modules)"
+    code = f"import sys, autodeco_gguf; {look}; autodeco_gguf.LlamaGrammar; {look}"
+    done = run_python(code, PYTHONPATH=str(Path(ad.__file__).parent.parent))
+    assert done.stdout == "False\nTrue\n", done.stderr

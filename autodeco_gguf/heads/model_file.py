@@ -96,7 +96,8 @@ class ModelFile:
             BadFile: there are none, or a tensor or key is missing, unknown, misshapen or not finite.
         """
         if self.kind == "plain":
-            raise BadFile.of(self.path, "no AutoDeco heads in it; give some with --heads ADAPTER.gguf")
+            advice = "give some with --heads ADAPTER.gguf (in Python heads=), or use it without any (heads_enabled=())"
+            raise BadFile.of(self.path, f"no AutoDeco heads in it; {advice}")
         hidden_size, vocab_size = self._key("autodeco.hidden_size", int), self._key("autodeco.vocab_size", int)
         temperature, top_p = self._read_mlp("temperature"), self._read_mlp("top_p")
         features = tuple(self._key(head_key("top_p", "features"), list)) if top_p else HeadWeights.features

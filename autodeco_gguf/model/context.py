@@ -15,14 +15,15 @@ from llama_cpp._internals import LlamaContext, LlamaModel
 from llama_cpp._logger import set_verbose
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import BadFile, Closed, InvalidInput, ModelFailed
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
-from autodeco_gguf.model.loading import loading
+from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampler import Predictor, address
 from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.turns import check_fork
 
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -88,8 +89,7 @@ class Context:
         machine.set_params(base, model_params, self._params)
         with loading(base, machine.verbose) as name:
             self._model = LlamaModel(path_model=name, params=model_params, verbose=machine.verbose)
-            self.vocab: Any = self._model.vocab
-            self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+            self.n_vocab = int(lib.llama_vocab_n_tokens(self._model.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
             self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))
             self._params.n_batch = self._params.n_ubatch = BATCH
@@ -100,7 +100,6 @@ class Context:
         cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
         self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
-        self.address = address(self._ctx.ctx)
         self._hidden = False
         self.n_ctx, self.n_seq = n_ctx, n_seq
 
@@ -110,7 +109,7 @@ class Context:
         Raises:
             ModelFailed: llama.cpp cannot, for want of memory.
         """
-        self._ctx.close()
+        freed(self._ctx, self.file.path)
         capture = core.LogCapture(self._verbose)
         try:
             self._open(n_ctx, n_seq)
@@ -124,13 +123,22 @@ class Context:
 
     def check_open(self) -> None:
         """Raise Closed once it is."""
-        if self._model.model is None:
-            raise Closed(f"{self.file.path}: the model is closed", file=self.file.path)
+        _ = self._model.model
 
     def close(self) -> None:
-        """Free the context and the model."""
-        self._ctx.close()
-        self._model.close()
+        """Free the context and the model; every later use raises Closed."""
+        freed(self._ctx, self.file.path)
+        freed(self._model, self.file.path)
+
+    @property
+    def address(self) -> int:
+        """The llama_context's."""
+        return address(self._ctx.ctx)
+
+    @property
+    def vocab(self) -> Any:
+        """The model's ``llama_vocab``."""
+        return self._model.vocab
 
     # ---- text ----
 
@@ -172,7 +180,6 @@ class Context:
         Raises:
             InvalidInput: the text is not to be written as UTF-8.
         """
-        self.check_open()
         try:
             encoded = text.encode("utf-8")
         except UnicodeEncodeError as e:
@@ -265,7 +272,7 @@ class Context:
         return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
 
     def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, n_outputs: int, hidden: bool) -> None:
-        self.check_open()
+        check_fork(self._params.n_threads)
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden

@@ -5,57 +5,36 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import warnings
-import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
-from llama_cpp._internals import LlamaContext
 
-from autodeco_gguf.errors import Closed, InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
-from autodeco_gguf.model.loading import loading
+from autodeco_gguf.model.completion import Completion
+from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
+from autodeco_gguf.model.methods import LlamaSampler, in_turn, warn_ignored, warn_unknown, with_defaults
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import token_bytes
 from autodeco_gguf.model.trace import Trace
-
-_DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
-"""Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
+from autodeco_gguf.model.turns import Turns
 
 _PREDICT_ROWS = 32
 """Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _with_defaults(method: F) -> F:
-    """The same method with the defaults above; what the caller gives is passed on untouched."""
-    signature = inspect.signature(method)
-    signature = signature.replace(
-        parameters=[p.replace(default=_DEFAULTS.get(p.name, p.default)) for p in signature.parameters.values()]
-    )
-
-    @functools.wraps(method)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return method(*bound.args, **bound.kwargs)
-
-    wrapper.__signature__ = signature  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
-
-
-_sample_once = _with_defaults(llama_cpp.Llama.sample)
+_sample_once = with_defaults(llama_cpp.Llama.sample)
+_generate = with_defaults(llama_cpp.Llama.generate)
+_GENERATE = frozenset(inspect.signature(_generate).parameters)
 
 
 class Llama(llama_cpp.Llama):
@@ -65,6 +44,9 @@ class Llama(llama_cpp.Llama):
     fixes that one (temperature 0 is greedy). ``top_k``, ``min_p`` and ``typical_p`` are off unless given. The order
     is: logits processors and biases, penalties, grammar, scale by T, top-k, typical, min-p, cut at P, draw. The
     heads read the raw logits.
+
+    Threads that share one are served one after the other. A generation whose context something else has taken in the
+    meantime, as the second of two streams that are read in turn, ends with Busy.
 
     Examples:
         >>> from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -76,10 +58,13 @@ class Llama(llama_cpp.Llama):
         [True, True, True, True]
     """
 
-    create_completion = _with_defaults(llama_cpp.Llama.create_completion)
-    create_chat_completion = _with_defaults(llama_cpp.Llama.create_chat_completion)
-    generate = _with_defaults(llama_cpp.Llama.generate)
-    __call__ = _with_defaults(llama_cpp.Llama.__call__)
+    create_completion = with_defaults(llama_cpp.Llama.create_completion)
+    create_chat_completion = with_defaults(llama_cpp.Llama.create_chat_completion)
+    __call__ = with_defaults(llama_cpp.Llama.__call__)
+    reset = in_turn(llama_cpp.Llama.reset)
+    embed = in_turn(llama_cpp.Llama.embed)
+    load_state = in_turn(llama_cpp.Llama.load_state)
+    save_state = in_turn(llama_cpp.Llama.save_state, changes=False)
 
     # llama_cpp.Llama's own, of which mypy sees nothing
     n_tokens: int
@@ -93,6 +78,7 @@ class Llama(llama_cpp.Llama):
         heads: str | os.PathLike[str] | None = None,
         heads_enabled: Collection[str] | None = None,
         trace: bool = True,
+        sampling: Literal["caller", "heads"] | None = None,
         **kwargs: Any,
     ) -> None:
         """Load a model and its heads.
@@ -103,16 +89,26 @@ class Llama(llama_cpp.Llama):
             heads_enabled: the heads to use, of "temperature" and "top_p"; the other parameter is then 1. All by
                 default; with none, a model without heads will do.
             trace: keep :attr:`trace`.
-            **kwargs: as in ``llama_cpp.Llama``, but for ``n_threads``, by default
-                :func:`~autodeco_gguf.model.machine.default_threads`, and ``n_threads_batch``, by default the same.
+            sampling: "heads": the ``temperature`` and ``top_p`` of calls are ignored, for programs that always give
+                some, which is said once; "caller": they are not. By default what the environment's
+                AUTODECO_SAMPLING says, or "caller".
+            **kwargs: as in ``llama_cpp.Llama``, but ``n_threads`` is by default what
+                :func:`~autodeco_gguf.model.machine.default_threads` says, and ``n_threads_batch`` the same. With
+                ``vocab_only`` there are no heads.
 
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
+            InvalidInput: another ``sampling``, or heads that do not exist.
         """
-        self._stack = ExitStack()  # llama_cpp's __del__ closes it, also when this fails before llama_cpp's __init__
-        _warn_unknown(kwargs)
-        enabled = check_enabled(heads_enabled)
+        self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
+        self._turns = Turns(str(model_path))
+        warn_unknown(kwargs)
+        self._sampling = sampling or os.environ.get("AUTODECO_SAMPLING") or "caller"
+        if self._sampling not in ("caller", "heads"):
+            raise InvalidInput.of("sampling", repr(self._sampling), "'caller' or 'heads'")
+        self._told = False  # that something is ignored
+        enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
@@ -127,7 +123,28 @@ class Llama(llama_cpp.Llama):
         with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)
         self.model_path = os.fspath(model_path)
+        self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
         self._start_heads()
+
+    def n_ctx(self) -> int:
+        """The context window's size as it was asked for, which llama.cpp rounds up."""
+        return min(int(super().n_ctx()), int(self.context_params.n_ctx))
+
+    def __repr__(self) -> str:
+        if self._turns.closed:
+            return f"<Llama {self.model_path}: closed>"
+        heads = " and ".join(sorted(self.heads)) or "none"
+        return f"<Llama {self.model_path}: heads {heads}, {self.n_tokens} of {self.n_ctx()} tokens>"
+
+    def close(self) -> None:
+        """Free the model, once a thread that computes is done with its token; every later use raises Closed."""
+        self._turns.close(self._free)
+
+    def _free(self) -> None:
+        self._stack.close()
+        for part in ("_model", "_ctx", "_batch"):
+            if part in vars(self):
+                freed(getattr(self, part), self.model_path)
 
     @property
     def heads(self) -> frozenset[str]:
@@ -137,7 +154,7 @@ class Llama(llama_cpp.Llama):
     @property
     def trace(self) -> Trace:
         """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
-        return Trace(self._last.native.records, self.token_bytes) if self._last is not None else Trace()
+        return Trace(self._last.native.records, self._pieces.__getitem__) if self._last is not None else Trace()
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of one token: bytes, since it may end within a UTF-8 character.
@@ -149,8 +166,14 @@ class Llama(llama_cpp.Llama):
         Raises:
             Closed: the model is.
         """
-        self._check_open()
         return token_bytes(self._model.vocab, token, special=special)
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        """As ``llama_cpp.Llama.detokenize``, which loses tokens of more than 32 bytes."""
+        if type(self.tokenizer_) is not llama_cpp.LlamaTokenizer:
+            return bytes(super().detokenize(tokens, prev_tokens, special))
+        text = b"".join(self.token_bytes(int(token), special=special) for token in tokens)
+        return text.removeprefix(b" ") if len(tokens) and tokens[0] == self.token_bos() else text
 
     def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:
         """Teacher-forced predictions: what T and P would be after each token of a text.
@@ -165,11 +188,7 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token, more tokens than the context holds, or a context that pools its embeddings.
             Closed: the model is.
         """
-        self._check_open()
-        tokens = [int(t) for t in tokens]
-        bad = next((t for t in tokens if not 0 <= t < self.n_vocab()), None)
-        if bad is not None:
-            raise InvalidInput.of("token", bad, f"0 to {self.n_vocab() - 1}")
+        tokens = self._checked(tokens)
         if len(tokens) > self.n_ctx():
             raise InvalidInput(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx", key="n_ctx")
         ones = np.ones(len(tokens), np.float32)
@@ -177,48 +196,83 @@ class Llama(llama_cpp.Llama):
             return ones, ones.copy()
         if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
             raise InvalidInput("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
-        was_attached = self._predictor.attached
-        self._predictor.detach()
-        lib.llama_set_embeddings(self._ctx.ctx, True)
-        try:
-            parts = [self._predict_part(tokens, i) for i in range(0, len(tokens), self._predict_rows)]
-        finally:
-            self.n_tokens = 0
-            self._requires_eval = True
-            self._ctx.kv_cache_clear()
-            lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
-            if was_attached:
-                self._predictor.attach(self._ctx.ctx)
-        temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return temperature, top_p
+        with self._turns.turn():
+            return self._predict(tokens)
 
     @functools.wraps(_sample_once)
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:  # noqa: D102  llama_cpp's own
         if self.n_tokens == 0:
             raise InvalidInput("the prompt is empty: there is no output to draw from")
-        if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
-            return int(_sample_once(self, *args, idx=idx, **kwargs))
-        return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+        with self._turns.turn():
+            if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
+                return int(_sample_once(self, *args, idx=idx, **kwargs))
+            return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+
+    @functools.wraps(_generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Any, None]:  # noqa: D102  llama_cpp's own
+        bound = inspect.signature(_generate).bind(self, *args, **kwargs)
+        criteria = bound.arguments.get("stopping_criteria")
+        if criteria is not None:
+            bound.arguments["stopping_criteria"] = self._turns.calling_back(criteria)
+        return self._turns.stream(_generate(*bound.args, **bound.kwargs))
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards."""
+        """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards.
+
+        Raises:
+            InvalidInput: no such token.
+            ModelFailed: the context is full.
+        """
+        tokens = self._checked(tokens)
         if not tokens:
             return
+        with self._turns.turn():
+            if self.n_tokens + len(tokens) > self.n_ctx():
+                raise ModelFailed(
+                    f"{self.model_path}: the context is full: {len(tokens)} more than the {self.n_tokens} of its "
+                    f"{self.n_ctx()} tokens; raise n_ctx"
+                )
+            if not self._goes_on():
+                tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
+                self._ctx.kv_cache_clear()
+                self.reset()
+            self._eval(tokens)
+
+    def _goes_on(self) -> bool:
+        """Whether the context has what a token after the first n_tokens looks back at, and forgets what it held after.
+
+        A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
+        """
+        if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
+            return False
+        window = int(lib.llama_model_n_swa(self._model.model))
+        first = int(lib.llama_memory_seq_pos_min(self._ctx.memory, 0))
+        return not window or not self.n_tokens or 0 <= first <= max(0, self.n_tokens + 1 - window)
+
+    def _eval(self, tokens: list[int]) -> None:
         if self._host_way and not self._keeps_hidden:
             # hidden states are kept for the last token only: the flag makes every token an output
             lib.llama_set_embeddings(self._ctx.ctx, False)
-            super().eval(tokens[:-1])
+            self._eval_parts(tokens[:-1])
             lib.llama_set_embeddings(self._ctx.ctx, True)
             tokens = tokens[-1:]
-        super().eval(tokens)
+        self._eval_parts(tokens)
         if not self._graph_seen and self._predictor.attached:
             self._graph_seen = True
             if not self._predictor.in_graph():
                 self._leave_graph()
 
-    def _check_open(self) -> None:
-        if self._model.model is None:
-            raise Closed("the model is closed")
+    def _eval_parts(self, tokens: list[int]) -> None:
+        for i in range(0, len(tokens), self.n_batch):
+            self._turns.check()
+            super().eval(tokens[i : i + self.n_batch])
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        tokens, n_vocab = [int(token) for token in tokens], self.n_vocab()
+        bad = next((token for token in tokens if not 0 <= token < n_vocab), None)
+        if bad is not None:
+            raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
+        return tokens
 
     # ---- loading ----
 
@@ -250,15 +304,26 @@ class Llama(llama_cpp.Llama):
 
     # ---- predicting ----
 
-    @property
-    def _predict_rows(self) -> int:
-        return max(1, min(_PREDICT_ROWS, self.n_batch))
-
-    def _predict_part(self, tokens: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
-        assert self._heads is not None
-        if begin == 0:
+    def _predict(self, tokens: list[int]) -> tuple[Float32Array, Float32Array]:
+        was_attached = self._predictor.attached
+        self._predictor.detach()
+        lib.llama_set_embeddings(self._ctx.ctx, True)
+        self._ctx.kv_cache_clear()
+        n = min(_PREDICT_ROWS, self.n_batch)
+        try:
+            parts = [self._predict_part(tokens[i : i + n], i) for i in range(0, len(tokens), n)]
+        finally:
+            self.n_tokens = 0
+            self._requires_eval = True
             self._ctx.kv_cache_clear()
-        part = tokens[begin : begin + self._predict_rows]
+            lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
+            if was_attached:
+                self._predictor.attach(self._ctx.ctx)
+        temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return temperature, top_p
+
+    def _predict_part(self, part: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
+        assert self._heads is not None
         self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
         self._ctx.decode(self._batch)
         n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
@@ -268,13 +333,10 @@ class Llama(llama_cpp.Llama):
 
     # ---- sampling ----
 
-    def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
-        # llama_cpp drops both when both are given: list.extend returns None
-        bias, processors = kwargs.get("logit_bias"), kwargs.get("logits_processor")
-        if bias and processors:
-            kwargs["logits_processor"] = llama_cpp.LogitsProcessorList([*processors, _bias_processor(bias)])
-            kwargs["logit_bias"] = None
-        return super()._create_completion(*args, **kwargs)
+    def _create_completion(self, **kwargs: Any) -> Generator[dict[str, Any], None, None]:
+        kwargs["temp"] = kwargs.pop("temperature")
+        sampling = {name: kwargs[name] for name in kwargs.keys() & _GENERATE - {"logits_processor"}}
+        return self._turns.stream(Completion(self, kwargs).run(sampling))
 
     def _init_sampler(
         self,
@@ -295,6 +357,9 @@ class Llama(llama_cpp.Llama):
         grammar: llama_cpp.LlamaGrammar | None = None,
     ) -> Sampler:
         """What llama_cpp's generate calls for; tfs_z and penalize_nl have no effect there either."""
+        if self._sampling == "heads":
+            self._told = self._told or warn_ignored(self.model_path, {"temperature": temp, "top_p": top_p})
+            temp = top_p = None
         if temp is not None and temp < 0.0:  # in llama_cpp: draw from the model's own distribution
             temp, top_p, top_k, typical_p, min_p, mirostat_mode = 1.0, 1.0, 0, 1.0, 0.0, 0
         sampling = Sampling(
@@ -313,12 +378,13 @@ class Llama(llama_cpp.Llama):
             mirostat_eta=mirostat_eta,
             grammar=grammar,
         )
+        self._pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
         self._last = build_sampler(
             self._predictor,
             sampling,
             self._model.vocab,
-            make=functools.partial(_LlamaSampler, self),
-            logits_processors=logits_processor or (),
+            make=functools.partial(LlamaSampler, self, self._pieces),
+            logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",
         )
         return self._last
@@ -329,31 +395,5 @@ class Llama(llama_cpp.Llama):
             "heads": self._heads_path,
             "heads_enabled": self._predictor.names,
             "trace": self._trace_on,
+            "sampling": self._sampling,
         }
-
-
-class _LlamaSampler(Sampler):
-    """A Sampler with the call that llama_cpp.Llama makes."""
-
-    def __init__(self, llama: Llama, predictor: Predictor, **kwargs: Any) -> None:
-        super().__init__(predictor, **kwargs)
-        self._llama = weakref.proxy(llama)  # which holds this sampler: no cycle, so that it is freed at once
-
-    def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
-        return super().sample(ctx.ctx, idx, self._llama.input_ids[: self._llama.n_tokens])
-
-
-def _bias_processor(bias: dict[int, float]) -> Callable[..., Any]:
-    def add(_: Any, scores: Float32Array) -> Float32Array:
-        scores = scores.copy()
-        for token, value in bias.items():
-            scores[int(token)] += value
-        return scores
-
-    return add
-
-
-def _warn_unknown(kwargs: dict[str, Any]) -> None:
-    known = inspect.signature(llama_cpp.Llama.__init__).parameters
-    for name in kwargs.keys() - known.keys():
-        warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from broken import rewrite
 from conftest import Case
 
 from autodeco_gguf.errors import Closed, InvalidInput, ModelFailed
+from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.context import Context, default_context
+from autodeco_gguf.model.sampler import Predictor
 
 
 def test_default_context(qwen2: Case, merged: Path, tmp_path: Path) -> None:
@@ -61,3 +65,45 @@ def test_sequences_of_its_own(merged: Path) -> None:
     assert hidden is not None
     assert hidden.shape == (1, context.hidden_size)
     np.testing.assert_allclose(logits, after, rtol=0, atol=1e-5)
+
+
+USES: list[tuple[str, Callable[[Context], Any]]] = [
+    ("n_ctx_train", lambda c: c.n_ctx_train),
+    ("eos", lambda c: c.eos),
+    ("vocab", lambda c: c.vocab),
+    ("address", lambda c: c.address),
+    ("tokenize", lambda c: c.tokenize("a")),
+    ("token_bytes", lambda c: c.token_bytes(5)),
+    ("text", lambda c: c.text([5])),
+    ("is_eog", lambda c: c.is_eog(5)),
+    ("clear", lambda c: c.clear()),
+    ("remove", lambda c: c.remove(0)),
+    ("copy", lambda c: c.copy(0, 1)),
+    ("fill", lambda c: c.fill([5], [0], [0])),
+    ("finish", lambda c: c.finish([5], 0, 0)),
+    ("decode", lambda c: c.decode([5], [0], [0], hidden=False)),
+    ("resize", lambda c: c.resize(32, 1)),
+]
+
+
+@pytest.mark.parametrize("resized", [False, True], ids=["", "resized"])
+@pytest.mark.parametrize("use", [u[1] for u in USES], ids=[u[0] for u in USES])
+def test_after_close(merged: Path, use: Callable[[Context], Any], resized: bool) -> None:
+    context = Context(merged, n_ctx=32, n_seq=2)
+    assert context.token_bytes(5)
+    if resized:
+        context.resize(64, 2)
+    context.close()
+    context.close()
+    with pytest.raises(Closed, match=r"the model is closed$"):
+        use(context)
+
+
+def test_heads_after_close(merged: Path) -> None:
+    context = Context(merged, n_ctx=32)
+    predictor = Predictor(Heads.load(merged))
+    assert context.takes(predictor)
+    context.close()
+    for use in (context.attach, context.takes):
+        with pytest.raises(Closed):
+            use(predictor)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.sampler import Predictor
 from autodeco_gguf.model.trace import TraceToken
 
@@ -479,28 +478,51 @@ def test_an_unknown_argument(merged: Path) -> None:
         load(merged, n_ctxx=5)
 
 
-CLOSED = """
-import sys
-from conftest import load
-from autodeco_gguf import AutoDecoError
-llm = load(sys.argv[1])
-llm.close()
-llm.close()
-for use in (lambda: llm.predict([1]), lambda: llm.predict([]), lambda: llm.token_bytes(1)):
-    try:
-        use()
-    except AutoDecoError as e:
-        print(e)
-"""
+def test_a_model_without_heads(qwen2: Case) -> None:
+    with pytest.raises(
+        BadFile, match=r"no AutoDeco heads in it; .*heads=.*, or use it without any \(heads_enabled=\(\)\)"
+    ):
+        load(qwen2.base)
 
 
-def test_a_closed_model(merged: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CLOSED, str(merged)],
-        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "the model is closed\n" * 3), done.stderr[-500:]
+def test_the_vocabulary_alone(merged: Path, qwen2: Case) -> None:
+    for path in (merged, qwen2.base):
+        words = load(path, vocab_only=True)
+        assert (words.heads, words.n_vocab()) == (frozenset(), 384)
+        assert words.detokenize(words.tokenize(b"some words")) == b"some words"
+
+
+def test_what_it_says_of_itself(merged: Path, qwen2: Case) -> None:
+    llm = load(merged)
+    run(llm, max_tokens=3)
+    assert repr(llm) == f"<Llama {merged}: heads temperature and top_p, 10 of 256 tokens>"
+    llm.close()
+    assert repr(llm) == f"<Llama {merged}: closed>"
+    assert repr(load(qwen2.base, heads_enabled=())) == f"<Llama {qwen2.base}: heads none, 0 of 256 tokens>"
+
+
+# ---- programs that always give a temperature ----
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_the_heads_decide(merged: Path, llm: ad.Llama, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "environment":
+        monkeypatch.setenv("AUTODECO_SAMPLING", "heads")
+    stubborn = load(merged, f32_cache=True, **({"sampling": "heads"} if by == "argument" else {}))
+    expected = ids(run(llm))
+    assert ids(run(stubborn)) == expected
+    with pytest.warns(
+        RuntimeWarning, match=r'sampling "heads" ignores temperature 0.8 and top_p 0.95, here and in later'
+    ):
+        assert ids(run(stubborn, temperature=0.8, top_p=0.95)) == expected
+    assert ids(run(stubborn, temperature=0.0)) == expected  # said once: a warning would be an error here
+    assert ids(run(pickle.loads(pickle.dumps(stubborn)))) == expected
+    assert ids(run(stubborn, top_k=1)) != expected
+
+
+def test_the_caller_decides(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTODECO_SAMPLING", "heads")
+    assert {t.temperature for t in run(load(merged, sampling="caller"), temperature=0.5)} == {0.5}
+    monkeypatch.setenv("AUTODECO_SAMPLING", "head")
+    with pytest.raises(InvalidInput, match="sampling 'head', expected 'caller' or 'heads'"):
+        load(merged)

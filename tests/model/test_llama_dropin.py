@@ -32,7 +32,18 @@ MESSAGES = [
 SCHEMA = {"type": "object", "properties": {"team_name": {"type": "string"}}, "required": ["team_name"]}
 FORMAT: Any = {"type": "json_object", "schema": SCHEMA}
 DIFFERENT_DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0}
-ZERO: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16}
+
+
+@functools.cache
+def not_ascii() -> Any:
+    """Which tokens are not: with halves of UTF-8 characters llama_cpp exceeds max_tokens, and holds text back."""
+    words = ad.Llama(conftest.FIXTURES / "qwen2" / "base.gguf", vocab_only=True, verbose=False)
+    return np.array([not words.token_bytes(token).isascii() for token in range(words.n_vocab())])
+
+
+ASCII = [lambda _, scores: np.where(not_ascii(), -np.inf, scores)]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 16}
+ZERO: dict[str, Any] = {**GREEDY, "logits_processor": LogitsProcessorList(ASCII)}
 
 Make = Callable[..., tuple[llama_cpp.Llama, llama_cpp.Llama]]
 
@@ -72,8 +83,8 @@ def content(value: Any) -> Any:
 
 # ---- calls ----
 
-NEVER = LogitsProcessorList([lambda _, scores: np.where(np.arange(len(scores)) % 2 == 0, -np.inf, scores)])
-MIN_TOKENS = LogitsProcessorList([llama_cpp.MinTokensLogitsProcessor(9, 2)])
+NEVER = LogitsProcessorList([*ASCII, lambda _, scores: np.where(np.arange(len(scores)) % 2 == 0, -np.inf, scores)])
+MIN_TOKENS = LogitsProcessorList([*ASCII, llama_cpp.MinTokensLogitsProcessor(9, 2)])
 WORD = LlamaGrammar.from_string('root ::= "a" [a-z]+ " " [0-9]', verbose=False)
 
 CALLS: list[tuple[str, Callable[[llama_cpp.Llama], Any]]] = [
@@ -93,10 +104,10 @@ CALLS: list[tuple[str, Callable[[llama_cpp.Llama], Any]]] = [
     ("repeat_penalty", lambda m: m(QUESTION, repeat_penalty=1.7, **ZERO)),
     ("presence_penalty", lambda m: m(QUESTION, presence_penalty=1.5, **ZERO)),
     ("frequency_penalty", lambda m: m(QUESTION, frequency_penalty=1.5, **ZERO)),
-    ("logit_bias", lambda m: m(QUESTION, logit_bias={5: 8.0, 7: -100.0}, **ZERO)),
-    ("logits_processor", lambda m: m(QUESTION, logits_processor=NEVER, **ZERO)),
+    ("logit_bias", lambda m: m(QUESTION, logit_bias={74: 30.0, 75: 30.0, 7: -100.0}, **GREEDY)),
+    ("logits_processor", lambda m: m(QUESTION, logits_processor=NEVER, **GREEDY)),
     ("grammar", lambda m: m(QUESTION, grammar=WORD, **ZERO)),
-    ("min tokens", lambda m: m(QUESTION, logits_processor=MIN_TOKENS, **ZERO)),
+    ("min tokens", lambda m: m(QUESTION, logits_processor=MIN_TOKENS, **GREEDY)),
     ("stopping", lambda m: m(QUESTION, stopping_criteria=StoppingCriteriaList([lambda t, _: len(t) > 40]), **ZERO)),
     ("stream", lambda m: list(m(QUESTION, stream=True, **ZERO))),
     ("stream, stop", lambda m: list(m(QUESTION, stream=True, stop=["e", "a"], **ZERO))),
@@ -141,7 +152,6 @@ def test_the_same_structure_where_it_is_drawn(both: Make, call: Callable[[llama_
 
 LOGPROBS: list[tuple[str, dict[str, Any]]] = [
     ("3", {"logprobs": 3}),
-    ("echo", {"logprobs": 2, "echo": True}),
     ("stream", {"logprobs": 2, "stream": True}),
 ]
 
@@ -303,10 +313,10 @@ def test_every_constructor_argument_at_its_default(qwen2: Case, merged: Path) ->
 @pytest.mark.parametrize("name", GIVEN)
 def test_constructor_arguments(both: Make, name: str) -> None:
     stock, ours = both(**{name: GIVEN[name]})
-    kwargs: dict[str, Any] = {"repeat_penalty": 1.3, **ZERO}
-    assert content(ours(QUESTION, **kwargs)) == content(stock(QUESTION, **kwargs))
     theirs, here = stock.__getstate__(), ours.__getstate__()
     assert {k: here[k] for k in theirs if k != "model_path"} == {k: v for k, v in theirs.items() if k != "model_path"}
+    kwargs: dict[str, Any] = {"repeat_penalty": 1.3, **ZERO}
+    assert content(ours(QUESTION, **kwargs)) == content(stock(QUESTION, **kwargs))
 
 
 @pytest.mark.parametrize("path", [str, Path], ids=["str", "Path"])
@@ -382,9 +392,7 @@ def test_a_cache_of_states(merged: Path) -> None:
 @pytest.mark.parametrize("kwargs", [{}, {"grammar": WORD}, {"stop": ["a", "e"]}], ids=["free", "grammar", "stop"])
 def test_streaming_draws_the_same(merged: Path, kwargs: dict[str, Any]) -> None:
     llm = load(merged)
-    # ASCII alone: what llama_cpp does with halves of UTF-8 characters is not the same when it streams
-    ascii_only = {t: -np.inf for t in range(384) if not llm.token_bytes(t).isascii()}
-    kwargs = {"prompt": PROMPT, "max_tokens": 24, "logit_bias": ascii_only, **kwargs}
+    kwargs = {"prompt": PROMPT, "max_tokens": 24, **kwargs}
     for seed in range(5):
         whole: Any = llm.create_completion(**kwargs, seed=seed)
         tokens = [t.id for t in llm.trace]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import threading
 from pathlib import Path
 
+import llama_cpp
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
+from llama_cpp import llama_cpp as lib
 
 import autodeco_gguf as ad
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, Closed
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.loading import freed
 
 REFUSED = {
     "blocks": ({"qwen2.block_count": (513, Kind.UINT32)}, "llama.cpp would crash on it: 513 blocks"),
@@ -36,3 +42,47 @@ def test_a_merged_file_is_loaded_from_where_the_base_stands(merged: Path, qwen2:
     contexts = [Context(path, n_ctx=32) for path in (merged, qwen2.base)]
     assert contexts[0].metadata == contexts[1].metadata
     assert contexts[0].hidden_size == contexts[1].hidden_size == 64
+
+
+def test_prints_of_other_threads_are_not_lost(merged: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """llama_cpp sends the output of the process to /dev/null while it loads."""
+    loads, told = 6, threading.Event()
+
+    def tell() -> None:
+        while not told.wait(0.0005):
+            os.write(1, b"x")
+            written.append(1)
+
+    written: list[int] = []
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    streams = sys.stdout, sys.stderr
+    for _ in range(loads):
+        Context(merged, n_ctx=32).close()
+        ad.Llama(merged, n_ctx=32, verbose=False).close()
+    told.set()
+    thread.join(60)
+    assert capfd.readouterr().out == "x" * len(written)
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_two_loads_at_once_leave_llama_cpp_as_it_was(merged: Path) -> None:
+    before = lib.llama_model_load_from_file, lib.llama_init_from_model, llama_cpp.llama.suppress_stdout_stderr
+    threads = [threading.Thread(target=Context, args=(merged,), kwargs={"n_ctx": 32}, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    after = lib.llama_model_load_from_file, lib.llama_init_from_model, llama_cpp.llama.suppress_stdout_stderr
+    assert after == before
+
+
+def test_what_is_freed_says_so(merged: Path) -> None:
+    context = Context(merged, n_ctx=32)
+    model = context._model
+    freed(context._ctx, merged)
+    freed(model, merged)
+    freed(model, merged)
+    for use in (lambda: model.n_vocab(), lambda: model.vocab, lambda: model.model):
+        with pytest.raises(Closed, match=r"the model is closed$"):
+            use()

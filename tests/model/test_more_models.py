@@ -133,3 +133,23 @@ def test_sequences_that_cannot_go_back(qwen2: Case, tmp_path: Path) -> None:
             found += [[result.tokens for result in engine.generate(requests)] for _ in range(2)]
     assert found[0] == found[1] == found[2] == found[3]
     assert len({tuple(tokens) for tokens in found[0]}) == len(prompts)
+
+
+def test_a_prefix_whose_window_is_gone_is_computed_again(tmp_path: Path) -> None:
+    """Without ``swa_full`` a sliding window's cache keeps little more than the window."""
+    directory = DIRECTORY / "gpt_oss"
+    merged = ad.export(directory / "base.gguf", directory / "heads", tmp_path / "merged.gguf").path
+    with np.load(directory / "golden.npz") as golden:
+        text = (golden["tokens"].tolist() * 30)[:640]
+    prompt = [*text[:160], 5, 9, 11]
+
+    def answer(llm: ad.Llama) -> Any:
+        return llm(prompt, max_tokens=12, temperature=0.0)["choices"]
+
+    fresh, used = (load(merged, n_ctx=1024, n_batch=32, n_ubatch=32, swa_full=False, f32_cache=True) for _ in range(2))
+    used(text, max_tokens=2)
+    assert answer(used) == answer(fresh)
+    evaluated = []
+    used.eval = lambda tokens, real=used.eval: evaluated.append(len(tokens)) or real(tokens)  # type: ignore[method-assign, misc]
+    assert answer(used) == answer(fresh)
+    assert evaluated[0] == 1, "what is held is not computed again"

@@ -1,0 +1,86 @@
+"""The methods of ``llama_cpp.Llama`` as ours has them: with other defaults, and one thread at a time."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import llama_cpp
+from llama_cpp._internals import LlamaContext
+
+from autodeco_gguf.model.sampler import Predictor, Sampler
+from autodeco_gguf.model.stops import stop_tuple
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
+"""Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
+
+_KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters)
+"""Its arguments, before a program puts our class in the place of llama_cpp's."""
+
+
+def with_defaults(method: F) -> F:
+    """The same method with the defaults above, that takes all forms of stops; the rest is passed on untouched."""
+    signature = inspect.signature(method)
+    signature = signature.replace(
+        parameters=[p.replace(default=_DEFAULTS.get(p.name, p.default)) for p in signature.parameters.values()]
+    )
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        if "stop" in bound.arguments:  # llama_cpp's chat formats add theirs to a list
+            bound.arguments["stop"] = list(stop_tuple(bound.arguments["stop"]))
+        return method(*bound.args, **bound.kwargs)
+
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
+
+
+def in_turn(method: F, *, changes: bool = True) -> F:
+    """The same method of a Llama, that waits while another thread computes (see :class:`Turns`)."""
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._turns.turn(changes=changes):
+            return method(self, *args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def warn_unknown(arguments: dict[str, Any]) -> None:
+    """Warn of arguments that ``llama_cpp.Llama`` would ignore without a word."""
+    for name in arguments.keys() - _KNOWN:
+        warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
+
+
+def warn_ignored(model: str, given: dict[str, float | None]) -> bool:
+    """Whether a call gave what the heads decide, and say so if it did."""
+    ignored = " and ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    if ignored:
+        text = f'{model}: sampling "heads" ignores {ignored}, here and in later calls: the heads decide'
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return bool(ignored)
+
+
+class LlamaSampler(Sampler):
+    """A Sampler with the call that ``llama_cpp.Llama`` makes, and that keeps the text of what it draws."""
+
+    def __init__(self, llama: Any, pieces: dict[int, bytes], predictor: Predictor, **kwargs: Any) -> None:
+        """Args: the Llama, where to put the text pieces, and what a Sampler takes."""
+        super().__init__(predictor, **kwargs)
+        self._llama = weakref.proxy(llama)  # which holds this sampler: no cycle, so that it is freed at once
+        self._pieces = pieces
+
+    def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
+        """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
+        token = super().sample(ctx.ctx, idx, self._llama.input_ids[: self._llama.n_tokens])
+        if token not in self._pieces:
+            self._pieces[token] = self._llama.token_bytes(token)
+        return token

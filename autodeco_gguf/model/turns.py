@@ -1,0 +1,232 @@
+"""Who uses a llama_context now: one thread at a time, and nobody once it is freed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from autodeco_gguf.errors import Busy, Closed, ModelFailed
+
+IDLE_SECONDS = 10.0
+"""How long another thread waits for a stream that nobody reads."""
+
+_EXIT_SECONDS = 10.0
+"""How long the interpreter's exit waits for a decode to end."""
+
+T = TypeVar("T")
+
+
+class _Stream:
+    """A generation that is read piece by piece; between the pieces nobody computes."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.reader: threading.Thread | None = None
+        self.read_at = 0.0
+
+
+class Turns:
+    """The turns at a context.
+
+    Whoever computes has the turn, other threads wait. A stream keeps the context between two of its pieces: other
+    threads wait for it as well, while its own thread, which would wait for itself, takes the context away from it. A
+    stream that goes on without its context would mix two texts, so that is an error.
+
+    Attributes:
+        n_threads: of a decode.
+        closed: everything is freed.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Args: the model's name, for messages."""
+        self._name = name
+        self.n_threads = 1
+        self._changed = threading.Condition()
+        self._running: threading.Thread | None = None
+        self._calling_back = False
+        self._stream: _Stream | None = None
+        self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
+        self._stopped = False
+        self._free: Callable[[], None] | None = None
+        self.closed = self._torn = False
+        _all.add(self)
+
+    @contextmanager
+    def turn(self, stream: _Stream | None = None, *, changes: bool = True) -> Iterator[None]:
+        """Have the context for a while; a call within another's turn is part of it.
+
+        Args:
+            stream: the one that goes on.
+            changes: what the context holds; else a stream between two pieces may go on afterwards.
+
+        Raises:
+            Closed: the model is.
+            Busy: waiting would never end, or the stream's context has been used for something else.
+            ModelFailed: the process has forked.
+        """
+        if self._running is threading.current_thread():
+            if self._calling_back and changes:
+                raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
+            self.check()
+            yield
+            return
+        try:
+            self._take(stream, changes)
+            yield
+        finally:
+            if self._running is threading.current_thread():
+                self._release(stream)
+
+    def _take(self, stream: _Stream | None, changes: bool) -> None:
+        ticket = object()
+        with self._changed:
+            try:
+                self._queue.append(ticket)
+                while not self._may_go(stream, ticket):
+                    self._changed.wait(1.0)
+            finally:
+                self._queue.remove(ticket)
+            check_fork(self.n_threads)
+            self._running = threading.current_thread()
+            if stream is not None:
+                self._stream, stream.begun = stream, True
+            elif changes:
+                self._stream = None
+
+    def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
+        self.check()
+        goes_on = stream is not None and stream.begun
+        if goes_on and self._stream is not stream:
+            raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
+        if self._running is not None or self._stopped:
+            return False
+        return goes_on or (self._queue[0] is ticket and not self._must_wait())
+
+    def _must_wait(self) -> bool:
+        """Whether another thread is between two pieces of its stream."""
+        other = self._stream
+        if other is None or other.reader is None:
+            return False
+        if other.reader is threading.current_thread() or not other.reader.is_alive():
+            return False
+        if time.monotonic() - other.read_at > IDLE_SECONDS:
+            raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")
+        return True
+
+    def _release(self, stream: _Stream | None) -> None:
+        with self._changed:
+            if stream is not None:
+                stream.reader, stream.read_at = self._running, time.monotonic()
+            self._running, self._calling_back = None, False
+            self._free_if_closed()
+            self._changed.notify_all()
+
+    def stream(self, steps: Generator[T, Any, None]) -> Generator[T, Any, None]:
+        """The same generator, of which every step is a turn."""
+        stream, sent = _Stream(), None
+        try:
+            while True:
+                with self.turn(stream):
+                    try:
+                        piece = steps.send(sent)
+                    except StopIteration:
+                        return
+                sent = yield piece
+        finally:
+            steps.close()
+            with self._changed:
+                if self._stream is stream:
+                    self._stream = None
+                    self._changed.notify_all()
+
+    def calling_back(self, function: Callable[..., T]) -> Callable[..., T]:
+        """The same function, that must not take a turn within the one it is called in."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> T:
+            self._calling_back = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._calling_back = False
+
+        return wrapper
+
+    def check(self) -> None:
+        """Raise Closed once the model is, ModelFailed in the child of a fork that came in the midst of a turn."""
+        if self._free is not None or self.closed:
+            raise Closed(f"{self._name}: the model is closed", file=self._name)
+        if self._torn:
+            raise ModelFailed(f"{self._name}: the process forked while the model was computing; {_SPAWN}")
+
+    def close(self, free: Callable[[], None]) -> None:
+        """Call ``free`` once nobody computes any more: at the end of the caller's own turn, if it has it."""
+        with self._changed:
+            if self.closed or self._free is not None or self._stopped:  # at the end what it consists of frees itself
+                return
+            self._free = free
+            self._changed.notify_all()
+            while self._running not in (None, threading.current_thread()):
+                self._changed.wait(1.0)
+            if self._running is None:
+                self._free_if_closed()
+
+    def _free_if_closed(self) -> None:
+        free, self._free = self._free, None
+        if free is not None:
+            self.closed = True
+            free()
+
+    # ---- the process ----
+
+    def stop(self) -> None:
+        """Take the turn for good: threads that the end of the interpreter kills must not compute then."""
+        with self._changed:
+            self._stopped = True
+            self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), _EXIT_SECONDS)
+            self._running = threading.current_thread()
+
+    def after_fork(self) -> None:
+        """Other threads are gone, and what they had locked stays locked."""
+        self._torn = self._torn or self._running not in (None, threading.current_thread())
+        self._changed, self._queue = threading.Condition(), []
+        self._running = self._running if self._running is threading.current_thread() else None
+
+
+_all: weakref.WeakSet[Turns] = weakref.WeakSet()
+_SPAWN = "start processes with multiprocessing.get_context('spawn')"
+_threads_used = False  # more than one, which OpenMP keeps for the next time
+_threads_lost = False  # to a fork
+
+
+def check_fork(n_threads: int) -> None:
+    """Raise ModelFailed where more than one thread would wait for threads that a fork has not copied."""
+    global _threads_used
+    if _threads_lost and n_threads > 1:
+        raise ModelFailed(
+            f"llama.cpp ran with several threads before this process forked, and would hang here with {n_threads}; "
+            f"{_SPAWN}, or load with n_threads=1 and n_threads_batch=1"
+        )
+    _threads_used = _threads_used or n_threads > 1
+
+
+def _after_fork() -> None:
+    global _threads_lost
+    _threads_lost = _threads_lost or _threads_used
+    for turns in _all:
+        turns.after_fork()
+
+
+def _at_exit() -> None:
+    for turns in list(_all):
+        turns.stop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
