@@ -97,7 +97,7 @@ def trainer(
     context: Context, data: Dataset, settings: TrainingSettings, directory: Path, identity: str = "x"
 ) -> Trainer:
     directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(context, data, settings, directory, directory, identity)
+    return Trainer(context, data, settings, directory, directory, {"base": identity})
 
 
 def log_of(directory: Path) -> list[dict[str, Any]]:

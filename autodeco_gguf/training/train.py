@@ -127,7 +127,11 @@ def train(
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        identity = " ".join(part.fingerprint() for part in model.parts)
+        identity = {
+            "base": " ".join(part.fingerprint() for part in model.parts),
+            "cache_type": machine.cache_type,
+            "flash_attn": bool(machine.flash_attn),
+        }
         trainer = Trainer(context, dataset, settings, out.directory, out.state, identity)
         for warning in _warnings(trainer, dataset, settings):
             watch.warning(warning)

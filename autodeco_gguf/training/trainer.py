@@ -75,9 +75,17 @@ class Trainer:
     """
 
     def __init__(
-        self, context: Context, data: Dataset, settings: TrainingSettings, output: Path, state: Path, identity: str
+        self,
+        context: Context,
+        data: Dataset,
+        settings: TrainingSettings,
+        output: Path,
+        state: Path,
+        identity: Mapping[str, object],
     ) -> None:
-        """Prepare to train the base of ``context``, whose ``identity`` it is, or resume from the state there is.
+        """Prepare to train the base of ``context``, or resume from the state there is.
+
+        ``identity`` is all that tells the features of ``context`` from others: the "base", how it is run.
 
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
@@ -99,7 +107,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
-        described = {**asdict(settings), "data": data.digest, "base": identity}
+        described = {**asdict(settings), "data": data.digest, **identity}
         self._identity = json.loads(json.dumps(described, sort_keys=True))
         self._resume()
 

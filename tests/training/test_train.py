@@ -233,6 +233,17 @@ def test_a_small_training_warns_before_it_begins(name: str, qwen2: Case, tmp_pat
     assert warnings == expected
 
 
+def test_run_in_another_way_it_is_not_resumed(qwen2: Case, tmp_path: Path) -> None:
+    interrupted_training(qwen2.base, tmp_path)
+    data = jsonl(tmp_path / "data.jsonl", *EXAMPLES)
+    for machine, words in (
+        (Machine(n_threads=1, cache_type="f32"), "cache_type f16, now f32"),
+        (Machine(n_threads=1, flash_attn=True), "flash_attn False, now True"),
+    ):
+        with pytest.raises(BadFile, match=rf"state\.pt: of a training with {words}; start anew with --force"):
+            train(qwen2.base, [data], tmp_path / "out", SMALL, machine=machine)
+
+
 def test_another_base_of_the_same_shape_is_noticed(qwen2: Case, tmp_path: Path) -> None:
     interrupted_training(qwen2.base, tmp_path)
     other = rewrite(
