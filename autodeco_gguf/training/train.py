@@ -127,12 +127,7 @@ def train(
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        identity = {
-            "base": " ".join(part.fingerprint() for part in model.parts),
-            "cache_type": machine.cache_type,
-            "flash_attn": bool(machine.flash_attn),
-        }
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity)
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, _identity(model, machine))
         for warning in _warnings(trainer, dataset, settings):
             watch.warning(warning)
         trainer.run(watch.step)
@@ -142,6 +137,12 @@ def train(
         _write(out, model, weights, objective.heads, result)
         out.remove_state()
     return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
+
+
+def _identity(model: BaseModel, machine: Machine) -> dict[str, object]:
+    """What the features depend on."""
+    base = " ".join(part.fingerprint() for part in model.parts)
+    return {"base": base, "cache_type": machine.cache_type, "flash_attn": bool(machine.flash_attn)}
 
 
 def _warnings(trainer: Trainer, dataset: Dataset, settings: TrainingSettings) -> list[str]:
