@@ -69,7 +69,7 @@ def publish(directory: Path, **more: Any) -> None:
             _, end, after = rest.partition(f"<!-- /{mark} -->\n")
             text = f"{before}{begin}{content}\n{end}{after}"
         page.write_text(text, encoding="utf-8")
-    for plot in ("accuracy", "pass_at_k", "parameters"):
+    for plot in ("accuracy", "pass_at_1", "pass_at_k", "parameters"):
         shutil.copyfile(directory / f"{plot}.png", ROOT / "docs" / f"evaluation-{plot}.png")
 
 

@@ -21,6 +21,7 @@ from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.grading import Grade
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
@@ -42,8 +43,10 @@ class FakeEngine:
     """
 
     def __init__(self, heads: frozenset[str] = BOTH, stop_after: int | None = None) -> None:
-        self.heads, self.n_ctx, self.n_parallel, self.fingerprint = heads, 48, 4, "0123456789abcdef" * 4
-        self.context = SimpleNamespace(metadata={})
+        self.heads, self.n_ctx, self.n_parallel = heads, 48, 4
+        self.fingerprint = f"{'0123456789abcdef' * 4} {'fedcba9876543210' * 4}"
+        self.machine, self.heads_file = Machine(n_threads=1, flash_attn=True), Path("here/h.gguf")
+        self.context = SimpleNamespace(metadata={}, file=SimpleNamespace(path=Path("here/m.gguf")))
         self.drawn: list[Request] = []
         self.calls = 0
         self.stop_after = stop_after
@@ -139,9 +142,9 @@ def run(
 
 
 def timeless(value: Any) -> Any:
-    """Results without the speed."""
+    """Results without the speed and the date."""
     if isinstance(value, dict):
-        return {key: timeless(v) for key, v in value.items() if key != "tokens_s"}
+        return {key: timeless(v) for key, v in value.items() if key not in ("tokens_s", "date")}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -150,7 +153,7 @@ def results_of(directory: Path) -> Any:
 
 
 def samples_of(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()[1:]]
+    return [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
 
 
 def place(sample: dict[str, Any]) -> tuple[Any, ...]:

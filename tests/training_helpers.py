@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from autodeco_gguf.tasks import checkers, grading
 from autodeco_gguf.training.data import Counts, Dataset, Tokens
 from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.objective import Losses
 from autodeco_gguf.training.settings import TrainingSettings
 from autodeco_gguf.training.trainer import Trainer
 
@@ -94,12 +97,32 @@ def trainer(
     context: Context, data: Dataset, settings: TrainingSettings, directory: Path, identity: str = "x"
 ) -> Trainer:
     directory.mkdir(parents=True, exist_ok=True)
-    return Trainer(context, data, settings, directory, directory, identity)
+    return Trainer(context, data, settings, directory, directory, {"base": identity})
 
 
 def log_of(directory: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in r.items() if key != "tok_s"} for r in records]
+
+
+@contextmanager
+def no_room(nbytes: int) -> Iterator[None]:
+    """No file can become larger, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def constant_losses(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
+    """Let validations give these losses."""
+    left = iter(values)
+    original = Losses.mean
+    monkeypatch.setattr(
+        Losses, "mean", classmethod(lambda cls, parts: replace(original(parts), temperature=next(left), top_p=0.0))
+    )
 
 
 # ---- the objective, as the paper and the official trainer have it: over all of the vocabulary ----

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial, reduce, wraps
 from pathlib import Path
@@ -103,11 +105,16 @@ def machine_options(
     return decorate
 
 
-class Bar:
-    """A progress bar on stderr, shown only on a terminal."""
+REPORT_S = 60.0
+"""Seconds between lines of progress where there is no terminal."""
 
-    def __init__(self, bar: rich.progress.Progress) -> None:
+
+class Bar:
+    """A progress bar on stderr; without a terminal a line every minute, whether there is something new or not."""
+
+    def __init__(self, bar: rich.progress.Progress, in_bytes: bool) -> None:
         self._bar, self._task = bar, bar.add_task("", total=None)
+        self._show = human_size if in_bytes else str
         self.is_terminal = bar.console.is_terminal
 
     def update(self, done: int, total: int | None = None, text: str | None = None) -> None:
@@ -117,6 +124,15 @@ class Bar:
     def restart(self) -> None:
         """Estimate the time left from here on."""
         self._bar.reset(self._task)
+
+    def report(self, ended: threading.Event) -> None:
+        """Print a line every minute until the event."""
+        start = time.monotonic()
+        while not ended.wait(REPORT_S):
+            task = self._bar.tasks[self._task]
+            done = self._show(int(task.completed)) + (f"/{self._show(int(task.total))}" if task.total else "")
+            with suppress(OSError):  # nobody reads it any more: the next line of the command itself will say so
+                self.say(f"{(time.monotonic() - start) / 60:.0f} min: {done} {task.description}")
 
     def say(self, line: str) -> None:
         """Print a line above it, on a terminal or not."""
@@ -144,9 +160,19 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         else (BarColumn(20), MofNCompleteColumn(), label, TimeRemainingColumn())
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = Bar(progress)
+        bar = Bar(progress, in_bytes)
         bar.update(0, text=text)
-        yield bar
+        ended = threading.Event()
+        reporter = threading.Thread(target=bar.report, args=(ended,), daemon=True)
+        if bar.is_terminal:
+            yield bar
+            return
+        reporter.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            reporter.join()
 
 
 def human_size(nbytes: int) -> str:

@@ -82,6 +82,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     "--time-limit", type=click.FloatRange(min=0, min_open=True), default=10.0, help="Seconds for checking an answer."
 )
 @option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
+@option("--wide", is_flag=True, help="Print every column, as report.md has them.")
 @machine_options()
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
@@ -89,7 +90,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     settings, shard = _settings(options)
 
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
-    from autodeco_gguf.evaluation.report import table
+    from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.runner import evaluate
 
     with _read_tasks(options) as tasks:
@@ -106,10 +107,10 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
-    click.echo(f"{table(results)}\n\n{results.verdict}")
+    click.echo(summary(results, wide=options["wide"]))
     if control is not None:
         click.echo(f"\n{control_table(control)}")
-    click.echo(f"{output}: samples.jsonl, results.json{' and plots' if plots else ''}", err=True)
+    click.echo(f"{output}: report.md, results.json, samples.jsonl{' and plots' if plots else ''}", err=True)
 
 
 # ---- arguments ----
@@ -198,7 +199,8 @@ def _progress() -> Iterator[tuple[EvalWatch, Callable[[int, int], None]]]:
 
         def watch(p: Progress) -> None:
             name = p.config.key if p.config.key.startswith(p.method) else f"{p.method}: {p.config}"
-            text = f"{name}, {p.correct} of {p.drawn} right, {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
+            text = f"method {p.number} of {p.of}, {name}, {p.correct} of {p.drawn} right"
+            text += f", {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
             if p.drawn == 0:
                 bar.restart()  # or the time left would be that of the config before
             bar.update(p.done, p.total, text)

@@ -13,7 +13,8 @@ from autodeco_gguf.cli._common import GGUF, Verb
 @click.argument("directories", metavar="DIR...", type=GGUF, nargs=-1, required=True)
 @click.option("-o", "--output", type=GGUF, required=True, help="New directory for all samples.")
 @click.option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
-def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool) -> None:
+@click.option("--wide", is_flag=True, help="Print every column, as report.md has them.")
+def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool, wide: bool) -> None:
     """Put the samples of DIR..., written by eval with --shard, into one directory.
 
     Methods of which all samples are there are in its results. For the others, and for those that have to be searched
@@ -21,11 +22,11 @@ def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool) ->
 
     Example: autodeco-gguf join part1 part2 -o aime24
     """
-    from autodeco_gguf.evaluation.report import table
+    from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.shards import join
 
     joined = join(directories, output, plots=not no_plots)
     if joined.results is not None:
-        click.echo(f"{table(joined.results)}\n\n{joined.results.verdict}")
+        click.echo(summary(joined.results, wide=wide))
     rest = f"{', '.join(joined.incomplete)} and others" if joined.incomplete else "methods that are not in its results"
     click.echo(f"{output}: {joined.samples} samples; eval without --shard and with -o {output} adds {rest}", err=True)

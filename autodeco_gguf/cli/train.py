@@ -102,7 +102,11 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             machine=options["machine"],
             watch=watch,
         )
-    click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.steps} steps", err=True)
+    if trained.steps < trained.planned:
+        click.echo(f"stopped early at step {trained.steps}, kept step {trained.kept}", err=True)
+    elif trained.kept < trained.steps:
+        click.echo(f"kept step {trained.kept}, whose validation was the best", err=True)
+    click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.kept} steps", err=True)
     click.echo(f"{trained.adapter}: the adapter, for autodeco-gguf run {base} --heads {trained.adapter}", err=True)
     if trained.report is not None:
         _print_report(trained.report)
@@ -134,7 +138,7 @@ def _progress() -> Iterator[TrainingWatch]:
             if s.validation is not None:
                 bar.say(f"step {s.step} of {s.steps}: {text}; validation {_losses(s.validation)}")
 
-        yield TrainingWatch(lines=bar.update, data=_print_counts, step=on_step)
+        yield TrainingWatch(lines=bar.update, data=_print_counts, warning=_print_warning, step=on_step)
 
 
 def _losses(losses: Losses) -> str:
@@ -154,9 +158,13 @@ def _print_counts(counts: Counts) -> None:
     click.echo(line, err=True)
 
 
+def _print_warning(warning: str) -> None:
+    click.echo(f"warning: {warning}", err=True)
+
+
 def _print_report(result: Report) -> None:
     click.echo(f"on {result.examples} validation examples, {result.tokens} tokens:")
-    click.echo(f"{'':16}{'mean T':>8}{'mean P':>8}{'NLL':>9}  {'worse than the heads by':>24}")
+    click.echo(f"{'':16}{'mean T':>8}{'mean P':>8}{'NLL':>9}  {'heads better by':>24}")
     for m in result.methods:
         row = f"{m.name:16}{m.temperature:8.3f}{m.top_p:8.3f}{m.nll:9.4f}"
         click.echo(row if m.name == "heads" else f"{row}  {m.difference:+14.4f} +- {m.standard_error:.4f}")

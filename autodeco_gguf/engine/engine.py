@@ -32,6 +32,8 @@ class Engine:
         context: what decodes.
         chat: the model's chat template, None where it has none.
         fingerprint: of the base model and the heads.
+        machine: what it runs on, with nothing left to choose.
+        heads_file: the file that the heads are from, None where they are the model's own.
 
     Nothing runs in the background: who waits for a token or a result runs the engine meanwhile, for all requests. Any
     thread may submit and wait.
@@ -83,6 +85,7 @@ class Engine:
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
         model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
+        self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else None
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
         if isinstance(heads, HeadWeights):

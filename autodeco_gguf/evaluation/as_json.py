@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from autodeco_gguf.evaluation.methods import Config, config_of
 
 T = TypeVar("T")
+_PLAIN: dict[Any, Any] = {int: int, float: int | float, str: str, bool: bool}
 _hints = functools.cache(get_type_hints)
 _NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k"}
 """Of fields in a file, where they are no names of Python."""
@@ -47,6 +49,7 @@ def _read(kind: Any, value: Any) -> Any:
         return None if value is None else _read(args[0], value)
     if origin is Mapping:
         return {args[0](key): _read(args[1], part) for key, part in value.items()}
-    if origin is tuple:
-        return tuple(value) if args[0] in (int, float, str) else tuple(_read(args[0], part) for part in value)
-    return value
+    expected = list if origin is tuple else _PLAIN.get(kind, object)
+    if not isinstance(value, expected) or (kind in (int, float) and isinstance(value, bool)):
+        raise TypeError(f"found {reprlib.repr(value)}, expected {expected}")
+    return tuple(_read(args[0], part) for part in value) if origin is tuple else value

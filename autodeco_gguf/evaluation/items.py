@@ -70,8 +70,10 @@ def make_header(
     for task in tasks:
         digest = digests[task.name].hexdigest()[:16]
         parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
-    same = {"ctx": engine.n_ctx, "seed": settings.seed, "max_tokens": settings.max_tokens}
-    return {kind: VERSION, "model": engine.fingerprint[:16], **same, "tasks": parts}
+    model, _, heads = engine.fingerprint.partition(" ")
+    machine = {"cache_type": engine.machine.cache_type, "flash_attn": engine.machine.flash_attn}
+    same = {"ctx": engine.n_ctx, **machine, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    return {kind: VERSION, "model": model[:16], "heads": heads[:16] or None, **same, "tasks": parts}
 
 
 class GradedTasks:

@@ -18,23 +18,47 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_TASKS, MOST_CURVES = 6, 8
-"""Panels of accuracy.png, and methods in pass_at_k.png: as many as there are colors."""
+"""Panels of accuracy.png, and methods in pass_at_k.png: more can hardly be told apart."""
 
 _OURS, _GREY = "#0072B2", "#777777"
-_COLORS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Of Okabe and Ito, Color Universal Design: color-blind readers can tell them apart."""
+_COLORS = {
+    "autodeco": _OURS,
+    "autodeco:temperature": "#56B4E9",
+    "autodeco:top_p": "#44AA99",
+    "greedy": "#D55E00",
+    "default": "#009E73",
+    "oracle": "#CC79A7",
+    "distinct": "#E69F00",
+    "mean-shift": "#8C564B",
+    "llama.cpp": "#332288",
+    "dynatemp": "#999933",
+    "min-p": "#882255",
+    "top-n-sigma": "#DDCC77",
+    "mirostat2": "#117733",
+    "model": "#AA4499",
+}
+"""Of each method by its name, whatever it is compared with. The palettes of Okabe and Ito and of Paul Tol, in which
+color-blind readers can tell as many as possible apart."""
+_MORE_COLORS = ("#CC6677", "#88CCEE", "#661100", "#6699CC", "#AA4466", "#F0E442", "#4B4B4B")
 _MARKERS = "sD^vPX*<>h"
 _NAMES = {"temperature": "T", "top_p": "P"}
+SE_95 = 1.96
+"""Standard errors that a 95 % interval reaches to either side."""
 
 
 def plot(results: Results, directory: Path) -> list[Path]:
-    """Draw accuracy.png, pass_at_k.png and, where something was predicted, parameters.png.
+    """Draw accuracy.png, pass_at_1.png, pass_at_k.png and, where something was predicted, parameters.png.
 
     Raises:
         AutoDecoError: matplotlib is missing; BadFile: a file cannot be written.
     """
     check()
-    kinds = {"accuracy.png": _accuracy, "pass_at_k.png": _curves, "parameters.png": _parameters}
+    kinds = {
+        "accuracy.png": _accuracy,
+        "pass_at_1.png": _bars,
+        "pass_at_k.png": _curves,
+        "parameters.png": _parameters,
+    }
     figures = {directory / name: draw(results) for name, draw in kinds.items()}
     drawn = {path: figure for path, figure in figures.items() if figure is not None}
     for path, figure in drawn.items():
@@ -62,11 +86,13 @@ def _ordered(results: Results) -> list[Row]:
 
 
 def _styles(results: Results) -> dict[str, dict[str, Any]]:
-    """Color and marker of each method, by name; AutoDeco has its own."""
-    looks = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False)
-    ours = {"color": _OURS, "marker": "o"}
+    """Color and marker of each method, by name: the same in every plot."""
+    more, markers = itertools.cycle(_MORE_COLORS), itertools.cycle(_MARKERS)
     return {
-        row.name: ours if row.config == AUTODECO else dict(zip(("color", "marker"), next(looks), strict=True))
+        row.name: {
+            "color": _COLORS.get(row.name) or next(more),
+            "marker": "o" if row.config == AUTODECO else next(markers),
+        }
         for row in _ordered(results)
     }
 
@@ -117,6 +143,30 @@ def _accuracy_panel(axes: Any, results: Results, task: str) -> None:
             axes.errorbar(pair[0], value, error, label=row.label, **style)
 
 
+# ---- pass@1 of every method ----
+
+
+def _bars(results: Results) -> Figure:
+    """A bar for each method, over all tasks."""
+    rows = _ordered(results)
+    figure = _figure(7.5, 0.32 * len(rows) + 1.3)
+    axes, styles = figure.subplots(), _styles(results)
+    for place, row in enumerate(rows):
+        value, color = 100 * row.overall.pass_1, styles[row.name]["color"]
+        axes.barh(place, value, color=color, height=0.7, alpha=0.8)
+        if row.overall.se_problems is not None:
+            reach = 100 * SE_95 * row.overall.se_problems
+            ends = [[value - max(0.0, value - reach)], [min(100.0, value + reach) - value]]
+            axes.errorbar(value, place, xerr=ends, color="black", capsize=3, linewidth=1.5)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 101)
+    axes.set_xlabel("pass@1, %, with 95 % interval over problems")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
+
+
 # ---- several samples ----
 
 
@@ -133,9 +183,9 @@ def _curves(results: Results) -> Figure:
             values = [scale * value for value in curve.values()]
             axes.plot(list(curve), values, label=row.label, markersize=4, **wide, **styles[row.name])
         axes.set_xscale("log", base=2)
+        last = max(k for row in methods for k in row.overall.pass_k)
+        axes.set_xticks([1 << i for i in range(last.bit_length())])
         axes.xaxis.set_major_formatter("{x:g}")
-        if max(axes.get_xlim()) < 2.5:
-            axes.set_xticks([1, 2])
         axes.set_xlabel("samples k")
         axes.grid(alpha=0.3)
     left.set_ylabel("pass@k, %")
@@ -159,7 +209,7 @@ def _parameters(results: Results) -> Figure | None:
         keys = ("whislo", "q1", "med", "q3", "whishi")
         boxes = [dict(zip(keys, ours.tasks[task].boxes[name], strict=True), label=task, fliers=[]) for task in tasks]
         line = {"color": _OURS}
-        median = {"color": _COLORS[0], "linewidth": 2}
+        median = {**line, "linewidth": 3}
         axes.bxp(boxes, widths=0.5, boxprops=line, whiskerprops=line, capprops=line, medianprops=median)
         axes.set_ylabel(f"predicted {name.replace('_', '-')}, {_NAMES[name]}")
         axes.set_ylim(-0.02 * PARAMETERS[name], 1.02 * PARAMETERS[name])

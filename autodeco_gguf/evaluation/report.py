@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 
 from autodeco_gguf.evaluation.estimates import holm
 from autodeco_gguf.evaluation.methods import AUTODECO
-from autodeco_gguf.evaluation.results import Comparison, Moments, Results, Row, Stats
+from autodeco_gguf.evaluation.results import Comparison, Moments, Origin, Results, Row, Stats
+
+WIDTH = 80
+"""Characters of a line for a terminal."""
 
 FEW_PROBLEMS = 30
 """Below this the verdict says that they are few."""
@@ -14,19 +18,59 @@ FEW_PROBLEMS = 30
 ALPHA = 0.05
 """A claim's corrected p-value is below this."""
 
+_AHEAD = "autodeco ahead"
+
+_Cells = Callable[[Row, Stats, int, Comparison | None], dict[str, str]]
+
+
+def summary(results: Results, *, wide: bool = False) -> str:
+    """Table and verdict: for a terminal of 80 characters, or ``wide``, with every column, as :func:`table` has them."""
+    if wide:
+        return f"{table(results)}\n\n{results.verdict}"
+    parts = [*_tables(results, _narrow_cells, _narrow), "\n".join(_wrapped(f"- {n}") for n in _narrow_notes(results))]
+    return "\n\n".join([*parts, "\n".join(map(_wrapped, results.verdict.splitlines()))])
+
 
 def table(results: Results) -> str:
-    """The results as Markdown that reads well in a terminal: a table, with several tasks one of each and one of all."""
+    """The results as Markdown with every column, with several tasks a table of each and one of all."""
+    notes = "\n".join(f"- {note}" for note in _notes(results))
+    return "\n\n".join([*_tables(results, _cells, _markdown), notes])
+
+
+def page(results: Results) -> str:
+    """The report as a Markdown page: what was evaluated, the table, and the verdict."""
+    facts = [] if results.origin is None else _facts(results.origin)
+    head = "\n".join([f"# Evaluation of {', '.join(results.tasks)}", *([""] if facts else []), *facts])
+    return "\n\n".join([head, table(results), *results.verdict.splitlines()]) + "\n"
+
+
+def _facts(origin: Origin) -> list[str]:
+    """What was evaluated, and with what."""
+    heads = "none"
+    if origin.heads:
+        of = "the model's own" if origin.heads_file is None else f"of {origin.heads_file}"
+        heads = f"{', '.join(origin.heads)}, {of} ({origin.heads_digest})"
+    flash = "with" if origin.flash_attn else "without"
+    made = f"autodeco-gguf {origin.version}, llama-cpp-python {origin.llama_cpp_python}"
+    return [
+        f"- model: {origin.model} ({origin.model_digest})",
+        f"- heads: {heads}",
+        f"- context: {origin.context} tokens, {origin.cache_type} cache, {flash} flash attention",
+        f"- made by {made}" + ("" if origin.date is None else f"; last samples of {origin.date}"),
+    ]
+
+
+def _tables(results: Results, cells: _Cells, lay_out: Callable[[Sequence[Mapping[str, str]]], str]) -> list[str]:
+    """Headings and tables."""
     tasks, methods, k = results.tasks, results.methods, results.settings.k
     ahead = {c.config: c for c in results.comparisons if c.metric == "pass@1"}
     parts = []
     for task, size in tasks.items() if len(tasks) > 1 else ():
         parts.append(f"{task}, {count(size, 'problem')}:")
-        parts.append(_markdown([_cells(row, row.tasks[task], k, None) for row in methods]))
+        parts.append(lay_out([cells(row, row.tasks[task], k, None) for row in methods]))
     parts.append(f"{'all tasks' if len(tasks) > 1 else next(iter(tasks))}, {count(sum(tasks.values()), 'problem')}:")
-    parts.append(_markdown([_cells(row, row.overall, k, ahead.get(row.config)) for row in methods]))
-    parts.append("\n".join(f"- {note}" for note in _notes(results)))
-    return "\n\n".join(parts)
+    parts.append(lay_out([cells(row, row.overall, k, ahead.get(row.config)) for row in methods]))
+    return parts
 
 
 def _cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str, str]:
@@ -40,6 +84,20 @@ def _cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str
         cells[f"distinct@{k}"] = _with_error(stats.distinct, stats.distinct_se, 2)
     cells["tokens"] = f"{stats.tokens_mean:.0f}"
     cells["T"], cells["P"] = _parameter(stats.temperature), _parameter(stats.top_p)
+    cells["tokens/s"] = "" if stats.tokens_s is None else f"{stats.tokens_s:.0f}"
+    return cells
+
+
+def _narrow_cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str, str]:
+    """The same for a narrow table: the constants stand in their columns, and the rightmost may be left out."""
+    cells = {"method": row.name, "pass@1, %": _passed(row, stats), _AHEAD: ""}
+    if ahead is not None:
+        cells[_AHEAD] = " to ".join(_signed(100 * x, 1) for x in ahead.ci)
+    if k > 1:
+        cells["distinct"] = f"{stats.distinct:.2f}"
+    for name, moments in (("T", stats.temperature), ("P", stats.top_p)):
+        cells[name] = "" if moments is None else f"{moments.mean:.2f}"
+    cells["tokens"] = f"{stats.tokens_mean:.0f}"
     cells["tokens/s"] = "" if stats.tokens_s is None else f"{stats.tokens_s:.0f}"
     return cells
 
@@ -66,15 +124,33 @@ def _signed(value: float, digits: int) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: no -0
 
 
-def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """Columns padded to the same width, the first to the left; without those that say nothing."""
+def _padded(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """Head and rows, the columns padded to the same width, the first to the left; without those that say nothing."""
     shown = [head for head in rows[0] if any(row[head] for row in rows)]
     lines = [dict(zip(shown, shown, strict=True)), *rows]
     widths = {head: max(len(line[head]) for line in lines) for head in shown}
-    padded = [[line[h].ljust(w) if h == shown[0] else line[h].rjust(w) for h, w in widths.items()] for line in lines]
-    rule = ["-" * (w + 2) if h == shown[0] else "-" * (w + 1) + ":" for h, w in widths.items()]
-    text = [f"| {' | '.join(cells)} |" for cells in padded]
+    return [[line[h].ljust(w) if h == shown[0] else line[h].rjust(w) for h, w in widths.items()] for line in lines]
+
+
+def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    lines = _padded(rows)
+    first, *others = map(len, lines[0])
+    rule = ["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]
+    text = [f"| {' | '.join(cells)} |" for cells in lines]
     return "\n".join([text[0], f"|{'|'.join(rule)}|", *text[1:]])
+
+
+def _narrow(rows: Sequence[Mapping[str, str]]) -> str:
+    """Without lines between columns, and with as many of them as a terminal has room for."""
+    lines = _padded(rows)
+    while len("  ".join(lines[0])) > WIDTH and len(lines[0]) > 2:
+        lines = [line[:-1] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _wrapped(text: str) -> str:
+    indent = "  " * text.startswith("- ")
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def count(n: int, what: str) -> str:
@@ -89,13 +165,34 @@ def count(n: int, what: str) -> str:
 
 def _notes(results: Results) -> list[str]:
     """What the table's figures are, and what to beware of."""
-    methods, k, seeds = results.methods, results.settings.k, results.settings.seeds
-    error = f"over {seeds} seeds" if seeds > 1 else "over problems"
-    notes = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem. T and P ± standard deviation."]
+    k = results.settings.k
+    notes = [f"{_of_pass_1(results)} T and P ± standard deviation."]
     if k > 1:
         notes.append(f"distinct@{k}: different right answers among {k} samples ± standard error over problems.")
     if results.comparisons:
         notes.append("autodeco ahead by: points of pass@1 with a 95 % interval, problem by problem (bootstrap-t).")
+    return notes + _remarks(results)
+
+
+def _narrow_notes(results: Results) -> list[str]:
+    """The same for a narrow table."""
+    k = results.settings.k
+    notes = [_of_pass_1(results)]
+    if k > 1:
+        notes.append(f"distinct: different right answers among {k} samples.")
+    if results.comparisons:
+        notes.append(f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
+    return [*notes, "T and P: means.", *_remarks(results), "All columns: --wide, or report.md."]
+
+
+def _of_pass_1(results: Results) -> str:
+    k, seeds = results.settings.k, results.settings.seeds
+    error = f"over {seeds} seeds" if seeds > 1 else "over problems"
+    return f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem."
+
+
+def _remarks(results: Results) -> list[str]:
+    methods, notes = results.methods, []
     if len(results.tasks) > 1:
         notes.append("all tasks: every problem counts the same.")
     fixed = [row.name for row in methods if row.deterministic]
@@ -127,7 +224,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def verdict(results: Results) -> str:
-    """What the comparisons say, in a few sentences; their p-values are corrected for being several."""
+    """What the comparisons say, a line each; their p-values are corrected for being several."""
     constants = [row for row in results.methods if row.kind == "constant"]
     metrics = ("pass@1", "distinct") if results.settings.k > 1 else ("pass@1",)
     best = {metric: _best(constants, metric) for metric in metrics} if constants else {}
@@ -135,27 +232,21 @@ def verdict(results: Results) -> str:
         return _without_autodeco(results, best)
     if not best:
         return "There is no constant to compare AutoDeco with."
-    shift = next((row for row in constants if row.name == "mean-shift"), None)
-    claims = [(row.config, metric) for metric, row in best.items()]
-    claims += [(shift.config, metric) for metric in best] if shift else []
+    claims = {(row.config, metric): f"{_WHICH[metric]} ({row.label})" for metric, row in best.items()}
+    for row in constants:
+        if row.name == "mean-shift":
+            for metric in best:
+                claims.setdefault((row.config, metric), "its own mean T and P as constants (mean-shift)")
     compared = {(c.config, c.metric): c for c in results.comparisons}
-    made = [compared[claim] for claim in dict.fromkeys(claims)]
-    corrected = holm([c.p for c in made])
-    found = {(c.config, c.metric): _finding(c, p) for c, p in zip(made, corrected, strict=True)}
-    sentences = []
-    for metric, row in best.items():
-        is_so, than, margin = found[row.config, metric]
-        which = f"{_WHICH[metric]} ({row.label})"
-        sentences.append(f"On {_what(metric, results)} AutoDeco is {is_so} {than} {which}: {margin}.")
-    if shift:
-        parts = []
-        for metric in best:
-            is_so, _, margin = found[shift.config, metric]
-            parts.append(f"{is_so} on {_what(metric, results)}: {margin}")
-        sentences.append(f"Against its own mean T and P as constants ({shift.label}) it is {'; and '.join(parts)}.")
-    remark = "Which constant is best was seen on these same problems, which favours it"
-    remark += f"; p is corrected for {len(found)} claims (Holm), the intervals are not." if len(found) > 1 else "."
-    return " ".join([*sentences, remark + _few(results)])
+    corrected = holm([compared[claim].p for claim in claims])
+    said = [
+        _finding(compared[claim], p, f"On {_what(claim[1], results)} AutoDeco is", who)
+        for (claim, who), p in zip(claims.items(), corrected, strict=True)
+    ]
+    remarks = ["Which constant is best was seen on these same problems, which favours it."]
+    if len(claims) > 1:
+        remarks.append(f"p is corrected for {len(claims)} claims (Holm), the intervals are not.")
+    return "\n".join([*said, " ".join([*remarks, *_few(results)])])
 
 
 _WHICH = {"pass@1": "the best constant", "distinct": "the constant with the most"}
@@ -171,26 +262,26 @@ def _what(metric: str, results: Results) -> str:
     return metric if metric == "pass@1" else f"different right answers among {results.settings.k}"
 
 
-def _finding(c: Comparison, p: float) -> tuple[str, str, str]:
-    """What AutoDeco is ("better", "than"), and by how much; ``p`` is corrected."""
+def _finding(c: Comparison, p: float, where: str, who: str) -> str:
+    """Sentences: ``where`` AutoDeco is better or worse than ``who``, and by how much; ``p`` is corrected."""
     scale, unit = (100, " points") if c.metric == "pass@1" else (1, "")
     value, low, high = (scale * x for x in (c.difference, *c.ci))
     if value == low == high == 0:
-        return "as good", "as", "the same on every problem"
+        return f"{where} as good as {who}. It is the same on every problem."
     digits = 1 if scale > 1 and max(-low, high) >= 1 else 2
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
-    certainty = f"(95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance})"
+    margin = f"{_signed(value, digits)}{unit}"
+    by = f"The difference is {margin} (95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance})."
     if p < ALPHA:
-        return "better" if value > 0 else "worse", "than", f"by {abs(value):.{digits}f}{unit} {certainty}"
-    margin = f"{_signed(value, digits)}{unit} {certainty}"
+        return f"{where} {'better' if value > 0 else 'worse'} than {who}. {by}"
     ends = ((min(low, 0.0), "worse"), (max(high, 0.0), "better"))
     possible = " or ".join(f"{abs(x):.{digits}f} {word}" for x, word in ends if x)
-    return "not shown to differ", "from", f"{margin}, so it may be up to {possible}"
+    return f"{where} not shown to differ from {who}. {by} It may be up to {possible}."
 
 
-def _few(results: Results) -> str:
+def _few(results: Results) -> list[str]:
     n = sum(results.tasks.values())
-    return f" With {count(n, 'problem')} only large differences show." if n < FEW_PROBLEMS else ""
+    return [f"With {count(n, 'problem')} only large differences show."] if n < FEW_PROBLEMS else []
 
 
 def _without_autodeco(results: Results, best: Mapping[str, Row]) -> str:
@@ -198,10 +289,13 @@ def _without_autodeco(results: Results, best: Mapping[str, Row]) -> str:
     if not best:
         return "There is neither AutoDeco nor a constant to compare."
     row = best["pass@1"]
-    passed = _passed(row, row.overall)
-    text = f"AutoDeco is not among the methods. The best constant on pass@1 is {row.label} ({passed} %)"
+    said = [
+        "AutoDeco is not among the methods.",
+        f"The best constant on pass@1 is {row.label} ({_passed(row, row.overall)} %).",
+    ]
     if "distinct" in best:
         row = best["distinct"]
         found = _with_error(row.overall.distinct, row.overall.distinct_se, 2)
-        text += f", that with the most {_what('distinct', results)} is {row.label} ({found})"
-    return f"{text}, as seen on these same problems, which favours the best.{_few(results)}"
+        said.append(f"The constant with the most {_what('distinct', results)} is {row.label} ({found}).")
+    said.append("The best was seen on these same problems, which favours it.")
+    return " ".join([*said, *_few(results)])

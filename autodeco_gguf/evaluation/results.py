@@ -8,8 +8,25 @@ from dataclasses import dataclass
 from autodeco_gguf.evaluation.methods import SEARCHED, Config, Kind
 from autodeco_gguf.evaluation.settings import EvalSettings
 
-RESULTS = "results.json"
-"""Where they stand in the directory of an evaluation."""
+RESULTS, REPORT = "results.json", "report.md"
+"""Where they stand in the directory of an evaluation, as values and for a reader."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What was evaluated, with what, and when."""
+
+    model: str  # name of its file
+    model_digest: str  # 16 hexadecimal digits, as in evaluation.jsonl
+    heads: tuple[str, ...]  # of "temperature" and "top_p"
+    heads_file: str | None  # name; None where they are the model's own
+    heads_digest: str | None
+    context: int  # tokens
+    cache_type: str
+    flash_attn: bool
+    version: str  # of this package
+    llama_cpp_python: str
+    date: str | None = None  # UTC, when the last samples were drawn
 
 
 @dataclass(frozen=True)
@@ -103,10 +120,14 @@ class GridRow:
     tasks: Mapping[str, Point]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
-    """All that stands in results.json; ``tasks`` are the problems of each, ``verdict`` what it says in words."""
+    """All that stands in results.json; ``tasks`` are the problems of each, ``verdict`` what it says in words.
 
+    ``origin`` is None where an older version wrote them.
+    """
+
+    origin: Origin | None = None
     settings: EvalSettings
     tasks: Mapping[str, int]
     methods: tuple[Row, ...]

@@ -5,38 +5,46 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+from autodeco_gguf import __version__
+from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.items import GradedTasks, Item, make_header, make_request, render
 from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method, Points
 from autodeco_gguf.evaluation.plots import plot
-from autodeco_gguf.evaluation.results import RESULTS, Results
-from autodeco_gguf.evaluation.samples import PARAMETERS, Sample, Samples, keys_of, make_sample, sample_seed
-from autodeco_gguf.evaluation.settings import ADVICE, VERSION, EvalSettings, Shard, make_directory
+from autodeco_gguf.evaluation.report import page
+from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
+from autodeco_gguf.evaluation.samples import PARAMETERS, SAMPLES, Sample, Samples, keys_of, make_sample, sample_seed
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Shard, make_directory
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 
-TIMING = "timing.jsonl"
-"""Stands in the directory of an evaluation beside its samples."""
+EVALUATION = "evaluation.jsonl"
+"""Stands beside the samples: a line with all that they depend on, then one for each time that some were drawn."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far the sampling of one config is.
 
-    ``method`` is the first that asked for these samples. ``done`` counts those of earlier runs as well; of those drawn
-    in this run are the ``correct``, the ``tokens`` and the ``seconds`` that the model took.
+    ``method`` is the first that asked for these samples, ``number`` of ``of`` methods, from 1. ``done`` counts those of
+    earlier runs as well; of those drawn in this run are the ``correct``, the ``tokens`` and the ``seconds`` that the
+    model took.
     """
 
     method: str
+    number: int
+    of: int
     config: Config
     done: int
     total: int
@@ -72,7 +80,7 @@ def evaluate(
     plots: bool = True,
     watch: EvalWatch = lambda progress: None,
 ) -> Results:
-    """Sample every method on every problem, and write samples.jsonl, timing.jsonl, results.json and plots.
+    """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json, report.md and plots.
 
     What is finished stays in the directory, whatever ends the run: the same call goes on from there, and so does one
     with other methods, another ``k`` or another number of seeds.
@@ -88,20 +96,26 @@ def evaluate(
     settings = replace(settings, tasks=tuple(task.name for task in tasks.tasks))
     settings.check()
     items = render(engine, tasks.tasks, settings)
-    header = make_header("samples", engine, tasks.tasks, items, settings)
+    header = make_header("evaluation", engine, tasks.tasks, items, settings)
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
         engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings))
     make_directory(directory)
+    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
+        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    header = {**header, "shard": None if shard is None else str(shard)}
     with (
-        Samples(directory, {**header, "shard": None if shard is None else str(shard)}) as samples,
-        Journal(directory / TIMING, {"timing": VERSION}, advice=ADVICE) as timing,
+        Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS) as log,
+        Samples(directory, header["tasks"]) as samples,
     ):
-        run = _Run(engine, mine, tasks, settings, samples, timing, watch)
+        order = [m.name for known in (True, False) for m in methods if (m.config is not None) is known]
+        run = _Run(engine, mine, tasks, settings, samples, log, watch, order)
         run.regrade(items)
         found = run.complete_all(methods)
         try:
-            results = summarize(samples.all(), found, settings, speeds(timing))
+            drawn = read_sessions(log)
+            results = summarize(samples.all(), found, settings, speeds(drawn))
+            results = replace(results, origin=_origin(engine, header, drawn))
             write_results(directory, results, plots)
         except AutoDecoError:
             samples.check_graded()  # the likely reason
@@ -137,8 +151,10 @@ class _Run:
     tasks: GradedTasks
     settings: EvalSettings
     samples: Samples
-    timing: Journal
+    log: Journal
     watch: EvalWatch
+    order: Sequence[str]
+    """Names of the methods, as they are completed."""
 
     def regrade(self, items: Iterable[Item]) -> None:
         """Grade what an earlier run could not."""
@@ -170,7 +186,8 @@ class _Run:
         if not missing:
             return
         requests = (make_request(item, sampling, sample_seed(settings.seed, key), settings) for item, key in missing)
-        progress = Progress(method, config, len(wanted) - len(missing), len(wanted))
+        number = self.order.index(method) + 1
+        progress = Progress(method, number, len(self.order), config, len(wanted) - len(missing), len(wanted))
         self.watch(progress)
         try:
             with closing(self.engine.as_completed(requests)) as results:
@@ -185,7 +202,8 @@ class _Run:
                     start = time.perf_counter()
         finally:  # an interrupted session counts as well
             if progress.drawn:
-                self.timing.append(to_json(Timing(config, progress.tokens, progress.seconds)))
+                now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                self.log.append(to_json(Session(config, progress.tokens, progress.seconds, now)))
 
     def _graded(self, sample: Sample, item: Item) -> Sample:
         if sample.correct is not None:
@@ -228,30 +246,61 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """A line of timing.jsonl: what one run has drawn of a config."""
+class Session:
+    """A line of evaluation.jsonl: what was drawn of a config at a time, and when that ended."""
 
     config: Config
     tokens: int
     seconds: float
+    date: str
 
 
-def speeds(timing: Journal) -> dict[Config, float]:
-    """Tokens a second, over all runs."""
-    sums: dict[Config, tuple[float, float]] = {}
-    for line in timing.lines():
+def read_sessions(log: Journal) -> list[Session]:
+    """All of them; raises BadFile for a damaged line."""
+    found = []
+    for line in log.lines():
         try:
-            one = from_json(Timing, line.value)
-            tokens, seconds = sums.get(one.config, (0.0, 0.0))
-            sums[one.config] = (tokens + one.tokens, seconds + one.seconds)
-        except (TypeError, KeyError, AttributeError) as e:
-            raise timing.refused(line.number, "damaged: no config, tokens and seconds") from e
+            session = from_json(Session, line.value)
+            found.append(replace(session, tokens=int(session.tokens), seconds=float(session.seconds)))
+        except (TypeError, KeyError, ValueError, AttributeError) as e:
+            raise log.refused(line.number, "damaged: no config, tokens, seconds and date") from e
+    return found
+
+
+def speeds(sessions: Iterable[Session]) -> dict[Config, float]:
+    """Tokens a second, over all of them."""
+    sums: dict[Config, tuple[float, float]] = {}
+    for one in sessions:
+        tokens, seconds = sums.get(one.config, (0.0, 0.0))
+        sums[one.config] = (tokens + one.tokens, seconds + one.seconds)
     return {config: tokens / seconds for config, (tokens, seconds) in sums.items() if seconds > 0}
 
 
+def last_date(sessions: Iterable[Session]) -> str | None:
+    """When the last samples were drawn."""
+    return max((one.date for one in sessions), default=None)
+
+
+def _origin(engine: Engine, header: Mapping[str, Any], sessions: Iterable[Session]) -> Origin:
+    return Origin(
+        model=engine.context.file.path.name,
+        model_digest=header["model"],
+        heads=tuple(sorted(engine.heads)),
+        heads_file=None if engine.heads_file is None else engine.heads_file.name,
+        heads_digest=header["heads"],
+        context=engine.n_ctx,
+        cache_type=header["cache_type"],
+        flash_attn=header["flash_attn"],
+        version=__version__,
+        llama_cpp_python=LLAMA_CPP_PYTHON_VERSION,
+        date=last_date(sessions),
+    )
+
+
 def write_results(directory: Path, results: Results, plots: bool) -> None:
-    """Write results.json, and draw the plots."""
+    """Write results.json and report.md, and draw the plots."""
     write_json(directory / RESULTS, to_json(results))
+    write_bytes(directory / REPORT, page(results).encode("utf-8", "replace"))
     if plots:
         plot(results, directory)
 

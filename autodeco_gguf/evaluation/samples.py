@@ -15,7 +15,7 @@ from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.methods import Config
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS
+from autodeco_gguf.evaluation.settings import ADVICE
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling, seed_from
 
@@ -160,11 +160,15 @@ def drawn(name: str, sampling: Sampling, result: Result, heads: Collection[str])
 
 
 class Samples:
-    """The samples in a directory. Their texts stay in the file; in memory a digest takes their place."""
+    """The samples in a directory. Their texts stay in the file; in memory a digest takes their place.
 
-    def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
-        self._directory, self._tasks = directory, header["tasks"]
-        self._journal = Journal(directory / SAMPLES, header, advice=ADVICE, digests=DIGESTS)
+    The file has nothing but samples in it, so that any reader of JSON lines reads it as a table.
+    """
+
+    def __init__(self, directory: Path, tasks: Mapping[str, Any]) -> None:
+        """Prepare to open the samples of these tasks, as the header of the evaluation has them."""
+        self._directory, self._tasks = directory, tasks
+        self._journal = Journal(directory / SAMPLES, None, advice=ADVICE)
         self._samples: dict[Config, dict[Key, Sample]] = {}
         self._ungraded: dict[tuple[Config, Key], int] = {}  # -> place
 

@@ -15,7 +15,7 @@ VERSION = 1
 """Of the files in the directory of an evaluation."""
 
 ADVICE = "use the same settings, or another directory"
-DIGESTS = {"model": "another model", "digest": "other problems or prompts"}
+DIGESTS = {"model": "another model", "heads": "other heads", "digest": "other problems or prompts"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.methods import Config, Method
-from autodeco_gguf.evaluation.results import RESULTS, Results
-from autodeco_gguf.evaluation.runner import TIMING, speeds, write_results
+from autodeco_gguf.evaluation.results import RESULTS, Origin, Results
+from autodeco_gguf.evaluation.runner import EVALUATION, last_date, read_sessions, speeds, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, make_directory
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.atomic import bad_file, same_file
 from autodeco_gguf.files.journal import Journal, difference, reading
-from autodeco_gguf.files.jsonl import dump_line, write_lines
+from autodeco_gguf.files.jsonl import dump_line, parse_line, write_lines
 from autodeco_gguf.files.lock import locked
 
+_KIND = "evaluation"
 _TAKEN = "has an evaluation in it; give a new directory"
 
 Place = tuple[Config, Key]
@@ -57,16 +57,19 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
     header = _common_header(directories)
     samples, kept = _choose(directories)
     make_directory(output)
+    header = {**header, "shard": None}
     with locked(output):
-        lines = (line for where, line, _ in _read(directories) if where in kept)
-        joined = chain([{**header, "shard": None}], lines)
         if (output / SAMPLES).exists():
-            if not _holds(output / SAMPLES, joined):
+            if not _holds(output / SAMPLES, _lines(directories, kept)):
                 raise BadFile.of(output, _TAKEN)
         else:  # last, so that what an interrupted join leaves is no evaluation
-            write_lines(output / TIMING, chain([{"timing": VERSION}], _timings(directories)))
-            write_lines(output / SAMPLES, joined)
+            write_lines(output / EVALUATION, chain([header], _sessions(directories)))
+            write_lines(output / SAMPLES, _lines(directories, kept))
         return _summarize(directories, output, header, samples, plots)
+
+
+def _lines(directories: Sequence[Path], kept: set[Where]) -> Iterator[object]:
+    return (line for where, line, _ in _read(directories) if where in kept)
 
 
 def _holds(path: Path, values: Iterable[object]) -> bool:
@@ -79,7 +82,7 @@ def _common_header(directories: Sequence[Path]) -> dict[str, Any]:
     """The header of all directories, but for the shard."""
     first: dict[str, Any] = {}
     for directory in directories:
-        with reading(directory / SAMPLES, "samples", VERSION) as (header, _):
+        with reading(directory / EVALUATION, _KIND, VERSION) as (header, _):
             header.pop("shard", None)
         first = first or header
         if header != first:
@@ -91,7 +94,10 @@ def _read(directories: Sequence[Path]) -> Iterator[tuple[Where, object, Sample]]
     """All samples, with where each stands, and what stands there."""
     for i, directory in enumerate(directories):
         path = directory / SAMPLES
-        with reading(path, "samples", VERSION) as (header, lines):
+        with (
+            reading(directory / EVALUATION, _KIND, VERSION) as (header, _),
+            reading(path, None, VERSION) as (_, lines),
+        ):
             for line in lines:
                 try:
                     yield (i, line.number), line.value, Sample.from_json(line.value, header["tasks"])
@@ -115,11 +121,10 @@ def _choose(directories: Sequence[Path]) -> tuple[dict[Place, Sample], set[Where
     return samples, set(kept.values())
 
 
-def _timings(directories: Sequence[Path]) -> Iterator[object]:
+def _sessions(directories: Sequence[Path]) -> Iterator[object]:
     for directory in directories:
-        if (directory / TIMING).exists():
-            with reading(directory / TIMING, "timing", VERSION) as (_, lines):
-                yield from (line.value for line in lines)
+        with reading(directory / EVALUATION, _KIND, VERSION) as (_, lines):
+            yield from (line.value for line in lines)
 
 
 # ---- results ----
@@ -132,12 +137,12 @@ def _summarize(
     found = [read for read in map(_read_results, directories) if read is not None]
     if not found:
         return Joined(len(samples), (), (), None)
-    methods = list(dict.fromkeys(method for _, known in found for method in known))
+    methods = list(dict.fromkeys(method for one in found for method in one.methods))
     settings = replace(
-        found[0][0],
+        found[0].settings,
         tasks=tuple(header["tasks"]),
-        k=min(settings.k for settings, _ in found),
-        seeds=min(settings.seeds for settings, _ in found),
+        k=min(one.settings.k for one in found),
+        seeds=min(one.settings.seeds for one in found),
     )
     problems = [(task, number) for task, values in header["tasks"].items() for number in range(values["problems"])]
 
@@ -152,19 +157,32 @@ def _summarize(
         raise BadFile.of(output, _TAKEN)
     results = None
     if complete:
-        with Journal(output / TIMING, {"timing": VERSION}) as timing:
-            results = summarize((samples[place] for place in sorted(samples)), complete, settings, speeds(timing))
+        with Journal(output / EVALUATION, header) as log:
+            drawn = read_sessions(log)
+        results = summarize((samples[place] for place in sorted(samples)), complete, settings, speeds(drawn))
+        origin = found[0].origin
+        results = replace(results, origin=None if origin is None else replace(origin, date=last_date(drawn)))
         write_results(output, results, plots)
     return Joined(len(samples), tuple(method.name for method in complete), rest, results)
 
 
-def _read_results(directory: Path) -> tuple[EvalSettings, tuple[Method, ...]] | None:
-    """Settings and methods of a directory's results; None where there are none."""
+class _Asked(NamedTuple):
+    """What the results of a directory are of."""
+
+    settings: EvalSettings
+    methods: tuple[Method, ...]
+    origin: Origin | None
+
+
+def _read_results(directory: Path) -> _Asked | None:
+    """None where there are none."""
     path = directory / RESULTS
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_bytes())
-        return from_json(EvalSettings, values["settings"]), tuple(from_json(Method, row) for row in values["methods"])
+        values: Any = parse_line(path.read_bytes())
+        methods = tuple(from_json(Method, row) for row in values["methods"])
+        origin = values.get("origin") and from_json(Origin, values["origin"])
+        return _Asked(from_json(EvalSettings, values["settings"]), methods, origin)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

@@ -49,7 +49,7 @@ class Journal:
     def __init__(
         self,
         path: Path,
-        header: Header,
+        header: Header | None,
         *,
         advice: str = "delete it to begin anew",
         digests: Mapping[str, str] | None = None,
@@ -59,14 +59,14 @@ class Journal:
 
         Args:
             path: the file; made where it is not there.
-            header: compared with that of an existing file.
+            header: compared with that of an existing file; None: lines alone, what they depend on stands elsewhere.
             advice: how to go on, the end of every message about a file that cannot be continued.
             digests: header keys whose values tell a reader nothing -> what to say where they differ
                 (``{"model": "another model"}``); a nested one is found by the last part of its name.
             force: begin anew where the header differs.
         """
         self.path = path
-        self._header: dict[str, Any] = json.loads(dump_line(header))  # as it will be read: lists for tuples
+        self._header: dict[str, Any] = json.loads(dump_line(header or {}))  # as it will be read: lists for tuples
         self._advice, self._digests, self._force = advice, digests or {}, force
         self._fd, self._first, self._end = -1, 0, 0
 
@@ -92,6 +92,9 @@ class Journal:
         self._fd = -1
 
     def _open(self) -> None:
+        if not self._header:
+            self._cut(0)
+            return
         kind, version = next(iter(self._header.items()))
         line, header = _first_line(self._fd), dump_line(self._header)
         found: object = None
@@ -99,8 +102,7 @@ class Journal:
             with suppress(InvalidInput):
                 found = parse_line(line)
         if found == self._header:
-            self._first, self._end = len(line), _whole_lines(self._fd)
-            os.ftruncate(self._fd, self._end)
+            self._cut(len(line))
             return
         start = dump_line({kind: version})[:-2]  # of a file of this kind, whatever its settings
         torn = not line.endswith(b"\n") and header.startswith(line[: len(start)])
@@ -111,6 +113,11 @@ class Journal:
         os.ftruncate(self._fd, 0)
         self.append(self._header)
         self._first = self._end
+
+    def _cut(self, first: int) -> None:
+        """Go on behind the last whole line; the first stands at byte ``first``."""
+        self._first, self._end = first, _whole_lines(self._fd)
+        os.ftruncate(self._fd, self._end)
 
     def refused(self, number: int | None, reason: str) -> BadFile:
         """The error for a file, or its line ``number``, that cannot be continued."""
@@ -137,8 +144,10 @@ class Journal:
 
 
 @contextmanager
-def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any], Iterator[Line]]]:
+def reading(path: Path, kind: str | None, version: int) -> Iterator[tuple[dict[str, Any], Iterator[Line]]]:
     """The header and the lines of a journal that is not to be changed; a last line that is torn is passed over.
+
+    Without a ``kind`` the header is empty, and the first line one like the others.
 
     Raises:
         BadFile: no such journal, a damaged line (while it is iterated), or it cannot be read.
@@ -148,9 +157,9 @@ def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any
         fd = os.open(path, os.O_RDONLY)
     try:
         lock(fd, path, shared=True)
-        line = _first_line(fd)
-        header = _parse(path, 1, line) if line.endswith(b"\n") else None
-        if not isinstance(header, dict) or header.get(kind) != version:
+        line = b"" if kind is None else _first_line(fd)
+        header: Any = {} if kind is None else _parse(path, 1, line) if line.endswith(b"\n") else None
+        if not isinstance(header, dict) or (kind is not None and header.get(kind) != version):
             raise BadFile.of(path, f"not the beginning of {kind}", key=kind, expected=version)
         yield header, _lines(path, fd, len(line), _whole_lines(fd))
     finally:
@@ -212,8 +221,8 @@ def _first_line(fd: int) -> bytes:
 
 
 def _lines(path: Path, fd: int, place: int, end: int, advice: str = "") -> Iterator[Line]:
-    """The lines from byte ``place`` on, where line 2 begins, up to byte ``end``."""
-    number, rest, at = 2, b"", place
+    """The lines from byte ``place`` on, where line 2 begins, or line 1 at byte 0, up to byte ``end``."""
+    number, rest, at = 1 + (place > 0), b"", place
     while at < end and (block := os.pread(fd, min(_BLOCK, end - at), at)):
         at += len(block)
         *lines, rest = (rest + block).split(b"\n")

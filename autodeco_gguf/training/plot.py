@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from autodeco_gguf.files.jsonl import read_lines
 from autodeco_gguf.view.figures import write_png
@@ -25,6 +26,7 @@ def plot_log(log: Path, output: Path) -> None:
         for color, key in zip(("tab:red", "tab:blue", "tab:green"), keys, strict=False):
             _curve(axes, records, key, color)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

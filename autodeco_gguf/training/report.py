@@ -14,6 +14,9 @@ from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.settings import Objective
 
+LEAST_EXAMPLES, LEAST_TOKENS = 10, 200
+"""To validate on, for a verdict: the standard error of fewer says little itself."""
+
 MEAN_SHIFT = "mean-shift"
 T_ALONE = "heads, T alone"
 """The method that leaves the predicted cut out: whatever a cut excludes costs likelihood."""
@@ -68,10 +71,18 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         for name, (t, p, x) in columns.items()
     )
     n_examples = len(example.unique())
-    words = verdict(methods) if n_examples > 1 else "One validation example is too few to tell."
+    words = verdict(methods)
+    if is_too_little(n_examples, len(example)):
+        words = f"{len(example)} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
+        words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
     if len(objective.heads) == 1:
         methods = tuple(m for m in methods if m.name != T_ALONE)
     return Report(methods, n_examples, len(example), words)
+
+
+def is_too_little(examples: int, tokens: int) -> bool:
+    """Whether so many of them allow no verdict."""
+    return examples < LEAST_EXAMPLES or tokens < LEAST_TOKENS
 
 
 def verdict(methods: tuple[ReportRow, ...]) -> str:

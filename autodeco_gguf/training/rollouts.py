@@ -240,6 +240,8 @@ def _header(
         "model": engine.context.file.base().fingerprint()[:16],
         "problems": digest.hexdigest()[:16],
         "ctx": engine.n_ctx,
+        "cache_type": engine.machine.cache_type,
+        "flash_attn": engine.machine.flash_attn,
         **asdict(settings),
     }
 

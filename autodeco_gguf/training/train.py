@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import bad_file, check_directory, check_new, same_file, write_bytes
+from autodeco_gguf.files.lock import locked
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
@@ -21,7 +22,7 @@ from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import FILES, Counts, Dataset, Encoder, encode_files
 from autodeco_gguf.training.plot import plot_log
-from autodeco_gguf.training.report import Report, report
+from autodeco_gguf.training.report import Report, is_too_little, report
 from autodeco_gguf.training.settings import TrainingSettings
 from autodeco_gguf.training.trainer import Step, Trainer
 
@@ -30,6 +31,9 @@ _STATE = ".training"
 
 _STATE_FILES = (*FILES, "state.pt")
 _OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
+
+FEW_STEPS = 100
+"""Below this a training warns: the paper's heads took some hundred steps."""
 
 _TOGETHER, _CELLS = 8, 2048
 """So many examples are decoded together, where they are short enough for so many tokens of context."""
@@ -52,10 +56,11 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainingWatch:
-    """Callbacks of a training: lines read, the counts of the data, every step."""
+    """Callbacks of a training: lines read, the counts of the data, what to beware of, every step."""
 
     lines: Callable[[int], None] = lambda _: None
     data: Callable[[Counts], None] = lambda _: None
+    warning: Callable[[str], None] = lambda _: None
     step: Callable[[Step], None] = lambda _: None
 
 
@@ -63,12 +68,15 @@ class TrainingWatch:
 class Trained:
     """What a training left: the checkpoint directory, the adapter, and how good the heads are.
 
-    ``report`` is None where nothing was held out for validation.
+    Of the ``planned`` steps it has made ``steps``, and the heads are those after step ``kept``. ``report`` is None
+    where nothing was held out for validation.
     """
 
     checkpoint: Path
     adapter: Path
+    planned: int
     steps: int
+    kept: int
     report: Report | None
 
 
@@ -102,6 +110,7 @@ def train(
 
     Raises:
         AutoDecoError: bad input, a finished output without ``force``, a state of another training.
+        Busy: another training has the same output.
     """
     settings, options, watch = settings or TrainingSettings(), options or TrainingOptions(), watch or TrainingWatch()
     settings.check()
@@ -110,7 +119,7 @@ def train(
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
-    with closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
+    with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
         encoder = Encoder(context, settings.max_tokens, options.commands)
         dataset = _encode(paths, encoder, out, options, watch)
@@ -118,25 +127,46 @@ def train(
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        identity = " ".join(part.fingerprint() for part in model.parts)
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity)
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, _identity(model, machine))
+        for warning in _warnings(trainer, dataset, settings):
+            watch.warning(warning)
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
         result = report(trainer.heads, objective, trainer.validation_features) if validated else None
         weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
         _write(out, model, weights, objective.heads, result)
-    out.remove_state()
-    return Trained(out.directory, out.adapter, trainer.step, result)
+        out.remove_state()
+    return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
+
+
+def _identity(model: BaseModel, machine: Machine) -> dict[str, object]:
+    """What the features depend on."""
+    base = " ".join(part.fingerprint() for part in model.parts)
+    return {"base": base, "cache_type": machine.cache_type, "flash_attn": bool(machine.flash_attn)}
+
+
+def _warnings(trainer: Trainer, dataset: Dataset, settings: TrainingSettings) -> list[str]:
+    """What makes a training too small to tell anything, before it has taken its time."""
+    found = []
+    if trainer.steps < FEW_STEPS:
+        steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {settings.batch} examples"
+        found.append(f"only {steps}: heads hardly learn in less than {FEW_STEPS}; give more data, --epochs or --steps")
+    n_examples = len(trainer.validation_ids)
+    n_tokens = sum(int((dataset[int(i)][0] < 0).sum()) for i in trainer.validation_ids)
+    if n_examples and is_too_little(n_examples, n_tokens):
+        held = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} to validate on"
+        found.append(f"only {held}: too few for a verdict at the end; give more data, or a larger --validation")
+    return found
 
 
 def _encode(
     paths: Sequence[Path], encoder: Encoder, out: _Output, options: TrainingOptions, watch: TrainingWatch
 ) -> Dataset:
     """The data as tokens in the directory of the state, which a failure leaves as it was."""
-    new = not out.state.exists()
-    out.make_state()
+    new = not out.unfinished
     try:
-        dataset = encode_files(paths, encoder, out.state, skip_bad=options.skip_bad, progress=watch.lines)
+        with bad_file(out.state, "cannot be written"):
+            dataset = encode_files(paths, encoder, out.state, skip_bad=options.skip_bad, progress=watch.lines)
     except BaseException:
         if new:  # or what is finished there would look unfinished
             out.remove_state()
@@ -177,11 +207,30 @@ class _Output:
         for path in sorted(self.directory.glob("*.safetensors")):
             if path.name not in _OUTPUT_FILES:
                 raise BadFile.of(path, "other weights in the output; choose another directory")
-        check_new(results, force=force or self.state.is_dir())
+        check_new(results, force=force or self.unfinished)
 
-    def make_state(self) -> None:
+    @property
+    def unfinished(self) -> bool:
+        """Whether a training has begun here and has not come to its end."""
+        return any((self.state / name).exists() for name in _STATE_FILES)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the directory of the state for this training; none stays behind that is empty.
+
+        Raises:
+            Busy: another training has it.
+        """
         with bad_file(self.directory, "cannot be written"):
             self.state.mkdir(parents=True, exist_ok=True)
+        with locked(self.state):
+            for leftover in self.state.glob(".*.tmp"):  # a killed training's
+                leftover.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    self.state.rmdir()
 
     def remove_results(self) -> None:
         """What an earlier training left; only when the new one is about to start."""
@@ -190,7 +239,5 @@ class _Output:
                 path.unlink(missing_ok=True)
 
     def remove_state(self) -> None:
-        for path in (*(self.state / name for name in _STATE_FILES), *self.state.glob(".state.pt.*.tmp")):
-            path.unlink(missing_ok=True)  # the last are a killed training's
-        with suppress(OSError):
-            self.state.rmdir()
+        for name in _STATE_FILES:
+            (self.state / name).unlink(missing_ok=True)

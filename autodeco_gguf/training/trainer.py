@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from autodeco_gguf.errors import BadFile, ModelFailed
-from autodeco_gguf.files.atomic import write_atomically
+from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.files.journal import first_difference
 from autodeco_gguf.files.jsonl import dump_line
 from autodeco_gguf.heads.format import HEAD_PREFIX
@@ -59,6 +61,7 @@ class _Progress:
 
     step: int = 0
     best: dict[str, torch.Tensor] | None = None
+    best_step: int = 0
     best_loss: float = math.inf
     bad: int = 0
     log_bytes: int = 0
@@ -72,9 +75,17 @@ class Trainer:
     """
 
     def __init__(
-        self, context: Context, data: Dataset, settings: TrainingSettings, output: Path, state: Path, identity: str
+        self,
+        context: Context,
+        data: Dataset,
+        settings: TrainingSettings,
+        output: Path,
+        state: Path,
+        identity: Mapping[str, object],
     ) -> None:
-        """Prepare to train the base of ``context``, whose ``identity`` it is, or resume from the state there is.
+        """Prepare to train the base of ``context``, or resume from the state there is.
+
+        ``identity`` is all that tells the features of ``context`` from others: the "base", how it is run.
 
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
@@ -96,7 +107,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
-        described = {**asdict(settings), "data": data.digest, "base": identity}
+        described = {**asdict(settings), "data": data.digest, **identity}
         self._identity = json.loads(json.dumps(described, sort_keys=True))
         self._resume()
 
@@ -106,27 +117,35 @@ class Trainer:
         """Train to the end; the best heads by validation loss stay."""
         saved = time.monotonic()
         every = max(1, self.steps // self._settings.evaluations)
-        with self._log.open("r+b" if self._at.log_bytes else "wb") as log:
-            log.truncate(self._at.log_bytes)
-            log.seek(self._at.log_bytes)
-            while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
-                done = self.train_step()
-                if done.step % every == 0 or done.step == self.steps:
-                    done = replace(done, validation=self._validate())
-                log.write(dump_line(done.record()))
-                on_step(done)
-                if time.monotonic() - saved > SAVE_S or done.validation is not None or done.step == self.steps:
-                    log.flush()
-                    self._at.log_bytes = log.tell()
-                    self._save()
-                    saved = time.monotonic()
+        written = self._at.log_bytes
+        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
+            log.truncate(written)
+        while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
+            done = self.train_step()
+            if done.step % every == 0 or done.step == self.steps:
+                done = replace(done, validation=self._validate())
+            written += self._write(dump_line(done.record()))
+            on_step(done)
+            if time.monotonic() - saved > SAVE_S or done.validation is not None or done.step == self.steps:
+                self._at.log_bytes = written
+                self._save()
+                saved = time.monotonic()
         if self._at.best is not None:
             self.heads.load_state_dict(self._at.best)
+
+    def _write(self, line: bytes) -> int:
+        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
+            return log.write(line)
 
     @property
     def step(self) -> int:
         """Steps done."""
         return self._at.step
+
+    @property
+    def kept(self) -> int:
+        """The step after which the heads were as they are kept: that of the best validation, if there was any."""
+        return self._at.step if self._at.best is None else self._at.best_step
 
     def train_step(self) -> Step:
         """One step, whatever was planned; raises ModelFailed where the gradient is not finite."""
@@ -196,7 +215,7 @@ class Trainer:
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts)
         if result.total < self._at.best_loss:
-            self._at.best_loss, self._at.bad = result.total, 0
+            self._at.best_step, self._at.best_loss, self._at.bad = self._at.step, result.total, 0
             self._at.best = {k: v.clone() for k, v in self.heads.state_dict().items()}
         else:
             self._at.bad += 1
@@ -206,8 +225,9 @@ class Trainer:
 
     def _save(self) -> None:
         kept = {"heads": self.heads.state_dict(), "optimizer": self._optimizer.state_dict()}
-        state = {"identity": self._identity, **vars(self._at), **kept}
-        write_atomically(self._state, lambda f: torch.save(state, f), lambda _: None)
+        buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
+        torch.save({"identity": self._identity, **vars(self._at), **kept}, buffer)
+        write_bytes(self._state, buffer.getbuffer())
 
     def _resume(self) -> None:
         path = self._state
@@ -216,7 +236,12 @@ class Trainer:
         try:
             state = torch.load(path, weights_only=True)
             identity, at = dict(state["identity"]), _Progress(**{f.name: state[f.name] for f in fields(_Progress)})
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
+            if identity == self._identity:
+                self._take(at, state)
+        except (
+            *(OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError),
+            pickle.UnpicklingError,
+        ) as e:
             raise BadFile.of(path, "cannot be read; start anew with --force") from e
         if identity != self._identity:
             name, theirs, ours = first_difference(identity, self._identity)
@@ -224,8 +249,14 @@ class Trainer:
             other = f"other {key}" if key in ("data", "base") else f"{key} {theirs}, now {ours}"
             reason = f"of a training with {other}; start anew with --force, or elsewhere"
             raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
-        self._at = at
-        self.heads.load_state_dict(state["heads"])
-        self._optimizer.load_state_dict(state["optimizer"])
         if not self._log.exists() or os.path.getsize(self._log) < at.log_bytes:
             raise BadFile.of(self._log, f"shorter than when {path} was written; start anew with --force")
+
+    def _take(self, at: _Progress, state: Mapping[str, Any]) -> None:
+        """Go on from a state; raises what torch raises for one that is none."""
+        for weights in (state["heads"] if at.best is None else at.best, state["heads"]):
+            self.heads.load_state_dict(weights)
+        self._optimizer.load_state_dict(state["optimizer"])
+        if not all(type(n) is int and n >= 0 for n in (at.step, at.best_step, at.bad, at.log_bytes)):
+            raise ValueError("no numbers of steps")
+        self._at = at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
 from typing import Any
 
@@ -9,8 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from autodeco_gguf.cli import VERBS, cli
-from autodeco_gguf.cli._common import Verb, heads_text, human_size, machine_options
+from autodeco_gguf.cli import VERBS, _common, cli
+from autodeco_gguf.cli._common import Bar, Verb, heads_text, human_size, machine_options, progress_bar
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 
@@ -77,3 +78,31 @@ def test_for_a_reader() -> None:
     assert {size: human_size(size) for size in sizes} == sizes
     assert heads_text(["top_p", "temperature"]) == "temperature, top-p"
     assert heads_text([]) == "none"
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_without_a_terminal_progress_is_a_line_from_time_to_time(
+    in_bytes: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also while nothing new is known, and no more once it is over."""
+    monkeypatch.setattr(_common, "REPORT_S", 0.005)
+    told: list[str] = []
+    monkeypatch.setattr(Bar, "say", lambda self, line: told.append(line))
+
+    def wait(n: int) -> None:
+        until = time.monotonic() + 20
+        while len(told) < n and time.monotonic() < until:
+            time.sleep(0.001)
+        assert len(told) >= n
+
+    with progress_bar("reading", in_bytes=in_bytes) as bar:
+        wait(1)
+        assert told[0] == ("0 min: 0 B reading" if in_bytes else "0 min: 0 reading")
+        bar.update(3000, 20000, "problems, 7 of 8 correct")
+        seen = len(told)
+        wait(seen + 3)
+    assert told[-1] == f"0 min: {'3.0 kB/20.0 kB' if in_bytes else '3000/20000'} problems, 7 of 8 correct"
+    ended = len(told)
+    time.sleep(0.02)
+    assert len(told) == ended
+    assert capfd.readouterr().err == ""

@@ -32,20 +32,31 @@ def test_what_it_prints(run: Invoke) -> None:
     done = run()
     assert done.status == 0, done.err
     results = json.loads(Path("out/results.json").read_text())
-    assert done.out.startswith("sums, 3 problems:\n\n| method")
-    assert done.out.endswith(f"\n\n{results['verdict']}\n")
+    assert done.out.startswith("sums, 3 problems:\n\nmethod ")
+    assert " ".join(done.out.split()).endswith(" ".join(results["verdict"].split()))
+    assert max(map(len, done.out.splitlines())) <= 80
     greedy, default, where = done.err.splitlines()
-    assert re.fullmatch(r"greedy: static:0,1, 3 of 3 right, \d+ tokens/s", greedy)
+    assert re.fullmatch(r"method 1 of 2, greedy: static:0,1, 3 of 3 right, \d+ tokens/s", greedy)
     right = sum(s["correct"] for s in samples_of(Path("out")) if s["config"] == "static:1,1")
-    assert re.fullmatch(rf"default: static:1,1, {right} of 12 right, \d+ tokens/s", default)
-    assert where == "out: samples.jsonl, results.json"
-    assert sorted(p.name for p in Path("out").iterdir()) == ["results.json", "samples.jsonl", "timing.jsonl"]
+    assert re.fullmatch(rf"method 2 of 2, default: static:1,1, {right} of 12 right, \d+ tokens/s", default)
+    assert where == "out: report.md, results.json, samples.jsonl"
+    assert sorted(p.name for p in Path("out").iterdir()) == [
+        *("evaluation.jsonl", "report.md", "results.json", "samples.jsonl"),
+    ]
+
+
+def test_the_wide_table(run: Invoke) -> None:
+    narrow, wide = run(), run("--wide")
+    assert wide.status == 0, wide.err
+    assert wide.out != narrow.out
+    assert wide.out.rstrip() in Path("out/report.md").read_text().replace("\n\nWhich", "\nWhich")
+    assert wide.out.startswith("sums, 3 problems:\n\n| method ")
 
 
 def test_the_same_again_draws_nothing_and_prints_the_same(run: Invoke) -> None:
     first, again = run(), run()
     assert (again.status, again.out) == (0, first.out)
-    assert again.err == "out: samples.jsonl, results.json\n"
+    assert again.err == "out: report.md, results.json, samples.jsonl\n"
     assert Loaded.last.drawn == []
 
 
@@ -77,8 +88,8 @@ def test_the_default_methods_and_plots(tasks: Path, capfd: Capture) -> None:
     assert done.status == 0, done.err
     rows = json.loads(Path("o/results.json").read_text())["methods"]
     assert [row["name"] for row in rows] == [name.partition("[")[0] for name in HELP if name not in NOT_BY_DEFAULT]
-    assert done.err.endswith("o: samples.jsonl, results.json and plots\n")
-    assert {"accuracy.png", "pass_at_k.png", "parameters.png"} <= {p.name for p in Path("o").iterdir()}
+    assert done.err.endswith("o: report.md, results.json, samples.jsonl and plots\n")
+    assert {"accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png"} <= {p.name for p in Path("o").iterdir()}
 
 
 NOT_BY_DEFAULT = ("static:T,P", "distinct", "model", "all")
@@ -125,7 +136,7 @@ def test_control_is_printed_as_well(run: Invoke, tasks: Path) -> None:
     assert done.status == 0, done.err
     table = done.out.partition("| command ")[2]
     assert table.splitlines()[0] == "| mean T | to plain | moved so | mean P | to plain | moved so |"
-    assert done.out.index("| method") < done.out.index("| command")
+    assert done.out.index("method") < done.out.index("| command")
     prompts = {bytes(r.prompt).decode() for r in Loaded.last.drawn}  # type: ignore[arg-type]
     assert {"<sums 0>", "<sums 0 be dull>", "<sums 0 be wild>"} <= prompts
     assert json.loads(Path("out/control.json").read_text())["problems"] == 3
@@ -252,7 +263,7 @@ def test_methods_that_the_model_does_not_allow(run: Invoke) -> None:
 
 def test_other_settings(run: Invoke) -> None:
     assert run().status == 0
-    words = "out/samples.jsonl: begun with seed 0, this run has 1; use the same settings, or another directory"
+    words = "out/evaluation.jsonl: begun with seed 0, this run has 1; use the same settings, or another directory"
     assert_refused(run("--seed", 1), words)
 
 
@@ -291,7 +302,7 @@ def test_interrupted(number: int, status: int, demo_commands: list[object], tmp_
 def test_a_bar_on_a_terminal(demo_commands: list[object], tmp_path: Path) -> None:
     command = ["eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco"]
     with Terminal(*command) as terminal:
-        terminal.wait_for(rb"4/4.{0,40}autodeco, \d of 4 right, \d+ tokens/s")
+        terminal.wait_for(rb"4/4.{0,40}method 1 of 1, autodeco, \d of 4 right, \d+ tokens/s")
         terminal.wait_for(rb"pass@1")
         assert terminal.process.wait(timeout=30) == 0
 
@@ -337,11 +348,12 @@ def finish(output: Path) -> tuple[dict[str, Any], set[str]]:
     _, err = (process := start(output)).communicate(timeout=200)
     assert process.returncode == 0, err.decode()
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    results["origin"].pop("date")
     for row in results["methods"]:
         for stats in (row["overall"], *row["tasks"].values()):
             stats.pop("tokens_s")
     lines = (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == len(set(lines)) == 1 + 4 * 12 * 16 + 12
+    assert len(lines) == len(set(lines)) == 4 * 12 * 16 + 12
     return results, set(lines)
 
 

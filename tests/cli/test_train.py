@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from broken import assert_refused, invoke, start
 from conftest import Case
-from training_helpers import jsonl
+from training_helpers import constant_losses, jsonl
 
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.export import export
@@ -33,8 +33,10 @@ def test_what_it_prints(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture)
     out = tmp_path / "heads"
     done = invoke(capfd, "train", qwen2.base, "--data", data, "-o", out, *QUICK)
     assert done.status == 0, done.err
-    counts, step, checkpoint, adapter = done.err.splitlines()
+    counts, few_steps, few_tokens, step, checkpoint, adapter = done.err.splitlines()
     assert re.fullmatch(r"12 examples, \d+ tokens, \d+ of them predicted", counts)
+    assert few_steps.startswith("warning: only 2 steps of up to 4 examples: ")
+    assert re.match(r"warning: only \d+ tokens of 3 examples to validate on: too few for a verdict", few_tokens)
     number = r"\d+\.\d+"
     losses = rf"loss {number}, T {number}, P {number}"
     assert re.fullmatch(rf"step 2 of 2: {losses}, \d+ tokens/s; validation {losses}", step)
@@ -43,7 +45,7 @@ def test_what_it_prints(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture)
     report = json.loads((out / "report.json").read_text())
     head, columns, *rows, verdict = done.out.splitlines()
     assert head == f"on 3 validation examples, {report['tokens']} tokens:"
-    assert columns.split() == ["mean", "T", "mean", "P", "NLL", "worse", "than", "the", "heads", "by"]
+    assert columns.split() == ["mean", "T", "mean", "P", "NLL", "heads", "better", "by"]
     assert verdict == report["verdict"]
     for row, method in zip(rows, report["methods"], strict=True):
         numbers = [f"{method['temperature']:.3f}", f"{method['top_p']:.3f}", f"{method['nll']:.4f}"]
@@ -66,6 +68,28 @@ def test_every_count_is_told(qwen2: Case, tmp_path: Path, capfd: Capture) -> Non
     assert re.search(r"; \d+ examples with commands; \d+ cut to the context, by \d+ tokens; 1 left out: ", line)
     assert line.endswith(f"; 2 malformed lines skipped, the first: {path}:13: is a number, expected an object with "
                          '{"prompt", "completion"}, {"messages"} or {"text"}')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([3.0, 2.0, 2.5, 2.0], ["stopped early at step 4, kept step 2", "{out}: the checkpoint, after 2 steps"]),
+        (
+            [3.0, 2.0, 2.5, 1.5, 1.6],
+            ["kept step 4, whose validation was the best", "{out}: the checkpoint, after 4 steps"],
+        ),
+    ],
+)
+def test_which_step_is_kept(
+    losses: list[float], words: list[str], qwen2: Case, data: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    out = tmp_path / "heads"
+    options = ("--steps", 5, "--batch", 4, "--evaluations", 5, "--validation", 0.25, "-t", 1, "--patience", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        constant_losses(patch, losses)
+        done = invoke(capfd, "train", qwen2.base, "--data", data, "-o", out, *options)
+    assert done.status == 0, done.err
+    assert done.err.splitlines()[-3:-1] == [line.format(out=out) for line in words]
 
 
 def test_no_validation_no_report(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -237,7 +261,7 @@ def test_ctrl_c_and_on(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) 
     process = start("train", qwen2.base, *options)
     log = tmp_path / "o" / "log.jsonl"
     assert process.stderr is not None
-    for _ in range(3):
+    for _ in range(4):
         assert process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -9,7 +9,7 @@ import pytest
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.methods import Method, config_of
 from autodeco_gguf.evaluation.results import Comparison, GridRow, Moments, Point
-from autodeco_gguf.evaluation.runner import Timing
+from autodeco_gguf.evaluation.runner import Session
 from autodeco_gguf.evaluation.samples import Drawn
 from autodeco_gguf.evaluation.settings import EvalSettings
 
@@ -33,7 +33,10 @@ VALUES: list[tuple[Any, dict[str, Any]]] = [
         },
     ),
     (Method("oracle", "constant", None), {"name": "oracle", "kind": "constant", "config": None}),
-    (Timing(config_of("model"), 30, 1.5), {"config": "model", "tokens": 30, "seconds": 1.5}),
+    (
+        Session(config_of("model"), 30, 1.5, "2026-01-02T03:04:05+00:00"),
+        {"config": "model", "tokens": 30, "seconds": 1.5, "date": "2026-01-02T03:04:05+00:00"},
+    ),
     (Drawn(None, None, (1, 2)), {"mean": None, "sd": None, "bins": [1, 2]}),
     (
         EvalSettings(tasks=("a", "b"), k=2),
@@ -60,7 +63,21 @@ def test_other_versions() -> None:
     assert from_json(EvalSettings, {"k": 3, "of the future": 1}) == EvalSettings(k=3)
 
 
-@pytest.mark.parametrize("value", [{}, [], 3, None, {"config": [], "tokens": 1, "seconds": 1}, {"config": "model"}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, [], 3, None, {"config": "model"}),
+        {"config": [], "tokens": 1, "seconds": 1, "date": ""},
+        *({"config": "model", "tokens": n, "seconds": 1, "date": ""} for n in ("1", None, True, [1])),
+        {"config": "model", "tokens": 1, "seconds": 1, "date": 5},
+    ],
+)
 def test_something_else(value: object) -> None:
     with pytest.raises((TypeError, KeyError, AttributeError)):
-        from_json(Timing, value)
+        from_json(Session, value)
+
+
+@pytest.mark.parametrize("tasks", ["a", {"a": 1}, [1], None])
+def test_a_list_is_one(tasks: object) -> None:
+    with pytest.raises(TypeError, match=r"^found .*, expected "):
+        from_json(EvalSettings, {"tasks": tasks})

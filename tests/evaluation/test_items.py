@@ -88,7 +88,7 @@ ERRORS: dict[str, tuple[Any, type[AutoDecoError], dict[str, Any]]] = {
     "no problem left": (shard_of_nothing, InvalidInput, {"key": "shard"}),
     "control": (control_without_heads, BadFile, {}),
     "an error": (control_of_nothing, ModelFailed, {}),
-    "no directory": (lambda: join([Path("nowhere")], Path("out")), BadFile, {"file": "nowhere/samples.jsonl"}),
+    "no directory": (lambda: join([Path("nowhere")], Path("out")), BadFile, {"file": "nowhere/evaluation.jsonl"}),
 }
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from hand_made import AUTODECO, GREEDY, ORACLE, about, hand_made, make, sample
+from matplotlib.colors import to_hex
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.evaluation import plots
-from autodeco_gguf.evaluation.methods import Method, config_of
+from autodeco_gguf.evaluation.methods import HELP, Method, config_of
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.evaluation.summary import summarize
@@ -57,13 +58,15 @@ def figures(results: Results, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 
 def test_three_plots(tmp_path: Path) -> None:
     written = plots.plot(sampled(), tmp_path)
-    assert written == [tmp_path / name for name in ("accuracy.png", "pass_at_k.png", "parameters.png")]
+    assert written == [tmp_path / name for name in ("accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png")]
     assert sorted(tmp_path.iterdir()) == sorted(written)
-    assert [size(path) for path in written] == [(744, 432), (1320, 504), (768, 456)]
+    assert [size(path) for path in written] == [(744, 432), (900, 309), (1320, 504), (768, 456)]
 
 
 def test_nothing_predicted_has_no_box_plot(tmp_path: Path) -> None:
-    assert [path.name for path in plots.plot(sampled(heads=False), tmp_path)] == ["accuracy.png", "pass_at_k.png"]
+    assert [path.name for path in plots.plot(sampled(heads=False), tmp_path)] == [
+        *("accuracy.png", "pass_at_1.png", "pass_at_k.png"),
+    ]
 
 
 def test_accuracy_has_the_line_and_autodeco_across(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +95,52 @@ def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert curves["autodeco"] == [[1, 37.5], [2, about(50)], [4, about(50)]]
     assert right.lines[0].get_xydata().tolist() == [[1, 0.375], [2, about(2 / 3)], [4, about(1)]]
     assert len({(line.get_color(), line.get_marker()) for line in left.lines}) == 4
+
+
+def test_a_bar_for_each_method_with_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = sampled()
+    axes = figures(results, monkeypatch)["pass_at_1.png"].axes[0]
+    names = ["autodeco", "greedy", "oracle: T = 0.1, P = 0.2", "mirostat2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert [bar.get_width() for bar in axes.patches] == [37.5, 50, 100, 100]
+    ends = [[float(x) for x, _ in c.get_segments()[0]] for c in axes.collections]
+    se = results.methods[0].overall.se_problems
+    assert se is not None
+    assert ends == [
+        [about(max(0, 37.5 - 196 * se)), about(min(100, 37.5 + 196 * se))],
+        [0, 100],
+        [100, 100],
+        [100, 100],
+    ]
+
+
+def test_a_method_has_one_color_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all plots of an evaluation, and whatever it is compared with."""
+    drawn = figures(sampled(), monkeypatch)
+    left, right = drawn["pass_at_k.png"].axes
+    curves = [line.get_color() for line in left.lines]
+    assert [line.get_color() for line in right.lines] == curves
+    assert [to_hex(bar.get_facecolor()).upper() for bar in drawn["pass_at_1.png"].axes[0].patches] == curves
+    points = {c.get_label(): c.lines[0].get_color() for c in drawn["accuracy.png"].axes[0].containers}
+    assert points == {"greedy": curves[1], "oracle: T = 0.1, P = 0.2": curves[2]}
+    boxes = {line.get_color() for axes in drawn["parameters.png"].axes for line in axes.lines if len(line.get_xdata())}
+    assert boxes == {curves[0]}
+    alone = replace(sampled(), methods=sampled().methods[2:])
+    fewer, _ = figures(alone, monkeypatch)["pass_at_k.png"].axes
+    assert [line.get_color() for line in fewer.lines] == curves[2:]
+
+
+def test_every_method_has_a_color_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, names = sampled().methods[-1], [n.partition("[")[0] for n in HELP if n not in ("all", "static:T,P")]
+    names += [f"static:{i},1" for i in range(5)]
+    results = replace(sampled(), methods=tuple(replace(row, name=name) for name in names))
+    bars = figures(results, monkeypatch)["pass_at_1.png"].axes[0].patches
+    assert len({bar.get_facecolor() for bar in bars}) == len(names) == 19
+
+
+def test_whole_numbers_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, _ = figures(sampled(), monkeypatch)["pass_at_k.png"].axes
+    assert left.get_xticks().tolist() == [1, 2, 4]
 
 
 def test_eight_curves_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autodeco_gguf.evaluation.as_json import from_json
-from autodeco_gguf.evaluation.report import table, verdict
+from autodeco_gguf.evaluation.report import page, summary, table, verdict
 from autodeco_gguf.evaluation.results import Results
 
 # ---- table ----
@@ -101,13 +102,93 @@ def test_the_table() -> None:
     assert table(read(crafted())) == TABLE
 
 
+NARROW = """\
+stories, 40 problems:
+
+method      pass@1, %  autodeco ahead  distinct     T     P  tokens  tokens/s
+autodeco   91.2 ± 1.2                      3.21  0.70  0.90     123       321
+greedy           89.1    +0.0 to +4.2      0.90  0.10  0.10     123       321
+oracle     88.0 ± 1.2    +0.1 to +6.3      1.00  0.10  0.10     123
+mirostat2  50.0 ± 1.2  -50.0 to -30.0      2.00  0.70           123       321
+
+- pass@1 ± standard error over 4 seeds; 16 samples a problem.
+- distinct: different right answers among 4 samples.
+- autodeco ahead: by so many points of pass@1 (95 % interval).
+- T and P: means.
+- greedy: deterministic, one sample a problem that counts for all.
+- oracle: chosen on these test problems themselves, which favours it.
+- samples cut off by length: autodeco 3 of 640.
+- samples not graded, which count neither as right nor as wrong: oracle 2 of
+  640.
+- All columns: --wide, or report.md.
+
+It is so.
+Because of a reason that is given at some length, since otherwise this line
+would fit a terminal as it is."""
+
+
+def test_the_table_of_a_terminal() -> None:
+    reason = (
+        "Because of a reason that is given at some length, since otherwise this line would fit a terminal as it is."
+    )
+    results = read(crafted(verdict=f"It is so.\n{reason}"))
+    assert summary(results) == NARROW
+    assert summary(results, wide=True) == f"{TABLE}\n\nIt is so.\n{reason}"
+
+
 def test_the_table_fits_a_terminal() -> None:
+    """Whatever stands in it: columns to the right are left out."""
+    results = crafted(tasks={"stories": 40, "sums": 1})
+    results["methods"][2] |= {"name": "static:12.3456,0.123456", "config": "static:12.3456,0.123456"}
+    results["methods"][2]["overall"] |= {"pass@1": 1.0, "distinct": 14.29, "tokens_s": 123456.0, "tokens_mean": 12345.0}
+    for row in results["methods"]:
+        row["tasks"] |= {"sums": stats(0.25, 1.0)}
+    results["comparisons"][2] |= {"ci": [-1.0, -0.999]}
+    for comparison in results["comparisons"][2:4]:
+        comparison["config"] = "static:12.3456,0.123456"
+    results["verdict"] = verdict(read(results))
+    text = summary(read(results))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "static:12.3456,0.123456  100.0 ± 1.2  -100.0 to -99.9     14.29  0.10  0.10" in text
+    assert "tokens/s" not in text.rpartition("all tasks")[2]
+
+
+def test_what_a_search_found_stands_in_the_wide_table() -> None:
     results = crafted()
     results["methods"][2] |= {"name": "mean-shift", "config": "static:0.6858,0.7561"}
     results["methods"][2]["overall"] |= {"pass@1": 1.0, "distinct": 14.29, "temperature": {"mean": 0.6858, "sd": 0.31}}
     assert max(map(len, table(read(results)).splitlines())) <= 150
     assert "| mean-shift: T = 0.6858, P = 0.7561 | 100.0 ± 1.2 |" in table(read(results))
     assert "- mean-shift: autodeco's own mean T and P, as constants.\n" in table(read(results))
+
+
+ORIGIN = {
+    "model": "m-q4_0.gguf", "model_digest": "0123456789abcdef",
+    "heads": ["temperature", "top_p"], "heads_file": "h.gguf", "heads_digest": "fedcba9876543210",
+    "context": 4096, "cache_type": "f16", "flash_attn": True,
+    "version": "1.2", "llama_cpp_python": "0.3", "date": "2026-01-02T03:04:05+00:00",
+}  # fmt: skip
+
+
+def test_the_page_says_of_what_it_is() -> None:
+    text = page(read(crafted(verdict="It is so.\nFor a reason.", origin=ORIGIN)))
+    head, _, rest = text.partition(f"\n\n{TABLE}\n\n")
+    assert rest == "It is so.\n\nFor a reason.\n"
+    assert head.splitlines() == [
+        "# Evaluation of stories",
+        "",
+        "- model: m-q4_0.gguf (0123456789abcdef)",
+        "- heads: temperature, top_p, of h.gguf (fedcba9876543210)",
+        "- context: 4096 tokens, f16 cache, with flash attention",
+        "- made by autodeco-gguf 1.2, llama-cpp-python 0.3; last samples of 2026-01-02T03:04:05+00:00",
+    ]
+    own = page(read(crafted(origin={**ORIGIN, "heads_file": None, "flash_attn": False, "date": None})))
+    assert "- heads: temperature, top_p, the model's own (fedcba9876543210)\n" in own
+    assert "f16 cache, without flash attention\n" in own
+    assert "llama-cpp-python 0.3\n" in own
+    none = page(read(crafted(origin={**ORIGIN, "heads": [], "heads_file": None, "heads_digest": None})))
+    assert "- heads: none\n" in none
+    assert page(read(crafted())).startswith("# Evaluation of stories\n\nstories, 40 problems:\n")
 
 
 def test_the_table_of_several_tasks() -> None:
@@ -173,16 +254,17 @@ def judged(
     return verdict(read(crafted(methods=methods, comparisons=comparisons, tasks={"stories": n})))
 
 
-FAVOURED = "Which constant is best was seen on these same problems, which favours it; "
+FAVOURED = "Which constant is best was seen on these same problems, which favours it. "
 BETTER, WORSE = (0.1, (0.05, 0.15), 0.0001), (-0.5, (-0.82, -0.18), 0.002)
 NEITHER = (0.004, (-0.011, 0.019), 0.4)
 
 
 def test_better_and_worse() -> None:
     assert judged(BETTER, WORSE) == (
-        "On pass@1 AutoDeco is better than the best constant (greedy): by 10.0 points (95 % interval +5.0 to +15.0, "
-        "p < 0.001). On different right answers among 4 AutoDeco is worse than the constant with the most (distinct: "
-        "T = 2, P = 0.3): by 0.50 (95 % interval -0.82 to -0.18, p = 0.002). "
+        "On pass@1 AutoDeco is better than the best constant (greedy). The difference is +10.0 points (95 % interval "
+        "+5.0 to +15.0, p < 0.001).\n"
+        "On different right answers among 4 AutoDeco is worse than the constant with the most (distinct: T = 2, "
+        "P = 0.3). The difference is -0.50 (95 % interval -0.82 to -0.18, p = 0.002).\n"
         + FAVOURED
         + "p is corrected for 2 claims (Holm), the intervals are not."
     )
@@ -191,9 +273,10 @@ def test_better_and_worse() -> None:
 def test_no_difference_is_not_called_equal() -> None:
     text = judged(NEITHER, (0.0, (0.0, 0.0), 1.0))
     assert text.startswith(
-        "On pass@1 AutoDeco is not shown to differ from the best constant (greedy): +0.4 points (95 % interval -1.1 to "
-        "+1.9, p = 0.80), so it may be up to 1.1 worse or 1.9 better. On different right answers among 4 "
-        "AutoDeco is as good as the constant with the most (distinct: T = 2, P = 0.3): the same on every problem. "
+        "On pass@1 AutoDeco is not shown to differ from the best constant (greedy). The difference is +0.4 points "
+        "(95 % interval -1.1 to +1.9, p = 0.80). It may be up to 1.1 worse or 1.9 better.\n"
+        "On different right answers among 4 AutoDeco is as good as the constant with the most (distinct: T = 2, "
+        "P = 0.3). It is the same on every problem.\n"
     )
 
 
@@ -201,16 +284,16 @@ def test_several_claims_have_to_be_clearer() -> None:
     """0.03 is no finding among four, of which two are as unclear; nor does the interval hide it."""
     unclear = (0.02, (0.001, 0.039), 0.03)
     alone = judged(unclear, (0.5, (0.1, 0.9), 0.01))
-    assert "On pass@1 AutoDeco is better than the best constant (greedy): by 2.0 points" in alone
-    assert "p = 0.030). " in alone
+    assert "On pass@1 AutoDeco is better than the best constant (greedy). The difference is +2.0 points" in alone
+    assert "p = 0.030).\n" in alone
     text = judged(unclear, (0.5, (0.1, 0.9), 0.01), [NEITHER, NEITHER])
     assert (
-        "On pass@1 AutoDeco is not shown to differ from the best constant (greedy): +2.0 points (95 % interval +0.1 to "
-        "+3.9, p = 0.090), so it may be up to 3.9 better. "
+        "On pass@1 AutoDeco is not shown to differ from the best constant (greedy). The difference is +2.0 points "
+        "(95 % interval +0.1 to +3.9, p = 0.090). It may be up to 3.9 better.\n"
     ) in text
     assert (
-        "the constant with the most (distinct: T = 2, P = 0.3): by 0.50 (95 % interval +0.10 to +0.90, p = 0.040). "
-        in text
+        "the constant with the most (distinct: T = 2, P = 0.3). The difference is +0.50 (95 % interval +0.10 to "
+        "+0.90, p = 0.040).\n" in text
     )
     assert text.endswith("p is corrected for 4 claims (Holm), the intervals are not.")
 
@@ -218,9 +301,10 @@ def test_several_claims_have_to_be_clearer() -> None:
 def test_what_choosing_token_by_token_adds() -> None:
     text = judged(NEITHER, NEITHER, [WORSE, (1.5, (1.2, 1.8), 0.0001)])
     assert (
-        " Against its own mean T and P as constants (mean-shift: T = 0.69, P = 0.76) it is worse on pass@1: by 50.0 "
-        "points (95 % interval -82.0 to -18.0, p = 0.006); and better on different right answers among 4: by 1.50 "
-        "(95 % interval +1.20 to +1.80, p < 0.001). "
+        "\nOn pass@1 AutoDeco is worse than its own mean T and P as constants (mean-shift). The difference is -50.0 "
+        "points (95 % interval -82.0 to -18.0, p = 0.006).\n"
+        "On different right answers among 4 AutoDeco is better than its own mean T and P as constants (mean-shift). "
+        "The difference is +1.50 (95 % interval +1.20 to +1.80, p < 0.001).\n"
     ) in text
     assert "mean-shift" not in judged(NEITHER, NEITHER)
 
@@ -232,7 +316,7 @@ def test_few_problems() -> None:
 
 def test_small_differences_keep_their_digits() -> None:
     text = judged((0.0004, (0.0001, 0.0007), 0.001), BETTER)
-    assert "by 0.04 points (95 % interval +0.01 to +0.07, p = 0.001)" in text
+    assert "The difference is +0.04 points (95 % interval +0.01 to +0.07, p = 0.001)" in text
 
 
 def test_level_constants() -> None:
@@ -244,22 +328,25 @@ def test_level_constants() -> None:
     assert "corrected for 2 claims" in text
     results["methods"][2] |= {"name": "mean-shift"}
     assert "the best constant (mean-shift: T = 0.1, P = 0.1)" in verdict(read(results))
+    assert "its own mean" not in verdict(read(results)), "it is said already"
     assert "corrected for 2 claims" in verdict(read(results))
 
 
 def test_one_sample_has_one_metric() -> None:
     results = crafted(settings={"k": 1, "seeds": 1})
     assert "different" not in verdict(read(results))
-    assert verdict(read(results)).endswith(" Which constant is best was seen on these same problems, which favours it.")
+    assert verdict(read(results)).endswith(
+        "\nWhich constant is best was seen on these same problems, which favours it."
+    )
 
 
 def test_without_autodeco() -> None:
     results = crafted(comparisons=[])
     del results["methods"][0]
     assert verdict(read(results)) == (
-        "AutoDeco is not among the methods. The best constant on pass@1 is greedy (89.1 %), that with the most "
-        "different right answers among 4 is oracle: T = 0.1, P = 0.1 (1.00 ± 0.25), as seen on these same problems, "
-        "which favours the best."
+        "AutoDeco is not among the methods. The best constant on pass@1 is greedy (89.1 %). The constant with the most "
+        "different right answers among 4 is oracle: T = 0.1, P = 0.1 (1.00 ± 0.25). The best was seen on these same "
+        "problems, which favours it."
     )
     del results["methods"][:2]
     assert verdict(read(results)) == "There is neither AutoDeco nor a constant to compare."
@@ -269,3 +356,9 @@ def test_without_constants() -> None:
     results = crafted()
     del results["methods"][1:3]
     assert verdict(read(results)) == "There is no constant to compare AutoDeco with."
+
+
+def test_sentences_are_short() -> None:
+    text = judged(NEITHER, WORSE, [NEITHER, NEITHER], n=20)
+    sentences = re.split(r"(?<=[.)])\s", text)
+    assert max(map(len, sentences)) <= 130, sentences

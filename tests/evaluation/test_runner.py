@@ -6,6 +6,8 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,16 @@ from fake_engine import (
     without,
 )
 
+import autodeco_gguf
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation import items
+from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.report import page
+from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import Progress
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 
@@ -88,6 +95,7 @@ def test_errors_and_cut_off_answers_are_samples(tmp_path: Path) -> None:
 def test_progress(tmp_path: Path) -> None:
     seen: list[Progress] = []
     run(tmp_path, ["greedy", "default"], watch=seen.append)
+    assert [(p.number, p.of) for p in (seen[0], seen[-1])] == [(1, 2), (2, 2)]
     assert [(p.method, p.done, p.total) for p in seen[:7]] == [
         *(("greedy", i, 5) for i in range(6)),
         ("default", 0, 20),
@@ -107,10 +115,12 @@ def test_progress(tmp_path: Path) -> None:
 def test_a_run_cut_anywhere_gives_the_same_results(cut: int, undisturbed: Path, tmp_path: Path) -> None:
     lines = (undisturbed / "samples.jsonl").read_bytes().splitlines(keepends=True)
     kept, torn = lines[:cut], lines[cut] if cut < len(lines) else b""
+    header, *_ = (undisturbed / "evaluation.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "evaluation.jsonl").write_bytes(header)
     (tmp_path / "samples.jsonl").write_bytes(b"".join(kept) + torn[: len(torn) // 2])
     engine = FakeEngine()
     run(tmp_path, engine=engine)
-    assert len(engine.drawn) == len(lines) - max(1, len(kept))
+    assert len(engine.drawn) == len(lines) - len(kept)
     assert results_of(tmp_path) == results_of(undisturbed)
     whole = (tmp_path / "samples.jsonl").read_bytes()
     assert whole.startswith(b"".join(kept))
@@ -124,8 +134,8 @@ def test_ctrl_c_loses_nothing(n: int, undisturbed: Path, tmp_path: Path) -> None
         run(tmp_path, engine=engine)
     assert len(samples_of(tmp_path)) == n
     assert not (tmp_path / "results.json").exists()
-    timing = [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]
-    assert sum(line["tokens"] for line in timing[1:]) == sum(s["tokens"] for s in samples_of(tmp_path))
+    log = [json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()]
+    assert sum(line["tokens"] for line in log[1:]) == sum(s["tokens"] for s in samples_of(tmp_path))
     again = FakeEngine()
     run(tmp_path, engine=again)
     assert n + len(again.drawn) == len(samples_of(undisturbed))
@@ -144,9 +154,13 @@ def test_a_finished_run_draws_nothing(undisturbed: Path, tmp_path: Path) -> None
 def test_speeds_are_over_all_sessions(tmp_path: Path) -> None:
     results = run(tmp_path, ["greedy"])
     assert results["methods"][0]["overall"]["tokens_s"] > 0
-    lines = [{"timing": 1}, *({"config": "static:0,1", "tokens": n, "seconds": s} for n, s in ((30, 1.0), (10, 3.0)))]
-    (tmp_path / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert run(tmp_path, ["greedy"])["methods"][0]["overall"]["tokens_s"] == 10.0
+    header, _ = (tmp_path / "evaluation.jsonl").read_text().splitlines()
+    sessions = ((30, 1.0, "2026-02-01"), (10, 3.0, "2026-01-01"))
+    lines = [{"config": "static:0,1", "tokens": n, "seconds": s, "date": d} for n, s, d in sessions]
+    (tmp_path / "evaluation.jsonl").write_text("\n".join([header, *map(json.dumps, lines)]) + "\n")
+    results = run(tmp_path, ["greedy"])
+    assert results["methods"][0]["overall"]["tokens_s"] == 10.0
+    assert results["origin"]["date"] == "2026-02-01"
 
 
 @pytest.mark.parametrize(
@@ -203,34 +217,73 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 def test_other_settings_are_refused(other: str, undisturbed: Path) -> None:
     kwargs, words = OTHERS[other]
     before = (undisturbed / "samples.jsonl").read_bytes()
-    with pytest.raises(AutoDecoError, match=rf"samples\.jsonl: {words}; use the same settings, or another directory$"):
+    with pytest.raises(
+        AutoDecoError, match=rf"evaluation\.jsonl: {words}; use the same settings, or another directory$"
+    ):
         run(undisturbed, **kwargs)
     assert (undisturbed / "samples.jsonl").read_bytes() == before
 
 
-def test_another_model_is_refused(undisturbed: Path) -> None:
+ENGINES: dict[str, tuple[dict[str, Any], str]] = {
+    "model": ({"fingerprint": f"{'f' * 64} {'fedcba9876543210' * 4}"}, "begun with another model"),
+    "heads": ({"fingerprint": f"{'0123456789abcdef' * 4} {'f' * 64}"}, "begun with other heads"),
+    "no heads": ({"fingerprint": f"{'0123456789abcdef' * 4} "}, "begun with other heads"),
+    "context": ({"n_ctx": 64}, "begun with ctx 48, this run has 64"),
+    "cache": ({"machine": Machine(cache_type="f32", flash_attn=True)}, "begun with cache_type f16, this run has f32"),
+    "attention": ({"machine": Machine(flash_attn=False)}, "begun with flash_attn True, this run has False"),
+}
+
+
+@pytest.mark.parametrize("other", ENGINES)
+def test_another_model_is_refused(other: str, undisturbed: Path) -> None:
+    changes, words = ENGINES[other]
     engine = FakeEngine()
-    engine.fingerprint = "f" * 64
-    with pytest.raises(AutoDecoError, match="begun with another model; use"):
+    vars(engine).update(changes)
+    with pytest.raises(AutoDecoError, match=f"{words}; use"):
         run(undisturbed, engine=engine)
+    assert engine.drawn == []
+
+
+def test_threads_are_no_setting(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "d")
     engine = FakeEngine()
-    engine.n_ctx = 64
-    with pytest.raises(AutoDecoError, match="begun with ctx 48, this run has 64; use"):
-        run(undisturbed, engine=engine)
+    engine.machine = replace(engine.machine, n_threads=7)
+    run(tmp_path / "d", engine=engine)
+    assert engine.drawn == []
+
+
+# ---- what is written for a reader ----
+
+
+def test_results_say_of_what_they_are(undisturbed: Path) -> None:
+    origin = json.loads((undisturbed / "results.json").read_text())["origin"]
+    date = datetime.fromisoformat(origin.pop("date"))
+    assert timedelta() <= datetime.now(timezone.utc) - date < timedelta(hours=1)
+    assert origin == {
+        "model": "m.gguf", "model_digest": "0123456789abcdef",
+        "heads": ["temperature", "top_p"], "heads_file": "h.gguf", "heads_digest": "fedcba9876543210",
+        "context": 48, "cache_type": "f16", "flash_attn": True,
+        "version": autodeco_gguf.__version__, "llama_cpp_python": metadata.version("llama-cpp-python"),
+    }  # fmt: skip
+
+
+def test_the_report_is_beside_the_results(undisturbed: Path) -> None:
+    results = from_json(Results, json.loads((undisturbed / "results.json").read_text()))
+    assert (undisturbed / "report.md").read_text() == page(results)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("samples.jsonl", b"[1]\n", r"samples.jsonl: not the beginning of samples; use"),
-        ("samples.jsonl", b"some notes", r"samples.jsonl: not the beginning of samples; use"),
-        ("samples.jsonl", b'{"samples": 2}\n', r"samples.jsonl: not the beginning of samples; use"),
+        ("evaluation.jsonl", b"[1]\n", r"evaluation.jsonl: not the beginning of evaluation; use"),
+        ("evaluation.jsonl", b"some notes", r"evaluation.jsonl: not the beginning of evaluation; use"),
+        ("evaluation.jsonl", b'{"evaluation": 2}\n', r"evaluation.jsonl: not the beginning of evaluation; use"),
         (
-            "timing.jsonl",
-            b'{"timing": 1}\n{"config": "static:0,1"}\n',
-            r"timing.jsonl:2: damaged: no config, tokens and",
+            "samples.jsonl",
+            b"some notes",
+            r"evaluation.jsonl: missing beside samples.jsonl, whose settings it tells; use",
         ),
-        ("timing.jsonl", b'{"timing": 1}\nx\n', r"timing.jsonl:2: damaged: not JSON: .* at column 1; use"),
+        ("samples.jsonl", b'{"samples": 1}\n', r"evaluation.jsonl: missing beside samples.jsonl"),  # an older version's
     ],
 )
 def test_files_that_are_something_else(name: str, content: bytes, words: str, tmp_path: Path) -> None:
@@ -240,11 +293,29 @@ def test_files_that_are_something_else(name: str, content: bytes, words: str, tm
     assert (tmp_path / name).read_bytes()[: len(content)] == content
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"config": "static:0,1"}', r"evaluation.jsonl:2: damaged: no config, tokens, seconds and date; use"),
+        (
+            b'{"config": "static:0,1", "tokens": "1", "seconds": 1, "date": ""}',
+            r"evaluation.jsonl:2: damaged: no config",
+        ),
+        (b"x", r"evaluation.jsonl:2: damaged: not JSON: .* at column 1; use"),
+    ],
+)
+def test_damaged_lines_of_its_log(line: bytes, words: str, undisturbed: Path, tmp_path: Path) -> None:
+    header, *_ = (undisturbed / "evaluation.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "evaluation.jsonl").write_bytes(header + line + b"\n")
+    with pytest.raises(BadFile, match=words):
+        run(tmp_path, ["greedy"])
+
+
 def test_two_runs_in_one_directory_are_refused(tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
         if progress.done == 3:
             with pytest.raises(
-                AutoDecoError, match=r"samples\.jsonl: in use by another run; wait for its end, or choose"
+                AutoDecoError, match=r"evaluation\.jsonl: in use by another run; wait for its end, or choose"
             ):
                 run(tmp_path, ["greedy"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,13 @@ from autodeco_gguf.model.sampling import Sampling
 
 def test_a_line_of_samples(tmp_path: Path) -> None:
     run(tmp_path, ["autodeco", "autodeco:top_p", "default", "llama.cpp", "dynatemp", "mirostat2"])
-    header, *_ = (tmp_path / "samples.jsonl").read_text().splitlines()
+    header, *sessions = (tmp_path / "evaluation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["config"] for line in sessions] == [
+        *("autodeco", "autodeco:top_p", "static:1,1", "llama.cpp", "dynatemp:0.5", "mirostat2"),
+    ]
     assert json.loads(header) == {
-        "samples": 1, "model": "0123456789abcdef", "ctx": 48, "seed": 0, "max_tokens": None,
+        "evaluation": 1, "model": "0123456789abcdef", "heads": "fedcba9876543210", "ctx": 48,
+        "cache_type": "f16", "flash_attn": True, "seed": 0, "max_tokens": None,
         "tasks": {
             "sums": {"problems": 3, "checker": "exact", "digest": json.loads(header)["tasks"]["sums"]["digest"]},
             "words": {"problems": 2, "checker": "exact", "digest": json.loads(header)["tasks"]["words"]["digest"]},
@@ -62,6 +67,15 @@ def test_a_line_of_samples(tmp_path: Path) -> None:
     assert found[("llama.cpp", *at)]["top_p"] == {"mean": 0.95, "sd": 0.0}
     assert found[("dynatemp:0.5", *at)]["temperature"] == {"mean": None, "sd": None}
     assert found[("mirostat2", *at)]["top_p"] == {"mean": None, "sd": None}
+
+
+def test_every_line_is_a_sample_so_that_it_reads_as_a_table(undisturbed: Path) -> None:
+    """As pandas.read_json(path, lines=True) does it: one set of columns, each with values of one type."""
+    rows = [json.loads(line) for line in (undisturbed / "samples.jsonl").read_bytes().splitlines()]
+    assert {tuple(row) for row in rows} == {tuple(rows[0])}
+    types = {name: {type(row[name]) for row in rows} - {type(None)} for name in rows[0]}
+    assert all(len(found) <= 1 for found in types.values()), types
+    assert types["correct"] == {bool}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +128,7 @@ STRANGE = [
 @pytest.mark.parametrize("line", [b"{}", b"[]", b'{"task": 1', b"\xff", b'"x"', b"", b'{"config": []}', *STRANGE])
 def test_damaged_lines_are_named(line: bytes, undisturbed: Path, tmp_path: Path) -> None:
     lines = (undisturbed / "samples.jsonl").read_bytes().splitlines()
+    shutil.copy(undisturbed / "evaluation.jsonl", tmp_path)
     (tmp_path / "samples.jsonl").write_bytes(b"\n".join([*lines[:7], line, *lines[8:]]) + b"\n")
     with pytest.raises(AutoDecoError, match=r"samples\.jsonl:8: damaged: "):
         run(tmp_path)

@@ -23,7 +23,7 @@ from fake_engine import (
     timeless,
 )
 
-from autodeco_gguf.errors import AutoDecoError, Busy
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.runner import Progress
 from autodeco_gguf.evaluation.settings import Shard
@@ -76,7 +76,6 @@ def test_shards_without_results(undisturbed: Path, tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2)
     for part in parts:
         (part / "results.json").unlink()
-        (part / "timing.jsonl").unlink()
     assert join(parts, tmp_path / "all", plots=False) == Joined(85, (), (), None)
     run(tmp_path / "all")
     assert results_of(tmp_path / "all") == results_of(undisturbed)
@@ -94,11 +93,14 @@ def test_shards_of_different_size(tmp_path: Path) -> None:
 def test_speeds_are_joined(tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2, ["greedy"])
     for part, (tokens, seconds) in zip(parts, ((30, 1.0), (10, 3.0)), strict=True):
-        line = {"config": "static:0,1", "tokens": tokens, "seconds": seconds}
-        (part / "timing.jsonl").write_text(f'{{"timing": 1}}\n{json.dumps(line)}\n')
+        line = {"config": "static:0,1", "tokens": tokens, "seconds": seconds, "date": f"2026-01-0{tokens // 10}"}
+        header = (part / "evaluation.jsonl").read_text().splitlines()[0]
+        (part / "evaluation.jsonl").write_text(f"{header}\n{json.dumps(line)}\n")
     joined = join(parts, tmp_path / "all", plots=False)
     assert joined.results is not None
     assert joined.results.methods[0].overall.tokens_s == 10.0
+    assert joined.results.origin is not None
+    assert (joined.results.origin.model, joined.results.origin.date) == ("m.gguf", "2026-01-03")
 
 
 def test_the_graded_one_of_two_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +116,7 @@ def test_the_graded_one_of_two_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_cannot_be_joined(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(AutoDecoError, match=r"nothing/samples.jsonl: cannot be read: No such file"):
+    with pytest.raises(AutoDecoError, match=r"nothing/evaluation.jsonl: cannot be read: No such file"):
         join([undisturbed, tmp_path / "nothing"], out)
     run(tmp_path / "other", ["greedy"], replace(SETTINGS, seed=3))
     with pytest.raises(AutoDecoError, match=rf"other: has seed 3, {undisturbed} has 0$"):
@@ -133,22 +135,23 @@ def test_what_cannot_be_joined(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(AutoDecoError, match=r"changed/samples\.jsonl:4: damaged: no sample"):
         join([tmp_path / "changed"], out)
-    (tmp_path / "other" / "results.json").write_text("{}")
-    with pytest.raises(
-        AutoDecoError, match=r"other/results\.json: cannot be read as results: .*; delete it, or finish"
-    ):
-        join([tmp_path / "other"], tmp_path / "out2")
+    known = json.loads((tmp_path / "other" / "results.json").read_text())
+    broken: list[object] = [{}, [], {**known, "settings": {"k": "2"}}, {**known, "methods": [{"name": []}]}]
+    for i, values in enumerate([*map(json.dumps, broken), "[" * 100_000, '{"settings": ' + "1" * 5000 + "}"]):
+        (tmp_path / "other" / "results.json").write_text(values)
+        with pytest.raises(BadFile, match=r"other/results\.json: cannot be read as results: .*; delete it, or finish"):
+            join([tmp_path / "other"], tmp_path / f"out{i}")
 
 
 def test_a_directory_in_use_is_not_joined(tmp_path: Path) -> None:
     def meanwhile(progress: Progress) -> None:
-        with pytest.raises(AutoDecoError, match=r"samples\.jsonl: in use by another run"):
+        with pytest.raises(AutoDecoError, match=r"evaluation\.jsonl: in use by another run"):
             join([tmp_path / "a"], tmp_path / "b")
 
     run(tmp_path / "a", ["greedy"], watch=meanwhile)
 
 
-FILES = ["timing.jsonl", "samples.jsonl", "results.json"]
+FILES = ["evaluation.jsonl", "samples.jsonl", "results.json"]
 
 
 @pytest.mark.parametrize("killed_at", FILES)

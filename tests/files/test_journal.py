@@ -175,3 +175,25 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="j: not the beginning of others") as error, reading(path, "others", 1):
         pass
     assert (error.value.file, error.value.key, error.value.expected) == (str(path), "others", 1)
+
+
+def test_lines_alone(tmp_path: Path) -> None:
+    """Without a header the first line is one like the others; a torn one is cut off all the same."""
+    path = tmp_path / "lines.jsonl"
+    with Journal(path, None) as journal:
+        places = [journal.append(i) for i in range(3)]
+    with path.open("ab") as f:
+        f.write(b'{"torn')
+    with reading(path, None, 1) as (header, lines):
+        assert (header, [(line.number, line.value) for line in lines]) == ({}, [(1, 0), (2, 1), (3, 2)])
+    with Journal(path, None) as journal:
+        assert [(line.place, line.value) for line in journal.lines()] == list(zip(places, range(3), strict=True))
+        assert [journal.read(place) for place in places] == [0, 1, 2]
+        journal.append(3)
+    assert path.read_bytes() == b"0\n1\n2\n3\n"
+    path.write_bytes(b"0\nx\n")
+    with (
+        Journal(path, None, advice="do this") as journal,
+        pytest.raises(BadFile, match=r"lines\.jsonl:2: damaged: .*; do"),
+    ):
+        list(journal.lines())

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from autodeco_gguf.training import plot
 from autodeco_gguf.training.plot import plot_log
 
 LOSSES = {"temperature": 1.5, "top_p": 0.5, "ranking": 0.0, "mean_temperature": 0.9, "mean_top_p": 0.8, "positions": 7}
@@ -26,3 +28,14 @@ def test_a_line_for_each_loss_that_is_one(validated: bool, tmp_path: Path, monke
     dots = [[f"{name}, validation"] if validated else [] for name in names]
     assert labels == [label for name, more in zip(names, dots, strict=True) for label in (name, *more)]
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 400])
+def test_steps_are_whole_numbers(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": i + 1, "train": LOSSES}) + "\n" for i in range(steps)))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plot, "write_png", lambda figure, path: drawn.append(figure))
+    plot_log(log, tmp_path / "x.png")
+    for axes in drawn[0].axes:
+        assert all(tick == int(tick) for tick in axes.get_xticks()), axes.get_xticks()

@@ -14,6 +14,7 @@ from training_helpers import module_of, random_features
 
 from autodeco_gguf import Heads
 from autodeco_gguf.heads.checkpoint import read_checkpoint
+from autodeco_gguf.training import report as report_module
 from autodeco_gguf.training.report import GRID, ReportRow, report, verdict
 from autodeco_gguf.training.settings import Objective
 
@@ -35,8 +36,10 @@ def softly_cut(logits: np.ndarray[Any, Any], target: np.ndarray[Any, Any], t: An
     return np.asarray(-np.log(kept[order == target[:, None]] + floor))
 
 
-def test_the_report_by_numpy(qwen2: Case) -> None:
+def test_the_report_by_numpy(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, _ = random_features(n=90, hidden=64, n_vocab=384)
+    monkeypatch.setattr(report_module, "LEAST_EXAMPLES", 7)
+    monkeypatch.setattr(report_module, "LEAST_TOKENS", 90)
     heads = module_of(qwen2)
     got = report(heads, Objective(), lambda: iter(parts))
     hidden, logits, target, example = (
@@ -75,10 +78,21 @@ def test_the_report_of_one_head(qwen2: Case) -> None:
     assert shift.nll == pytest.approx(softly_cut(logits, target, shift.temperature, 2.0).mean(), rel=1e-4)
 
 
-def test_one_example_gives_no_verdict(qwen2: Case) -> None:
-    (part,), _ = random_features(n=30, hidden=64, n_vocab=384, parts=1)
-    got = report(module_of(qwen2), Objective(), lambda: iter([replace(part, sequence=part.sequence * 0)]))
-    assert (got.examples, got.verdict) == (1, "One validation example is too few to tell.")
+@pytest.mark.parametrize(
+    ("tokens", "examples", "words"),
+    [
+        (30, 1, "30 tokens of 1 example are too few for a verdict: at least 200 of 10 are needed."),
+        (4, 2, "4 tokens of 2 examples are too few for a verdict: at least 200 of 10 are needed."),
+        (300, 9, "300 tokens of 9 examples are too few for a verdict: at least 200 of 10 are needed."),
+        (199, 10, "199 tokens of 10 examples are too few for a verdict: at least 200 of 10 are needed."),
+        (200, 10, None),
+    ],
+)
+def test_little_gives_no_verdict(tokens: int, examples: int, words: str | None, qwen2: Case) -> None:
+    (part,), _ = random_features(n=tokens, hidden=64, n_vocab=384, parts=1)
+    part = replace(part, sequence=np.arange(tokens) % examples)
+    got = report(module_of(qwen2), Objective(), lambda: iter([part]))
+    assert (got.examples, got.tokens, got.verdict) == (examples, tokens, words or verdict(got.methods))
 
 
 def test_the_reports_cut_is_as_steep_as_that_of_the_training(qwen2: Case) -> None:

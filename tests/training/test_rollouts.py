@@ -200,6 +200,11 @@ def test_a_partial_file_of_other_problems_and_models(
     assert_other(other, interrupted, "begun with another model", PROBLEMS, SETTINGS)
     longer = Engine(qwen2.base, n_ctx=200, machine=Machine(n_threads=1))
     assert_other(longer, interrupted, "begun with ctx 128, this run has 200", PROBLEMS, SETTINGS)
+    for machine, words in (
+        (Machine(n_threads=1, cache_type="f32", flash_attn=True), "begun with cache_type f16, this run has f32"),
+        (Machine(n_threads=1, flash_attn=False), "begun with flash_attn True, this run has False"),
+    ):
+        assert_other(Engine(qwen2.base, n_ctx=128, machine=machine), interrupted, words, PROBLEMS, SETTINGS)
     assert rollouts(longer, PROBLEMS, interrupted, SETTINGS, force=True).continued == 0
     assert not interrupted.with_name("out.jsonl.partial").exists()
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from broken import load_raw, rewrite, shards
 from conftest import Case, load
-from training_helpers import SMALL, jsonl, log_of
+from training_helpers import SMALL, jsonl, log_of, no_room
 
 import autodeco_gguf as ad
 from autodeco_gguf import Heads
-from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
@@ -153,6 +153,95 @@ def test_it_goes_on_where_it_was(qwen2: Case, tmp_path: Path) -> None:
     assert steps == [5, 6]
     assert sorted(p.name for p in resumed.iterdir()) == FILES
     assert (resumed / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+
+
+def test_two_in_one_directory(qwen2: Case, tmp_path: Path) -> None:
+    """The second is told so before it touches anything, with or without force."""
+    undisturbed, _ = trained(qwen2.base, tmp_path, name="undisturbed")
+
+    def second(step: Step) -> None:
+        before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+        for force in (False, True):
+            with pytest.raises(Busy, match=r"out/\.training: in use by another run; wait for its end, or choose") as e:
+                trained(qwen2.base, tmp_path, force=force)
+            assert str(e.value).count("\n") == 0
+        assert {path: path.read_bytes() for path in before} == before
+
+    output, adapter = trained(qwen2.base, tmp_path, watch=TrainingWatch(step=second))
+    assert sorted(p.name for p in output.iterdir()) == FILES
+    assert log_of(output) == log_of(undisturbed)
+    assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+    assert Heads.load(adapter).names == {"temperature", "top_p"}
+
+
+def test_what_a_killed_training_left_is_removed_first(qwen2: Case, tmp_path: Path) -> None:
+    """Before anything new is written: there may be no room for both."""
+    interrupted_training(qwen2.base, tmp_path)
+    leftover = tmp_path / "out" / ".training" / ".state.pt.01234567.tmp"
+    leftover.write_bytes(b"half")
+    seen: list[bool] = []
+    trained(qwen2.base, tmp_path, watch=TrainingWatch(lines=lambda _: seen.append(leftover.exists())))
+    assert not any(seen)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_a_killed_one_that_had_not_begun_hides_nothing(qwen2: Case, tmp_path: Path) -> None:
+    """A directory of the state that is empty does not make what is finished look unfinished."""
+    output, _ = trained(qwen2.base, tmp_path)
+    (output / ".training").mkdir()
+    with pytest.raises(BadFile, match=r"exists; use --force to replace it$"):
+        trained(qwen2.base, tmp_path)
+
+
+@pytest.mark.parametrize("nbytes", [0, 30, 20_000])
+def test_a_full_disk(nbytes: int, qwen2: Case, tmp_path: Path) -> None:
+    """Of the tokens, of the log, of the state: one line that names a file, and it goes on when there is room."""
+    data = jsonl(tmp_path / "data.jsonl", *EXAMPLES * 4)
+    words = r"out/\.training(/state\.pt)?: cannot be written: File too large$"
+    with no_room(nbytes), pytest.raises(BadFile, match=words):
+        train(qwen2.base, [data], tmp_path / "out", SMALL, machine=ONE_THREAD)
+    left = sorted(p.name for p in (tmp_path / "out").rglob("*"))
+    assert left == ([".training", "ends", "firsts", "log.jsonl", "tokens"] if nbytes == 20_000 else [])
+    train(qwen2.base, [data], tmp_path / "out", SMALL, machine=ONE_THREAD)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
+
+
+STEPS = "only 2 steps of up to 32 examples: heads hardly learn in less than 100; give more data, --epochs or --steps"
+HELD = "only {} to validate on: too few for a verdict at the end; give more data, or a larger --validation"
+MANY = TrainingSettings(steps=100, batch=1)
+SIZES: dict[str, tuple[int, TrainingSettings, list[str]]] = {
+    "small": (46, TrainingSettings(), [STEPS, HELD.format("8 tokens of 2 examples")]),
+    "one step": (2, TrainingSettings(validation=0.0), [STEPS.replace("2 steps", "1 step")]),
+    "little to validate on": (46, replace(MANY, validation=0.02), [HELD.format("4 tokens of 1 example")]),
+    "enough": (120, replace(MANY, validation=0.5), []),
+    "nothing held out": (46, replace(MANY, validation=0.0), []),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_small_training_warns_before_it_begins(name: str, qwen2: Case, tmp_path: Path) -> None:
+    n, settings, expected = SIZES[name]
+    data = jsonl(tmp_path / "data.jsonl", *({"prompt": "One", "completion": " more"} for _ in range(n)))
+    warnings: list[str] = []
+
+    def stop(step: Step) -> None:
+        raise KeyboardInterrupt
+
+    watch = TrainingWatch(warning=warnings.append, step=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(qwen2.base, [data], tmp_path / "out", settings, machine=ONE_THREAD, watch=watch)
+    assert warnings == expected
+
+
+def test_run_in_another_way_it_is_not_resumed(qwen2: Case, tmp_path: Path) -> None:
+    interrupted_training(qwen2.base, tmp_path)
+    data = jsonl(tmp_path / "data.jsonl", *EXAMPLES)
+    for machine, words in (
+        (Machine(n_threads=1, cache_type="f32"), "cache_type f16, now f32"),
+        (Machine(n_threads=1, flash_attn=True), "flash_attn False, now True"),
+    ):
+        with pytest.raises(BadFile, match=rf"state\.pt: of a training with {words}; start anew with --force"):
+            train(qwen2.base, [data], tmp_path / "out", SMALL, machine=machine)
 
 
 def test_another_base_of_the_same_shape_is_noticed(qwen2: Case, tmp_path: Path) -> None:

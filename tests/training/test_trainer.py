@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_case
-from training_helpers import SMALL, dataset, log_of, predicted, random_sequences, trainer
+from training_helpers import SMALL, constant_losses, dataset, log_of, no_room, predicted, random_sequences, trainer
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, ModelFailed
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training import trainer as trainer_module
 from autodeco_gguf.training.data import Dataset
-from autodeco_gguf.training.objective import Losses, collect
+from autodeco_gguf.training.objective import collect
 from autodeco_gguf.training.settings import Objective, TrainingSettings
 from autodeco_gguf.training.trainer import Step, Trainer
 
@@ -166,15 +166,6 @@ def best_loss(directory: Path) -> float:
     return float(torch.load(directory / "state.pt", weights_only=True)["best_loss"])
 
 
-def constant_losses(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
-    """Let validations give these losses."""
-    left = iter(values)
-    original = Losses.mean
-    monkeypatch.setattr(
-        Losses, "mean", classmethod(lambda cls, parts: replace(original(parts), temperature=next(left), top_p=0.0))
-    )
-
-
 def test_early_stopping_keeps_the_best(
     context: Context, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,12 +173,13 @@ def test_early_stopping_keeps_the_best(
     states = []
     it = trainer(context, data, replace(SMALL, steps=10, evaluations=10, patience=2), tmp_path / "out")
     it.run(lambda step: states.append({k: v.clone() for k, v in it.heads.state_dict().items()}))
-    assert it.step == 4  # an equal loss is no gain
+    assert (it.step, it.kept) == (4, 2)  # an equal loss is no gain
     assert best_loss(tmp_path / "out") == 2.0
     assert all(torch.equal(v, states[1][k]) for k, v in it.heads.state_dict().items())
     assert not torch.equal(states[1]["temp_head.mlp.0.weight"], states[3]["temp_head.mlp.0.weight"])
     again = trainer(context, data, replace(SMALL, steps=10, evaluations=10, patience=2), tmp_path / "out")
     again.run(lambda step: pytest.fail("it has stopped"))
+    assert (again.step, again.kept) == (4, 2)
     assert all(torch.equal(v, states[1][k]) for k, v in again.heads.state_dict().items())
     assert len(log_of(tmp_path / "out")) == 4
 
@@ -198,7 +190,13 @@ def test_patience_zero_never_stops(
     constant_losses(monkeypatch, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     it = trainer(context, data, replace(SMALL, evaluations=6, patience=0), tmp_path / "out")
     it.run()
-    assert (it.step, best_loss(tmp_path / "out")) == (6, 1.0)
+    assert (it.step, it.kept, best_loss(tmp_path / "out")) == (6, 1, 1.0)
+
+
+def test_without_validation_the_last_step_is_kept(context: Context, data: Dataset, tmp_path: Path) -> None:
+    it = trainer(context, data, replace(SMALL, validation=0.0), tmp_path / "out")
+    it.run()
+    assert (it.step, it.kept) == (6, 6)
 
 
 @pytest.mark.parametrize("heads", [("temperature",), ("top_p",)])
@@ -306,6 +304,52 @@ def test_a_broken_state(name: str, context: Context, data: Dataset, tmp_path: Pa
     path.write_bytes(STATES[name](path.read_bytes()))
     with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
         trainer(context, data, SMALL, tmp_path)
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda s: [s],
+    "no progress": lambda s: {key: value for key, value in s.items() if key != "bad"},
+    "a step that is none": lambda s: {**s, "step": "3"},
+    "before the first step": lambda s: {**s, "step": -1},
+    "no identity": lambda s: {**s, "identity": 5},
+    "other weights": lambda s: {**s, "heads": {key: value[:1] for key, value in s["heads"].items()}},
+    "no weights": lambda s: {**s, "heads": {}},
+    "no best": lambda s: {**s, "best": {}},
+    "no optimizer": lambda s: {**s, "optimizer": {}},
+    "an optimizer of something else": lambda s: {**s, "optimizer": {"state": {}, "param_groups": [1]}},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_state_of_something_else(name: str, context: Context, data: Dataset, tmp_path: Path) -> None:
+    interrupted(context, data, SMALL, tmp_path, 3)
+    path = tmp_path / "state.pt"
+    torch.save(WRONG[name](torch.load(path, weights_only=True)), path)
+    with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
+        trainer(context, data, SMALL, tmp_path)
+
+
+# ---- a full disk ----
+
+
+@pytest.mark.parametrize(("nbytes", "name"), [(20_000, "state.pt"), (10, "log.jsonl")])
+def test_a_full_disk_costs_no_more_than_a_kill(
+    nbytes: int, name: str, context: Context, data: Dataset, tmp_path: Path
+) -> None:
+    whole = trainer(context, data, SMALL, tmp_path / "whole")
+    whole.run()
+    out = tmp_path / "out"
+    interrupted(context, data, SMALL, out, 4)
+    before = (out / "state.pt").read_bytes()
+    it = trainer(context, data, SMALL, out)
+    with no_room(nbytes), pytest.raises(BadFile, match=rf"{name}: cannot be written: File too large$"):
+        it.run()
+    assert (out / "state.pt").read_bytes() == before
+    assert sorted(p.name for p in out.iterdir()) == ["log.jsonl", "state.pt"]
+    resumed = trainer(context, data, SMALL, out)
+    resumed.run()
+    assert log_of(out) == log_of(tmp_path / "whole")
+    assert all(torch.equal(v, whole.heads.state_dict()[k]) for k, v in resumed.heads.state_dict().items())
 
 
 def test_a_log_that_lost_something(context: Context, data: Dataset, tmp_path: Path) -> None:
