@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,7 +18,10 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.progress
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,6 +65,11 @@ class Verb(click.Command):
             return super().invoke(ctx)
         except InvalidInput as e:
             raise click.UsageError(str(e), ctx) from e
+        except BrokenPipeError:  # the reader of our output went away; nothing is wrong
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):  # one of them holds what it could not write, until the exit
+                os.dup2(nowhere, stream.fileno())
+            return 0
 
 
 def answer_options(command: F) -> F:
@@ -82,7 +93,9 @@ def machine_options(
     flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
     options = (
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
-        option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."),
+        option(
+            "-ngl", "--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."
+        ),
         option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(
             "--flash-attn/--no-flash-attn",
@@ -101,6 +114,13 @@ def machine_options(
         return reduce(lambda f, option: option(f), reversed(options), cast("F", collecting))
 
     return decorate
+
+
+def console(*, stderr: bool = False) -> rich.console.Console:
+    """A terminal, or what stands in for it; never without width, as rich has it for COLUMNS=0."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=shutil.get_terminal_size().columns)
 
 
 class Bar:
@@ -126,7 +146,6 @@ class Bar:
 @contextmanager
 def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
     """A bar with a text that may change: "12/40 problems", or a copied file's bytes and their speed."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -137,13 +156,13 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         TransferSpeedColumn,
     )
 
-    console, label = Console(stderr=True), TextColumn("{task.description}")
+    screen, label = console(stderr=True), TextColumn("{task.description}")
     columns = (
         (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
         if in_bytes
         else (BarColumn(20), MofNCompleteColumn(), label, TimeRemainingColumn())
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
         bar = Bar(progress)
         bar.update(0, text=text)
         yield bar
