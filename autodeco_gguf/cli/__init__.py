@@ -59,7 +59,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _let_any_text_pass() -> None:
     """What standard output cannot write becomes "?", what is not text on standard input a surrogate."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stdin, "surrogateescape")):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
 
 

@@ -64,7 +64,10 @@ def guide_to(engine: Engine) -> Guide | None:
 def chat(conversation: Conversation, request: Request, show: Show, guide: Guide | None) -> None:
     """Answer what is typed until the input ends."""
     with suppress(ImportError):
-        import readline  # noqa: F401  input() edits lines once it is loaded
+        import readline  # input() edits lines once it is loaded
+
+        for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # or LC_ALL=C drops what is not ASCII
+            readline.parse_and_bind(f"set {setting}")
     if guide is not None:
         click.echo(guide.advice, err=True)
     click.echo("Ctrl-C stops an answer, Ctrl-D ends, /help lists commands", err=True)

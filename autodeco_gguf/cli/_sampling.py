@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from autodeco_gguf.cli._prompt import read_text
+from autodeco_gguf.cli._prompt import clean, read_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,10 +63,11 @@ def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | 
     if json_schema is not None:
         from autodeco_gguf.model.constraint import from_json_schema
 
-        return from_json_schema(json_schema)
-    text = grammar if grammar_file is None else read_text(grammar_file)
-    if text is None:
+        return from_json_schema(clean(json_schema, "--json-schema"))
+    if grammar_file is not None:
+        grammar = read_text(grammar_file)
+    if grammar is None:
         return None
     from autodeco_gguf.model.constraint import from_gbnf
 
-    return from_gbnf(text)
+    return from_gbnf(clean(grammar, "--grammar"))

@@ -10,7 +10,7 @@ import click
 from autodeco_gguf.cli._answers import CtrlC, Show, answer
 from autodeco_gguf.cli._chat import chat, guide_to
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, heads_text, machine_options
-from autodeco_gguf.cli._prompt import is_chat, read_prompt
+from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
@@ -65,7 +65,13 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
     callback=_seed,
     help="Same seed, same tokens.  [default: -1, random]",
 )
-@click.option("-sys", "--system", "--system-prompt", help="System message of the chat.")
+@click.option(
+    "-sys",
+    "--system",
+    "--system-prompt",
+    callback=lambda *given: None if given[2] is None else clean(given[2], "--system"),
+    help="System message of the chat.",
+)
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @sampling_options
 @click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")

@@ -68,7 +68,9 @@ def test_only_labels_and_top_p_are_dimmed() -> None:
     lines = list(rows([token(b"word", 0.5, 0.25), token(b" x")], 40))
 
     def styles(line: Text, place: int) -> str:
-        return " ".join(str(style) for style in [line.style, *(s.style for s in line.spans if s.start <= place < s.end)])
+        return " ".join(
+            str(style) for style in [line.style, *(s.style for s in line.spans if s.start <= place < s.end)]
+        )
 
     words, temperature, top_p = lines
     assert [("dim" in styles(line, 0)) for line in lines] == [True] * 3
