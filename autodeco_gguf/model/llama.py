@@ -135,10 +135,6 @@ class Llama(llama_cpp.Llama):
         """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
         return Trace(self._last.native.records, self.token_bytes) if self._last is not None else Trace()
 
-    def n_ctx(self) -> int:
-        """Tokens of the context as it was asked for: llama.cpp rounds up, and llama_cpp's buffers do not."""
-        return min(int(self.context_params.n_ctx), int(super().n_ctx()))
-
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of one token: bytes, since it may end within a UTF-8 character.
 

@@ -415,21 +415,3 @@ def test_a_chat_handler(merged: Path) -> None:
     text = "".join(f"{m['role']}: {m['content']}\n" for m in MESSAGES).encode()
     assert found["usage"]["prompt_tokens"] == len(llm.tokenize(text, add_bos=False, special=True))
     assert len({t.temperature for t in llm.trace}) > 2
-
-
-def test_the_context_holds_what_was_asked_for(merged: Path) -> None:
-    llm = load(merged, n_ctx=30)  # llama.cpp makes 256 of it
-    assert llm.n_ctx() == 30
-    seen: list[int] = []
-    (letter,) = llm.tokenize(b"a", add_bos=False)
-
-    def only_letters(ids: Any, scores: Any) -> Any:
-        seen.append(len(ids))
-        return np.where(np.arange(len(scores)) == letter, 0.0, -np.inf)
-
-    processors = LogitsProcessorList([only_letters])
-    out = llm.create_completion(list(range(3, 23)), max_tokens=None, logits_processor=processors)
-    assert (out["choices"][0]["finish_reason"], out["usage"]["completion_tokens"]) == ("length", 10)
-    assert seen == list(range(20, 30))
-    with pytest.raises(ValueError, match="exceed context window"):
-        llm.create_completion(list(range(3, 33)), max_tokens=1)
