@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import console
+from autodeco_gguf.cli._common import terminal
 from autodeco_gguf.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _print(given: Answer, echo: Callable[[Piece], None], ctrl_c: CtrlC) -> dict[
 def _show_trace(given: Answer) -> None:
     from autodeco_gguf.view.rows import rows
 
-    screen = console()
+    screen = terminal()
     screen.print()
     for line in rows((piece.token for piece in given.pieces), screen.width):
         screen.print(line, no_wrap=True, overflow="ignore", crop=False)

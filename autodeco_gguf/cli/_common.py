@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial, reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
@@ -65,11 +66,21 @@ class Verb(click.Command):
             return super().invoke(ctx)
         except InvalidInput as e:
             raise click.UsageError(str(e), ctx) from e
-        except BrokenPipeError:  # the reader of our output went away; nothing is wrong
+        except BrokenPipeError:
+            unread = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _is_unread(stream)]
+            if not unread:  # another pipe, as to a process of ours
+                raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            for stream in (sys.stdout, sys.stderr):  # one of them holds what it could not write, until the exit
+            for stream in unread:  # which hold what they could not write, until the exit
                 os.dup2(nowhere, stream.fileno())
-            return 0
+            return 0  # the reader of our output has enough; nothing is wrong
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether it is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def answer_options(command: F) -> F:
@@ -116,7 +127,7 @@ def machine_options(
     return decorate
 
 
-def console(*, stderr: bool = False) -> rich.console.Console:
+def terminal(*, stderr: bool = False) -> rich.console.Console:
     """A terminal, or what stands in for it; never without width, as rich has it for COLUMNS=0."""
     from rich.console import Console
 
@@ -156,13 +167,13 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         TransferSpeedColumn,
     )
 
-    screen, label = console(stderr=True), TextColumn("{task.description}")
+    console, label = terminal(stderr=True), TextColumn("{task.description}")
     columns = (
         (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
         if in_bytes
         else (BarColumn(20), MofNCompleteColumn(), label, TimeRemainingColumn())
     )
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = Bar(progress)
         bar.update(0, text=text)
         yield bar
