@@ -22,7 +22,7 @@ PROMPT  ?= Tell a story about Mia with 47 and 38.
 .PHONY: run test demo lint sanitize clean
 
 run: $(BIN)/.installed
-	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)"
+	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
 
 test: $(BIN)/.installed-test
 	$(BIN)/pytest

@@ -13,17 +13,16 @@ from rich.text import Text
 
 from autodeco_gguf import Llama
 from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks.stories import EXAMPLE
 from autodeco_gguf.view.rows import rows
-
-PROMPT = "Tell a story about Mia with 47 and 38."
 
 
 def draw(output: Path, model: Path = DEMO_MODEL, seed: int = 3) -> None:
     """Write an SVG of one story."""
     llama = Llama(model, n_ctx=512, verbose=False)
-    llama.create_chat_completion([{"role": "user", "content": PROMPT}], seed=seed)
+    llama.create_chat_completion([{"role": "user", "content": EXAMPLE}], seed=seed)
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    console.print(Text(f"> {PROMPT}\n", "bold"))
+    console.print(Text(f"> {EXAMPLE}\n", "bold"))
     for line in rows(llama.trace, console.width):
         console.print(line)
     # without the fonts that rich would have the reader's browser fetch

@@ -16,9 +16,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.model.shipped import DEMO_NAME
 
 
-def convert(hf_dir: Path, gguf_path: Path, *, name: str = "AutoDeco Stories") -> None:
+def convert(hf_dir: Path, gguf_path: Path, *, name: str = DEMO_NAME) -> None:
     """Writes the model and tokenizer of ``hf_dir`` to ``gguf_path``: matrices as F16, vectors as F32.
 
     Raises:

@@ -206,7 +206,8 @@ def invoke(capfd: pytest.CaptureFixture[str], *args: object) -> Outcome:
 def spawn(*args: object, python: tuple[str, ...] = ("-m", "autodeco_gguf"), **kwargs: Any) -> Outcome:
     """autodeco-gguf as a process of its own."""
     command = [sys.executable, *python, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False, **kwargs)
+    pipes = {} if "input" in kwargs else {"stdin": subprocess.DEVNULL}
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, **{**pipes, **kwargs})
     return Outcome(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 
@@ -251,17 +252,18 @@ main()
 
 def start(*args: object, **kwargs: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", MAIN, *map(str, args)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, bufsize=0, **{**pipes, **kwargs})
 
 
 class Terminal:
     """autodeco-gguf on a terminal of its own."""
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, **kwargs: Any) -> None:
         self.fd, slave = pty.openpty()
         own = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # noqa: E731
-        self.process = start(*args, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=own)
+        pipes = {**dict.fromkeys(("stdin", "stdout", "stderr"), slave), **kwargs}
+        self.process = start(*args, **pipes, start_new_session=True, preexec_fn=own)
         os.close(slave)
         self.seen = b""
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Case
 
 import autodeco_gguf as ad
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
-from autodeco_gguf.model.shipped import DEMO_MODEL
-from autodeco_gguf.tasks import stories
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
@@ -30,39 +27,48 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the files that the README names."""
-    shutil.copy(qwen2.base, tmp_path / "base.gguf")
-    shutil.copytree(qwen2.heads, tmp_path / "checkpoint")
-    ad.extract(DEMO_MODEL, base=tmp_path / "small.gguf")
-    problems = stories.problems(6, seed="readme", held_out=False)
-    lines = [json.dumps({"problem": p.prompt, "gt": p.a + p.b}) for p in problems]
-    (tmp_path / "problems.jsonl").write_text("\n".join(lines), encoding="utf-8")
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the clone's folder that the README names."""
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_readme_commands_run(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def example(workplace: Path) -> None:
+    """What the README does before its examples: python demo/example.py, cd."""
+    lines = [line.partition("#")[0].split() for line in "\n".join(blocks("bash")).splitlines()]
+    (made,), (gone,) = ([line[1:] for line in lines if line[:1] == [word]] for word in ("python", "cd"))
+    subprocess.run([sys.executable, *made], check=True, capture_output=True)
+    os.chdir(workplace / gone[0])
+
+
+def test_readme_commands_run(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    example(workplace)
+    problems = Path("problems.jsonl")
+    problems.write_text("".join(problems.read_text().splitlines(keepends=True)[:6]))  # in less time
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("autodeco-gguf ")]
-    assert len(commands) == 11
-    for program, *arguments in commands:
+    piped = [line.partition(" | ") for line in lines if re.match(r"(?:echo .* \| )?autodeco-gguf ", line)]
+    commands = [(left, right) if right else ("", left) for left, _, right in piped]
+    assert len(commands) == 13
+    for given, command in commands:
+        program, *arguments = shlex.split(command, comments=True)
+        stdin = subprocess.check_output(given, shell=True) if given else b""
+        if arguments == ["run"]:  # the chat, for which there is no terminal here
+            continue
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as exit_info:
             run_command(command_line, arguments)
         assert exit_info.value.code == 0, f"{program} {arguments}: {capfd.readouterr().err}"
 
 
-def test_readme_python_runs(workplace: Path, qwen2: Case) -> None:
-    script = workplace / "readme.py"
-    script.write_text("\n".join(blocks("python")), encoding="utf-8")
-    subprocess.run(
-        ["autodeco-gguf", "export", "--base", "base.gguf", "--heads", "checkpoint", "-o", "model.gguf"],
-        executable=shutil.which("autodeco-gguf", path=str(Path(sys.executable).parent)),
-        check=True,
-        capture_output=True,
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert done.stdout.count("\n") >= 32
+def test_readme_python_runs(workplace: Path) -> None:
+    example(workplace)
+    Path("readme.py").write_text("\n".join(blocks("python")), encoding="utf-8")
+    ad.export("small.gguf", "checkpoint", "model.gguf")
+    done = subprocess.run([sys.executable, "readme.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.count("\n") >= 16
     assert len(re.findall(r" (?:stop|length)$", done.stdout, re.M)) == 16
 
 

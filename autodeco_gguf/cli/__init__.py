@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+import io
 import signal
 import sys
 from types import FrameType
@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from autodeco_gguf import __version__
-from autodeco_gguf.cli._common import SETTINGS
+from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
 from autodeco_gguf.errors import AutoDecoError
 
 VERBS = {
@@ -26,7 +26,6 @@ VERBS = {
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
 }
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class _Verbs(click.Group):
@@ -57,9 +56,17 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)  # so that half-written files are removed
 
 
+def _let_any_text_pass() -> None:
+    """What standard output cannot write becomes "?", what is not text on standard input a surrogate."""
+    for stream, errors in ((sys.stdout, "replace"), (sys.stdin, "surrogateescape")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
+    _let_any_text_pass()
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as e:
@@ -72,9 +79,6 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         status, message = EXIT_FAILURE, f"error: {e.format_message()}"
     except (click.Abort, KeyboardInterrupt):
         status, message = EXIT_INTERRUPTED, "interrupted"
-    except BrokenPipeError:  # the reader of our output went away; nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status, message = EXIT_FAILURE, ""
     except (AutoDecoError, OSError) as e:
         status, message = EXIT_FAILURE, f"error: {e}"
     if message:

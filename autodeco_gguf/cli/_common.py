@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from functools import partial, reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
@@ -17,7 +21,10 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.progress
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +68,21 @@ class Verb(click.Command):
             return super().invoke(ctx)
         except InvalidInput as e:
             raise click.UsageError(str(e), ctx) from e
+        except BrokenPipeError:
+            unread = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _is_unread(stream)]
+            if not unread:  # another pipe, as to a process of ours
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in unread:  # which hold what they could not write, until the exit
+                os.dup2(nowhere, stream.fileno())
+            return 0  # the reader of our output has enough; nothing is wrong
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether it is a pipe whose reader has gone."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def answer_options(command: F) -> F:
@@ -84,7 +106,9 @@ def machine_options(
     flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
     options = (
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
-        option("--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."),
+        option(
+            "-ngl", "--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."
+        ),
         option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(
             "--flash-attn/--no-flash-attn",
@@ -107,6 +131,13 @@ def machine_options(
 
 REPORT_S = 60.0
 """Seconds between lines of progress where there is no terminal."""
+
+
+def terminal(*, stderr: bool = False) -> rich.console.Console:
+    """A terminal, or what stands in for it; never without width, as rich has it for COLUMNS=0."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=shutil.get_terminal_size().columns)
 
 
 class Bar:
@@ -142,7 +173,6 @@ class Bar:
 @contextmanager
 def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
     """A bar with a text that may change: "12/40 problems", or a copied file's bytes and their speed."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -153,7 +183,7 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         TransferSpeedColumn,
     )
 
-    console, label = Console(stderr=True), TextColumn("{task.description}")
+    console, label = terminal(stderr=True), TextColumn("{task.description}")
     columns = (
         (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
         if in_bytes

@@ -14,6 +14,9 @@ from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 Message = dict[str, str]
 """With "role" and "content"."""
 
+_ROOM = 0.25
+"""Share of the context that old messages leave to an answer."""
+
 
 class Answer:
     """An answer to a message; iterating gives its pieces as they come, and notes them.
@@ -22,12 +25,17 @@ class Answer:
         messages: the conversation that it answers.
         prompt: their text, as the model is given it.
         generation: what draws it.
+        seed: what it is drawn with; as the seed of a request with the same prompt it repeats the answer.
+        n_left_out: messages of the user that had to go, with their answers, so that the context holds the others.
         pieces: what has come so far.
     """
 
-    def __init__(self, messages: list[Message], prompt: str, generation: Generation) -> None:
+    def __init__(
+        self, messages: list[Message], prompt: str, generation: Generation, *, seed: int, n_left_out: int
+    ) -> None:
         """Made by :meth:`Conversation.ask`."""
         self.messages, self.prompt, self.generation = messages, prompt, generation
+        self.seed, self.n_left_out = seed, n_left_out
         self.pieces: list[Piece] = []
 
     @property
@@ -51,9 +59,13 @@ class Answer:
 class Conversation:
     """Messages that follow each other, each answered by a model that is given all of them.
 
+    Where the context does not hold them all, the oldest go: a message of the user together with its answer, for good.
+    The system message stays.
+
     Attributes:
         chat: the template they are written with; None: the model completes the last message as it stands.
         messages: what was said; an answer is part of it once it is kept.
+        remembers: whether a message follows what was said before; if not, each one begins anew.
         seed: of the first answer; the next one's is larger by one.
         n_answers: answers kept.
 
@@ -69,7 +81,13 @@ class Conversation:
     """
 
     def __init__(
-        self, engine: Engine, *, system: str | None = None, raw: bool = False, seed: int | None = None
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        seed: int | None = None,
+        remembers: bool = True,
     ) -> None:
         """Begin one.
 
@@ -78,6 +96,7 @@ class Conversation:
             system: a system message, which comes first.
             raw: leave the model's chat template out.
             seed: 32 bits; random when None.
+            remembers: see the attribute; False for a model that was trained on one message and its answer.
 
         Raises:
             InvalidInput: a system message without a chat template.
@@ -86,7 +105,8 @@ class Conversation:
         self.chat = None if raw else engine.chat
         if system is not None and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
-        self.messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages, self.remembers = self._beginning, remembers
         self.seed, self.n_answers = check_seed(seed), 0
 
     def ask(self, request: Request) -> Answer:
@@ -96,21 +116,40 @@ class Conversation:
             request: the message as its prompt, and how to answer. Without a seed, it gets the conversation's.
 
         Raises:
-            InvalidInput: the chat template refuses, the text does not fit into the context or is not to be written as
-                UTF-8, or a value is out of range.
+            InvalidInput: the chat template refuses, the message alone does not fit into the context, it is not to be
+                written as UTF-8, or a value is out of range.
             Busy: too many wait already.
         """
-        messages = [*self.messages, {"role": "user", "content": str(request.prompt)}]
+        seed = (self.seed + self.n_answers) % MAX_SEED if request.seed is None else request.seed
+        new, said, n_left_out = {"role": "user", "content": str(request.prompt)}, self.messages, 0
+        text, tokens = self._tokens([*said, new])
+        room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))
+        while self.chat is not None and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
+            said, n_left_out = self._without_oldest(said), n_left_out + 1
+            text, tokens = self._tokens([*said, new])
+        generation = self._engine.submit(replace(request, prompt=tokens, seed=seed))
+        return Answer([*said, new], text, generation, seed=seed, n_left_out=n_left_out)
+
+    def _tokens(self, messages: list[Message]) -> tuple[str, list[int]]:
+        """What the model is given for messages, as text and as tokens."""
         text = messages[-1]["content"] if self.chat is None else self.chat.render(messages)
-        seed = (self.seed + self.n_answers) & MAX_SEED if request.seed is None else request.seed
         try:
-            tokens = self._engine.context.tokenize(text, add_bos=self.chat is None, special=self.chat is not None)
+            return text, self._engine.context.tokenize(text, add_bos=self.chat is None, special=self.chat is not None)
         except InvalidInput as e:
             raise InvalidInput("the prompt is not UTF-8", key="prompt") from e
-        # all of them: nothing that was said is left out, and what does not fit into the context is refused
-        return Answer(messages, text, self._engine.submit(replace(request, prompt=tokens, seed=seed)))
+
+    def _without_oldest(self, messages: list[Message]) -> list[Message]:
+        """Messages without the first of the user and what follows it, up to the next one of the user."""
+        begin = len(self._beginning)
+        turns = [i for i in range(begin + 1, len(messages)) if messages[i]["role"] == "user"]
+        return [*self._beginning, *(messages[turns[0] :] if turns else [])]
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come."""
-        self.messages = [*answer.messages, {"role": "assistant", "content": answer.text}]
+        if self.remembers:
+            self.messages = [*answer.messages, {"role": "assistant", "content": answer.text}]
         self.n_answers += 1
+
+    def clear(self) -> None:
+        """Forget what was said; the system message stays, and the seeds go on."""
+        self.messages = self._beginning

@@ -134,6 +134,9 @@ PROMPTS = (
     "{name}, {a} and {b}: make a story of it.",
 )
 
+EXAMPLE = PROMPTS[0].format(name=NAMES[0], a=47, b=38)
+"""A prompt to begin with."""
+
 # Probabilities, each drawn by itself wherever the fact is written.
 SLIPS = {"name": 0.01, "digit": 0.006, "tens": 0.35, "ones": 0.05}
 # A command makes the choices more or less alike; the facts are as they are.

@@ -38,12 +38,14 @@ def _column(token: TraceToken) -> list[Text]:
     cells = [text, f"{token.temperature:.2f}", f"{token.top_p:.2f}"]
     size = max(map(cell_len, cells)) + 1
     styles = [Style(color="#000000", bgcolor=_color(token.temperature)), Style(bold=True), Style(dim=True)]
-    return [Text(cell, style) + Text(" " * (size - cell_len(cell))) for cell, style in zip(cells, styles, strict=True)]
+    return [
+        Text.assemble((cell, style), " " * (size - cell_len(cell))) for cell, style in zip(cells, styles, strict=True)
+    ]
 
 
 def _lines(group: list[list[Text]]) -> Iterator[Text]:
     for label, columns in zip(("", "T", "P"), zip(*group, strict=True), strict=True):
-        yield Text(f"{label:2} ", "dim") + Text().join(columns)
+        yield Text.assemble((f"{label:2} ", "dim"), *columns)
 
 
 def _color(temperature: float) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import fields
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from autodeco_gguf.cli import VERBS, _common, cli
-from autodeco_gguf.cli._common import Bar, Verb, heads_text, human_size, machine_options, progress_bar
+from autodeco_gguf.cli._common import Bar, Verb, heads_text, human_size, machine_options, progress_bar, terminal
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 
@@ -106,3 +109,40 @@ def test_without_a_terminal_progress_is_a_line_from_time_to_time(
     time.sleep(0.02)
     assert len(told) == ended
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("-5", 80), ("x", 80), ("7", 7)])
+def test_a_terminal_has_a_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert terminal().width == width
+
+
+UNREAD = """
+import os, sys
+import click
+from autodeco_gguf.cli import run_command
+from autodeco_gguf.cli._common import Verb
+
+@click.command(cls=Verb)
+def command():
+    if sys.argv.pop() == "own":
+        click.echo("x" * 100_000)
+    read, write = os.pipe()
+    os.close(read)
+    os.write(write, b"x")
+
+run_command(command, [])
+"""
+
+
+@pytest.mark.parametrize(("whose", "status"), [("own", 0), ("another", 1)])
+def test_only_the_reader_of_our_output_may_go(whose: str, status: int) -> None:
+    read, write = os.pipe()
+    if whose == "own":
+        os.close(read)
+    outcome = subprocess.run(
+        [sys.executable, "-c", UNREAD, whose], stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    for fd in (write, *([read] if whose == "another" else [])):
+        os.close(fd)
+    assert (outcome.returncode, outcome.stderr) == (status, b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,10 +16,7 @@ import numpy as np
 import pytest
 from broken import (
     Kind,
-    Outcome,
-    Terminal,
     assert_refused,
-    invoke,
     metadata_of,
     replaced,
     rewrite,
@@ -27,27 +25,11 @@ from broken import (
     without,
 )
 from conftest import Case, load_case
+from run_helpers import STATISTICS, Capture, run, with_template
 
 import autodeco_gguf as ad
 
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-
-
-Capture = pytest.CaptureFixture[str]
-
-
-def with_template(qwen2: Case, directory: Path, template: str = TEMPLATE) -> Path:
-    """A merged file with a chat template."""
-    entry = {"tokenizer.chat_template": (template, Kind.STRING)}
-    base = rewrite(qwen2.base, directory / "chat-base.gguf", metadata=entry)
-    ad.export(base, qwen2.heads, directory / "chat.gguf")
-    return directory / "chat.gguf"
-
-
 # ---- run ----
-
-STATISTICS = r"(\d+) tokens, \d+\.\d tokens/s, mean temperature \d\.\d{3}, mean top-p \d\.\d{3}, seed (\d+)\n"
-
 
 TOKEN_KEYS = ["id", "text", "temperature", "top_p", "entropy", "nucleus", "prob"]
 
@@ -57,16 +39,11 @@ SUMMARY_KEYS = [
 ]  # fmt: skip
 
 
-def run(capfd: Capture, *args: object) -> Outcome:
-    """autodeco-gguf run with one thread: two wait for each other wherever other work keeps the cores busy."""
-    return invoke(capfd, "run", "-t", 1, *args)
-
-
 def test_run_text(merged: Path, capfd: Capture) -> None:
     outcome = run(capfd, merged, "--raw", "-p", "Hello", "-n", 12, "--seed", 7)
     statistics = re.fullmatch(r"heads: temperature, top-p\n" + STATISTICS, outcome.err)
     assert statistics is not None
-    assert statistics.groups() == ("12", "7")
+    assert statistics.groups() == ("12", "cut by -n", "7")
     assert outcome.out.endswith("\n")
     assert outcome.status == 0
 
@@ -158,11 +135,9 @@ def test_llama_cpp_is_silent_unless_verbose(merged: Path) -> None:
     [
         (["-p", "word " * 200], b"", r"the prompt has \d+ tokens, the context holds 256; raise --ctx"),
         (["-p", ""], b"", "the prompt is empty"),
-        ([], b"caf\xe9", "standard input: not UTF-8"),
-        (["-p", b"caf\xe9"], b"", "not UTF-8"),
         (["-p", "x", "--temperature", "nan"], b"", "temperature nan, expected a number"),
     ],
-    ids=["too long", "empty", "stdin", "argument", "not a number"],
+    ids=["too long", "empty", "not a number"],
 )
 def test_bad_prompts(options: list[str | bytes], stdin: bytes, message: str, merged: Path) -> None:
     command = [sys.executable, "-m", "autodeco_gguf", "run", "-t", "1", str(merged), "--raw", *options]
@@ -189,7 +164,147 @@ def test_bad_chat_templates(name: str, qwen2: Case, tmp_path: Path) -> None:
     assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (1 if name == "syntax" else 2, "", False)
 
 
+# ---- the context ----
+
+
+def test_the_context_is_what_was_asked_for(merged: Path, capfd: Capture) -> None:
+    outcome = run(capfd, merged, "--raw", "-p", "Hello", "--temp", 0, "-c", 30, "--repeat-penalty", 1.5, "--json")
+    prompt, *tokens, summary = map(json.loads, outcome.out.splitlines())
+    assert len(prompt["ids"]) + len(tokens) == 30
+    assert summary["summary"]["finish_reason"] == "length"
+    assert re.search(r"^\d+ tokens \(cut: the context is full\), ", outcome.err, re.M)
+    too_long = run(capfd, merged, "--raw", "-p", "word " * 20, "-c", 30)
+    assert re.search(r"the prompt has \d+ tokens, the context holds 30; raise --ctx", too_long.err)
+
+
+@pytest.mark.parametrize(("size", "lines"), [(257, 1), (256, 0), (0, 0)])
+def test_more_than_the_model_was_trained_for_is_said_once(size: int, lines: int, merged: Path, capfd: Capture) -> None:
+    outcome = run(capfd, merged, "--raw", "-p", "Hello", "-n", 2, "-c", size)
+    assert outcome.err.count("context: ") == lines
+    assert lines == 0 or "context: 257 tokens; beyond 256, what it was trained for, it may fail\n" in outcome.err
+
+
+def test_context_0_is_the_model_s_own(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
+    metadata = {"qwen2.context_length": (5000, Kind.UINT32)}
+    ad.export(rewrite(qwen2.base, tmp_path / "b.gguf", metadata=metadata), qwen2.heads, tmp_path / "m.gguf")
+    for options, expected in (((), 4096), (("-c", "0"), 5000)):
+        outcome = run(capfd, tmp_path / "m.gguf", "--raw", "-p", "word " * 5000, *options)
+        assert f"the context holds {expected}; raise --ctx" in outcome.err
+
+
+# ---- what users of other programs type ----
+
+
+def same_as(capfd: Capture, model: Path, *args: object) -> bool:
+    """Whether these arguments give what -p "Hello you" -n 6 --temperature 0 --top-p 0.5 does."""
+    expected = run(capfd, model, "--raw", "-p", "Hello you", "-n", 6, "--temperature", 0, "--seed", 3)
+    outcome = run(capfd, *args, "--raw", "-n", 6)
+    assert outcome.status == 0, outcome.err
+    return outcome.out == expected.out and len(outcome.out) > 6
+
+
+def test_ways_to_give_a_prompt(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "prompt.txt").write_text("Hello you\n")
+    (tmp_path / "first.txt").write_text("Hello")
+    greedy = ("--temp", 0, "-s", 3)
+    for arguments in (
+        (merged, "Hello you"),
+        (merged, "Hello", "you"),
+        ("-m", merged, "Hello", "you"),
+        ("--model", merged, "-p", "Hello you"),
+        ("-m", merged, "-f", tmp_path / "prompt.txt"),
+    ):
+        assert same_as(capfd, merged, *arguments, *greedy), arguments
+    both = run(capfd, merged, "--raw", "-f", tmp_path / "first.txt", "-p", "you", "-n", 1, "--json")
+    assert json.loads(both.out.splitlines()[0])["prompt"] == "Hello\nyou"
+
+
+def test_numbers_of_other_programs(merged: Path, capfd: Capture) -> None:
+    seeds = set()
+    for n in (-1, -2):
+        outcome = run(capfd, merged, "--raw", "-p", "Hello", "-n", n, "--seed", -1, "-ngl", 99, "-c", 40)
+        statistics = re.search(STATISTICS, outcome.err)
+        assert outcome.status == 0
+        assert statistics is not None
+        assert statistics[2] in (None, "cut: the context is full")
+        seeds.add(statistics[3])
+    assert len(seeds) == 2
+
+
+def test_sampling_options_have_an_effect(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    options = (merged, "--raw", "-p", "Hello", "-n", 20, "--temp", 1.9, "--top-p", 1, "--seed", 5)
+    plain, greedy = run_ids(capfd, *options), run_ids(capfd, *options, "--temp", 0)
+    assert plain != greedy
+    assert run_ids(capfd, *options, "--top-k", 1) == run_ids(capfd, *options, "--min-p", 1) == greedy
+    assert run_ids(capfd, *options, "--temp", 0, "--repeat-penalty", 9) != greedy
+    (tmp_path / "yes.gbnf").write_text('root ::= "yes"\n')
+    for way in (("--grammar", 'root ::= "yes"'), ("--grammar-file", tmp_path / "yes.gbnf")):
+        assert run(capfd, *options, *way).out == "yes\n"
+    schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+    given = json.loads(run(capfd, *options, "-n", -1, "--json-schema", schema).out)
+    assert list(given) == ["a"]
+    assert given["a"] in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "status"),
+    [
+        (["--grammar", 'root ::= "a'], "the grammar does not parse", 2),
+        (["--grammar", 'root ::= "a"', "--json-schema", "{}"], "give one of --grammar, --grammar-file and", 2),
+        (["--json-schema", "{"], "the JSON schema will not do", 2),
+        (["--grammar-file", "nowhere.gbnf"], "nowhere.gbnf: cannot be read: No such file", 1),
+        (["-f", "nowhere.txt"], "nowhere.txt: cannot be read: No such file", 1),
+    ],
+)
+def test_what_will_not_do(options: list[str], message: str, status: int, merged: Path, capfd: Capture) -> None:
+    outcome = run(capfd, merged, "-p", "x", "-n", 2, *options)
+    assert outcome.err.splitlines()[-1].startswith(f"error: {message}")
+    assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (status, "", False)
+
+
 # ---- Ctrl-C, pipes, terminals ----
+
+
+def test_standard_input_goes_before_the_prompt(merged: Path) -> None:
+    outcome = spawn("run", "-t", 1, merged, "--raw", "-p", "you", "-n", 1, "--json", input=b"Hello\n")
+    assert json.loads(outcome.out.splitlines()[0])["prompt"] == "Hello\nyou"
+
+
+def test_bytes_that_are_no_text_are_replaced(merged: Path) -> None:
+    options = ("run", "-t", 1, merged, "--raw", "-n", 1, "--json")
+    for arguments, stdin, what in (((), b"caf\xe9 x", "standard input"), (("-p", b"caf\xe9 x"), b"", "the prompt")):
+        command = [sys.executable, "-m", "autodeco_gguf", *(a if isinstance(a, bytes) else str(a) for a in options)]
+        done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, check=False, timeout=60)
+        assert json.loads(done.stdout.splitlines()[0])["prompt"] == "caf\ufffd x"
+        assert f"{what}: not UTF-8 at byte 3; what is not is replaced by U+FFFD" in done.stderr.decode()
+        assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "written"),
+    [({"PYTHONIOENCODING": "cp1252"}, "?a\n"), ({"LC_ALL": "C", "PYTHONUTF8": "0"}, "日a\n")],  # click's way with ASCII
+    ids=["code page", "C"],
+)
+def test_what_the_terminal_cannot_write_is_replaced(environment: dict[str, str], written: str, merged: Path) -> None:
+    env = {**os.environ, "PYTHONCOERCECLOCALE": "0", **environment}
+    grammar = 'root ::= "日a"'
+    outcome = spawn("run", "-t", 1, merged, "--raw", "-p", "x", "--grammar", grammar, "--trace", env=env)
+    assert outcome.out.startswith(written)
+    assert len(re.findall("^[TP] ", outcome.out, re.M)) == 2
+    assert (outcome.status, "Traceback" in outcome.err) == (0, False)
+
+
+@pytest.mark.parametrize("columns", ["0", "7", "x"])
+def test_a_trace_on_a_terminal_of_any_width(
+    columns: str, merged: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    out = run(capfd, merged, "--raw", "-p", "x", "--grammar", 'root ::= "abcdefghij"', "--trace").out
+    answer, *trace = out.splitlines()
+    assert answer == "abcdefghij"
+    assert "".join(line for line in trace[1::4]).replace(" ", "").startswith(answer)
+    assert [line[0] for line in trace if line[:1].strip()] == ["T", "P"] * (len(trace) // 4)
+
 
 ENDLESS = ("--raw", "-p", "Hello", "--temperature", "0", "-c", "100000", "--seed", "7")
 
@@ -201,7 +316,7 @@ def test_ctrl_c_ends_the_generation(merged: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     lines = [json.loads(line) for line in (*first, *out.splitlines())]
-    assert process.returncode == 0
+    assert process.returncode == 130
     assert lines[-1]["summary"]["finish_reason"] == "interrupt"
     drawn, printed = lines[-1]["summary"]["tokens"], len(lines) - 2
     assert printed <= drawn <= printed + 1 < 90_000  # the last one may have been drawn, but not yet printed
@@ -214,53 +329,11 @@ def test_a_reader_that_goes_away(merged: Path) -> None:
     assert process.stderr is not None
     process.stdout.read(1)
     process.stdout.close()
-    assert process.wait(timeout=30) == 1
-    assert process.stderr.read() == b"heads: top-p (temperature fixed at 0)\n"
+    assert process.wait(timeout=30) == 0
+    context, heads = process.stderr.read().decode().splitlines()
+    assert context == "context: 100000 tokens; beyond 256, what it was trained for, it may fail"
+    assert heads == "heads: top-p (temperature fixed at 0)"
     process.stderr.close()
-
-
-LINE = re.sub(r"\\n$", "", STATISTICS).encode()
-
-
-def test_chat(qwen2: Case, tmp_path: Path) -> None:
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path), "-n", 8, "--seed", 7) as terminal:
-        assert "heads: temperature, top-p" in terminal.wait_for(b"> ")
-        for _ in range(2):
-            terminal.send(b"Hello\r")
-            terminal.wait_for(LINE)
-            terminal.wait_for(b"> ")
-        terminal.send(b"\r")  # an empty line is no message
-        terminal.wait_for(b"> ")
-        terminal.ctrl_d_ends_it()
-
-
-def test_chat_ctrl_c_ends_the_answer_only(qwen2: Case, tmp_path: Path) -> None:
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path), "--temperature", 0, "-c", 100_000) as terminal:
-        for message in (b"Hello", b"Again"):
-            terminal.wait_for(b"> ")
-            terminal.send(message + b"\r")
-            terminal.wait_for(re.escape(message) + rb"\r\n(.|\n){40}")  # the answer has begun
-            terminal.send(b"\x03")
-            terminal.wait_for(LINE)
-        terminal.wait_for(b"> ")
-        terminal.ctrl_c_at_prompt()
-        terminal.wait_for(rb"\(Ctrl-D ends\)\r\n> ")
-        terminal.ctrl_d_ends_it()
-
-
-def test_chat_remembers_and_survives_a_refusal(qwen2: Case, tmp_path: Path) -> None:
-    refusing = (
-        "{% if messages | length > 2 %}{{ raise_exception(messages | length ~ ' messages') }}{% endif %}" + TEMPLATE
-    )
-    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path, refusing), "-n", 4) as terminal:
-        terminal.wait_for(b"> ")
-        terminal.send(b"One\r")
-        terminal.wait_for(LINE)
-        terminal.wait_for(b"> ")
-        terminal.send(b"Two\r")
-        terminal.wait_for(b"error: .*3 messages")  # user, assistant, user
-        terminal.wait_for(b"> ")
-        terminal.ctrl_d_ends_it()
 
 
 # ---- bad input ----

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import picture
 
+from autodeco_gguf.tasks.stories import EXAMPLE
+
 
 def test_a_picture_has_the_prompt_and_fetches_nothing(tmp_path: Path) -> None:
     picture.draw(tmp_path / "trace.svg")
     text = (tmp_path / "trace.svg").read_text(encoding="utf-8").replace("&#160;", " ")
-    assert f"&gt; {picture.PROMPT}" in text
+    assert f"&gt; {EXAMPLE}" in text
     assert "@font-face" not in text
     assert "boxed" in text

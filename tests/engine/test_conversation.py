@@ -34,6 +34,16 @@ def chatting(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield engine
 
 
+@pytest.fixture(scope="module")
+def long(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Another, whose template takes any number of messages."""
+    directory = tmp_path_factory.mktemp("long")
+    template = TEMPLATE.partition("{% endif %}")[2]
+    base = rewrite(qwen2.base, directory / "b.gguf", metadata={"tokenizer.chat_template": (template, Kind.STRING)})
+    with make(ad.export(base, qwen2.heads, directory / "chat.gguf").path, n_parallel=1) as engine:
+        yield engine
+
+
 def said(conversation: Conversation, message: str, **kwargs: Any) -> tuple[str, list[int]]:
     """The prompt and the tokens of an answer that is kept."""
     answer = conversation.ask(Request(message, **{"max_tokens": 4, **kwargs}))
@@ -62,13 +72,64 @@ def test_the_prompt_s_tokens_are_its_text(chatting: Engine) -> None:
 
 def test_every_answer_has_a_seed_of_its_own(chatting: Engine) -> None:
     conversation = Conversation(chatting, seed=(1 << 32) - 2)
-    for expected in (2**32 - 2, 2**32 - 1, 0):
+    for expected in (2**32 - 2, 0, 1):  # 2**32 - 1 is llama.cpp's name for a random one
         answer = conversation.ask(Request("Hello", max_tokens=2))
-        assert answer.generation.request.seed == expected
+        assert answer.seed == answer.generation.request.seed == expected
         list(answer)
         conversation.keep(answer)
     assert said(Conversation(chatting, seed=7), "Hello") == said(Conversation(chatting, seed=8), "Hello", seed=7)
     assert said(Conversation(chatting, seed=7), "Hello") != said(Conversation(chatting, seed=8), "Hello")
+
+
+def test_the_seed_of_an_answer_repeats_it(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=(1 << 32) - 2)
+    said(conversation, "One")
+    answer = conversation.ask(Request("Two", max_tokens=8))
+    tokens = [piece.token.id for piece in answer]
+    again = chatting.submit(Request(answer.generation.prompt, max_tokens=8, seed=answer.seed))
+    assert [piece.token.id for piece in again] == tokens
+
+
+def test_old_messages_make_room_with_their_answers(long: Engine) -> None:
+    conversation = Conversation(long, system="Be kind.", seed=1)
+    left_out = []
+    for i in range(6):
+        answer = conversation.ask(Request(f"Message {i} has words", max_tokens=8, logit_bias=no_end(long)))
+        assert len(answer.generation.prompt) + 8 <= long.n_ctx
+        left_out.append(answer.n_left_out)
+        list(answer)
+        conversation.keep(answer)
+        assert conversation.messages[0] == {"role": "system", "content": "Be kind."}
+        assert [m["role"] for m in conversation.messages[1:]] == ["user", "assistant"] * (i + 1 - sum(left_out))
+    assert left_out[0] == 0
+    assert sum(left_out) > 1
+    assert conversation.messages[-2]["content"] == "Message 5 has words"
+    assert "Message 0" not in str(conversation.messages)
+
+
+def test_a_message_that_does_not_fit_alone_costs_nothing(long: Engine) -> None:
+    conversation = Conversation(long, seed=1)
+    said(conversation, "Hello")
+    before = list(conversation.messages)
+    with pytest.raises(InvalidInput, match=r"^the prompt has \d+ tokens, the context holds 128; raise it$"):
+        conversation.ask(Request("word " * 200))
+    assert conversation.messages == before
+
+
+def test_what_was_said_is_forgotten_on_request(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.", seed=1)
+    said(conversation, "One")
+    conversation.clear()
+    assert said(conversation, "Two")[0] == "<system>Be kind.<user>Two<assistant>"
+
+
+def test_a_conversation_that_does_not_remember(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=5, remembers=False)
+    for i, message in enumerate(("One", "Two")):
+        answer = conversation.ask(Request(message, max_tokens=2))
+        assert (answer.prompt, answer.seed) == (f"<user>{message}<assistant>", 5 + i)
+        list(answer)
+        conversation.keep(answer)
 
 
 def test_pieces_are_those_of_the_engine(chatting: Engine) -> None:

@@ -335,7 +335,7 @@ def test_bin_without_torch(qwen2: Case, tmp_path: Path, monkeypatch: pytest.Monk
     directory = checkpoint(qwen2.heads, tmp_path / "heads")
     (directory / "model.safetensors").rename(directory / "autodeco_heads.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(AutoDecoError, match=r"autodeco_heads\.bin: needs torch .*pip install "\.\[torch\]""):
+    with pytest.raises(AutoDecoError, match=r'autodeco_heads\.bin: needs torch .*pip install "\.\[torch\]"'):
         read_checkpoint(directory)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rich.style import Style
+from rich.text import Text
 
 from autodeco_gguf.model.trace import TraceToken
 from autodeco_gguf.view.rows import rows
@@ -61,6 +62,23 @@ def test_colour_tells_the_temperature() -> None:
     assert warm.index(max(warm)) == 1
     assert hot.index(max(hot)) == 0
     assert colour(5.0) == hot
+
+
+def test_only_labels_and_top_p_are_dimmed() -> None:
+    lines = list(rows([token(b"word", 0.5, 0.25), token(b" x")], 40))
+
+    def styles(line: Text, place: int) -> str:
+        return " ".join(
+            str(style) for style in [line.style, *(s.style for s in line.spans if s.start <= place < s.end)]
+        )
+
+    words, temperature, top_p = lines
+    assert [("dim" in styles(line, 0)) for line in lines] == [True] * 3
+    assert "dim" not in styles(words, 4)
+    assert ("dim" in styles(temperature, 4), "bold" in styles(temperature, 4)) == (False, True)
+    assert "dim" in styles(top_p, 4)
+    for line in lines:
+        assert styles(line, 7).strip() == ""  # the space between two tokens is like none of them
 
 
 def test_an_empty_trace_gives_nothing() -> None:

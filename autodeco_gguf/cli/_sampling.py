@@ -1,0 +1,73 @@
+"""The options that say how tokens are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce, wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from autodeco_gguf.cli._prompt import clean, read_text
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--temperature",
+        "--temp",
+        type=click.FloatRange(min=0),
+        help="Fix the temperature; 0: greedy.  [default: predicted]",
+    ),
+    click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
+    click.option(
+        "--top-k", type=click.IntRange(min=0), default=0, help="Keep so many tokens.  [default: 0, all of them]"
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help="Least probability, as a share of the largest.  [default: 0, off]",
+    ),
+    click.option(
+        "--repeat-penalty",
+        type=click.FloatRange(min=0, min_open=True),
+        default=1.0,
+        help="On the logits of the last 64 tokens.  [default: 1, off]",
+    ),
+    click.option("--grammar", help="What the answer must follow, in llama.cpp's GBNF."),
+    click.option("--grammar-file", type=click.Path(path_type=Path), help="The same, from a file."),
+    click.option("-j", "--json-schema", help="JSON schema that the answer must follow."),
+)
+
+
+def sampling_options(command: F) -> F:
+    """The options of a command that draws; it gets them as ``sampling``, the arguments of a ``Sampling``."""
+
+    @wraps(command)
+    def collecting(*args: Any, **values: Any) -> Any:
+        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+        sampling = {name: values.pop(name) for name in names}
+        sampling["grammar"] = _grammar(
+            **{name: values.pop(name) for name in ("grammar", "grammar_file", "json_schema")}
+        )
+        return command(*args, sampling=sampling, **values)
+
+    return reduce(lambda f, option: option(f), reversed(_OPTIONS), cast("F", collecting))
+
+
+def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | None) -> Any:
+    if sum(value is not None for value in (grammar, grammar_file, json_schema)) > 1:
+        raise click.UsageError("give one of --grammar, --grammar-file and --json-schema")
+    if json_schema is not None:
+        from autodeco_gguf.model.constraint import from_json_schema
+
+        return from_json_schema(clean(json_schema, "--json-schema"))
+    if grammar_file is not None:
+        grammar = read_text(grammar_file)
+    if grammar is None:
+        return None
+    from autodeco_gguf.model.constraint import from_gbnf
+
+    return from_gbnf(clean(grammar, "--grammar"))

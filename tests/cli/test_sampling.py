@@ -1,0 +1,40 @@
+"""The options that say how to draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.testing import CliRunner
+
+from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.model.sampling import Sampling
+
+
+def sampling_of(*args: str) -> Sampling:
+    found: list[Sampling] = []
+
+    @click.command()
+    @sampling_options
+    def command(sampling: dict[str, Any]) -> None:
+        found.append(Sampling(**sampling))
+
+    result = CliRunner().invoke(command, args, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return found[0]
+
+
+def test_nothing_given_is_what_a_sampling_is() -> None:
+    assert sampling_of() == Sampling()
+
+
+def test_options_are_collected_into_a_sampling() -> None:
+    given = ("--temp", "0.5", "--top-p", "0.9", "--top-k", "40", "--min-p", "0.05", "--repeat-penalty", "1.1")
+    expected = Sampling(temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, repeat_penalty=1.1)
+    assert sampling_of(*given) == expected
+    assert sampling_of("--temperature", "0.5") == Sampling(temperature=0.5)
+
+
+def test_every_way_to_a_grammar() -> None:
+    for way in (("--grammar", 'root ::= "a"'), ("--json-schema", '{"type": "null"}'), ("-j", '{"type": "null"}')):
+        assert sampling_of(*way).grammar is not None
