@@ -77,12 +77,13 @@ def read_answer(checker: str, answer: str) -> str:
         >>> read_answer("boxed", "She makes 9 * 2 = $<<9*2=18>>18.\\n#### 18")
         '18'
     """
-    if checker not in CHECKERS:
+    reader = _READERS.get(checker)
+    if reader is None:
         return answer
     if marked := _MARKED.search(answer):
         number = _MARKED_NUMBER.fullmatch(marked[1])
         answer = number[1] + number[2].replace(",", "") if number else marked[1]
-    _READERS[checker](answer)
+    reader(answer)
     return answer
 
 
