@@ -161,7 +161,7 @@ def _expected(answer: str) -> str:
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
     too_long = len(text) > _MAX_LENGTH and not _NUMBER.fullmatch(text)
     if not text or prose or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
-        form = f"a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
+        form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
         raise unreadable(answer, form)
     return text
 

@@ -500,13 +500,13 @@ def test_a_solution_that_boxes_its_answer() -> None:
 
 
 UNREADABLE = [
-    ("boxed", SOLVED, "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", SOLVED + "####\n", "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "The answer is 18.", "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", r"\frac{1}{2", "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", r"\boxed{}", "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "$ $.", "a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "x+" * 600 + "x", "a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", SOLVED, "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", SOLVED + "####\n", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "The answer is 18.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", r"\frac{1}{2", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", r"\boxed{}", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "$ $.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "x+" * 600 + "x", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
     ("choice", SOLVED + "#### 18", "one letter, A to Z"),
     ("choice", "(C)", "one letter, A to Z"),
 ]

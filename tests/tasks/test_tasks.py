@@ -105,7 +105,11 @@ def test_worked_solutions_with_a_marked_answer(tmp_path: Path) -> None:
 
 
 UNREADABLE = [
-    ("boxed", "He has 6 and 3 more, so that in the end there are 9 of them.", "expected a number, a formula or "),
+    (
+        "boxed",
+        "He has 6 and 3 more, so that in the end there are 9 of them.",
+        "expected nothing but a number, a formula or ",
+    ),
     ("choice", "5", "expected one letter, A to Z"),
     ("story", "Mia 5 38", 'not of the form "NAME A B"'),
     ("literal", "five", "not a Python literal"),
