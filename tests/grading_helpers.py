@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 OWN = """
-    import os, sys, time
+    import os, subprocess, sys, time
 
     LOADED = set(sys.modules)
     import numpy
@@ -26,6 +26,36 @@ OWN = """
         with open("pid", "w") as file:
             file.write(str(os.getpid()))
         time.sleep(float(answer))
+        return True
+
+    def raised(error):
+        raise error
+
+    def fork_and_return_twice(right):
+        return right if os.fork() else not right
+
+    def fork_and_raise():
+        if not os.fork():
+            raise KeyboardInterrupt
+        return True
+
+    def daemon():
+        return subprocess.Popen(["sleep", "20"], start_new_session=True).pid
+
+    def leave_the_pipe_to_a_child(status):
+        if os.fork():
+            while not os.path.exists("pid"):
+                time.sleep(0.01)
+            os._exit(status)
+        put_pid("", "30")
+        os._exit(0)
+
+    def write_everywhere(data):
+        for fd in range(3, 20):
+            try:
+                os.write(fd, data)
+            except OSError:
+                pass
         return True
 """
 

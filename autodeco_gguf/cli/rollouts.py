@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.command("rollouts", cls=Verb)
 @click.argument("model", type=GGUF)
-@option("--problems", type=GGUF, required=True, help='JSONL with "problem" and "gt", or "prompt" and "answer", a line.')
+@option(
+    "--problems",
+    type=GGUF,
+    required=True,
+    help='JSONL with "problem" and "gt", or "prompt" (or "question") and "answer", a line.',
+)
 @option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to sample a problem.")
 @option(
@@ -60,7 +65,7 @@ def rollouts_command(
     settings = RolloutSettings(**sampling)
     settings.check()
     check_output(output, inputs=[model, problems], force=force)  # before the model is loaded
-    read = read_problems(problems, limit)
+    read = read_problems(problems, limit, checker=settings.checker)
     engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
     with progress_bar("problems") as bar:
 

@@ -42,18 +42,25 @@ class Chat:
         except TemplateError as e:
             raise InvalidInput(f"its chat template does not parse: {e}", key=TEMPLATE_KEY) from e
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, generation: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        generation: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The text of a conversation.
 
         Args:
             messages: each with "role" and "content".
             generation: end with what makes the model answer.
+            tools: that the model may call, in OpenAI's form.
 
         Raises:
             InvalidInput: the template refuses, or fails: it is a program.
         """
         self._formatter.add_generation_prompt = generation
         try:
-            return str(self._formatter(messages=[dict(m) for m in messages]).prompt)
+            return str(self._formatter(messages=[dict(m) for m in messages], tools=tools).prompt)
         except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as e:
             raise InvalidInput(f"the model's chat template refuses: {e}", key=TEMPLATE_KEY) from e

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -57,6 +58,41 @@ def _own(name: str) -> Checker:
     return checker
 
 
+# ---- expected answers ----
+
+_MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
+_MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
+
+
+def read_answer(checker: str, answer: str) -> str:
+    """An answer as published to what a built-in checker compares with.
+
+    Of a worked solution that ends in ``#### 18``, as GSM8K has them, that is what the mark stands before, a number
+    without commas and dollar sign. A checker of the user's own gets every answer as it stands.
+
+    Raises:
+        InvalidInput: the checker cannot read it.
+
+    Examples:
+        >>> read_answer("boxed", "She makes 9 * 2 = $<<9*2=18>>18.\\n#### 18")
+        '18'
+    """
+    reader = _READERS.get(checker)
+    if reader is None:
+        return answer
+    if marked := _MARKED.search(answer):
+        number = _MARKED_NUMBER.fullmatch(marked[1])
+        answer = number[1] + number[2].replace(",", "") if number else marked[1]
+    reader(answer)
+    return answer
+
+
+def unreadable(answer: str, expected: str) -> InvalidInput:
+    """The error for an expected answer that a checker cannot read."""
+    shown = textwrap.shorten(answer, 100, placeholder=" ...") if len(answer) > 100 else answer
+    return InvalidInput(f"answer {shown!r}: expected {expected}", key="answer", found=answer, expected=expected)
+
+
 # ---- boxed ----
 
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
@@ -75,7 +111,7 @@ _SPELLINGS = {
 }
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\\[,;: ]|~|\{,\}| )(?=[0-9]{3}(?![0-9]))")
 _EXPONENT = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]{1,3})")
-_WRAPPED = re.compile(r"\\(?:text|math)(?:bf|rm|it|tt|sf|normal)?\s*\{([^{}]*)\}")
+_WRAPPED = re.compile(r"\\(?:text|math)(?:bf|rm|it|tt|sf|normal)?\s*\{([^{}]*)\}|\*\*([^*]+)\*\*")
 
 # math-verify's own removal of units takes variables for units (2c, 3t^2 + 2t) and cuts "3 \text{ h } 20 \text{ min}"
 _POWER = r"(?:\^\{?-?[0-9]\}?)?"
@@ -89,13 +125,18 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
 
+_PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
+_MAX_WORDS = 8
+"""Of an expected answer that is not in LaTeX: what has more is a solution, which no box repeats."""
+
 
 def boxed(text: str, answer: str) -> bool:
     r"""Whether the last ``\boxed{...}`` of a response is mathematically equal to the answer, by math-verify.
 
     Case, white space, dollar signs, units and a full stop do not count, and 50% is 50 and 0.5. Numbers written out
     are compared exactly, others to five digits at least. Nothing limits the time that a hostile expression takes, such
-    as a tower of powers; :class:`autodeco_gguf.tasks.grading.Grader` does. AutoDecoError where math-verify is not
+    as a tower of powers; :class:`autodeco_gguf.tasks.grading.Grader` does. Of a solution that boxes its result, that is
+    the answer. InvalidInput where the answer is no number, formula or few words; AutoDecoError where math-verify is not
     installed.
 
     Examples:
@@ -104,19 +145,31 @@ def boxed(text: str, answer: str) -> bool:
         >>> boxed(r"\boxed{1} or rather \boxed{2}", "1")
         False
     """
-    content = last_boxed(text)
+    expected, content = _expected(answer), last_boxed(text)
     if content is None:
         return False
-    found, expected = _clean(content), _clean(answer)
+    found = _clean(content)
     if found.endswith("%") != expected.endswith("%") and _same(found.rstrip("%\\ "), expected.rstrip("%\\ ")):
         return True
     return _same(found, expected)
 
 
+def _expected(answer: str) -> str:
+    box = last_boxed(answer)
+    text = _clean(answer if box is None else box)
+    words = _PLAIN_WORD.findall(text)
+    prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
+    too_long = len(text) > _MAX_LENGTH and not _NUMBER.fullmatch(text)
+    if not text or prose or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
+        form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
+        raise unreadable(answer, form)
+    return text
+
+
 def last_boxed(text: str) -> str | None:
     r"""What stands in the last ``\boxed{...}`` whose braces are balanced; None where there is none.
 
-    A brace behind a backslash is text.
+    A brace behind a backslash is text, and a box that is not closed, as in an answer cut short, is none.
     """
     begin, end = _last_box(text)
     return None if begin < 0 else text[begin:end]
@@ -145,7 +198,7 @@ def _clean(answer: str) -> str:
     if len(text) > _MAX_LENGTH:
         return text
     if wrapped := _WRAPPED.fullmatch(text):
-        text = wrapped[1].strip().rstrip(". ")
+        text = (wrapped[1] or wrapped[2] or "").strip().rstrip(". ")
     if number := _EXPONENT.fullmatch(text):
         return rf"{number[1]} \times 10^{{{number[2]}}}"
     text = _THOUSANDS.sub("", text)
@@ -226,10 +279,14 @@ def choice(text: str, answer: str) -> bool:
         >>> choice("A is wrong. The answer is **B**.", "B")
         True
     """
-    expected = answer.strip()
-    if not re.fullmatch("[A-Z]", expected):
-        raise InvalidInput(f"answer {answer!r}: expected one letter, A to Z", key="answer", found=answer)
-    return _chosen(text) == expected
+    return _chosen(text) == _letter(answer)
+
+
+def _letter(answer: str) -> str:
+    letter = answer.strip()
+    if not re.fullmatch("[A-Z]", letter):
+        raise unreadable(answer, "one letter, A to Z")
+    return letter
 
 
 def _chosen(text: str) -> str | None:
@@ -252,11 +309,14 @@ def exact(text: str, answer: str) -> bool:
 
 def regex(text: str, answer: str) -> bool:
     """Whether the answer, a regular expression, is found in a response; InvalidInput where it does not compile."""
+    return _pattern(answer).search(text) is not None
+
+
+def _pattern(answer: str) -> re.Pattern[str]:
     try:
-        pattern = re.compile(answer)
+        return re.compile(answer)
     except (re.error, OverflowError, RecursionError) as e:
         raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
-    return pattern.search(text) is not None
 
 
 _CODE = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
@@ -272,14 +332,19 @@ def literal(text: str, answer: str) -> bool:
         >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")
         True
     """
-    expected = _evaluate(answer)
-    if expected is None:
-        raise InvalidInput(f"answer {answer!r}: not a Python literal", key="answer", found=answer)
+    expected = _literal(answer)
     box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
     blocks = _CODE.findall(text)
     lines = text.strip().splitlines()
     found = _evaluate(box or (blocks or lines or [""])[-1])
-    return found is not None and bool(found[0] == expected[0])
+    return found is not None and bool(found[0] == expected)
+
+
+def _literal(answer: str) -> object:
+    value = _evaluate(answer)
+    if value is None:
+        raise InvalidInput(f"answer {answer!r}: not a Python literal", key="answer", found=answer)
+    return value[0]
 
 
 def _evaluate(text: str) -> tuple[object] | None:
@@ -299,3 +364,14 @@ CHECKERS: dict[str, Checker] = {
     "story": stories.check,
 }
 """What :func:`get_checker` knows by name, besides ``module:function``."""
+
+_READERS: dict[str, Callable[[str], object]] = {
+    "boxed": _expected,
+    "choice": _letter,
+    "exact": str,
+    "ifeval": ifeval.parse,
+    "literal": _literal,
+    "regex": _pattern,
+    "story": stories.parse,
+}
+"""How each of them reads an expected answer; InvalidInput where it cannot."""

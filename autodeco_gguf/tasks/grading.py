@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
-from autodeco_gguf.tasks.checkers import Checker, get_checker
+from autodeco_gguf.tasks.checkers import CHECKERS, Checker, get_checker, read_answer
 from autodeco_gguf.tasks.problems import Problem
 
 IN_PROCESS = frozenset({"choice", "exact", "story"})
@@ -24,6 +25,9 @@ IN_PROCESS = frozenset({"choice", "exact", "story"})
 
 START_LIMIT_S = 120.0
 """For a worker to import its checker, which may be a large package on a slow disk."""
+
+_POLL_S = 0.05
+"""How often to see whether a process has ended whose pipe somebody keeps open."""
 
 _MAX_ERROR = 500
 """Characters of an error that are kept."""
@@ -34,7 +38,8 @@ class Grade:
     """Whether a response is right.
 
     Attributes:
-        correct: None where the checker failed, which says nothing about the response.
+        correct: None where a checker of the user's own failed, or cannot read the answer, which says nothing about the
+            response; one of ours that fails on a response takes it for wrong.
         error: how it failed; also given for a response that is wrong because checking it took too long.
     """
 
@@ -48,11 +53,16 @@ def judge(checker: Checker, text: str, answer: str) -> Grade:
         value: Any = checker(text, answer)
         value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
     except Exception as e:  # it may be the user's code: anything may come out of it
-        message = str(e) if isinstance(e, AutoDecoError) else f"{type(e).__name__}: {e}"
-        return Grade(None, " ".join(message.split())[:_MAX_ERROR])
+        return failure(e)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         return Grade(None, f"the checker returned {reprlib.repr(value)}, expected a bool, 0 or 1")
     return Grade(bool(value))
+
+
+def failure(error: BaseException) -> Grade:
+    """The grade by a checker that raised."""
+    message = str(error) if isinstance(error, AutoDecoError) else f"{type(error).__name__}: {error}"
+    return Grade(None, " ".join(message.split()).removesuffix(":")[:_MAX_ERROR])
 
 
 class Grader:
@@ -102,12 +112,18 @@ class Grader:
         Raises:
             InvalidInput: a new process, in place of one that hung or died, cannot import the checker any more.
         """
-        if self._checker is not None:
-            return judge(self._checker, text, answer)
+        grade = judge(self._checker, text, answer) if self._checker else self._ask(text, answer)
+        if grade.correct is None and self._name in CHECKERS:
+            with suppress(AutoDecoError):  # one of ours that fails although it can read the answer: for the response
+                read_answer(self._name, answer)
+                return Grade(False, grade.error)
+        return grade
+
+    def _ask(self, text: str, answer: str) -> Grade:
         worker = self._worker or _Worker(self._name, self._time_limit)
         self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
         try:
-            grade = Grade(*worker.ask([text, answer], self._time_limit))
+            grade = Grade(*worker.ask(text, answer, self._time_limit))
             self._worker = worker
         except TimeoutError:
             grade = Grade(False, f"the checker took longer than {self._time_limit:g} s")
@@ -134,20 +150,31 @@ def worker_command(checker: str, time_limit: float) -> list[str]:
 
 
 class _Worker:
-    """The process, which has imported its checker and answers every line of JSON with one."""
+    """The process, which has imported its checker and answers every line of JSON with one.
+
+    Nothing here waits for a pipe: a checker may leave it to a process of its own that neither reads nor closes it.
+    """
 
     def __init__(self, checker: str, time_limit: float) -> None:
         """Start it; InvalidInput where it cannot import the checker."""
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
         self._process = subprocess.Popen(
-            worker_command(checker, time_limit), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            worker_command(checker, time_limit),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._received = b""
+        self._asked = 0
         error: str | None = "interrupted"
         try:
-            error = self._receive(START_LIMIT_S)
+            for pipe in (self._requests, self._replies):
+                os.set_blocking(pipe.fileno(), False)
+            (error,) = self._reply(time.monotonic() + START_LIMIT_S)
         except TimeoutError:
             error = f"checker {checker!r}: importing it took longer than {START_LIMIT_S:g} s"
         except EOFError as e:
@@ -158,26 +185,58 @@ class _Worker:
         if error is not None:
             raise InvalidInput(error, key="checker", found=checker)
 
-    def ask(self, request: object, seconds: float) -> Any:
-        """The answer to a request; TimeoutError, or EOFError where the process has ended, which says how."""
-        with suppress(BrokenPipeError):  # it has died: _receive tells how
-            self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
-        return self._receive(seconds)
+    def ask(self, text: str, answer: str, seconds: float) -> Any:
+        """The grade of a response, as two arguments; TimeoutError, or EOFError where the process has ended, and how."""
+        end = time.monotonic() + seconds
+        self._asked += 1
+        rest = memoryview(json.dumps([self._asked, text, answer]).encode() + b"\n")
+        with suppress(BrokenPipeError):  # it has died: what follows tells how
+            while rest:
+                self._wait_for(self._requests, selectors.EVENT_WRITE, end)
+                rest = rest[self._requests.write(rest) or 0 :]
+        return self._reply(end)
 
-    def _receive(self, seconds: float) -> Any:
-        if not connection.wait([self._replies.fileno()], seconds):
-            raise TimeoutError
-        line = self._replies.readline()  # whole: a worker writes a line at once, one for a request
-        if not line:
-            code = self._process.wait()
-            raise EOFError(f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower())
-        return json.loads(line)
+    def _reply(self, end: float) -> list[Any]:
+        """What follows the number of the request; replies to others are passed over."""
+        while True:
+            line, newline, rest = self._received.partition(b"\n")
+            if not newline:
+                self._wait_for(self._replies, selectors.EVENT_READ, end)
+                data = self._replies.read(1 << 16)
+                if data == b"":
+                    raise EOFError(self._fate())
+                self._received += data or b""
+                continue
+            self._received = rest
+            try:
+                number, *reply = json.loads(line)
+            except (ValueError, TypeError) as e:
+                raise EOFError("it wrote to our pipe") from e
+            if number == self._asked:
+                return list(reply)
+
+    def _wait_for(self, pipe: IO[bytes], event: int, end: float) -> None:
+        """Until there is something to read, or room to write; raises as ``ask``."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, event)
+            while not selector.select(max(0.0, min(_POLL_S, end - time.monotonic()))):
+                if self._process.poll() is not None:
+                    raise EOFError(self._fate())
+                if time.monotonic() >= end:
+                    raise TimeoutError
+
+    def _fate(self) -> str:
+        """How the process ended; it is about to, or has given away its pipe."""
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return "it closed our pipe"
+        return f"exit status {code}" if code >= 0 else str(signal.strsignal(-code)).lower()
 
     def close(self) -> None:
         """Let the process end, for a second."""
-        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
-            self._requests.close()
+        self._requests.close()
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         self.kill()
 
@@ -187,5 +246,4 @@ class _Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._requests, self._replies):
-            with suppress(BrokenPipeError):
-                pipe.close()
+            pipe.close()

@@ -1,7 +1,8 @@
 """The process in which :class:`autodeco_gguf.tasks.grading.Grader` calls a checker: JSON lines in, JSON lines out.
 
-Started with the checker's name and the seconds that a call may take. It first answers with null, or with why it has no
-checker, and then every ``[text, answer]`` with ``[correct, error]``, until its input ends.
+Started with the checker's name and the seconds that a call may take. It first answers with ``[0, null]``, or with why
+it has no checker instead of null, and then every ``[number, text, answer]`` with ``[number, correct, error]``, until
+its input ends.
 """
 
 from __future__ import annotations
@@ -15,38 +16,57 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.tasks.checkers import CHECKERS, get_checker
-from autodeco_gguf.tasks.grading import judge
+from autodeco_gguf.tasks.checkers import Checker, get_checker
+from autodeco_gguf.tasks.grading import Grade, failure, judge
 
 _MEMORY = 4 << 30
-"""Bytes that a built-in checker may use, so that no expression takes the whole machine's."""
+"""Bytes of data that a checker may have, so that no expression takes the whole machine's. Of data and not of addresses:
+libraries for GPUs reserve more of these than there is memory.
+"""
 
 
 def main() -> None:
     """Serve one checker."""
     requests, replies = _streams()
     name, limit = sys.argv[1], float(sys.argv[2])
+    process = os.getpid()
 
-    def reply(value: object) -> None:
+    def reply(*value: object) -> None:
+        if os.getpid() != process:  # the checker forked, and its child has returned too
+            os._exit(0)
         replies.write(json.dumps(value).encode() + b"\n")
         replies.flush()
 
-    if name in CHECKERS:
-        with suppress(ValueError, OSError):  # not on every system
-            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    _limit_memory()
     try:
         checker = get_checker(name)
     except AutoDecoError as e:
-        reply(str(e))
+        reply(0, str(e))
         return
-    reply(None)
+    reply(0, None)
     for line in requests:
-        text, answer = json.loads(line)
+        number, text, answer = json.loads(line)
         _end_after(limit + 1)
-        grade = judge(checker, text, answer)
+        grade = _judge(checker, text, answer)
         _end_after(0)
-        reply([grade.correct, grade.error])
+        reply(number, grade.correct, grade.error)
     _end_after(limit + 1)
+
+
+def _judge(checker: Checker, text: str, answer: str) -> Grade:
+    """As ``judge``, where nobody presses Ctrl-C: only an exit ends the process."""
+    try:
+        return judge(checker, text, answer)
+    except SystemExit:
+        raise
+    except BaseException as e:
+        return failure(e)
+
+
+def _limit_memory() -> None:
+    """Of this process and, each by itself, of those that it starts; a checker that needs more raises the soft limit."""
+    with suppress(ValueError, OSError):  # not on every system, and not above a limit that there is
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _streams() -> tuple[BinaryIO, BinaryIO]:

@@ -39,14 +39,15 @@ def check(text: str, answer: str) -> bool:
             whatever ``text`` is.
         AutoDecoError: a package that an instruction needs is not installed.
     """
-    instructions = _parse(answer)
+    instructions = parse(answer)
     return bool(text.strip()) and all(INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
 
 
 # ---- the answer ----
 
 
-def _parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
+def parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
+    """The instructions of an answer with their arguments; raises as ``check`` does."""
     pairs = parse_line(answer.encode("utf-8", "surrogatepass"))
     if not isinstance(pairs, list) or not pairs:
         found = "empty" if pairs == [] else type_name(pairs)
@@ -55,8 +56,14 @@ def _parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
         if not (isinstance(pair, list) and [type(part) for part in pair] == [str, dict]):
             message = f"instructions: {json.dumps(pair)} in the list, expected {_FORM}"
             raise InvalidInput(message, key="answer", found=pair, expected=_FORM)
+        pair[1] = {key: _whole(value) for key, value in pair[1].items()}
         _validate(*pair)
     return pairs
+
+
+def _whole(value: object) -> object:
+    """5 for 5.0, as data sets have it that were tables of floats once."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _validate(name: str, arguments: Mapping[str, object]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.tasks.checkers import read_answer
 
-_KEYS = (("problem", "gt"), ("prompt", "answer"))
-_EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
+_KEYS = (("problem", "gt"), ("prompt", "answer"), ("question", "answer"))
+_EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,24 @@ def located(file: str | Path, number: int, *, by_line: bool = True) -> Iterator[
         raise BadFile(f"{where}: {e}", file=file, key=e.key, expected=e.expected, found=e.found) from e
 
 
-def read_problems(path: Path, limit: int | None = None) -> list[Problem]:
-    """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, or ``prompt`` and
-    ``answer``; an answer may be a number.
+def read_problems(path: Path, limit: int | None = None, *, checker: str = "boxed") -> list[Problem]:
+    """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, ``prompt`` and
+    ``answer``, or ``question`` and ``answer``; an answer may be a number.
 
     Args:
         path: the file; blank lines are passed over.
         limit: read the first so many.
+        checker: what reads the answers, as ``checkers.read_answer`` says.
 
     Raises:
-        BadFile: a malformed line, named as file:line; no problem in it; the file cannot be read.
+        BadFile: a malformed line, or one whose answer the checker cannot read, named as file:line; no problem in it;
+            the file cannot be read.
     """
     problems = []
     for number, line in itertools.islice(read_lines(path), limit):
         with located(path, number):
-            problems.append(Problem(*parse_problem(parse_line(line)), number, str(path)))
+            text, answer = parse_problem(parse_line(line))
+            problems.append(Problem(text, read_answer(checker, answer), number, str(path)))
     if not problems:
         raise BadFile.of(path, f"no problem in it, expected lines of {_EXPECTED}", expected=_EXPECTED)
     return problems
@@ -85,6 +89,8 @@ def parse_problem(record: object) -> tuple[str, str]:
         raise InvalidInput(f"has the keys {keys}, expected {_EXPECTED}", expected=_EXPECTED, found=keys)
     if answer not in record:
         raise InvalidInput(f"{answer} is missing, expected {_EXPECTED}", key=answer, expected=_EXPECTED)
+    if record.get("tools"):
+        raise InvalidInput("has tools, but a problem is asked without", key="tools", found=record["tools"])
     return as_text(text, record[text]), as_answer(answer, record[answer])
 
 

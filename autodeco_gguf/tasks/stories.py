@@ -236,16 +236,21 @@ def check(text: str, answer: str) -> bool:
     slot's, the name and the numbers the same wherever they stand, the boxed number their sum; only white space may
     surround the story.
     """
+    right = parse(answer)
+    story = _grammar().fullmatch(text.strip())
+    # one group for every mention of a fact, called "total_7"; those of the templates not taken are None
+    return story is not None and all(
+        said is None or said == right[mention.partition("_")[0]] for mention, said in story.groupdict().items()
+    )
+
+
+def parse(answer: str) -> dict[str, str]:
+    """What a story has to say for an answer: name, a, b and total; InvalidInput where it is not ``"NAME A B"``."""
     form = re.fullmatch(r"([A-Z][a-z]+) ([1-9][0-9]) ([1-9][0-9])", answer)
     if form is None:
         message = f'answer {answer!r}: not of the form "NAME A B" with numbers 10..99, such as "Mia 47 38"'
         raise InvalidInput(message, key="answer", found=answer)
-    facts = {"name": form[1], "a": form[2], "b": form[3], "total": str(int(form[2]) + int(form[3]))}
-    story = _grammar().fullmatch(text.strip())
-    # one group for every mention of a fact, called "total_7"; those of the templates not taken are None
-    return story is not None and all(
-        said is None or said == facts[mention.partition("_")[0]] for mention, said in story.groupdict().items()
-    )
+    return {"name": form[1], "a": form[2], "b": form[3], "total": str(int(form[2]) + int(form[3]))}
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
+from autodeco_gguf.tasks.checkers import read_answer
 from autodeco_gguf.tasks.problems import Problem, located, place
 
 DEMO = "demo"
@@ -59,7 +60,8 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
 
     Raises:
         InvalidInput: a spec that names no format, file or data set, or a data set whose split is to be chosen.
-        BadFile: a malformed record, named by its file and line, or record; no record; a source that cannot be read.
+        BadFile: a malformed record, or one whose answer the checker cannot read, named by its file and line, or record;
+            no record; a source that cannot be read.
         AutoDecoError: a package that the source needs is not installed.
     """
     if spec == DEMO:
@@ -75,7 +77,7 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
             if not isinstance(record, dict):
                 raise InvalidInput(f"is {type_name(record)}, expected an object", found=record)
             text, answer = adapter.convert(record, checker)
-        problems.append(Problem(text, answer, number, source, by_line))
+            problems.append(Problem(text, read_answer(checker, answer), number, source, by_line))
     if not problems:
         raise BadFile.of(source, "no record in it")
     return Task(name, tuple(problems), checker)

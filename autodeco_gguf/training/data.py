@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
+from autodeco_gguf.training.turns import read_conversation, read_weight, takes_text_arguments
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
@@ -65,6 +68,7 @@ class Encoder:
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()
+        self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
 
     def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
         """The sequences of one record: one, three (``commands.VARIANTS``), or none where nothing to predict is left.
@@ -73,9 +77,13 @@ class Encoder:
         """
         if not isinstance(record, dict):
             raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
+        if not read_weight(record):
+            counts.empty += 1
+            return []
+        examples = [self._example(record)]
         pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
-        records = [record] if pair is None else [record, *(self._command(record, c) for c in pair)]
-        sequences = [self._tokens(self._example(r)) for r in records]
+        examples += [self._example(self._command(record, command)) for command in pair or ()]
+        sequences = [self._tokens(example) for example in examples]
         if max(map(len, sequences)) > self._max_tokens:
             counts.cut += 1
             counts.cut_tokens += max(0, len(sequences[0]) - self._max_tokens)
@@ -97,7 +105,9 @@ class Encoder:
 
     def _example(self, record: dict[str, object]) -> Example:
         if "messages" in record:
-            return self._conversation(record["messages"])
+            return self._conversation(record)
+        if record.get("tools"):
+            raise InvalidInput("has tools, which only a chat template can show; give messages")
         if "prompt" in record or "completion" in record:
             prompt = _string(record, "prompt", may_be_empty=True)
             text = prompt + _string(record, "completion")
@@ -109,21 +119,29 @@ class Encoder:
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
         raise InvalidInput(f"has the keys {sorted(record)}, expected {_KEYS}")
 
-    def _conversation(self, messages: object) -> Example:
+    def _conversation(self, record: dict[str, object]) -> Example:
         if self._chat is None:
             raise InvalidInput("has messages, but the model has no chat template; give prompt and completion")
-        turns = _messages(messages)
-        whole = self._chat.render(turns, generation=False)
+        conversation = read_conversation(record, text_arguments=self._text_arguments)
+        turns, tools = conversation.turns, conversation.tools
+        whole = self._chat.render(turns, generation=False, tools=tools)
+        if tools and whole == self._chat.render(turns, generation=False):
+            raise InvalidInput("has tools, which the model's chat template does not show")
         spans = []
         for i, turn in enumerate(turns):
-            if turn["role"] != "assistant":
+            if not conversation.learnt[i]:
                 continue
-            before = self._chat.render(turns[:i])
-            after = self._chat.render(turns[: i + 1], generation=False)
+            before = self._chat.render(turns[:i], tools=tools)
+            after = self._chat.render(turns[: i + 1], generation=False, tools=tools)
             if not (whole.startswith(before) and whole.startswith(after) and len(before) < len(after)):
                 raise InvalidInput(
                     f"messages: the chat template renders turn {i + 1} differently when others follow; "
                     "give one answer a line"
+                )
+            said = whole[len(before) : len(after)]
+            if not all(call["function"]["name"] in said for call in turn.get("tool_calls", ())):
+                raise InvalidInput(
+                    f"messages: turn {i + 1} has tool calls, which the model's chat template does not show"
                 )
             spans.append((len(before), len(after)))
         return Example(whole, tuple(spans), add_bos=False)
@@ -158,14 +176,14 @@ class Encoder:
 
     # ---- commands ----
 
-    def _command(self, record: dict[str, object], command: str) -> dict[str, object]:
-        """The record with a command at the end of what the user says first."""
+    def _command(self, record: dict[str, Any], command: str) -> dict[str, object]:
+        """The record, which is well formed, with a command at the end of what the user says first."""
         if "messages" in record:
-            messages = [dict(m) for m in _messages(record["messages"])]
+            messages = copy.deepcopy(record["messages"])
             users = [m for m in messages if m["role"] == "user"]
             if users:
                 users[0]["content"] += f" {command}"
-            return {"messages": messages}
+            return {**record, "messages": messages}
         prompt = _string(record, "prompt", may_be_empty=True)
         said = prompt.removesuffix(self._suffix).rstrip()
         return {**record, "prompt": f"{said} {command}{prompt[len(said) :]}"}
@@ -190,17 +208,6 @@ def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) 
     if not (value or may_be_empty):
         raise InvalidInput(f"{key} is empty")
     return value
-
-
-def _messages(messages: object) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise InvalidInput("messages: expected a list of objects with role and content")
-    for i, turn in enumerate(messages, 1):
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
-            raise InvalidInput(f"messages: turn {i} lacks a role or content that is a string")
-    if not any(turn["role"] == "assistant" for turn in messages):
-        raise InvalidInput("messages: no turn of the assistant, so nothing to predict")
-    return messages
 
 
 # ---- files ----
@@ -265,7 +272,7 @@ def encode_files(
     if not counts.examples:
         names = ", ".join(map(str, paths))
         raise BadFile(
-            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} cut to nothing)",
+            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} with nothing to predict)",
             file=paths[0],
         )
     return Dataset(directory, counts, digest.hexdigest())

@@ -108,14 +108,14 @@ def test_no_model(problems: Path, tmp_path: Path, capfd: Capture) -> None:
     assert_refused(outcome, f"error: {tmp_path / 'x.gguf'}: cannot be opened: No such file or directory")
 
 
-EXPECTED = '{"problem", "gt"} or {"prompt", "answer"}'
+EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
 BAD_PROBLEMS: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", f": no problem in it, expected lines of {EXPECTED}"),
     "blank": (b"\n \n", f": no problem in it, expected lines of {EXPECTED}"),
     "no JSON": (b'{"problem": "a", "gt": "b"}\n{"problem": \n', ":2: not JSON: Expecting value at column "),
     "no UTF-8": (b'{"problem": "caf\xe9"}', ":1: not UTF-8 at byte 16"),
     "a list": (b"[1]", f":1: is a list, expected {EXPECTED}"),
-    "other keys": (b'{"question": "a", "b": 1}', f":1: has the keys ['b', 'question'], expected {EXPECTED}"),
+    "other keys": (b'{"ask": "a", "b": 1}', f":1: has the keys ['ask', 'b'], expected {EXPECTED}"),
     "no answer": (b'{"problem": "a", "answer": "b"}', f":1: gt is missing, expected {EXPECTED}"),
     "null": (b'{"prompt": "a", "answer": null}', ":1: answer is null, expected a string or a number"),
     "true": (b'{"prompt": "a", "answer": true}', ":1: answer is a boolean, expected a string or a number"),

@@ -194,7 +194,7 @@ FAILURES: dict[str, tuple[Make, str]] = {
     ),
     "nothing in it": (
         lambda d, c: [c.base, "--data", lines(d / "b", ""), "-o", d / "o"],
-        "{dir}/b: no example to train on (0 malformed lines, 0 cut to nothing)",
+        "{dir}/b: no example to train on (0 malformed lines, 0 with nothing to predict)",
     ),
     "output a file": (
         lambda d, c: [c.base, "--data", d / "d.jsonl", "-o", lines(d / "o", "x")],

@@ -242,7 +242,11 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
     "math, blank": ("aime", {"Problem": " ", "Answer": 1}, "Problem is empty"),
     "math, nothing": ("aime", {}, "problem or Problem or question is missing; the record has no keys"),
     "a list": ("aime", [1], "is a list, expected an object"),
-    "plain": ("", {"a": 1}, """has the keys ['a'], expected {"problem", "gt"} or {"prompt", "answer"}"""),
+    "plain": (
+        "",
+        {"a": 1},
+        """has the keys ['a'], expected {"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}""",
+    ),
     "plain list": ("", [1], "is a list, expected an object"),
     "gpqa, no question": ("gpqa", {"a": 1}, "Question is missing; the record has a"),
     "gpqa, three options": (

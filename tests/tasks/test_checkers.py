@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
-from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed
+from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed, read_answer
 
 # ---- boxed ----
 
@@ -165,7 +165,6 @@ DIFFERENT = [
     ("1e999", "5"),
     ("", "5"),
     (r"\text{}", "5"),
-    (".", "."),
     (r"\frac{1}{2}", r"\frac{2}{3}"),
     (r"\frac{1}{3}", "0.333"),
     ("0.333", "1/3"),
@@ -252,6 +251,8 @@ WHICH_BOX = [
     (r"\boxed{1} no, \boxed{2}", "2", True),
     (r"\boxed{1} no, \boxed{2}", "1", False),
     (r"\boxed{1} and \boxed{2", "1", True),
+    (r"\boxed{1} or \boxed{", "1", True),  # cut short
+    (r"\boxed{1} or \boxed{}", "1", False),
     (r"\boxed{1", "1", False),
     (r"\boxed 1", "1", False),
     (r"\boxed {1}", "1", True),
@@ -464,6 +465,78 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
     assert last_boxed(r"\boxed{1} " + text) == "1"
     get_checker("choice")(text, "Z")
     assert time.perf_counter() - start < 3
+
+
+# ---- expected answers as they are published ----
+
+SOLVED = "He has 3 boxes of 6 = 3*6 = $<<3*6=18>>18.\nThat is all of it.\n"
+READ = [
+    ("boxed", SOLVED + "#### 18", "18"),
+    ("boxed", SOLVED + "####18\r\n", "18"),
+    ("boxed", SOLVED + "#### -$1,018.50", "-1018.50"),
+    ("boxed", "#### 5\nNow the real one.\n#### 7. ", "7"),
+    ("boxed", SOLVED + "#### \\frac{1}{2}", "\\frac{1}{2}"),
+    ("boxed", SOLVED + "It is $\\boxed{18}$.", SOLVED + "It is $\\boxed{18}$."),
+    ("boxed", "5,6", "5,6"),
+    ("boxed", "1" * 5000, "1" * 5000),
+    ("boxed", "\\begin{pmatrix}\n1 \\\\ 2\n\\end{pmatrix}", "\\begin{pmatrix}\n1 \\\\ 2\n\\end{pmatrix}"),
+    ("exact", SOLVED + "#### 1,018", "1018"),
+    ("exact", "no mark # 5", "no mark # 5"),
+    ("literal", SOLVED + "#### 1,018", "1018"),
+    ("choice", "B fits both.\n#### C", "C"),
+    ("regex", r"\b18\b", r"\b18\b"),
+    ("own:check", SOLVED + "#### 18", SOLVED + "#### 18"),
+]
+
+
+@pytest.mark.parametrize(("checker", "published", "answer"), READ)
+def test_an_answer_as_it_is_published(checker: str, published: str, answer: str) -> None:
+    assert read_answer(checker, published) == answer
+
+
+def test_a_solution_that_boxes_its_answer() -> None:
+    assert get_checker("boxed")(r"\boxed{18.0}", SOLVED + r"It is $\boxed{18}$.") is True
+    assert get_checker("boxed")(r"\boxed{19}", SOLVED + r"It is $\boxed{18}$.") is False
+
+
+UNREADABLE = [
+    ("boxed", SOLVED, "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", SOLVED + "####\n", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "The answer is 18.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", r"\frac{1}{2", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", r"\boxed{}", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "$ $.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", "x+" * 600 + "x", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("choice", SOLVED + "#### 18", "one letter, A to Z"),
+    ("choice", "(C)", "one letter, A to Z"),
+]
+
+
+@pytest.mark.parametrize(("checker", "answer", "expected"), UNREADABLE)
+def test_an_answer_that_its_checker_cannot_read(checker: str, answer: str, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^answer '.*': expected {expected}$") as error:
+        read_answer(checker, answer)
+    assert (error.value.key, error.value.expected) == ("answer", expected)
+    assert len(str(error.value)) < 250
+
+
+WRITTEN = [
+    (r"\$29.00", "29", True),
+    ("29 dollars", "29", True),
+    (r"29\%", "29", True),
+    ("**29**", "29", True),
+    ("29.5", "29", False),
+    ("2125", "2,125", True),
+    (r"-\$10", "-10", True),
+    ("\u221210", "-10", True),
+    ("10", "-10", False),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \frac{2\pi}{3})", False),
+]
+
+
+@pytest.mark.parametrize(("found", "answer", "right"), WRITTEN)
+def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None:
+    assert get_checker("boxed")(rf"\boxed{{{found}}}", answer) is right
 
 
 # ---- names ----

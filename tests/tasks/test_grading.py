@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from grading_helpers import gone, read_pid, wait_for, write_own
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.tasks import grading
+from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
 
@@ -58,6 +60,21 @@ GRADES = [
     ("os.kill(os.getpid(), 9)", None, "the checker ended its process (killed)"),
     ("os.kill(os.getpid(), 11)", None, "the checker ended its process (segmentation fault)"),
     ("True", True, None),
+    ("raised(KeyboardInterrupt)", None, "KeyboardInterrupt"),
+    ("raised(GeneratorExit('no'))", None, "GeneratorExit: no"),
+    ("bytearray(10 << 30) is not None", None, "MemoryError"),
+    # what it leaves behind
+    ("fork_and_return_twice(False)", False, None),
+    ("True", True, None),
+    ("fork_and_return_twice(True)", True, None),
+    ("False", False, None),
+    ("fork_and_raise()", True, None),
+    ("daemon() > 0", True, None),
+    ("leave_the_pipe_to_a_child(5)", None, "the checker ended its process (exit status 5)"),
+    ("os.closerange(0, 100) is None", None, "the checker ended its process (exit status 1)"),
+    ("write_everywhere(b'noise\\n')", None, "the checker ended its process (it wrote to our pipe)"),
+    ("write_everywhere(b'[99, true, null]\\n')", True, None),
+    ("False", False, None),
 ]
 
 
@@ -86,6 +103,68 @@ def test_texts_arrive_as_they_are(own: str, text: str) -> None:
 
 
 # ---- time ----
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """Whatever waits for longer than a test may take is interrupted."""
+
+    def hangs(*_: object) -> None:
+        raise AssertionError("hangs")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_half_a_reply(own: str) -> None:
+    with Grader(f"{own}:evaluate", time_limit=0.5) as grader:
+        slow = Grade(False, "the checker took longer than 0.5 s")
+        assert grader.grade("", "write_everywhere(b'[1, tr') and time.sleep(60)") == slow
+        assert grader.grade("", "True") == Grade(True)
+
+
+def test_a_process_that_reads_no_request(own: str) -> None:
+    with Grader(f"{own}:put_pid", time_limit=0.5) as grader:
+        assert grader.grade("", "0") == Grade(True)
+        os.kill(read_pid(), signal.SIGSTOP)
+        assert grader.grade("x" * 2_000_000, "0") == Grade(False, "the checker took longer than 0.5 s")
+        assert grader.grade("", "0") == Grade(True)
+
+
+def test_the_end_of_a_process_whose_child_keeps_the_pipes(own: str) -> None:
+    start = time.monotonic()
+    with Grader(f"{own}:evaluate", time_limit=30) as grader:
+        assert grader.grade("", "leave_the_pipe_to_a_child(5)").correct is None
+    assert time.monotonic() - start < 15
+    wait_for(lambda: gone(read_pid()))
+
+
+def test_a_checker_of_ours_that_dies_of_a_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str, answer: str) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(grading, "IN_PROCESS", {"literal"})
+    monkeypatch.setitem(CHECKERS, "literal", broken)
+    with Grader("literal") as grader:
+        assert grader.grade("[", "5") == Grade(False, "MemoryError")
+        assert grader.grade("[", "five") == Grade(None, "MemoryError")
+
+
+def test_from_a_thread() -> None:
+    grades: list[Grade] = []
+
+    def grade() -> None:
+        with Grader("boxed", time_limit=1) as grader:
+            grades.append(grader.grade(r"\boxed{9^{9^{9^9}}}", "5"))
+            grades.append(grader.grade(r"\boxed{5}", "5"))
+
+    thread = threading.Thread(target=grade)
+    thread.start()
+    thread.join(40)
+    assert grades == [Grade(False, "the checker took longer than 1 s"), Grade(True)]
 
 
 def test_a_checker_that_hangs(own: str) -> None:

@@ -37,26 +37,28 @@ def worker(checker: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[],
 
 def test_a_line_for_every_line() -> None:
     with worker("own_checkers:same") as (process, reply):
-        assert reply() is None
+        assert reply() == [0, None]
         assert process.stdin is not None
-        process.stdin.write(b'["a", "a"]\n["a", "b"]\n')
+        process.stdin.write(b'[1, "a", "a"]\n[2, "a", "b"]\n')
         process.stdin.flush()
-        assert [reply(), reply()] == [[True, None], [False, None]]
+        assert [reply(), reply()] == [[1, True, None], [2, False, None]]
     assert process.returncode == 0
 
 
 def test_why_there_is_no_checker() -> None:
     with worker("own_checkers:other") as (process, reply):
-        assert reply() == ("checker 'own_checkers:other': 'other' of 'own_checkers' is missing, expected a function")
+        reason = "checker 'own_checkers:other': 'other' of 'own_checkers' is missing, expected a function"
+        assert reply() == [0, reason]
     assert process.returncode == 0
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are read on Linux only")
-def test_memory_of_built_in_checkers_is_limited() -> None:
-    for checker, limit in (("regex", 4 << 30), ("own_checkers:same", resource.getrlimit(resource.RLIMIT_AS)[1])):
+def test_memory_is_limited() -> None:
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    for checker in ("regex", "own_checkers:same"):
         with worker(checker) as (process, reply):
-            assert reply() is None
-            assert resource.prlimit(process.pid, resource.RLIMIT_AS)[1] == limit
+            assert reply() == [0, None]
+            assert resource.prlimit(process.pid, resource.RLIMIT_DATA) == (4 << 30, most)
 
 
 # the parent waits without a limit, so that it is surely there when it is killed
@@ -65,7 +67,7 @@ PARENT = """
     from autodeco_gguf.tasks.grading import worker_command
     command = worker_command("own_checkers:put_pid", 0.5)
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-    worker.stdin.write(b'["", "%s"]\\n' % sys.argv[1].encode())
+    worker.stdin.write(b'[1, "", "%s"]\\n' % sys.argv[1].encode())
     worker.stdin.flush()
     sys.stdin.read()
 """

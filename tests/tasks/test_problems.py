@@ -24,7 +24,7 @@ def test_read_problems(tmp_path: Path) -> None:
     assert read_problems(path, 2) == problems[:2]
 
 
-FORMS = '{"problem", "gt"} or {"prompt", "answer"}'
+FORMS = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
 EITHER = "a string or a number"
 BAD_RECORDS: list[tuple[object, str, str | None, object]] = [
     ([1], f"is a list, expected {FORMS}", None, FORMS),
@@ -38,6 +38,7 @@ BAD_RECORDS: list[tuple[object, str, str | None, object]] = [
         "answer",
         "a string or a number",
     ),
+    ({"prompt": "a", "answer": "b", "tools": [{}]}, "has tools, but a problem is asked without", "tools", None),
     ({"prompt": "a", "answer": 1e999}, "answer is inf, expected a finite number", "answer", "a finite number"),
 ]
 
@@ -67,3 +68,12 @@ def test_places() -> None:
     assert (place("a.csv", 3, by_line=False), place(Path("a.jsonl"), 3)) == ("a.csv: record 3", "a.jsonl:3")
     with pytest.raises(BadFile, match=r"^a\.csv: record 3: k 0, expected 1$"), located("a.csv", 3, by_line=False):
         raise InvalidInput.of("k", 0, 1)
+
+
+def test_answers_are_those_that_the_checker_reads(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"question": "?", "answer": "3 + 4 = 7\\n#### 7"}\n{"prompt": "?", "answer": "Six more."}\n')
+    assert [p.answer for p in read_problems(path)] == ["7", "Six more."]
+    assert [p.answer for p in read_problems(path, checker="own:check")] == ["3 + 4 = 7\n#### 7", "Six more."]
+    with pytest.raises(BadFile, match=r"p\.jsonl:1: answer '7': expected one letter, A to Z$"):
+        read_problems(path, checker="choice")

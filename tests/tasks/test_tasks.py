@@ -13,6 +13,7 @@ import pytest
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS
+from autodeco_gguf.tasks.checkers import get_checker
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task, read_task
 
@@ -90,6 +91,44 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = rf"^{other}: cannot be read: Parquet magic bytes not found in footer\. Either the file is corrupted$"
     with pytest.raises(BadFile, match=broken):
         read_task(f"aime:{other}")
+
+
+# ---- answers that the checker of the task reads ----
+
+
+def test_worked_solutions_with_a_marked_answer(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"question": "How many?", "answer": "6 * 3 = <<6*3=18>>18\n#### 1,018"}) + "\n")
+    assert [p.answer for p in read_task(str(path)).problems] == ["1018"]
+    assert [p.answer for p in read_task(f"aime:{path}", checker="exact").problems] == ["1018"]
+    assert read_task(str(path), checker="own:check").problems[0].answer.endswith("\n#### 1,018")
+
+
+UNREADABLE = [
+    (
+        "boxed",
+        "He has 6 and 3 more, so that in the end there are 9 of them.",
+        "expected nothing but a number, a formula or ",
+    ),
+    ("choice", "5", "expected one letter, A to Z"),
+    ("story", "Mia 5 38", 'not of the form "NAME A B"'),
+    ("literal", "five", "not a Python literal"),
+    ("regex", "(a", "not a regular expression: missing ), unterminated subpattern"),
+    ("ifeval", '[["no:such", {}]]', "instruction 'no:such': unknown, expected one of keywords:existence, "),
+    ("ifeval", "5", "instructions: a number, expected "),
+]
+
+
+@pytest.mark.parametrize(("checker", "answer", "message"), UNREADABLE)
+def test_an_answer_that_the_checker_cannot_read(checker: str, answer: str, message: str, tmp_path: Path) -> None:
+    good = {"choice": "A", "story": "Mia 47 38", "ifeval": '[["punctuation:no_comma", {}]]'}.get(checker, "5")
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "?", "answer": a}) + "\n" for a in (good, answer)))
+    assert len(read_task(str(path), checker=checker, limit=1).problems) == 1
+    with pytest.raises(BadFile) as error:
+        read_task(str(path), checker=checker)
+    assert str(error.value).startswith(f"{path}:2: ")
+    assert message in str(error.value)
 
 
 # ---- what is asked for ----
@@ -276,3 +315,42 @@ def test_without_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(AutoDecoError, match=message):
         read_task("hmmt25:MathArena/hmmt_feb_2025")
+
+
+# ---- IFEval's records ----
+
+WORDS = "length_constraints:number_words"
+FIRST = "length_constraints:nth_paragraph_first_word"
+
+
+def ifeval_file(path: Path, ids: list[str], arguments: list[dict[str, Any]]) -> str:
+    record = {"prompt": "?", "instruction_id_list": ids, "kwargs": arguments}
+    path.write_text(json.dumps(record) + "\n")
+    return f"ifeval:{path}"
+
+
+def test_ifeval_checks_a_repeated_instruction_each_time(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(("keyword", "letter", "language", "num_bullets"))
+    limits = [{**nulls, "relation": "at least", "num_words": n} for n in (20.0, 2)]
+    (problem,) = read_task(ifeval_file(tmp_path / "p.jsonl", [WORDS, WORDS], limits)).problems
+    check = get_checker("ifeval")
+    assert [check("word " * n, problem.answer) for n in (1, 3, 19, 20)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("ids", "arguments", "message"),
+    [
+        (["count:no_such"], [{}], "instruction 'count:no_such': unknown, expected one of "),
+        ([FIRST], [{"keyword": "x"}], f"instruction {FIRST}: has the arguments keyword, expected num_paragraphs, "),
+        ([WORDS, WORDS], [{}], "kwargs has 1 entries for 2 in instruction_id_list"),
+        ([WORDS], [{"relation": "at least", "num_words": None}], f"instruction {WORDS}: has the arguments relation, "),
+        ([WORDS], [{"relation": "at least", "num_words": 5.5}], f"instruction {WORDS}: num_words is 5.5, expected a "),
+        ([WORDS], [{"relation": "at least", "num_words": float("inf")}], f"instruction {WORDS}: num_words is Infinity"),
+    ],
+)
+def test_ifeval_arguments_are_read_with_the_task(
+    ids: list[str], arguments: list[dict[str, Any]], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadFile) as error:
+        read_task(ifeval_file(tmp_path / "p.jsonl", ids, arguments))
+    assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}:1: {message}")

@@ -279,8 +279,6 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_a_malformed_line(name: str, commands: Commands | None, chat: Context, tmp_path: Path) -> None:
     line, message = BAD_LINES[name]
-    if commands and name in ("other keys", "no keys"):
-        message = f"prompt is missing; expected {KEYS}"
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"text": "Hello"}\n\n' + line + b"\n")
     with pytest.raises(BadFile) as refused:
@@ -372,11 +370,14 @@ def test_examples_left_empty_take_no_place(plain: Context, tmp_path: Path) -> No
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a directory": (lambda p: p.mkdir(), "{path}: cannot be read: Is a directory"),
     "missing": (lambda p: None, "{path}: cannot be read: No such file or directory"),
-    "empty": (lambda p: p.touch(), "{path}: no example to train on (0 malformed lines, 0 cut to nothing)"),
-    "blank": (lambda p: p.write_text("\n\n"), "{path}: no example to train on (0 malformed lines, 0 cut to nothing)"),
+    "empty": (lambda p: p.touch(), "{path}: no example to train on (0 malformed lines, 0 with nothing to predict)"),
+    "blank": (
+        lambda p: p.write_text("\n\n"),
+        "{path}: no example to train on (0 malformed lines, 0 with nothing to predict)",
+    ),
     "bad and empty": (
         lambda p: jsonl(p, 1, {"prompt": "Hello" * 30, "completion": "a"}),
-        "{path}: no example to train on (1 malformed lines, 1 cut to nothing)",
+        "{path}: no example to train on (1 malformed lines, 1 with nothing to predict)",
     ),
 }
 
