@@ -22,6 +22,7 @@ from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
+from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import loading
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
@@ -76,7 +77,7 @@ class Llama(llama_cpp.Llama):
     """
 
     create_completion = _with_defaults(llama_cpp.Llama.create_completion)
-    create_chat_completion = _with_defaults(llama_cpp.Llama.create_chat_completion)
+    create_chat_completion = _with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
     generate = _with_defaults(llama_cpp.Llama.generate)
     __call__ = _with_defaults(llama_cpp.Llama.__call__)
 
@@ -270,6 +271,7 @@ class Llama(llama_cpp.Llama):
         if bias and processors:
             kwargs["logits_processor"] = llama_cpp.LogitsProcessorList([*processors, _bias_processor(bias)])
             kwargs["logit_bias"] = None
+        kwargs["grammar"] = in_place_of(kwargs.get("grammar"))
         return super()._create_completion(*args, **kwargs)
 
     def _init_sampler(
@@ -312,7 +314,7 @@ class Llama(llama_cpp.Llama):
         self._last = build_sampler(
             self._predictor,
             sampling,
-            self._model.vocab,
+            self._model,
             make=functools.partial(_LlamaSampler, self),
             logits_processors=logits_processor or (),
             trace="full" if self._trace_on else "off",
