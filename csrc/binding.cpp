@@ -27,6 +27,23 @@ static f32_array array_of(const floats & a) {
     return { a.data(), { a.shape(), a.shape() + a.ndim() } };
 }
 
+// As the caster of std::vector<int32_t>, which makes a TypeError of whatever the objects raise, an interrupt too.
+static std::vector<int32_t> ints_of(const py::iterable & values) {
+    std::vector<int32_t> result;
+    for (const py::handle value : values) {
+        int        overflow = 0;
+        const long number   = PyLong_AsLongAndOverflow(value.ptr(), &overflow);
+        if (number == -1 && PyErr_Occurred()) {
+            throw py::error_already_set();
+        }
+        if (overflow || number < INT32_MIN || number > INT32_MAX) {
+            throw refusal(INVALID_INPUT, "decode: " + py::str(value).cast<std::string>() + ", expected 32 bits");
+        }
+        result.push_back((int32_t) number);
+    }
+    return result;
+}
+
 static floats array_from(const std::vector<float> & values) {
     return floats((py::ssize_t) values.size(), values.data());
 }
@@ -197,10 +214,12 @@ static void bind_sampler(py::module_ & m) {
 }
 
 static void bind_context(py::module_ & m) {
-    m.def("decode", [](uintptr_t ctx, const std::vector<int32_t> & tokens, const std::vector<int32_t> & positions,
-                       const std::vector<int32_t> & sequences, size_t n_outputs) {
-        return context_decode(context(ctx), tokens, positions, sequences, n_outputs);
-    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a, py::call_guard<release>());
+    m.def("decode", [](uintptr_t ctx, const py::iterable & tokens, const py::iterable & positions,
+                       const py::iterable & sequences, size_t n_outputs) {
+        return without_gil([&, ids = ints_of(tokens), at = ints_of(positions), of = ints_of(sequences)] {
+            return context_decode(context(ctx), ids, at, of, n_outputs);
+        });
+    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a);
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
         return floats(context_n_vocab(context(ctx)), context_logits(context(ctx), idx));
     }, "ctx"_a, "idx"_a);

@@ -26,7 +26,7 @@ from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import loading
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
-from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.token_text import check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
 
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
@@ -163,10 +163,7 @@ class Llama(llama_cpp.Llama):
             Closed: the model is.
         """
         self._check_open()
-        tokens = [int(t) for t in tokens]
-        bad = next((t for t in tokens if not 0 <= t < self.n_vocab()), None)
-        if bad is not None:
-            raise InvalidInput.of("token", bad, f"0 to {self.n_vocab() - 1}")
+        tokens = [check_token(t, self.n_vocab()) for t in tokens]
         if len(tokens) > self.n_ctx():
             raise InvalidInput(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx", key="n_ctx")
         ones = np.ones(len(tokens), np.float32)
@@ -201,6 +198,8 @@ class Llama(llama_cpp.Llama):
         """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards."""
         if not tokens:
             return
+        n_vocab = self.n_vocab()
+        tokens = [check_token(t, n_vocab) for t in tokens]
         if self._host_way and not self._keeps_hidden:
             # hidden states are kept for the last token only: the flag makes every token an output
             lib.llama_set_embeddings(self._ctx.ctx, False)
@@ -212,6 +211,12 @@ class Llama(llama_cpp.Llama):
             self._graph_seen = True
             if not self._predictor.in_graph():
                 self._leave_graph()
+
+    def detokenize(self, tokens: list[int], *args: Any, **kwargs: Any) -> bytes:
+        """The text of tokens, as ``llama_cpp.Llama.detokenize``; InvalidInput where one is not in the vocabulary."""
+        n_vocab = self.n_vocab()
+        text: bytes = super().detokenize([check_token(t, n_vocab) for t in tokens], *args, **kwargs)
+        return text
 
     def _check_open(self) -> None:
         if self._model.model is None:
@@ -268,6 +273,8 @@ class Llama(llama_cpp.Llama):
     def _create_completion(self, *args: Any, **kwargs: Any) -> Any:
         # llama_cpp drops both when both are given: list.extend returns None
         bias, processors = kwargs.get("logit_bias"), kwargs.get("logits_processor")
+        for token in bias or ():
+            check_token(int(token) if isinstance(token, str) else token, self.n_vocab())
         if bias and processors:
             kwargs["logits_processor"] = llama_cpp.LogitsProcessorList([*processors, _bias_processor(bias)])
             kwargs["logit_bias"] = None

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from llama_cpp._internals import LlamaModel, LlamaSampler
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.weights import check_enabled
 from autodeco_gguf.model.grammar import grammar_stage
 from autodeco_gguf.model.sampling import Sampling, check_seed, check_temperature, check_top_p
+from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.trace import Trace
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
@@ -221,9 +221,8 @@ def _chain(samplers: list[Any]) -> LlamaSampler | None:
 def _restrictions(s: Sampling, model: LlamaModel) -> list[Any]:
     """What changes the raw logits: biases, penalties, grammar."""
     n_vocab = llama_cpp.llama_vocab_n_tokens(model.vocab)
-    bad = next((token for token in s.logit_bias or () if not 0 <= token < n_vocab), None)
-    if bad is not None:
-        raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
+    for token in s.logit_bias or ():
+        check_token(token, n_vocab)
     grammar = [] if s.grammar is None else [grammar_stage(model, s.grammar)]  # first: it may be refused
     stages = []
     if s.logit_bias:
