@@ -274,7 +274,7 @@ class Llama(llama_cpp.Llama):
         # llama_cpp drops both when both are given: list.extend returns None
         bias, processors = kwargs.get("logit_bias"), kwargs.get("logits_processor")
         for token in bias or ():
-            check_token(int(token) if isinstance(token, str) else token, self.n_vocab())
+            check_token(int(token) if isinstance(token, str) else token, self.n_vocab(), "logit_bias of token")
         if bias and processors:
             kwargs["logits_processor"] = llama_cpp.LogitsProcessorList([*processors, _bias_processor(bias)])
             kwargs["logit_bias"] = None

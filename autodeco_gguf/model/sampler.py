@@ -222,7 +222,7 @@ def _restrictions(s: Sampling, model: LlamaModel) -> list[Any]:
     """What changes the raw logits: biases, penalties, grammar."""
     n_vocab = llama_cpp.llama_vocab_n_tokens(model.vocab)
     for token in s.logit_bias or ():
-        check_token(token, n_vocab)
+        check_token(token, n_vocab, "logit_bias of token")
     grammar = [] if s.grammar is None else [grammar_stage(model, s.grammar)]  # first: it may be refused
     stages = []
     if s.logit_bias:

@@ -11,14 +11,14 @@ import llama_cpp
 from autodeco_gguf.errors import InvalidInput
 
 
-def check_token(token: Any, n_vocab: int) -> int:
+def check_token(token: Any, n_vocab: int, what: str = "token") -> int:
     """A token id; InvalidInput for what is none of the vocabulary, which llama.cpp would abort for."""
     try:
         number = operator.index(token)
     except TypeError as e:
-        raise InvalidInput.of("token", repr(token), f"0 to {n_vocab - 1}") from e
+        raise InvalidInput.of(what, repr(token), f"0 to {n_vocab - 1}") from e
     if not 0 <= number < n_vocab:
-        raise InvalidInput.of("token", number, f"0 to {n_vocab - 1}")
+        raise InvalidInput.of(what, number, f"0 to {n_vocab - 1}")
     return number
 
 
