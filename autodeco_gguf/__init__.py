@@ -27,7 +27,6 @@ except ModuleNotFoundError as e:
 if TYPE_CHECKING:
     from llama_cpp import LlamaCache as LlamaCache
     from llama_cpp import LlamaDiskCache as LlamaDiskCache
-    from llama_cpp import LlamaGrammar as LlamaGrammar
     from llama_cpp import LlamaRAMCache as LlamaRAMCache
     from llama_cpp import LlamaState as LlamaState
     from llama_cpp import LlamaTokenizer as LlamaTokenizer
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     from autodeco_gguf.heads.export import repack as repack
     from autodeco_gguf.heads.model_file import ModelFile as ModelFile
     from autodeco_gguf.heads.weights import HeadWeights as HeadWeights
+    from autodeco_gguf.model.grammar import LlamaGrammar as LlamaGrammar
+    from autodeco_gguf.model.grammar import SchemaGrammar as SchemaGrammar
     from autodeco_gguf.model.llama import Llama as Llama
     from autodeco_gguf.model.machine import Machine as Machine
     from autodeco_gguf.model.sampler import Sampler as Sampler
@@ -78,6 +79,7 @@ _NAMES = {
     "heads.export": ("export", "extract", "repack"),
     "heads.model_file": ("ModelFile",),
     "heads.weights": ("HeadWeights",),
+    "model.grammar": ("LlamaGrammar", "SchemaGrammar"),
     "model.llama": ("Llama",),
     "model.machine": ("Machine",),
     "model.sampler": ("Sampler", "draw"),

@@ -107,6 +107,9 @@ def sample_rows(
 ) -> tuple[list[int], list[bool], dict[int, str]]:
     """Tokens, whether each ends a generation, and what went wrong in which row."""
 
+def matcher_sampler(matcher: object) -> int:
+    """The address of a llama_sampler that allows what an llguidance.LLMatcher allows; a chain frees it."""
+
 def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, n_outputs: int) -> int:
     """llama_decode's status; the last n_outputs of the tokens are outputs."""
 

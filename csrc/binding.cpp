@@ -27,6 +27,23 @@ static f32_array array_of(const floats & a) {
     return { a.data(), { a.shape(), a.shape() + a.ndim() } };
 }
 
+// As the caster of std::vector<int32_t>, which makes a TypeError of whatever the objects raise, an interrupt too.
+static std::vector<int32_t> ints_of(const py::iterable & values) {
+    std::vector<int32_t> result;
+    for (const py::handle value : values) {
+        int        overflow = 0;
+        const long number   = PyLong_AsLongAndOverflow(value.ptr(), &overflow);
+        if (number == -1 && PyErr_Occurred()) {
+            throw py::error_already_set();
+        }
+        if (overflow || number < INT32_MIN || number > INT32_MAX) {
+            throw refusal(INVALID_INPUT, "decode: " + py::str(value).cast<std::string>() + ", expected 32 bits");
+        }
+        result.push_back((int32_t) number);
+    }
+    return result;
+}
+
 static floats array_from(const std::vector<float> & values) {
     return floats((py::ssize_t) values.size(), values.data());
 }
@@ -94,6 +111,48 @@ static py::tuple sample_rows(const std::vector<sampler *> & samplers, const std:
     return py::make_tuple(tokens, ends, errors);
 }
 
+// A llama_sampler that allows what an llguidance.LLMatcher allows. It runs where the GIL is not held, and throws through
+// llama.cpp as llama.cpp's own grammar does; guarded() meets both.
+static py::object matcher_call(const llama_sampler * smpl, const char * method) {
+    const py::object & matcher = *(const py::object *) smpl->ctx;
+    py::object result = matcher.attr(method)();
+    if (matcher.attr("is_error")().cast<bool>()) {
+        throw refusal(MODEL_FAILED, "the JSON schema: " + py::str(matcher.attr("get_error")()).attr("splitlines")().cast<py::list>()[0].cast<std::string>());
+    }
+    return result;
+}
+
+static llama_sampler_i matcher_sampler_i = {
+    /* .name              = */ [](const llama_sampler *) { return "llguidance"; },
+    /* .accept            = */ [](llama_sampler * smpl, llama_token token) {
+        py::gil_scoped_acquire gil;
+        ((py::object *) smpl->ctx)->attr("consume_token")(token);
+    },
+    /* .apply             = */ [](llama_sampler * smpl, llama_token_data_array * cur) {
+        py::gil_scoped_acquire gil;
+        const py::bytes bits = matcher_call(smpl, "compute_bitmask"); // a bit for each token
+        const std::string_view mask = bits;
+        for (size_t i = 0; i < cur->size; ++i) {
+            const size_t id = (size_t) cur->data[i].id;
+            if (id / 8 >= mask.size() || !((uint8_t) mask[id / 8] >> id % 8 & 1)) {
+                cur->data[i].logit = -INFINITY;
+            }
+        }
+    },
+    /* .reset             = */ nullptr,
+    /* .clone             = */ nullptr,
+    /* .free              = */ [](llama_sampler * smpl) {
+        py::gil_scoped_acquire gil;
+        delete (py::object *) smpl->ctx;
+    },
+    /* .backend_init      = */ nullptr,
+    /* .backend_accept    = */ nullptr,
+    /* .backend_apply     = */ nullptr,
+    /* .backend_set_input = */ nullptr,
+    /* .backend_reset     = */ nullptr,
+    /* .copy_state        = */ nullptr,
+};
+
 static void bind_predictor(py::module_ & m) {
     py::class_<predictor, std::shared_ptr<predictor>>(m, "Predictor")
         .def(py::init([](std::shared_ptr<heads> h, bool use_temp, bool use_top_p) {
@@ -126,6 +185,9 @@ static void bind_sampler(py::module_ & m) {
         }, "ctx"_a, "idx"_a, "changed"_a)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
     m.def("sample_rows", &sample_rows, "samplers"_a, "predictor"_a, "ctx"_a);
+    m.def("matcher_sampler", [](const py::object & matcher) { // for a chain, which frees it
+        return (uintptr_t) llama_sampler_init(&matcher_sampler_i, new py::object(matcher));
+    }, "matcher"_a);
 
     py::class_<sampler_records, std::shared_ptr<sampler_records>>(m, "Records")
         .def("__len__", [](const sampler_records & r) { return r.all.size(); })
@@ -152,10 +214,12 @@ static void bind_sampler(py::module_ & m) {
 }
 
 static void bind_context(py::module_ & m) {
-    m.def("decode", [](uintptr_t ctx, const std::vector<int32_t> & tokens, const std::vector<int32_t> & positions,
-                       const std::vector<int32_t> & sequences, size_t n_outputs) {
-        return context_decode(context(ctx), tokens, positions, sequences, n_outputs);
-    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a, py::call_guard<release>());
+    m.def("decode", [](uintptr_t ctx, const py::iterable & tokens, const py::iterable & positions,
+                       const py::iterable & sequences, size_t n_outputs) {
+        return without_gil([&, ids = ints_of(tokens), at = ints_of(positions), of = ints_of(sequences)] {
+            return context_decode(context(ctx), ids, at, of, n_outputs);
+        });
+    }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a);
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
         return floats(context_n_vocab(context(ctx)), context_logits(context(ctx), idx));
     }, "ctx"_a, "idx"_a);

@@ -260,7 +260,7 @@ static draw_result draw_greedy(const float * x, size_t n, float max) {
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & s, draw_result & result) {
     const double total  = sum_vectors(weight, n, [](f32x v) { return v; });
     const double target = top_p * total;
-    if (!std::isfinite(total)) {
+    if (!(total >= 1.0)) { // the largest is 1, unless a logit was NaN or +inf
         return DRAW_NOT_FINITE;
     }
     if (top_p >= 1.0) {

@@ -39,7 +39,7 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
                        draw_scratch & scratch, draw_result & result);
 
 // The same from weights in proportion to the probabilities after scaling: the largest is 1, the smallest 0, and n is a
-// multiple of DRAW_PADDING (fill with 0).
+// multiple of DRAW_PADDING (fill with 0). Those of logits of which one is NaN or +inf have a NaN among them.
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
 
 static constexpr size_t DRAW_PADDING = 8;

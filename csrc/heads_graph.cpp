@@ -7,7 +7,9 @@
 
 static constexpr size_t N_TOP = 5; // of top5_prob
 
+// The value of a head; NaN where not all of its input is finite, which the ReLU would make 0.
 static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_tensor * x) {
+    ggml_tensor * one = ggml_scale_bias(ctx, ggml_sum_rows(ctx, x), 0.0f, 1.0f);
     for (size_t i = 0; i < mlp.layers.size(); ++i) {
         x = ggml_mul_mat(ctx, mlp.layers[i].weight, x);
         x = ggml_add(ctx, x, mlp.layers[i].bias);
@@ -15,7 +17,7 @@ static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_t
             x = mlp.gelu ? ggml_gelu_erf(ctx, x) : ggml_relu(ctx, x);
         }
     }
-    return ggml_sigmoid(ctx, x);
+    return ggml_mul(ctx, ggml_sigmoid(ctx, x), one);
 }
 
 // picks values[ids] within each row; values: F32 [m, n], ids: I32 [k, n] -> F32 [k, n]

@@ -8,11 +8,15 @@
 #include <cmath>
 #include <future>
 
+[[noreturn]] static void refuse(draw_status status) {
+    throw refusal(MODEL_FAILED, status == DRAW_NOT_FINITE ? "a logit is NaN or +inf; no token was drawn"
+                                                          : "every logit is -inf: the grammar or the biases allow no token");
+}
+
 // The record of a draw, its temperature and entropy still to come. Throws where nothing was drawn.
 static sampler_record drawn(draw_status status, const draw_result & r, double top_p) {
     if (status != DRAW_OK) {
-        throw refusal(MODEL_FAILED, status == DRAW_NOT_FINITE ? "a logit is NaN or +inf; no token was drawn"
-                                                              : "every logit is -inf: the grammar or the biases allow no token");
+        refuse(status);
     }
     return { r.index, NAN, (float) top_p, NAN, r.nucleus, r.prob };
 }
@@ -25,8 +29,13 @@ static sampler_record draw_from_logits(const float * logits, size_t n, float tem
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
 static sampler_record draw_through_chains(const float * logits, size_t n, float temperature, double top_p, sampler & s) {
     s.candidates.resize(n);
+    bool finite = true;
     for (size_t i = 0; i < n; ++i) {
         s.candidates[i] = { (llama_token) i, logits[i], 0.0f };
+        finite = finite && logits[i] < INFINITY;
+    }
+    if (!finite) { // their sorting, and mirostat, would make something of it
+        refuse(DRAW_NOT_FINITE);
     }
     llama_token_data_array cur = { s.candidates.data(), n, -1, false };
     guarded([&] { llama_sampler_apply(s.before, &cur); });
@@ -43,6 +52,9 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
     }
     if (cur.selected >= 0 && (size_t) cur.selected < cur.size) { // mirostat draws by itself
         const llama_token_data & token = cur.data[cur.selected];
+        if (!(token.p > 0.0f)) { // of nothing but -inf it makes NaN, and draws
+            refuse(DRAW_NO_TOKEN);
+        }
         return { token.id, NAN, 1.0f, NAN, (int32_t) cur.size, token.p };
     }
     s.logits.resize(cur.size);

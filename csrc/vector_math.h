@@ -60,13 +60,13 @@ static inline bool any(i32x mask) {
     return result != 0;
 }
 
-// exp(x) for x <= 0 to 2 ulp, 0 below -87. Cody-Waite reduction and the Taylor polynomial of degree 7 on
+// exp(x) for x <= 0 to 2 ulp, 0 below -87, NaN for NaN. Cody-Waite reduction and the Taylor polynomial of degree 7 on
 // |r| <= ln(2) / 2.
 static inline f32x exp_neg(f32x x) {
     const float round = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     const f32x low     = f32x {} - 87.0f;
-    const i32x in      = x > low;
-    const f32x clamped = in ? x : low;
+    const i32x out     = x <= low; // NaN is not, and passes through
+    const f32x clamped = out ? low : x;
     const f32x shifted = clamped * 1.44269504f + round;
     const f32x n       = shifted - round;
     const f32x r       = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -78,7 +78,7 @@ static inline f32x exp_neg(f32x x) {
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     const u32x exponent = ((u32x) shifted - float_bits(round) + 127u) << 23;
-    return zero_unless(in, p * (f32x) exponent);
+    return zero_unless(~out, p * (f32x) exponent);
 }
 
 // ln(x) for positive, normal x, to 2 ulp. The mantissa in [sqrt(1/2), sqrt(2)) is 1 + f; with s = f / (2 + f),

@@ -164,3 +164,21 @@ def test_a_bug_stays_a_bug(qwen2: Case) -> None:
     assert length.type is ValueError
     with pytest.raises(TypeError, match="incompatible function arguments"):
         core.draw(ZEROS[0], 1.0, 1.0, -1, -1)
+
+
+class Interrupted:
+    def __index__(self) -> int:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_an_interrupt_comes_through(place: int) -> None:
+    given: list[Any] = [[1], [0], [0]]
+    given[place] = [Interrupted()]
+    with pytest.raises(KeyboardInterrupt):
+        core.decode(1, *given, 1)
+
+
+def test_a_token_that_has_no_32_bits() -> None:
+    with pytest.raises(InvalidInput, match="decode: 4294967296, expected 32 bits"):
+        core.decode(1, [2**32], [0], [0], 1)

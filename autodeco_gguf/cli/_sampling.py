@@ -61,13 +61,13 @@ def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | 
     if sum(value is not None for value in (grammar, grammar_file, json_schema)) > 1:
         raise click.UsageError("give one of --grammar, --grammar-file and --json-schema")
     if json_schema is not None:
-        from autodeco_gguf.model.constraint import from_json_schema
+        from autodeco_gguf.model.grammar import SchemaGrammar
 
-        return from_json_schema(clean(json_schema, "--json-schema"))
+        return SchemaGrammar(clean(json_schema, "--json-schema"))
     if grammar_file is not None:
         grammar = read_text(grammar_file)
     if grammar is None:
         return None
-    from autodeco_gguf.model.constraint import from_gbnf
+    from autodeco_gguf.model.grammar import LlamaGrammar
 
-    return from_gbnf(clean(grammar, "--grammar"))
+    return LlamaGrammar.from_string(clean(grammar, "--grammar"), verbose=False)

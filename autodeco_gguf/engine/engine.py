@@ -196,7 +196,7 @@ class Engine:
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         room, trace = self.n_ctx - len(tokens), "full" if request.entropy else "plain"
-        sampler = build_sampler(self._predictor, request, self.context.vocab, trace=trace)
+        sampler = build_sampler(self._predictor, request, self.context.model, trace=trace)
         generation = Generation(request, index, tokens, sampler, room, self.run_until, self.context, on_token)
         generation.on_done = on_done
         self._scheduler.waiting.append(generation)

@@ -148,6 +148,11 @@ class Context:
         return dict(self._model.metadata())
 
     @property
+    def model(self) -> LlamaModel:
+        """The model, as llama_cpp has it."""
+        return self._model
+
+    @property
     def n_ctx_train(self) -> int:
         """The context the model was trained for."""
         return int(self._model.n_ctx_train())

@@ -20,12 +20,13 @@ from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.completion import Completion
+from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.methods import LlamaSampler, in_turn, warn_ignored, warn_unknown, with_defaults
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
-from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.token_text import check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.model.turns import Turns
 
@@ -59,7 +60,7 @@ class Llama(llama_cpp.Llama):
     """
 
     create_completion = with_defaults(llama_cpp.Llama.create_completion)
-    create_chat_completion = with_defaults(llama_cpp.Llama.create_chat_completion)
+    create_chat_completion = with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
     __call__ = with_defaults(llama_cpp.Llama.__call__)
     reset = in_turn(llama_cpp.Llama.reset)
     embed = in_turn(llama_cpp.Llama.embed)
@@ -268,11 +269,8 @@ class Llama(llama_cpp.Llama):
             super().eval(tokens[i : i + self.n_batch])
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
-        tokens, n_vocab = [int(token) for token in tokens], self.n_vocab()
-        bad = next((token for token in tokens if not 0 <= token < n_vocab), None)
-        if bad is not None:
-            raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
-        return tokens
+        n_vocab = self.n_vocab()
+        return [check_token(token, n_vocab) for token in tokens]
 
     # ---- loading ----
 
@@ -334,6 +332,7 @@ class Llama(llama_cpp.Llama):
     # ---- sampling ----
 
     def _create_completion(self, **kwargs: Any) -> Generator[dict[str, Any], None, None]:
+        kwargs["grammar"] = in_place_of(kwargs.get("grammar"))
         kwargs["temp"] = kwargs.pop("temperature")
         sampling = {name: kwargs[name] for name in kwargs.keys() & _GENERATE - {"logits_processor"}}
         return self._turns.stream(Completion(self, kwargs).run(sampling))
@@ -382,7 +381,7 @@ class Llama(llama_cpp.Llama):
         self._last = build_sampler(
             self._predictor,
             sampling,
-            self._model.vocab,
+            self._model,
             make=functools.partial(LlamaSampler, self, self._pieces),
             logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-from llama_cpp._internals import LlamaSampler
+from llama_cpp._internals import LlamaModel, LlamaSampler
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.weights import check_enabled
+from autodeco_gguf.model.grammar import grammar_stage
 from autodeco_gguf.model.sampling import Sampling, check_seed, check_temperature, check_top_p
+from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.trace import Trace
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
@@ -182,14 +183,14 @@ class Sampler:
 
 
 def build_sampler(
-    predictor: Predictor, sampling: Sampling, vocab: Any, make: Callable[..., Sampler] = Sampler, **kwargs: Any
+    predictor: Predictor, sampling: Sampling, model: LlamaModel, make: Callable[..., Sampler] = Sampler, **kwargs: Any
 ) -> Sampler:
     """A sampler for one sequence of a model.
 
     Args:
         predictor: what predicts.
         sampling: how to draw.
-        vocab: the model's ``llama_vocab``.
+        model: the model, as llama_cpp has it.
         make: the class to make.
         **kwargs: more of its arguments.
 
@@ -198,8 +199,8 @@ def build_sampler(
     """
     sampling.check()
     seed, temperature, top_p = check_seed(sampling.seed), sampling.temperature, sampling.top_p
-    before = _restrictions(sampling, vocab)
-    after = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(vocab))
+    before = _restrictions(sampling, model)
+    after = _cuts(sampling, seed, llama_cpp.llama_vocab_n_tokens(model.vocab))
     if sampling.order == "llama.cpp":
         before, after = [*before, *after], []
         temperature = top_p = 1.0
@@ -217,13 +218,12 @@ def _chain(samplers: list[Any]) -> LlamaSampler | None:
     return chain
 
 
-def _restrictions(s: Sampling, vocab: Any) -> list[Any]:
+def _restrictions(s: Sampling, model: LlamaModel) -> list[Any]:
     """What changes the raw logits: biases, penalties, grammar."""
-    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
-    bad = next((token for token in s.logit_bias or () if not 0 <= token < n_vocab), None)
-    if bad is not None:
-        raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
-    grammar = [] if s.grammar is None else [_grammar(vocab, s.grammar)]  # first: it may be refused
+    n_vocab = llama_cpp.llama_vocab_n_tokens(model.vocab)
+    for token in s.logit_bias or ():
+        check_token(token, n_vocab, "logit_bias of token")
+    grammar = [] if s.grammar is None else [grammar_stage(model, s.grammar)]  # first: it may be refused
     stages = []
     if s.logit_bias:
         biases = (llama_cpp.llama_logit_bias * len(s.logit_bias))(*s.logit_bias.items())
@@ -259,18 +259,6 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
     if full:
         stages.append(llama_cpp.llama_sampler_init_temp_ext(temperature, s.dynatemp_range, s.dynatemp_exponent))
     return stages
-
-
-def _grammar(vocab: Any, grammar: llama_cpp.LlamaGrammar) -> Any:
-    """A grammar's sampler; InvalidInput where ``LlamaSampler.add_grammar`` would crash the process."""
-    capture = core.LogCapture(False)
-    source, root = grammar._grammar.encode("utf-8"), grammar._root.encode("utf-8")  # noqa: SLF001  no other door
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, source, root)
-    reason = capture.first_error
-    del capture
-    if not sampler:
-        raise InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
-    return sampler
 
 
 def draw(

@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ MESSAGES = [
     {"role": "user", "content": "Describe this image in detail please."},
 ]
 SCHEMA = {"type": "object", "properties": {"team_name": {"type": "string"}}, "required": ["team_name"]}
-FORMAT: Any = {"type": "json_object", "schema": SCHEMA}
 DIFFERENT_DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0}
 
 
@@ -115,8 +115,6 @@ CALLS: list[tuple[str, Callable[[llama_cpp.Llama], Any]]] = [
     ("chat", lambda m: m.create_chat_completion(MESSAGES, **ZERO)),
     ("chat, stream", lambda m: list(m.create_chat_completion(messages=MESSAGES, stream=True, **ZERO))),
     ("chat, stop", lambda m: m.create_chat_completion(MESSAGES, stop=["e"], seed=1, **ZERO)),
-    ("chat, JSON", lambda m: m.create_chat_completion(MESSAGES, response_format={"type": "json_object"}, **ZERO)),
-    ("chat, schema", lambda m: m.create_chat_completion(MESSAGES, response_format=FORMAT, **ZERO)),
     ("tokenize", lambda m: m.tokenize(QUESTION.encode())),
     ("detokenize", lambda m: m.detokenize(m.tokenize(QUESTION.encode(), add_bos=False, special=True))),
     ("tokenizer", lambda m: m.tokenizer().encode("abc")),
@@ -183,7 +181,8 @@ def test_function_calling(both: Make) -> None:
     stock, ours = (m.create_chat_completion(MESSAGES, tool_choice=choice, **kwargs) for m in models)
     assert ours["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "UserDetail"
     stock_call, our_call = (r["choices"][0]["message"]["tool_calls"][0]["function"] for r in (stock, ours))
-    assert our_call == stock_call
+    assert our_call.keys() == stock_call.keys()
+    assert not re.search(r'"[^"]*[\x00-\x1f]', our_call["arguments"].partition(":")[2].strip())  # stock's has some
 
 
 def test_grammar_from_a_schema(both: Make) -> None:

@@ -1,0 +1,205 @@
+"""What is refused of a GBNF grammar before llama.cpp reads it, which crashes, hangs or says nothing for these."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autodeco_gguf.errors import InvalidInput
+
+MAX_BYTES = 1 << 18
+"""The longest grammar, and the longest JSON schema."""
+
+_MAX_DEPTH = 100
+"""Parentheses in each other: llama.cpp reads them by recursion."""
+
+_MAX_REPEATS = 2000
+"""llama.cpp's MAX_REPETITION_THRESHOLD."""
+
+_MAX_SIZE = 1 << 20
+"""Characters after repetitions are written out, as llama.cpp does."""
+
+_MAX_WAYS = 4096
+"""Ways to begin a rule: llama.cpp keeps a stack for each, and compares it with all others."""
+
+_MAX_EMPTY = 100
+"""Items in a row that may be empty: of these the time grows with the fourth power."""
+
+_ESCAPE = r"""\\(?:[tnr\\"\[\]]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
+_TOKEN = re.compile(
+    rf"""(?P<space>(?:\s|\#[^\r\n]*)+)
+    |(?P<text>"(?:[^"\\\0]|{_ESCAPE})*"|\[(?:[^\]\\\0]|{_ESCAPE})*\]|\.|!?<[^<>\0]+>)
+    |(?P<name>[\w-]+)|(?P<is>::=)|(?P<mark>[|()])|(?P<times>[*+?]|\{{\s*\d+\s*(?:,\s*\d*\s*)?\}})""",
+    re.VERBOSE | re.ASCII,
+)
+
+
+@dataclass
+class _Item:
+    """A text, a name or a group, and how often it may stand there: from each of these, to the other."""
+
+    size: int = 1
+    name: str | None = None
+    group: list[list[_Item]] | None = None
+    times: tuple[tuple[int, int | None], ...] = ()
+
+
+Ways = tuple[int, int]
+"""Ways to the first character, and ways to be empty."""
+
+
+def _refuse(reason: str) -> InvalidInput:
+    return InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, str]]:
+    """Kind, text and place of each token."""
+    at, line, begin = 0, 1, 0
+    while at < len(text):
+        where = f"line {line}, column {at - begin + 1}"
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise _refuse(f"{where}: unexpected {text[at : at + 20]!r}")
+        if found.lastgroup != "space":
+            yield found.lastgroup or "", found[0], where
+        line += found[0].count("\n")
+        begin = at + found[0].rfind("\n") + 1 if "\n" in found[0] else begin
+        at = found.end()
+
+
+def _times(text: str, where: str) -> tuple[int, int | None]:
+    if text in "*+?":
+        return {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
+    low, comma, high = text[1:-1].partition(",")
+    bounds = [number.strip().lstrip("0") or "0" for number in (low, high if high.strip() else low)]
+    if any(len(bound) > len(str(_MAX_REPEATS)) or int(bound) > _MAX_REPEATS for bound in bounds):
+        raise _refuse(f"{where}: {text[:40]} is more than {_MAX_REPEATS} times")
+    least, most = map(int, bounds)
+    if least > most:
+        raise _refuse(f"{where}: {text} is a reversed range")
+    return least, None if comma and not high.strip() else most
+
+
+def _read(text: str) -> dict[str, list[list[_Item]]]:
+    """The alternatives of each rule."""
+    rules: dict[str, list[list[_Item]]] = {}
+    opened: list[list[list[_Item]]] = []  # the rule's alternatives, then those of each group that is open
+    tokens = itertools.chain(_tokens(text), [("", "", "")])
+    for (kind, value, where), (following, *_) in itertools.pairwise(tokens):
+        if kind == "name" and following == "is":
+            if len(opened) > 1:
+                raise _refuse(f"{where}: a ( is not closed")
+            rules[value] = [[]]
+            opened = [rules[value]]
+        elif kind == "is" and len(opened) == 1 and opened[0] == [[]]:
+            pass
+        elif not opened or kind == "is":
+            raise _refuse(f"{where}: {value!r}, expected a rule: name ::= ...")
+        elif kind in ("text", "name"):
+            opened[-1][-1].append(_Item(name=value) if kind == "name" else _Item(size=max(len(value) - 2, 1)))
+            if value == '""':
+                opened[-1][-1].pop()
+        elif kind == "times":
+            if not opened[-1][-1]:
+                raise _refuse(f"{where}: nothing stands before {value!r}")
+            item, times = opened[-1][-1][-1], _times(value, where)
+            item.times = (*item.times, times)
+            item.size *= max(times[0], times[1] or 0, 1)
+        elif value == "(":
+            if len(opened) > _MAX_DEPTH:
+                raise _refuse(f"{where}: more than {_MAX_DEPTH} parentheses in each other")
+            group: list[list[_Item]] = [[]]
+            opened[-1][-1].append(_Item(group=group))
+            opened.append(group)
+        elif value == ")":
+            if len(opened) == 1:
+                raise _refuse(f"{where}: a ) without its (")
+            opened.pop()
+        else:
+            opened[-1].append([])
+    if len(opened) > 1:
+        raise _refuse("at the end: a ( is not closed")
+    return rules
+
+
+class _Rules:
+    """The ways to begin each rule, none of which may lead back to the rule."""
+
+    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
+        self._rules = rules
+        self._known: dict[str, Ways | None] = {}  # None: being looked at
+        self._size = 0
+
+    def check(self) -> None:
+        for name in self._rules:
+            self._rule(name)
+        for alternatives in self._rules.values():  # of every rule it is known now whether it may be empty
+            self._check(alternatives)
+
+    def _check(self, alternatives: list[list[_Item]]) -> None:
+        """See to all that stands in a rule or a group, not only to what it begins with."""
+        for items in alternatives:
+            row = 0
+            for item in items:
+                if item.group is not None:
+                    self._check(item.group)
+                row = row + 1 if self._item(item)[1] else 0
+                self._size += item.size
+                if row > _MAX_EMPTY:
+                    raise _refuse(f"more than {_MAX_EMPTY} items in a row that may be empty")
+                if self._size > _MAX_SIZE:
+                    raise _refuse(f"more than {_MAX_SIZE} characters with its repetitions written out")
+
+    def _rule(self, name: str) -> Ways:
+        if name not in self._rules:
+            raise _refuse(f"rule {name!r} is not defined")
+        if name not in self._known:
+            self._known[name] = None
+            self._known[name] = self._any(self._rules[name])
+        ways = self._known[name]
+        if ways is None:
+            raise _refuse(f"rule {name!r} begins with itself (left recursion)")
+        return ways
+
+    def _any(self, alternatives: list[list[_Item]]) -> Ways:
+        ways, empty = map(sum, zip(*map(self._all, alternatives), strict=True))
+        if max(ways, empty) > _MAX_WAYS:
+            raise _refuse(f"more than {_MAX_WAYS} ways to begin: too many alternatives, or ranges in each other")
+        return ways, empty
+
+    def _all(self, items: list[_Item]) -> Ways:
+        ways, empty = 0, 1
+        for item in items:
+            if empty:
+                first, nothing = self._item(item)
+                ways, empty = ways + empty * first, empty * nothing
+        return ways, empty
+
+    def _item(self, item: _Item) -> Ways:
+        if item.name is not None:
+            ways, empty = self._rule(item.name)
+        else:
+            ways, empty = (1, 0) if item.group is None else self._any(item.group)
+        for least, most in item.times:
+            if empty > 1:  # so many ways to be empty that a few times are enough to see it
+                least, most = min(least, 12), min(least + 1 if most is None else most, 12)
+            powers = [empty**i for i in range((least + 1 if most is None else most) + 1)]
+            ways, empty = ways * sum(powers[:-1]), sum(powers[least:])
+        return ways, empty
+
+
+@functools.lru_cache(maxsize=64)
+def check_gbnf(text: str) -> None:
+    """Raise InvalidInput, with the reason, for a grammar that llama.cpp refuses, or should."""
+    if len(text) > MAX_BYTES:
+        raise InvalidInput.of("grammar", f"of {len(text)} characters", f"at most {MAX_BYTES}")
+    rules = _read(text)
+    if "root" not in rules:
+        raise _refuse("it has no rule 'root'")
+    try:
+        _Rules(rules).check()
+    except RecursionError:
+        raise _refuse("its rules lie too deep in each other") from None

@@ -1,0 +1,201 @@
+"""What a text must follow, by way of llama.cpp (GBNF) or llguidance (JSON schemas): a stage of a chain of samplers."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import inspect
+import json
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import llama_cpp
+from llama_cpp._internals import LlamaModel
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from autodeco_gguf._native import core
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.gbnf import MAX_BYTES, check_gbnf
+from autodeco_gguf.model.token_text import token_bytes
+
+_OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}"}
+"""All that a schema says is enforced; the space between tokens of JSON is that of llama.cpp, which has an end."""
+
+_STACK = 512 << 20
+"""Of the thread that compiles a schema: references to references are followed by recursion."""
+
+_LIMITS = LLParserLimits(verbose_errors=False)
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_tokenizers: weakref.WeakKeyDictionary[LlamaModel, LLTokenizer] = weakref.WeakKeyDictionary()
+
+
+class LlamaGrammar(llama_cpp.LlamaGrammar):
+    """``llama_cpp.LlamaGrammar``, but that a JSON schema is enforced as a whole, or refused."""
+
+    @classmethod
+    def from_json_schema(cls, json_schema: str, verbose: bool = True) -> SchemaGrammar:
+        """See :class:`SchemaGrammar`; ``verbose`` has no effect, in llama_cpp neither."""
+        return SchemaGrammar(json_schema)
+
+
+class SchemaGrammar(LlamaGrammar):
+    """JSON that follows a schema, as llguidance enforces it. For this package's models, not for ``llama_cpp.Llama``.
+
+    Examples:
+        >>> _ = SchemaGrammar({"type": "array", "items": {"enum": ["red", "green"]}})
+        >>> SchemaGrammar({"not": {"type": "string"}})
+        Traceback (most recent call last):
+            ...
+        autodeco_gguf.errors.InvalidInput: JSON schema: Unimplemented keys: ["not"]
+    """
+
+    def __init__(self, schema: str | Mapping[str, Any]) -> None:
+        """Check a schema.
+
+        Args:
+            schema: as text or as what ``json.loads`` makes of it, up to 256 KiB. A ``$ref`` leads to a place within it.
+
+        Raises:
+            InvalidInput: no JSON, or a keyword, reference, type, format or pattern that would not be enforced.
+        """
+        try:
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+        except (TypeError, ValueError, RecursionError) as e:
+            raise InvalidInput(f"JSON schema: {e}", key="schema") from e
+        if len(text) > MAX_BYTES:
+            raise InvalidInput.of("JSON schema", f"of {len(text)} characters", f"at most {MAX_BYTES}")
+        self.compiled = _with_room(lambda: _compile(text))
+
+    @property
+    def _grammar(self) -> str:  # what llama_cpp.Llama asks for
+        raise InvalidInput("this grammar is a JSON schema, which llama_cpp does not enforce: use autodeco_gguf.Llama")
+
+
+def _compile(text: str) -> str:
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
+    except ValueError as e:
+        raise InvalidInput(f"JSON schema: {e}", key="schema") from e
+    _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)
+    if reasons:
+        raise InvalidInput(f"JSON schema: {' '.join(reasons[0].split())}", key="schema")
+    return grammar
+
+
+def _with_room(work: Callable[[], T]) -> T:
+    """What ``work`` returns or raises, done by a thread with a large stack."""
+    before = threading.stack_size(_STACK)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work).result()
+    finally:
+        threading.stack_size(before)
+
+
+def _of_format(response_format: Any) -> SchemaGrammar | None:
+    """The grammar of a ``response_format``, as llama_cpp and OpenAI write it."""
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else response_format
+    if kind is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return SchemaGrammar(response_format.get("schema") or {"type": "object"})
+    if kind == "json_schema" and isinstance(response_format.get("json_schema"), Mapping):
+        return SchemaGrammar(response_format["json_schema"].get("schema", {}))
+    expected = "type text, json_object, or json_schema with its json_schema"
+    raise InvalidInput.of("response_format", repr(response_format), expected)
+
+
+def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:
+    """The grammar of the arguments of the one function that must be called; None where there is none."""
+    chosen = arguments.get("tool_choice") or arguments.get("function_call")
+    if not isinstance(chosen, Mapping):
+        return None
+    name = chosen.get("function", chosen).get("name")
+    functions = [*(arguments.get("functions") or ()), *(t.get("function", {}) for t in arguments.get("tools") or ())]
+    found = [function for function in functions if function.get("name") == name]
+    return SchemaGrammar(found[0].get("parameters", {})) if found else None
+
+
+_chosen: ContextVar[SchemaGrammar | None] = ContextVar("chosen", default=None)
+
+
+def in_place_of(grammar: llama_cpp.LlamaGrammar | None) -> llama_cpp.LlamaGrammar | None:
+    """The grammar to use for one that a chat handler of llama_cpp has made of a function's schema, or of any JSON."""
+    return grammar and (_chosen.get() or grammar)
+
+
+def with_schemas(create_chat_completion: F) -> F:
+    """The method, with ``response_format`` and the function to be called enforced by :class:`SchemaGrammar`."""
+    signature = inspect.signature(create_chat_completion)
+
+    @functools.wraps(create_chat_completion)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        given = bound.arguments
+        grammar = _of_format(given.pop("response_format", None))
+        if grammar is not None:
+            given["grammar"] = grammar
+        token = _chosen.set(_of_tool(given))
+        try:
+            return create_chat_completion(*bound.args, **bound.kwargs)
+        finally:
+            _chosen.reset(token)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _tokenizer(model: LlamaModel) -> LLTokenizer:
+    """For llguidance; made once a model, which takes a second or two at a vocabulary of 150,000.
+
+    It calls llama.cpp's tokenizer by itself: no Python runs within a draw, where an interrupt would be lost.
+    """
+    if model not in _tokenizers:
+        vocab = model.vocab
+        tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
+        ends = [token for token in tokens if llama_cpp.llama_vocab_is_eog(vocab, token)]
+        if not ends:
+            raise InvalidInput("a JSON schema needs a model that can end a text; its vocabulary has no such token")
+        make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # its stub leaves it out
+        _tokenizers[model] = make(
+            tokens=[token_bytes(vocab, t, special=False) or b"\xff" + token_bytes(vocab, t) for t in tokens],
+            vocab_ptr=vocab,
+            tokenize_fptr=ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value,  # noqa: SLF001
+            eos_token=ends,
+            slices=LLTokenizer.json_slices(),
+        )
+    return _tokenizers[model]
+
+
+def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
+    """A grammar as one of llama.cpp's samplers, which the chain that it is added to will own.
+
+    Raises:
+        InvalidInput: it does not parse, or would crash or hang llama.cpp.
+    """
+    if isinstance(grammar, SchemaGrammar):
+        matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=_LIMITS))
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise InvalidInput(f"JSON schema: no text follows it: {matcher.get_error().splitlines()[0]}", key="schema")
+        return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)
+    text = grammar._grammar  # noqa: SLF001  no other door
+    try:
+        source = text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise InvalidInput(f"the grammar is not UTF-8: {e.reason} at character {e.start}", key="grammar") from e
+    if text:
+        check_gbnf(text)
+    capture = core.LogCapture(False)
+    sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, source, grammar._root.encode("utf-8"))  # noqa: SLF001
+    reason = capture.first_error
+    del capture
+    if not sampler:
+        raise InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
+    return sampler

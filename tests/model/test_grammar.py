@@ -1,0 +1,243 @@
+"""JSON schemas: enforced as a whole, or refused; and grammars on their way to llama.cpp."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import llama_cpp
+import pytest
+from conftest import load
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
+from autodeco_gguf.model.llama import Llama
+from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.shipped import DEMO_MODEL
+
+ZERO: dict[str, Any] = {"temperature": 0.0, "max_tokens": 40}
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
+EITHER = {"enum": ["red", {"a": [1, None]}]}
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Llama]:
+    llm = load(DEMO_MODEL)
+    yield llm
+    llm.close()
+
+
+def follows(llm: Llama, grammar: llama_cpp.LlamaGrammar, text: str) -> bool:
+    """Whether a text, token by token, is allowed, and may end."""
+    sampler = build_sampler(Predictor(None), Sampling(grammar=grammar), llm._model, make=ChainOf)
+    assert isinstance(sampler, ChainOf)
+    ends = [t for t in range(llm.n_vocab()) if llama_cpp.llama_vocab_is_eog(llm._model.vocab, t)]
+    for token in llm.tokenize(text.encode(), add_bos=False):
+        if not sampler.allows([token]):
+            return False
+        llama_cpp.llama_sampler_accept(sampler.chain, token)
+    return sampler.allows(ends)
+
+
+class ChainOf(Sampler):
+    """A sampler whose chain is asked by itself."""
+
+    @property
+    def chain(self) -> Any:
+        chain = self._chains[0]
+        assert chain is not None
+        return chain.sampler
+
+    def allows(self, tokens: list[int]) -> bool:
+        given = (llama_cpp.llama_token_data * len(tokens))(*((token, 0.0, 0.0) for token in tokens))
+        llama_cpp.llama_sampler_apply(self.chain, llama_cpp.llama_token_data_array(given, len(tokens), -1, False))
+        return any(entry.logit == 0.0 for entry in given)
+
+
+TREE = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}
+CASES: list[tuple[Any, str, bool]] = [
+    ({"type": "string"}, '"a\\nb é"', True),
+    ({"type": "string"}, '"a\nb"', False),
+    ({"type": "string"}, '"a\tb"', False),
+    ({}, '["a\x01"]', False),
+    ({"type": "object"}, '{"a\n": 1}', False),
+    (TREE, "[[], [[]]]", True),
+    (TREE, "[[], [1]]", False),
+    ({"type": "integer", "minimum": 3, "maximum": 12}, "12", True),
+    ({"type": "integer", "minimum": 3, "maximum": 12}, "13", False),
+    ({"type": "number", "exclusiveMinimum": 0}, "0", False),
+    ({"type": "string", "pattern": "b"}, '"abc"', True),
+    ({"type": "string", "pattern": "b"}, '"acc"', False),
+    ({"type": "string", "pattern": "^hello there!$"}, '"hello there!"', True),
+    ({"type": "string", "pattern": "^hello there!$"}, '"hello"', False),
+    ({"type": "array", "items": {"type": "null"}, "minItems": 2}, "[null]", False),
+    ({"type": "object", "required": ["a"]}, '{"b": 1}', False),
+    ({"type": ["string", "null"]}, "null", True),
+    (EITHER, '{"a": [1, null]}', True),
+    (EITHER, '"green"', False),
+]
+
+
+@pytest.mark.parametrize(("schema", "text", "allowed"), CASES, ids=range(len(CASES)))
+def test_what_follows_a_schema(llm: Llama, schema: Any, text: str, allowed: bool) -> None:
+    assert follows(llm, SchemaGrammar(schema), text) is allowed
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"not": {"type": "string"}}, 'Unimplemented keys: \\["not"\\]'),
+    ({"properties": {"a": {"if": {}, "then": {}}}}, '"if"'),
+    ({"type": "array", "uniqueItems": True}, '"uniqueItems"'),
+    ({"x-guidance": {"lenient": True}, "not": {}}, '"not"'),
+    ({"type": "frob"}, "Invalid type: frob"),
+    ({"format": "frob", "type": "string"}, "Unknown format: frob"),
+    ({"$ref": "#/$defs/missing"}, "'/\\$defs/missing' does not exist"),
+    ({"$ref": "https://example.com/a.json"}, "https://example.com/a.json"),
+    ({"$ref": "file:///etc/passwd"}, "file:///etc/passwd"),
+    ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
+    ({"type": "string", "pattern": "("}, "unclosed group"),
+    ({"type": "string", "pattern": "\\bfoo\\b"}, "lookarounds not supported"),
+    ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum \\(5\\) is greater than maximum \\(3\\)"),
+    (False, "Expecting object schema"),
+    ("{", "EOF while parsing"),
+    ("[1]", "Expecting object schema"),
+    ('{"items":' * 20_000 + "{}" + "}" * 20_000, "recursion limit exceeded"),
+    ({"enum": ["x" * 300_000]}, "of 3000.. characters, expected at most 262144"),
+    ({"const": {1, 2}}, "set is not JSON serializable"),
+]
+
+
+@pytest.mark.parametrize(("schema", "match"), REFUSED, ids=range(len(REFUSED)))
+def test_what_is_not_enforced_is_refused(schema: Any, match: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^JSON schema.*{match}") as error:
+        SchemaGrammar(schema)
+    assert "\n" not in str(error.value)
+
+
+def test_a_schema_that_is_too_deep_for_python() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(20_000):
+        schema = {"items": schema}
+    with pytest.raises(InvalidInput, match=r"^JSON schema: "):
+        SchemaGrammar(schema)
+
+
+@pytest.mark.parametrize("wrap", [lambda ref: ref, lambda ref: {"properties": {"a": ref}, "type": "object"}])
+def test_a_long_chain_of_references(wrap: Any) -> None:
+    """Followed by recursion, which a small stack does not survive."""
+    definitions: dict[str, Any] = {f"d{i}": wrap({"$ref": f"#/$defs/d{i + 1}"}) for i in range(3000)}
+    assert SchemaGrammar({"$ref": "#/$defs/d0", "$defs": {**definitions, "d3000": {"type": "string"}}})
+
+
+def test_a_schema_that_nothing_follows(llm: Llama) -> None:
+    with pytest.raises(InvalidInput, match=r"^JSON schema: no text follows it: [^\n]*$"):
+        llm("hi", grammar=SchemaGrammar({"$ref": "#"}), **ZERO)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"temperature": 0.0}, {"mirostat_mode": 2}, {"logit_bias": {"5": 3.0}}], ids=str
+)
+def test_a_completion(llm: Llama, kwargs: dict[str, Any]) -> None:
+    answer = llm("hi", grammar=LlamaGrammar.from_json_schema(json.dumps(EITHER)), max_tokens=60, seed=1, **kwargs)
+    assert json.loads(answer["choices"][0]["text"]) in EITHER["enum"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_in_an_engine() -> None:
+    with Engine(DEMO_MODEL, n_parallel=3, n_ctx=64) as engine:
+        requests = [Request([5], seed=i, max_tokens=40, grammar=SchemaGrammar(EITHER)) for i in range(6)]
+        texts = [result.text for result in engine.generate(requests)]
+    assert all(json.loads(text) in EITHER["enum"] for text in texts)
+
+
+FORMATS: list[Any] = [
+    {"type": "json_object", "schema": EITHER},
+    {"type": "json_schema", "json_schema": {"name": "n", "schema": EITHER}},
+]
+
+
+@pytest.mark.parametrize("response_format", FORMATS, ids=["json_object", "json_schema"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_format(llm: Llama, response_format: Any, stream: bool) -> None:
+    answer = llm.create_chat_completion(MESSAGES, response_format=response_format, stream=stream, **ZERO)
+    parts = [c["choices"][0]["delta"].get("content", "") for c in answer] if stream else []
+    text = "".join(parts) if stream else answer["choices"][0]["message"]["content"]
+    assert json.loads(text) in EITHER["enum"]
+
+
+def test_any_json_is_an_object(llm: Llama) -> None:
+    answer = llm.create_chat_completion(MESSAGES, response_format={"type": "json_object"}, **ZERO)
+    assert answer["choices"][0]["message"]["content"].startswith("{")
+    free = llm.create_chat_completion(MESSAGES, **ZERO)
+    text = llm.create_chat_completion(MESSAGES, response_format={"type": "text"}, **ZERO)
+    assert text["choices"] == free["choices"]
+
+
+@pytest.mark.parametrize(
+    ("response_format", "match"),
+    [
+        ({"type": "xml"}, "response_format {'type': 'xml'}, expected type text, json_object"),
+        ({"type": "json_schema"}, "expected type text"),
+        ("json", "response_format 'json', expected"),
+        ({"type": "json_object", "schema": {"not": {}}}, '"not"'),
+    ],
+)
+def test_a_response_format_that_is_none(llm: Llama, response_format: Any, match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        llm.create_chat_completion(MESSAGES, response_format=response_format, **ZERO)
+
+
+def call(llm: Llama, parameters: Any) -> str:
+    function = {"name": "paint", "parameters": parameters}
+    answer = llm.create_chat_completion(
+        MESSAGES,
+        tools=[{"type": "function", "function": function}],
+        tool_choice={"type": "function", "function": {"name": "paint"}},
+        **ZERO,
+    )
+    return str(answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+
+
+def test_the_arguments_of_a_function(llm: Llama) -> None:
+    assert json.loads(call(llm, EITHER)) in EITHER["enum"]
+    with pytest.raises(InvalidInput, match='"not"'):
+        call(llm, {"not": {}})
+
+
+def test_llama_cpp_s_own_class_is_not_let_believe_that_it_enforces() -> None:
+    with pytest.raises(InvalidInput, match=r"use autodeco_gguf\.Llama"):
+        _ = SchemaGrammar({})._grammar
+
+
+def test_nothing_outlives_the_model() -> None:
+    llm = load(DEMO_MODEL)
+    llm("hi", grammar=SchemaGrammar(EITHER), **ZERO)
+    model = weakref.ref(llm._model)
+    llm.close()
+    del llm
+    gc.collect()
+    assert model() is None
+
+
+def test_a_grammar_for_llama_cpp(llm: Llama) -> None:
+    grammar = LlamaGrammar.from_string('root ::= "yes" | "no"')
+    assert follows(llm, grammar, "yes")
+    assert not follows(llm, grammar, "yesno")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('root ::= "a"{5,2}', "is a reversed range"),
+        ('root ::= "\ud800"', "the grammar is not UTF-8"),
+        ("root ::= <[99999999999999999999]>", "the grammar does not parse: "),
+    ],
+)
+def test_a_grammar_that_is_none(llm: Llama, text: str, match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        llm("hi", grammar=LlamaGrammar.from_string(text), **ZERO)
