@@ -110,8 +110,9 @@ class Scheduler:
         self._unsure = False
 
     def end_all(self) -> None:
-        """Cancel all that is under way."""
+        """Cancel all that is under way, and take the heads out of the graph, before the context is freed."""
         self._unsure = True
+        self._predictor.detach()
         for generation in (*self._in_use(), *self.waiting):
             generation.end("cancelled")
         self.waiting.clear()
