@@ -7,6 +7,7 @@ import itertools
 import operator
 import os
 from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,11 @@ class Engine:
 
         self._turn.run_until(lambda: done, step)
 
+    def __del__(self) -> None:
+        if "_turn" in vars(self):  # else loading failed
+            with suppress(Busy):  # closing, at the interpreter's end, has let go of it
+                self.close()
+
     def __enter__(self) -> Engine:
         return self
 
@@ -244,7 +250,7 @@ class Engine:
                 while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
                     index, request = upcoming
                     try:
-                        # its wait is not the engine's: that would be a cycle for as long as it is under way
+                        # a wait of the engine's own would be a cycle for as long as it is under way
                         under_way[index] = self._submit(request, index, self._run_until)
                     except AutoDecoError as e:
                         raise e.within(f"request {index}") from e

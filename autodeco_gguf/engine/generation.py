@@ -44,7 +44,8 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.n_drawn = 0
-        self._index, self._wait, self._words, self._on_token = index, wait, words, on_token
+        self._index, self._words, self._on_token = index, words, on_token
+        self._wait: Wait | None = wait  # None once it is done: a result keeps no engine
         self._result: Result | None = None
         # of each token, taken when it is drawn, since nothing else may be read while the next are, nor after closing
         self._rows, self._shown = Rows(), list[str]()
@@ -77,20 +78,25 @@ class Generation:
         Raises:
             ModelFailed: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
         """
-        self._wait(lambda: self.finish_reason is not None)
+        self._wait_for(lambda: self.finish_reason is not None)
         assert self._result is not None
         return self._result
 
     def __iter__(self) -> Iterator[Piece]:
         seen = 0
         while True:
-            self._wait(lambda seen=seen: self.finish_reason is not None or self.n_drawn > seen)  # type: ignore[misc]
+            self._wait_for(lambda seen=seen: self.finish_reason is not None or self.n_drawn > seen)  # type: ignore[misc]
             done, n = self.finish_reason is not None, self.n_drawn
             for i in range(seen, n):
                 yield self._piece(i)
             seen = n
             if done:
                 return
+
+    def _wait_for(self, ready: Callable[[], bool]) -> None:
+        wait = self._wait
+        if wait is not None:
+            wait(ready)
 
     def _piece(self, i: int) -> Piece:
         return Piece(self._shown[i], self._trace[i])
@@ -121,7 +127,8 @@ class Generation:
             self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
             self.error = error
             self.finish_reason = reason
-            del self.sampler  # its scratch space is as wide as the vocabulary
+            self._wait = None
+            del self.sampler, self._words, self._on_token  # scratch space as wide as the vocabulary, and the model
 
     def decoded(self) -> tuple[int, ...]:
         """The tokens that its sequence holds."""
