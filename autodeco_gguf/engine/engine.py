@@ -98,6 +98,7 @@ class Engine:
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         self._turn = Turn(str(model.path), self._scheduler.end_all, self.context.close)
+        self.context.using = self._turn.use
         self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
 
     @property
@@ -166,8 +167,7 @@ class Engine:
             InvalidInput: the chat template refuses, or the message is not to be written as UTF-8.
             Closed: the engine is.
         """
-        text = self.render(message)
-        return self._turn.use(lambda: self.context.tokenize(text, add_bos=self.chat is None))
+        return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
     def check(self, request: Request) -> None:
         """Raise InvalidInput for a request that cannot be met: its prompt does not fit, a value out of range."""

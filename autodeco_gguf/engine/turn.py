@@ -36,6 +36,10 @@ def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
         undo()
 
 
+def _nothing() -> None:
+    pass
+
+
 class Turn:
     """The turn at something that one thread at a time may run, that any thread may use, and that is closed in the end.
 
@@ -78,13 +82,13 @@ class Turn:
         """What ``function`` returns, which uses what closing frees; whoever has the turn goes on meanwhile.
 
         Raises:
-            Closed: it is, or is about to be.
+            Closed: it is, or is about to be and the thread does not have the turn.
         """
         key = object()
 
         def work() -> T:
             self._inside.add(key)
-            if self._closing or self.closed:
+            if self.closed or (self._closing and self._runner != threading.get_ident()):
                 raise self._error()
             return function()
 
@@ -108,6 +112,7 @@ class Turn:
                 self._end()
             self.closed = True  # before anything is freed, which may be interrupted
             self._free()
+            self._end = self._free = _nothing  # and what they belong to is not held any more
 
     # ---- with the lock ----
 

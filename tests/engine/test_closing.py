@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from engine_helpers import PROMPTS, make, no_end, within
 
+from autodeco_gguf.engine.conversation import Conversation
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import Closed
@@ -51,6 +52,9 @@ ASKING: list[Callable[[Engine], object]] = [
     lambda engine: engine.submit(Request("and so on", max_tokens=2, stop=["x"], logit_bias={5: 1.0})).result(),
     lambda engine: engine.prompt("a longer text " * 20),
     lambda engine: list(engine.submit(Request([5], max_tokens=9))),
+    lambda engine: engine.context.tokenize("a longer text " * 20),
+    lambda engine: engine.context.text(range(300)),
+    lambda engine: Conversation(engine).ask(Request("go on", max_tokens=1)),
 ]
 
 
@@ -69,7 +73,7 @@ def ask_until_closed(engine: Engine, use: Callable[[Engine], object], begun: thr
 def test_closing_while_threads_ask(merged: Path) -> None:
     """Whatever they do, they are told that it is closed, or have the answer."""
     for _ in range(20):
-        engine, begun = make(merged, n_parallel=2), threading.Barrier(7)
+        engine, begun = make(merged, n_parallel=2), threading.Barrier(1 + 2 * len(ASKING))
         for use in ASKING * 2:
             threading.Thread(target=ask_until_closed, args=(engine, use, begun), daemon=True).start()
         begun.wait(10)
@@ -142,9 +146,9 @@ def test_an_engine_that_nobody_holds_is_closed(how: str, merged: Path, monkeypat
     try:
         engine = make(merged, n_parallel=2)
         kept = USES[how](engine)
-        there = weakref.ref(engine)
+        there = weakref.ref(engine), weakref.ref(engine.context)
         del engine
-        assert there() is None
+        assert [ref() for ref in there] == [None, None]
         assert closed
         del kept
     finally:
