@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from autodeco_gguf.engine.generation import Generation
+from autodeco_gguf.engine.generation import Generation, Wait
 from autodeco_gguf.engine.request import OnToken, Request, Result
 from autodeco_gguf.engine.scheduler import Batching, Scheduler
+from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
@@ -98,32 +100,52 @@ class Engine:
         self.chat = self.context.chat()
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
-        self._turn = threading.Condition()  # who waits here runs the engine, or is told that it has run
-        self._running = 0  # the thread that runs it
+        self._turn = Turn(str(model.path), self._scheduler.end_all, self.context.close)
+        self.context.using = self._turn.use
+        self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
 
     @property
     def heads(self) -> frozenset[str]:
         """The heads that predict where a request asks for it: some of "temperature" and "top_p"."""
         return self._predictor.names
 
+    def __repr__(self) -> str:
+        heads = " and ".join(sorted(self.heads)) or "none"
+        size = f"{self.n_parallel} sequences of {self.n_ctx} tokens"
+        state = "closed" if self._turn.closed else f"{self._scheduler}"
+        return f"<Engine {self.context.file.path}: heads {heads}, {size}, {state}>"
+
     def close(self) -> None:
-        """Cancel what is under way, and free the context and the model."""
-        self._check_outside()
-        with self._turn:
-            self._turn.wait_for(lambda: not self._running)
-            self._scheduler.end_all("cancelled")
-            while self._scheduler.waiting:
-                self._scheduler.waiting.popleft().end("cancelled")
-            self.context.close()
-            self._turn.notify_all()
+        """Cancel what is under way, once the token that is being computed is there, and free the context and the model.
+
+        What has come of requests can be read on; everything else raises Closed. An engine that nobody holds is closed,
+        and so are all when the interpreter ends.
+
+        Raises:
+            Busy: within ``on_token``.
+        """
+        self._turn.close()
 
     def forget(self) -> None:
         """Give :attr:`context` as it is when new to code that drives it itself; again before the engine goes on.
 
         Raises:
             Busy: a request is under way.
+            Closed: the engine is.
         """
-        self._scheduler.forget()
+        done = False
+
+        def step() -> None:
+            nonlocal done
+            self._scheduler.forget()
+            done = True
+
+        self._turn.run_until(lambda: done, step)
+
+    def __del__(self) -> None:
+        if "_turn" in vars(self):  # else loading failed
+            with suppress(Busy):  # closing, at the interpreter's end, has let go of it
+                self.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -146,19 +168,22 @@ class Engine:
 
         Raises:
             InvalidInput: the chat template refuses, or the message is not to be written as UTF-8.
+            Closed: the engine is.
         """
         return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
     def check(self, request: Request) -> None:
         """Raise InvalidInput for a request that cannot be met: its prompt does not fit, a value out of range."""
         request.check()
-        self._tokens(request)
+        self._turn.use(lambda: self._tokens(request))
 
     def _tokens(self, request: Request) -> list[int]:
         """The tokens of a request's prompt, known to fit."""
-        self.context.check_open()
         prompt = request.prompt
-        tokens = self.context.tokenize(prompt, add_bos=True) if isinstance(prompt, str) else [int(t) for t in prompt]
+        if isinstance(prompt, str):
+            tokens = self.context.tokenize(prompt, add_bos=True)
+        else:
+            tokens = [_index(token) for token in prompt]
         n, n_vocab = len(tokens), self.context.n_vocab
         if n == 0:
             raise InvalidInput("the prompt is empty", key="prompt")
@@ -183,22 +208,19 @@ class Engine:
             Busy: ``max_waiting`` others wait already.
             Closed: the engine is.
         """
-        return self._submit(request, next(self._numbers), on_token)
+        return self._submit(request, next(self._numbers), self.run_until, on_token)
 
-    def _submit(
-        self,
-        request: Request,
-        index: int,
-        on_token: OnToken | None = None,
-        on_done: Callable[[Generation], None] | None = None,
-    ) -> Generation:
+    def _submit(self, request: Request, index: int, wait: Wait, on_token: OnToken | None = None) -> Generation:
+        request.check()
+        return self._turn.use(lambda: self._queue(request, index, wait, on_token))
+
+    def _queue(self, request: Request, index: int, wait: Wait, on_token: OnToken | None) -> Generation:
         tokens = self._tokens(request)
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         room, trace = self.n_ctx - len(tokens), "full" if request.entropy else "plain"
         sampler = build_sampler(self._predictor, request, self.context.model, trace=trace)
-        generation = Generation(request, index, tokens, sampler, room, self.run_until, self.context, on_token)
-        generation.on_done = on_done
+        generation = Generation(request, index, tokens, sampler, room, wait, self.context, on_token)
         self._scheduler.waiting.append(generation)
         return generation
 
@@ -219,50 +241,47 @@ class Engine:
             InvalidInput: a request that :meth:`check` refuses, named by its place, before anything of it is drawn.
             ModelFailed: llama.cpp fails for the whole batch.
         """
-        source, done = enumerate(requests), deque[Generation]()
-        under_way: set[Generation] = set()
+        source = enumerate(requests)
+        under_way: dict[int, Generation] = {}
         upcoming = next(source, None)
+
+        def done() -> list[Generation]:
+            return [generation for generation in under_way.values() if generation.finish_reason is not None]
+
         try:
             while upcoming is not None or under_way:
                 while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
                     index, request = upcoming
                     try:
-                        under_way.add(self._submit(request, index, on_done=done.append))
+                        # a wait of the engine's own would be a cycle for as long as it is under way
+                        under_way[index] = self._submit(request, index, self._run_until)
                     except AutoDecoError as e:
                         raise e.within(f"request {index}") from e
                     upcoming = next(source, None)
-                self.run_until(lambda: bool(done) or (not under_way and self._scheduler.has_room))
-                while done:
-                    generation = done.popleft()
-                    under_way.remove(generation)
-                    yield generation.result()
+                self.run_until(lambda: bool(done()) or (not under_way and self._scheduler.has_room))
+                for generation in done():
+                    result = generation.result()
+                    del under_way[result.index]
+                    yield result
         finally:
-            for generation in under_way:
+            for generation in under_way.values():
                 generation.cancel()
 
     # ---- running ----
-
-    def _check_outside(self) -> None:
-        if self._running == threading.get_ident():
-            raise Busy("the engine cannot be waited for within on_token, which it waits for; submit only")
 
     def run_until(self, ready: Callable[[], bool]) -> None:
         """Run the engine until ``ready()``, or let another thread that does so go on.
 
         Raises:
             Busy: within ``on_token``.
+            Closed: the engine is, and not ``ready()``.
             ModelFailed: llama.cpp fails for the whole batch.
         """
-        while not ready():
-            self._check_outside()
-            with self._turn:
-                self._turn.wait_for(lambda: ready() or not self._running)
-                if ready():
-                    return
-                self._running = threading.get_ident()
-            try:
-                self._scheduler.step()
-            finally:
-                with self._turn:
-                    self._running = 0
-                    self._turn.notify_all()
+        self._run_until(ready)
+
+
+def _index(token: object) -> int:
+    try:
+        return operator.index(token)  # type: ignore[arg-type]
+    except TypeError as e:
+        raise InvalidInput.of("token", repr(token), "a whole number") from e

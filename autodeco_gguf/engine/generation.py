@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, Result
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.sampler import Sampler
-from autodeco_gguf.model.trace import Trace
+from autodeco_gguf.model.stops import StopFinder
+from autodeco_gguf.model.trace import Rows, Trace, shortened
 
 Wait = Callable[[Callable[[], bool]], None]
 """Sees to it that what it is given becomes true."""
@@ -42,19 +44,27 @@ class Generation:
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.n_drawn = 0
-        self._index, self._wait, self._words, self._on_token = index, wait, words, on_token
+        self._index, self._words, self._on_token = index, words, on_token
+        self._wait: Wait | None = wait  # None once it is done: a result keeps no engine
         self._result: Result | None = None
-        self._text = StoppedText(request.stop)
-        self._pieces: list[Piece] = []
-        self._watched = on_token is not None or bool(request.stop)  # else the text is put together when it is asked for
+        # of each token, taken when it is drawn, since nothing else may be read while the next are, nor after closing
+        self._rows, self._shown = Rows(), list[str]()
+        self._texts: dict[int, bytes] = {}
+        self._trace = Trace(self._rows, self._texts.__getitem__)
+        self._text = StoppedText(request.stop, words.vocab)  # type: ignore[arg-type]
         self._ended = False  # by the end-of-generation token
         self._limit = min(request.max_tokens or room, room)
         # for the engine
-        self.on_done: Callable[[Generation], None] | None = None
-        self.sampler, self._trace = sampler, Trace(sampler.native.records, words.token_bytes)
+        self.sampler = sampler
         self.cancelled = False
         self.prompt, self.head, self.last = tuple(prompt), tuple(prompt[:-1]), prompt[-1]  # last: the next to decode
         self.n_decoded = 0
+
+    def __repr__(self) -> str:
+        n, text = self.n_drawn, "".join(self._shown)
+        state = self.finish_reason or ("under way" if n else "waiting")
+        about = f": {self.error}" if self.error is not None else ""
+        return f"<Generation {self._index}: {state}{about}, {n} token{'s' * (n != 1)}, {shortened(text)}>"
 
     # ---- for who asked ----
 
@@ -68,75 +78,80 @@ class Generation:
         Raises:
             ModelFailed: llama.cpp fails for the whole batch. What concerns this request alone is in the result.
         """
-        self._wait(lambda: self._result is not None)
+        self._wait_for(lambda: self.finish_reason is not None)
         assert self._result is not None
         return self._result
 
     def __iter__(self) -> Iterator[Piece]:
         seen = 0
         while True:
-            self._wait(lambda seen=seen: self.finish_reason is not None or self.n_drawn > seen)  # type: ignore[misc]
+            self._wait_for(lambda seen=seen: self.finish_reason is not None or self.n_drawn > seen)  # type: ignore[misc]
             done, n = self.finish_reason is not None, self.n_drawn
-            if not self._watched:
-                self._look(n, done)
-            yield from self._pieces[seen:n]
+            for i in range(seen, n):
+                yield self._piece(i)
             seen = n
             if done:
                 return
 
-    def _look(self, n: int, final: bool) -> None:
-        """Make pieces of the first n tokens; final: there will be no more."""
-        for i in range(len(self._pieces), n):
-            token, last = self._trace[i], final and i == n - 1
-            piece = b"" if last and self._ended else self._words.token_bytes(token.id, special=False)
-            self._pieces.append(Piece(self._text.add(piece, last), token))
+    def _wait_for(self, ready: Callable[[], bool]) -> None:
+        wait = self._wait
+        if wait is not None:
+            wait(ready)
+
+    def _piece(self, i: int) -> Piece:
+        return Piece(self._shown[i], self._trace[i])
 
     # ---- for the engine ----
 
     def drawn(self, token: int, ends: bool) -> FinishReason | None:
         """Take note of a token; why it is the last, if it is."""
-        self.last, self._ended = token, ends
-        self.n_drawn += 1
-        full = self.n_drawn >= self._limit
-        if self._watched:
-            self._look(self.n_drawn, ends or full)
-            if self._on_token is not None:
-                self._on_token(self._pieces[-1])
+        n = self.n_drawn + 1
+        full = n >= self._limit
+        if token not in self._texts:
+            self._texts[token] = self._words.token_bytes(token)
+        piece = b"" if ends else self._words.token_bytes(token, special=False)
+        self._shown.append(self._text.add(piece, ends or full, token))
+        self._rows.append(self.sampler.native.records.record(n - 1))
+        self.last, self._ended, self.n_drawn = token, ends, n
+        if self._on_token is not None:
+            self._on_token(self._piece(n - 1))
         if ends or self._text.stopped:
             return "stop"
         return "length" if full else None
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """There is a result."""
-        tokens = self._trace.ids[: self.n_drawn - self._ended]
-        text = "".join(p.text for p in self._pieces) if self._watched else self._words.text(tokens)
-        self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
-        del self.sampler  # its scratch space is as wide as the vocabulary
-        self.error, self.finish_reason = error, reason
-        if self.on_done is not None:
-            self.on_done(self)
+        """There is a result; does nothing when there is one already."""
+        if self.finish_reason is None:
+            n = self.n_drawn
+            tokens, text = self._rows.ids()[: n - self._ended], "".join(self._shown[:n])
+            self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
+            self.error = error
+            self.finish_reason = reason
+            self._wait = None
+            del self.sampler, self._words, self._on_token  # scratch space as wide as the vocabulary, and the model
 
     def decoded(self) -> tuple[int, ...]:
         """The tokens that its sequence holds."""
-        return (*self.prompt, *self._trace.ids)[: self.n_decoded]
+        return (*self.prompt, *self._rows.ids())[: self.n_decoded]
 
 
 class StoppedText:
-    """The text of an answer as it grows: decoded, and cut before the first stop string."""
+    """The text of an answer as it grows: decoded, and cut before the first stop."""
 
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(stop)
+    def __init__(self, stop: Sequence[str], vocab: Any = None) -> None:
+        self._finder = StopFinder(stop, vocab) if stop else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held = ""
-        self.stopped = False
 
-    def add(self, piece: bytes, final: bool) -> str:
-        """The text that is certain with a token's piece."""
-        text = self._held + self._decoder.decode(piece, final)
-        found = [begin for stop in self._stop if (begin := text.find(stop)) >= 0]
-        if self.stopped or found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)] if found else ""
-        keep = 0 if final else max((n for s in self._stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was found."""
+        return self._finder is not None and self._finder.stopped
+
+    def add(self, piece: bytes, final: bool, token: int = 0) -> str:
+        """The text that is certain with a token's piece; ``token`` tells control tokens apart, whose piece is empty."""
+        text = self._decoder.decode(piece, final)
+        if self._finder is None or (piece and not text):
+            return text
+        # what it is given and what it gives are whole characters
+        found = self._finder.add(text.encode("utf-8"), token)
+        return (found + self._finder.rest() if final else found).decode("utf-8")

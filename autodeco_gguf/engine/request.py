@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampling import Sampling, check_seed_range
+from autodeco_gguf.model.stops import stop_texts, stop_tuple
 from autodeco_gguf.model.trace import Trace, TraceToken
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -21,29 +23,36 @@ class Request(Sampling):
     Attributes:
         prompt: tokens, at least one; or text, tokenized as it stands (:meth:`Engine.prompt` applies a chat template).
         max_tokens: at most so many, the end-of-generation token included. None: until the context is full.
-        stop: texts that end the answer; it does not contain them.
+        stop: texts that end the answer, which does not contain them; one, several, or none (None). The name of a
+            control token, as "<|im_end|>", ends it where the token is drawn. Of several that end with the same token
+            the one that begins first counts. Kept as a tuple.
         entropy: put the entropy of the model's distribution into the trace, a pass over the vocabulary for each token.
     """
 
     prompt: Sequence[int] | str
     max_tokens: int | None = field(default=None, kw_only=True)
-    stop: Sequence[str] = field(default=(), kw_only=True)
+    stop: Iterable[str] | str | None = field(default=(), kw_only=True)
     entropy: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", stop_tuple(self.stop))  # a generator can be read only once
 
     def check(self) -> None:
         """Raise InvalidInput for a parameter out of range."""
         super().check()
         if self.seed is not None:
             check_seed_range(self.seed)
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise InvalidInput.of("max_tokens", self.max_tokens, "at least 1")
-        if isinstance(self.stop, str) or not all(self.stop):
-            raise InvalidInput.of("stop", repr(self.stop), "a list of texts that are not empty")
+        n = self.max_tokens
+        if n is not None and (not isinstance(n, SupportsIndex) or isinstance(n, bool) or operator.index(n) < 1):
+            raise InvalidInput.of("max_tokens", repr(n), "at least 1")
+        if isinstance(self.prompt, bytes | bytearray):  # whose items would pass for tokens
+            raise InvalidInput.of("prompt", "of bytes", "a text or tokens")
+        stop_texts(self.stop)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What became of a request.
+    """What became of a request: needs no engine, and can be pickled.
 
     Attributes:
         index: the request's place among those given or submitted, from 0.

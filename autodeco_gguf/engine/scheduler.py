@@ -62,18 +62,27 @@ class Scheduler:
         self._alone = n_parallel == 1 and not self._host_way  # then in the pieces that Llama has, to the last bits
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
+        self._unsure = False  # what is under way: an interrupt has come in the midst of a change
 
     @property
     def has_room(self) -> bool:
         """Whether one more may wait."""
         return len(self.waiting) < self._batching.max_waiting
 
+    def __str__(self) -> str:
+        return f"{len(self._in_use())} running, {len(self.waiting)} waiting"
+
     def step(self) -> None:
         """One token for every sequence in use, and a stretch of the prompts that are new.
+
+        An interrupt may come at any line. Until a request has ended, it waits or has a sequence at each of them.
 
         Raises:
             ModelFailed: llama.cpp fails; then all that was under way has ended with an error.
         """
+        if self._unsure:
+            self._give_up("interrupted")
+        self._unsure = True
         try:
             for generation in self._in_use():
                 if generation.cancelled:
@@ -83,26 +92,38 @@ class Scheduler:
             if self._users and self._read_prompts():
                 self._attach()
                 self._draw()
-        except BaseException as e:  # also an interrupt: what the context holds is unknown
-            self.end_all("error", str(e) or type(e).__name__)
-            self._context.clear()
+        except BaseException as e:
+            self._give_up(str(e) or type(e).__name__)
             raise
+        self._unsure = False
 
-    def end_all(self, reason: FinishReason, error: str | None = None) -> None:
-        """End what has a sequence; they hold nothing that could be used again."""
+    def _give_up(self, error: str) -> None:
+        """End what has a sequence: what the context holds is unknown."""
         for generation in self._in_use():
-            self._end(generation, reason, error)
+            generation.end("error", error)
+        self._clear()
+
+    def _clear(self) -> None:
         self._users.clear()
         self._held = [()] * self._n_parallel
+        self._context.clear()
+        self._unsure = False
+
+    def end_all(self) -> None:
+        """Cancel all that is under way, and take the heads out of the graph, before the context is freed."""
+        self._unsure = True
+        self._predictor.detach()
+        for generation in (*self._in_use(), *self.waiting):
+            generation.end("cancelled")
+        self.waiting.clear()
+        self._clear()
 
     def forget(self) -> None:
         """Empty the sequences, and take the heads out of the graph; Busy where one is in use."""
-        if self.waiting or self._in_use():
+        if any(generation.finish_reason is None for generation in (*self._in_use(), *self.waiting)):
             raise Busy("the engine has requests under way")
         self._predictor.detach()
-        self._context.clear()
-        self._users.clear()
-        self._held = [()] * self._n_parallel
+        self._clear()
 
     def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
@@ -111,14 +132,15 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give free sequences to those that wait; one whose prompt is being read for another waits on."""
-        passed: list[Generation] = []
-        while self.waiting and len(passed) < self._n_parallel and self._free() is not None:
-            generation = self.waiting.popleft()
+        passed = 0
+        while passed < min(len(self.waiting), self._n_parallel) and self._free() is not None:
+            generation = self.waiting[passed]
             if generation.cancelled:
                 generation.end("cancelled")
-            elif not self._start(generation):
-                passed.append(generation)
-        self.waiting.extendleft(reversed(passed))
+            if generation.finish_reason is not None or self._start(generation):
+                del self.waiting[passed]  # only now
+            else:
+                passed += 1
 
     def _free(self) -> int | None:
         """The first sequence that nobody has."""
@@ -161,19 +183,20 @@ class Scheduler:
         return best
 
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> None:
+        generation.end(reason, error)
         place = self._users.index(generation)
         self._users[place] = None
         self._held[place] = generation.decoded()
-        generation.end(reason, error)
 
     def _close_gaps(self) -> None:
         while None in self._users:
-            last = self._users.pop()
+            last = self._users[-1]
             if last is not None:
-                source, gap = len(self._users), self._users.index(None)
+                source, gap = len(self._users) - 1, self._users.index(None)
                 self._context.remove(gap)
                 self._context.copy(source, gap)
                 self._users[gap], self._held[source] = last, last.decoded()
+            self._users.pop()  # only now
 
     # ---- tokens ----
 

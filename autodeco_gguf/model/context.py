@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Context:
     Each has cells of its own: attention over cells that all of them share takes many times as long.
 
     Only what :meth:`decode` is asked for is kept: the logits, and on request the hidden states, of its outputs.
+
+    Attributes:
+        using: calls what it is given, which reads the vocabulary; whoever closes the context while other threads
+            tokenize has it wait for them.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Context:
         machine = machine or Machine()
         self._verbose = machine.verbose
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self.using: Callable[[Callable[[], Any]], Any] = lambda function: function()
         set_verbose(machine.verbose)
         llama_cpp.llama_backend_init()
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
@@ -189,15 +194,15 @@ class Context:
             encoded = text.encode("utf-8")
         except UnicodeEncodeError as e:
             raise InvalidInput(f"not UTF-8: {e.reason} at character {e.start}", key="text") from e
-        tokens: list[int] = self._model.tokenize(encoded, add_bos, special)
-        bos = int(lib.llama_vocab_bos(self.vocab))
+        tokens: list[int] = self.using(lambda: self._model.tokenize(encoded, add_bos, special))
+        bos = int(self.using(lambda: lib.llama_vocab_bos(self.vocab)))
         return tokens[1:] if add_bos and tokens[:2] == [bos, bos] else tokens
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of a token; with special False, control tokens give nothing."""
         self.check_open()
         if (token, special) not in self._pieces:
-            self._pieces[token, special] = token_bytes(self.vocab, token, special=special)
+            self._pieces[token, special] = self.using(lambda: token_bytes(self.vocab, token, special=special))
         return self._pieces[token, special]
 
     def text(self, tokens: Iterable[int]) -> str:
@@ -206,7 +211,7 @@ class Context:
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
-        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+        return bool(self.using(lambda: lib.llama_vocab_is_eog(self.vocab, token)))
 
     # ---- decoding ----
 

@@ -23,7 +23,7 @@ from autodeco_gguf import AutoDecoError
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import Busy, Closed
+from autodeco_gguf.errors import Busy
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 
@@ -229,24 +229,6 @@ def test_a_file_and_heads_that_are_open_already(qwen2: Case, merged: Path) -> No
     assert engine.context.file is model
     (expected,) = answers(make(merged), [Request(PROMPTS[0], seed=1, max_tokens=6)])
     assert answers(engine, [Request(PROMPTS[0], seed=1, max_tokens=6)])[0].tokens == expected.tokens
-
-
-def test_closing(merged: Path) -> None:
-    with make(merged, n_parallel=2) as engine:
-        handles = [
-            engine.submit(Request(PROMPTS[i], seed=i, max_tokens=50, logit_bias=no_end(engine))) for i in range(4)
-        ]
-        next(iter(handles[0]))
-    assert [handle.result().finish_reason for handle in handles] == ["cancelled"] * 4
-    assert [len(handle.result().tokens) for handle in handles] == [1, 1, 0, 0]
-    engine.close()
-    for use in (
-        lambda: engine.submit(Request([1])),
-        lambda: engine.prompt("x"),
-        lambda: engine.generate([Request([1])]),
-    ):
-        with pytest.raises(Closed, match=r"the model is closed$"):
-            use()
 
 
 def test_prompt_text(engine: Engine, qwen2: Case, tmp_path: Path) -> None:

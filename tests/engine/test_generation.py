@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from engine_helpers import PROMPTS, answers, no_end
+from engine_helpers import PROMPTS, answers, make, no_end
+from llama_cpp import LlamaGrammar
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation, StoppedText
@@ -72,6 +78,11 @@ STOPS = [
     (["e"], ["é".encode()[:1], "é".encode()[1:] + b"e", b"z"], True, ["", "é", ""]),
     ([], ["é".encode()[:1]], True, ["�"]),
     (["aab"], [b"a", b"a", b"a", b"b"], True, ["", "", "a", ""]),
+    (["c", "ab"], [b"xabc"], False, ["x"]),
+    (["�"], [b"a\xffb"], False, ["a"]),  # what shows as the replacement character is that
+    (["bc"], [b"\xff", b"b"], True, ["�", "b"]),
+    ([], [b"a", b"\xff", b"b", b"\xe2\x82", b"c", b"d"], False, ["a", "�", "b", "", "�c", "d"]),
+    (["zz"], [b"a", b"\xf0\x9f", b"\xff", b"b"], False, ["a", "", "��", "b"]),
 ]
 
 
@@ -127,10 +138,93 @@ def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.submit(Request([1], seed=1, max_tokens=5)).result().error is None
 
 
+def only(engine: Engine, *tokens: int) -> dict[int, float]:
+    """A bias that lets nothing but these be drawn, the first of them if possible."""
+    bias = dict.fromkeys(range(engine.context.n_vocab), -np.inf)
+    return bias | {token: 100.0 - 1000.0 * i for i, token in enumerate(tokens)}
+
+
+def token_of(engine: Engine, piece: bytes) -> int:
+    return next(t for t in range(engine.context.n_vocab) if engine.context.token_bytes(t) == piece)
+
+
+@pytest.mark.parametrize(
+    ("stop", "n", "text"), [("<|im_start|>", 3, "aa"), ("a<|im_start|>", 3, "a"), ("aa<|im_start|>aa", 5, "")]
+)
+def test_the_name_of_a_control_token_ends_an_answer(stop: str, n: int, text: str, engine: Engine) -> None:
+    a, control = token_of(engine, b"a"), token_of(engine, b"<|im_start|>")
+    grammar = LlamaGrammar.from_string(f'root ::= "a" "a" <[{control}]> "a" "a" "a" "a"', verbose=False)
+    request = Request([5], max_tokens=7, grammar=grammar, logit_bias=only(engine, a, control))
+    whole = engine.submit(request).result()
+    assert (whole.trace.ids, whole.text) == ([a, a, control, a, a, a, a], "aaaaaa")
+    cut = engine.submit(replace(request, stop=["no such", stop]))
+    pieces = [piece.text for piece in cut]
+    assert (cut.result().finish_reason, cut.result().trace.ids) == ("stop", whole.trace.ids[:n])
+    assert "".join(pieces) == cut.result().text == text
+
+
 # ---- limits ----
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 7])
+def test_half_a_character_exceeds_nothing(max_tokens: int, engine: Engine) -> None:
+    """Tokens of which each is the beginning of a character of four bytes."""
+    token = token_of(engine, b"\xf0")
+    for stop in ((), ("x",)):
+        handle = engine.submit(Request([5], max_tokens=max_tokens, logit_bias=only(engine, token), stop=stop))
+        pieces = [piece.text for piece in handle]
+        assert len(pieces) == len(handle.result().tokens) == max_tokens
+        assert "".join(pieces) == handle.result().text == "�" * max_tokens
+        assert handle.result().finish_reason == "length"
+
+
+def test_a_stream_takes_a_time_that_grows_with_its_length(merged: Path) -> None:
+    """Calls of Python functions, which no other load of the machine changes."""
+    calls = []
+    with make(merged, n_parallel=1, n_ctx=700) as engine:
+        for n in (150, 600):
+            counted = 0
+
+            def count(*_: object) -> None:
+                nonlocal counted
+                counted += 1
+
+            handle = engine.submit(Request([5], seed=1, max_tokens=n, logit_bias=no_end(engine), stop=["no such"]))
+            sys.setprofile(count)
+            try:
+                text = "".join(piece.text for piece in handle)
+            finally:
+                sys.setprofile(None)
+            assert (handle.n_drawn, text) == (n, handle.result().text)
+            calls.append(counted)
+    assert calls[1] < 4.4 * calls[0]
 
 
 @pytest.mark.parametrize(("n", "max_tokens", "drawn"), [(100, None, 28), (127, None, 1), (100, 5, 5), (100, 500, 28)])
 def test_the_end_of_the_context(engine: Engine, n: int, max_tokens: int | None, drawn: int) -> None:
     (result,) = engine.generate([Request([7] * n, seed=1, temperature=0.0, max_tokens=max_tokens)])
     assert (len(result.tokens), result.finish_reason) == (drawn, "length")
+
+
+# ---- what a person sees ----
+
+
+def test_reprs(engine: Engine, merged: Path) -> None:
+    bias = only(engine, token_of(engine, b"a"))
+    handle = engine.submit(Request([5], max_tokens=3, logit_bias=bias))
+    number = repr(handle).split()[1]
+    assert repr(handle) == f"<Generation {number} waiting, 0 tokens, ''>"
+    assert repr(engine).endswith("8 sequences of 128 tokens, 0 running, 1 waiting>")
+    next(iter(handle))
+    assert repr(handle) == f"<Generation {number} under way, 1 token, 'a'>"
+    assert repr(engine) == (
+        f"<Engine {merged}: heads temperature and top_p, 8 sequences of 128 tokens, 1 running, 0 waiting>"
+    )
+    trace = handle.result().trace
+    assert repr(handle) == f"<Generation {number} length, 3 tokens, 'aaa'>"
+    assert re.fullmatch(r"<Trace: 3 tokens, T \d\.\d\d to \d\.\d\d, P \d\.\d\d to \d\.\d\d, 'aaa'>", repr(trace))
+    failed = engine.submit(Request([5], logit_bias=only(engine)))
+    failed.result()
+    number = f"{int(number[:-1]) + 1}:"
+    error = "every logit is -inf: the grammar or the biases allow no token"
+    assert repr(failed) == f"<Generation {number} error: {error}, 0 tokens, ''>"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from engine_helpers import answers
+from llama_cpp import LlamaGrammar
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -18,8 +21,11 @@ BAD: dict[str, tuple[Request, str]] = {
     "negative": (Request([-1], seed=0), "token -1, expected 0 to 383"),
     "seed": (Request([1], seed=-1), "seed -1, expected 0 to 2**32 - 1"),
     "large seed": (Request([1], seed=1 << 32), "seed 4294967296, expected 0 to 2**32 - 1"),
-    "stop": (Request([1], stop=["a", ""]), "stop ['a', ''], expected a list of texts that are not empty"),
-    "one stop": (Request([1], stop="a"), "stop 'a', expected a list"),
+    "stop": (Request([1], stop=["a", ""]), "stop '', expected a text that is not empty, or several"),
+    "stop of bytes": (Request([1], stop=b"a"), "stop b'a', expected a text"),  # type: ignore[arg-type]
+    "stop of numbers": (Request([1], stop=[7]), "stop 7, expected a text"),  # type: ignore[list-item]
+    "no text": (Request([1], stop=(None, "a")), "stop None, expected a text"),  # type: ignore[arg-type]
+    "surrogate": (Request([1], stop="\ud800"), "stop '\\ud800' is not UTF-8: surrogates not allowed"),
     "top_k": (Request([1], top_k=-1), "top_k -1, expected a number in [0, 2.14748e+09]"),
     "min_p": (Request([1], min_p=1.5), "min_p 1.5, expected a number in [0, 1]"),
     "penalty": (Request([1], repeat_penalty=0.0), "repeat_penalty 0.0, expected a number in [1e-06, 1e+06]"),
@@ -30,6 +36,11 @@ BAD: dict[str, tuple[Request, str]] = {
     "bias": (Request([1], logit_bias={384: 1.0}), "logit_bias of token 384, expected 0 to 383"),
     "bias nan": (Request([1], logit_bias={3: float("nan")}), "logit_bias of token 3 is nan, expected a number or -inf"),
     "tokens": (Request([1], seed=1, max_tokens=0), "max_tokens 0, expected at least 1"),
+    "half a token": (Request([1], max_tokens=1.5), "max_tokens 1.5, expected at least 1"),  # type: ignore[arg-type]
+    "tokens as text": (Request([1], max_tokens="5"), "max_tokens '5', expected at least 1"),  # type: ignore[arg-type]
+    "bytes": (Request(b"Once"), "prompt of bytes, expected a text or tokens"),
+    "text among tokens": (Request([1, "a"]), "token 'a', expected a whole number"),  # type: ignore[list-item]
+    "rounded": (Request([1.5]), "token 1.5, expected a whole number"),  # type: ignore[list-item]
     "temperature": (Request([1], seed=1, temperature=-1.0), "temperature -1.0, expected a number >= 0"),
     "not a number": (Request([1], seed=1, temperature=float("nan")), "temperature nan, expected a number >= 0"),
     "top-p": (Request([1], seed=1, top_p=1.5), "top_p 1.5, expected a number in [0, 1]"),
@@ -42,3 +53,29 @@ def test_bad_requests(name: str, engine: Engine) -> None:
     with pytest.raises(InvalidInput, match=f"^request 1: {re.escape(message)}"):
         engine.generate([Request([1], seed=0, max_tokens=1), bad])
     assert len(answers(engine, [Request([1], seed=0, max_tokens=1)])) == 1  # it goes on working
+
+
+STOPS: list[Iterable[str] | str] = [
+    ["nowhere", "2"],
+    ("2",),
+    {"2", "3"},
+    frozenset(("2", "4")),
+    "2",
+    (text for text in ("2", "3")),
+    map(str, (2, 3)),
+    {"2": None}.keys(),
+]
+
+
+@pytest.mark.parametrize("i", range(len(STOPS)))
+def test_stops_may_be_given_in_any_form(i: int, engine: Engine) -> None:
+    grammar = LlamaGrammar.from_string('root ::= "1" "2" "3" "4"', verbose=False)
+    request = Request([5], stop=STOPS[i], grammar=grammar)
+    for again in (request, replace(request, seed=2)):  # a generator is read once, for both
+        engine.check(again)
+        result = engine.submit(again).result()
+        assert (result.text, result.finish_reason) == ("1", "stop")
+
+
+def test_no_stop(engine: Engine) -> None:
+    assert Request([1], stop=None).stop == Request([1]).stop == ()

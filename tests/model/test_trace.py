@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from autodeco_gguf import Sampler
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.trace import Trace
+from autodeco_gguf.model.trace import Rows, Trace
 
 
 def drawn(merged: Path, n: int, **kwargs: object) -> tuple[Sampler, list[int]]:
@@ -57,3 +60,30 @@ def test_how_much_is_kept(merged: Path) -> None:
     assert all(np.isnan(t.entropy) for t in plain)
     assert [(t.id, t.nucleus, t.prob) for t in plain] == [(t.id, t.nucleus, t.prob) for t in full]
     assert len(off) == 0
+
+
+@pytest.mark.parametrize("copied", [lambda trace: pickle.loads(pickle.dumps(trace)), copy.copy, copy.deepcopy])
+def test_a_copy_needs_no_sampler_and_does_not_grow(copied: Callable[[Trace], Trace], merged: Path) -> None:
+    context = Context(merged, n_ctx=32)
+    context.decode([0], [0], [0], hidden=False)
+    sampler = Sampler(None, seed=1)
+    for _ in range(3):
+        sampler.sample(context.address)
+    trace = Trace(sampler.native.records, context.token_bytes)
+    other, expected = copied(trace), list(trace)
+    sampler.sample(context.address)
+    assert (len(trace), len(other)) == (4, 3)
+    context.close()
+    del sampler, trace
+    assert list(other) == expected
+    assert all(token.text for token in other)
+    assert other.parameters.dtype == np.float32
+    assert other.parameters.shape == (2, 3)
+
+
+def test_reprs() -> None:
+    assert repr(Trace()) == "<Trace: 0 tokens>"
+    rows = Rows([(7, 0.5, 1.0, 2.0, 3, 0.5)])
+    assert repr(Trace(rows, {7: b"a\n\xff"}.__getitem__)) == r"<Trace: 1 token, T 0.50 to 0.50, P 1.00 to 1.00, 'a\n�'>"
+    long = Trace(Rows(rows * 100), {7: b"ab"}.__getitem__)
+    assert repr(long).endswith(f"'{'ab' * 30}'...>")

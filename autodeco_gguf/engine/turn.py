@@ -1,0 +1,175 @@
+"""Who runs an engine: one thread at a time, and nobody once it is closed."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from autodeco_gguf.errors import Busy, Closed
+
+_EXIT_SECONDS = 10.0
+"""How long the interpreter's exit waits for a step to end, an ``on_token`` within it included."""
+
+_POLL_SECONDS = 0.005
+"""How often who closes looks whether others are done."""
+
+T = TypeVar("T")
+
+
+def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
+    """What ``function`` returns; ``undo`` is called afterwards in any case.
+
+    An interrupt (KeyboardInterrupt, or what another signal handler raises) may come at any line, that of a ``finally``
+    or at the end of a ``with`` included. So ``undo`` is called twice, and must bear it: one interrupt can prevent one.
+    """
+    try:
+        try:
+            return function()
+        finally:
+            undo()
+    finally:
+        undo()
+
+
+def _nothing() -> None:
+    pass
+
+
+class Turn:
+    """The turn at something that one thread at a time may run, that any thread may use, and that is closed in the end.
+
+    Attributes:
+        closed: it is freed, or about to be.
+    """
+
+    def __init__(self, name: str, end: Callable[[], None], free: Callable[[], None]) -> None:
+        """Args: a name for messages, and what closing calls: ``end``, for what is under way, and ``free``."""
+        self._name, self._end, self._free = name, end, free
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._runner = 0  # the thread that has the turn
+        self._inside: set[object] = set()  # one for each use
+        self._closing = self.closed = False
+        _all.add(self)
+
+    def check_outside(self) -> None:
+        """Raise Busy in the thread that has the turn."""
+        if self._runner == threading.get_ident():
+            raise Busy("the engine cannot be waited for within on_token, which it waits for; submit only")
+
+    def run_until(self, ready: Callable[[], bool], step: Callable[[], None]) -> None:
+        """Take the turn for one step after the other until ``ready()``, or let another thread that does so go on.
+
+        Raises:
+            Busy: the thread has the turn.
+            Closed: it is, and not ready.
+        """
+
+        def run() -> None:
+            if self._locked(lambda: self._take(ready)):
+                step()
+
+        while not ready():
+            self.check_outside()
+            undoing(run, self._leave)
+
+    def use(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns, which uses what closing frees; whoever has the turn goes on meanwhile.
+
+        Raises:
+            Closed: it is, or is about to be and the thread does not have the turn.
+        """
+        key = object()
+
+        def work() -> T:
+            self._inside.add(key)
+            if self.closed or (self._closing and self._runner != threading.get_ident()):
+                raise self._error()
+            return function()
+
+        return undoing(work, lambda: self._inside.discard(key))
+
+    def close(self, limit: float = float("inf")) -> None:
+        """Have the next turn, which is the last: end what is under way, and free everything. Again, it does nothing.
+
+        Args:
+            limit: seconds to wait for others.
+
+        Raises:
+            Busy: the thread has the turn.
+        """
+        self.check_outside()
+        undoing(lambda: self._close(time.monotonic() + limit), self._reopen)
+
+    def _close(self, deadline: float) -> None:
+        if self._locked(lambda: self._take_last(deadline)):
+            if not self.closed:
+                self._end()
+            self.closed = True  # before anything is freed, which may be interrupted
+            self._free()
+            self._end = self._free = _nothing  # and what they belong to is not held any more
+
+    # ---- with the lock ----
+
+    def _locked(self, function: Callable[[], T]) -> T:
+        def work() -> T:
+            self._lock.acquire()
+            return function()
+
+        return undoing(work, self._unlock)
+
+    def _unlock(self) -> None:
+        with suppress(RuntimeError):  # the thread does not have it
+            self._lock.release()
+
+    def _take(self, ready: Callable[[], bool]) -> bool:
+        """Whether it is the caller's turn; False once ``ready()``."""
+        self._changed.wait_for(lambda: ready() or self.closed or not (self._runner or self._closing))
+        if ready():
+            return False
+        if self.closed:
+            raise self._error()
+        self._runner = threading.get_ident()
+        return True
+
+    def _take_last(self, deadline: float) -> bool:
+        self._closing = True  # nobody begins anything
+        while self._runner or self._inside:
+            if time.monotonic() > deadline:
+                return False
+            self._changed.wait(_POLL_SECONDS)
+            self._closing = True  # another that closes may have been interrupted
+        self._runner = threading.get_ident()
+        return True
+
+    def _leave(self) -> None:
+        if self._runner == threading.get_ident():
+            self._locked(self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._changed.notify_all()
+        self._runner = 0
+
+    def _reopen(self) -> None:
+        """After closing: that was it, or it was interrupted and all goes on."""
+        self._closing = False
+        self._leave()
+        self._locked(self._changed.notify_all)
+
+    def _error(self) -> Closed:
+        return Closed(f"{self._name}: the model is closed", file=self._name)
+
+
+_all: weakref.WeakSet[Turn] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Threads that the interpreter's end stops must not be in llama.cpp then, and not find the model freed."""
+    for turn in list(_all):
+        turn.close(_EXIT_SECONDS)

@@ -1,0 +1,138 @@
+"""An interrupt at every line of the engine: no request is lost, and what is asked afterwards is answered right."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from engine_helpers import make, no_end, within
+
+import autodeco_gguf.engine
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Generation
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import Closed
+
+DIRECTORY = str(Path(autodeco_gguf.engine.__file__).parent)
+LONG = list(range(3, 43))
+AFTERWARDS = [Request([*LONG, 9], seed=7, max_tokens=4), Request([5, 6], seed=8, max_tokens=4)]
+
+Place = tuple[str, int]
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt; another, so that one that a person sends ends the tests."""
+
+
+class Tracer:
+    """Counts the lines that are run in the engine's modules, and raises at one of them."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.places = at, list[Place]()
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(DIRECTORY):
+            return None
+        if event == "line":
+            self.places.append((frame.f_code.co_filename, frame.f_lineno))
+            if len(self.places) == self.at:
+                raise Interrupted
+        return self
+
+    def run(self, function: Callable[[], object]) -> bool:
+        """Whether it came to the end."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            function()
+        except Interrupted:
+            return False
+        finally:
+            sys.settrace(before)
+        return True
+
+
+def moments(function: Callable[[], object]) -> Iterator[int]:
+    """Each line at its first and at its last time."""
+    tracer = Tracer()
+    assert tracer.run(function)
+    first = {place: i for i, place in reversed([*enumerate(tracer.places, 1)])}
+    last = {place: i for i, place in enumerate(tracer.places, 1)}
+    assert len(first) > 40
+    yield from sorted({*first.values(), *last.values()})
+
+
+def requests(engine: Engine) -> list[Request]:
+    """Some that share much of their prompts, more than there are sequences for."""
+    bias = no_end(engine)
+    prompts: list[list[int]] = [[*LONG, 1], [*LONG, 2], [7], [8]]
+    stops: list[list[str]] = [[], ["no such"], [], []]
+    return [
+        Request(prompt, seed=i, max_tokens=2 + i, logit_bias=bias, stop=stop)
+        for i, (prompt, stop) in enumerate(zip(prompts, stops, strict=True))
+    ]
+
+
+def use(engine: Engine, handles: list[Generation]) -> None:
+    """A bit of everything."""
+    told: list[str] = []
+    for request in requests(engine):
+        handles.append(engine.submit(request, on_token=lambda piece: told.append(piece.text)))
+    next(iter(handles[0]))
+    handles[1].cancel()
+    assert "".join(piece.text for piece in handles[2]) == handles[2].result().text
+    list(engine.as_completed(Request([5], seed=i, max_tokens=1) for i in range(3)))
+    handles[3].result()
+    engine.forget()
+
+
+def answers(engine: Engine) -> list[list[int]]:
+    return [result.tokens for result in engine.generate(AFTERWARDS)]
+
+
+def test_interrupted_at_every_line(merged: Path) -> None:
+    engine = make(merged, n_parallel=2)
+    expected, whole = answers(engine), engine.generate(requests(engine))
+    use(engine, [])
+    for at in list(moments(lambda: use(engine, []))):
+        handles: list[Generation] = []
+        tracer = Tracer(at)
+        ended = tracer.run(lambda handles=handles: use(engine, handles))  # type: ignore[misc]
+        assert not ended, "every moment is within"
+        where = f"interrupted at {tracer.places[-1]}"
+        # in another thread: one that waits for what the interrupted one has not given back waits for ever
+        results = within(10, lambda handles=handles: [handle.result() for handle in handles], where)  # type: ignore[misc]
+        for result, full in zip(results, whole, strict=False):
+            assert result.finish_reason in ("error", "cancelled", full.finish_reason), where
+            assert result.tokens == full.tokens[: None if result.finish_reason == "length" else len(result.tokens)]
+        assert within(10, lambda: answers(engine), where) == expected, where
+        within(10, engine.forget, where)
+    within(10, engine.close, "closing")
+
+
+def test_interrupted_at_every_line_of_closing(merged: Path) -> None:
+    def begin() -> tuple[Engine, list[Generation]]:
+        engine = make(merged, n_parallel=2)
+        handles = [engine.submit(Request(LONG, seed=i, logit_bias=no_end(engine))) for i in range(3)]
+        next(iter(handles[0]))
+        return engine, handles
+
+    expected = answers(begin()[0])
+    for at in moments(begin()[0].close):
+        engine, handles = begin()
+        tracer = Tracer(at)
+        assert not tracer.run(engine.close)
+        where = f"interrupted at {tracer.places[-1]}"
+        try:
+            assert within(10, lambda engine=engine: answers(engine), where) == expected, where  # type: ignore[misc]
+        except Closed:
+            assert "closed" in repr(engine)
+        within(10, engine.close, where)
+        results = within(10, lambda handles=handles: [handle.result() for handle in handles], where)  # type: ignore[misc]
+        assert {result.finish_reason for result in results} <= {"cancelled", "error", "length"}, where
+        with pytest.raises(Closed):
+            engine.prompt("x")
