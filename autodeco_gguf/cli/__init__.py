@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from autodeco_gguf import __version__
-from autodeco_gguf.cli._common import SETTINGS
+from autodeco_gguf.cli._common import SETTINGS, printable
 from autodeco_gguf.errors import AutoDecoError
 
 VERBS = {
@@ -26,6 +26,9 @@ VERBS = {
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
 }
+MAX_MESSAGE = 4000
+"""Characters of an error: it can quote a file, which can say anything."""
+
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -78,7 +81,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     except (AutoDecoError, OSError) as e:
         status, message = EXIT_FAILURE, f"error: {e}"
     if message:
-        print(" ".join(message.split()), file=sys.stderr)
+        print(printable(" ".join(message.split())[:MAX_MESSAGE]), file=sys.stderr)
     sys.exit(status)
 
 

@@ -48,5 +48,17 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is Mapping:
         return {args[0](key): _read(args[1], part) for key, part in value.items()}
     if origin is tuple:
-        return tuple(value) if args[0] in (int, float, str) else tuple(_read(args[0], part) for part in value)
+        return tuple(_read(args[0], part) for part in value)
+    if kind in _SCALARS:
+        if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{value!r:.60} is no {kind.__name__}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError("a number is too large")
     return value
+
+
+_SCALARS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+"""A field's type -> what JSON has for it."""
+
+_LARGEST = 2**63
+"""What a whole number can be; numpy knows no larger ones."""

@@ -244,7 +244,7 @@ def speeds(timing: Journal) -> dict[Config, float]:
             one = from_json(Timing, line.value)
             tokens, seconds = sums.get(one.config, (0.0, 0.0))
             sums[one.config] = (tokens + one.tokens, seconds + one.seconds)
-        except (TypeError, KeyError, AttributeError) as e:
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as e:
             raise timing.refused(line.number, "damaged: no config, tokens and seconds") from e
     return {config: tokens / seconds for config, (tokens, seconds) in sums.items() if seconds > 0}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,6 +18,7 @@ from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, ma
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.journal import Journal, difference, reading
 from autodeco_gguf.files.jsonl import write_lines
+from autodeco_gguf.files.reading import read_json
 
 Place = tuple[Config, Key]
 Where = tuple[int, int]
@@ -146,7 +146,7 @@ def _read_results(directory: Path) -> tuple[EvalSettings, tuple[Method, ...]] | 
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         return from_json(EvalSettings, values["settings"]), tuple(from_json(Method, row) for row in values["methods"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
+from autodeco_gguf.files.reading import open_regular
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -77,6 +78,8 @@ class Journal:
             Busy: in use by another process.
         """
         with bad_file(self.path, "cannot be written"):
+            if self.path.is_fifo():
+                raise BadFile.of(self.path, "is a pipe; give a file")
             self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
         try:
             _lock(self._fd, self.path, shared=False)
@@ -143,8 +146,8 @@ def reading(path: Path, kind: str, version: int) -> Iterator[tuple[dict[str, Any
         BadFile: no such journal, a damaged line (while it is iterated), or it cannot be read.
         Busy: in use by another process.
     """
-    with bad_file(path, "cannot be read"):
-        fd = os.open(path, os.O_RDONLY)
+    with open_regular(path) as file:
+        fd = os.dup(file.fileno())
     try:
         _lock(fd, path, shared=True)
         line = _first_line(fd)

@@ -294,8 +294,8 @@ def differing_copies(directory: Path) -> None:
 
 BROKEN: dict[str, tuple[Change, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), r"config\.json: missing"),
-    "config not JSON": (write("config.json", b'{"a": '), r"config\.json: cannot be read: .*line 1"),
-    "config not UTF-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: cannot be read"),
+    "config not JSON": (write("config.json", b'{"a": '), r"config\.json: not JSON: .*column 7"),
+    "config not UTF-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: not UTF-8 at byte 7"),
     "config a list": (write("config.json", b"[]"), r"config\.json: is a list, expected an object"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"heads: no \.safetensors or \.bin file"),
     "empty weights": (cut(0), r"model\.safetensors: not a safetensors file"),
