@@ -312,6 +312,31 @@ std::vector<std::string> gguf_header_keys(const gguf_header & h) {
     return keys;
 }
 
+// the first byte of a token as RWKV vocabularies escape it, and whether there are more
+static std::pair<unsigned char, bool> rwkv_first_byte(const std::string & token) {
+    if (token[0] != '\\' || token.size() < 2) {
+        return { (unsigned char) token[0], token.size() > 1 };
+    }
+    if (token[1] == 'x' && token.size() >= 4) {
+        return { (unsigned char) strtol(token.substr(2, 2).c_str(), nullptr, 16), token.size() > 4 };
+    }
+    const char c = token[1];
+    return { (unsigned char) (c == 't' ? '\t' : c == 'n' ? '\n' : c == 'r' ? '\r' : c), token.size() > 2 };
+}
+
+// llama.cpp looks for the longest token that a text begins with, and without end where there is none
+static bool rwkv_has_bytes(const gguf_context * gguf, int64_t tokens) {
+    std::unordered_set<int> first, alone;
+    for (size_t i = 0; i < gguf_get_arr_n(gguf, tokens); ++i) {
+        const std::string token = gguf_get_arr_str(gguf, tokens, i);
+        if (!token.empty()) {
+            const auto [byte, more] = rwkv_first_byte(token);
+            (more ? first : alone).insert(byte);
+        }
+    }
+    return std::all_of(first.begin(), first.end(), [&](int byte) { return alone.count(byte) > 0; });
+}
+
 std::string gguf_header_check_vocab(const gguf_header & h) {
     const gguf_context * gguf = h.gguf.get();
     const int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
@@ -320,6 +345,11 @@ std::string gguf_header_check_vocab(const gguf_header & h) {
     }
     if (gguf_get_kv_type(gguf, tokens) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, tokens) != GGUF_TYPE_STRING) {
         return "tokenizer.ggml.tokens is not a list of strings";
+    }
+    const int64_t model = gguf_find_key(gguf, "tokenizer.ggml.model");
+    if (model >= 0 && gguf_get_kv_type(gguf, model) == GGUF_TYPE_STRING && gguf_get_val_str(gguf, model) == std::string("rwkv") &&
+        !rwkv_has_bytes(gguf, tokens)) {
+        return "tokenizer.ggml.tokens has no token for a byte that others begin with";
     }
     const size_t n = gguf_get_arr_n(gguf, tokens);
     std::unordered_set<std::string> seen;

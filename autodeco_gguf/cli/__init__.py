@@ -11,8 +11,8 @@ from types import FrameType
 import click
 
 from autodeco_gguf import __version__
-from autodeco_gguf.cli._common import SETTINGS, printable
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.cli._common import SETTINGS
+from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
 
 VERBS = {
     "run": "Generate text, or chat.",
@@ -26,9 +26,6 @@ VERBS = {
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
 }
-MAX_MESSAGE = 4000
-"""Characters of an error: it can quote a file, which can say anything."""
-
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 

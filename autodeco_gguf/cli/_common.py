@@ -149,16 +149,6 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         yield bar
 
 
-def printable(text: str) -> str:
-    """A text from a file as a terminal may have it: what would steer it, or hide, as an escape.
-
-    Examples:
-        >>> printable("a\\x1b[2Jé")
-        'a\\\\x1b[2Jé'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def human_size(nbytes: int) -> str:
     """Bytes in decimal units: 1234567 -> "1.2 MB"."""
     size = float(nbytes)

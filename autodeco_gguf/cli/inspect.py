@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, printable
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size
+from autodeco_gguf.errors import printable
 
 if TYPE_CHECKING:
     from autodeco_gguf.heads.model_file import ModelFile

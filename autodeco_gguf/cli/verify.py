@@ -90,10 +90,16 @@ def _array(file: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
     import io
     import math
     import warnings
+    import zipfile
 
     import numpy as np
     from numpy.lib import format as npy
 
+    if file.getinfo(name).compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):  # numpy writes no others, and
+        raise ValueError(f"{name} is compressed in another way than numpy does it")  # these unpack piece by piece
     with file.open(name) as member:
         content = member.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:

@@ -49,8 +49,8 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
         activation: "relu" or "gelu" for every head; by default ReLU for two linear layers, GELU for more.
 
     Raises:
-        BadFile: a file that is missing, broken or, as JSON, larger than 32 MiB, a tensor that is missing, misshapen or not
-            finite, a config that contradicts the tensors.
+        BadFile: a file that is missing, broken or, as JSON, larger than 32 MiB, a tensor that is missing, misshapen or
+            not finite, a config that contradicts the tensors.
     """
     directory = _directory(path)
     config_path = directory / "config.json"

@@ -219,7 +219,7 @@ class _Rewriting(NodeTransformer):
         return self.visit_List(node) if node.ctx == "load" else node  # type: ignore[arg-type]
 
 
-def _filter(name: str, value: nodes.Expr, *args: nodes.Expr) -> nodes.Filter:
+def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(value, name, list(args), [], None, None)
 
 
@@ -262,7 +262,7 @@ class _Template:
         return InvalidInput(f"{self._path}: its chat template {what}: {reason}", file=self._path, key=TEMPLATE_KEY)
 
 
-class Formatter(Jinja2ChatFormatter):  # type: ignore[misc]
+class Formatter(Jinja2ChatFormatter):
     """What llama_cpp makes of a template, with bounds, and nothing of it compiled before it is used."""
 
     def __init__(
@@ -275,7 +275,7 @@ class Formatter(Jinja2ChatFormatter):  # type: ignore[misc]
         *,
         path: Path,
     ) -> None:
-        """As ``Jinja2ChatFormatter``; calling it raises InvalidInput where the template of the file at ``path`` fails."""
+        """As ``Jinja2ChatFormatter``; calling it raises InvalidInput where the template of the file ``path`` fails."""
         self.template = template
         self.eos_token, self.bos_token = eos_token, bos_token
         self.add_generation_prompt = add_generation_prompt

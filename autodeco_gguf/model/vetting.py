@@ -10,6 +10,11 @@ from autodeco_gguf.files.gguf import GgufFile, TensorInfo
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
 
+_MAX_CONTEXT = 1 << 24
+"""Tokens; llama_cpp makes room for as many at every tokenization."""
+
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 """Types that ggml stores and cannot compute with."""
 
@@ -30,6 +35,13 @@ def check_loadable(base: GgufFile) -> None:
     problem = base.header.check_vocab()
     if not 1 <= blocks <= _MAX_BLOCKS:
         problem = f"{blocks} blocks"
+    context = base.get(f"{base.architecture}.context_length", int, 0)
+    if not 0 <= context <= _MAX_CONTEXT:
+        problem = f"context_length {context}"
+    for name in _EPSILONS:
+        epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
+        if not 0 <= epsilon <= 1:
+            problem = f"{name} {epsilon:g}"
     for tensor in base.tensors:
         problem = problem or _tensor_fault(tensor)
     if problem:

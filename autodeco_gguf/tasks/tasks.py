@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
-import itertools
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator

@@ -13,10 +13,45 @@ from typing import Any
 import numpy as np
 
 ODD: list[Any] = [
-    None, True, False, 0, -1, 1, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**32, 2**63, 2**64, -(2**70), 10**400, "",
-    "x", "\0", "\x1b[2J", "\ud800", "é", "9" * 50, "x" * 5000, [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, [1, "a", {}],
-    ["x"] * 100, {"role": "user"}, "user", [0.1, 0.2], "boxed", "1/2",
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    2**31,
+    2**32,
+    2**63,
+    2**64,
+    -(2**70),
+    10**400,
+    "",
+    "x",
+    "\0",
+    "\x1b[2J",
+    "\ud800",
+    "é",
+    "9" * 50,
+    "x" * 5000,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    {"a": {"b": []}},
+    [1, "a", {}],
+    ["x"] * 100,
+    {"role": "user"},
+    "user",
+    [0.1, 0.2],
+    "boxed",
+    "1/2",
+]
 
 
 def odd(rng: random.Random) -> Any:
@@ -52,13 +87,35 @@ def change_json(rng: random.Random, value: Any) -> Any:
 def break_text(rng: random.Random, raw: bytes) -> bytes:
     """Text that is no JSON, or JSON that no reader expects."""
     n = rng.choice([100, 1500, 100_000])
-    return rng.choice([
-        b"", b"\0", b"\xff\xfe{}", b"\xef\xbb\xbf" + raw, raw[: rng.randint(0, len(raw))], raw + raw, b"[" * n, b'{"a":' * n,
-        b"[" * n + b"]" * n, b"9" * 5000, b'{"hidden_size": ' + b"9" * 5000 + b"}", b"-" * 9, b"1e999", b"NaN", b'"\\ud800"',
-        raw.replace(b"1", b"1" * 5000, 1), raw.replace(b":", b":" + b"[" * n, 1), raw.replace(b'"', b"'"), b"null", b"[]",
-        raw.decode("utf-8", "replace").encode("utf-16"), raw.replace(b"\n", b"\r"), raw.replace(b"{", b"{" + b" " * 2_000_000, 1),
-        rng.randbytes(300), bytes(raw[:9]) + rng.randbytes(30) + raw[9:],
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            b"",
+            b"\0",
+            b"\xff\xfe{}",
+            b"\xef\xbb\xbf" + raw,
+            raw[: rng.randint(0, len(raw))],
+            raw + raw,
+            b"[" * n,
+            b'{"a":' * n,
+            b"[" * n + b"]" * n,
+            b"9" * 5000,
+            b'{"hidden_size": ' + b"9" * 5000 + b"}",
+            b"-" * 9,
+            b"1e999",
+            b"NaN",
+            b'"\\ud800"',
+            raw.replace(b"1", b"1" * 5000, 1),
+            raw.replace(b":", b":" + b"[" * n, 1),
+            raw.replace(b'"', b"'"),
+            b"null",
+            b"[]",
+            raw.decode("utf-8", "replace").encode("utf-16"),
+            raw.replace(b"\n", b"\r"),
+            raw.replace(b"{", b"{" + b" " * 2_000_000, 1),
+            rng.randbytes(300),
+            bytes(raw[:9]) + rng.randbytes(30) + raw[9:],
+        ]
+    )
 
 
 def dump(value: Any) -> bytes:
@@ -79,12 +136,11 @@ def broken_lines(rng: random.Random, lines: list[Any]) -> bytes:
     """JSONL with a line or two that are odd, missing, doubled or cut."""
     raw = [dump(line) for line in lines]
     for _ in range(rng.choice([1, 1, 2])):
-        i = rng.randrange(len(raw))
-        choice = rng.random()
-        if choice < 0.7:
-            raw[i] = (
-                broken_json(rng, json.loads(raw[i])) if choice < 0.6 and raw[i][:1] == b"{" else break_text(rng, raw[i])
-            )
+        i, choice = rng.randrange(len(raw)), rng.random()
+        if choice < 0.6:
+            raw[i] = broken_json(rng, rng.choice(lines))
+        elif choice < 0.7:
+            raw[i] = break_text(rng, raw[i])
         elif choice < 0.8 and len(raw) > 1:
             del raw[i]
         else:
@@ -114,8 +170,17 @@ def broken_safetensors(rng: random.Random, raw: bytes) -> bytes:
         }.get(key, odd(rng))
     elif choice < 0.65:
         name = rng.choice(list(header))
-        key = rng.choice(["temp_head.mlp.99.weight", "temp_head.mlp.1.bias", "top_p_head.mlp.0.weight", "\0", "x", "temp_head.mlp."
-                          + "9" * 300 + ".weight", "temp_head.mlp.٣.bias"])  # fmt: skip
+        key = rng.choice(
+            [
+                "temp_head.mlp.99.weight",
+                "temp_head.mlp.1.bias",
+                "top_p_head.mlp.0.weight",
+                "\0",
+                "x",
+                "temp_head.mlp." + "9" * 300 + ".weight",
+                "temp_head.mlp.٣.bias",
+            ]
+        )
         header[key] = header.pop(name)
     elif choice < 0.8:
         begin = rng.randrange(len(data) + 1)
@@ -134,13 +199,29 @@ def broken_safetensors(rng: random.Random, raw: bytes) -> bytes:
 
 def odd_array(rng: random.Random, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     changes: list[Callable[[], Any]] = [
-        lambda: array[:0], lambda: array[:1], lambda: array[None], lambda: array.astype(np.float64), lambda: array.astype(np.float16),
-        lambda: array.astype(np.int64), lambda: array.astype(np.uint8), lambda: array.astype(np.complex64),
-        lambda: array.astype("S8"), lambda: array.astype("U8"), lambda: array * 0 - 1, lambda: array * 0 + 10**9,
-        lambda: np.full(array.shape, np.nan), lambda: np.full(array.shape, np.inf), lambda: np.array(3), lambda: array > 0,
-        lambda: np.zeros(3, [("a", "f4")]), lambda: array.astype("M8[s]"), lambda: np.full(3, 2**63, np.uint64),
-        lambda: np.concatenate([array] * 40), lambda: array.astype(np.longdouble), lambda: array.astype(">i4"),
-    ]  # fmt: skip
+        lambda: array[:0],
+        lambda: array[:1],
+        lambda: array[None],
+        lambda: array.astype(np.float64),
+        lambda: array.astype(np.float16),
+        lambda: array.astype(np.int64),
+        lambda: array.astype(np.uint8),
+        lambda: array.astype(np.complex64),
+        lambda: array.astype("S8"),
+        lambda: array.astype("U8"),
+        lambda: array * 0 - 1,
+        lambda: array * 0 + 10**9,
+        lambda: np.full(array.shape, np.nan),
+        lambda: np.full(array.shape, np.inf),
+        lambda: np.array(3),
+        lambda: array > 0,
+        lambda: np.zeros(3, [("a", "f4")]),
+        lambda: array.astype("M8[s]"),
+        lambda: np.full(3, 2**63, np.uint64),
+        lambda: np.concatenate([array] * 40),
+        lambda: array.astype(np.longdouble),
+        lambda: array.astype(">i4"),
+    ]
     with np.errstate(all="ignore"):
         return np.asarray(rng.choice(changes)())
 
@@ -183,7 +264,7 @@ def broken_npz(rng: random.Random, arrays: dict[str, np.ndarray[Any, Any]]) -> b
     elif choice < 0.7:
         del members[name]
     elif choice < 0.75:
-        members[rng.choice(["../x.npy", "tokens", "\0.npy", "x" * 5000])] = b"x"
+        members[rng.choice(["../x.npy", "tokens", "x\0.npy", "x" * 5000])] = b"x"
     elif choice < 0.8:
         members[name] = npy(np.zeros(rng.choice([10**7, 6 * 10**7]), np.float32))
     with zipfile.ZipFile(
@@ -224,13 +305,30 @@ def broken_bin(rng: random.Random, save: Callable[[Any, io.BytesIO], None], stat
     t = state[name]
     state = dict(state)
     choices: list[Callable[[], Any]] = [
-        lambda: t.to_sparse(), lambda: t.to_sparse_csr() if t.dim() == 2 else t, lambda: t.to(torch.complex64),
-        lambda: t.to(torch.bool), lambda: t.to(torch.int64), lambda: t.to(torch.float8_e4m3fn), lambda: t.to("meta"),
-        lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.zeros(1).expand(10**9), lambda: t[None], lambda: t * float("nan"),
-        lambda: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), lambda: torch.sparse_coo_tensor(size=(10**6, 10**6)),
-        lambda: torch.nn.Parameter(t), lambda: t.requires_grad_(), lambda: None, lambda: [t], lambda: t.conj(), lambda: t.T,
-        lambda: torch.zeros(0), lambda: torch.tensor(1.0), lambda: t.numpy(), lambda: t.to_mkldnn(), lambda: "x",
-    ]  # fmt: skip
+        lambda: t.to_sparse(),
+        lambda: t.to_sparse_csr() if t.dim() == 2 else t,
+        lambda: t.to(torch.complex64),
+        lambda: t.to(torch.bool),
+        lambda: t.to(torch.int64),
+        lambda: t.to(torch.float8_e4m3fn),
+        lambda: t.to("meta"),
+        lambda: torch.zeros(1).expand(10**6, 10**6),
+        lambda: torch.zeros(1).expand(10**9),
+        lambda: t[None],
+        lambda: t * float("nan"),
+        lambda: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
+        lambda: torch.sparse_coo_tensor(size=(10**6, 10**6)),
+        lambda: torch.nn.Parameter(t),
+        lambda: t.requires_grad_(),
+        lambda: None,
+        lambda: [t],
+        lambda: t.conj(),
+        lambda: t.T,
+        lambda: torch.zeros(0),
+        lambda: torch.tensor(1.0),
+        lambda: t.numpy(),
+        lambda: "x",
+    ]
     state[name] = rng.choice(choices)()
     out = io.BytesIO()
     save(rng.choice([state, state, state, state, [state], state[name], {1: state}]), out)

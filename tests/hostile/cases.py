@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,29 @@ def command(*args: object) -> None:
 
 def evaluate(model: Path, problems: Path, output: Path, *more: str) -> None:
     try:
-        command("eval", model, "--task", problems, "--methods", "autodeco,greedy", "-k", 1, "--seeds", 1, "-n", 4, "--parallel", 2,
-                "--no-plots", "-o", output, "--time-limit", 2, *QUICK, *more)  # fmt: skip
+        command(
+            "eval",
+            model,
+            "--task",
+            problems,
+            "--methods",
+            "autodeco,greedy",
+            "-k",
+            1,
+            "--seeds",
+            1,
+            "-n",
+            4,
+            "--parallel",
+            2,
+            "--no-plots",
+            "-o",
+            output,
+            "--time-limit",
+            2,
+            *QUICK,
+            *more,
+        )
     except SystemExit as e:
         if e.code or more:
             raise
@@ -284,12 +305,36 @@ def commands_case(rng: random.Random, directory: Path, made: Path) -> Call:
     """Commands for the decoding control."""
     path = directory / "commands.json"
     path.write_bytes(broken_json(rng, {"low": ["Be exact.", "Be dull."], "high": ["Be wild."]}))
-    return by_door(rng, [(1, partial(evaluate, made / "qwen2-merged.gguf", made / "problems.jsonl", directory / "e", "--control",
-                                     "--commands", str(path)))], "commands")  # fmt: skip
+    return by_door(
+        rng,
+        [
+            (
+                1,
+                partial(
+                    evaluate,
+                    made / "qwen2-merged.gguf",
+                    made / "problems.jsonl",
+                    directory / "e",
+                    "--control",
+                    "--commands",
+                    str(path),
+                ),
+            )
+        ],
+        "commands",
+    )
 
 
-KINDS = [(60, model_case), (6, adapter_case), (10, checkpoint_case), (6, golden_case), (5, problems_case), (4, data_case),
-         (5, evaluation_case), (1, commands_case)]  # fmt: skip
+KINDS = [
+    (60, model_case),
+    (6, adapter_case),
+    (10, checkpoint_case),
+    (6, golden_case),
+    (5, problems_case),
+    (4, data_case),
+    (5, evaluation_case),
+    (1, commands_case),
+]
 
 
 def case_of(seed: int, directory: Path, made: Path) -> Call:

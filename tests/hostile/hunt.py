@@ -1,4 +1,4 @@
-"""Runs broken files in worker processes, and finds those that end badly: ``python tests/hostile/hunt.py --count 20000``."""
+"""Finds the broken files that end badly: ``python tests/hostile/hunt.py --seed 7 --count 20000``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
+
+ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
+"""Of a worker: a crash says so at once, and two of them do not wait for each other's threads."""
 
 SECONDS, MEGABYTES, HANGS_S = 5, 300, 60
 """What one file may cost: processor time, memory beyond what was in use, and wall time at which the worker is ended."""
@@ -72,15 +75,19 @@ class Worker:
             process.kill()
         code = process.wait()
         self.stop()
-        said = (self._directory.parent / f"{self._directory.name}.err").read_text("utf-8", "replace")[-1500:]
+        said, call = (self._directory.with_suffix(suffix).read_text("utf-8", "replace") for suffix in (".err", ".what"))
         what = f"no answer within {HANGS_S} s" if not ready else f"ended with {code}"
-        return {"seed": seed}, f"{what}: {said}"
+        return {"seed": seed, "what": call}, f"{what}: {said[-1500:]}"
 
     def _start(self) -> None:
         path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "hostile.worker", str(self._directory), str(self._made)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
         )
 
     def stop(self) -> None:

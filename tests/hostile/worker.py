@@ -1,7 +1,6 @@
 """A process that runs the command line on one broken file after another, and says how each ended.
 
-It reads seeds, a line each, and answers each with a line of JSON. A case that ends this process is for whoever started it
-to notice.
+It reads seeds, a line each, and answers each with a line of JSON. Whoever started it notices when a case ends it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,8 @@ def memory(name: str) -> int:
 
 
 def forget_peak() -> None:
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def limit_cpu() -> None:
@@ -52,6 +50,7 @@ def run_case(seed: int, directory: Path, made: Path) -> dict[str, Any]:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     call = case_of(seed, directory, made)
+    directory.with_suffix(".what").write_text(call.what)
     streams = [
         os.open(directory.parent / f"{directory.name}.{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         for name in ("out", "err")
@@ -90,7 +89,6 @@ def run_case(seed: int, directory: Path, made: Path) -> dict[str, Any]:
 def main() -> None:
     directory, made = map(Path, sys.argv[1:3])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0) if False else None
     from hostile.cases import warm_up
 
     warm_up()

@@ -71,7 +71,8 @@ def test_a_template_of_any_length_is_whole(size: int, qwen2: Case, tmp_path: Pat
 
 
 def test_metadata_that_is_no_text_costs_nothing_else(qwen2: Case, tmp_path: Path) -> None:
-    whole = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={TEMPLATE_KEY: ("{{ 1 }}", Kind.STRING), "a.b": ("?", Kind.STRING)})
+    entries = {TEMPLATE_KEY: ("{{ 1 }}", Kind.STRING), "a.b": ("?", Kind.STRING)}
+    whole = rewrite(qwen2.base, tmp_path / "x.gguf", metadata=entries)
     path = tmp_path / "y.gguf"
     name = b"Tiny Qwen2"
     path.write_bytes(whole.read_bytes().replace(name, b"Tiny \xffwen2").replace(b"a.b", b"a\xfeb"))
