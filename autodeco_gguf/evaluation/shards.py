@@ -18,7 +18,7 @@ from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, ma
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.journal import Journal, difference, reading
 from autodeco_gguf.files.jsonl import write_lines
-from autodeco_gguf.files.reading import read_json
+from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_bytes
 
 Place = tuple[Config, Key]
 Where = tuple[int, int]
@@ -146,7 +146,7 @@ def _read_results(directory: Path) -> tuple[EvalSettings, tuple[Method, ...]] | 
     if not path.exists():
         return None
     try:
-        values = read_json(path)
+        values = parse_json(read_bytes(path, MAX_JSON))
         return from_json(EvalSettings, values["settings"]), tuple(from_json(Method, row) for row in values["methods"])
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

@@ -16,8 +16,8 @@ MAX_JSON = 32 << 20
 def open_regular(path: Path) -> BinaryIO:
     """Open a file to read its bytes; BadFile where it cannot be read, or is a pipe, a device or a directory."""
     with bad_file(path, "cannot be read"):
-        if path.exists() and not path.is_file():
-            raise BadFile.of(path, "is a directory" if path.is_dir() else "is no regular file")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BadFile.of(path, "is no regular file")
         return path.open("rb")
 
 
