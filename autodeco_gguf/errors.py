@@ -9,6 +9,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+MAX_MESSAGE = 4000
+"""Characters of an error's line."""
+
+
+def printable(text: str) -> str:
+    """A text from a file as a terminal may have it: what would steer it, or hide, as an escape.
+
+    Examples:
+        >>> printable("a\\x1b[2Jé")
+        'a\\\\x1b[2Jé'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AutoDecoError(Exception):
     """What all of them are: one line that names what is wrong, and the same as attributes.
 
@@ -29,7 +43,7 @@ class AutoDecoError(Exception):
         found: object = None,
     ) -> None:
         """Args: the line as a person reads it, complete; the attributes only repeat what is in it."""
-        super().__init__(message)
+        super().__init__(printable(message[:MAX_MESSAGE]))  # it can quote a file, which can say anything
         self.file = None if file is None else os.fspath(file)
         self.key, self.expected, self.found = key, expected, found
 

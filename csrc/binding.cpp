@@ -6,6 +6,7 @@
 #include "gguf_file.h"
 #include "log_capture.h"
 #include "sampler.h"
+#include "vocab.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -294,6 +295,13 @@ static void bind_files(py::module_ & m) {
         .def_readonly("file_size", &gguf_header::file_size)
         .def_property_readonly("alignment", [](const gguf_header & h) { return gguf_get_alignment(h.gguf.get()); })
         .def("tensors", &tensors_of)
+        .def("scalar_keys", [](const gguf_header & h) {
+            py::list keys;
+            for (const auto & key : gguf_header_keys(h)) {
+                keys.append(text(key));
+            }
+            return keys;
+        })
         .def("value", &value_of, "key"_a)
         .def("array_length", &array_length, "key"_a)
         .def("build", [](const gguf_header & base, const std::vector<std::string> & drop, const py::list & set,
@@ -315,6 +323,7 @@ static void bind_files(py::module_ & m) {
     m.def("quantize", [](const floats & values, const std::string & type) {
         return py::bytes(quantize(array_of(values), type));
     }, "values"_a, "type"_a);
+    m.def("vocab_fault", [](uintptr_t vocab) { return text(vocab_fault((const llama_vocab *) vocab)); }, "vocab"_a);
     m.def("file_open", [](const std::string & path, uint64_t offset) { return (uintptr_t) file_open(path, offset); },
           "path"_a, "offset"_a);
     m.def("file_close", [](uintptr_t file) { fclose((FILE *) file); }, "file"_a);

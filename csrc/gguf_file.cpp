@@ -7,8 +7,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <unordered_set>
+
+// The largest header that is read: a vocabulary of a million tokens fits in, and a file that says so much of itself takes a
+// few times as much memory.
+static const uint64_t MAX_HEADER = 64 << 20;
+
+// Files are written padded to it, so that it has to have a bound: larger than any page.
+static const size_t MAX_ALIGNMENT = 1 << 16;
 
 using file_ptr = std::unique_ptr<FILE, int (*)(FILE *)>;
 
@@ -39,6 +47,15 @@ struct header_walker {
     void skip_string() {
         skip(take<uint64_t>());
     }
+    // of a key or a tensor, which C code takes to end at a zero byte
+    void skip_name() {
+        const auto n = take<uint64_t>();
+        const size_t begin = at;
+        skip(n);
+        if (bytes.find('\0', begin) < at) {
+            throw refusal(BAD_FILE, "not a GGUF, or a broken one: a name with a zero byte at byte " + std::to_string(begin));
+        }
+    }
     void skip_value(uint32_t type) {
         if (type == GGUF_TYPE_STRING) {
             skip_string();
@@ -57,7 +74,7 @@ static void read_raw(const std::string & bytes, gguf_header & h) {
     const auto n_tensors = w.take<int64_t>();
     const auto n_kv      = w.take<int64_t>();
     for (int64_t i = 0; i < n_kv; ++i) {
-        w.skip_string();
+        w.skip_name();
         const size_t begin = w.at;
         uint32_t type = w.take<uint32_t>();
         uint64_t n    = 1;
@@ -71,26 +88,57 @@ static void read_raw(const std::string & bytes, gguf_header & h) {
         h.values.push_back(bytes.substr(begin, w.at - begin));
     }
     for (int64_t i = 0; i < n_tensors; ++i) {
-        w.skip_string();
+        w.skip_name();
         const auto n_dims = w.take<uint32_t>();
         w.skip(n_dims * sizeof(int64_t) + sizeof(uint32_t) + sizeof(uint64_t)); // shape, type, offset
         h.n_dims.push_back(std::max(1, (int) n_dims));
     }
 }
 
+// The beginning of a file, read as far as it is asked for.
+struct header_source {
+    FILE *      file;
+    std::string bytes;
+
+    static size_t read(void * self, void * output, uint64_t offset, size_t n) {
+        auto & [file, bytes] = *(header_source *) self;
+        const uint64_t end = std::min(offset + n, MAX_HEADER);
+        while (bytes.size() < end) {
+            const size_t have = bytes.size();
+            bytes.resize(have + (1 << 16));
+            const size_t got = fread(bytes.data() + have, 1, bytes.size() - have, file);
+            bytes.resize(have + got);
+            if (got == 0) {
+                break;
+            }
+        }
+        const size_t there = bytes.size() > offset ? (size_t) std::min<uint64_t>(n, bytes.size() - offset) : 0;
+        if (there > 0) {
+            memcpy(output, bytes.data() + offset, there);
+        }
+        return there;
+    }
+};
+
+// opening anything else, a pipe for one, could wait for ever
 FILE * file_open(const std::string & path, uint64_t offset) {
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);
+    if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+        throw refusal(BAD_FILE, std::filesystem::is_directory(status) ? "is a directory" : "is no regular file");
+    }
     file_ptr file(fopen(path.c_str(), "rb"), fclose);
-    if (!file || fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
-        throw refusal(BAD_FILE, path + ": " + strerror(errno));
+    if (!file) {
+        throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
+    }
+    if (fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
+        throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
     return file.release();
 }
 
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
-    file_ptr file(fopen(path.c_str(), "rb"), fclose);
-    if (!file) {
-        throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
-    }
+    file_ptr file(file_open(path, 0), fclose);
     gguf_header h = {};
     h.start = start;
     if (fseeko(file.get(), 0, SEEK_END) != 0) {
@@ -100,18 +148,26 @@ gguf_header gguf_header_read(const std::string & path, uint64_t start) {
     if (start > h.file_size || fseeko(file.get(), (off_t) start, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, "ends before byte " + std::to_string(start));
     }
+    header_source source { file.get(), {} };
     log_capture log;
-    h.gguf.reset(gguf_init_from_file_ptr(file.get(), { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
+    h.gguf.reset(gguf_init_from_callback(header_source::read, &source, 0, h.file_size - start,
+                                         { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
     if (!h.gguf) {
-        throw refusal(BAD_FILE, "not a GGUF, or a broken one: " + log.first_error());
+        const bool too_large = source.bytes.size() >= MAX_HEADER;
+        throw refusal(BAD_FILE, "not a GGUF, or a broken one: " +
+            (too_large ? "its header is larger than " + std::to_string(MAX_HEADER) + " bytes" : log.first_error()));
     }
-    h.data = gguf_get_data_offset(h.gguf.get());
-
-    std::string bytes(std::min(h.data, h.file_size) - start, '\0');
-    if (fseeko(file.get(), (off_t) start, SEEK_SET) != 0 || fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) {
-        throw refusal(BAD_FILE, "changed while it was read");
+    const size_t alignment = gguf_get_alignment(h.gguf.get());
+    if (alignment > MAX_ALIGNMENT) {
+        throw refusal(BAD_FILE, "general.alignment is " + std::to_string(alignment) + ", expected at most " +
+                                std::to_string(MAX_ALIGNMENT));
     }
-    read_raw(bytes, h);
+    if (start % alignment != 0) {
+        throw refusal(BAD_FILE, "stands at byte " + std::to_string(start) + ", which is not aligned to " +
+                                std::to_string(alignment));
+    }
+    h.data = start + gguf_get_data_offset(h.gguf.get());
+    read_raw(source.bytes, h);
     return h;
 }
 
@@ -246,6 +302,41 @@ std::string gguf_header_diff(const gguf_header & a, const gguf_header & b, const
     return "";
 }
 
+std::vector<std::string> gguf_header_keys(const gguf_header & h) {
+    std::vector<std::string> keys;
+    for (int64_t i = 0; i < gguf_get_n_kv(h.gguf.get()); ++i) {
+        if (gguf_get_kv_type(h.gguf.get(), i) != GGUF_TYPE_ARRAY) {
+            keys.push_back(gguf_get_key(h.gguf.get(), i));
+        }
+    }
+    return keys;
+}
+
+// the first byte of a token as RWKV vocabularies escape it, and whether there are more
+static std::pair<unsigned char, bool> rwkv_first_byte(const std::string & token) {
+    if (token[0] != '\\' || token.size() < 2) {
+        return { (unsigned char) token[0], token.size() > 1 };
+    }
+    if (token[1] == 'x' && token.size() >= 4) {
+        return { (unsigned char) strtol(token.substr(2, 2).c_str(), nullptr, 16), token.size() > 4 };
+    }
+    const char c = token[1];
+    return { (unsigned char) (c == 't' ? '\t' : c == 'n' ? '\n' : c == 'r' ? '\r' : c), token.size() > 2 };
+}
+
+// llama.cpp looks for the longest token that a text begins with, and without end where there is none
+static bool rwkv_has_bytes(const gguf_context * gguf, int64_t tokens) {
+    std::unordered_set<int> first, alone;
+    for (size_t i = 0; i < gguf_get_arr_n(gguf, tokens); ++i) {
+        const std::string token = gguf_get_arr_str(gguf, tokens, i);
+        if (!token.empty()) {
+            const auto [byte, more] = rwkv_first_byte(token);
+            (more ? first : alone).insert(byte);
+        }
+    }
+    return std::all_of(first.begin(), first.end(), [&](int byte) { return alone.count(byte) > 0; });
+}
+
 std::string gguf_header_check_vocab(const gguf_header & h) {
     const gguf_context * gguf = h.gguf.get();
     const int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
@@ -254,6 +345,11 @@ std::string gguf_header_check_vocab(const gguf_header & h) {
     }
     if (gguf_get_kv_type(gguf, tokens) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, tokens) != GGUF_TYPE_STRING) {
         return "tokenizer.ggml.tokens is not a list of strings";
+    }
+    const int64_t model = gguf_find_key(gguf, "tokenizer.ggml.model");
+    if (model >= 0 && gguf_get_kv_type(gguf, model) == GGUF_TYPE_STRING && gguf_get_val_str(gguf, model) == std::string("rwkv") &&
+        !rwkv_has_bytes(gguf, tokens)) {
+        return "tokenizer.ggml.tokens has no token for a byte that others begin with";
     }
     const size_t n = gguf_get_arr_n(gguf, tokens);
     std::unordered_set<std::string> seen;

@@ -22,7 +22,8 @@ struct gguf_header {
     std::vector<int>         n_dims;    // of each tensor; ggml forgets dimensions of size 1
 };
 
-// Throws with ggml's own reason when the bytes at start are no GGUF header.
+// Throws with ggml's own reason when the bytes at start are no GGUF header, or with ours where it is larger than 64 MiB, aligned
+// to more than 64 KiB, has a zero byte in a name, or stands in what is no regular file.
 gguf_header gguf_header_read(const std::string & path, uint64_t start);
 
 using gguf_value       = std::variant<uint64_t, double, std::string, std::vector<std::string>>;
@@ -38,6 +39,9 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
 // The first metadata key that differs between a and b, keys that start with one of ignore left out.
 // Empty: none does.
 std::string gguf_header_diff(const gguf_header & a, const gguf_header & b, const std::vector<std::string> & ignore);
+
+// The metadata keys that have no array, in the file's order.
+std::vector<std::string> gguf_header_keys(const gguf_header & h);
 
 // What would make llama.cpp abort or read out of bounds in the vocabulary; empty: nothing found.
 std::string gguf_header_check_vocab(const gguf_header & h);

@@ -1,4 +1,5 @@
-// Keeps what llama.cpp and ggml log while it lives, so that a failure can name its cause.
+// Keeps what llama.cpp and ggml log while it lives, so that a failure can name its cause, and lets an assertion of theirs
+// in the same thread be a failure, not the process's end.
 
 #pragma once
 
@@ -23,10 +24,12 @@ public:
 
 private:
     static void callback(ggml_log_level level, const char * text, void * user_data);
+    static void aborted(const char * message);
 
     static std::recursive_mutex active; // held for the object's life
     ggml_log_callback           previous = nullptr;
     void                      * previous_data = nullptr;
+    ggml_abort_callback_t       previous_abort = nullptr;
     const bool                  forward;
     mutable std::mutex          mutex; // guards error: ggml logs from its own threads
     std::string                 error;

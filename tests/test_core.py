@@ -109,7 +109,7 @@ REFUSALS: dict[str, tuple[Callable[[], object], type[AutoDecoError], str]] = {
     "context": (lambda: core.logits(0, 0), Closed, "the llama_context is NULL: closed, or never made"),
     "no file": (lambda: core.GgufHeader(b"/no/such", 0), BadFile, "cannot be opened: No such file or directory"),
     "no header": (lambda: core.GgufHeader(bytes(STUB), 0), BadFile, "not a GGUF, or a broken one: "),
-    "open": (lambda: core.file_open(b"/no/such", 0), BadFile, "/no/such: No such file or directory"),
+    "open": (lambda: core.file_open(b"/no/such", 0), BadFile, "cannot be opened: No such file or directory"),
 }
 
 

@@ -12,7 +12,7 @@ import click
 
 from autodeco_gguf import __version__
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
 
 VERBS = {
     "run": "Generate text, or chat.",
@@ -82,7 +82,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     except (AutoDecoError, OSError) as e:
         status, message = EXIT_FAILURE, f"error: {e}"
     if message:
-        print(" ".join(message.split()), file=sys.stderr)
+        print(printable(" ".join(message.split())[:MAX_MESSAGE]), file=sys.stderr)
     sys.exit(status)
 
 

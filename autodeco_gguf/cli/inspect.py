@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size
+from autodeco_gguf.errors import printable
 
 if TYPE_CHECKING:
     from autodeco_gguf.heads.model_file import ModelFile
@@ -25,7 +26,7 @@ def inspect_command(file: Path, as_json: bool) -> None:
     from autodeco_gguf.heads.model_file import ModelFile
 
     facts = describe(ModelFile.open(file))
-    click.echo(json.dumps(facts) if as_json else _table(facts))
+    click.echo(json.dumps(facts) if as_json else "\n".join(map(printable, _table(facts))))
 
 
 def describe(model: ModelFile) -> dict[str, Any]:
@@ -74,10 +75,10 @@ def _head_facts(model: ModelFile) -> dict[str, Any]:
     }
 
 
-def _table(facts: dict[str, Any]) -> str:
+def _table(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['file']}: {facts['kind']}, {facts['architecture']}, {human_size(facts['size'])}"]
     if not facts["heads"]:
-        return "\n".join([*lines, "heads        none"])
+        return [*lines, "heads        none"]
     lines.append(f"heads        {heads_text(h['name'] for h in facts['heads'])}")
     lines.append(
         f"base         {facts['base_model']}: hidden size {facts['hidden_size']}, vocabulary {facts['vocab_size']}"
@@ -89,4 +90,4 @@ def _table(facts: dict[str, Any]) -> str:
         detail = "features " + ", ".join(head["features"]) if "features" in head else f"scale {head['scale']:g}"
         lines.append(f"{head['name']:<12} {head['activation']}, {detail}")
         lines += [f"  {t['name']:<32} {t['type']:<6} {t['shape']}" for t in head["tensors"]]
-    return "\n".join(lines)
+    return lines

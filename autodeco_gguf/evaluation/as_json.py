@@ -12,6 +12,8 @@ from autodeco_gguf.evaluation.methods import Config, config_of
 
 T = TypeVar("T")
 _PLAIN: dict[Any, Any] = {int: int, float: int | float, str: str, bool: bool}
+_LARGEST = 2**63
+"""What a whole number can be; numpy knows no larger ones."""
 _hints = functools.cache(get_type_hints)
 _NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k"}
 """Of fields in a file, where they are no names of Python."""
@@ -52,4 +54,6 @@ def _read(kind: Any, value: Any) -> Any:
     expected = list if origin is tuple else _PLAIN.get(kind, object)
     if not isinstance(value, expected) or (kind in (int, float) and isinstance(value, bool)):
         raise TypeError(f"found {reprlib.repr(value)}, expected {expected}")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError("a number is too large")
     return tuple(_read(args[0], part) for part in value) if origin is tuple else value

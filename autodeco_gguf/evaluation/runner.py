@@ -262,7 +262,7 @@ def read_sessions(log: Journal) -> list[Session]:
         try:
             session = from_json(Session, line.value)
             found.append(replace(session, tokens=int(session.tokens), seconds=float(session.seconds)))
-        except (TypeError, KeyError, ValueError, AttributeError) as e:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as e:
             raise log.refused(line.number, "damaged: no config, tokens, seconds and date") from e
     return found
 

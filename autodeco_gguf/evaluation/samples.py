@@ -94,14 +94,16 @@ class Sample:
             raise InvalidInput("no sample")
         key = Key._make(map(line.get, Key._fields))
         numbers = all(type(number) is int and number >= 0 for number in key[1:])
-        if not numbers or key.task not in tasks or key.problem >= tasks[key.task]["problems"]:
+        task = tasks.get(key.task) if isinstance(tasks, Mapping) else None
+        problems = task.get("problems") if isinstance(task, Mapping) else None
+        if not numbers or not isinstance(problems, int) or key.problem >= problems:
             raise InvalidInput(f"no sample of these tasks: {key}")
         correct = line.get("correct", "missing")
         if correct not in (True, False, None):
             raise InvalidInput(f"correct is {correct}, expected true, false or null", key="correct", found=correct)
         try:
             return from_json(cls, line)
-        except (KeyError, TypeError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise InvalidInput("no sample") from e
 
     def to_json(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, ma
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.atomic import bad_file, same_file
 from autodeco_gguf.files.journal import Journal, difference, reading
-from autodeco_gguf.files.jsonl import dump_line, parse_line, write_lines
+from autodeco_gguf.files.jsonl import dump_line, write_lines
 from autodeco_gguf.files.lock import locked
+from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_bytes
 
 _KIND = "evaluation"
 _TAKEN = "has an evaluation in it; give a new directory"
@@ -180,9 +181,9 @@ def _read_results(directory: Path) -> _Asked | None:
     if not path.exists():
         return None
     try:
-        values: Any = parse_line(path.read_bytes())
+        values: Any = parse_json(read_bytes(path, MAX_JSON))
         methods = tuple(from_json(Method, row) for row in values["methods"])
         origin = values.get("origin") and from_json(Origin, values["origin"])
         return _Asked(from_json(EvalSettings, values["settings"]), methods, origin)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

@@ -44,7 +44,7 @@ class GgufFile:
         """Parse the header at byte ``start`` and check that every tensor lies within the file.
 
         Raises:
-            BadFile: not a GGUF, broken, or truncated.
+            BadFile: not a GGUF, broken, or truncated; no regular file; a header of more than 64 MiB.
         """
         self.path = path
         self.identity = identity(path)
@@ -95,6 +95,19 @@ class GgufFile:
             reason = f"{key} is {value!r}, expected {kind.__name__}"
             raise BadFile.of(self.path, reason, key=key, expected=kind.__name__, found=value)
         return value
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata but for arrays, as llama.cpp words its values; bytes that are no UTF-8 as U+FFFD."""
+        found: dict[str, str] = {}
+        for key in self.header.scalar_keys():
+            value = self.get(key, object)
+            if isinstance(value, bool):
+                found[key] = str(value).lower()
+            elif isinstance(value, float):
+                found[key] = f"{value:f}"
+            elif isinstance(value, int | str):
+                found[key] = str(value)
+        return found
 
     def array_length(self, key: str) -> int:
         """Entries of an array; 0 where the key is missing or no array."""

@@ -13,6 +13,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 from autodeco_gguf.files.lock import lock
+from autodeco_gguf.files.reading import open_regular
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -78,6 +79,8 @@ class Journal:
             Busy: in use by another process.
         """
         with bad_file(self.path, "cannot be written"):
+            if self.path.is_fifo():
+                raise BadFile.of(self.path, "is a pipe; give a file")
             self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
         try:
             lock(self._fd, self.path)
@@ -153,8 +156,8 @@ def reading(path: Path, kind: str | None, version: int) -> Iterator[tuple[dict[s
         BadFile: no such journal, a damaged line (while it is iterated), or it cannot be read.
         Busy: in use by another process.
     """
-    with bad_file(path, "cannot be read"):
-        fd = os.open(path, os.O_RDONLY)
+    with open_regular(path) as file:
+        fd = os.dup(file.fileno())
     try:
         lock(fd, path, shared=True)
         line = b"" if kind is None else _first_line(fd)

@@ -6,30 +6,32 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import bad_file, write_atomically
+from autodeco_gguf.files.reading import MAX_JSON, open_regular, parse_json
 
 _TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1; BadFile where the file cannot be read."""
-    with bad_file(path, "cannot be read"), path.open("rb") as f:
-        yield from ((number, line) for number, line in enumerate(f, 1) if line.strip())
+    """The lines that are not blank, numbered from 1.
+
+    Raises:
+        BadFile: the file cannot be read, is no regular file, or has a line of more than 32 MiB.
+    """
+    with open_regular(path) as f, bad_file(path, "cannot be read"):
+        number = 0
+        while line := f.readline(MAX_JSON + 1):
+            number += 1
+            if len(line) > MAX_JSON:
+                raise BadFile(f"{path}:{number}: longer than {MAX_JSON} bytes", file=path, expected=MAX_JSON)
+            if line.strip():
+                yield number, line
 
 
 def parse_line(line: bytes) -> object:
     """The JSON value of a line; InvalidInput where it is not UTF-8, or not JSON."""
-    try:
-        return json.loads(line.rstrip())  # or the column would be that of another line
-    except UnicodeDecodeError as e:
-        raise InvalidInput(f"not UTF-8 at byte {e.start}") from e
-    except json.JSONDecodeError as e:
-        raise InvalidInput(f"not JSON: {e.msg.removesuffix(' at')} at column {e.colno}") from e
-    except RecursionError as e:
-        raise InvalidInput("not JSON: nested too deeply") from e
-    except ValueError as e:
-        raise InvalidInput("not JSON that can be read: a number is too long") from e
+    return parse_json(line.rstrip())  # or the column would be that of another line
 
 
 def dump_line(value: object) -> bytes:

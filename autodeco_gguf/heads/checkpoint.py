@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
+from autodeco_gguf.files.reading import parse_json, read_json
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, default_activation
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
-_KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>\d+)\.(?P<part>weight|bias)$")
+_KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>[0-9]{1,4})\.(?P<part>weight|bias)$")
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 """Types of a safetensors file -> as what numpy reads their bytes."""
 
@@ -49,8 +49,8 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
         activation: "relu" or "gelu" for every head; by default ReLU for two linear layers, GELU for more.
 
     Raises:
-        BadFile: a file that is missing or broken, a tensor that is missing, misshapen or not finite, a config that
-            contradicts the tensors.
+        BadFile: a file that is missing, broken or, as JSON, larger than 32 MiB, a tensor that is missing, misshapen or
+            not finite, a config that contradicts the tensors.
     """
     directory = _directory(path)
     config_path = directory / "config.json"
@@ -104,12 +104,9 @@ def _download(repo_id: str) -> Path:
 
 
 def _read_config(path: Path) -> _Config:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise BadFile.of(path, "missing; a checkpoint has one") from e
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise BadFile.of(path, f"cannot be read: {e}") from e
+    if not path.exists():
+        raise BadFile.of(path, "missing; a checkpoint has one")
+    config = read_json(path)
     if not isinstance(config, dict):
         raise BadFile.of(path, f"is a {type(config).__name__}, expected an object")
     return config
@@ -186,6 +183,8 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
         p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
     ]
     for path in weight_files:
+        if not path.is_file():
+            raise BadFile.of(path, "is no regular file")
         for key, array in (_read_bin if path.suffix == ".bin" else _read_safetensors)(path):
             if key in arrays and not np.array_equal(arrays[key], array):
                 raise BadFile.of(path, f"{key} differs from the one in {', '.join(map(str, files))}", key=key)
@@ -224,20 +223,22 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, Float32Array]]:
     try:
         with safe_open(path, framework="numpy") as f:
             keys = [key for key in f.keys() if _KEY.match(key)]  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise BadFile.of(path, f"not a safetensors file, or a broken one: {e}") from e
-    # numpy has no bfloat16, so the bytes are read from where the header, just checked, says they are
-    with path.open("rb") as raw:
-        header_size = int.from_bytes(raw.read(8), "little")
-        header = json.loads(raw.read(header_size))
-        for key in keys:
-            dtype, (begin, end) = header[key]["dtype"], header[key]["data_offsets"]
-            if dtype not in _NUMPY:
-                allowed = ", ".join(_NUMPY)
-                raise BadFile.of(path, f"{key} is {dtype}, expected one of {allowed}", key=key, found=dtype)
-            raw.seek(8 + header_size + begin)
-            array = np.frombuffer(raw.read(end - begin), _NUMPY[dtype]).reshape(header[key]["shape"])
-            yield key, _float32(array, bfloat16=dtype == "BF16")
+        # numpy has no bfloat16, so the bytes are read from where the header, just checked, says they are
+        with path.open("rb") as raw:
+            header_size = int.from_bytes(raw.read(8), "little")
+            header = parse_json(raw.read(header_size))
+            for key in keys:
+                dtype, (begin, end) = header[key]["dtype"], header[key]["data_offsets"]
+                if dtype not in _NUMPY:
+                    allowed = ", ".join(_NUMPY)
+                    raise BadFile.of(path, f"{key} is {dtype}, expected one of {allowed}", key=key, found=dtype)
+                raw.seek(8 + header_size + begin)
+                array = np.frombuffer(raw.read(end - begin), _NUMPY[dtype]).reshape(header[key]["shape"])
+                yield key, _float32(array, bfloat16=dtype == "BF16")
+    except BadFile:
+        raise
+    except Exception as e:  # of a header that the two parsers read differently, it can be any
+        raise BadFile.of(path, f"not a safetensors file, or a broken one: {_first_line(e)}") from e
 
 
 def _float32(array: np.ndarray[Any, Any], *, bfloat16: bool) -> Float32Array:
@@ -252,16 +253,19 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
         import torch
     except ImportError as e:
         raise not_installed(f"{path}: needs torch to be read", "torch", "torch") from e
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+    except Exception as e:  # torch promises nothing about a broken file
         raise BadFile.of(path, f"not a PyTorch file, or a broken one: {_first_line(e)}") from e
     if not isinstance(state, dict):
         raise BadFile.of(path, f"holds a {type(state).__name__}, expected tensors by name")
     for key, tensor in state.items():
         if isinstance(key, str) and _KEY.match(key) and isinstance(tensor, torch.Tensor):
+            plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+            if not plain or not tensor.is_floating_point():
+                raise BadFile.of(path, f"{key} is {tensor.dtype}, {tensor.layout}, expected dense floats", key=key)
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise BadFile.of(path, f"{key} is {list(tensor.shape)}, more values than are stored", key=key)
             yield key, tensor.detach().to(torch.float32).numpy().copy()
 
 

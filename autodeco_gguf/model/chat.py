@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
-from jinja2 import TemplateError
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.template import TEMPLATE_KEY, Formatter
 from autodeco_gguf.model.token_text import token_bytes
 
-TEMPLATE_KEY = "tokenizer.chat_template"
-"""The metadata key that holds it."""
+__all__ = ["TEMPLATE_KEY", "Chat"]
 
 
 class Chat:
     """A chat template, rendered as transformers would.
 
     The text it gives holds the beginning-of-sequence token where the template wants one: tokenize it with
-    ``add_bos=False, special=True``.
+    ``add_bos=False, special=True``. It is compiled when it is first used, and runs within bounds of time and size
+    (:mod:`autodeco_gguf.model.template`).
     """
 
-    def __init__(self, template: str, vocab: Any) -> None:
-        """Parse the template; ``vocab`` is the ``llama_vocab`` that names its special tokens.
-
-        Raises:
-            InvalidInput: the template does not parse.
-        """
+    def __init__(self, template: str, vocab: Any, path: Path) -> None:
+        """Take the template of a file; ``vocab`` is the ``llama_vocab`` that names its special tokens."""
 
         def name(token: int) -> str:
             return token_bytes(vocab, token).decode("utf-8", "replace") if token >= 0 else ""
 
-        try:
-            self._formatter = Jinja2ChatFormatter(
-                template,
-                eos_token=name(llama_cpp.llama_vocab_eos(vocab)),
-                bos_token=name(llama_cpp.llama_vocab_bos(vocab)),
-            )
-        except TemplateError as e:
-            raise InvalidInput(f"its chat template does not parse: {e}", key=TEMPLATE_KEY) from e
+        eos, bos = llama_cpp.llama_vocab_eos(vocab), llama_cpp.llama_vocab_bos(vocab)
+        self._formatter = Formatter(template, eos_token=name(eos), bos_token=name(bos), path=path)
 
     def render(
         self,
@@ -57,10 +46,7 @@ class Chat:
             tools: that the model may call, in OpenAI's form.
 
         Raises:
-            InvalidInput: the template refuses, or fails: it is a program.
+            InvalidInput: the template does not parse, refuses, fails, or takes too much.
         """
         self._formatter.add_generation_prompt = generation
-        try:
-            return str(self._formatter(messages=[dict(m) for m in messages], tools=tools).prompt)
-        except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as e:
-            raise InvalidInput(f"the model's chat template refuses: {e}", key=TEMPLATE_KEY) from e
+        return str(self._formatter(messages=[dict(m) for m in messages], tools=tools).prompt)

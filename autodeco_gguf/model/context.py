@@ -15,7 +15,7 @@ from llama_cpp._internals import LlamaContext, LlamaModel
 from llama_cpp._logger import set_verbose
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
@@ -150,7 +150,7 @@ class Context:
     @property
     def metadata(self) -> dict[str, str]:
         """The model's metadata, as strings."""
-        return dict(self._model.metadata())
+        return self.file.base().metadata()
 
     @property
     def model(self) -> LlamaModel:
@@ -168,16 +168,9 @@ class Context:
         return int(lib.llama_vocab_eos(self.vocab))
 
     def chat(self) -> Chat | None:
-        """The model's chat template, None where it has none.
-
-        Raises:
-            BadFile: it does not parse.
-        """
+        """The model's chat template, None where it has none."""
         template = self.metadata.get(TEMPLATE_KEY)
-        try:
-            return None if template is None else Chat(template, self.vocab)
-        except InvalidInput as e:
-            raise BadFile.of(self.file.path, e, key=e.key) from e
+        return None if template is None else Chat(template, self.vocab, self.file.path)
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
         """The tokens of a text, by llama.cpp's own tokenizer.

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import jinja2
-from llama_cpp import _internals, llama
+from llama_cpp import _internals, llama, llama_chat_format
 from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaModel
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import BadFile, Closed
+from autodeco_gguf.errors import AutoDecoError, BadFile, Closed
 from autodeco_gguf.files.gguf import GgufFile
+from autodeco_gguf.model.sampler import address
+from autodeco_gguf.model.template import Formatter
+from autodeco_gguf.model.vetting import check_loadable
 
 _MMAP_ALIGNMENT = 32
 """llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
-
-_MAX_BLOCKS = 512
-"""llama.cpp's LLAMA_MAX_LAYERS; beyond it an assertion ends the process."""
 
 _load_lock = threading.RLock()
 
@@ -30,21 +31,59 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
     """Make llama_cpp load ``base`` from where it stands in its file; yields the path to give it.
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, some of its functions
-    are replaced: the one that opens the model, the one that makes the context, which also gets a bound on its
-    outputs, and the one that would send the output of the whole process to /dev/null, other threads' included; the
-    log's callback is enough. Failures become BadFile with llama.cpp's own reason.
+    are replaced: the one that opens the model; the one that makes the context, which also gets a bound on its
+    outputs; the reading of the metadata, which goes wrong where they are no UTF-8 or of 1,024 bytes; what renders chat
+    templates, without bounds there; and what would send the output of the whole process to /dev/null, other threads'
+    included: the log's callback is enough. Failures become BadFile with llama.cpp's own reason.
     """
-    blocks = base.get(f"{base.get('general.architecture', str)}.block_count", int, 0)
-    problem = base.header.check_vocab() or (f"{blocks} blocks" if blocks > _MAX_BLOCKS else "")
-    if problem:
-        raise BadFile.of(base.path, f"llama.cpp would crash on it: {problem}")
+    check_loadable(base)
+    with _load_lock:
+        capture = core.LogCapture(verbose)
+        try:
+            with _replaced(_replacements(base, outputs_max)):
+                yield os.fspath(base.path)
+        except AutoDecoError:
+            raise
+        except ValueError as e:
+            raise BadFile.of(base.path, f"cannot be loaded: {capture.first_error or e}") from e
+        except MemoryError as e:
+            raise BadFile.of(base.path, f"cannot be loaded: too little memory for what it says of itself: {e}") from e
+        finally:
+            del capture
+
+
+@contextmanager
+def _replaced(replacements: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes, each of an object and by a name, with another value for a time."""
+    before = [(where, name, getattr(where, name)) for where, name, _ in replacements]
+    try:
+        for where, name, value in replacements:
+            setattr(where, name, value)
+        yield
+    finally:
+        for where, name, value in before:
+            setattr(where, name, value)
+
+
+def _replacements(base: GgufFile, outputs_max: int) -> list[tuple[Any, str, Any]]:
+    """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there."""
     owner = threading.get_ident()
+    open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
+    suppress, metadata = llama.suppress_stdout_stderr, LlamaModel.metadata
 
     def open_here(path: bytes, params: Any) -> Any:
-        if threading.get_ident() != owner or base.start == 0:
+        if threading.get_ident() != owner:
             return open_model(path, params)
-        if base.data % _MMAP_ALIGNMENT:
+        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        model = open_model(path, params) if base.start == 0 else open_inside(params)
+        fault = core.vocab_fault(address(lib.llama_model_get_vocab(model))) if model and not params.vocab_only else ""
+        if fault:
+            lib.llama_model_free(model)
+            raise BadFile.of(base.path, f"cannot be used: {fault}")
+        return model
+
+    def open_inside(params: Any) -> Any:
         file = core.file_open(os.fsencode(base.path), base.start)
         try:
             return lib.llama_model_load_from_file_ptr(file, params)
@@ -56,25 +95,20 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
             params.n_outputs_max = min(outputs_max, params.n_batch)
         return make_context(model, params)
 
+    def metadata_here(model: LlamaModel) -> dict[str, str]:
+        return base.metadata() if threading.get_ident() == owner else metadata(model)
+
     def suppress_here(disable: bool = True) -> AbstractContextManager[Any]:
         return nullcontext() if threading.get_ident() == owner else suppress(disable)
 
-    with _load_lock:
-        capture = core.LogCapture(verbose)
-        open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
-        suppress = llama.suppress_stdout_stderr
-        lib.llama_model_load_from_file, lib.llama_init_from_model = open_here, make_here
-        llama.suppress_stdout_stderr = _internals.suppress_stdout_stderr = suppress_here
-        try:
-            yield os.fspath(base.path)
-        except jinja2.TemplateError as e:
-            raise BadFile.of(base.path, f"its chat template does not parse: {e}") from e
-        except ValueError as e:
-            raise BadFile.of(base.path, f"cannot be loaded: {capture.first_error or e}") from e
-        finally:
-            lib.llama_model_load_from_file, lib.llama_init_from_model = open_model, make_context
-            llama.suppress_stdout_stderr = _internals.suppress_stdout_stderr = suppress
-            del capture
+    return [
+        (lib, "llama_model_load_from_file", open_here),
+        (lib, "llama_init_from_model", make_here),
+        (LlamaModel, "metadata", metadata_here),
+        (llama_chat_format, "Jinja2ChatFormatter", functools.partial(Formatter, path=base.path)),
+        (llama, "suppress_stdout_stderr", suppress_here),
+        (_internals, "suppress_stdout_stderr", suppress_here),
+    ]
 
 
 class _Freed:

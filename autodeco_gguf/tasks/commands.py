@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.reading import read_json
 
 SHIPPED = Path(__file__).parent / "commands.json"
 """The list that comes with the package: edit a copy, and give that."""
@@ -32,10 +32,7 @@ class Commands:
         Raises:
             BadFile: the file cannot be read, or is something else.
         """
-        try:
-            lists = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise BadFile.of(path, f"cannot be read: {e}") from e
+        lists = read_json(path)
         for key in ("low", "high"):
             values = lists.get(key) if isinstance(lists, dict) else None
             if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import itertools
-import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Any
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.files.reading import open_regular, read_json
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
 from autodeco_gguf.tasks.checkers import read_answer
@@ -129,12 +130,7 @@ def _read_jsonl(path: Path) -> _Records:
 
 
 def _read_json(path: Path) -> _Records:
-    with bad_file(path, "cannot be read"):
-        content = path.read_bytes()
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as e:  # ValueError: not UTF-8, not JSON, or too long a number
-        raise BadFile.of(path, f"not JSON: {e}") from e
+    values = read_json(path)
     if not isinstance(values, list):
         raise BadFile.of(path, f"is {type_name(values)}, expected a list of records")
     yield from enumerate(values, 1)
@@ -142,7 +138,8 @@ def _read_json(path: Path) -> _Records:
 
 def _read_csv(path: Path) -> _Records:
     try:
-        with bad_file(path, "cannot be read"), path.open(encoding="utf-8-sig", newline="") as f:
+        with bad_file(path, "cannot be read"), open_regular(path) as raw:
+            f = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             for number, record in enumerate(csv.DictReader(f, strict=True), 1):
                 if None in record:
                     raise BadFile(f"{place(path, number, by_line=False)}: has more cells than the header", file=path)

@@ -58,3 +58,14 @@ def test_inspect_json(merged: Path, capfd: Capture) -> None:
     assert heads[1]["tensors"][0] == {
         "name": "autodeco.top_p_head.0.weight", "shape": [256, 69], "type": "f32", "size": 70656,
     }  # fmt: skip
+
+
+def test_what_stands_in_a_file_steers_no_terminal(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    odd = "\x1b[2J\x1b]0;owned\x07\u202e\x9b"
+    metadata = dict.fromkeys(("general.architecture", "autodeco.base_model"), (odd, Kind.STRING))
+    path = rewrite(merged, tmp_path / "x.gguf", metadata=metadata)
+    outcome = invoke(capfd, "inspect", path)
+    assert outcome.status == 0
+    assert all(line.isprintable() for line in outcome.out.splitlines())
+    assert "\\x1b[2J" in outcome.out
+    assert json.loads(invoke(capfd, "inspect", path, "--json").out)["base_model"] == odd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,45 @@ def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
         (tmp_path, "no recorded predictions"),
     ):
         assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
+
+
+def npz(path: Path, method: int = zipfile.ZIP_DEFLATED, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, content in members.items():
+            file.writestr(f"{name}.npy", content)
+    return path
+
+
+def npy(descr: str, shape: str, data: bytes = b"") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+BROKEN = {
+    "more than there is": npy("<f4", "(4000000000,)"),
+    "huge items": npy("|V1000000000", "(4000000000,)"),
+    "deep": npy("<f4", "(" * 3000),
+    "open": npy("<f4", "(1, 2"),
+    "digits": npy("<f4", "(" + "9" * 5000 + ",)"),
+    "objects": npy("|O", "(1,)", b"12345678"),
+    "another version": b"\x93NUMPY\x09\x00" + bytes(100),
+    "nothing": b"",
+    "a bomb": npy("<f4", "(50000000,)", bytes(200_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_arrays_that_are_none(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    path = npz(tmp_path / "x.npz", tokens=BROKEN[name])
+    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, "no recorded predictions")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, 99])
+def test_archives_that_numpy_would_not_write(method: int, merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    path = npz(tmp_path / "x.npz", zipfile.ZIP_DEFLATED if method == 99 else method, tokens=npy("<f4", "(0,)"))
+    raw = path.read_bytes()
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)) if method == 99 else ():
+        at = raw.index(mark) + place
+        raw = raw[:at] + method.to_bytes(2, "little") + raw[at + 2 :]
+    path.write_bytes(raw)
+    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, "compressed in another way")

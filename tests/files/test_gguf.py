@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,3 +98,43 @@ def test_not_a_gguf(name: str, tmp_path: Path) -> None:
     with pytest.raises(AutoDecoError, match=rf"x\.gguf: ({message})") as error:
         ModelFile.open(path)
     assert "\n" not in str(error.value)
+
+
+def changed(source: Path, path: Path, old: bytes, new: bytes) -> Path:
+    raw = source.read_bytes()
+    assert len(old) == len(new)
+    assert old in raw
+    path.write_bytes(raw.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("name", [b"general.name", b"output.weight"])
+def test_a_name_with_a_zero_byte(name: bytes, qwen2: Case, tmp_path: Path) -> None:
+    path = changed(qwen2.base, tmp_path / "x.gguf", name, name[:3] + b"\0" + name[4:])
+    with pytest.raises(BadFile, match=rf"^{path}: .*a name with a zero byte"):
+        GgufFile(path)
+
+
+def test_a_key_that_is_no_text(qwen2: Case, tmp_path: Path) -> None:
+    file = GgufFile(changed(qwen2.base, tmp_path / "x.gguf", b"general.name", b"general.n\xff\xfee"))
+    assert file.metadata()["general.architecture"] == "qwen2"
+    assert file.header.diff(GgufFile(qwen2.base).header, []) == "general.n\ufffd\ufffde"
+
+
+def test_an_alignment_that_would_write_gigabytes(qwen2: Case, tmp_path: Path) -> None:
+    for alignment in (2**17, 2**28):
+        path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"general.alignment": (alignment, Kind.UINT32)})
+        with pytest.raises(BadFile, match=r"^\S+: (general\.alignment is|not a GGUF)"):
+            GgufFile(path)
+
+
+def test_a_header_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    size = 100 << 20
+    key = b"general.name"
+    head = b"GGUF" + struct.pack("<IQQQ", 3, 0, 2, len(key)) + key
+    with path.open("wb") as f:
+        f.write(head + struct.pack("<IIQ", 9, 0, size))
+        f.truncate(size + (1 << 20))
+    with pytest.raises(BadFile, match=r"its header is larger than 67108864 bytes"):
+        GgufFile(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -17,6 +18,7 @@ from conftest import Case, load_case
 from safetensors.numpy import load_file, save_file
 
 from autodeco_gguf import AutoDecoError, Checkpoint, read_checkpoint
+from autodeco_gguf.errors import BadFile
 
 ENHANCED = ("temperature", "max_prob", "entropy", "prob_variance", "top5_prob")
 Change = Callable[[Path], object]
@@ -294,8 +296,8 @@ def differing_copies(directory: Path) -> None:
 
 BROKEN: dict[str, tuple[Change, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), r"config\.json: missing"),
-    "config not JSON": (write("config.json", b'{"a": '), r"config\.json: cannot be read: .*line 1"),
-    "config not UTF-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: cannot be read"),
+    "config not JSON": (write("config.json", b'{"a": '), r"config\.json: not JSON: .*column 7"),
+    "config not UTF-8": (write("config.json", b'{"a": "\xff"}'), r"config\.json: not UTF-8 at byte 7"),
     "config a list": (write("config.json", b"[]"), r"config\.json: is a list, expected an object"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"heads: no \.safetensors or \.bin file"),
     "empty weights": (cut(0), r"model\.safetensors: not a safetensors file"),
@@ -396,4 +398,50 @@ def test_bin_without_names(qwen2: Case, tmp_path: Path) -> None:
     (directory / "model.safetensors").unlink()
     torch.save([1, 2], directory / "autodeco_heads.bin")
     with pytest.raises(AutoDecoError, match=r"autodeco_heads\.bin: holds a list, expected tensors by name"):
+        read_checkpoint(directory)
+
+
+ODD_TENSORS: dict[str, Callable[[Any], Any]] = {
+    "sparse": lambda torch: torch.zeros(256, 64).to_sparse(),
+    "rows of a sparse one": lambda torch: torch.zeros(256, 64).to_sparse_csr(),
+    "nowhere": lambda torch: torch.zeros(256, 64, device="meta"),
+    "one value for a trillion": lambda torch: torch.zeros(1).expand(10**6, 10**6),
+    "a sparse trillion": lambda torch: torch.sparse_coo_tensor(size=(10**6, 10**6)),
+    "complex": lambda torch: torch.zeros(256, 64, dtype=torch.complex64),
+    "whole numbers": lambda torch: torch.zeros(256, 64, dtype=torch.int64),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("name", ODD_TENSORS)
+def test_bin_tensors_that_are_no_arrays(name: str, qwen2: Case, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    state = {**load_file(directory / "model.safetensors"), "temp_head.mlp.0.weight": ODD_TENSORS[name](torch)}
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    with pytest.raises(BadFile, match=r"pytorch_model\.bin: "):
+        read_checkpoint(directory)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+)
+def test_pipes_are_refused_at_once(name: str, qwen2: Case, tmp_path: Path) -> None:
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    if name == "pytorch_model.bin":
+        (directory / "model.safetensors").unlink()
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    with pytest.raises(BadFile, match=rf"{name}: is no regular file"):
+        read_checkpoint(directory)
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"hidden_size": ' + b"9" * 5000 + b"}"])
+def test_a_config_that_nobody_can_read(text: bytes, qwen2: Case, tmp_path: Path) -> None:
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    (directory / "config.json").write_bytes(text)
+    with pytest.raises(BadFile, match=r"config\.json: not JSON"):
         read_checkpoint(directory)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import llama_cpp
 import pytest
 from broken import Kind, rewrite
-from conftest import Case
+from conftest import Case, load
 
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.model.context import Context
 
@@ -24,14 +25,14 @@ def test_messages_and_the_beginning_of_an_answer(context: Context) -> None:
     template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     )
-    chat = Chat(template, context.vocab)
+    chat = Chat(template, context.vocab, context.file.path)
     assert chat.render(MESSAGES) == "[user]Hi[assistant]Ho>"
     assert chat.render(MESSAGES, generation=False) == "[user]Hi[assistant]Ho"
 
 
 def test_special_tokens_have_their_names(context: Context) -> None:
     name = context.token_bytes(context.eos).decode()
-    assert Chat("{{ eos_token }}", context.vocab).render([]) == name != ""
+    assert Chat("{{ eos_token }}", context.vocab, context.file.path).render([]) == name != ""
 
 
 @pytest.mark.parametrize(
@@ -44,18 +45,42 @@ def test_special_tokens_have_their_names(context: Context) -> None:
     ],
 )
 def test_a_template_that_refuses(template: str, reason: str, context: Context) -> None:
-    with pytest.raises(InvalidInput, match=rf"^the model's chat template refuses: .*{reason}") as caught:
-        Chat(template, context.vocab).render(MESSAGES)
+    with pytest.raises(InvalidInput, match=rf"^{context.file.path}: its chat template refuses: .*{reason}") as caught:
+        Chat(template, context.vocab, context.file.path).render(MESSAGES)
     assert caught.value.key == TEMPLATE_KEY
 
 
-def test_a_template_that_does_not_parse(qwen2: Case, context: Context, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"^its chat template does not parse: "):
-        Chat("{% if %}", context.vocab)
+def test_a_template_that_does_not_parse_is_in_nobodys_way_before_it_is_used(qwen2: Case, tmp_path: Path) -> None:
     path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={TEMPLATE_KEY: ("{% if %}", Kind.STRING)})
-    with pytest.raises(BadFile, match=rf"^{path}: its chat template does not parse: ") as caught:
-        Context(path, n_ctx=32).chat()
+    chat = Context(path, n_ctx=32).chat()
+    assert chat is not None
+    with pytest.raises(InvalidInput, match=rf"^{path}: its chat template does not parse: ") as caught:
+        chat.render(MESSAGES)
     assert (caught.value.file, caught.value.key) == (str(path), TEMPLATE_KEY)
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 5000])
+def test_a_template_of_any_length_is_whole(size: int, qwen2: Case, tmp_path: Path) -> None:
+    template = "{{ messages[0].content }}" + "." * (size - 26) + "!"
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={TEMPLATE_KEY: (template, Kind.STRING)})
+    chat = Context(path, n_ctx=32).chat()
+    assert chat is not None
+    assert chat.render(MESSAGES) == template.replace("{{ messages[0].content }}", "Hi")
+    llm = load(path, heads_enabled=())
+    assert llm.metadata[TEMPLATE_KEY] == template
+
+
+def test_metadata_that_is_no_text_costs_nothing_else(qwen2: Case, tmp_path: Path) -> None:
+    entries = {TEMPLATE_KEY: ("{{ 1 }}", Kind.STRING), "a.b": ("?", Kind.STRING)}
+    whole = rewrite(qwen2.base, tmp_path / "x.gguf", metadata=entries)
+    path = tmp_path / "y.gguf"
+    name = b"Tiny Qwen2"
+    path.write_bytes(whole.read_bytes().replace(name, b"Tiny \xffwen2").replace(b"a.b", b"a\xfeb"))
+    for metadata in (Context(path, n_ctx=32).metadata, load(path, heads_enabled=()).metadata):
+        assert metadata["general.name"] == "Tiny \ufffdwen2"
+        assert metadata[TEMPLATE_KEY] == "{{ 1 }}"
+    stock = llama_cpp.Llama(str(qwen2.base), n_ctx=32, verbose=False).metadata
+    assert Context(qwen2.base, n_ctx=32).metadata == stock
 
 
 def test_a_model_without_one(context: Context) -> None:

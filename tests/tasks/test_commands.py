@@ -24,13 +24,13 @@ def test_the_share_of_examples_with_commands() -> None:
 
 
 COMMAND_FILES: dict[str, tuple[bytes, str]] = {
-    "not JSON": (b"{", "cannot be read: Expecting property name"),
+    "not JSON": (b"{", "not JSON: Expecting property name"),
     "a list": (b"[]", "low: expected a list of sentences"),
     "no high": (b'{"low": ["x"]}', "high: expected a list of sentences"),
     "empty": (b'{"low": [], "high": ["x"]}', "low: expected a list of sentences"),
     "blank": (b'{"low": ["x"], "high": [" "]}', "high: expected a list of sentences"),
     "a number": (b'{"low": [1], "high": ["x"]}', "low: expected a list of sentences"),
-    "not UTF-8": (b"\xff", "cannot be read: 'utf-8' codec"),
+    "not UTF-8": (b"\xff", "not UTF-8 at byte 0"),
 }
 
 

@@ -290,7 +290,7 @@ def test_a_malformed_line(name: str, commands: Commands | None, chat: Context, t
 
 
 TEMPLATES: dict[str, tuple[str, str]] = {
-    "refuses": ("{{ raise_exception('no') }}", "the model's chat template refuses: no"),
+    "refuses": ("{{ raise_exception('no') }}", r"\S+x\.gguf: its chat template refuses: no"),
     "rewrites": (
         "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}",
         "messages: the chat template renders turn 2 differently when others follow; give one answer a line",

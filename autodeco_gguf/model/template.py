@@ -1,0 +1,283 @@
+"""Chat templates as programs of strangers: run in jinja2's sandbox, and within bounds of time and size."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from autodeco_gguf.errors import InvalidInput
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+"""The metadata key that holds one."""
+
+MAX_SOURCE = 1 << 17
+"""Characters of a template; the longest in use have a quarter of it."""
+
+MAX_SECONDS = 2.0
+"""Processor time of one rendering."""
+
+MAX_BYTES = 1 << 26
+"""Size of one value, and of the text that comes out."""
+
+MAX_BYTES_MADE = 1 << 28
+"""Size of all values that one rendering makes, and of what it writes."""
+
+MAX_NUMBER = 100_000
+"""What an argument may be that is a number: a width, a count. jinja2's sandbox has the same bound for ranges."""
+
+_TICKS = 256
+"""Steps of a loop between two looks at the clock."""
+
+_WIDTHS = re.compile(r"\d{4}|%[^a-zA-Z%]*\*|\{[^}]*\{")
+"""What makes a format string write more than it holds: a width of four digits, or one that is an argument."""
+
+
+class TooMuch(Exception):
+    """A template goes beyond a bound."""
+
+
+class _Budget:
+    """What is left to one rendering."""
+
+    def __init__(self) -> None:
+        self._made, self._ticks, self._end = 0, 0, time.thread_time() + MAX_SECONDS
+
+    def tick(self, nbytes: int) -> None:
+        """A step that writes up to so many bytes."""
+        self._take(nbytes)
+        self._ticks += 1
+        if self._ticks % _TICKS == 0:
+            self.look()
+
+    def look(self) -> None:
+        if time.thread_time() > self._end:
+            raise TooMuch(f"takes more than {MAX_SECONDS:g} s")
+
+    def made(self, value: Any) -> Any:
+        """The value, counted."""
+        self.look()
+        self._take(_size(value))
+        return value
+
+    def _take(self, nbytes: int) -> None:
+        self._made += nbytes
+        if self._made > MAX_BYTES_MADE:
+            raise TooMuch(f"makes more than {MAX_BYTES_MADE >> 20} MiB of values")
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value written out, everything in it counted as often as it stands there."""
+    total, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        total += sys.getsizeof(one) if isinstance(one, str | bytes | int) else 64
+        if isinstance(one, dict):
+            rest += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            rest += one
+        _check_size(total + 8 * len(rest))
+    return total
+
+
+def _check_size(nbytes: int) -> None:
+    if nbytes > MAX_BYTES:
+        raise TooMuch(f"makes a value of more than {MAX_BYTES >> 20} MiB")
+
+
+def _check_arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse arguments whose result would be far larger than they are."""
+    product = 1
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if abs(value) > MAX_NUMBER:
+                raise TooMuch(f"gives {name} a number beyond {MAX_NUMBER}")
+            product *= max(1, int(abs(value)))
+        elif isinstance(value, str | bytes | list | tuple | dict):
+            product *= max(1, len(value))
+    if name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
+        product = len(args[0]) + args[0].count(args[1]) * len(args[2])
+    if name == "format" and isinstance(args[0], str) and _WIDTHS.search(args[0]):
+        raise TooMuch("formats with a width that is too large, or not written out")
+    _check_size(product)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, each step and each value of which is counted; nothing is computed while it compiles."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def __init__(self, source_size: int) -> None:
+        self.source_size = source_size
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[Jinja2ChatFormatter.IgnoreGenerationTags, "jinja2.ext.loopcontrols"],
+            optimized=False,
+            finalize=self._written,
+        )
+        self._here = threading.local()  # one environment can render in several threads
+        self.filters["tojson"] = Jinja2ChatFormatter.tojson
+        self.filters = {name: self._bounded(name, function) for name, function in self.filters.items()}
+        self.filters |= {"_steps": self._steps, "_concat": self._concat, "_made": lambda value: self.budget.made(value)}
+        del self.globals["lipsum"]
+
+    @property
+    def budget(self) -> _Budget:
+        budget: _Budget = self._here.budget
+        return budget
+
+    def begin(self) -> None:
+        """A rendering begins in this thread."""
+        self._here.budget = _Budget()
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in list(tree.find_all(nodes.For)):
+            written = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+            loop.iter = _filter("_steps", loop.iter, nodes.Const(written))
+        return _Rewriting().visit(tree)  # type: ignore[no-any-return]
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in ("translate", "maketrans") and super().is_safe_attribute(obj, attr, value)
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        budget, name = __self.budget, getattr(__obj, "__name__", "a function")
+        budget.look()
+        if isinstance(__obj, Macro):
+            budget.tick(__self.source_size)
+        else:
+            method = inspect.unwrap(__obj) if callable(__obj) else __obj
+            owner = getattr(method, "__self__", None)
+            _check_arguments(name, (owner, *args) if isinstance(owner, str | bytes) else args or ("",), kwargs)
+        return budget.made(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        self.budget.look()
+        if operator == "**" and not (abs(left) <= MAX_NUMBER and abs(right) <= 64):
+            raise TooMuch("raises a number to a power that is too large")
+        if operator == "*":
+            sequence, number = (right, left) if isinstance(left, int) else (left, right)
+            if isinstance(number, int) and not isinstance(sequence, int | float):
+                _check_size(abs(number) * (len(sequence) if isinstance(sequence, str) else _size(sequence)))
+        if operator == "%" and isinstance(left, str):
+            _check_arguments("format", (left,), {})
+        return self.budget.made(super().call_binop(context, operator, left, right))
+
+    def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            self.budget.look()
+            own = args[1:] if hasattr(function, "jinja_pass_arg") else args
+            _check_arguments(name, own or ("",), kwargs)
+            return self.budget.made(function(*args, **kwargs))
+
+        return bounded
+
+    def _steps(self, items: Iterable[Any], written: int) -> Iterator[Any]:
+        for item in items:
+            self.budget.tick(written)
+            yield item
+
+    def _concat(self, parts: list[Any]) -> str:
+        self.budget.made(parts)
+        return "".join(map(str, parts))
+
+    def _written(self, value: Any) -> Any:
+        if isinstance(value, Namespace):
+            raise TooMuch("writes a namespace")
+        return self.budget.made(value)
+
+
+class _Rewriting(NodeTransformer):
+    """Has what a template makes without a call or an operator counted too: joined texts, and lists written out."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        self.generic_visit(node)
+        return _filter("_concat", nodes.List(node.nodes))
+
+    def visit_List(self, node: nodes.List) -> nodes.Expr:
+        return _filter("_made", self.generic_visit(node))
+
+    visit_Dict = visit_List
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
+        return self.visit_List(node) if node.ctx == "load" else node  # type: ignore[arg-type]
+
+
+def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(value, name, list(args), [], None, None)
+
+
+class _Template:
+    """A template, compiled when it is first used."""
+
+    def __init__(self, source: str, path: Path) -> None:
+        self._source, self._path = source, path
+
+    @functools.cached_property
+    def _compiled(self) -> tuple[_Environment, jinja2.Template]:
+        if len(self._source) > MAX_SOURCE:
+            raise TooMuch(f"has {len(self._source)} characters, more than {MAX_SOURCE}")
+        environment = _Environment(len(self._source))
+        return environment, environment.from_string(self._source)
+
+    def render(self, **values: Any) -> str:
+        """The text.
+
+        Raises:
+            InvalidInput: the template does not parse, refuses, fails, or goes beyond a bound.
+        """
+        try:
+            environment, template = self._compiled
+        except Exception as e:
+            raise self._failed("does not parse", e) from e
+        environment.begin()
+        try:
+            size, pieces = 0, []
+            for piece in template.generate(**values):
+                size += len(piece)
+                _check_size(size)
+                pieces.append(piece)
+            return "".join(pieces)
+        except Exception as e:  # it is a program, and can raise anything
+            raise self._failed("refuses", e) from e
+
+    def _failed(self, what: str, error: Exception) -> InvalidInput:
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        return InvalidInput(f"{self._path}: its chat template {what}: {reason}", file=self._path, key=TEMPLATE_KEY)
+
+
+class Formatter(Jinja2ChatFormatter):
+    """What llama_cpp makes of a template, with bounds, and nothing of it compiled before it is used."""
+
+    def __init__(
+        self,
+        template: str,
+        eos_token: str,
+        bos_token: str,
+        add_generation_prompt: bool = True,
+        stop_token_ids: list[int] | None = None,
+        *,
+        path: Path,
+    ) -> None:
+        """As ``Jinja2ChatFormatter``; calling it raises InvalidInput where the template of the file ``path`` fails."""
+        self.template = template
+        self.eos_token, self.bos_token = eos_token, bos_token
+        self.add_generation_prompt = add_generation_prompt
+        self.stop_token_ids = None if stop_token_ids is None else set(stop_token_ids)
+        self._environment = _Template(template, path)

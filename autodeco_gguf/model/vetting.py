@@ -1,0 +1,55 @@
+"""What llama.cpp would crash on, found in a header before it is loaded."""
+
+from __future__ import annotations
+
+import re
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.gguf import GgufFile, TensorInfo
+
+_MAX_BLOCKS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS."""
+
+_MAX_CONTEXT = 1 << 24
+"""Tokens; llama_cpp makes room for as many at every tokenization."""
+
+_EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
+_NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
+"""Types that ggml stores and cannot compute with."""
+
+_INDICES = re.compile(r"tid2eid")
+"""Tensors that hold indices."""
+
+_VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors")
+"""Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
+
+
+def check_loadable(base: GgufFile) -> None:
+    """Raise BadFile, naming key or tensor, for what would end the process within llama.cpp.
+
+    Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then.
+    """
+    key = f"{base.architecture}.block_count"
+    blocks = base.get(key, int, 1)
+    problem = base.header.check_vocab()
+    if not 1 <= blocks <= _MAX_BLOCKS:
+        problem = f"{blocks} blocks"
+    context = base.get(f"{base.architecture}.context_length", int, 0)
+    if not 0 <= context <= _MAX_CONTEXT:
+        problem = f"context_length {context}"
+    for name in _EPSILONS:
+        epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
+        if not 0 <= epsilon <= 1:
+            problem = f"{name} {epsilon:g}"
+    for tensor in base.tensors:
+        problem = problem or _tensor_fault(tensor)
+    if problem:
+        raise BadFile.of(base.path, f"llama.cpp would crash on it: {problem}")
+
+
+def _tensor_fault(tensor: TensorInfo) -> str:
+    integer = tensor.type in _NO_WEIGHTS and not _INDICES.search(tensor.name)
+    if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
+        return f"tensor {tensor.name} is {tensor.type}"
+    return ""

@@ -1,0 +1,151 @@
+"""Finds the broken files that end badly: ``python tests/hostile/hunt.py --seed 7 --count 20000``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
+"""Of a worker: a crash says so at once, and two of them do not wait for each other's threads."""
+
+SECONDS, MEGABYTES, HANGS_S = 5, 300, 60
+"""What one file may cost: processor time, memory beyond what was in use, and wall time at which the worker is ended."""
+
+
+def fault(answer: dict[str, Any]) -> str:
+    """What is wrong with how a case ended; empty: nothing."""
+    status, err = answer["status"], answer["err"]
+    if isinstance(status, str) and not status.startswith("error: "):
+        return f"traceback: {status}"
+    if "Traceback" in err:
+        return f"traceback: {err}"
+    if status not in (0, 1, 2) and not isinstance(status, str):
+        return f"exit status {status}: {err}"
+    if isinstance(status, str) and "\n" in status:
+        return f"more than one line: {status}"
+    if status in (1, 2) and not re.search(r"^error: .*\n\Z", err, re.M):
+        return f"no line that says what is wrong: {err!r}"
+    text = err + (status if isinstance(status, str) else "") + ("" if ": run " in answer["what"] else answer["out"])
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text):
+        return f"control characters: {text!r}"
+    if answer["cpu_s"] > SECONDS:
+        return f"{answer['cpu_s']:.1f} s"
+    if answer["memory"] > MEGABYTES << 20:
+        return f"{answer['memory'] >> 20} MB"
+    return f"left behind: {answer['left']}" if answer["left"] else ""
+
+
+class Worker:
+    """A worker process, started again when a case ends it."""
+
+    def __init__(self, directory: Path, made: Path) -> None:
+        self._directory, self._made = directory, made
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, seed: int) -> tuple[dict[str, Any], str]:
+        """How the case of a seed went, and what is wrong with that."""
+        if self._process is None:
+            self._start()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{seed}\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], HANGS_S)
+        line = process.stdout.readline() if ready else ""
+        if line:
+            answer = json.loads(line)
+            return answer, fault(answer)
+        if not ready:
+            process.kill()
+        code = process.wait()
+        self.stop()
+        said, call = (self._directory.with_suffix(suffix).read_text("utf-8", "replace") for suffix in (".err", ".what"))
+        what = f"no answer within {HANGS_S} s" if not ready else f"ended with {code}"
+        return {"seed": seed, "what": call}, f"{what}: {said[-1500:]}"
+
+    def _start(self) -> None:
+        path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "hostile.worker", str(self._directory), str(self._made)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
+        )
+
+    def stop(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.close()
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process.stdout.close()
+            self._process = None
+
+
+def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2) -> list[str]:
+    """The cases that end badly, each as a line with its seed."""
+    made = directory / "made"
+    made.mkdir()
+    from hostile.cases import prepare
+
+    prepare(made)
+    found: list[str] = []
+    lock = threading.Lock()
+
+    def work(i: int) -> None:
+        worker = Worker(directory / f"w{i}", made)
+        try:
+            while True:
+                with lock:
+                    seed = next(seeds, None)
+                if seed is None:
+                    return
+                answer, wrong = worker.ask(seed)
+                if wrong:
+                    with lock:
+                        found.append(f"seed {seed}, {answer.get('what', '')}: {wrong}")
+                        print(found[-1], flush=True)
+        finally:
+            worker.stop()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n_workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="the first of the cases' seeds")
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        found = hunt(iter(range(args.seed, args.seed + args.count)), Path(directory), args.workers)
+    print(f"{len(found)} of {args.count} end badly")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Thousands of broken files through the whole front door; HOSTILE_SEED and HOSTILE_COUNT give others, and more."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostile.broken_gguf import broken_gguf
+from hostile.gguf_bytes import Gguf
+from hostile.hunt import fault, hunt
+
+FIXTURES = Path(__file__).parent.parent
+SEED, COUNT = int(os.environ.get("HOSTILE_SEED", "0")), int(os.environ.get("HOSTILE_COUNT", "3000"))
+
+
+def test_no_broken_file_does_harm(tmp_path: Path) -> None:
+    assert hunt(iter(range(SEED, SEED + COUNT)), tmp_path, min(4, os.cpu_count() or 1)) == []
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*fixtures/*/*.gguf")), ids=lambda path: path.parent.name)
+def test_a_file_is_put_together_as_it_was(path: Path) -> None:
+    assert Gguf.read(path).bytes() == path.read_bytes()
+
+
+def test_a_seed_gives_the_same_file_each_time() -> None:
+    path = FIXTURES / "fixtures/qwen2/base.gguf"
+    files = [[broken_gguf(random.Random(seed), Gguf.read(path)) for seed in range(20)] for _ in range(2)]
+    assert files[0] == files[1]
+    assert len(set(files[0])) > 15
+
+
+GOOD: dict[str, Any] = {"what": "x", "status": 1, "err": "error: x\n", "out": "", "cpu_s": 0.1, "memory": 0, "left": []}
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "exception": ({"status": "Traceback (most recent call last): x"}, "traceback"),
+    "printed traceback": ({"err": "Traceback (most recent call last):\nerror: x\n"}, "traceback"),
+    "odd status": ({"status": 139}, "exit status"),
+    "silence": ({"err": ""}, "no line that says"),
+    "steers the terminal": ({"err": "error: \x1b[2J\n"}, "control characters"),
+    "slow": ({"cpu_s": 5.1}, "5.1 s"),
+    "large": ({"memory": 301 << 20}, "301 MB"),
+    "half a file": ({"left": [".x.tmp"]}, "left behind"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_counts_as_harm(name: str) -> None:
+    change, reason = BAD[name]
+    assert fault(GOOD) == ""
+    assert reason in fault({**GOOD, **change})

@@ -1,0 +1,126 @@
+"""Templates are programs of strangers: what they may do, and where each kind of excess ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model import template
+from autodeco_gguf.model.template import MAX_SOURCE, TEMPLATE_KEY, Formatter
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+ENDLESS = "{% set x = range(99999)|list %}{% for a in x %}{% for b in x %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "MAX_SECONDS", 0.25)
+
+
+def render(source: str) -> str:
+    return Formatter(source, "</s>", "<s>", path=Path("x.gguf"))(messages=MESSAGES).prompt
+
+
+TOO_MUCH = {
+    "repeated text": "{{ 'a' * 10**9 }}",
+    "repeated list": "{{ [[1]] * 10**9 }}",
+    "power": "{{ 10 ** 10 ** 8 }}",
+    "power of a small number": "{{ 2 ** 99999 ** 2 }}",
+    "range": "{% for i in range(10**9) %}{% endfor %}",
+    "width of a filter": "{{ 'x'|center(10**9) }}",
+    "width of a method": "{{ 'x'.ljust(10**9) }}",
+    "indent": "{{ 'a'|indent(10**9, true) }}",
+    "width in a format": "{{ '%1000000000d' % 1 }}",
+    "width as an argument": "{{ '%*d' % (10**9, 1) }}",
+    "width in braces": "{{ '{:>1000000000}'.format(1) }}",
+    "filter of a filter": "{{ ['x']|map('center', 10**9)|list }}",
+    "replacement": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "joined twice as often": (
+        "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+    ),
+    "added": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "lists of lists": (
+        "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}"
+    ),
+    "long output": "{% for i in range(99999) %}" + "x" * 9999 + "{% endfor %}",
+    "macros that call each other": (
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(50) }}"
+    ),
+    "loop": ENDLESS,
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "depth": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "length": "x" * (MAX_SOURCE + 1),
+    "digits": "{{ " + "9" * 6000 + " }}",
+    "namespace": "{{ namespace(x=1) }}",
+    "lipsum": "{{ lipsum(n=10**5) }}",
+    "an escape": "{{ ''.__class__.__mro__ }}",
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_too_much(name: str) -> None:
+    before = time.thread_time()
+    with pytest.raises(InvalidInput, match=r"^x\.gguf: its chat template (refuses|does not parse): .") as caught:
+        render(TOO_MUCH[name])
+    assert (caught.value.key, caught.value.file) == (TEMPLATE_KEY, "x.gguf")
+    assert time.thread_time() - before < 4
+
+
+def test_memory_is_bounded() -> None:
+    tracemalloc.start()
+    try:
+        for name in ("repeated text", "joined twice as often", "lists of lists", "replacement"):
+            with pytest.raises(InvalidInput):
+                render(TOO_MUCH[name])
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_time_is_bounded_in_any_thread() -> None:
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            render(ENDLESS)
+        except InvalidInput as e:
+            ended.append(e)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [str(e) for e in ended] == ["x.gguf: its chat template refuses: takes more than 0.25 s"]
+
+
+def test_nothing_is_computed_before_it_is_used() -> None:
+    for source in TOO_MUCH.values():
+        Formatter(source, "", "", path=Path("x.gguf"))
+
+
+ORDINARY = [
+    "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m['content']|trim ~ '<|im_end|>' }}\n{% endfor %}",
+    "{% for m in messages %}{{ loop.index0 }}{{ loop.last }}{{ loop.length }}"
+    "{{ loop.previtem }}{% endfor %}{{ bos_token * 2 }}",
+    "{%- set ns = namespace(n=0, l=[]) -%}{% for m in messages if m.role == 'user' %}"
+    "{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "{{ messages|tojson(indent=2) }}{{ 'a-b'.split('-')[1] }}"
+    "{{ '%s: %5.1f' % ('x', 2) }}{{ '{}'.format([1, {'a': (2,)}]) }}",
+    "{% macro f(x, y=1) %}{{ x }}{{ y }}{{ caller() if caller }}{% endmacro %}{{ f(1) }}{% call f(2) %}c{% endcall %}",
+    "{% for m in messages[1:] + messages %}{% if loop.first %}{% continue %}"
+    "{% endif %}{{ m.items()|list }}{% break %}{% endfor %}",
+    "{% generation %}{{ messages|map(attribute='role')|join(', ') }}"
+    "{% endgeneration %}{{ 7 % 4 }}{{ 2 ** 10 }}{{ none is none }}",
+    "{% set x, y = 1, 2 %}{% for k, v in {'a': 1}.items() %}{{ k, v, x, y }}"
+    "{% endfor %}{{ messages|length }}{{ undefined }}",
+]
+
+
+@pytest.mark.parametrize("source", ORDINARY)
+def test_ordinary_templates_give_what_llama_cpp_gives(source: str) -> None:
+    assert render(source) == Jinja2ChatFormatter(source, "</s>", "<s>")(messages=MESSAGES).prompt
