@@ -50,7 +50,7 @@ def test_every_public_name_is_there() -> None:
 
 
 NAMES = (
-    *("Completion", "CreateCompletionResponse", "LLAMA_DEFAULT_SEED", "LlamaCache", "LlamaDiskCache", "LlamaGrammar"),
+    *("Completion", "CreateCompletionResponse", "LLAMA_DEFAULT_SEED", "LlamaCache", "LlamaDiskCache"),
     *("LlamaRAMCache", "LlamaState", "LlamaTokenizer", "LogitsProcessor", "LogitsProcessorList"),
     *(
         "MinTokensLogitsProcessor",
@@ -65,7 +65,9 @@ NAMES = (
 def test_the_names_of_llama_cpp_are_here() -> None:
     for name in NAMES:
         assert getattr(ad, name) is getattr(llama_cpp, name)
-    assert ad.Llama is not llama_cpp.Llama
+    for name in ("Llama", "LlamaGrammar"):
+        assert issubclass(getattr(ad, name), getattr(llama_cpp, name))
+        assert getattr(ad, name) is not getattr(llama_cpp, name)
     with pytest.raises(ImportError, match="cannot import name 'LlamaGramar'"):
         exec("from autodeco_gguf import LlamaGramar")
 

@@ -23,6 +23,7 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 from autodeco_gguf.model.stops import StopFinder, stop_texts
+from autodeco_gguf.model.token_text import check_token
 
 _PROCESS_SEED = check_seed(None)
 
@@ -191,7 +192,7 @@ def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[in
     if isinstance(prompt, str):
         tokens = llama.tokenize(prompt.encode("utf-8"), add_bos=False, special=suffix is None) if prompt else []
     else:
-        tokens = [int(token) for token in prompt]
+        tokens = [check_token(token, llama.n_vocab()) for token in prompt]
         if suffix is None:
             return tokens
     if suffix is not None:
@@ -222,13 +223,12 @@ def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any
     """A logits processor that adds a bias to tokens, which JSON makes strings of."""
     bias = {}
     for token, value in given.items():
+        number = int(token) if isinstance(token, str) and token.lstrip("-").isdecimal() else token
         try:
-            bias[int(token)] = float(value)
+            amount = float(value)
         except (TypeError, ValueError) as e:
-            raise InvalidInput.of("logit_bias", f"{{{token!r}: {value!r}}}", "{token id: number}") from e
-    bad = next((token for token in bias if not 0 <= token < n_vocab), None)
-    if bad is not None:
-        raise InvalidInput.of("logit_bias of token", bad, f"0 to {n_vocab - 1}")
+            raise InvalidInput.of(f"logit_bias of token {token}", repr(value), "a number") from e
+        bias[check_token(number, n_vocab, "logit_bias of token")] = amount
 
     def add(_: Any, scores: Float32Array) -> Float32Array:
         scores = scores.copy()

@@ -173,7 +173,7 @@ class Llama(llama_cpp.Llama):
         """As ``llama_cpp.Llama.detokenize``, which loses tokens of more than 32 bytes."""
         if type(self.tokenizer_) is not llama_cpp.LlamaTokenizer:
             return bytes(super().detokenize(tokens, prev_tokens, special))
-        text = b"".join(self.token_bytes(int(token), special=special) for token in tokens)
+        text = b"".join(self.token_bytes(token, special=special) for token in tokens)
         return text.removeprefix(b" ") if len(tokens) and tokens[0] == self.token_bos() else text
 
     def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:

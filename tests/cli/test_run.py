@@ -251,7 +251,7 @@ def test_sampling_options_have_an_effect(merged: Path, tmp_path: Path, capfd: Ca
     [
         (["--grammar", 'root ::= "a'], "the grammar does not parse", 2),
         (["--grammar", 'root ::= "a"', "--json-schema", "{}"], "give one of --grammar, --grammar-file and", 2),
-        (["--json-schema", "{"], "the JSON schema will not do", 2),
+        (["--json-schema", "{"], "JSON schema: ", 2),
         (["--grammar-file", "nowhere.gbnf"], "nowhere.gbnf: cannot be read: No such file", 1),
         (["-f", "nowhere.txt"], "nowhere.txt: cannot be read: No such file", 1),
     ],
