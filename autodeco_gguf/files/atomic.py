@@ -40,7 +40,7 @@ def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
         while nbytes:
             n = f.readinto(buffer[: min(nbytes, len(buffer))])
             if not n:
-                raise BadFile.of(source, "ended while it was read")
+                raise BadFile.of(source, f"ended while it was read, at byte {f.tell()}")
             yield buffer[:n]
             nbytes -= n
 
