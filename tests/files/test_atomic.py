@@ -125,7 +125,7 @@ def test_what_is_refused_has_the_name_it_was_to_have(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
     with pytest.raises(BadFile, match=rf"^{re.escape(str(path))}: will not do$") as error:
-        write_atomically(path, lambda f: None, refuse)
+        write_together([Output(path, lambda f: None, refuse)])
     assert error.value.file == str(path)
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["out"])
 
@@ -202,10 +202,10 @@ def test_of_two_that_make_one_new_file_one_wins(links: bool, tmp_path: Path, mon
 
     def meanwhile(f: BinaryIO) -> None:
         f.write(b"second")
-        write_atomically(path, lambda f: f.write(b"first"), new=True)
+        write_together([Output(path, lambda f: f.write(b"first"))], new=True)
 
     with pytest.raises(BadFile, match=r"out: exists; use --force to replace it"):
-        write_atomically(path, meanwhile, new=True)
+        write_together([Output(path, meanwhile)], new=True)
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"first", ["out"])
     write_atomically(path, lambda f: f.write(b"third"))
     assert path.read_bytes() == b"third"
