@@ -457,10 +457,10 @@ print(peak)
 
 
 def test_peak_memory_is_bounded(qwen2: Case, tmp_path: Path) -> None:
-    base = big_base(tmp_path / "base.gguf", 320_000_000)
+    base = big_base(tmp_path / "base.gguf", 200_000_000)
     paths = [str(p) for p in (base, qwen2.heads, tmp_path / "merged.gguf", tmp_path / "out.gguf")]
     done = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
-    assert (tmp_path / "merged.gguf").stat().st_size > 320_000_000
+    assert (tmp_path / "merged.gguf").stat().st_size > 200_000_000
     assert int(done.stdout) < 150e6  # found: 52e6
     for path in tmp_path.iterdir():  # pytest keeps the folder
         path.unlink()
