@@ -25,16 +25,7 @@ except ModuleNotFoundError as e:
     ) from e
 
 if TYPE_CHECKING:
-    from llama_cpp import LlamaCache as LlamaCache
-    from llama_cpp import LlamaDiskCache as LlamaDiskCache
-    from llama_cpp import LlamaRAMCache as LlamaRAMCache
-    from llama_cpp import LlamaState as LlamaState
-    from llama_cpp import LlamaTokenizer as LlamaTokenizer
-    from llama_cpp import LogitsProcessor as LogitsProcessor
-    from llama_cpp import LogitsProcessorList as LogitsProcessorList
-    from llama_cpp import MinTokensLogitsProcessor as MinTokensLogitsProcessor
-    from llama_cpp import StoppingCriteria as StoppingCriteria
-    from llama_cpp import StoppingCriteriaList as StoppingCriteriaList
+    from llama_cpp import *  # noqa: F403
 
     from autodeco_gguf.engine.conversation import Conversation as Conversation
     from autodeco_gguf.engine.engine import Engine as Engine

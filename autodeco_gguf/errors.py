@@ -47,15 +47,9 @@ class AutoDecoError(Exception):
         self.file = None if file is None else os.fspath(file)
         self.key, self.expected, self.found = key, expected, found
 
-    def within(self, where: object, *, file: str | os.PathLike[str] | None = None) -> Self:
-        """The same error of something larger: ``where`` stands before its message, ``file`` where it has none yet."""
-        return type(self)(
-            f"{where}: {self}",
-            file=file if self.file is None else self.file,
-            key=self.key,
-            expected=self.expected,
-            found=self.found,
-        )
+    def within(self, where: object) -> Self:
+        """The same error of something larger: ``where`` stands before its message."""
+        return type(self)(f"{where}: {self}", file=self.file, key=self.key, expected=self.expected, found=self.found)
 
 
 class InvalidInput(AutoDecoError, ValueError):

@@ -173,7 +173,7 @@ def _optimizer(model: Qwen2ForCausalLM, settings: PretrainSettings) -> torch.opt
 
 
 def _save_checkpoint(path: Path, **state: Any) -> None:
-    write_atomically(path, lambda f: torch.save(state, f), lambda _: None)
+    write_atomically(path, lambda f: torch.save(state, f))
 
 
 def _load_checkpoint(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +16,10 @@ from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.machine import Machine
 
 if TYPE_CHECKING:
-    import zipfile
-
     import numpy as np
 
 TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 """KV cache type -> how far T and P may be from recorded float32 values of an unquantized model."""
-
 
 MAX_BYTES = 1 << 24
 """Size of a recorded array: two million tokens."""
@@ -65,8 +66,6 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
 
 def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The three arrays of an .npz; each of at most :data:`MAX_BYTES`, whatever the file says of itself."""
-    import zipfile
-
     if path.exists() and not path.is_file():
         raise BadFile.of(path, "no recorded predictions: no regular file")
     try:
@@ -87,19 +86,12 @@ def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _array(file: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
-    import io
-    import math
-    import warnings
-    import zipfile
-
     import numpy as np
     from numpy.lib import format as npy
 
-    if file.getinfo(name).compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):  # numpy writes no others, and
-        raise ValueError(f"{name} is compressed in another way than numpy does it")  # these unpack piece by piece
+    # what numpy writes, and what unpacks piece by piece
+    if file.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in another way than numpy does it")
     with file.open(name) as member:
         content = member.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 import os
 from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from autodeco_gguf.heads.weights import HeadWeights, check_enabled
 from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, build_sampler
+from autodeco_gguf.model.token_text import check_token
 
 
 class Engine:
@@ -183,16 +183,13 @@ class Engine:
         if isinstance(prompt, str):
             tokens = self.context.tokenize(prompt, add_bos=True)
         else:
-            tokens = [_index(token) for token in prompt]
-        n, n_vocab = len(tokens), self.context.n_vocab
+            tokens = [check_token(token, self.context.n_vocab) for token in prompt]
+        n = len(tokens)
         if n == 0:
             raise InvalidInput("the prompt is empty", key="prompt")
         if n >= self.n_ctx:
             text = f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it"
             raise InvalidInput(text, key="n_ctx", found=n, expected=self.n_ctx)
-        if not (min(tokens) >= 0 and max(tokens) < n_vocab):
-            bad = next(token for token in tokens if not 0 <= token < n_vocab)
-            raise InvalidInput.of("token", bad, f"0 to {n_vocab - 1}")
         return tokens
 
     def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:
@@ -278,10 +275,3 @@ class Engine:
             ModelFailed: llama.cpp fails for the whole batch.
         """
         self._run_until(ready)
-
-
-def _index(token: object) -> int:
-    try:
-        return operator.index(token)  # type: ignore[arg-type]
-    except TypeError as e:
-        raise InvalidInput.of("token", repr(token), "a whole number") from e

@@ -139,19 +139,19 @@ class StoppedText:
     """The text of an answer as it grows: decoded, and cut before the first stop."""
 
     def __init__(self, stop: Sequence[str], vocab: Any = None) -> None:
-        self._finder = StopFinder(stop, vocab) if stop else None
+        self._finder = StopFinder(stop, vocab)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
     def stopped(self) -> bool:
         """Whether a stop was found."""
-        return self._finder is not None and self._finder.stopped
+        return self._finder.stopped
 
     def add(self, piece: bytes, final: bool, token: int = 0) -> str:
         """The text that is certain with a token's piece; ``token`` tells control tokens apart, whose piece is empty."""
         text = self._decoder.decode(piece, final)
-        if self._finder is None or (piece and not text):
-            return text
+        if piece and not text:
+            return ""
         # what it is given and what it gives are whole characters
         found = self._finder.add(text.encode("utf-8"), token)
         return (found + self._finder.rest() if final else found).decode("utf-8")

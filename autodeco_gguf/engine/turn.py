@@ -36,10 +36,6 @@ def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
         undo()
 
 
-def _nothing() -> None:
-    pass
-
-
 class Turn:
     """The turn at something that one thread at a time may run, that any thread may use, and that is closed in the end.
 
@@ -65,9 +61,7 @@ class Turn:
     def run_until(self, ready: Callable[[], bool], step: Callable[[], None]) -> None:
         """Take the turn for one step after the other until ``ready()``, or let another thread that does so go on.
 
-        Raises:
-            Busy: the thread has the turn.
-            Closed: it is, and not ready.
+        Raises Busy in the thread that has the turn, Closed once it is, unless ready.
         """
 
         def run() -> None:
@@ -81,8 +75,7 @@ class Turn:
     def use(self, function: Callable[[], T]) -> T:
         """What ``function`` returns, which uses what closing frees; whoever has the turn goes on meanwhile.
 
-        Raises:
-            Closed: it is, or is about to be and the thread does not have the turn.
+        Raises Closed once it is, or is about to be and the thread does not have the turn.
         """
         key = object()
 
@@ -97,11 +90,7 @@ class Turn:
     def close(self, limit: float = float("inf")) -> None:
         """Have the next turn, which is the last: end what is under way, and free everything. Again, it does nothing.
 
-        Args:
-            limit: seconds to wait for others.
-
-        Raises:
-            Busy: the thread has the turn.
+        ``limit`` is the seconds to wait for others. Raises Busy in the thread that has the turn.
         """
         self.check_outside()
         undoing(lambda: self._close(time.monotonic() + limit), self._reopen)
@@ -112,7 +101,7 @@ class Turn:
                 self._end()
             self.closed = True  # before anything is freed, which may be interrupted
             self._free()
-            self._end = self._free = _nothing  # and what they belong to is not held any more
+            self._end = self._free = lambda: None  # and what they belong to is not held any more
 
     # ---- with the lock ----
 

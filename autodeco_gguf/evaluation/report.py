@@ -27,13 +27,14 @@ def summary(results: Results, *, wide: bool = False) -> str:
     """Table and verdict: for a terminal of 80 characters, or ``wide``, with every column, as :func:`table` has them."""
     if wide:
         return f"{table(results)}\n\n{results.verdict}"
-    parts = [*_tables(results, _narrow_cells, _narrow), "\n".join(_wrapped(f"- {n}") for n in _narrow_notes(results))]
-    return "\n\n".join([*parts, "\n".join(map(_wrapped, results.verdict.splitlines()))])
+    notes = [f"- {note}" for note in (*_notes(results, wide=False), "All columns: --wide, or report.md.")]
+    texts = ("\n".join(map(_wrapped, lines)) for lines in (notes, results.verdict.splitlines()))
+    return "\n\n".join([*_tables(results, _narrow_cells, _narrow), *texts])
 
 
 def table(results: Results) -> str:
     """The results as Markdown with every column, with several tasks a table of each and one of all."""
-    notes = "\n".join(f"- {note}" for note in _notes(results))
+    notes = "\n".join(f"- {note}" for note in _notes(results, wide=True))
     return "\n\n".join([*_tables(results, _cells, _markdown), notes])
 
 
@@ -163,36 +164,20 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-def _notes(results: Results) -> list[str]:
+def _notes(results: Results, *, wide: bool) -> list[str]:
     """What the table's figures are, and what to beware of."""
-    k = results.settings.k
-    notes = [f"{_of_pass_1(results)} T and P ± standard deviation."]
-    if k > 1:
-        notes.append(f"distinct@{k}: different right answers among {k} samples ± standard error over problems.")
-    if results.comparisons:
-        notes.append("autodeco ahead by: points of pass@1 with a 95 % interval, problem by problem (bootstrap-t).")
-    return notes + _remarks(results)
-
-
-def _narrow_notes(results: Results) -> list[str]:
-    """The same for a narrow table."""
-    k = results.settings.k
-    notes = [_of_pass_1(results)]
-    if k > 1:
-        notes.append(f"distinct: different right answers among {k} samples.")
-    if results.comparisons:
-        notes.append(f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
-    return [*notes, "T and P: means.", *_remarks(results), "All columns: --wide, or report.md."]
-
-
-def _of_pass_1(results: Results) -> str:
-    k, seeds = results.settings.k, results.settings.seeds
+    methods, k, seeds = results.methods, results.settings.k, results.settings.seeds
     error = f"over {seeds} seeds" if seeds > 1 else "over problems"
-    return f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem."
-
-
-def _remarks(results: Results) -> list[str]:
-    methods, notes = results.methods, []
+    moments = " T and P ± standard deviation." if wide else ""
+    notes = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem.{moments}"]
+    if k > 1:
+        of = f"different right answers among {k} samples"
+        notes.append(f"distinct@{k}: {of} ± standard error over problems." if wide else f"distinct: {of}.")
+    if results.comparisons:
+        by = "by: points of pass@1 with a 95 % interval, problem by problem (bootstrap-t)."
+        notes.append(f"{_AHEAD} {by}" if wide else f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
+    if not wide:
+        notes.append("T and P: means.")
     if len(results.tasks) > 1:
         notes.append("all tasks: every problem counts the same.")
     fixed = [row.name for row in methods if row.deterministic]

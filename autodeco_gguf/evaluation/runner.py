@@ -208,8 +208,7 @@ class _Run:
     def _graded(self, sample: Sample, item: Item) -> Sample:
         if sample.correct is not None:
             return sample
-        grade = self.tasks.grade(item, sample.text)
-        return replace(sample, correct=grade.correct, error=grade.error)
+        return replace(sample, **vars(self.tasks.grade(item, sample.text)))
 
     # ---- searches ----
 
@@ -260,9 +259,8 @@ def read_sessions(log: Journal) -> list[Session]:
     found = []
     for line in log.lines():
         try:
-            session = from_json(Session, line.value)
-            found.append(replace(session, tokens=int(session.tokens), seconds=float(session.seconds)))
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as e:
+            found.append(from_json(Session, line.value))
+        except (TypeError, KeyError, ValueError, AttributeError) as e:
             raise log.refused(line.number, "damaged: no config, tokens, seconds and date") from e
     return found
 

@@ -40,7 +40,7 @@ def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
         while nbytes:
             n = f.readinto(buffer[: min(nbytes, len(buffer))])
             if not n:
-                raise BadFile.of(source, "ended while it was read")
+                raise BadFile.of(source, f"ended while it was read, at byte {f.tell()}")
             yield buffer[:n]
             nbytes -= n
 
@@ -120,36 +120,26 @@ class Output(NamedTuple):
     verify: Callable[[Path], object] = lambda _: None
 
 
-def write_atomically(
-    path: Path,
-    write: Callable[[BinaryIO], object],
-    verify: Callable[[Path], object] = lambda _: None,
-    *,
-    new: bool = False,
-) -> None:
-    """Write a file so that, whatever happens, path holds the old content or all of the new.
-
-    A temporary file beside it is written, synced, checked with ``verify`` and renamed; on any error, an interrupt
-    included, it is removed. What earlier runs left there when they were killed is removed too. A link stays one: the
-    file that it leads to is written.
-
-    Args:
-        path: the file; a new one gets the permissions of an existing one.
-        write: called with the temporary file.
-        verify: called with its path.
-        new: never replace a file, whoever makes it and when.
-
-    Raises:
-        BadFile: the directory cannot be written or is full; path is no regular file, or there already, with ``new``.
-        AutoDecoError: what ``write`` and ``verify`` raise.
-    """
-    write_together([Output(path, write, verify)], new=new)
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """As :func:`write_together`, one file."""
+    write_together([Output(path, write)])
 
 
 def write_together(outputs: Iterable[Output], *, new: bool = False) -> None:
-    """Write several files as :func:`write_atomically` does, all of them or none.
+    """Write files so that, whatever happens, they hold the old content or all of the new, and all of them or none do.
 
-    They take their names one after the other when all are complete; only a kill just then leaves some.
+    A temporary file beside each is written, synced, verified and renamed; on any error, an interrupt included, it is
+    removed. What earlier runs left there when they were killed is removed too. A link stays one: the file that it
+    leads to is written. One that replaces another gets its permissions. They take their names one after the other when
+    all are complete; only a kill just then leaves some.
+
+    Args:
+        outputs: the files.
+        new: never replace a file, whoever makes it and when.
+
+    Raises:
+        BadFile: a directory cannot be written or is full; a path is no regular file, or there already, with ``new``.
+        AutoDecoError: what writing and verifying raise.
     """
     with ExitStack() as temporaries, ExitStack() as undo:
         written = [(output, *temporaries.enter_context(_written(output))) for output in outputs]

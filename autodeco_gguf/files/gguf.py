@@ -10,7 +10,7 @@ from typing import TypeVar, overload
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile
-from autodeco_gguf.files.atomic import check_unchanged, identity
+from autodeco_gguf.files.atomic import check_unchanged, identity, read_range
 
 T = TypeVar("T")
 
@@ -127,9 +127,4 @@ class GgufFile:
 
     def read_range(self, offset: int, nbytes: int) -> bytes:
         """Bytes of the file at an offset from its start; BadFile where it ends before."""
-        with self.path.open("rb") as f:
-            f.seek(offset)
-            data = f.read(nbytes)
-        if len(data) != nbytes:
-            raise BadFile.of(self.path, f"ended while it was read, at byte {offset + len(data)}")
-        return data
+        return b"".join(map(bytes, read_range(self.path, offset, nbytes)))

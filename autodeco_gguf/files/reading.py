@@ -51,9 +51,9 @@ def parse_json(content: bytes) -> Any:
         raise InvalidInput("not JSON that can be read: a number is too long") from e
 
 
-def read_json(path: Path, at_most: int = MAX_JSON) -> Any:
-    """The value of a JSON file; BadFile where it cannot be read, is larger than that, or is not JSON."""
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; BadFile where it cannot be read, is larger than 32 MiB, or is not JSON."""
     try:
-        return parse_json(read_bytes(path, at_most))
+        return parse_json(read_bytes(path, MAX_JSON))
     except InvalidInput as e:
         raise BadFile.of(path, e) from e

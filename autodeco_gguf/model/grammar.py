@@ -28,8 +28,6 @@ _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
 
-_LIMITS = LLParserLimits(verbose_errors=False)
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -180,7 +178,8 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         InvalidInput: it does not parse, or would crash or hang llama.cpp.
     """
     if isinstance(grammar, SchemaGrammar):
-        matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=_LIMITS))
+        limits = LLParserLimits(verbose_errors=False)
+        matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=limits))
         matcher.compute_bitmask()
         if matcher.is_error():
             raise InvalidInput(f"JSON schema: no text follows it: {matcher.get_error().splitlines()[0]}", key="schema")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.gguf import GgufFile, TensorInfo
+from autodeco_gguf.files.gguf import GgufFile
 
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
@@ -17,9 +17,6 @@ _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon
 
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 """Types that ggml stores and cannot compute with."""
-
-_INDICES = re.compile(r"tid2eid")
-"""Tensors that hold indices."""
 
 _VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors")
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
@@ -43,13 +40,8 @@ def check_loadable(base: GgufFile) -> None:
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
     for tensor in base.tensors:
-        problem = problem or _tensor_fault(tensor)
+        integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
+        if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
+            problem = problem or f"tensor {tensor.name} is {tensor.type}"
     if problem:
         raise BadFile.of(base.path, f"llama.cpp would crash on it: {problem}")
-
-
-def _tensor_fault(tensor: TensorInfo) -> str:
-    integer = tensor.type in _NO_WEIGHTS and not _INDICES.search(tensor.name)
-    if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
-        return f"tensor {tensor.name} is {tensor.type}"
-    return ""

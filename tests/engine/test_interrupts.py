@@ -77,10 +77,10 @@ def requests(engine: Engine) -> list[Request]:
     ]
 
 
-def use(engine: Engine, handles: list[Generation]) -> None:
+def use(engine: Engine, asked: list[Request], handles: list[Generation]) -> None:
     """A bit of everything."""
     told: list[str] = []
-    for request in requests(engine):
+    for request in asked:
         handles.append(engine.submit(request, on_token=lambda piece: told.append(piece.text)))
     next(iter(handles[0]))
     handles[1].cancel()
@@ -96,12 +96,13 @@ def answers(engine: Engine) -> list[list[int]]:
 
 def test_interrupted_at_every_line(merged: Path) -> None:
     engine = make(merged, n_parallel=2)
-    expected, whole = answers(engine), engine.generate(requests(engine))
-    use(engine, [])
-    for at in list(moments(lambda: use(engine, []))):
+    asked = requests(engine)
+    expected, whole = answers(engine), engine.generate(asked)
+    use(engine, asked, [])
+    for at in list(moments(lambda: use(engine, asked, []))):
         handles: list[Generation] = []
         tracer = Tracer(at)
-        ended = tracer.run(lambda handles=handles: use(engine, handles))  # type: ignore[misc]
+        ended = tracer.run(lambda handles=handles: use(engine, asked, handles))  # type: ignore[misc]
         assert not ended, "every moment is within"
         where = f"interrupted at {tracer.places[-1]}"
         # in another thread: one that waits for what the interrupted one has not given back waits for ever
