@@ -78,7 +78,10 @@ def _read_stdin(alone: bool) -> str:
     except (io.UnsupportedOperation, ValueError):  # no file, or a closed one
         if not alone:
             return ""
-    return _decoded(_read(sys.stdin.buffer), "standard input")
+    try:
+        return _decoded(_read(sys.stdin.buffer), "standard input")
+    except InvalidInput as e:
+        raise e.within("standard input") from e
 
 
 def _read(f: BinaryIO) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from autodeco_gguf.cli._chat import chat, guide_to
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, heads_text, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -114,6 +117,8 @@ def run_command(
         if is_wrong:
             raise click.UsageError(why)
     text = "" if chats else read_prompt(prompt, file)
+    if not (chats or text):
+        raise click.UsageError("the prompt is empty")
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
 
@@ -129,7 +134,10 @@ def run_command(
             chat(conversation, request, show, guide)
             return
         if guide is not None and not guide.understands(text):
-            click.echo(guide.advice, err=True)
+            told = sys.stdout is not None and sys.stdout.isatty() and not as_json
+            click.echo(guide.advice, err=not told)
+            if told:  # a person; a program gets what it asks for
+                return
         with CtrlC(once=True) as ctrl_c:
             if not answer(conversation, request, show, ctrl_c):
                 raise click.exceptions.Exit(EXIT_INTERRUPTED)
@@ -143,6 +151,9 @@ def _model_and_prompt(
         words = (str(model), *words)
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
+    if option is None and model is not None and not os.path.exists(model):
+        hint = "the first argument is the MODEL, a prompt alone goes with -p"
+        raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
     return option or model, " ".join(words) if words else prompt
 
 
