@@ -130,6 +130,7 @@ def machine_options(
             "-ngl",
             "--gpu-layers",
             "--n-gpu-layers",
+            "n_gpu_layers",
             type=click.IntRange(min=-1),
             default=-1,
             help="On the GPU; -1: all.",

@@ -66,7 +66,7 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     stdin(monkeypatch, b"12345678901")
     with pytest.raises(BadFile, match=r"f: longer than 0 MiB, expected a text$"):
         read_text(tmp_path / "f")
-    with pytest.raises(InvalidInput, match=r"^longer than"):
+    with pytest.raises(InvalidInput, match=r"^standard input: longer than"):
         read_prompt(None, None)
 
 
