@@ -71,10 +71,9 @@ def _read_stdin(alone: bool) -> str:
     try:
         if sys.stdin is None or sys.stdin.isatty():
             return ""
-        if not alone and not select.select([sys.stdin.fileno()], [], [], _PATIENCE_S)[0]:
-            click.echo(
-                "waiting for the end of standard input, which goes before the prompt (none: </dev/null)", err=True
-            )
+        if not select.select([sys.stdin.fileno()], [], [], _PATIENCE_S)[0]:
+            which = "with the prompt" if alone else "which goes before the prompt (none: </dev/null)"
+            click.echo(f"waiting for the end of standard input, {which}", err=True)
     except (io.UnsupportedOperation, ValueError):  # no file, or a closed one
         if not alone:
             return ""

@@ -70,6 +70,9 @@ def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | 
         grammar = read_text(grammar_file)
     if grammar is None:
         return None
+    from autodeco_gguf.model.gbnf import check_gbnf
     from autodeco_gguf.model.grammar import LlamaGrammar
 
-    return LlamaGrammar.from_string(clean(grammar, "--grammar"), verbose=False)
+    text = clean(grammar, "--grammar")
+    check_gbnf(text)  # before a model is loaded; llama.cpp takes an empty one for none
+    return LlamaGrammar.from_string(text, verbose=False)
