@@ -6,6 +6,7 @@ import importlib
 import io
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -66,6 +67,8 @@ def _let_any_text_pass() -> None:
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
@@ -79,10 +82,13 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         status, message = EXIT_FAILURE, f"error: {e.format_message()}"
     except (click.Abort, KeyboardInterrupt):
         status, message = EXIT_INTERRUPTED, "interrupted"
-    except (AutoDecoError, OSError) as e:
+    except AutoDecoError as e:
         status, message = EXIT_FAILURE, f"error: {e}"
+    except OSError as e:
+        status, message = EXIT_FAILURE, f"error: {e.filename or 'the output'}: {e.strerror or e}"
     if message:
-        print(printable(" ".join(message.split())[:MAX_MESSAGE]), file=sys.stderr)
+        with suppress(OSError):  # nobody is to know
+            click.echo(printable(" ".join(message.split())[:MAX_MESSAGE]), err=True)
     sys.exit(status)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import terminal
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, printable
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine.conversation import Answer, Conversation
     from autodeco_gguf.engine.request import Piece, Request
+
+
+_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""What a terminal does not show, but obeys."""
 
 
 class CtrlC:
@@ -106,7 +112,10 @@ def _ask(conversation: Conversation, request: Request) -> Answer:
 
 
 def _echo_text(piece: Piece) -> None:
-    click.echo(piece.text, nl=False)
+    text = piece.text
+    if sys.stdout is not None and sys.stdout.isatty():
+        text = _STEERING.sub(lambda control: printable(control[0]), text)
+    click.echo(text, nl=False, color=True)  # whatever it is, as it is
 
 
 def _echo_json(piece: Piece) -> None:

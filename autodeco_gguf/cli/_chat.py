@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
-_COMMAND = re.compile(r"/[\w?]*")
+_COMMAND = re.compile(r"(/[\w?]*)(\s|$)")
 
 _HELP = """\
 /clear      forget what was said
@@ -76,8 +76,8 @@ def chat(conversation: Conversation, request: Request, show: Show, guide: Guide 
             try:
                 with ctrl_c.doing(_interrupt):
                     line = clean(_read_line(), "the message")
-                if line.startswith("/") and _COMMAND.fullmatch(line.rstrip()):
-                    if not _obey(line.rstrip(), conversation):
+                if command := _COMMAND.match(line):
+                    if not _obey(command[1], conversation):
                         return
                 elif guide is not None and line.strip() and not guide.understands(line):
                     click.echo(guide.advice)

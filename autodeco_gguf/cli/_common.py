@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import sys
@@ -58,6 +59,25 @@ class Verb(click.Command):
         super().__init__(*args, **kwargs)
         self.context_settings.update(SETTINGS)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them, but take nothing apart that looks like one option: -fa is not -f a, and -p=x not -p "=x".
+
+        Raises:
+            click.NoSuchOption: there is no such option.
+        """
+        options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+        known = {name for given in options for name in given.opts}
+        with_value = {name for given in options if not given.is_flag for name in given.opts}
+        for before, argument in zip(["", *args], args, strict=False):
+            name, equals, _ = argument.partition("=")
+            if argument == "--":
+                break
+            if before in with_value or not re.fullmatch("-[A-Za-z][A-Za-z_-]*", name):
+                continue
+            if name not in known or (equals and len(name) == 2):
+                raise click.NoSuchOption(argument, possibilities=sorted({f"-{name}"} & known), ctx=ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run it.
 
@@ -94,7 +114,7 @@ def machine_options(
     *,
     cache_type: str = "f16",
     flash_attn: bool | None = None,
-    threads: str = "CPU threads.  [default: one a core, half above 4]",
+    threads: str = "CPU threads; 1 is often fastest beside other programs.  [default: one a core, half above 4]",
 ) -> Callable[[F], F]:
     """The options of a command that runs a model: on what, and with how much noise. It gets them as ``machine``.
 
@@ -107,7 +127,13 @@ def machine_options(
     options = (
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
         option(
-            "-ngl", "--gpu-layers", "n_gpu_layers", type=click.IntRange(min=-1), default=-1, help="On the GPU; -1: all."
+            "-ngl",
+            "--gpu-layers",
+            "--n-gpu-layers",
+            "n_gpu_layers",
+            type=click.IntRange(min=-1),
+            default=-1,
+            help="On the GPU; -1: all.",
         ),
         option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(

@@ -71,14 +71,16 @@ def _read_stdin(alone: bool) -> str:
     try:
         if sys.stdin is None or sys.stdin.isatty():
             return ""
-        if not alone and not select.select([sys.stdin.fileno()], [], [], _PATIENCE_S)[0]:
-            click.echo(
-                "waiting for the end of standard input, which goes before the prompt (none: </dev/null)", err=True
-            )
+        if not select.select([sys.stdin.fileno()], [], [], _PATIENCE_S)[0]:
+            which = "with the prompt" if alone else "which goes before the prompt (none: </dev/null)"
+            click.echo(f"waiting for the end of standard input, {which}", err=True)
     except (io.UnsupportedOperation, ValueError):  # no file, or a closed one
         if not alone:
             return ""
-    return _decoded(_read(sys.stdin.buffer), "standard input")
+    try:
+        return _decoded(_read(sys.stdin.buffer), "standard input")
+    except InvalidInput as e:
+        raise e.within("standard input") from e
 
 
 def _read(f: BinaryIO) -> bytes:

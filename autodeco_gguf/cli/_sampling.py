@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._prompt import clean, read_text
+from autodeco_gguf.model.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +50,7 @@ def sampling_options(command: F) -> F:
     def collecting(*args: Any, **values: Any) -> Any:
         names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
         sampling = {name: values.pop(name) for name in names}
+        Sampling(**sampling).check()  # before a model is loaded
         sampling["grammar"] = _grammar(
             **{name: values.pop(name) for name in ("grammar", "grammar_file", "json_schema")}
         )
@@ -68,6 +70,9 @@ def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | 
         grammar = read_text(grammar_file)
     if grammar is None:
         return None
+    from autodeco_gguf.model.gbnf import check_gbnf
     from autodeco_gguf.model.grammar import LlamaGrammar
 
-    return LlamaGrammar.from_string(clean(grammar, "--grammar"), verbose=False)
+    text = clean(grammar, "--grammar")
+    check_gbnf(text)  # before a model is loaded; llama.cpp takes an empty one for none
+    return LlamaGrammar.from_string(text, verbose=False)

@@ -22,7 +22,7 @@ from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 @option(
     "--activation", type=click.Choice(ACTIVATIONS), help="Between layers.  [default: relu, gelu for over two layers]"
 )
-@option("--force", is_flag=True, help="Replace the output if it exists.")
+@option("--force", is_flag=True, help="Replace the output if it exists, through a link its file.")
 def export_command(base: Path, heads: str, output: Path | None, **options: Any) -> None:
     """Put trained AutoDeco heads into a GGUF.
 

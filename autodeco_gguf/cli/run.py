@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer
-from autodeco_gguf.cli._chat import chat, guide_to
+from autodeco_gguf.cli._chat import Guide, chat, guide_to
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, heads_text, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 if TYPE_CHECKING:
+    from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
@@ -113,7 +117,12 @@ def run_command(
     for is_wrong, why in wrong:
         if is_wrong:
             raise click.UsageError(why)
+    if model is not None and model_option is None and not os.path.exists(model):
+        hint = "the first argument is the MODEL, a prompt alone goes with -p"
+        raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
     text = "" if chats else read_prompt(prompt, file)
+    if not (chats or text):
+        raise click.UsageError("the prompt is empty")
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
 
@@ -127,12 +136,8 @@ def run_command(
         show = Show(show_trace, as_json, completes=engine.chat is None and not raw)
         if chats:
             chat(conversation, request, show, guide)
-            return
-        if guide is not None and not guide.understands(text):
-            click.echo(guide.advice, err=True)
-        with CtrlC(once=True) as ctrl_c:
-            if not answer(conversation, request, show, ctrl_c):
-                raise click.exceptions.Exit(EXIT_INTERRUPTED)
+        else:
+            _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
 
 def _model_and_prompt(
@@ -144,6 +149,18 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _answer(conversation: Conversation, request: Request, show: Show, guide: Guide | None) -> None:
+    """Answer the one prompt; a guide is what to say of one that the model does not understand."""
+    if guide is not None:
+        is_person = sys.stdout is not None and sys.stdout.isatty() and not show.as_json
+        click.echo(guide.advice, err=not is_person)
+        if is_person:  # a program gets what it asks for
+            return
+    with CtrlC(once=True) as ctrl_c:
+        if not answer(conversation, request, show, ctrl_c):
+            raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
 def _load(model: Path, heads: Path | None, ctx: int | None, machine: Machine, request: Request) -> Engine:

@@ -41,7 +41,7 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
         capture = core.LogCapture(verbose)
         try:
             with _replaced(_replacements(base, outputs_max)):
-                yield os.fspath(base.path)
+                yield _FileName(base.path)
         except AutoDecoError:
             raise
         except ValueError as e:
@@ -50,6 +50,13 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
             raise BadFile.of(base.path, f"cannot be loaded: too little memory for what it says of itself: {e}") from e
         finally:
             del capture
+
+
+class _FileName(str):
+    """A name that need not be UTF-8, as the bytes that the system has for it."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return os.fsencode(str(self))
 
 
 @contextmanager

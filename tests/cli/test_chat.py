@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from broken import Terminal
+from broken import Terminal, spawn
 from conftest import Case
 from run_helpers import STATISTICS, TEMPLATE, with_template
 
@@ -74,7 +74,7 @@ def test_the_seed_that_is_printed_repeats_the_answer(qwen2: Case, tmp_path: Path
                 terminal.wait_for(b"Hello\r\n")
                 answers.append(terminal.wait_for(LINE))
                 assert answers[-1].rstrip().endswith(f"seed {seed}")
-    first, second, again = (text.rpartition("8 tokens")[0] for text in answers)
+    first, second, again = (text.rpartition("8 tokens (")[0] for text in answers)
     assert first != second == again
 
 
@@ -87,6 +87,8 @@ def test_slash_commands(qwen2: Case, tmp_path: Path) -> None:
             (b"/help", rb"/clear +forget.*\r\n/bye"),
             (b"/?", rb"/clear +forget"),
             (b"/clear", rb"\(forgotten\)"),
+            (b"/clear all of it", rb"\(forgotten\)"),
+            (b"/set temperature 1", rb"unknown command /set; /help lists them\r\n> "),
             (b"/nonsense", rb"unknown command /nonsense; /help lists them\r\n> "),
             (b"/etc/passwd is a file", LINE),
             (b" /bye is a word", LINE),
@@ -162,6 +164,14 @@ def test_any_bytes_can_be_typed_in_any_locale(typed: bytes, qwen2: Case, tmp_pat
         terminal.wait_for(b"refuses: <" + typed.decode("utf-8", "replace").encode() + b">")
 
 
+def test_an_answer_does_not_steer_the_terminal(qwen2: Case, tmp_path: Path) -> None:
+    options = ("--grammar", r'root ::= "a\x1b[31mb\x07c\td"')
+    with Terminal("run", "-t", 1, with_template(qwen2, tmp_path), *options) as terminal:
+        terminal.wait_for(b"> ")
+        terminal.send(b"Hello\r")
+        terminal.wait_for(rb"a\\x1b\[31mb\\x07c\td\r\n")
+
+
 # ---- the demo ----
 
 
@@ -180,6 +190,15 @@ def test_the_demo_says_what_it_can_do_and_starts_each_story_afresh() -> None:
             told.append(terminal.wait_for(LINE).splitlines()[0])
         assert stories.check(told[0], "Mia 47 38")
         assert told[0] == told[1]
+
+
+def test_the_demo_answers_a_person_what_it_can_do() -> None:
+    with Terminal("run", "-t", 1, "-p", "Hello") as terminal:
+        assert "tokens/s" not in terminal.wait_for(b"Try: .*\r\n")
+        assert terminal.process.wait(timeout=30) == 0
+    outcome = spawn("run", "-t", 1, "-p", "Hello", "-n", 2)
+    assert re.search(STATISTICS, outcome.err)
+    assert f"Try: {stories.EXAMPLE}\n" in outcome.err
 
 
 def test_what_is_made_of_the_demo_is_told_by_its_name(tmp_path: Path, qwen2: Case) -> None:

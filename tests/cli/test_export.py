@@ -75,7 +75,7 @@ BAD_EXPORTS: dict[str, tuple[Callable[[Case, Path], tuple[Path, Path]], list[str
     ),
     "two lines of JSON": (
         lambda c, d: (c.base, write(checkpoint(c.heads, d / "h") / "config.json", b"{\n\n,").parent),
-        ["h/config.json: cannot be read"],
+        ["h/config.json: not JSON"],
     ),
 }
 

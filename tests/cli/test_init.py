@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 from broken import (
     assert_refused,
@@ -14,7 +19,7 @@ from broken import (
 )
 
 import autodeco_gguf as ad
-from autodeco_gguf.cli import VERBS
+from autodeco_gguf.cli import VERBS, run_command
 
 Capture = pytest.CaptureFixture[str]
 
@@ -68,6 +73,11 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "two models": (["run", "-m", "x.gguf", "y.gguf", "-p", "x"], "two prompts: 'y.gguf', and the one of -p"),
     "seed": (["run", "x.gguf", "--seed", str(2**32)], "4294967296 is not in the range"),
     "seed no number": (["run", "x.gguf", "--seed", "one"], "'one' is not a valid integer"),
+    "no such temperature": (["run", "x.gguf", "--temp", "nan"], "temperature nan, expected a number"),
+    "an option of one dash": (["run", "-fa", "on"], "No such option '-fa'. (see"),
+    "the same, known with two": (["run", "-temp", "0.5"], "No such option '-temp'. Did you mean '--temp'?"),
+    "a letter and =": (["run", "x.gguf", "-p=x"], "No such option '-p=x'"),
+    "of another verb": (["inspect", "-hf", "x.gguf"], "No such option '-hf'"),
     "system and raw": (["run", "x.gguf", "-p", "x", "--system", "y", "--raw"], "--system needs the chat template"),
 }
 
@@ -78,8 +88,55 @@ def test_wrong_usage(name: str, capfd: Capture) -> None:
     assert_refused(invoke(capfd, *args), message, "--help)", status=2)
 
 
+def test_what_follows_an_option_is_its_value_whatever_it_looks_like(capfd: Capture) -> None:
+    for arguments in (("-p", "-abc"), ("--prompt", "-abc"), ("--prompt=-abc",), ("-p", "x", "--", "-abc")):
+        assert "No such option" not in invoke(capfd, "run", "-m", "x.gguf", *arguments).err
+
+
+def test_nobody_sees_a_traceback_of_ctrl_c_while_it_is_imported() -> None:
+    ctrl_c = "signal.signal(signal.SIGINT, {}); import autodeco_gguf.__main__; signal.raise_signal(signal.SIGINT)"
+    for before, status in (("signal.default_int_handler", -signal.SIGINT), ("signal.SIG_IGN", 0)):
+        outcome = spawn(python=("-c", f"import signal; {ctrl_c.format(before)}"))
+        assert (outcome.status, outcome.err) == (status, "")
+
+
+def test_ctrl_c_is_caught_once_a_command_runs(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    @click.command()
+    def command() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as exit_info:
+            run_command(command, [])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert exit_info.value.code == 130
+    assert capfd.readouterr().err.strip() == "interrupted"
+
+
+def test_an_error_goes_to_standard_error_or_nowhere(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    outcome = invoke(capfd, "fly")
+    assert (outcome.status, outcome.out, outcome.err) == (2, "", "")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert invoke(capfd, "fly").status == 2
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_an_output_that_is_full(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "autodeco_gguf", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr.decode()) == (1, "error: the output: No space left on device\n")
+
+
 def test_a_file_name_that_is_not_utf_8(merged: Path, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     path.write_bytes(merged.read_bytes())
     for outcome in (spawn("inspect", path), spawn("run", "-t", 1, path, "-p", "x", "-n", 2)):
-        assert "Traceback" not in outcome.err
+        assert (outcome.status, "error" in outcome.err) == (0, False)
+    with contextlib.closing(ad.Llama(path, n_ctx=32, n_threads=1, verbose=False)) as llm:
+        assert llm.model_path == os.fspath(path)

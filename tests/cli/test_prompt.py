@@ -49,10 +49,11 @@ def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         is_chat(None, None)
 
 
-def test_who_waits_for_standard_input_says_so(merged: Path) -> None:
+@pytest.mark.parametrize("prompt", [("-p", "x"), ()])
+def test_who_waits_for_standard_input_says_so(prompt: tuple[str, ...], merged: Path) -> None:
     import subprocess
 
-    process = start("run", "-t", 1, merged, "--raw", "-p", "x", "-n", 1, stdin=subprocess.PIPE)
+    process = start("run", "-t", 1, merged, "--raw", *prompt, "-n", 1, stdin=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stderr is not None
     assert b"waiting for the end of standard input" in process.stderr.readline()
@@ -66,7 +67,7 @@ def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     stdin(monkeypatch, b"12345678901")
     with pytest.raises(BadFile, match=r"f: longer than 0 MiB, expected a text$"):
         read_text(tmp_path / "f")
-    with pytest.raises(InvalidInput, match=r"^longer than"):
+    with pytest.raises(InvalidInput, match=r"^standard input: longer than"):
         read_prompt(None, None)
 
 

@@ -253,6 +253,7 @@ def test_sampling_options_have_an_effect(merged: Path, tmp_path: Path, capfd: Ca
         (["--grammar", 'root ::= "a"', "--json-schema", "{}"], "give one of --grammar, --grammar-file and", 2),
         (["--json-schema", "{"], "JSON schema: ", 2),
         (["--grammar-file", "nowhere.gbnf"], "nowhere.gbnf: cannot be read: No such file", 1),
+        (["--top-k", str(2**40)], "top_k 1099511627776, expected", 2),
         (["-f", "nowhere.txt"], "nowhere.txt: cannot be read: No such file", 1),
     ],
 )
@@ -262,7 +263,26 @@ def test_what_will_not_do(options: list[str], message: str, status: int, merged:
     assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (status, "", False)
 
 
+def test_a_prompt_that_is_taken_for_the_model(capfd: Capture) -> None:
+    for arguments in (("Why is the sky blue?",), ("llama3", "Why?")):
+        message = (
+            f"{arguments[0]}: cannot be opened: No such file or directory; the first argument is the MODEL, a prompt"
+        )
+        assert_refused(run(capfd, *arguments), message, "-p")
+
+
+@pytest.mark.parametrize("given", [("-p", ""), ("-f", os.devnull), ()])
+def test_an_empty_prompt(given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert_refused(run(capfd, *given), "the prompt is empty", status=2)
+
+
 # ---- Ctrl-C, pipes, terminals ----
+
+
+def test_a_pipe_gets_the_answer_as_it_is(merged: Path, capfd: Capture) -> None:
+    options = ("--raw", "-p", "x", "--grammar", r'root ::= "a\x1b[31mb"')
+    assert run(capfd, merged, *options).out == "a\x1b[31mb\n"
 
 
 def test_standard_input_goes_before_the_prompt(merged: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
 
@@ -33,6 +36,14 @@ def test_options_are_collected_into_a_sampling() -> None:
     expected = Sampling(temperature=0.5, top_p=0.9, top_k=40, min_p=0.05, repeat_penalty=1.1)
     assert sampling_of(*given) == expected
     assert sampling_of("--temperature", "0.5") == Sampling(temperature=0.5)
+
+
+@pytest.mark.parametrize(
+    "given", [("--grammar", ""), ("--grammar", "x ::= y"), ("--grammar-file", os.devnull), ("--temp", "nan")]
+)
+def test_what_will_not_do_is_said_before_a_model_is_loaded(given: tuple[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        sampling_of(*given)
 
 
 def test_every_way_to_a_grammar() -> None:
