@@ -45,8 +45,9 @@ class Request(Sampling):
         n = self.max_tokens
         if n is not None and (not isinstance(n, SupportsIndex) or isinstance(n, bool) or operator.index(n) < 1):
             raise InvalidInput.of("max_tokens", repr(n), "at least 1")
-        if isinstance(self.prompt, bytes | bytearray):  # whose items would pass for tokens
-            raise InvalidInput.of("prompt", "of bytes", "a text or tokens")
+        # the items of bytes would pass for tokens
+        if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
+            raise InvalidInput.of("prompt", f"of {type(self.prompt).__name__}", "a text or tokens")
         stop_texts(self.stop)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -10,7 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from autodeco_gguf.errors import Busy, Closed
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed
+from autodeco_gguf.model.turns import torn_by_fork
 
 _EXIT_SECONDS = 10.0
 """How long the interpreter's exit waits for a step to end, an ``on_token`` within it included."""
@@ -50,7 +52,7 @@ class Turn:
         self._changed = threading.Condition(self._lock)
         self._runner = 0  # the thread that has the turn
         self._inside: set[object] = set()  # one for each use
-        self._closing = self.closed = False
+        self._closing = self.closed = self._torn = False
         _all.add(self)
 
     def check_outside(self) -> None:
@@ -61,7 +63,10 @@ class Turn:
     def run_until(self, ready: Callable[[], bool], step: Callable[[], None]) -> None:
         """Take the turn for one step after the other until ``ready()``, or let another thread that does so go on.
 
-        Raises Busy in the thread that has the turn, Closed once it is, unless ready.
+        Raises:
+            Busy: the thread has the turn.
+            Closed: it is, and not ready.
+            ModelFailed: the process has forked in the midst of a turn.
         """
 
         def run() -> None:
@@ -75,7 +80,9 @@ class Turn:
     def use(self, function: Callable[[], T]) -> T:
         """What ``function`` returns, which uses what closing frees; whoever has the turn goes on meanwhile.
 
-        Raises Closed once it is, or is about to be and the thread does not have the turn.
+        Raises:
+            Closed: it is, or is about to be and the thread does not have the turn.
+            ModelFailed: the process has forked in the midst of a turn.
         """
         key = object()
 
@@ -150,11 +157,31 @@ class Turn:
         self._leave()
         self._locked(self._changed.notify_all)
 
-    def _error(self) -> Closed:
+    def after_fork(self) -> None:
+        """Other threads are gone: what they had locked stays locked, and what they were about stays half done."""
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._inside, self._closing = set(), False
+        if self._runner not in (0, threading.get_ident()):
+            self._runner, self.closed, self._torn = 0, True, True
+            self._end = self._free = _nothing  # which nobody can say the state of
+
+    def _error(self) -> AutoDecoError:
+        if self._torn:
+            return torn_by_fork(self._name)
         return Closed(f"{self._name}: the model is closed", file=self._name)
 
 
 _all: weakref.WeakSet[Turn] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for turn in _all:
+        turn.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

@@ -18,12 +18,13 @@ from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
 from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_seed
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
+from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.commands import VARIANTS, Commands
 from autodeco_gguf.tasks.tasks import Task
 
-CONTROL, RESULTS = "control.jsonl", "control.json"
+CONTROL, RESULTS, REPORT = "control.jsonl", "control.json", "control.md"
 """What is written to the directory of an evaluation."""
 
 ControlWatch = Callable[[int, int], None]
@@ -97,6 +98,8 @@ def evaluate_control(
     heads = [name for name in _Means._fields if name in engine.heads]
     result = _summary(means, heads, k, left_out=len(plain) - len(kinds["plain"]))
     write_json(directory / RESULTS, to_json(result))
+    heading = f"# Decoding control of {', '.join(settings.tasks)}"
+    write_bytes(directory / REPORT, f"{heading}\n\n{control_table(result)}\n".encode("utf-8", "replace"))
     return result
 
 

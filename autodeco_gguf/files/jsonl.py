@@ -44,9 +44,9 @@ def dump_line(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def write_lines(path: Path, values: Iterable[object]) -> None:
-    """Write a file atomically, a line for each value; BadFile where it cannot be written."""
-    write_atomically(path, lambda f: f.writelines(map(dump_line, values)))
+def write_lines(path: Path, values: Iterable[object], *, new: bool = False) -> None:
+    """Write a file atomically, a line for each value; BadFile where it cannot be written, or is there, with ``new``."""
+    write_atomically(path, lambda f: f.writelines(map(dump_line, values)), new=new)
 
 
 def type_name(value: object) -> str:

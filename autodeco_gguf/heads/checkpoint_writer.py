@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.numpy import save
 
-from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.atomic import Output, write_together
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.architecture import transformers_name
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX
@@ -34,7 +34,7 @@ def write_checkpoint(
     base_model_type: str,
     base_config: Mapping[str, int | float],
 ) -> None:
-    """Write heads as ``AutoDecoModelForCausalLM.save_pretrained`` does: config.json and model.safetensors.
+    """Write heads as ``AutoDecoModelForCausalLM.save_pretrained`` does: config.json and model.safetensors, or neither.
 
     Args:
         directory: must exist; the two files are replaced.
@@ -67,8 +67,13 @@ def write_checkpoint(
         for i, layer in enumerate(mlp.layers)
         for part, array in zip(("weight", "bias"), layer, strict=True)
     }
-    write_bytes(Path(directory) / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write_bytes(Path(directory) / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    content, settings = save(tensors, metadata={"format": "pt"}), (json.dumps(config, indent=2) + "\n").encode()
+    write_together(
+        [
+            Output(Path(directory) / "model.safetensors", lambda f: f.write(content)),
+            Output(Path(directory) / "config.json", lambda f: f.write(settings)),
+        ]
+    )
 
 
 def transformers_config(base: GgufFile) -> tuple[str, dict[str, int | float]]:

@@ -162,7 +162,7 @@ class Turns:
         if self._free is not None or self.closed:
             raise Closed(f"{self._name}: the model is closed", file=self._name)
         if self._torn:
-            raise ModelFailed(f"{self._name}: the process forked while the model was computing; {_SPAWN}")
+            raise torn_by_fork(self._name)
 
     def close(self, free: Callable[[], None]) -> None:
         """Call ``free`` once nobody computes any more: at the end of the caller's own turn, if it has it."""
@@ -202,6 +202,11 @@ _all: weakref.WeakSet[Turns] = weakref.WeakSet()
 _SPAWN = "start processes with multiprocessing.get_context('spawn')"
 _threads_used = False  # more than one, which OpenMP keeps for the next time
 _threads_lost = False  # to a fork
+
+
+def torn_by_fork(name: str) -> ModelFailed:
+    """The error in the child of a fork that came while another thread computed: nobody knows what the model holds."""
+    return ModelFailed(f"{name}: the process forked while the model was computing; {_SPAWN}")
 
 
 def check_fork(n_threads: int) -> None:

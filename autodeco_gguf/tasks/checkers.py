@@ -61,6 +61,9 @@ def _own(name: str) -> Checker:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
+_UNMARKED = ("ifeval", "story")
+"""Checkers whose answers no benchmark marks."""
+
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
 
 
@@ -68,7 +71,8 @@ def read_answer(checker: str, answer: str) -> str:
     """An answer as published to what a built-in checker compares with.
 
     Of a worked solution that ends in ``#### 18``, as GSM8K has them, that is what the mark stands before, a number
-    without commas and dollar sign. A checker of the user's own gets every answer as it stands.
+    without commas and dollar sign. A pattern or a literal is no solution where it is a single line. A checker of the
+    user's own gets every answer as it stands.
 
     Raises:
         InvalidInput: the checker cannot read it.
@@ -80,7 +84,8 @@ def read_answer(checker: str, answer: str) -> str:
     reader = _READERS.get(checker)
     if reader is None:
         return answer
-    if marked := _MARKED.search(answer):
+    marked = None if checker in _UNMARKED else _MARKED.search(answer)
+    if marked and (checker not in ("literal", "regex") or "\n" in answer.strip()):
         number = _MARKED_NUMBER.fullmatch(marked[1])
         answer = number[1] + number[2].replace(",", "") if number else marked[1]
     reader(answer)
@@ -126,6 +131,9 @@ _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
 
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
+_SOLUTION = re.compile(r"####|<<.*>>|\n(?!.*\\end\{)", re.DOTALL)
+"""A mark that is not at the end, a calculator's note, or several lines, but for those of a matrix."""
+
 _MAX_WORDS = 8
 """Of an expected answer that is not in LaTeX: what has more is a solution, which no box repeats."""
 
@@ -156,11 +164,13 @@ def boxed(text: str, answer: str) -> bool:
 
 def _expected(answer: str) -> str:
     box = last_boxed(answer)
-    text = _clean(answer if box is None else box)
+    given = (answer if box is None else box).strip()
+    text = _clean(given)
     words = _PLAIN_WORD.findall(text)
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
     too_long = len(text) > _MAX_LENGTH and not _NUMBER.fullmatch(text)
-    if not text or prose or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
+    solution = prose or _SOLUTION.search(given) is not None
+    if not text or solution or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
         raise unreadable(answer, form)
     return text

@@ -28,6 +28,9 @@ FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64}
 """Of a data set: the sequences, one after the other; where each of them ends, after a 0; where the sequences of each
 example begin among those, and a last one would."""
 
+_SHOWN = ("developer", "system", "user")
+"""Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
+
 _KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 
 
@@ -130,6 +133,8 @@ class Encoder:
         spans = []
         for i, turn in enumerate(turns):
             if not conversation.learnt[i]:
+                if turn["role"] in _SHOWN:
+                    _check_shown(turn, i, whole)
                 continue
             before = self._chat.render(turns[:i], tools=tools)
             after = self._chat.render(turns[: i + 1], generation=False, tools=tools)
@@ -139,6 +144,7 @@ class Encoder:
                     "give one answer a line"
                 )
             said = whole[len(before) : len(after)]
+            _check_shown(turn, i, said)
             if not all(call["function"]["name"] in said for call in turn.get("tool_calls", ())):
                 raise InvalidInput(
                     f"messages: turn {i + 1} has tool calls, which the model's chat template does not show"
@@ -197,6 +203,14 @@ class Encoder:
             return self._chat.render([{"role": "user", "content": mark}]).partition(mark)[2]
         except AutoDecoError:
             return ""
+
+
+def _check_shown(turn: dict[str, Any], i: int, text: str) -> None:
+    if turn["content"].strip() not in text:
+        raise InvalidInput(
+            f"messages: turn {i + 1} has content that the model's chat template does not show as it stands; "
+            "give prompt and completion"
+        )
 
 
 def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) -> str:

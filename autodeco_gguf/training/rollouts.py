@@ -13,7 +13,7 @@ from typing import Any
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request, Result
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import check_output
+from autodeco_gguf.files.atomic import check_new, check_output
 from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.model.sampling import check_seed_range, check_temperature, check_top_p, seed_from
@@ -141,11 +141,12 @@ def rollouts(
         prompts = _prompts(engine, problems, settings)
         header = _header(engine, problems, prompts, settings)
         with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force) as journal:
+            check_new([output], force=force)  # another run may have come to its end meanwhile
             partial = _Partial(journal)
             summary = _sample(engine, problems, prompts, settings, partial, grader, watch)
             if summary.correct:
-                write_lines(output, _records(engine, problems, partial))
-    partial_path.unlink()
+                write_lines(output, _records(engine, problems, partial), new=not force)
+            partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
     if not summary.correct:
         raise BadFile(f"none of {summary.samples} samples is correct, so there is nothing for {output}", file=output)
     return summary

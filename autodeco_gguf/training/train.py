@@ -120,6 +120,7 @@ def train(
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
+        out.check_new(force)  # another may have come to its end meanwhile
         settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
         encoder = Encoder(context, settings.max_tokens, options.commands)
         dataset = _encode(paths, encoder, out, options, watch)
@@ -207,7 +208,11 @@ class _Output:
         for path in sorted(self.directory.glob("*.safetensors")):
             if path.name not in _OUTPUT_FILES:
                 raise BadFile.of(path, "other weights in the output; choose another directory")
-        check_new(results, force=force or self.unfinished)
+        self.check_new(force)
+
+    def check_new(self, force: bool) -> None:
+        """Refuse to replace, without force, what is finished."""
+        check_new([*self.files, self.adapter], force=force or self.unfinished)
 
     @property
     def unfinished(self) -> bool:
@@ -216,14 +221,16 @@ class _Output:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the directory of the state for this training; none stays behind that is empty.
+        """Keep the output for this training; no directory of the state stays behind that is empty.
 
         Raises:
             Busy: another training has it.
         """
         with bad_file(self.directory, "cannot be written"):
-            self.state.mkdir(parents=True, exist_ok=True)
-        with locked(self.state):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory):  # which stays, unlike the state's
+            with bad_file(self.directory, "cannot be written"):
+                self.state.mkdir(exist_ok=True)
             for leftover in self.state.glob(".*.tmp"):  # a killed training's
                 leftover.unlink(missing_ok=True)
             try:

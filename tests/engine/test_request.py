@@ -39,6 +39,8 @@ BAD: dict[str, tuple[Request, str]] = {
     "half a token": (Request([1], max_tokens=1.5), "max_tokens 1.5, expected at least 1"),  # type: ignore[arg-type]
     "tokens as text": (Request([1], max_tokens="5"), "max_tokens '5', expected at least 1"),  # type: ignore[arg-type]
     "bytes": (Request(b"Once"), "prompt of bytes, expected a text or tokens"),
+    "no prompt": (Request(None), "prompt of NoneType, expected a text or tokens"),  # type: ignore[arg-type]
+    "a lone token": (Request(5), "prompt of int, expected a text or tokens"),  # type: ignore[arg-type]
     "text among tokens": (Request([1, "a"]), "token 'a', expected 0 to 383"),  # type: ignore[list-item]
     "rounded": (Request([1.5]), "token 1.5, expected 0 to 383"),  # type: ignore[list-item]
     "temperature": (Request([1], seed=1, temperature=-1.0), "temperature -1.0, expected a number >= 0"),

@@ -12,7 +12,7 @@ import pytest
 from engine_helpers import within
 
 from autodeco_gguf.engine.turn import Turn, undoing
-from autodeco_gguf.errors import Busy, Closed
+from autodeco_gguf.errors import Busy, Closed, ModelFailed
 
 
 class Recorded(Turn):
@@ -185,3 +185,42 @@ def test_the_interpreter_ends_while_threads_generate() -> None:
     for _ in range(3):
         ended = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60)
         assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
+
+
+# ---- forks ----
+
+
+def test_a_fork_in_the_midst_of_another_threads_step() -> None:
+    turn, locked = Recorded(), threading.Event()
+
+    def hold() -> None:
+        with turn._lock:
+            locked.set()
+            time.sleep(30)
+
+    def step() -> None:
+        start(hold)  # a thread that the child does not have
+        assert locked.wait(10)
+        start(turn.after_fork).join(10)  # what the child runs, in the thread that has forked
+
+    message = r"^m\.gguf: the process forked while the model was computing; start processes with .*'spawn'"
+    with pytest.raises(ModelFailed, match=message):
+        within(10, lambda: turn.run_until(lambda: False, step))
+    with pytest.raises(ModelFailed, match=message):
+        within(10, lambda: turn.use(int))
+    within(10, turn.close)
+    assert turn.did == []  # of what nobody knows the state
+
+
+def test_a_fork_between_two_steps_or_within_ones_own() -> None:
+    turn, steps = Recorded(), list[int]()
+    turn.after_fork()
+
+    def step() -> None:
+        turn.after_fork()
+        steps.append(1)
+
+    within(10, lambda: turn.run_until(lambda: len(steps) == 2, step))
+    assert within(10, lambda: turn.use(lambda: 5)) == 5
+    within(10, turn.close)
+    assert turn.did == ["end", "free"]

@@ -54,6 +54,9 @@ def test_control(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     result = control(tmp_path, engine, watch=lambda done, total: seen.append((done, total)))
     assert json.loads((tmp_path / "control.json").read_text()) == result
+    page = (tmp_path / "control.md").read_text()
+    assert page.startswith("# Decoding control of ")
+    assert page.endswith(f"\n\n{control_table(from_json(ControlResult, result))}\n")
     assert (result["problems"], result["k"], result["left_out"]) == (5, 1, 0)
     assert result["mean"]["plain"] == pytest.approx({"temperature": 1.0, "top_p": 0.5})
     assert result["difference"]["low"] == pytest.approx({"temperature": -0.1, "top_p": (3 * -0.1 + 2 * 0.1) / 5})

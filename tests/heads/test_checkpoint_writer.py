@@ -36,6 +36,14 @@ def test_what_is_written_is_read(case: Case, tmp_path: Path) -> None:
     assert (config["model_type"], config["rope_theta"]) == ("autodeco", 5e5)
 
 
+def test_both_files_or_none(qwen2: Case, tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    weights = read_checkpoint(qwen2.heads).weights
+    with pytest.raises(BadFile, match=r"config\.json: is no regular file"):
+        write_checkpoint(tmp_path, weights, enabled=[], base_model_type="qwen2", base_config={})
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_a_head_that_was_not_trained_is_off(qwen2: Case, tmp_path: Path) -> None:
     weights = read_checkpoint(qwen2.heads).weights
     write_checkpoint(tmp_path, weights, enabled=["top_p"], base_model_type="qwen2", base_config={})

@@ -470,6 +470,7 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
 # ---- expected answers as they are published ----
 
 SOLVED = "He has 3 boxes of 6 = 3*6 = $<<3*6=18>>18.\nThat is all of it.\n"
+MARKING = '[["startend:end_checker", {"end_phrase": "#### 5"}]]'
 READ = [
     ("boxed", SOLVED + "#### 18", "18"),
     ("boxed", SOLVED + "####18\r\n", "18"),
@@ -484,7 +485,10 @@ READ = [
     ("exact", "no mark # 5", "no mark # 5"),
     ("literal", SOLVED + "#### 1,018", "1018"),
     ("choice", "B fits both.\n#### C", "C"),
+    ("literal", "'a #### b'", "'a #### b'"),
     ("regex", r"\b18\b", r"\b18\b"),
+    ("regex", r"####\s*18", r"####\s*18"),
+    ("ifeval", MARKING, MARKING),
     ("own:check", SOLVED + "#### 18", SOLVED + "#### 18"),
 ]
 
@@ -499,14 +503,19 @@ def test_a_solution_that_boxes_its_answer() -> None:
     assert get_checker("boxed")(r"\boxed{19}", SOLVED + r"It is $\boxed{18}$.") is False
 
 
+FORM = "nothing but a number, a formula or at most 8 words, as checker boxed compares it"
 UNREADABLE = [
-    ("boxed", SOLVED, "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", SOLVED + "####\n", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "The answer is 18.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", r"\frac{1}{2", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", r"\boxed{}", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "$ $.", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
-    ("boxed", "x+" * 600 + "x", "nothing but a number, a formula or at most 8 words, as checker boxed compares it"),
+    ("boxed", SOLVED, FORM),
+    ("boxed", "3*6 = <<3*6=18>>18", FORM),
+    ("boxed", "3 + 4 = 7\n7 - 2 = 5", FORM),
+    ("boxed", "#### 18\nThat is all.", FORM),
+    ("boxed", "#### 18 # it is", FORM),
+    ("boxed", SOLVED + "####\n", FORM),
+    ("boxed", "The answer is 18.", FORM),
+    ("boxed", r"\frac{1}{2", FORM),
+    ("boxed", r"\boxed{}", FORM),
+    ("boxed", "$ $.", FORM),
+    ("boxed", "x+" * 600 + "x", FORM),
     ("choice", SOLVED + "#### 18", "one letter, A to Z"),
     ("choice", "(C)", "one letter, A to Z"),
 ]

@@ -122,6 +122,20 @@ def interrupt_after(n: int) -> Any:
     return watch
 
 
+def test_an_output_that_comes_meanwhile_stays(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+
+    def another(summary: RolloutSummary, total: int) -> None:
+        output.write_bytes(b"theirs")
+
+    with pytest.raises(BadFile, match=r"out\.jsonl: exists; use --force to replace it$"):
+        sample(engine, output, watch=another)
+    assert output.read_bytes() == b"theirs"
+    assert sample(engine, output, force=True).continued == 4
+    assert output.read_bytes() == undisturbed
+    assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 @pytest.mark.parametrize("done", [0, 1, 3, 4])
 def test_it_goes_on_after_an_interruption(done: int, engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
     output, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.training import train as train_module
 from autodeco_gguf.training.settings import Objective, TrainingSettings
 from autodeco_gguf.training.train import TrainingOptions, TrainingWatch, train
 from autodeco_gguf.training.trainer import Step
@@ -162,7 +164,7 @@ def test_two_in_one_directory(qwen2: Case, tmp_path: Path) -> None:
     def second(step: Step) -> None:
         before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
         for force in (False, True):
-            with pytest.raises(Busy, match=r"out/\.training: in use by another run; wait for its end, or choose") as e:
+            with pytest.raises(Busy, match=r"out: in use by another run; wait for its end, or choose") as e:
                 trained(qwen2.base, tmp_path, force=force)
             assert str(e.value).count("\n") == 0
         assert {path: path.read_bytes() for path in before} == before
@@ -172,6 +174,24 @@ def test_two_in_one_directory(qwen2: Case, tmp_path: Path) -> None:
     assert log_of(output) == log_of(undisturbed)
     assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert Heads.load(adapter).names == {"temperature", "top_p"}
+
+
+def test_one_that_ends_just_before_is_not_replaced(
+    qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the output between the first look at it and the lock."""
+    locked, others = train_module.locked, list[int]()
+
+    def late(path: Path) -> AbstractContextManager[None]:
+        if not others:
+            others.append(1)
+            trained(qwen2.base, tmp_path)
+        return locked(path)
+
+    monkeypatch.setattr(train_module, "locked", late)
+    with pytest.raises(BadFile, match=r"exists; use --force to replace it$"):
+        trained(qwen2.base, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 
 
 def test_what_a_killed_training_left_is_removed_first(qwen2: Case, tmp_path: Path) -> None:

@@ -177,3 +177,21 @@ def test_a_template_that_does_not_show_them(encoder: Callable[..., Encoder]) -> 
     with pytest.raises(InvalidInput, match=message):
         make.encode({**RECORD, "tools": None}, 0, Counts())
     assert learnt(make, {**changed(1, weight=0), "tools": []})[1] == ["No.<|im_end|>"]
+
+
+NOT_BESIDE = "{% for m in messages %}<{{ m.role }}>{% if not m.tool_calls %}{{ m.content }}{% endif %}" + OBJECTS + TAIL
+NO_REASONING = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] }}" + TAIL
+ONLY_USERS = "{% for m in messages if m.role != 'developer' %}<{{ m.role }}>{{ m.content }}" + TAIL
+DROPPED = {
+    "beside tool calls": (NOT_BESIDE, 2, [USER, {**CALLING, "content": "Let me see."}]),
+    "of reasoning": (NO_REASONING, 2, [USER, {"role": "assistant", "content": "<think>Hm.</think>No."}]),
+    "of a developer": (ONLY_USERS, 1, [{"role": "developer", "content": "Be brief."}, USER, ANSWER]),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_a_template_that_drops_content(name: str, encoder: Callable[..., Encoder]) -> None:
+    template, turn, messages = DROPPED[name]
+    message = rf"^messages: turn {turn} has content that the model's chat template does not show as it stands; give "
+    with pytest.raises(InvalidInput, match=message):
+        encoder(template).encode({"messages": messages}, 0, Counts())
