@@ -15,6 +15,9 @@ _MAX_CONTEXT = 1 << 24
 
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
+_LENGTHS = ("key_length", "value_length", "key_length_swa", "value_length_swa")
+"""Sizes of a head; where no tensor's shape follows from one, llama.cpp believes it and makes a cache as large."""
+
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 """Types that ggml stores and cannot compute with."""
 
@@ -42,6 +45,11 @@ def check_loadable(base: GgufFile) -> None:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
+    widest = max((n for tensor in base.tensors for n in tensor.shape), default=0)
+    for name in _LENGTHS:
+        length = base.get(f"{base.architecture}.attention.{name}", int, 0)
+        if length > widest:
+            problem = f"{name} {length}, larger than any tensor"
     for tensor in base.tensors:
         problem = problem or _tensor_fault(tensor)
     if problem:

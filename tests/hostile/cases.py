@@ -290,7 +290,7 @@ def evaluation_case(rng: random.Random, directory: Path, made: Path) -> Call:
     """A journal or results of an evaluation that is continued or joined."""
     output = directory / "e"
     shutil.copytree(made / "evaluation", output)
-    path = output / rng.choice(["samples.jsonl", "samples.jsonl", "timing.jsonl", "results.json"])
+    path = output / rng.choice(["samples.jsonl", "samples.jsonl", "evaluation.jsonl", "results.json"])
     if path.suffix == ".jsonl":
         path.write_bytes(broken_lines(rng, [json.loads(line) for line in path.read_bytes().splitlines()]))
     else:
