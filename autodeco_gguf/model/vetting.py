@@ -11,7 +11,7 @@ _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
 
 _MAX_CONTEXT = 1 << 24
-"""Tokens; llama_cpp makes room for as many at every tokenization."""
+"""Tokens; llama_cpp makes room for as many at every tokenization, and llama.cpp computes with 32 bits."""
 
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
@@ -38,9 +38,10 @@ def check_loadable(base: GgufFile) -> None:
     problem = base.header.check_vocab()
     if not 1 <= blocks <= _MAX_BLOCKS:
         problem = f"{blocks} blocks"
-    context = base.get(f"{base.architecture}.context_length", int, 0)
-    if not 0 <= context <= _MAX_CONTEXT:
-        problem = f"context_length {context}"
+    for name in ("context_length", "attention.sliding_window"):
+        n = base.get(f"{base.architecture}.{name}", int, 0)
+        if not 0 <= n <= _MAX_CONTEXT:
+            problem = f"{name} {n}"
     for name in _EPSILONS:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:

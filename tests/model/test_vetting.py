@@ -25,6 +25,7 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
         {"qwen2.attention.value_length": (2**20, Kind.UINT32)},
         "value_length 1048576, larger than",
     ),
+    "a window without end": ({"qwen2.attention.sliding_window": (2**31, Kind.UINT32)}, "sliding_window 2147483648"),
     "negative epsilon": (
         {"qwen2.attention.layer_norm_rms_epsilon": (-1.0, Kind.FLOAT32)},
         "layer_norm_rms_epsilon -1",
