@@ -13,6 +13,7 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, machine_options
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.machine import Machine
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
 
     recorded = _read_golden(golden)
     tokens = recorded["tokens"].tolist()
+    _check_length(golden, len(tokens), GgufFile(model))
     llama = Llama(model, heads=heads, n_ctx=max(len(tokens), 32), trace=False, **machine.llama_arguments())
     limit = TOLERANCE[machine.cache_type] if tolerance is None else tolerance
     worst = 0.0
@@ -62,6 +64,14 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
         raise BadFile.of(
             model, f"differs from {golden} by {worst:.1e}, allowed is {limit:.1e}", expected=limit, found=worst
         )
+
+
+def _check_length(golden: Path, n: int, model: GgufFile) -> None:
+    """Refuse more tokens than the model was trained for."""
+    key = f"{model.architecture}.context_length"
+    trained = model.get(key, int, 0)
+    if n > trained > 0:
+        raise BadFile.of(golden, f"has {n} tokens, the model is for {trained}", key=key, expected=trained, found=n)
 
 
 def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:

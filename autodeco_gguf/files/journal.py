@@ -13,7 +13,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 from autodeco_gguf.files.lock import lock
-from autodeco_gguf.files.reading import open_regular
+from autodeco_gguf.files.reading import MAX_JSON, open_regular
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -229,6 +229,8 @@ def _lines(path: Path, fd: int, place: int, end: int, advice: str = "") -> Itera
     while at < end and (block := os.pread(fd, min(_BLOCK, end - at), at)):
         at += len(block)
         *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_JSON:
+            raise BadFile(f"{path}:{number + len(lines)}: longer than {MAX_JSON} bytes{advice}", file=path)
         for line in lines:
             yield Line(number, place, _parse(path, number, line, advice))
             number, place = number + 1, place + len(line) + 1

@@ -17,7 +17,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, numbered from 1.
 
     Raises:
-        BadFile: the file cannot be read, is no regular file, or has a line of more than 32 MiB.
+        BadFile: the file cannot be read, is no regular file, or has a line of more than 16 MiB.
     """
     with open_regular(path) as f, bad_file(path, "cannot be read"):
         number = 0

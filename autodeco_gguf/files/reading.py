@@ -9,8 +9,11 @@ from typing import Any, BinaryIO
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 
-MAX_JSON = 32 << 20
-"""Bytes of a JSON file, and of a line of JSON; as objects they can take fifty times as much memory."""
+MAX_JSON = 16 << 20
+"""Bytes of a JSON file, and of a line of JSON."""
+
+MAX_VALUES = 1 << 20
+"""Values in either, counted by their marks: with the text, which may become eight times as large, less than 300 MB."""
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -38,6 +41,8 @@ def parse_json(content: bytes) -> Any:
         >>> parse_json(b'{"a": [1, 2]}')
         {'a': [1, 2]}
     """
+    if len(content) > MAX_VALUES and sum(map(content.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise InvalidInput(f"not JSON that can be read: more than {MAX_VALUES} values")
     try:
         return json.loads(content)
     except UnicodeDecodeError as e:

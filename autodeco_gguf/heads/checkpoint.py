@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
-from autodeco_gguf.files.reading import parse_json, read_json
+from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, default_activation
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
@@ -49,7 +50,7 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
         activation: "relu" or "gelu" for every head; by default ReLU for two linear layers, GELU for more.
 
     Raises:
-        BadFile: a file that is missing, broken or, as JSON, larger than 32 MiB, a tensor that is missing, misshapen or
+        BadFile: a file that is missing, broken or, as JSON, larger than 16 MiB, a tensor that is missing, misshapen or
             not finite, a config that contradicts the tensors.
     """
     directory = _directory(path)
@@ -221,11 +222,15 @@ def _mlp(arrays: Mapping[str, Float32Array], head: str, activation: str | None, 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Float32Array]]:
     try:
+        with path.open("rb") as raw:
+            header_size = int.from_bytes(raw.read(8), "little")
+        if header_size > MAX_JSON:
+            raise BadFile.of(path, f"not a safetensors file, or a broken one: a header of {header_size} bytes")
         with safe_open(path, framework="numpy") as f:
             keys = [key for key in f.keys() if _KEY.match(key)]  # noqa: SIM118
         # numpy has no bfloat16, so the bytes are read from where the header, just checked, says they are
         with path.open("rb") as raw:
-            header_size = int.from_bytes(raw.read(8), "little")
+            raw.seek(8)
             header = parse_json(raw.read(header_size))
             for key in keys:
                 dtype, (begin, end) = header[key]["dtype"], header[key]["data_offsets"]
@@ -254,6 +259,10 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     except ImportError as e:
         raise not_installed(f"{path}: needs torch to be read", "torch", "torch") from e
     try:
+        if zipfile.is_zipfile(path):  # torch stores without compression; what unpacks to more is made to fill memory
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("its parts are larger than the file")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch promises nothing about a broken file
         raise BadFile.of(path, f"not a PyTorch file, or a broken one: {_first_line(e)}") from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ def extract(
     model = _open_merged(Path(merged), merged, "extract takes a merged file")
     if base is None and adapter is None:
         raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT or both")
-    if base is not None and adapter is not None and Path(base).resolve() == Path(adapter).resolve():
+    if base is not None and adapter is not None and os.path.realpath(base) == os.path.realpath(adapter):
         raise InvalidInput(f"{base}: given as both outputs", file=base)
     model.base()  # refuses a stale view
     for path in (base, adapter):
@@ -172,7 +173,8 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     Raises:
         BadFile: not a merged file, broken heads, or no room beside the file.
     """
-    model = _open_merged(Path(path).resolve(), path, "only a merged file has a base view")  # of a link, its file
+    target = Path(os.path.realpath(path))  # of a link, its file
+    model = _open_merged(target, path, "only a merged file has a base view")
     if model.stale is None:
         return None
     if not model.base_tensors:

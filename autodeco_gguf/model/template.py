@@ -28,17 +28,26 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 MAX_SOURCE = 1 << 17
 """Characters of a template; the longest in use have a quarter of it."""
 
-MAX_SECONDS = 2.0
-"""Processor time of one rendering."""
+MAX_SECONDS, SECONDS_PER_BYTE = 2.0, 1e-5
+"""Processor time of one rendering, and so much more for each byte of the conversation."""
 
-MAX_BYTES = 1 << 26
-"""Size of one value, and of the text that comes out."""
+MAX_BYTES, BYTES_PER_BYTE = 1 << 23, 16
+"""Size of one value, and of the text that comes out, and so much more for each byte of the conversation."""
 
-MAX_BYTES_MADE = 1 << 28
-"""Size of all values that one rendering makes, and of what it writes."""
+MAX_VALUES = 16
+"""How often that size all values together may have that one rendering makes, with what it writes."""
 
 MAX_NUMBER = 100_000
-"""What an argument may be that is a number: a width, a count. jinja2's sandbox has the same bound for ranges."""
+"""What an argument may be that is a width or a count. jinja2's sandbox has the same bound for ranges."""
+
+MAX_SLOW = 1 << 16
+"""Size of what is given to a function that takes more time than by its size."""
+
+_GROWING = re.compile(r"batch|center|expandtabs|indent|join|ljust|rjust|round|slice|to_bytes|tojson|zfill")
+"""Functions and filters whose results can be as large as the product of their arguments."""
+
+_SLOW = re.compile(r"pprint|striptags|strftime_now|sum|urlize|wordwrap|xmlattr")
+"""Those that may take a time that does not grow with the size of their arguments alone."""
 
 _TICKS = 256
 """Steps of a loop between two looks at the clock."""
@@ -52,10 +61,12 @@ class TooMuch(Exception):
 
 
 class _Budget:
-    """What is left to one rendering."""
+    """What is left to one rendering of so many bytes."""
 
-    def __init__(self) -> None:
-        self._made, self._ticks, self._end = 0, 0, time.thread_time() + MAX_SECONDS
+    def __init__(self, nbytes: int) -> None:
+        self._at_most = MAX_BYTES + BYTES_PER_BYTE * nbytes
+        self._left, self._ticks = MAX_VALUES * self._at_most, 0
+        self._end = time.thread_time() + MAX_SECONDS + SECONDS_PER_BYTE * nbytes
 
     def tick(self, nbytes: int) -> None:
         """A step that writes up to so many bytes."""
@@ -66,21 +77,52 @@ class _Budget:
 
     def look(self) -> None:
         if time.thread_time() > self._end:
-            raise TooMuch(f"takes more than {MAX_SECONDS:g} s")
+            raise TooMuch("takes too much time")
 
     def made(self, value: Any) -> Any:
         """The value, counted."""
         self.look()
-        self._take(_size(value))
+        self._take(_size(value, self._at_most))
         return value
 
+    def check(self, nbytes: int) -> None:
+        """Refuse a value that would have so many bytes."""
+        if nbytes > self._at_most:
+            raise TooMuch(f"makes a value of more than {self._at_most} bytes")
+
+    def check_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse arguments whose result would be far larger than they are, or take far longer."""
+        values = (*args, *kwargs.values())
+        if _SLOW.fullmatch(name):
+            _size(values, MAX_SLOW)
+        elif name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
+            self.check(len(args[0]) + args[0].count(args[1]) * len(args[2]))
+        elif name in ("format", "format_map") and isinstance(args[0], str):
+            if _WIDTHS.search(args[0]):
+                raise TooMuch("formats with a width that is too large, or not written out")
+            self.check(len(args[0]) + (args[0].count("%") + args[0].count("{")) * _size(values[1:], self._at_most))
+        elif _GROWING.fullmatch(name):
+            product = 1
+            for value in values:
+                factor = 1
+                if isinstance(value, int | float):
+                    if abs(value) > MAX_NUMBER:
+                        raise TooMuch(f"gives {name} a number beyond {MAX_NUMBER}")
+                    factor = int(abs(value))
+                elif name == "tojson":  # which has lists among its settings
+                    factor = _size(value, self._at_most)
+                elif isinstance(value, str | bytes | list | tuple | dict):
+                    factor = len(value)
+                product *= max(1, factor)
+            self.check(product)
+
     def _take(self, nbytes: int) -> None:
-        self._made += nbytes
-        if self._made > MAX_BYTES_MADE:
-            raise TooMuch(f"makes more than {MAX_BYTES_MADE >> 20} MiB of values")
+        self._left -= nbytes
+        if self._left < 0:
+            raise TooMuch(f"makes values of more than {MAX_VALUES * self._at_most} bytes in all")
 
 
-def _size(value: Any) -> int:
+def _size(value: Any, at_most: int) -> int:
     """Bytes of a value written out, everything in it counted as often as it stands there."""
     total, rest = 0, [value]
     while rest:
@@ -90,30 +132,9 @@ def _size(value: Any) -> int:
             rest += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple | set | frozenset):
             rest += one
-        _check_size(total + 8 * len(rest))
+        if total + 8 * len(rest) > at_most:
+            raise TooMuch(f"makes or uses a value of more than {at_most} bytes")
     return total
-
-
-def _check_size(nbytes: int) -> None:
-    if nbytes > MAX_BYTES:
-        raise TooMuch(f"makes a value of more than {MAX_BYTES >> 20} MiB")
-
-
-def _check_arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments whose result would be far larger than they are."""
-    product = 1
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if abs(value) > MAX_NUMBER:
-                raise TooMuch(f"gives {name} a number beyond {MAX_NUMBER}")
-            product *= max(1, int(abs(value)))
-        elif isinstance(value, str | bytes | list | tuple | dict):
-            product *= max(1, len(value))
-    if name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
-        product = len(args[0]) + args[0].count(args[1]) * len(args[2])
-    if name == "format" and isinstance(args[0], str) and _WIDTHS.search(args[0]):
-        raise TooMuch("formats with a width that is too large, or not written out")
-    _check_size(product)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -141,9 +162,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         budget: _Budget = self._here.budget
         return budget
 
-    def begin(self) -> None:
-        """A rendering begins in this thread."""
-        self._here.budget = _Budget()
+    def begin(self, values: dict[str, Any]) -> None:
+        """A rendering of these values begins in this thread."""
+        self._here.budget = _Budget(_size(values, sys.maxsize))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -163,7 +184,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         else:
             method = inspect.unwrap(__obj) if callable(__obj) else __obj
             owner = getattr(method, "__self__", None)
-            _check_arguments(name, (owner, *args) if isinstance(owner, str | bytes) else args or ("",), kwargs)
+            budget.check_arguments(name, (owner, *args) if isinstance(owner, str | bytes) else args, kwargs)
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -173,9 +194,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "*":
             sequence, number = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(number, int) and not isinstance(sequence, int | float):
-                _check_size(abs(number) * (len(sequence) if isinstance(sequence, str) else _size(sequence)))
+                self.budget.check(abs(number) * _size(sequence, sys.maxsize))
         if operator == "%" and isinstance(left, str):
-            _check_arguments("format", (left,), {})
+            self.budget.check_arguments("format", (left, right), {})
         return self.budget.made(super().call_binop(context, operator, left, right))
 
     def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,7 +204,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         def bounded(*args: Any, **kwargs: Any) -> Any:
             self.budget.look()
             own = args[1:] if hasattr(function, "jinja_pass_arg") else args
-            _check_arguments(name, own or ("",), kwargs)
+            self.budget.check_arguments(name, own, kwargs)
             return self.budget.made(function(*args, **kwargs))
 
         return bounded
@@ -246,12 +267,12 @@ class _Template:
             environment, template = self._compiled
         except Exception as e:
             raise self._failed("does not parse", e) from e
-        environment.begin()
         try:
+            environment.begin(values)
             size, pieces = 0, []
             for piece in template.generate(**values):
                 size += len(piece)
-                _check_size(size)
+                environment.budget.check(size)
                 pieces.append(piece)
             return "".join(pieces)
         except Exception as e:  # it is a program, and can raise anything

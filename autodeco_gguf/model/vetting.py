@@ -11,9 +11,12 @@ _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
 
 _MAX_CONTEXT = 1 << 24
-"""Tokens; llama_cpp makes room for as many at every tokenization."""
+"""Tokens; llama_cpp makes room for as many at every tokenization, and llama.cpp computes with 32 bits."""
 
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
+
+_LENGTHS = ("key_length", "value_length", "key_length_swa", "value_length_swa")
+"""Sizes of a head; where no tensor's shape follows from one, llama.cpp believes it and makes a cache as large."""
 
 _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 """Types that ggml stores and cannot compute with."""
@@ -32,13 +35,19 @@ def check_loadable(base: GgufFile) -> None:
     problem = base.header.check_vocab()
     if not 1 <= blocks <= _MAX_BLOCKS:
         problem = f"{blocks} blocks"
-    context = base.get(f"{base.architecture}.context_length", int, 0)
-    if not 0 <= context <= _MAX_CONTEXT:
-        problem = f"context_length {context}"
+    for name in ("context_length", "attention.sliding_window"):
+        n = base.get(f"{base.architecture}.{name}", int, 0)
+        if not 0 <= n <= _MAX_CONTEXT:
+            problem = f"{name} {n}"
     for name in _EPSILONS:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
+    widest = max((n for tensor in base.tensors for n in tensor.shape), default=0)
+    for name in _LENGTHS:
+        length = base.get(f"{base.architecture}.attention.{name}", int, 0)
+        if length > widest:
+            problem = f"{name} {length}, larger than any tensor"
     for tensor in base.tensors:
         integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
         if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):

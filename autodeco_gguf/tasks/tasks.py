@@ -16,7 +16,7 @@ from typing import Any
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
-from autodeco_gguf.files.reading import open_regular, read_json
+from autodeco_gguf.files.reading import MAX_JSON, open_regular, read_json
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
 from autodeco_gguf.tasks.checkers import read_answer
@@ -140,7 +140,8 @@ def _read_csv(path: Path) -> _Records:
     try:
         with bad_file(path, "cannot be read"), open_regular(path) as raw:
             f = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-            for number, record in enumerate(csv.DictReader(f, strict=True), 1):
+            lines = iter(lambda: f.readline(MAX_JSON), "")  # so that a file without line ends is not read whole
+            for number, record in enumerate(csv.DictReader(lines, strict=True), 1):
                 if None in record:
                     raise BadFile(f"{place(path, number, by_line=False)}: has more cells than the header", file=path)
                 yield number, record

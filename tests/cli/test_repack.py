@@ -15,3 +15,11 @@ def test_repack_says_what_it_did(merged: Path, tmp_path: Path, capfd: pytest.Cap
     outcome = invoke(capfd, "repack", merged)
     assert (outcome.status, outcome.out, outcome.err) == (0, "", f"{merged}: the base view is fresh\n")
     assert_refused(invoke(capfd, "repack", base), base, "no AutoDeco heads in it")
+
+
+def test_a_link_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loop.gguf"
+    path.symlink_to(path.name)
+    assert_refused(invoke(capfd, "repack", path), path, "cannot be opened")
+    extract = invoke(capfd, "extract", path, "--base", path, "--adapter", tmp_path / "a.gguf")
+    assert_refused(extract, path, "cannot be opened")

@@ -61,6 +61,12 @@ def test_bad_golden(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> 
     assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
 
 
+def test_more_tokens_than_the_model_is_for(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    path, n = tmp_path / "golden.npz", 1 << 20
+    np.savez_compressed(path, tokens=np.zeros(n, np.int32), temperature=np.ones(n, "f4"), top_p=np.ones(n, "f4"))
+    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, f"has {n} tokens, the model is for ")
+
+
 def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
     np.save(tmp_path / "golden.npy", np.zeros(3))
     for path, message in (

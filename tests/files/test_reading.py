@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.files.journal import Journal, reading
 from autodeco_gguf.files.jsonl import read_lines
-from autodeco_gguf.files.reading import MAX_JSON, open_regular, parse_json, read_bytes, read_json
+from autodeco_gguf.files.reading import MAX_JSON, MAX_VALUES, open_regular, parse_json, read_bytes, read_json
 
 READERS = {
     "bytes": lambda path: read_bytes(path, 10),
@@ -67,6 +68,19 @@ def test_what_is_no_json(content: bytes, reason: str, tmp_path: Path) -> None:
         parse_json(content)
     with pytest.raises(BadFile, match=rf"^{tmp_path}/x: .*{reason}"):
         read_json(tmp_path / "x")
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b'{"":[]}', b"1", b'""'])
+def test_json_of_many_values_is_not_made_into_objects(item: bytes) -> None:
+    content = b"[" + b",".join([item] * (MAX_VALUES + 1)) + b"]"
+    assert len(content) < MAX_JSON
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match=f"more than {MAX_VALUES} values"):
+            parse_json(content)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_errors_are_one_line_that_steers_nothing() -> None:

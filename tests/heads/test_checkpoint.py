@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -423,6 +424,25 @@ def test_bin_tensors_that_are_no_arrays(name: str, qwen2: Case, tmp_path: Path) 
     (directory / "model.safetensors").unlink()
     torch.save(state, directory / "pytorch_model.bin")
     with pytest.raises(BadFile, match=r"pytorch_model\.bin: "):
+        read_checkpoint(directory)
+
+
+def test_a_bin_that_unpacks_to_more_is_not_unpacked(qwen2: Case, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    (directory / "model.safetensors").unlink()
+    with zipfile.ZipFile(directory / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00." + b"\0" * 10_000_000)
+    with pytest.raises(BadFile, match=r"pytorch_model\.bin: not a PyTorch file.*: its parts are larger than the file"):
+        read_checkpoint(directory)
+
+
+def test_a_header_of_any_size(qwen2: Case, tmp_path: Path) -> None:
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    with (directory / "model.safetensors").open("r+b") as f:
+        f.write((99 << 20).to_bytes(8, "little"))
+        f.truncate(100 << 20)
+    with pytest.raises(BadFile, match=r"model\.safetensors: .*a header of 103809024 bytes"):
         read_checkpoint(directory)
 
 

@@ -266,7 +266,7 @@ def broken_npz(rng: random.Random, arrays: dict[str, np.ndarray[Any, Any]]) -> b
     elif choice < 0.75:
         members[rng.choice(["../x.npy", "tokens", "x\0.npy", "x" * 5000])] = b"x"
     elif choice < 0.8:
-        members[name] = npy(np.zeros(rng.choice([10**7, 6 * 10**7]), np.float32))
+        members[name] = npy(np.zeros(rng.choice([10**7, 3 * 10**7]), np.float32))
     with zipfile.ZipFile(
         out, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
     ) as z:

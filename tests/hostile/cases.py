@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -290,7 +291,7 @@ def evaluation_case(rng: random.Random, directory: Path, made: Path) -> Call:
     """A journal or results of an evaluation that is continued or joined."""
     output = directory / "e"
     shutil.copytree(made / "evaluation", output)
-    path = output / rng.choice(["samples.jsonl", "samples.jsonl", "timing.jsonl", "results.json"])
+    path = output / rng.choice(["samples.jsonl", "samples.jsonl", "evaluation.jsonl", "results.json"])
     if path.suffix == ".jsonl":
         path.write_bytes(broken_lines(rng, [json.loads(line) for line in path.read_bytes().splitlines()]))
     else:
@@ -341,4 +342,26 @@ def case_of(seed: int, directory: Path, made: Path) -> Call:
     """Write the broken file of a seed, and say what to do with it."""
     rng = random.Random(seed)
     kind = rng.choices([k for _, k in KINDS], [w for w, _ in KINDS])[0]
-    return kind(rng, directory, made)
+    call: Call = kind(rng, directory, made)
+    if rng.random() < 0.04:
+        path = rng.choice(sorted(p for p in directory.rglob("*") if p.is_file()))
+        call.what += f" (another kind of file: {path.name})"
+        replace(rng, path)
+    return call
+
+
+def replace(rng: random.Random, path: Path) -> None:
+    """Put there what is no file, or one that is nearly all holes."""
+    choice = rng.randrange(7)
+    if choice == 0:
+        os.truncate(path, 120 << 20)
+        return
+    path.unlink()
+    if choice == 1:
+        path.mkdir()
+    elif choice == 2:
+        os.mkfifo(path)
+    elif choice == 3:
+        path.touch()
+    else:
+        path.symlink_to(["/dev/zero", path.name, "nowhere"][choice - 4])

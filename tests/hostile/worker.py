@@ -88,14 +88,15 @@ def run_case(seed: int, directory: Path, made: Path) -> dict[str, Any]:
 
 def main() -> None:
     directory, made = map(Path, sys.argv[1:3])
-    answers = os.fdopen(os.dup(1), "w")
+    seeds, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # commands read standard input
     from hostile.cases import warm_up
 
     warm_up()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + AT_MOST, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (AT_MOST // 64, resource.RLIM_INFINITY))
-    for line in sys.stdin:
+    for line in seeds:
         print(json.dumps(run_case(int(line), directory, made)), file=answers, flush=True)
 
 

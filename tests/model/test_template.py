@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ TOO_MUCH = {
     "width in braces": "{{ '{:>1000000000}'.format(1) }}",
     "filter of a filter": "{{ ['x']|map('center', 10**9)|list }}",
     "replacement": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
+    "names in a format": "{{ ('%(a)s' * 10000) % {'a': 'x' * 10000} }}",
+    "items in a format": "{{ ('{0[a]}' * 10000).format({'a': 'x' * 10000}) }}",
+    "sum of lists": "{{ ([['a'] * 100] * 1000)|sum(start=[]) }}",
+    "lines of one letter": "{{ ('x' * 5000000)|wordwrap(1) }}",
+    "formats of a date": "{{ strftime_now('%c' * 1000000) }}",
+    "separators": "{{ (messages * 1000)|tojson(separators=['x' * 100000, 'y' * 100000]) }}",
     "joined twice as often": (
         "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
     ),
@@ -95,7 +102,7 @@ def test_time_is_bounded_in_any_thread() -> None:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(60)
-    assert [str(e) for e in ended] == ["x.gguf: its chat template refuses: takes more than 0.25 s"]
+    assert [str(e) for e in ended] == ["x.gguf: its chat template refuses: takes too much time"]
 
 
 def test_nothing_is_computed_before_it_is_used() -> None:
@@ -118,9 +125,22 @@ ORDINARY = [
     "{% endgeneration %}{{ 7 % 4 }}{{ 2 ** 10 }}{{ none is none }}",
     "{% set x, y = 1, 2 %}{% for k, v in {'a': 1}.items() %}{{ k, v, x, y }}"
     "{% endfor %}{{ messages|length }}{{ undefined }}",
+    "{% set ns = namespace(a='x' * 9999, b='y' * 9999) %}{{ 123456789012|string }}{{ {'n': 10**9}|tojson }}"
+    "{{ 1234567|default(ns.a, ns.b) }}{{ ns.a.startswith(ns.b) }}{{ '%d' % 1234567 }}{{ ns.a|truncate(1000000) }}",
 ]
 
 
 @pytest.mark.parametrize("source", ORDINARY)
 def test_ordinary_templates_give_what_llama_cpp_gives(source: str) -> None:
     assert render(source) == Jinja2ChatFormatter(source, "</s>", "<s>")(messages=MESSAGES).prompt
+
+
+def test_the_bounds_grow_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "MAX_SECONDS", 0.01)
+    letters = "{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}"
+    format_of = [
+        kind(letters, "</s>", "<s>") for kind in (partial(Formatter, path=Path("x.gguf")), Jinja2ChatFormatter)
+    ]
+    message = {"role": "user", "content": "word " * 20000}
+    ours, theirs = (f(messages=[message]).prompt for f in format_of)
+    assert ours == theirs == message["content"]

@@ -21,6 +21,11 @@ from autodeco_gguf.model.vetting import check_loadable
 METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "no blocks": ({"qwen2.block_count": (0, Kind.UINT32)}, "0 blocks"),
     "a context without end": ({"qwen2.context_length": (2**32 - 1, Kind.UINT32)}, "context_length 4294967295"),
+    "a head of a million": (
+        {"qwen2.attention.value_length": (2**20, Kind.UINT32)},
+        "value_length 1048576, larger than",
+    ),
+    "a window without end": ({"qwen2.attention.sliding_window": (2**31, Kind.UINT32)}, "sliding_window 2147483648"),
     "negative epsilon": (
         {"qwen2.attention.layer_norm_rms_epsilon": (-1.0, Kind.FLOAT32)},
         "layer_norm_rms_epsilon -1",

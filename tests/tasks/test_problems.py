@@ -14,11 +14,14 @@ def test_read_problems(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(
         '{"problem": "a", "gt": "\\\\frac{1}{2}", "id": 7}\n\n{"prompt": "b", "answer": 5}\n'
-        '{"problem": "c", "gt": 0.5}\n{"problem": "d", "gt": 1e20}\n{"prompt": "e", "answer": -3.0}'
+        '{"problem": "c", "gt": 0.5}\n{"problem": "d", "gt": 1e20}\n{"problem": "d", "gt": 1'
+        + "0" * 400
+        + '}\n{"prompt": "e", "answer": -3.0}'
     )
     problems = read_problems(path)
     assert [(p.text, p.answer, p.line) for p in problems] == [
-        ("a", r"\frac{1}{2}", 1), ("b", "5", 3), ("c", "0.5", 4), ("d", "100000000000000000000", 5), ("e", "-3.0", 6),
+        ("a", r"\frac{1}{2}", 1), ("b", "5", 3), ("c", "0.5", 4), ("d", "100000000000000000000", 5),
+        ("d", "1" + "0" * 400, 6), ("e", "-3.0", 7),
     ]  # fmt: skip
     assert problems[1].where == f"{path}:3"
     assert read_problems(path, 2) == problems[:2]

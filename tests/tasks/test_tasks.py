@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,19 @@ def test_bad_files(name: str, tmp_path: Path) -> None:
         read_task(str(path))
     assert str(error.value).startswith(f"{path}{message}")
     assert "\n" not in str(error.value)
+
+
+def test_csv_without_an_end_of_line_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    with path.open("wb") as f:
+        f.truncate(256 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFile, match="not CSV"):
+            read_task(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
