@@ -164,7 +164,7 @@ class Turn:
         self._inside, self._closing = set(), False
         if self._runner not in (0, threading.get_ident()):
             self._runner, self.closed, self._torn = 0, True, True
-            self._end = self._free = _nothing  # which nobody can say the state of
+            self._end = self._free = lambda: None  # which nobody can say the state of
 
     def _error(self) -> AutoDecoError:
         if self._torn:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.atomic import bad_file, write_atomically
+from autodeco_gguf.files.atomic import Output, bad_file, write_together
 from autodeco_gguf.files.reading import MAX_JSON, open_regular, parse_json
 
 _TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
@@ -46,7 +46,7 @@ def dump_line(value: object) -> bytes:
 
 def write_lines(path: Path, values: Iterable[object], *, new: bool = False) -> None:
     """Write a file atomically, a line for each value; BadFile where it cannot be written, or is there, with ``new``."""
-    write_atomically(path, lambda f: f.writelines(map(dump_line, values)), new=new)
+    write_together([Output(path, lambda f: f.writelines(map(dump_line, values)))], new=new)
 
 
 def type_name(value: object) -> str:

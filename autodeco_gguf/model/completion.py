@@ -7,12 +7,14 @@ the first stop of the list instead of the text, and waits for ever for the rest 
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import random
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import llama_cpp
@@ -67,6 +69,8 @@ class Completion:
         n_ctx, n_prompt = int(self._llama.n_ctx()), len(self._prompt)
         if n_prompt >= n_ctx:
             raise InvalidInput(f"Requested tokens ({n_prompt}) exceed context window of {n_ctx}", key="prompt")
+        if wanted is not None and (not isinstance(wanted, Real) or math.isnan(wanted)):
+            raise InvalidInput.of("max_tokens", repr(wanted), "a number")
         return n_ctx - n_prompt if wanted is None or wanted <= 0 else min(wanted, n_ctx - n_prompt)
 
     def run(self, sampling: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
@@ -189,6 +193,10 @@ def _following(seed: int) -> int:
 
 def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[int], suffix: str | None) -> list[int]:
     """A prompt's tokens, with the vocabulary's own at the ends of a text, and its marks around a gap to fill."""
+    if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):  # the items of bytes would be tokens
+        raise InvalidInput.of("prompt", f"of {type(prompt).__name__}", "a text or tokens")
+    if not isinstance(suffix, str | None):
+        raise InvalidInput.of("suffix", repr(suffix), "a text")
     if isinstance(prompt, str):
         tokens = llama.tokenize(prompt.encode("utf-8"), add_bos=False, special=suffix is None) if prompt else []
     else:
@@ -221,6 +229,8 @@ def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[in
 
 def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any]:
     """A logits processor that adds a bias to tokens, which JSON makes strings of."""
+    if not isinstance(given, Mapping):
+        raise InvalidInput.of("logit_bias", repr(given), "numbers by token")
     bias = {}
     for token, value in given.items():
         number = int(token) if isinstance(token, str) and token.lstrip("-").isdecimal() else token

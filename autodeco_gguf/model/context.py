@@ -22,7 +22,7 @@ from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampler import Predictor, address
-from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
 
 MAX_SEQUENCES = 256
@@ -93,7 +93,7 @@ class Context:
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
         machine.set_params(base, model_params, self._params)
         with loading(base, machine.verbose) as name:
-            self._model = LlamaModel(path_model=name, params=model_params, verbose=machine.verbose)
+            self._model = CheckedModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.n_vocab = int(lib.llama_vocab_n_tokens(self._model.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
             self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))

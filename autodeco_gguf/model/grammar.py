@@ -6,10 +6,12 @@ import ctypes
 import functools
 import inspect
 import json
+import re
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -27,6 +29,9 @@ _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}
 
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
+
+_CONVERTED = re.compile(r'^space ::= (" "\?|\| " " \|)', re.MULTILINE)
+"""What a grammar has in it that llama_cpp has made of a JSON schema."""
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,6 +81,72 @@ class SchemaGrammar(LlamaGrammar):
         raise InvalidInput("this grammar is a JSON schema, which llama_cpp does not enforce: use autodeco_gguf.Llama")
 
 
+_ONE = ("additionalProperties", "additionalItems", "items", "not")
+_SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NAMED = ("$defs", "definitions", "patternProperties", "properties")
+_KEYWORDS = frozenset(
+    [
+        "$ref",
+        "const",
+        "enum",
+        "type",
+        "minItems",
+        "maxItems",
+        "required",
+        "minProperties",
+        "maxProperties",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "nullable",
+        "$anchor",
+        "$schema",
+        "$id",
+        "id",
+        "$comment",
+        "title",
+        "description",
+        "default",
+        "deprecated",
+        "example",
+        "examples",
+        "readOnly",
+        "writeOnly",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+        "discriminator",
+        "externalDocs",
+        "xml",
+    ]
+) | {*_ONE, *_SEVERAL, *_NAMED}  # what llguidance enforces, and what allows no more than it would without
+"""What a schema may say beside what llguidance refuses by itself: it ignores what it does not know, a typo too."""
+
+
+def _check_keywords(schema: Any) -> None:
+    """Raise InvalidInput for a keyword that is none; "x-..." says something to other programs."""
+    schemas = [schema]
+    while schemas:
+        at = schemas.pop()
+        if isinstance(at, list):
+            schemas += at
+        if not isinstance(at, dict):
+            continue
+        for key, value in at.items():
+            if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
+                raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
+            if key in _ONE or key in _SEVERAL:
+                schemas.append(value)
+            elif key in _NAMED and isinstance(value, dict):
+                schemas += value.values()
+
+
 def _compile(text: str) -> str:
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
@@ -84,17 +155,26 @@ def _compile(text: str) -> str:
     _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)
     if reasons:
         raise InvalidInput(f"JSON schema: {' '.join(reasons[0].split())}", key="schema")
+    _check_keywords(json.loads(text))  # not deep: llguidance has read it
     return grammar
 
 
 def _with_room(work: Callable[[], T]) -> T:
     """What ``work`` returns or raises, done by a thread with a large stack."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as e:
+            done.set_exception(e)
+
     before = threading.stack_size(_STACK)
     try:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(work).result()
+        threading.Thread(target=run).start()  # no pool: interrupted, its thread would wait for ever
     finally:
         threading.stack_size(before)
+    return done.result()
 
 
 def _of_format(response_format: Any) -> SchemaGrammar | None:
@@ -184,7 +264,16 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         if matcher.is_error():
             raise InvalidInput(f"JSON schema: no text follows it: {matcher.get_error().splitlines()[0]}", key="schema")
         return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)
+    if not isinstance(grammar, llama_cpp.LlamaGrammar):
+        raise InvalidInput.of("grammar", repr(grammar), "what LlamaGrammar.from_string makes of a text")
     text = grammar._grammar  # noqa: SLF001  no other door
+    if _CONVERTED.search(text):
+        warnings.warn(
+            "this grammar is what llama_cpp makes of a JSON schema, which lets much through; "
+            "autodeco_gguf.LlamaGrammar.from_json_schema enforces all of it, or refuses",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     try:
         source = text.encode("utf-8")
     except UnicodeEncodeError as e:
@@ -196,5 +285,7 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
     reason = capture.first_error
     del capture
     if not sampler:
+        if reason == "failed to parse grammar":  # why has gone to stderr; what is left of check_gbnf is one of these
+            reason = "a <token> that the vocabulary has not, or repetitions in each other that make too many rules"
         raise InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
     return sampler

@@ -23,10 +23,10 @@ from autodeco_gguf.model.completion import Completion
 from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
-from autodeco_gguf.model.methods import LlamaSampler, in_turn, warn_ignored, warn_unknown, with_defaults
+from autodeco_gguf.model.methods import LlamaSampler, check_settings, in_turn, warn_ignored, with_defaults
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
-from autodeco_gguf.model.token_text import check_token, token_bytes
+from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.model.turns import Turns
 
@@ -100,11 +100,11 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
-            InvalidInput: another ``sampling``, or heads that do not exist.
+            InvalidInput: another ``sampling``, heads that do not exist, or a size or a number of threads out of range.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
         self._turns = Turns(str(model_path))
-        warn_unknown(kwargs)
+        check_settings(kwargs)
         self._sampling = sampling or os.environ.get("AUTODECO_SAMPLING") or "caller"
         if self._sampling not in ("caller", "heads"):
             raise InvalidInput.of("sampling", repr(self._sampling), "'caller' or 'heads'")
@@ -123,6 +123,7 @@ class Llama(llama_cpp.Llama):
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
         with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
             super().__init__(path, **kwargs)
+        self._model.__class__ = CheckedModel
         self.model_path = os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
         self._start_heads()
@@ -168,13 +169,6 @@ class Llama(llama_cpp.Llama):
             Closed: the model is.
         """
         return token_bytes(self._model.vocab, token, special=special)
-
-    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
-        """As ``llama_cpp.Llama.detokenize``, which loses tokens of more than 32 bytes."""
-        if type(self.tokenizer_) is not llama_cpp.LlamaTokenizer:
-            return bytes(super().detokenize(tokens, prev_tokens, special))
-        text = b"".join(self.token_bytes(token, special=special) for token in tokens)
-        return text.removeprefix(b" ") if len(tokens) and tokens[0] == self.token_bos() else text
 
     def predict(self, tokens: Sequence[int]) -> tuple[Float32Array, Float32Array]:
         """Teacher-forced predictions: what T and P would be after each token of a text.
@@ -377,15 +371,16 @@ class Llama(llama_cpp.Llama):
             mirostat_eta=mirostat_eta,
             grammar=grammar,
         )
-        self._pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
+        pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
         self._last = build_sampler(
             self._predictor,
             sampling,
             self._model,
-            make=functools.partial(LlamaSampler, self, self._pieces),
+            make=functools.partial(LlamaSampler, self, pieces),
             logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",
         )
+        self._pieces = pieces
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, some of its functions
     are replaced: the one that opens the model; the one that makes the context, which also gets a bound on its
-    outputs; the reading of the metadata, which goes wrong where they are no UTF-8 or of 1,024 bytes; what renders chat
+    outputs; the one that opens a LoRA adapter, of which a missing one would be used all the
+    same; the reading of the metadata, which goes wrong where they are no UTF-8 or of 1,024 bytes; what renders chat
     templates, without bounds there; and what would send the output of the whole process to /dev/null, other threads'
     included: the log's callback is enough. Failures become BadFile with llama.cpp's own reason.
     """
@@ -40,7 +41,7 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
     with _load_lock:
         capture = core.LogCapture(verbose)
         try:
-            with _replaced(_replacements(base, outputs_max)):
+            with _replaced(_replacements(base, outputs_max, capture)):
                 yield _FileName(base.path)
         except AutoDecoError:
             raise
@@ -72,11 +73,11 @@ def _replaced(replacements: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(where, name, value)
 
 
-def _replacements(base: GgufFile, outputs_max: int) -> list[tuple[Any, str, Any]]:
+def _replacements(base: GgufFile, outputs_max: int, capture: core.LogCapture) -> list[tuple[Any, str, Any]]:
     """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there."""
     owner = threading.get_ident()
     open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
-    suppress, metadata = llama.suppress_stdout_stderr, LlamaModel.metadata
+    open_adapter, suppress, metadata = lib.llama_adapter_lora_init, llama.suppress_stdout_stderr, LlamaModel.metadata
 
     def open_here(path: bytes, params: Any) -> Any:
         if threading.get_ident() != owner:
@@ -102,6 +103,12 @@ def _replacements(base: GgufFile, outputs_max: int) -> list[tuple[Any, str, Any]
             params.n_outputs_max = min(outputs_max, params.n_batch)
         return make_context(model, params)
 
+    def adapter_here(model: Any, path: bytes) -> Any:
+        adapter = open_adapter(model, path)
+        if not adapter:  # which llama_cpp would use
+            raise BadFile.of(os.fsdecode(path), f"no LoRA adapter for {base.path}: {capture.first_error}")
+        return adapter
+
     def metadata_here(model: LlamaModel) -> dict[str, str]:
         return base.metadata() if threading.get_ident() == owner else metadata(model)
 
@@ -111,6 +118,7 @@ def _replacements(base: GgufFile, outputs_max: int) -> list[tuple[Any, str, Any]
     return [
         (lib, "llama_model_load_from_file", open_here),
         (lib, "llama_init_from_model", make_here),
+        (lib, "llama_adapter_lora_init", adapter_here),
         (LlamaModel, "metadata", metadata_here),
         (llama_chat_format, "Jinja2ChatFormatter", functools.partial(Formatter, path=base.path)),
         (llama, "suppress_stdout_stderr", suppress_here),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import warnings
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
 import llama_cpp
 from llama_cpp._internals import LlamaContext
 
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampler import Predictor, Sampler
 from autodeco_gguf.model.stops import stop_tuple
 
@@ -24,8 +27,35 @@ _KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters)
 """Its arguments, before a program puts our class in the place of llama_cpp's."""
 
 
+_NUMBERS = frozenset(
+    [
+        "temperature",
+        "temp",
+        "top_p",
+        "top_k",
+        "min_p",
+        "typical_p",
+        "repeat_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "mirostat_mode",
+        "mirostat_tau",
+        "mirostat_eta",
+    ]
+)
+
+_SETTINGS = {
+    "n_ctx": (0, 2**31 - 1),
+    "n_batch": (1, 2**31 - 1),
+    "n_ubatch": (0, 2**31 - 1),
+    "n_threads": (-1, 512),
+    "n_threads_batch": (-1, 512),
+}
+"""Arguments of the constructor whose values beyond these crash llama.cpp, or are another value there."""
+
+
 def with_defaults(method: F) -> F:
-    """The same method with the defaults above, that takes all forms of stops; the rest is passed on untouched."""
+    """The same method with the defaults above, that takes all forms of stops, and None for a number not given."""
     signature = inspect.signature(method)
     signature = signature.replace(
         parameters=[p.replace(default=_DEFAULTS.get(p.name, p.default)) for p in signature.parameters.values()]
@@ -35,6 +65,12 @@ def with_defaults(method: F) -> F:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        for name in _NUMBERS & bound.arguments.keys():
+            value = bound.arguments[name]
+            if value is None:
+                bound.arguments[name] = signature.parameters[name].default
+            elif not isinstance(value, Real):
+                raise InvalidInput.of(name, repr(value), "a number")
         if "stop" in bound.arguments:  # llama_cpp's chat formats add theirs to a list
             bound.arguments["stop"] = list(stop_tuple(bound.arguments["stop"]))
         return method(*bound.args, **bound.kwargs)
@@ -54,8 +90,18 @@ def in_turn(method: F, *, changes: bool = True) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def warn_unknown(arguments: dict[str, Any]) -> None:
-    """Warn of arguments that ``llama_cpp.Llama`` would ignore without a word."""
+def check_settings(arguments: dict[str, Any]) -> None:
+    """Refuse arguments that crash llama.cpp, and warn of those that ``llama_cpp.Llama`` ignores without a word.
+
+    Raises:
+        InvalidInput: a size or a number of threads out of range.
+    """
+    if isinstance(arguments.get("lora_path"), os.PathLike):
+        arguments["lora_path"] = os.fspath(arguments["lora_path"])
+    for name, (least, most) in _SETTINGS.items():
+        value = arguments.get(name)
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            raise InvalidInput.of(name, repr(value), f"{least} to {most}")
     for name in arguments.keys() - _KNOWN:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 

@@ -7,7 +7,8 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
 def check_temperature(value: float) -> None:
     """Raise InvalidInput unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
-    if not 0.0 <= value <= 1e6:
+    if not isinstance(value, Real) or not 0.0 <= value <= 1e6:
         raise InvalidInput.of("temperature", value, "a number >= 0 (0 is greedy) and <= 1e6")
 
 
 def check_top_p(value: float) -> None:
     """Raise InvalidInput unless value is a probability mass in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
         raise InvalidInput.of("top_p", value, "a number in [0, 1]")
 
 
@@ -39,6 +40,8 @@ def check_seed_range(seed: int) -> None:
 
 def check_seed(seed: int | None) -> int:
     """A seed of 32 bits; a random one for None and for llama.cpp's LLAMA_DEFAULT_SEED (2**32 - 1)."""
+    if not isinstance(seed, Integral | None):
+        raise InvalidInput.of("seed", repr(seed), "a whole number")
     if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
         return random.SystemRandom().getrandbits(32)
     return seed & 0xFFFFFFFF
@@ -111,18 +114,25 @@ class Sampling:
             check_top_p(self.top_p)
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high:
+            kind: Any = Integral if name in _WHOLE else Real
+            if not isinstance(value, kind) or not low <= value <= high:
                 raise InvalidInput.of(name, value, f"a number in [{low:g}, {high:g}]")
         if self.order not in ("autodeco", "llama.cpp"):
             raise InvalidInput.of("order", repr(self.order), "'autodeco' or 'llama.cpp'")
         if self.dynatemp_range and self.order != "llama.cpp":
             raise InvalidInput(f"dynatemp_range {self.dynatemp_range} needs order 'llama.cpp'", key="dynatemp_range")
+        if not isinstance(self.logit_bias, Mapping | None):
+            raise InvalidInput.of("logit_bias", repr(self.logit_bias), "numbers by token")
         for token, bias in (self.logit_bias or {}).items():
+            if not isinstance(bias, Real):
+                raise InvalidInput.of(f"logit_bias of token {token}", repr(bias), "a number")
             if math.isnan(bias) or bias == math.inf:
                 raise InvalidInput(
                     f"logit_bias of token {token} is {bias}, expected a number or -inf", key="logit_bias"
                 )
 
+
+_WHOLE = ("top_k", "penalty_last_n", "mirostat_mode")
 
 _RANGES = (
     ("top_k", 0, 2**31 - 1),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
+from llama_cpp._internals import LlamaModel
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -36,3 +38,23 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
         if n >= 0:
             return buffer.raw[:n]
         size = -n
+
+
+class CheckedModel(LlamaModel):
+    """llama_cpp's, which ends the process for tokens that do not exist, and loses those of more than 32 bytes."""
+
+    def token_get_text(self, token: int) -> str:  # noqa: D102  llama_cpp's own, as all here
+        return str(super().token_get_text(check_token(token, self.n_vocab())))
+
+    def token_get_score(self, token: int) -> float:  # noqa: D102
+        return float(super().token_get_score(check_token(token, self.n_vocab())))
+
+    def token_get_attr(self, token: int) -> int:  # noqa: D102
+        return int(super().token_get_attr(check_token(token, self.n_vocab())))
+
+    def token_to_piece(self, token: int, special: bool = False) -> bytes:  # noqa: D102
+        return token_bytes(self.vocab, token, special=special)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:  # noqa: D102
+        text = b"".join(token_bytes(self.vocab, token, special=special) for token in tokens)
+        return text.removeprefix(b" ") if len(tokens) and tokens[0] == self.token_bos() else text

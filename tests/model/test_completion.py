@@ -189,7 +189,7 @@ def test_every_token_is_looked_at_once(llm: ad.Llama, monkeypatch: pytest.Monkey
 def test_long_tokens_keep_their_text(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama_cpp's buffer has 32 bytes."""
     llm = load(merged)
-    monkeypatch.setattr("autodeco_gguf.model.llama.token_bytes", lambda *_, **__: b" " * 40)
+    monkeypatch.setattr("autodeco_gguf.model.token_text.token_bytes", lambda *_, **__: b" " * 40)
     assert llm.detokenize([300]) == b" " * 40
 
 

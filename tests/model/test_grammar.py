@@ -241,3 +241,48 @@ def test_a_grammar_for_llama_cpp(llm: Llama) -> None:
 def test_a_grammar_that_is_none(llm: Llama, text: str, match: str) -> None:
     with pytest.raises(InvalidInput, match=match):
         llm("hi", grammar=LlamaGrammar.from_string(text), **ZERO)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['root ::= ("a"{0,50}){0,50}', "root ::= [^]*", "root ::= <[-1]>", "root ::= <nothing-of-this-name>"],
+)
+def test_a_reason_that_llama_cpp_gives_on_stderr(llm: Llama, text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"repetitions in each other|unexpected"):
+        llm("a", grammar=LlamaGrammar.from_string(text, verbose=False), **ZERO)
+
+
+def test_a_schema_that_llama_cpp_has_converted(llm: Llama) -> None:
+    schema = '{"type": "object", "properties": {"a": {"type": "integer", "minimum": 5}}}'
+    with pytest.warns(RuntimeWarning, match="from_json_schema enforces"):
+        llm("a", grammar=llama_cpp.LlamaGrammar.from_json_schema(schema, verbose=False), **ZERO)
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"type": "string", "minLenght": 3}, "minLenght"),
+        ({"type": "integer", "divisibleBy": 3}, "divisibleBy"),
+        ({"properties": {"a": {"anyOf": [{"items": {"requires": ["b"]}}]}}}, "requires"),
+        ({"$defs": {"a": {"$defs": {"b": {"enums": []}}}}, "type": "null"}, "enums"),
+        ({"type": "array", "prefixItems": [{"extends": {}}]}, "extends"),
+        ({"x-guidance": {"lenient": True}, "type": "object"}, "x-guidance"),
+    ],
+    ids=str,
+)
+def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
+    with pytest.raises(InvalidInput, match=f"unknown keyword '{keyword}'"):
+        SchemaGrammar(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"minLenght": {"type": "string"}}, "required": ["minLenght"]},
+        {"enum": [{"minLenght": 3}], "examples": [{"foo": 1}], "title": "x", "deprecated": True, "x-order": 1},
+        {"$defs": {"foo": {"const": {"bar": 1}}}, "$ref": "#/$defs/foo"},
+    ],
+    ids=str,
+)
+def test_names_and_values_are_no_keywords(schema: Any) -> None:
+    SchemaGrammar(schema)

@@ -526,3 +526,13 @@ def test_the_caller_decides(merged: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AUTODECO_SAMPLING", "head")
     with pytest.raises(InvalidInput, match="sampling 'head', expected 'caller' or 'heads'"):
         load(merged)
+
+
+def test_the_trace_stays_that_of_the_last_generation(merged: Path) -> None:
+    """Also where another call is refused: its texts were looked for among those of the new call."""
+    llm = load(merged)
+    llm([1, 2], max_tokens=3, seed=1)
+    before = [token.text for token in llm.trace]
+    with pytest.raises(InvalidInput):
+        llm([1, 2], max_tokens=3, min_p=2.0)
+    assert [token.text for token in llm.trace] == before

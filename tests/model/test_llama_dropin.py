@@ -185,6 +185,7 @@ def test_function_calling(both: Make) -> None:
     assert not re.search(r'"[^"]*[\x00-\x1f]', our_call["arguments"].partition(":")[2].strip())  # stock's has some
 
 
+@pytest.mark.filterwarnings("ignore:this grammar is what llama_cpp makes:RuntimeWarning")
 def test_grammar_from_a_schema(both: Make) -> None:
     grammar = LlamaGrammar.from_json_schema(json.dumps({"enum": ["red", "green"]}), verbose=False)
     stock, ours = (m(QUESTION, grammar=grammar, **ZERO)["choices"][0]["text"] for m in both())

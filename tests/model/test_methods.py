@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import conftest
 import llama_cpp
 import pytest
-from conftest import Case
+from conftest import Case, load
 
 import autodeco_gguf as ad
-from autodeco_gguf.model.methods import in_turn, warn_ignored, warn_unknown, with_defaults
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.model.methods import check_settings, in_turn, warn_ignored, with_defaults
 from autodeco_gguf.model.turns import Turns
 
 
@@ -47,7 +50,7 @@ def test_in_turn() -> None:
 
 def test_what_llama_cpp_would_ignore() -> None:
     with pytest.warns(RuntimeWarning, match="Llama: unknown argument n_ctxx, which llama_cpp ignores"):
-        warn_unknown({"n_ctx": 5, "n_ctxx": 5})
+        check_settings({"n_ctx": 5, "n_ctxx": 5})
 
 
 @pytest.mark.parametrize("where", [llama_cpp, llama_cpp.llama], ids=["package", "module"])
@@ -67,3 +70,55 @@ def test_what_the_heads_decide_is_said() -> None:
     assert [str(w.message) for w in caught] == [
         'm: sampling "heads" ignores temperature 0.8, here and in later calls: the heads decide'
     ]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "top_k", "frequency_penalty", "mirostat_mode"])
+@pytest.mark.parametrize("value", ["1", [1], b"x"], ids=str)
+def test_a_number_that_is_none(merged: Path, name: str, value: Any) -> None:
+    """llama_cpp: a TypeError from somewhere within."""
+    with pytest.raises(InvalidInput, match=name):
+        load(merged)([1, 2], max_tokens=1, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["min_p", "top_k", "presence_penalty", "repeat_penalty", "mirostat_tau"])
+def test_none_is_a_number_not_given(merged: Path, name: str) -> None:
+    llm = load(merged)
+    texts = [llm([1, 2], max_tokens=4, seed=1, **more)["choices"][0]["text"] for more in ({}, {name: None})]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prompt": None},
+        {"prompt": b"ab"},
+        {"prompt": 5},
+        {"suffix": 3},
+        {"max_tokens": "5"},
+        {"max_tokens": math.nan},
+        {"seed": 1.5},
+        {"logit_bias": [5]},
+        {"grammar": 'root ::= "a"'},
+        {"top_k": 1.5},
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_type(merged: Path, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(arguments))):
+        load(merged)(**{"prompt": [1, 2], "max_tokens": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"n_batch": -1}, {"n_batch": 0}, {"n_ctx": -1}, {"n_ctx": 2**40}, {"n_threads": 10**6}], ids=str
+)
+def test_sizes_that_crash_llama_cpp(merged: Path, arguments: dict[str, Any]) -> None:
+    """A negative batch ends the process when it is freed, a million threads when they are started."""
+    with pytest.raises(InvalidInput, match=next(iter(arguments))):
+        load(merged, **arguments)
+
+
+def test_a_lora_adapter_that_is_none(merged: Path, tmp_path: Path) -> None:
+    """llama_cpp does not notice, and ends the process."""
+    for path in (tmp_path / "missing.gguf", merged):
+        with pytest.raises(BadFile, match=f"{path.name}: no LoRA adapter for"):
+            load(merged, lora_path=path)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import load
+from llama_cpp import LlamaTokenizer
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -43,6 +44,13 @@ def test_a_token_that_is_none(merged: Path, token: Any) -> None:
             lambda: engine.submit(Request([5], logit_bias={token: 1.0})),
             lambda: llm.token_bytes(token),
             lambda: llm.detokenize([5, token]),
+            lambda: llm.tokenizer().detokenize([5, token]),
+            lambda: LlamaTokenizer(llm).decode([token]),
+            lambda: llm._model.token_get_text(token),
+            lambda: llm._model.token_get_attr(token),
+            lambda: llm._model.token_get_score(token),
+            lambda: llm._model.token_to_piece(token),
+            lambda: engine.context.model.detokenize([token]),
             lambda: llm.predict([5, token]),
             lambda: llm([5, token], max_tokens=1),
         ]
