@@ -13,11 +13,12 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, machine_options
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.machine import Machine
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from autodeco_gguf.files.gguf import GgufFile
 
 TOLERANCE = {"f32": 1e-5, "f16": 2e-3}
 """KV cache type -> how far T and P may be from recorded float32 values of an unquantized model."""
@@ -43,6 +44,7 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
     """
     import numpy as np
 
+    from autodeco_gguf.files.gguf import GgufFile
     from autodeco_gguf.model.llama import Llama
 
     recorded = _read_golden(golden)

@@ -183,7 +183,7 @@ def _read_results(directory: Path) -> _Asked | None:
     try:
         values: Any = parse_json(read_bytes(path, MAX_JSON))
         methods = tuple(from_json(Method, row) for row in values["methods"])
-        origin = values.get("origin") and from_json(Origin, values["origin"])
+        origin = None if values.get("origin") is None else from_json(Origin, values["origin"])
         return _Asked(from_json(EvalSettings, values["settings"]), methods, origin)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

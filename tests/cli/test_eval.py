@@ -163,7 +163,7 @@ USAGE: dict[str, tuple[list[object], str]] = {
     "parallel": (["--parallel", 0], "Invalid value for '--parallel': 0"),
     "time": (["--time-limit", 0], "Invalid value for '--time-limit': 0"),
     "threads": (["-t", 0], "Invalid value for '-t' / '--threads': 0"),
-    "layers": (["--gpu-layers", -2], "Invalid value for '-ngl' / '--gpu-layers': -2"),
+    "layers": (["--gpu-layers", -2], "Invalid value for '-ngl' / '--gpu-layers'"),
     "search": (["--search-samples", 3], "search_samples 3, expected at most k, which is 2"),
     "shard": (["--shard", "3/2"], "shard '3/2', expected I/N with I from 1 to N, such as 1/4"),
     "method": (["--methods", "greedy,best"], "method 'best', expected one of autodeco, "),
