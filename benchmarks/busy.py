@@ -33,7 +33,7 @@ SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "passive": ({"OMP_WAIT_POLICY": "passive"}, []),
     "one thread": ({}, ["-t", "1"]),
 }
-LIMIT = 60.0
+LIMIT = 10.0
 """Seconds that one measurement may take; a slower one counts with the tokens that it has by then."""
 
 
