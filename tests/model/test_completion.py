@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -279,7 +280,7 @@ print(tokens(), tokens(seed=5))
 def test_without_a_seed_every_process_draws_something_else(merged: Path) -> None:
     def run() -> list[str]:
         command = [sys.executable, "-c", SEEDS, str(merged)]
-        env = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True).stdout.split(
             "]"
         )
