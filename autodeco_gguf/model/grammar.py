@@ -13,16 +13,18 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import llama_cpp
 from llama_cpp._internals import LlamaModel
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import MAX_BYTES, check_gbnf
 from autodeco_gguf.model.token_text import token_bytes
+
+if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
+    from llguidance import LLTokenizer
 
 _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}"}
 """All that a schema says is enforced; the space between tokens of JSON is that of llama.cpp, which has an end."""
@@ -148,6 +150,8 @@ def _check_keywords(schema: Any) -> None:
 
 
 def _compile(text: str) -> str:
+    from llguidance import LLMatcher
+
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
     except ValueError as e:
@@ -234,6 +238,8 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
 
     It calls llama.cpp's tokenizer by itself: no Python runs within a draw, where an interrupt would be lost.
     """
+    from llguidance import LLTokenizer
+
     if model not in _tokenizers:
         vocab = model.vocab
         tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
@@ -258,6 +264,8 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         InvalidInput: it does not parse, or would crash or hang llama.cpp.
     """
     if isinstance(grammar, SchemaGrammar):
+        from llguidance import LLMatcher, LLParserLimits
+
         limits = LLParserLimits(verbose_errors=False)
         matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=limits))
         matcher.compute_bitmask()
