@@ -218,11 +218,11 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = Bar(progress, in_bytes)
         bar.update(0, text=text)
-        ended = threading.Event()
-        reporter = threading.Thread(target=bar.report, args=(ended,), daemon=True)
         if bar.is_terminal:
             yield bar
             return
+        ended = threading.Event()
+        reporter = threading.Thread(target=bar.report, args=(ended,), daemon=True)
         reporter.start()
         try:
             yield bar

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed
-from autodeco_gguf.model.turns import torn_by_fork
-
-_EXIT_SECONDS = 10.0
-"""How long the interpreter's exit waits for a step to end, an ``on_token`` within it included."""
+from autodeco_gguf.model.turns import EXIT_SECONDS, torn_by_fork, watch
 
 _POLL_SECONDS = 0.005
 """How often who closes looks whether others are done."""
@@ -53,7 +47,7 @@ class Turn:
         self._runner = 0  # the thread that has the turn
         self._inside: set[object] = set()  # one for each use
         self._closing = self.closed = self._torn = False
-        _all.add(self)
+        watch(self)
 
     def check_outside(self) -> None:
         """Raise Busy in the thread that has the turn."""
@@ -166,26 +160,11 @@ class Turn:
             self._runner, self.closed, self._torn = 0, True, True
             self._end = self._free = lambda: None  # which nobody can say the state of
 
+    def at_exit(self) -> None:
+        """Close: threads that the interpreter's end stops must not be in llama.cpp then, nor find the model freed."""
+        self.close(EXIT_SECONDS)
+
     def _error(self) -> AutoDecoError:
         if self._torn:
             return torn_by_fork(self._name)
         return Closed(f"{self._name}: the model is closed", file=self._name)
-
-
-_all: weakref.WeakSet[Turn] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for turn in _all:
-        turn.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@atexit.register
-def _close_all() -> None:
-    """Threads that the interpreter's end stops must not be in llama.cpp then, and not find the model freed."""
-    for turn in list(_all):
-        turn.close(_EXIT_SECONDS)

@@ -154,7 +154,7 @@ def _summarize(
     complete = [method for method in methods if method.config is not None and is_complete(method.config)]
     rest = tuple(method.name for method in methods if method not in complete)
     earlier = _read_results(output)
-    if earlier is not None and not set(earlier[1]) <= set(complete):
+    if earlier is not None and not set(earlier.methods) <= set(complete):
         raise BadFile.of(output, _TAKEN)
     results = None
     if complete:

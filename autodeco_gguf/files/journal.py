@@ -157,16 +157,13 @@ def reading(path: Path, kind: str | None, version: int) -> Iterator[tuple[dict[s
         Busy: in use by another process.
     """
     with open_regular(path) as file:
-        fd = os.dup(file.fileno())
-    try:
+        fd = file.fileno()
         lock(fd, path, shared=True)
         line = b"" if kind is None else _first_line(fd)
         header: Any = {} if kind is None else _parse(path, 1, line) if line.endswith(b"\n") else None
         if not isinstance(header, dict) or (kind is not None and header.get(kind) != version):
             raise BadFile.of(path, f"not the beginning of {kind}", key=kind, expected=version)
         yield header, _lines(path, fd, len(line), _whole_lines(fd))
-    finally:
-        os.close(fd)
 
 
 def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner: str) -> str:

@@ -57,7 +57,7 @@ def parse_json(content: bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; BadFile where it cannot be read, is larger than 32 MiB, or is not JSON."""
+    """The value of a JSON file; BadFile where it cannot be read, is larger than 16 MiB, or is not JSON."""
     try:
         return parse_json(read_bytes(path, MAX_JSON))
     except InvalidInput as e:

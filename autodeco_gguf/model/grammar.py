@@ -83,8 +83,7 @@ class SchemaGrammar(LlamaGrammar):
         raise InvalidInput("this grammar is a JSON schema, which llama_cpp does not enforce: use autodeco_gguf.Llama")
 
 
-_ONE = ("additionalProperties", "additionalItems", "items", "not")
-_SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", "anyOf", "oneOf", "prefixItems")
 _NAMED = ("$defs", "definitions", "patternProperties", "properties")
 _KEYWORDS = frozenset(
     [
@@ -127,7 +126,7 @@ _KEYWORDS = frozenset(
         "externalDocs",
         "xml",
     ]
-) | {*_ONE, *_SEVERAL, *_NAMED}  # what llguidance enforces, and what allows no more than it would without
+) | {*_SCHEMAS, *_NAMED}  # what llguidance enforces, and what allows no more than it would without
 """What a schema may say beside what llguidance refuses by itself: it ignores what it does not know, a typo too."""
 
 
@@ -143,7 +142,7 @@ def _check_keywords(schema: Any) -> None:
         for key, value in at.items():
             if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
                 raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
-            if key in _ONE or key in _SEVERAL:
+            if key in _SCHEMAS:
                 schemas.append(value)
             elif key in _NAMED and isinstance(value, dict):
                 schemas += value.values()

@@ -9,15 +9,15 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from autodeco_gguf.errors import Busy, Closed, ModelFailed
 
 IDLE_SECONDS = 10.0
 """How long another thread waits for a stream that nobody reads."""
 
-_EXIT_SECONDS = 10.0
-"""How long the interpreter's exit waits for a decode to end."""
+EXIT_SECONDS = 10.0
+"""How long the interpreter's exit waits for a decode to end, or for a step of an engine with what it calls."""
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Turns:
         self._stopped = False
         self._free: Callable[[], None] | None = None
         self.closed = self._torn = False
-        _all.add(self)
+        watch(self)
 
     @contextmanager
     def turn(self, stream: _Stream | None = None, *, changes: bool = True) -> Iterator[None]:
@@ -184,11 +184,11 @@ class Turns:
 
     # ---- the process ----
 
-    def stop(self) -> None:
+    def at_exit(self) -> None:
         """Take the turn for good: threads that the end of the interpreter kills must not compute then."""
         with self._changed:
             self._stopped = True
-            self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), _EXIT_SECONDS)
+            self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), EXIT_SECONDS)
             self._running = threading.current_thread()
 
     def after_fork(self) -> None:
@@ -198,10 +198,21 @@ class Turns:
         self._running = self._running if self._running is threading.current_thread() else None
 
 
-_all: weakref.WeakSet[Turns] = weakref.WeakSet()
+class _Watched(Protocol):
+    def after_fork(self) -> None: ...
+
+    def at_exit(self) -> None: ...
+
+
+_watched: weakref.WeakSet[_Watched] = weakref.WeakSet()
 _SPAWN = "start processes with multiprocessing.get_context('spawn')"
 _threads_used = False  # more than one, which OpenMP keeps for the next time
 _threads_lost = False  # to a fork
+
+
+def watch(turns: _Watched) -> None:
+    """Tell it, as long as it is there, when the process was forked, in the child, and when the interpreter ends."""
+    _watched.add(turns)
 
 
 def torn_by_fork(name: str) -> ModelFailed:
@@ -223,13 +234,13 @@ def check_fork(n_threads: int) -> None:
 def _after_fork() -> None:
     global _threads_lost
     _threads_lost = _threads_lost or _threads_used
-    for turns in _all:
+    for turns in _watched:
         turns.after_fork()
 
 
 def _at_exit() -> None:
-    for turns in list(_all):
-        turns.stop()
+    for turns in list(_watched):
+        turns.at_exit()
 
 
 if hasattr(os, "register_at_fork"):

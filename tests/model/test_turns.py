@@ -362,7 +362,7 @@ def test_the_interpreter_ends_while_a_thread_generates(merged: Path) -> None:
 
 def test_at_the_end_nobody_has_another_turn() -> None:
     turns = Turns("a model")
-    turns.stop()
+    turns.at_exit()
     thread = threading.Thread(target=lambda: turns.turn().__enter__(), daemon=True)
     thread.start()
     thread.join(0.05)
