@@ -17,13 +17,19 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.files.reading import MAX_JSON, open_regular, read_json
-from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks import instructions, stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
 from autodeco_gguf.tasks.checkers import read_answer
 from autodeco_gguf.tasks.problems import Problem, located, place
 
 DEMO = "demo"
 """The demo model's own task, of which pre-training has seen no problem."""
+
+_INSTRUCTIONS: dict[str, instructions.Split] = {
+    "instructions": "test",
+    "instructions@train": "train",
+    "instructions@test": "test",
+}
 
 _FORMS = "[FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
 _FORMAT = re.compile(r"(?P<format>[A-Za-z0-9][\w.-]+):(?P<source>.*)", re.DOTALL)
@@ -69,6 +75,12 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
         told = stories.problems(100, seed="test 0", held_out=True)[:limit]
         asked = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
         return Task(DEMO, tuple(asked), checker or "story")
+    if spec in _INSTRUCTIONS:
+        split = _INSTRUCTIONS[spec]
+        made = instructions.problems(instructions.SPLITS[split], split=split)[:limit]
+        return Task(
+            spec, tuple(Problem(p.prompt, p.answer, i, spec) for i, p in enumerate(made, 1)), checker or "ifeval"
+        )
     adapter, source = _split(spec)
     checker = checker or adapter.checker
     name, records, by_line = _open(source)
