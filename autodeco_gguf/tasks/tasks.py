@@ -17,7 +17,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.files.reading import MAX_JSON, open_regular, read_json
-from autodeco_gguf.tasks import questions, stories
+from autodeco_gguf.tasks import instructions, questions, stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
 from autodeco_gguf.tasks.checkers import read_answer
 from autodeco_gguf.tasks.problems import Problem, located, place
@@ -39,9 +39,15 @@ def _stories(split: str) -> _Asked:
     return [(problem.prompt, problem.answer) for problem in told]
 
 
+def _instructions(split: str) -> _Asked:
+    made = instructions.problems(instructions.SPLITS[split], split="train" if split == "train" else "test")
+    return [(problem.prompt, problem.answer) for problem in made]
+
+
 BUILT_IN: dict[str, tuple[str, Callable[[str], _Asked]]] = {
     DEMO: ("story", _stories),
     "questions": ("member", questions.problems),
+    "instructions": ("ifeval", _instructions),
 }
 """Tasks of this package by their names: the checker, and split -> problems."""
 
