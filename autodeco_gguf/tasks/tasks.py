@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,8 @@ from autodeco_gguf.tasks.problems import Problem, located, place
 DEMO = "demo"
 """The demo model's own task, of which pre-training has seen no problem."""
 
-_INSTRUCTIONS: dict[str, instructions.Split] = {
-    "instructions": "test",
-    "instructions@train": "train",
-    "instructions@test": "test",
+BUILT_IN: dict[str, tuple[str, Callable[[str], list[tuple[str, str]]]]] = {
+    "instructions": ("ifeval", instructions.task),
 }
 
 _FORMS = "[FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
@@ -75,12 +73,12 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
         told = stories.problems(100, seed="test 0", held_out=True)[:limit]
         asked = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
         return Task(DEMO, tuple(asked), checker or "story")
-    if spec in _INSTRUCTIONS:
-        split = _INSTRUCTIONS[spec]
-        made = instructions.problems(instructions.SPLITS[split], split=split)[:limit]
-        return Task(
-            spec, tuple(Problem(p.prompt, p.answer, i, spec) for i, p in enumerate(made, 1)), checker or "ifeval"
-        )
+    name, _, split = spec.partition("@")
+    if name in BUILT_IN and split in ("", "train", "test"):
+        own, problems_of = BUILT_IN[name]
+        name = name if split in ("", "test") else f"{name}-{split}"
+        made = problems_of(split or "test")[:limit]
+        return Task(name, tuple(Problem(*problem, i, name) for i, problem in enumerate(made, 1)), checker or own)
     adapter, source = _split(spec)
     checker = checker or adapter.checker
     name, records, by_line = _open(source)
