@@ -19,11 +19,11 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.commands import SHIPPED, Commands
-from autodeco_gguf.tasks.tasks import DEMO
+from autodeco_gguf.tasks.tasks import BUILT_IN, DEMO
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.evaluation.items import GradedTasks
     from autodeco_gguf.evaluation.runner import EvalWatch, Progress
 
 
@@ -54,7 +54,8 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     multiple=True,
     metavar="[FORMAT:]SOURCE",
     help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
-    f"FORMAT: {', '.join(ADAPTERS)}.  [default: {DEMO}, without MODEL]",
+    f"FORMAT: {', '.join(ADAPTERS)}. Built in: {', '.join(BUILT_IN)}, each also as NAME@train.  "
+    f"[default: {DEMO}, without MODEL]",
 )
 @option(
     "--checker",
@@ -141,7 +142,7 @@ def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
 
 
 def _read_tasks(options: dict[str, Any]) -> GradedTasks:
-    from autodeco_gguf.evaluation.items import GradedTasks
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.tasks.tasks import read_task
 
     specs = options["tasks"] or (DEMO,)
