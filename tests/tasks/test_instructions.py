@@ -47,6 +47,9 @@ CLAUSES = {
     "ar": ("اليوم الطقس جميل ونحن نذهب معا إلى الحديقة مع الأطفال",),
 }
 
+SPELT = dict(zip("etaoinsr", ["we", "that", "can", "not", "this", "and", "is", "our"], strict=True))
+"""A word with each letter that may be asked for often: rows of one letter are no English."""
+
 
 def respond(request: str, listed: Sequence[Instruction]) -> str | None:
     """A response that ``ifeval.check`` accepts; None where this finds none."""
@@ -68,7 +71,7 @@ def write(request: str, asked: dict[str, Instruction], clause: str, shortest: in
 
     extra = [*given("existence", "keywords")]
     extra += [given("frequency", "keyword")] * least("frequency")
-    extra += [given("letter_frequency", "letter")] * least("letter_frequency")
+    extra += [SPELT.get(letter := given("letter_frequency", "letter"), letter)] * least("letter_frequency")
     extra += ["NO"] * least("capital_word_frequency")
     extra += ["[one]"] * least("number_placeholders") + ["*one*"] * least("number_highlighted_sections")
     sentences = max(1, least("number_sentences"))
@@ -298,7 +301,10 @@ def test_what_is_to_be_repeated_is_all_that_stands_before() -> None:
     for problem in repeating:
         given, _, asked = problem.prompt.partition("\n")
         assert given == problem.request
-        assert re.match("First repeat the|Before you answer, copy|Begin your response with an exact repetition", asked)
+        assert re.match(
+            "Start with a literal copy of the|Before you answer, copy|Begin your response with an exact repetition",
+            asked,
+        )
         assert {"prompt_to_repeat": given} in [i.arguments for i in problem.instructions]
 
 
@@ -360,8 +366,22 @@ def digest(problems: list[InstructionProblem]) -> str:
 
 def test_the_tasks_are_those_that_were_measured() -> None:
     """Another list, number or order makes other problems: results before and after are not to be compared."""
-    assert (digest(TRAIN), digest(TEST)) == ("", "")
-    assert TEST[0] == InstructionProblem("", "", "", ())
+    assert (digest(TRAIN), digest(TEST)) == ("b6ff82eff84c98f0", "805c73dab2812a27")
+    question = "Should I bring a gift to a first dinner at a friend's house?"
+    assert TEST[0] == InstructionProblem(
+        f"Tell me honestly. {question}\n"
+        'Your answer must have exactly 3 bullet points in markdown. Start each with "* ".\n'
+        "Answer in English, without any small letter. Every letter is to be a capital.",
+        f"Tell me honestly. {question}",
+        question,
+        (
+            Instruction("detectable_format:number_bullet_lists", {"num_bullets": 3}),
+            Instruction("change_case:english_capital", {}),
+        ),
+    )
+    assert TEST[0].answer == (
+        '[["detectable_format:number_bullet_lists", {"num_bullets": 3}], ["change_case:english_capital", {}]]'
+    )
 
 
 def test_mixture() -> None:
