@@ -27,7 +27,7 @@ SPLITS: Mapping[str, int] = {"train": 4096, "test": 512}
 _HOW_MANY = (1, 1, 1, 1, 1, 2, 2, 2, 3)
 
 _COMMON, _LESS_COMMON, _RARE = "etaoinsr", "hdlcumwfgypb", "kvjxqz"
-_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_ORDINALS = ("first", "second", "third")
 
 
 @lru_cache(maxsize=1)
@@ -244,7 +244,7 @@ def _capital_words(rng: random.Random, _: list[str]) -> dict[str, object]:
 def _language(rng: random.Random) -> str:
     """One whose words are divided by blanks, so that they can be counted; the first five are known to small models."""
     languages = [*_data()["languages"]]
-    return rng.choice(languages + languages[:5] * 2)
+    return str(rng.choice(languages + languages[:5] * 2))
 
 
 def _some(rng: random.Random, words: list[str]) -> list[str]:

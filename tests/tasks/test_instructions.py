@@ -47,7 +47,7 @@ CLAUSES = {
     "ar": ("اليوم الطقس جميل ونحن نذهب معا إلى الحديقة مع الأطفال",),
 }
 
-SPELT = dict(zip("etaoinsr", ["we", "that", "can", "not", "this", "and", "is", "our"], strict=True))
+SPELT = dict(zip("etaoinsr", ["we", "that", "have", "not", "this", "and", "is", "our"], strict=True))
 """A word with each letter that may be asked for often: rows of one letter are no English."""
 
 
@@ -56,7 +56,7 @@ def respond(request: str, listed: Sequence[Instruction]) -> str | None:
     asked = {i.kind: i for i in listed}
     language = asked["response_language"].arguments["language"] if "response_language" in asked else "en"
     answer = ifeval.encode([i.id for i in listed], [i.arguments for i in listed])
-    texts = (write(request, asked, clause, shortest) for shortest in (1, 2, 4) for clause in CLAUSES[language])
+    texts = (write(request, asked, clause, shortest) for shortest in (1, 3, 9) for clause in CLAUSES[language])
     return next((text for text in texts if ifeval.check(text, answer)), None)
 
 
