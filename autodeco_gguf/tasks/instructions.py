@@ -167,9 +167,12 @@ def consistent(request: str, shape: str, instructions: Sequence[Instruction]) ->
     demanded = " ".join(_demanded(request, positive))
     for instruction in instructions:
         limit = instruction.count
-        if instruction.relation != "less than":
-            fits = instruction.kind not in ("forbidden_words", "no_comma") or instruction.followed(demanded)
-            fits = fits and (instruction.kind != "forbidden_words" or instruction.followed(request))
+        if instruction.kind == "forbidden_words":
+            fits = instruction.followed(f"{request} {demanded}")
+        elif instruction.kind == "no_comma":
+            fits = instruction.followed(demanded)
+        elif instruction.relation != "less than":
+            fits = True
         elif instruction.kind == "number_words":
             fits = words + len(demanded.split()) + _SLACK <= limit
         elif instruction.kind == "number_sentences":
