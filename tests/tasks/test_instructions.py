@@ -366,7 +366,7 @@ def digest(problems: list[InstructionProblem]) -> str:
 
 def test_the_tasks_are_those_that_were_measured() -> None:
     """Another list, number or order makes other problems: results before and after are not to be compared."""
-    assert (digest(TRAIN), digest(TEST)) == ("b6ff82eff84c98f0", "805c73dab2812a27")
+    assert (digest(TRAIN), digest(TEST)) == ("5331185e29236717", "777d33eb919195a7")
     question = "Should I bring a gift to a first dinner at a friend's house?"
     assert TEST[0] == InstructionProblem(
         f"Tell me honestly. {question}\n"
