@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_engine import TASKS, FakeEngine, FakeGrader
 
-from autodeco_gguf.answers.items import GradedTasks, render
+from autodeco_gguf.answers.items import GradedTasks, Item, render
 from autodeco_gguf.answers.stream import Answer, Wanted, answers, groups
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade
