@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
-from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed, read_answer
+from autodeco_gguf.tasks.boxes import last_boxed
+from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, has_form, read_answer
 
 # ---- boxed ----
 
@@ -268,22 +269,6 @@ def test_the_last_box_counts(text: str, answer: str, right: bool) -> None:
     assert get_checker("boxed")(text, answer) is right
 
 
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        (r"\boxed{a{b}c} d}", "a{b}c"),
-        (r"\boxed{a\}b}", r"a\}b"),
-        ("\\boxed{two\nlines}", "two\nlines"),
-        (r"\boxed{}", ""),
-        (r"\\boxed{a}", None),  # a line break, then a word
-        (r"\unboxed{a}", None),
-        (r"\boxed{a\}", None),
-    ],
-)
-def test_last_boxed(text: str, content: str | None) -> None:
-    assert last_boxed(text) == content
-
-
 def test_boxed_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(
@@ -464,7 +449,31 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
     text *= 300_000 // len(text)
     assert last_boxed(r"\boxed{1} " + text) == "1"
     get_checker("choice")(text, "Z")
+    get_checker("number")(text, "-9")
     assert time.perf_counter() - start < 3
+
+
+FORMS = [
+    ("boxed", "So it is 4.", False),
+    ("boxed", r"So it is \boxed{5", False),
+    ("boxed", r"So it is \boxed{5}, not 4.", True),
+    ("choice", "C is a vitamin.", False),
+    ("choice", "The answer is (B).", True),
+    ("literal", "It returns nothing", False),
+    ("literal", "It returns\n```\nNone\n```", True),
+    ("number", "It is none.", False),
+    ("number", "It is 4.", True),
+    ("exact", "4", None),
+    ("ifeval", "4", None),
+    ("regex", "4", None),
+    ("story", "4", None),
+    ("module:function", "4", None),
+]
+
+
+@pytest.mark.parametrize(("checker", "text", "there"), FORMS)
+def test_the_form_that_a_checker_looks_for(checker: str, text: str, there: bool | None) -> None:
+    assert has_form(checker, text) is there
 
 
 # ---- expected answers as they are published ----
