@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -36,7 +37,10 @@ _MAX_DIGITS = 1000
 
 _MARK = re.compile(r"(?<!#)####(?!#)|\banswers?[*_ ]*(?:\bis\b|[:=]|\n)", re.IGNORECASE)
 _BEHIND = re.compile(r"\D{0,80}[\d,. ]+.{0,200}", re.DOTALL)
-"""Where the number of a mark is looked for: no further, since a response may repeat its marks."""
+"""Where the number of a mark is looked for."""
+
+_MAX_MARKS = 100
+"""The last so many are looked at, since a model may repeat itself."""
 
 _BEFORE = re.compile(r"(?:[\W_]|\b(?:about|approximately|exactly|just|only|equal to|therefore|thus|[a-z])\b)*", re.I)
 """What may stand between a mark and its number."""
@@ -50,16 +54,8 @@ _SEVERAL = re.compile(r"\s*(?:-|\b(?:to|or)\b)\s*[$€£]?\d")
 _ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
 """What makes a box more than one number and its unit."""
 
-_LATEX = {
-    r"\$": "$",
-    r"\%": "%",
-    "{,}": ",",
-    r"\times": "*",
-    r"\cdot": "*",
-    "\u00d7": "*",
-    "\u2212": "-",
-    "\u2013": "-",
-}
+_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*"}
+_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*"}
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
 _FRACTION = re.compile(r"(\d?)\\[cdt]?frac(?:\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
@@ -118,7 +114,7 @@ def expected_number(answer: str) -> Number:
 def given_number(text: str) -> Number | None:
     """The number that a response gives, None for none: nothing in its last box, or "the answer is 5 or 6", is none."""
     begin, end = last_box(text)
-    for mark in reversed(list(_MARK.finditer(text))):
+    for mark in reversed(deque(_MARK.finditer(text), _MAX_MARKS)):
         if mark.start() < begin:
             break
         window = _BEHIND.match(text, mark.end())
@@ -130,8 +126,7 @@ def given_number(text: str) -> Number | None:
             return _stated(behind, match)
     if begin >= 0:
         return _boxed(_plain(text[begin:end]))
-    values = [value for match in _NUMBER.finditer(_plain(text)) if (value := _value(match))]
-    return values[-1] if values else None
+    return next(filter(None, map(_value, reversed(list(_NUMBER.finditer(_plain(text)))))), None)
 
 
 def _boxed(content: str) -> Number | None:
@@ -176,11 +171,11 @@ def _value(match: re.Match[str]) -> Number | None:
         digits = hour[1]
     negative = "-" in (match["sign"], match["inner"])
     percent = match["percent"] is not None
-    if len(digits) > _MAX_DIGITS:
-        return Number("-" * negative + digits.lstrip("0"), percent)
     numerator, slash, denominator = digits.partition("/")
     if not _PLAIN.fullmatch(numerator) or (slash and not _PLAIN.fullmatch(denominator)):
         return None
+    if len(digits) > _MAX_DIGITS:
+        return Number("-" * negative + digits.lstrip("0"), percent)
     try:
         value = Fraction(numerator) / Fraction(denominator or 1) + Fraction(match["part"] or 0)
     except ZeroDivisionError:

@@ -188,8 +188,8 @@ def test_very_long_numbers(digits: int) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ", ".", "$-",
-     "1=", "answer=1+", "7 ", "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
+    ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
+     ".", "$-", "1=", "answer=1+", "7 ", "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     start = time.perf_counter()
@@ -202,7 +202,7 @@ def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     "answer", ["", "eighteen", "18 eggs", "5-10", "10:30", "1/0", "x = 5", "\\boxed{}", "the sum is 18"]
 )
 def test_an_answer_that_is_no_number(answer: str) -> None:
-    with pytest.raises(InvalidInput, match="^answer .*: expected a number$"):
+    with pytest.raises(InvalidInput, match=r"^answer .*: expected a number$"):
         expected_number(answer)
 
 
