@@ -17,6 +17,7 @@ from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
+from autodeco_gguf.training.records import KINDS
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
 HELLO = [42, 71, 78, 78, 81, 280, 262, 78, 70]
@@ -239,22 +240,21 @@ def test_no_variants(name: str, chat: Context) -> None:
 
 # ---- malformed lines ----
 
-KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 BAD_LINES: dict[str, tuple[bytes, str]] = {
     "not JSON": (b'{"prompt": "a",}', "not JSON: "),
     "half a line": (b'{"prompt": "a', "not JSON: Unterminated string starting at column 12"),
     "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
     "too deep": (b"[" * 100000, "not JSON: nested too deeply"),
     "a number too long": (b'{"text": ' + b"1" * 5000 + b"}", "not JSON that can be read: a number is too long"),
-    "a list": (b"[]", f"is a list, expected an object with {KEYS}"),
-    "a string": (b'"x"', f"is a string, expected an object with {KEYS}"),
-    "null": (b"null", f"is null, expected an object with {KEYS}"),
-    "NaN": (b"NaN", f"is a number, expected an object with {KEYS}"),
-    "other keys": (b'{"b": 1, "a": 2}', f"has the keys ['a', 'b'], expected {KEYS}"),
-    "no keys": (b"{}", f"has the keys [], expected {KEYS}"),
-    "no completion": (b'{"prompt": "a"}', f"completion is missing; expected {KEYS}"),
-    "no prompt": (b'{"completion": "a"}', f"prompt is missing; expected {KEYS}"),
-    "prompt null": (b'{"prompt": null, "completion": "a"}', "prompt is null, expected a string"),
+    "a list": (b"[]", f"is a list, expected an object with {KINDS}"),
+    "a string": (b'"x"', f"is a string, expected an object with {KINDS}"),
+    "null": (b"null", f"is null, expected an object with {KINDS}"),
+    "NaN": (b"NaN", f"is a number, expected an object with {KINDS}"),
+    "other keys": (b'{"b": 1, "a": 2}', f"has the keys ['a', 'b'], expected {KINDS}"),
+    "no keys": (b"{}", f"has the keys [], expected {KINDS}"),
+    "no completion": (b'{"prompt": "a"}', f"completion is missing; expected {KINDS}"),
+    "no prompt": (b'{"completion": "a"}', f"prompt is missing; expected {KINDS}"),
+    "prompt null": (b'{"prompt": null, "completion": "a"}', f"prompt is missing; expected {KINDS}"),
     "completion true": (b'{"prompt": "a", "completion": true}', "completion is a boolean, expected a string"),
     "completion NaN": (b'{"prompt": "a", "completion": NaN}', "completion is a number, expected a string"),
     "completion empty": (b'{"prompt": "a", "completion": ""}', "completion is empty"),
