@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
+from autodeco_gguf.cli._common import (
+    GGUF,
+    Verb,
+    answer_options,
+    chat_template_option,
+    machine_options,
+    option,
+    progress_bar,
+)
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.tasks.checkers import CHECKERS
 
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 )
 @option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
 @answer_options
+@chat_template_option
 @option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
@@ -48,6 +57,7 @@ def rollouts_command(
     parallel: int,
     force: bool,
     machine: Machine,
+    chat_template_kwargs: dict[str, Any] | None,
     **sampling: Any,
 ) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
@@ -66,7 +76,7 @@ def rollouts_command(
     settings.check()
     check_output(output, inputs=[model, problems], force=force)  # before the model is loaded
     read = read_problems(problems, limit, checker=settings.checker)
-    engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
+    engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine, chat_template_kwargs=chat_template_kwargs)
     with progress_bar("problems") as bar:
 
         def watch(summary: RolloutSummary, total: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, machine_options, option, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, option, progress_bar
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @option("--control-weight", default=1.0, help="Weight of the ranking loss.")
 @option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@chat_template_option
 @option("-c", "--ctx", "max_tokens", default=2048, help="Longest example in tokens; cut beyond.")
 @option("--validation", default=0.05, help="Share of examples held out, 0 to 0.5.")
 @option("--evaluations", default=10, help="Validations during the training.")
@@ -70,8 +71,9 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is.
 
-    Lines of data: {"prompt", "completion"}, {"messages"} (the model's chat template; its own turns are learnt) or
-    {"text"}. Run again after an interruption it goes on where it was. The paper's objectives are the defaults.
+    Lines of data: {"prompt", "completion"}, {"messages"} or {"conversations"} (the model's chat template; its own turns
+    are learnt), {"instruction", "input", "output"}, or {"text"}. Run again after an interruption it goes on where it
+    was. The paper's objectives are the defaults.
 
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
     """
@@ -97,7 +99,7 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
             data,
             output,
             settings,
-            options=TrainingOptions(commands, options["skip_bad"], options["base_name"]),
+            options=_named(TrainingOptions, {**options, "commands": commands}),
             force=options["force"],
             machine=options["machine"],
             watch=watch,

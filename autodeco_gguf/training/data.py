@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +63,19 @@ class Example:
 class Encoder:
     """Turns records, as :func:`normalize` reads them, into tokens, by the model's own tokenizer and chat template."""
 
-    def __init__(self, context: Context, max_tokens: int, commands: Commands | None = None) -> None:
-        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too."""
+    def __init__(
+        self,
+        context: Context,
+        max_tokens: int,
+        commands: Commands | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
+
+        Raises InvalidInput for ``chat_template_kwargs`` that are not for the model's chat template.
+        """
         self._context = context
-        self._chat = context.chat()
+        self._chat = context.chat(chat_template_kwargs)
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()

@@ -119,7 +119,7 @@ def _turns(turns: object, key: str) -> list[Any]:
 
 
 def _turn(turn: Record) -> dict[str, Any]:
-    message = {key: value for key, value in turn.items() if value is not None}
+    message: dict[str, Any] = {key: value for key, value in turn.items() if value is not None}
     if "from" in message:
         speaker, value = message.pop("from"), message.pop("value", None)
         if speaker not in ROLES:
