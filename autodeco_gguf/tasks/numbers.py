@@ -67,7 +67,7 @@ _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\]}%.])[+-](?=[$€£¥₹]?[\d.]))?"
     r"[$€£¥₹]?(?P<inner>(?<=[$€£¥₹])-(?=[\d.]))?"
     r"(?<![A-Za-z\d^])(?<![A-Za-z\d][._-])(?<!_\{)"  # the 19 of COVID-19 is a part of a name
-    r"(?:(?P<whole>\d+)[ ](?P<part>\d+/\d+)(?![\d/])|(?P<token>(?:\d+|(?<!\.)\.\d+)(?:[.,:/^-]\d+)*))"
+    r"(?:(?P<whole>\d+)[ ](?P<part>\d{1,9}/\d{1,9})(?![\d/])|(?P<token>(?:\d+|(?<!\.)\.\d+)(?:[.,:/^-]\d+)*))"
     r"(?:[eE](?P<e>[+-]?\d{1,3})(?!\w)|\s*[*x]\s*10\s*\^\s*(?P<ten>[+-]?\d{1,3})(?!\d))?"
     r"(?:(?P<k>[kKM])\b|\s+(?P<scale>(?i:thousand|million|billion|trillion))\b)?(?P<percent>\s*(?:%|\bpercent\b))?",
 )

@@ -184,6 +184,7 @@ def test_very_long_numbers(digits: int) -> None:
         assert not number(text, long[1:])
         assert not number(text, long + "7")
         assert not number(text, "-" + long)
+    assert not number(f"3 {long}/2", "3")
 
 
 @pytest.mark.parametrize(
