@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +62,7 @@ class Engine:
         heads_enabled: Collection[str] | None = None,
         machine: Machine | None = None,
         batching: Batching | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         """Load a model and its heads, if it has any.
 
@@ -73,6 +74,7 @@ class Engine:
             heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             machine: what it runs on.
             batching: how requests share it.
+            chat_template_kwargs: what the chat template is to read besides, such as ``{"enable_thinking": False}``.
 
         Raises:
             InvalidInput: a parameter out of range.
@@ -97,7 +99,11 @@ class Engine:
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
-        self.chat = self.context.chat()
+        try:
+            self.chat = self.context.chat(chat_template_kwargs)
+        except InvalidInput:
+            self.context.close()
+            raise
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         self._turn = Turn(str(model.path), self._scheduler.end_all, self.context.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.boxes import last_boxed
 from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
 
 Record = Mapping[str, object]
@@ -32,13 +34,35 @@ _BOXED = "\nMake sure you output the final answer within \\boxed{}."
 """What the official evaluation appends to every problem (AutoDeco, utils/llm_eval.py)."""
 
 
-def _math(record: Record, checker: str) -> tuple[str, str]:
+def _competition(record: Record, checker: str) -> tuple[str, str]:
     """``problem`` and ``gt`` (AutoDeco's eval_data), or ``answer`` (MathArena, HuggingFaceH4/aime_2024, BeyondAIME), or
     ``Problem`` and ``Answer`` (Maxwell-Jia/AIME_2024), or ``question`` and ``answer`` (opencompass/AIME2025).
     """
     text = as_text(*_item(record, "problem", "Problem", "question"))
     return text + _BOXED, as_answer(*_item(record, "gt", "answer", "Answer"))
 
+
+def _gsm8k(record: Record, checker: str) -> tuple[str, str]:
+    """openai/gsm8k: ``question``, as it stands since any number will do, and an ``answer`` that ends in ``#### 18``."""
+    return as_text(*_item(record, "question")), as_answer(*_item(record, "answer"))
+
+
+def _math(record: Record, checker: str) -> tuple[str, str]:
+    """HuggingFaceH4/MATH-500 has ``problem`` and ``answer``; in MATH (EleutherAI/hendrycks_math) the answer is the last
+    box of the ``solution``.
+    """
+    text = as_text(*_item(record, "problem"))
+    if record.get("answer") not in (None, ""):
+        return text + _BOXED, as_answer("answer", record["answer"])
+    solution = as_text(*_item(record, "solution", "answer"))
+    answer = last_boxed(_BARE_BOX.sub(r"\\boxed{\1}", solution.replace("\\fbox", "\\boxed")))
+    if not answer:
+        raise InvalidInput("solution has no answer in \\boxed{}, and answer is missing", key="solution", found=solution)
+    return text + _BOXED, answer
+
+
+_BARE_BOX = re.compile(r"\\boxed +([^\s{}$]+)")
+"""As a few solutions have it: a single sign, without braces."""
 
 # ---- multiple choice ----
 
@@ -192,7 +216,9 @@ PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
 """Records as ``read_problems`` takes them; the prompt is the problem as it stands."""
 
 ADAPTERS = {
-    **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _math)),
+    **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _competition)),
+    "gsm8k": Adapter("number", _gsm8k),
+    "math": Adapter("boxed", _math),
     "gpqa": Adapter("choice", _gpqa),
     "mmlu-pro": Adapter("choice", _mmlu_pro),
     "livecodebench": LIVECODEBENCH,

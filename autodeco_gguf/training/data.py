@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
+from autodeco_gguf.training.records import KINDS, normalize
 from autodeco_gguf.training.turns import read_conversation, read_weight, takes_text_arguments
 
 Tokens = npt.NDArray[np.int32]
@@ -30,8 +31,6 @@ example begin among those, and a last one would."""
 
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
-
-_KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 
 
 @dataclass
@@ -64,12 +63,21 @@ class Example:
 
 
 class Encoder:
-    """Turns records of the three kinds into tokens, by the model's own tokenizer and chat template."""
+    """Turns records, as :func:`normalize` reads them, into tokens, by the model's own tokenizer and chat template."""
 
-    def __init__(self, context: Context, max_tokens: int, commands: Commands | None = None) -> None:
-        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too."""
+    def __init__(
+        self,
+        context: Context,
+        max_tokens: int,
+        commands: Commands | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
+
+        Raises InvalidInput for ``chat_template_kwargs`` that are not for the model's chat template.
+        """
         self._context = context
-        self._chat = context.chat()
+        self._chat = context.chat(chat_template_kwargs)
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()
@@ -81,7 +89,8 @@ class Encoder:
         Raises InvalidInput where the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
-            raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
+            raise InvalidInput(f"is {type_name(record)}, expected an object with {KINDS}")
+        record = normalize(record)
         if not read_weight(record):
             counts.empty += 1
             return []
@@ -123,7 +132,7 @@ class Encoder:
         if "text" in record:
             text = _string(record, "text")
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
-        raise InvalidInput(f"has the keys {sorted(record)}, expected {_KEYS}")
+        raise InvalidInput(f"has the keys {sorted(record)}, expected {KINDS}")
 
     def _conversation(self, record: dict[str, object]) -> Example:
         if self._chat is None:
@@ -218,7 +227,7 @@ def _check_shown(turn: dict[str, Any], i: int, text: str) -> None:
 
 def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) -> str:
     if key not in record:
-        raise InvalidInput(f"{key} is missing; expected {_KEYS}")
+        raise InvalidInput(f"{key} is missing; expected {KINDS}")
     value = record[key]
     if not isinstance(value, str):
         raise InvalidInput(f"{key} is {type_name(value)}, expected a string")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class RewardOptions:
         n_parallel: answers at once.
         time_limit: seconds that one call of the user's own reward may take.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
+        chat_template_kwargs: what the chat template is to read besides.
     """
 
     start: str | Path = LIKELIHOOD
@@ -47,6 +48,7 @@ class RewardOptions:
     n_parallel: int = 16
     time_limit: float = 10.0
     base_name: str | None = None
+    chat_template_kwargs: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _engine(model: BaseModel, settings: RewardSettings, options: RewardOptions, 
         heads_enabled=settings.objective.heads,
         machine=machine,
         batching=Batching(batch_invariant=options.n_parallel > 1),
+        chat_template_kwargs=options.chat_template_kwargs,
     )
 
 
