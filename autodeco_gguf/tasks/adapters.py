@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.instruction_checks import encode
 from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
 
 Record = Mapping[str, object]
@@ -155,7 +155,7 @@ def _ifeval(record: Record, checker: str) -> tuple[str, str]:
         arguments.append(entry)
     if not ids or len(ids) != len(arguments):
         raise InvalidInput(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs")
-    return prompt, ifeval.encode(ids, arguments)
+    return prompt, encode(ids, arguments)
 
 
 # ---- parts of records ----

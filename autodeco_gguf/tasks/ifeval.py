@@ -13,104 +13,33 @@ Models", https://arxiv.org/abs/2311.07911, google-research/instruction_following
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.files.jsonl import parse_line, type_name
+from autodeco_gguf.errors import not_installed
+from autodeco_gguf.tasks.instruction_checks import COUNT, POSITION, TEXT, Instructions, Kind, is_text
 
-_FORM = '[["ID", {"ARGUMENT": VALUE, ...}], ...]'
-
-
-def encode(ids: Sequence[str], arguments: Sequence[Mapping[str, object]]) -> str:
-    """The answer that ``check`` takes: ``[["ID", {"ARGUMENT": VALUE, ...}], ...]`` as JSON, null arguments left out."""
-    pairs = zip(ids, arguments, strict=True)
-    return json.dumps([[i, {k: v for k, v in a.items() if v is not None}] for i, a in pairs], ensure_ascii=False)
-
-
-def check(text: str, answer: str) -> bool:
-    """Whether a response that is not blank follows every instruction of ``answer``, the JSON that ``encode`` writes.
-
-    Raises:
-        InvalidInput: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong;
-            whatever ``text`` is.
-        AutoDecoError: a package that an instruction needs is not installed.
-    """
-    instructions = parse(answer)
-    return bool(text.strip()) and all(INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
-
-
-# ---- the answer ----
-
-
-def parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
-    """The instructions of an answer with their arguments; raises as ``check`` does."""
-    pairs = parse_line(answer.encode("utf-8", "surrogatepass"))
-    if not isinstance(pairs, list) or not pairs:
-        found = "empty" if pairs == [] else type_name(pairs)
-        raise InvalidInput(f"instructions: {found}, expected {_FORM}", key="answer", found=pairs, expected=_FORM)
-    for pair in pairs:
-        if not (isinstance(pair, list) and [type(part) for part in pair] == [str, dict]):
-            message = f"instructions: {json.dumps(pair)} in the list, expected {_FORM}"
-            raise InvalidInput(message, key="answer", found=pair, expected=_FORM)
-        pair[1] = {key: _whole(value) for key, value in pair[1].items()}
-        _validate(*pair)
-    return pairs
-
-
-def _whole(value: object) -> object:
-    """5 for 5.0, as data sets have it that were tables of floats once."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _validate(name: str, arguments: Mapping[str, object]) -> None:
-    if name not in INSTRUCTIONS:
-        message = f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}"
-        raise InvalidInput(message, key="instruction", found=name, expected=tuple(INSTRUCTIONS))
-    expected = list(inspect.signature(INSTRUCTIONS[name]).parameters)[1:]
-    if sorted(arguments) != sorted(expected):
-        has, takes = (", ".join(keys) or "none" for keys in (arguments, expected))
-        message = f"instruction {name}: has the arguments {has}, expected {takes}"
-        raise InvalidInput(message, key=name, found=list(arguments), expected=expected)
-    for key, value in arguments.items():
-        valid, description = ARGUMENTS[key]
-        if not valid(value):
-            message = f"instruction {name}: {key} is {json.dumps(value)}, expected {description}"
-            raise InvalidInput(message, key=key, found=value, expected=description)
-    if name in _DETECTED:
-        _langdetect()
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
+# ---- arguments ----
 
 _COUNTS = (
     "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders num_sections "
     "num_sentences num_words"
 )
 _TEXTS = "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter"  # sic
-_KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
-    (_COUNTS, _is_count, "a whole number >= 0"),
-    ("nth_paragraph", lambda v: _is_count(v) and bool(v), "a whole number >= 1"),
-    ("capital_relation let_relation relation", lambda v: v in ("at least", "less than"), '"at least" or "less than"'),
-    (_TEXTS, _is_text, "a string that is not blank"),
-    (
-        "forbidden_words keywords",
-        lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)),
-        "a list of strings that are not blank",
-    ),
-    ("letter", lambda v: _is_text(v) and len(str(v)) == 1, "one character"),
-)
-ARGUMENTS = {key: (valid, description) for keys, valid, description in _KINDS for key in keys.split()}
-"""What an argument of an instruction has to be: whether a value is that, and what to say of one that is not."""
+_RELATION = Kind(lambda v: v in ("at least", "less than"), '"at least" or "less than"')
+_LIST = Kind(lambda v: isinstance(v, list) and bool(v) and all(map(is_text, v)), "a list of strings that are not blank")
+_LETTER = Kind(lambda v: is_text(v) and len(str(v)) == 1, "one character")
+ARGUMENTS = {
+    **dict.fromkeys(_COUNTS.split(), COUNT),
+    **dict.fromkeys(_TEXTS.split(), TEXT),
+    **dict.fromkeys(("capital_relation", "let_relation", "relation"), _RELATION),
+    **dict.fromkeys(("forbidden_words", "keywords"), _LIST),
+    "letter": _LETTER,
+    "nth_paragraph": POSITION,
+}
+"""What each argument of an instruction has to be."""
 
 
 # ---- languages ----
@@ -279,10 +208,12 @@ INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "change_case:capital_word_frequency": _capital_word_frequency,
     "punctuation:no_comma": lambda text: "," not in text,
 }
-"""What ``check`` calls for the ids that it knows."""
+"""The check of each id."""
 
-_DETECTED = frozenset(("language:response_language", "change_case:english_capital", "change_case:english_lowercase"))
+_DETECTED = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 """Those for which the language of a response is detected."""
+
+IFEVAL = Instructions(INSTRUCTIONS, ARGUMENTS, dict.fromkeys(_DETECTED, _langdetect))
 
 
 # ---- counting ----
