@@ -214,6 +214,7 @@ _DETECTED = ("language:response_language", "change_case:english_capital", "chang
 """Those for which the language of a response is detected."""
 
 IFEVAL = Instructions(INSTRUCTIONS, ARGUMENTS, dict.fromkeys(_DETECTED, _langdetect))
+check, parse = IFEVAL.check, IFEVAL.parse
 
 
 # ---- counting ----

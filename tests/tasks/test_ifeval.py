@@ -9,10 +9,8 @@ import pytest
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.tasks import ifeval
-from autodeco_gguf.tasks.ifeval import IFEVAL, INSTRUCTIONS, count_sentences
+from autodeco_gguf.tasks.ifeval import INSTRUCTIONS, check, count_sentences
 from autodeco_gguf.tasks.instruction_checks import encode
-
-check = IFEVAL.check
 
 
 @pytest.fixture(autouse=True)
