@@ -16,6 +16,7 @@ from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
 from autodeco_gguf.tasks import ifeval, stories
+from autodeco_gguf.tasks.ifbench import registry as ifbench
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -61,7 +62,7 @@ def _own(name: str) -> Checker:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifeval", "story")
+_UNMARKED = ("ifbench", "ifeval", "story")
 """Checkers whose answers no benchmark marks."""
 
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
@@ -368,6 +369,7 @@ CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
     "exact": exact,
+    "ifbench": ifbench.check,
     "ifeval": ifeval.check,
     "literal": literal,
     "regex": regex,
@@ -379,6 +381,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
     "choice": _letter,
     "exact": str,
+    "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
     "literal": _literal,
     "regex": _pattern,

@@ -59,7 +59,7 @@ class Instructions:
     packages: Mapping[str, Callable[[], object]] = field(default_factory=dict)
 
     def check(self, text: str, answer: str) -> bool:
-        """Whether a response that is not blank follows every instruction of ``answer``, the JSON that ``encode`` writes.
+        """Whether a response that is not blank follows all instructions of ``answer``, the JSON that ``encode`` writes.
 
         Raises:
             InvalidInput: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong;

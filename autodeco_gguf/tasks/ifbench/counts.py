@@ -8,20 +8,22 @@ from itertools import pairwise
 
 from autodeco_gguf.tasks.english import EDGES, STOP_WORDS, sentences, tokens, words
 
-_NAMES = (
-    "Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin Harper "
-    "Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria Elijah "
-    "Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph Claire Ryan Stella Jonathan"
-).split()
+_NAMES = str.split(
+    "Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin "
+    "Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria "
+    "Elijah Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph Claire Ryan Stella "
+    "Jonathan"
+)
 """Those that the prompts list."""
 
-_CONJUNCTIONS = frozenset("and but for nor or so yet".split())
+_CONJUNCTIONS = frozenset(str.split("and but for nor or so yet"))
 _PRONOUNS = frozenset(
-    "i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself "
-    "she her hers herself it its itself they them their theirs themselves "
-    "this that these those who whom whose which what whoever whomever whatever whichever "
-    "anybody anyone anything everybody everyone everything nobody nothing somebody someone something "
-    "each either neither both all some any none".split()
+    str.split(
+        "i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her "
+        "hers herself it its itself they them their theirs themselves this that these those who whom whose which what "
+        "whoever whomever whatever whichever anybody anyone anything everybody everyone everything nobody nothing "
+        "somebody someone something each either neither both all some any none"
+    )
 )
 
 

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 from autodeco_gguf.tasks.english import EDGES, sentences, words
 
-_CAPITALS = (
-    "Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin Berlin Amsterdam Warsaw London "
-    "Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz Chisinau Bern Ljubljana Zagreb"
-).split()
+_CAPITALS = str.split(
+    "Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin Berlin Amsterdam Warsaw "
+    "London Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz Chisinau Bern Ljubljana Zagreb"
+)
 """From north to south, as published."""
 
 _DAYS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
@@ -42,7 +42,7 @@ def _mcq_count_length(text: str) -> bool:
 
 
 def _reverse_newline(text: str) -> bool:
-    """From Zimbabwe on at least 52 lines that are in reverse alphabetical order; that they are countries is not looked at."""
+    """From Zimbabwe on at least 52 lines in reverse alphabetical order; whether they are countries is not looked at."""
     lines = [line for line in (line.strip(EDGES) for line in text.split("\n")) if line]
     begin = next((i for i, line in enumerate(lines) if "Zimbabwe" in line), len(lines))
     names = [_ascii(line) for line in lines[begin:]]
@@ -79,7 +79,7 @@ def _csv_city(text: str) -> bool:
 
 
 def _csv_special_character(text: str) -> bool:
-    """The header and 14 rows; one of five fields, before any of another length, has a special character in its quotes."""
+    """The header and 14 rows; before any that has not five fields, a field has a special character in its quotes."""
     if not _is_header(text, ("ProductID", "Category", "Brand", "Price", "Stock"), r",[ \t]*"):
         return False
     rows = _rows(text.replace('"', '"""'), ",")

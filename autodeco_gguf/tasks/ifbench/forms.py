@@ -60,7 +60,7 @@ def _quotes(text: str) -> bool:
 
 
 def _options(text: str, options: str) -> bool:
-    """One of the options, which stand with "/", "or" or "," between them; letters, as "a), b), c)", to the character."""
+    """One of the options, which have "/", "or" or "," between them; of letters, as "a), b), c)", to the character."""
     separator = next((mark for mark in ("/", "or") if mark in options), ",")
     choices = [option.strip() for option in options.split(separator)]
     if re.match(r"\W*[aA]\W*[bB]\W*[cC]", options):
@@ -99,7 +99,7 @@ def _list(text: str, sep: str) -> bool:
 
 
 def _thesis(text: str) -> bool:
-    """Something is in italics, ``<i>`` or ``<em>``, and something follows; the lengths are those of ``<i>``, as published."""
+    """Something is in italics, ``<i>`` or ``<em>``, and something follows; the lengths are of ``<i>``, as published."""
     begin = next((at for tag in ("<i>", "<em>") if (at := text.find(tag)) >= 0), -1)
     end = next((at for tag in ("</i>", "</em>") if (at := text.find(tag, max(begin, 0))) >= 0), -1)
     return min(begin, end) >= 0 and bool(text[begin + 3 : end].strip()) and bool(text[end + 4 :].strip())
