@@ -36,7 +36,8 @@ TOKENS = {
     "Don't, I can't; it's theirs'.": "Do|n't|,|I|ca|n't|;|it|'s|theirs|'|.",
     'He said "Go (now)!" Fine.': "He|said|''|Go|(|now|)|!|''|Fine|.",
     "I cannot: 1,000.5 at 5:30, well-known a/b": "I|can|not|:|1,000.5|at|5:30|,|well-known|a/b",
-    "Wait... no -- yes\u2014or 'so' **it** `is` etc. ok": "Wait|...|no|--|yes|\u2014|or|'|so|'|*|*|it|*|*|`|is|`|etc|.|ok",
+    "Wait... no -- yes\u2014or 'so' **it**": "Wait|...|no|--|yes|\u2014|or|'|so|'|*|*|it|*|*",
+    "```a``` etc. ok": "```|a|```|etc|.|ok",
     "5% of $3 & #1 @me": "5|%|of|$|3|&|#|1|@|me",
     "the U.S. is big": "the|U.S.|is|big",
 }

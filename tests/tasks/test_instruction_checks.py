@@ -48,7 +48,7 @@ def test_an_argument_of_one_instruction() -> None:
 
 
 def test_a_package_that_is_missing() -> None:
-    with pytest.raises(AutoDecoError, match="^no package$"):
+    with pytest.raises(AutoDecoError, match=r"^no package$"):
         OWN.check("", '[["d", {}]]')
 
 
