@@ -54,13 +54,13 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     (
         "words:last_first",
         {},
-        ["We saw it. It saw us! Us it was.", "Just one", "So: 'run.' Run he did."],
+        ["We saw it. It saw us! Us it was.", "Just one", '"So run." Run he did.'],
         ["We saw it. They ran.", "Go on. On we go. So on.", "Go. - - -"],
     ),
     (
         "words:paragraph_last_first",
         {},
-        ["Time flies, time!\n\n\u2014", "Home is home.\nGo, as I go\n* Go - go", "word"],
+        ["Time flies, time!\n\n\u2014", "Home is home.\nGo as I go\n* Go - go", "word"],
         ["Home is here.", "Home is home.\nGo on", "Go, on go"],
     ),
     ("words:no_consecutive", {}, ["All big cats", "a", "\u00e9t\u00e9 et"], ["Big bad", "a - an", "One\n\n'Old'"]),
