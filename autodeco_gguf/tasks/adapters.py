@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.tasks import ifeval
 from autodeco_gguf.tasks.boxes import last_boxed
+from autodeco_gguf.tasks.checkers import read_answer
+from autodeco_gguf.tasks.instruction_checks import encode
 from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
 
 Record = Mapping[str, object]
@@ -168,18 +169,28 @@ def _block(code: str) -> str:
 # ---- instructions ----
 
 
-def _ifeval(record: Record, checker: str) -> tuple[str, str]:
-    """google/IFEval: ``prompt``, ``instruction_id_list`` and, for each of them, ``kwargs``."""
-    prompt = as_text(*_item(record, "prompt"))
-    ids = [as_text("instruction_id_list", i) for i in _list(*_item(record, "instruction_id_list"))]
-    arguments = []
-    for entry in _list(*_item(record, "kwargs")):
-        if not isinstance(entry, Mapping):
-            raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
-        arguments.append(entry)
-    if not ids or len(ids) != len(arguments):
-        raise InvalidInput(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs")
-    return prompt, ifeval.encode(ids, arguments)
+def _instructions(record: Record, checker: str) -> tuple[str, str]:
+    """google/IFEval and allenai/IFBench_test: ``prompt``, ``instruction_id_list`` and, for each of them, ``kwargs``.
+
+    An error says the ``key`` of the record too.
+    """
+    try:
+        prompt = as_text(*_item(record, "prompt"))
+        ids = [as_text("instruction_id_list", i) for i in _list(*_item(record, "instruction_id_list"))]
+        arguments = []
+        for entry in _list(*_item(record, "kwargs")):
+            if not isinstance(entry, Mapping):
+                raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
+            arguments.append(entry)
+        if not ids or len(ids) != len(arguments):
+            raise InvalidInput(
+                f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs"
+            )
+        return prompt, read_answer(checker, encode(ids, arguments))
+    except InvalidInput as e:
+        if not isinstance(record.get("key"), int | str):
+            raise
+        raise InvalidInput(f"key {record['key']}: {e}", key=e.key, found=e.found, expected=e.expected) from e
 
 
 # ---- parts of records ----
@@ -222,6 +233,7 @@ ADAPTERS = {
     "gpqa": Adapter("choice", _gpqa),
     "mmlu-pro": Adapter("choice", _mmlu_pro),
     "livecodebench": LIVECODEBENCH,
-    "ifeval": Adapter("ifeval", _ifeval),
+    "ifeval": Adapter("ifeval", _instructions),
+    "ifbench": Adapter("ifbench", _instructions),
 }
 """The formats that a task can be given in, by the name that stands before its source."""

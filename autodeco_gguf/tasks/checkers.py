@@ -17,6 +17,7 @@ from typing import Any
 from autodeco_gguf.errors import InvalidInput, not_installed
 from autodeco_gguf.tasks import ifeval, members, numbers, stories
 from autodeco_gguf.tasks.boxes import last_box, last_boxed
+from autodeco_gguf.tasks.ifbench import registry as ifbench
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -63,7 +64,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifeval", "member", "story")
+_UNMARKED = ("ifbench", "ifeval", "member", "story")
 """Checkers whose answers no benchmark marks."""
 
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
@@ -346,6 +347,7 @@ CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
     "exact": exact,
+    "ifbench": ifbench.check,
     "ifeval": ifeval.check,
     "literal": literal,
     "member": members.check,
@@ -359,6 +361,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
     "choice": _letter,
     "exact": str,
+    "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
     "literal": _literal,
     "member": members.parse,

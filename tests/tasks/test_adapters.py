@@ -13,6 +13,7 @@ import pytest
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import get_checker, read_answer
+from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task, read_task
 
@@ -96,6 +97,13 @@ IFEVAL = {
     "kwargs": [{"num_words": None}, {"num_words": 5, "relation": "at least", "keywords": None}],
 }
 
+IFBENCH = {
+    "key": "17",
+    "prompt": "Count in one word.",
+    "instruction_id_list": ["count:numbers", "format:no_whitespace"],
+    "kwargs": [{"N": 1.0, "small_n": None}, {"N": None}],
+}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "official aime": ("aime", {"problem": "a", "gt": "204"}, "a" + BOX, "204"),
     "official aime, number": ("aime", {"problem": "a", "gt": 70}, "a" + BOX, "70"),
@@ -152,6 +160,12 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "Write two lines, without a comma.",
         '[["punctuation:no_comma", {}], ["length_constraints:number_words", {"num_words": 5, "relation": "at least"}]]',
     ),
+    "ifbench": (
+        "ifbench",
+        IFBENCH,
+        "Count in one word.",
+        '[["count:numbers", {"N": 1.0}], ["format:no_whitespace", {}]]',
+    ),
     "plain": ("", {"problem": "a", "gt": 5}, "a", "5"),
     "plain prompt": ("", {"prompt": "a", "answer": "5"}, "a", "5"),
 }
@@ -167,6 +181,7 @@ CHECKERS = {
     "mmlu-pro": "choice",
     "livecodebench": "literal",
     "ifeval": "ifeval",
+    "ifbench": "ifbench",
 }
 
 
@@ -196,6 +211,7 @@ RESPONSES = {
     "test output": ("```\n[True, None]\n```", "```\n[True, 0]\n```"),
     "execution": ('```python\n["a"]\n```', "```\na\n```"),
     "ifeval": ("One two three four five.", "One, two, three, four, five."),
+    "ifbench": ("1!", "1 2"),
 }
 
 
@@ -326,28 +342,47 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
         "question_title, starter_code, test, test_id",
     ),
     "lcb, execution": ("livecodebench", {"code": "a", "input": "b"}, "output is missing; the record has code, input"),
-    "ifeval, no prompt": ("ifeval", {"key": 1}, "prompt is missing; the record has key"),
+    "ifeval, no prompt": ("ifeval", {"key": 1}, "key 1: prompt is missing; the record has key"),
     "ifeval, ids": (
         "ifeval",
         {**IFEVAL, "instruction_id_list": "punctuation:no_comma"},
-        "instruction_id_list is a string, expected a list",
+        "key 1000: instruction_id_list is a string, expected a list",
     ),
     "ifeval, an id": (
         "ifeval",
         {**IFEVAL, "instruction_id_list": [1, "a"]},
-        "instruction_id_list is a number, expected a string",
+        "key 1000: instruction_id_list is a number, expected a string",
     ),
     "ifeval, no kwargs": (
         "ifeval",
         without(IFEVAL, "kwargs"),
-        "kwargs is missing; the record has instruction_id_list, key, prompt",
+        "key 1000: kwargs is missing; the record has instruction_id_list, key, prompt",
     ),
-    "ifeval, kwargs": ("ifeval", {**IFEVAL, "kwargs": [{}]}, "kwargs has 1 entries for 2 in instruction_id_list"),
-    "ifeval, null": ("ifeval", {**IFEVAL, "kwargs": [{}, None]}, "kwargs has null, expected objects"),
+    "ifeval, kwargs": (
+        "ifeval",
+        {**IFEVAL, "kwargs": [{}]},
+        "key 1000: kwargs has 1 entries for 2 in instruction_id_list",
+    ),
+    "ifeval, null": ("ifeval", {**IFEVAL, "kwargs": [{}, None]}, "key 1000: kwargs has null, expected objects"),
     "ifeval, none": (
         "ifeval",
         {**IFEVAL, "kwargs": [], "instruction_id_list": []},
-        "kwargs has 0 entries for 0 in instruction_id_list",
+        "key 1000: kwargs has 0 entries for 0 in instruction_id_list",
+    ),
+    "ifbench, an id": (
+        "ifbench",
+        {**IFBENCH, "instruction_id_list": ["count:numbers", "format:no_spaces"]},
+        "key 17: instruction 'format:no_spaces': unknown, expected one of " + ", ".join(ifbench.IFBENCH.checks),
+    ),
+    "ifbench, an argument": (
+        "ifbench",
+        {**IFBENCH, "kwargs": [{"N": None}, {}]},
+        "key 17: instruction count:numbers: has the arguments none, expected N",
+    ),
+    "ifbench, kwargs": (
+        "ifbench",
+        without({**IFBENCH, "kwargs": [{"N": 1}]}, "key"),
+        "kwargs has 1 entries for 2 in instruction_id_list",
     ),
 }
 

@@ -487,6 +487,7 @@ READ = [
     ("literal", "'a #### b'", "'a #### b'"),
     ("regex", r"\b18\b", r"\b18\b"),
     ("regex", r"####\s*18", r"####\s*18"),
+    ("ifbench", MARKING, MARKING),
     ("ifeval", MARKING, MARKING),
     ("own:check", SOLVED + "#### 18", SOLVED + "#### 18"),
 ]
@@ -551,7 +552,8 @@ def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None
 
 
 def test_unknown_checker() -> None:
-    assert tuple(CHECKERS) == ("boxed", "choice", "exact", "ifeval", "literal", "member", "number", "regex", "story")
+    names = "boxed choice exact ifbench ifeval literal member number regex story"
+    assert " ".join(CHECKERS) == names
     with pytest.raises(
         InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
     ) as error:
