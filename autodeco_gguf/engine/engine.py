@@ -93,7 +93,11 @@ class Engine:
         if isinstance(heads, HeadWeights):
             found: HeadWeights | None = heads
         else:
-            found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
+            found = (
+                fitting_heads(model, heads)
+                if heads is not None or (enabled and model.heads_source.head_tensors)
+                else None
+            )
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
