@@ -66,10 +66,11 @@ class Engine:
         """Load a model and its heads, if it has any.
 
         Args:
-            model: a plain or merged GGUF.
+            model: a plain or merged GGUF, or the name of a known model, "smollm2".
             n_parallel: sequences at once, 1 to 256.
             n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
-            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own.
+            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own,
+                or those shipped for a known one.
             heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             machine: what it runs on.
             batching: how requests share it.
@@ -87,7 +88,8 @@ class Engine:
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
         model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
-        self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else None
+        shipped = model.known.heads if model.known is not None and heads is None else None
+        self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else shipped
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
         if isinstance(heads, HeadWeights):

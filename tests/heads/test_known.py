@@ -150,9 +150,9 @@ def test_a_name_brings_its_heads(tiny: KnownModel, qwen2: Case) -> None:
     for a, b in zip(named.predict(qwen2.tokens), given.predict(qwen2.tokens), strict=True):
         np.testing.assert_array_equal(a, b)
     assert pickle.loads(pickle.dumps(named)).heads == {"temperature", "top_p"}
-    for model, heads in (("tiny", {"temperature", "top_p"}), (qwen2.base, set())):
+    for model, heads, file in (("tiny", {"temperature", "top_p"}, tiny.heads), (qwen2.base, set(), None)):
         with ad.Engine(model, n_parallel=1, n_ctx=32) as engine:
-            assert engine.heads == heads
+            assert (engine.heads, engine.heads_file) == (heads, file)
     with ad.Engine("tiny", n_parallel=1, n_ctx=32, heads_enabled=()) as engine:
         assert engine.heads == set()
 
