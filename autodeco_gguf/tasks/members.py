@@ -113,6 +113,12 @@ _FILLERS = _set(
 )
 """Words of an opening that name nothing."""
 
+_LEADS = _set(
+    "about after although as at because before by during for from here how i i'd i'll i'm i've if in let let's like no "
+    "of on please since sorry there though to we we'll well what when where while with yes you you'd you'll"
+)
+"""First words of what is no name, but goes before one: "When it comes to taste, ...", "I'm glad to help. ..."."""
+
 _COPULAS = _set("is are was were")
 
 
@@ -206,7 +212,7 @@ def _other_subject(said: Sequence[str], gaps: Sequence[str], asked: frozenset[st
                 continue
         if asked.intersection(segment):
             return False
-        if not _FILLERS.issuperset(segment):
+        if segment[0] not in _LEADS and not _FILLERS.issuperset(segment):
             return True
         segment = []
     return False

@@ -130,7 +130,7 @@ def spaced_words(text: str) -> list[tuple[str, str]]:
     plain = unicodedata.normalize("NFKD", text.replace("\u2019", "'"))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
     found = list(_WORD.finditer(plain))
-    ends = [match.start() for match in found[1:]] + [len(plain)]
+    ends = [*(match.start() for match in found), len(plain)][1:]
     return [
         (match[0].rstrip(",").replace(",", "").removesuffix("'s"), plain[match.end() : end])
         for match, end in zip(found, ends, strict=True)
