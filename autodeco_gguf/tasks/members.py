@@ -90,7 +90,7 @@ def _set(listed: str) -> frozenset[str]:
 
 _ARTICLES = _set("a an the")
 _NEGATIONS = _set("not isn't aren't wasn't never no neither except besides unlike excluding without than")
-_DESCRIBING = _set("in of from by near on at for to with between during across around through under into")
+_DESCRIBING = _set("in of from by near on at for to with among between during across around through under into")
 _COMMON = _set(
     "one two three first second may will can mark lead iron right left like go do great good fine well may march "
     "august mint date sage rose lime turkey china even back hand light time world earth man woman human people name "
@@ -105,7 +105,7 @@ _FILLERS = _set(
     "let let's me my your our us is are was be been could would should can may might must will do does did have has "
     "of in on for to from with by at as and or so if then but not just only also even very most more much many well "
     "sure yes okay ok certainly absolutely definitely course great good nice fine popular common known famous favorite "
-    "favourite best perfect interesting simple classic typical hello hi hey there thanks thank please question answer "
+    "favorites favourite favourites personal best perfect interesting simple classic typical hello hi hey there thanks thank please question answer "
     "example examples instance name names named called choice option options suggestion pick thing first mind think "
     "thinking thought know say tell give like love prefer suggest recommend try trying consider choose choosing go "
     "going mention not happy help happily glad how about what which who when where all both list following below come "
@@ -127,7 +127,7 @@ def _named(said: Words, gaps: Sequence[str], at: int, kind: Kind) -> tuple[int, 
     others = _others()
     for length in range(min(_longest(kind), len(said) - at), 0, -1):
         span = said[at : at + length]
-        if any(re.search(r"[.!?:;,\n]", gap) and not gap.startswith(". ") for gap in gaps[at : at + length - 1]):
+        if any(re.search(r"[!?:;,\n]", gap) for gap in gaps[at : at + length - 1]):
             continue
         if span in kind.names and not _article(said, gaps, at, length):
             return length, kind.names[span]
@@ -183,6 +183,7 @@ def _phrases(kind: Kind) -> tuple[Words, ...]:
 def _asked_words(kind: Kind) -> frozenset[str]:
     """The words of the question that are not every question's, in singular and plural."""
     content = {word for phrase in _phrases(kind) for word in phrase} - _FILLERS
+    content |= {word.removesuffix("s") for word in content} | {re.sub("ies$", "y", word) for word in content}
     return frozenset(word for name in spellings([word] for word in content) for word in name)
 
 
@@ -212,7 +213,7 @@ def _other_subject(said: Sequence[str], gaps: Sequence[str], asked: frozenset[st
                 continue
         if asked.intersection(segment):
             return False
-        if segment[0] not in _LEADS and not _FILLERS.issuperset(segment):
+        if segment[0] not in _LEADS and not gap.startswith(":") and not _FILLERS.issuperset(segment):
             return True
         segment = []
     return False

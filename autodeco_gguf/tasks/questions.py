@@ -30,9 +30,9 @@ WORDINGS = (
     "Tell me the name of one {noun}.",
     "Pick {a_noun} for me.",
     "What is an example of {a_noun}?",
-    "Just name {a_noun}, nothing else.",
+    "What is one {noun}?",
     "Which {noun} comes to your mind?",
-    "Mention any {noun}.",
+    "Please give an example of one {noun}.",
 )
 """Of which each kind is asked with ``PER_KIND``."""
 
@@ -110,7 +110,7 @@ def without_article(noun: str) -> str:
 
 # ---- words ----
 
-_WORD = re.compile(r"[a-z](?:\+\+|#)|[0-9][0-9,]*(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
+_WORD = re.compile(r"[a-z](?:\+\+|#)|[0-9][0-9,]*(?:\.[0-9]+)?[^\W\d_]*|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
 
 
 def words(text: str) -> Words:

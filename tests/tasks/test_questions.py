@@ -166,11 +166,11 @@ def test_the_questions_are_the_same_everywhere() -> None:
     assert problems("test") == problems("test") == problems()
     assert not {answer for _, answer in problems("train")} & {answer for _, answer in problems("test")}
     text = json.dumps([problems(side) for side in SIDES], ensure_ascii=False)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "84480d663e9983fb"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "598c31af5feef224"
 
 
 def test_another_side_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="^split 'dev', expected train or test$") as error:
+    with pytest.raises(InvalidInput, match=r"^split 'dev', expected train or test$") as error:
         problems("dev")
     assert (error.value.key, error.value.found, error.value.expected) == ("split", "dev", ("train", "test"))
 
@@ -183,7 +183,7 @@ WORDS = {
     "Earth's moons' \"names\"": ("earth", "moons", "names"),
     "C++, C# and F#": ("c++", "c#", "and", "f#"),
     "1,024 or 3.5, 7.": ("1024", "or", "3.5", "7"),
-    "the 7th, 12%": ("the", "7", "th", "12"),
+    "the 7th, 12%, the 1990s": ("the", "7th", "12", "the", "1990s"),
     "**Apple**_pie_": ("apple", "pie"),
     "São Tomé &\nPríncipe": ("sao", "tome", "principe"),
     "\u03a9 omega": ("\u03c9", "omega"),
