@@ -101,15 +101,16 @@ _COMMON = _set(
 """Members of one kind or another that a response also has where it names nothing."""
 
 _FILLERS = _set(
-    "a an the this that these those it its here there one some any each i i'd i'll i'm i've you you'd you'll we we'll "
-    "let let's me my your our us is are was be been could would should can may might must will do does did have has "
-    "of in on for to from with by at as and or so if then but not just only also even very most more much many well "
-    "sure yes okay ok certainly absolutely definitely course great good nice fine popular common known famous favorite "
-    "favorites favourite favourites personal best perfect interesting simple classic typical hello hi hey there thanks thank please question answer "
-    "example examples instance name names named called choice option options suggestion pick thing first mind think "
-    "thinking thought know say tell give like love prefer suggest recommend try trying consider choose choosing go "
-    "going mention not happy help happily glad how about what which who when where all both list following below come "
-    "comes came mean means need needs want look looking want wants always now today i'm sorry type kind sort"
+    "a an the this that these those it its here there one some any each i i'd i'll i'm i've you you'd you'll we "
+    "we'll let let's me my your our us is are was be been could would should can may might must will do does did "
+    "have has of in on for to from with by at as and or so if then but not just only also even very most more much "
+    "many well sure yes okay ok certainly absolutely definitely course great good nice fine popular common known "
+    "famous favorite favorites favourite favourites personal best perfect interesting simple classic typical hello "
+    "hi hey thanks thank please question answer example examples instance name names named called choice option "
+    "options suggestion pick thing first mind think thinking thought know say tell give like love prefer suggest "
+    "recommend try trying consider choose choosing go going mention happy help happily glad how about what which "
+    "who when where all both list following below come comes came mean means need needs want look looking wants "
+    "always now today sorry type kind sort"
 )
 """Words of an opening that name nothing."""
 
@@ -127,12 +128,14 @@ def _named(said: Words, gaps: Sequence[str], at: int, kind: Kind) -> tuple[int, 
     others = _others()
     for length in range(min(_longest(kind), len(said) - at), 0, -1):
         span = said[at : at + length]
+        member = kind.names.get(span)
+        number = length == 1 and said[at][0].isdigit() and _numeric(kind)
+        if member is None and span not in others and not number:
+            continue
         if any(re.search(r"[!?:;,\n]", gap) for gap in gaps[at : at + length - 1]):
             continue
-        if span in kind.names and not _article(said, gaps, at, length):
-            return length, kind.names[span]
-        if span in others or (length == 1 and _is_number(said[at]) and _numeric(kind)):
-            return length, None
+        if member is None or not _article(said, gaps, at, length):
+            return length, member
     return 0, None
 
 
@@ -151,10 +154,6 @@ def _longest(kind: Kind) -> int:
 @lru_cache(maxsize=1024)
 def _numeric(kind: Kind) -> bool:
     return all(member.isdigit() for member in kind.members)
-
-
-def _is_number(word: str) -> bool:
-    return word[0].isdigit()
 
 
 def _article(said: Words, gaps: Sequence[str], at: int, length: int) -> bool:

@@ -46,7 +46,7 @@ class Kind:
     """What is asked for, and all that is right.
 
     Attributes:
-        name: what stands for it as the answer of a problem, and what it is asked as, without the article.
+        name: what stands for it as the answer of a problem.
         group: of related kinds.
         side: "train" or "test".
         asks: what the question calls it, with the article: "a country in Africa".
