@@ -32,7 +32,7 @@ class Limits:
     top_p: Range = (0.1, 1.0)
 
 
-RETURN = 1.0
+RETURN = 10.0
 """Weight of the squared distance of T or P from its range."""
 
 
