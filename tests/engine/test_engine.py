@@ -24,7 +24,7 @@ from autodeco_gguf import AutoDecoError
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import Busy
+from autodeco_gguf.errors import Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 

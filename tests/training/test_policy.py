@@ -239,8 +239,8 @@ def test_t_and_p_stay_within_their_range(within: tuple[tuple[float, float], tupl
             for part in parts:
                 t, p, _ = predict(heads, torch.from_numpy(part.hidden), torch.from_numpy(part.logits), Objective())
                 for values, (low, high) in zip((t, p), within, strict=True):
-                    assert low - 0.12 < float(values.min())
-                    assert float(values.max()) < high + 0.12
+                    assert low - 0.15 < float(values.min())
+                    assert float(values.max()) < high + 0.15
 
 
 # ---- a model of two tokens, where the best T is known ----
