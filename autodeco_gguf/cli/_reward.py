@@ -45,7 +45,7 @@ _OPTIONS = (
         "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
     ),
     click.option("--parallel", type=click.IntRange(min=1), default=32, show_default=True, help="Answers at a time."),
-    click.option("--pull", type=float, default=0.01, show_default=True, help="Weight of the pull towards START."),
+    click.option("--pull", type=float, default=0.001, show_default=True, help="Weight of the pull towards START."),
     click.option(
         "--t-range", metavar="LOW,HIGH", default="0.1,1.5", show_default=True, help="Where T is kept, of 0 to 2."
     ),
@@ -75,7 +75,8 @@ def reward_options(command: F) -> F:
 def refuse(names: Sequence[str], why: str) -> None:
     """Refuse options that would have no effect: "--pull needs --reward"."""
     context = click.get_current_context()
-    flags = {parameter.name: parameter.opts[-1] for parameter in context.command.params}
+    options = [parameter for parameter in context.command.params if isinstance(parameter, click.Option)]
+    flags = {option.name: next(flag for flag in option.opts if flag.startswith("--")) for option in options}
     for name in names:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError(f"{flags[name]} {why}")

@@ -119,9 +119,13 @@ class Scheduler:
         self._clear()
 
     def forget(self) -> None:
-        """Empty the sequences, and take the heads out of the graph; Busy where one is in use."""
-        if any(generation.finish_reason is None for generation in (*self._in_use(), *self.waiting)):
+        """Empty the sequences, and take the heads out of the graph; Busy where one is in use that is not cancelled."""
+        known = (*self._in_use(), *self.waiting)
+        if any(generation.finish_reason is None and not generation.cancelled for generation in known):
             raise Busy("the engine has requests under way")
+        for generation in known:
+            generation.end("cancelled")
+        self.waiting.clear()
         self._predictor.detach()
         self._clear()
 

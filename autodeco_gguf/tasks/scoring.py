@@ -25,11 +25,12 @@ def rate(function: Callable[..., Any], prompt: str, text: str, answer: str) -> S
     try:
         value = function(prompt, text, answer)
         value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
+        number = float(value) if isinstance(value, bool | int | float) else math.nan
     except Exception as e:  # it is the user's code: anything may come out of it
         return Score(None, failure(e).error)
-    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+    if not math.isfinite(number):
         return Score(None, f"returned {reprlib.repr(value)}, expected a finite number")
-    return Score(float(value))
+    return Score(number)
 
 
 class Scorer:

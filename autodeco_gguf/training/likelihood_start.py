@@ -55,11 +55,9 @@ def likelihood_start(
     heads = HeadsModule.open_new(engine.context.hidden_size, settings.seed)
     engine.forget()
     try:
-        data = encode_files([answers], Encoder(engine.context, engine.n_ctx), directory)
-    except BadFile:
-        if not answers.read_bytes().count(b'"weight": 1'):
-            return heads, 0
-        raise
+        data = encode_files([answers], Encoder(engine.context, engine.n_ctx), directory, skip_bad=True)
+    except BadFile:  # nothing that is right, or nothing but empty answers, which are skipped
+        return heads, 0
     if data.counts.examples < LEAST:
         return heads, data.counts.examples
     learning = TrainingSettings(

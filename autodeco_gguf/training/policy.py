@@ -27,12 +27,12 @@ class Limits:
         top_p: likewise of P.
     """
 
-    pull: float = 0.01
+    pull: float = 0.001
     temperature: Range = (0.1, 1.5)
     top_p: Range = (0.1, 1.0)
 
 
-RETURN = 1.0
+RETURN = 10.0
 """Weight of the squared distance of T or P from its range."""
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from autodeco_gguf import AutoDecoError
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import Busy
+from autodeco_gguf.errors import Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 
@@ -219,7 +220,34 @@ def test_the_context_is_lent_to_others(merged: Path) -> None:
     with pytest.raises(Busy, match=r"^the engine has requests under way$"):
         engine.forget()
     assert under_way.result().tokens == expected
+    cancelled = engine.submit(request)
+    cancelled.cancel()
+    engine.forget()
+    assert (cancelled.finish_reason, cancelled.result().tokens) == ("cancelled", [])
+    assert engine.generate([request])[0].tokens == expected
     engine.close()
+
+
+def test_other_heads_in_their_place(qwen2: Case, merged: Path) -> None:
+    """Those of an engine that was made with them, answer for answer, and back again."""
+    own, requests = ModelFile.open(merged).read_heads(), [Request(PROMPTS[0], seed=i, max_tokens=6) for i in range(3)]
+    assert own.temperature is not None
+    hotter = replace(own, temperature_scale=1.5)
+    engine, other = make(merged), make(qwen2.base, heads=hotter)
+    first = answers(engine, requests)
+    engine.replace_heads(hotter)
+    for ours, theirs in zip(answers(engine, requests), answers(other, requests), strict=True):
+        assert ours.tokens == theirs.tokens
+        np.testing.assert_array_equal(ours.temperature, theirs.temperature)
+    assert engine.fingerprint == other.fingerprint
+    engine.replace_heads(own)
+    for ours, theirs in zip(answers(engine, requests), first, strict=True):
+        np.testing.assert_array_equal(ours.temperature, theirs.temperature)
+    with pytest.raises(InvalidInput, match=r"^hidden size and vocabulary of the heads 64 and 5, expected 64 and 384$"):
+        engine.replace_heads(replace(own, vocab_size=5))
+    engine.submit(requests[0])
+    with pytest.raises(Busy):
+        engine.replace_heads(own)
 
 
 def test_a_file_and_heads_that_are_open_already(qwen2: Case, merged: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from conftest import Case, load_case
 from training_helpers import module_of, plain_features
 
 from autodeco_gguf import Heads
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.training.module import HeadsModule, probability_features
 
@@ -60,3 +62,35 @@ def test_initialization_follows_from_the_seed_alone() -> None:
     two, other = HeadsModule(8, 7).state_dict(), HeadsModule(8, 8).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not any(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_heads_that_begin_by_drawing_cut_little() -> None:
+    plain, opened = HeadsModule(64, 3), HeadsModule.open_new(64, 3)
+    hidden, features = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(50, 5)
+    with torch.no_grad():
+        assert torch.equal(plain.temperature(hidden), opened.temperature(hidden))
+        odds = [p / (1 - p) for p in (module.top_p(hidden, features) for module in (plain, opened))]
+        torch.testing.assert_close(odds[1] / odds[0], torch.full((50,), math.exp(2.5)), rtol=1e-3, atol=0.0)
+
+
+def test_arrays_become_parameters_again(qwen2: Case) -> None:
+    weights, module = read_checkpoint(qwen2.heads).weights, HeadsModule(64, 0)
+    module.take(weights, ("temperature",))
+    expected = module_of(qwen2).state_dict()
+    ours, new = module.state_dict(), HeadsModule(64, 0).state_dict()
+    for name, value in ours.items():
+        assert torch.equal(value, (expected if name.startswith("temp_head") else new)[name]), name
+    module.take(weights, ("temperature", "top_p"))
+    assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
+
+
+def test_heads_that_are_no_official_ones(qwen2: Case) -> None:
+    weights, module = read_checkpoint(qwen2.heads).weights, HeadsModule(64, 0)
+    assert weights.temperature is not None
+    gelu = replace(weights, temperature=replace(weights.temperature, activation="gelu"))
+    with pytest.raises(InvalidInput, match=r"^temperature head to start from gelu between layers of .*, expected relu"):
+        module.take(gelu, ("temperature",))
+    with pytest.raises(InvalidInput, match=r"^no top_p head to start from; train the other one alone, with --heads$"):
+        module.take(replace(weights, top_p=None), ("top_p",))
+    bias = "temp_head.mlp.0.bias"
+    assert torch.equal(module.state_dict()[bias], HeadsModule(64, 0).state_dict()[bias])

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autodeco_gguf.training import plot
-from autodeco_gguf.training.plot import plot_log
+from autodeco_gguf.training.plot import plot_log, plot_rounds
 
 LOSSES = {"temperature": 1.5, "top_p": 0.5, "ranking": 0.0, "mean_temperature": 0.9, "mean_top_p": 0.8, "positions": 7}
 
@@ -39,3 +39,26 @@ def test_steps_are_whole_numbers(steps: int, tmp_path: Path, monkeypatch: pytest
     plot_log(log, tmp_path / "x.png")
     for axes in drawn[0].axes:
         assert all(tick == int(tick) for tick in axes.get_xticks()), axes.get_xticks()
+
+
+def test_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measures = {"reward": 0.5, "temperature": 0.9, "top_p": 0.8}
+    log = tmp_path / "log.jsonl"
+    records = [{"round": 0, "validation": measures}, {"round": 1, "train": measures}]
+    log.write_text("".join(json.dumps(r) + "\n" for r in records))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plot, "write_png", lambda figure, path: drawn.append(figure))
+    plot_rounds(log, tmp_path / "x.png")
+    lines = [
+        (line.get_label(), line.get_xdata().tolist(), line.get_ydata().tolist())  # type: ignore[union-attr]
+        for axes in drawn[0].axes
+        for line in axes.lines
+    ]
+    assert lines == [
+        ("reward", [1], [0.5]),
+        ("reward, validation", [0], [0.5]),
+        ("temperature", [1], [0.9]),
+        ("temperature, validation", [0], [0.9]),
+        ("top-p", [1], [0.8]),
+        ("top-p, validation", [0], [0.8]),
+    ]

@@ -1,0 +1,62 @@
+"""What is shown of groups of answers, and the report by the log."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autodeco_gguf.answers.items import Item
+from autodeco_gguf.answers.stream import Answer
+from autodeco_gguf.tasks.grading import Grade
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.training.measures import Measures, report_of
+from autodeco_gguf.training.rewards import Reward
+
+
+def answer(text: str, correct: bool, t: list[float], p: list[float], reason: str = "stop") -> Answer:
+    result: Any = SimpleNamespace(text=text, finish_reason=reason, temperature=np.float32(t), top_p=np.float32(p))
+    return Answer(Item("t", 0, Problem("x", "y", 1), [1]), 0, result, Grade(correct), 0.0)
+
+
+def test_means_over_groups_and_over_tokens() -> None:
+    first = [answer("a", True, [1.0], [0.5]), answer("b", True, [0.5, 0.5, 2.0], [0.5] * 3)]
+    second = [answer("c", False, [1.0], [0.5], "length"), answer("d", False, [1.0], [1.0])]
+    with Reward("distinct") as reward:
+        found = Measures.of([reward.group(first), reward.group(second)])
+    assert found == Measures(
+        reward=1.0,
+        pass_at_1=0.5,
+        pass_at_k=0.5,
+        distinct=1.0,
+        differing=0.0,
+        temperature=1.0,
+        temperature_sd=pytest.approx(0.5),
+        top_p=pytest.approx(3.5 / 6),
+        top_p_sd=pytest.approx(np.std([0.5] * 5 + [1.0])),
+        length=1.5,
+        cut=0.25,
+    )
+
+
+@pytest.mark.parametrize(("kept", "words"), [(5, "Round 5 is kept: reward 0.750 on 9"), (0, "No round was better")])
+def test_the_report_is_that_of_the_log(kept: int, words: str, tmp_path: Path) -> None:
+    measures = Measures(*[0.5] * 11)
+    rows: list[dict[str, object]] = [
+        {"round": 0, "validation": asdict(measures)},
+        {"round": 1, "train": asdict(measures)},
+        {"round": 5, "validation": {**asdict(measures), "reward": 0.75}},
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = report_of(log, "correct", 4, 9, kept)
+    assert found is not None
+    assert [(number, m.reward) for number, m in found.validations] == [(0, 0.5), (5, 0.75)]
+    assert found.verdict.startswith(words)
+    log.write_text(json.dumps(rows[1]) + "\n")
+    assert report_of(log, "correct", 4, 9, 1) is None
