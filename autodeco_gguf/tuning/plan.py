@@ -1,0 +1,222 @@
+"""How much of what fits into the minutes there are: pure arithmetic, made once and then kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tuning.search import Rung
+
+RESERVE = 0.1
+"""Of the time, for what goes slower than measured."""
+
+SEARCH, TRAINING, TEST = 0.25, 0.5, 0.25
+"""Shares of the rest. Without training its share goes to the search."""
+
+TEMPERATURES = (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)
+TOP_PS = (1.0, 0.95, 0.85, 0.7, 0.5)
+_COARSE = (0.4, 0.7, 1.0), (1.0, 0.8)
+
+FINALISTS, ETA = 4, 3.0
+"""A round keeps a third of the candidates, as long as these are more than so many."""
+
+FIRST_LOOK = 8
+"""Problems that every pair of the whole grid is tried on at least; of the coarse grid half as many."""
+
+MOST_PASSES = 16
+"""So often is a problem asked with the same pair at most, as is one of the test with the same method."""
+
+FEWEST_TEST = 8
+"""Problems to compare on."""
+
+FEWEST_ROUNDS, MOST_ROUNDS = 12, 60
+"""Of training: with fewer, heads learn little; with more they were not seen to gain."""
+
+Pair = tuple[float, float]
+
+
+def grid(*, coarse: bool) -> list[Pair]:
+    """The pairs T, P of a search, greedy first, then from the least random on."""
+    temperatures, top_ps = _COARSE if coarse else (TEMPERATURES, TOP_PS)
+    return [(0.0, 1.0), *((t, p) for t in temperatures for p in top_ps)]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: seconds for an answer when many are under way, grading included; tokens of one; tokens/s."""
+
+    answer_s: float
+    tokens: float
+    tokens_s: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        search_problems: to search on.
+        test_problems: to compare on.
+        group: answers to a problem that are judged together, 1 where each is by itself.
+        methods: with random answers, compared on the test, without the trained heads.
+        at_once: answers that the model draws at a time: the last ones of a batch run without company.
+        round_answers: answers of a round of training, None where there is to be none.
+        round_factor: seconds of such a round, in those that its answers take.
+        start_s: what training takes before the first round and after the last.
+    """
+
+    search_problems: int
+    test_problems: int
+    group: int = 1
+    methods: int = 3
+    at_once: int = 16
+    round_answers: int | None = None
+    round_factor: float = 1.5
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, with the seconds for each part. ``rounds`` is 0 where no heads are trained.
+
+    ``seconds`` is all there was to plan with. ``test_times`` is how often a group of answers to a test problem is
+    drawn. ``heads_s`` are the seconds with which heads could be trained too, None where they are, or cannot be.
+    """
+
+    seconds: float
+    coarse: bool
+    rungs: tuple[Rung, ...]
+    rounds: int
+    test_problems: int
+    test_times: int
+    search_s: float
+    training_s: float
+    test_s: float
+    heads_s: float | None = None
+
+    @property
+    def planned_s(self) -> float:
+        """Seconds of all parts together."""
+        return self.search_s + self.training_s + self.test_s
+
+
+def make_plan(seconds: float, speed: Speed, work: Work) -> Plan:
+    """The plan for so many seconds, of which it uses all but the reserve at most.
+
+    Raises:
+        InvalidInput: too little time even for fixed pairs alone.
+    """
+    usable = (1 - RESERVE) * seconds
+    rounds = _rounds(usable, speed, work)
+    training_share = TRAINING if rounds else 0.0
+    search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
+    test = _test(usable * TEST, speed, work, work.methods + (rounds > 0))
+    if search is None or test is None:
+        needed = _least_seconds(speed, work)
+        raise InvalidInput(
+            f"minutes: {seconds / 60:.1f} are left, and an answer of {speed.tokens:.0f} tokens takes "
+            f"{_of_time(speed.answer_s)}; expected at least {math.ceil(needed / 6) / 10:.1f}, fewer --max-tokens, "
+            "or a smaller model",
+            key="minutes",
+            expected=needed / 60,
+            found=seconds / 60,
+        )
+    coarse, rungs, search_s = search
+    problems, times, test_s = test
+    training_s = work.start_s + rounds * _round_s(speed, work) if rounds else 0.0
+    heads_s = None if rounds or work.round_answers is None else _seconds_with_heads(speed, work)
+    return Plan(seconds, coarse, rungs, rounds, problems, times, search_s, training_s, test_s, heads_s)
+
+
+def _of_time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+# ---- training ----
+
+
+def _round_s(speed: Speed, work: Work) -> float:
+    return (work.round_answers or 0) * speed.answer_s * work.round_factor
+
+
+def _rounds(usable: float, speed: Speed, work: Work) -> int:
+    if work.round_answers is None:
+        return 0
+    rounds = int((usable * TRAINING - work.start_s) / _round_s(speed, work))
+    return min(rounds, MOST_ROUNDS) if rounds >= FEWEST_ROUNDS else 0
+
+
+def _seconds_with_heads(speed: Speed, work: Work) -> float:
+    """The least time with which heads are trained as well."""
+    training = (work.start_s + FEWEST_ROUNDS * _round_s(speed, work)) / TRAINING
+    search = _rungs_s(_least_rungs(), speed, work) / SEARCH
+    test = _test_s(_fewest(work), 1, speed, work, work.methods + 1) / TEST
+    return max(training, search, test) / (1 - RESERVE) + 1e-6
+
+
+# ---- search ----
+
+
+def _sizes(coarse: bool) -> list[int]:
+    """Candidates of each round."""
+    sizes = [len(grid(coarse=coarse))]
+    while sizes[-1] > FINALISTS:
+        sizes.append(max(FINALISTS, round(sizes[-1] / ETA)))
+    return sizes
+
+
+def _least_rungs() -> list[Rung]:
+    return [Rung(size, FIRST_LOOK // 2) for size in _sizes(coarse=True)]
+
+
+def _search(seconds: float, speed: Speed, work: Work) -> tuple[bool, tuple[Rung, ...], float] | None:
+    """The grid, the rounds and their seconds; every round takes about the same time, if it can."""
+    for coarse in (False, True):
+        sizes = _sizes(coarse)
+        rungs, left = [], MOST_PASSES * work.search_problems
+        for number, size in enumerate(sizes):
+            answers = seconds / len(sizes) / size / speed.answer_s - work.at_once / 2
+            rest = len(sizes) - number  # that are to have at least as many
+            problems = min(int(answers / work.group), left // rest)
+            left -= problems
+            rungs.append(Rung(size, problems))
+        if min(rung.problems for rung in rungs) >= min(FIRST_LOOK // (1 + coarse), work.search_problems):
+            return coarse, tuple(rungs), _rungs_s(rungs, speed, work)
+    return None
+
+
+def _rungs_s(rungs: list[Rung], speed: Speed, work: Work) -> float:
+    """Every pair's answers are a batch of their own."""
+    batches = (rung.candidates * (rung.problems * work.group + work.at_once / 2) for rung in rungs)
+    return speed.answer_s * sum(batches)
+
+
+# ---- test ----
+
+
+def _fewest(work: Work) -> int:
+    return min(FEWEST_TEST, work.test_problems)
+
+
+def _test(seconds: float, speed: Speed, work: Work, methods: int) -> tuple[int, int, float] | None:
+    """Problems, how often, and seconds. More problems go before more answers."""
+    answers = seconds / speed.answer_s - (methods + 1) * work.at_once / 2
+    problems = min(work.test_problems, int(answers / (1 + methods * work.group)))
+    if problems < _fewest(work):
+        return None
+    times = min(MOST_PASSES, int((answers / problems - 1) / (methods * work.group) + 1e-9))
+    times = max(1, times if problems == work.test_problems else 1)
+    return problems, times, _test_s(problems, times, speed, work, methods)
+
+
+def _test_s(problems: int, times: int, speed: Speed, work: Work, methods: int) -> float:
+    """Greedy answers once."""
+    answers = problems * (1 + times * methods * work.group) + (methods + 1) * work.at_once / 2
+    return speed.answer_s * answers
+
+
+def _least_seconds(speed: Speed, work: Work) -> float:
+    search = _rungs_s(_least_rungs(), speed, work) / (SEARCH + TRAINING)
+    test = _test_s(_fewest(work), 1, speed, work, work.methods) / TEST
+    return max(search, test) / (1 - RESERVE) + 1e-6
