@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
-from autodeco_gguf.evaluation.items import GradedTasks
 from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate

@@ -22,8 +22,8 @@ from autodeco_gguf.tasks.commands import SHIPPED, Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.evaluation.items import GradedTasks
     from autodeco_gguf.evaluation.runner import EvalWatch, Progress
 
 
@@ -141,7 +141,7 @@ def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
 
 
 def _read_tasks(options: dict[str, Any]) -> GradedTasks:
-    from autodeco_gguf.evaluation.items import GradedTasks
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.tasks.tasks import read_task
 
     specs = options["tasks"] or (DEMO,)

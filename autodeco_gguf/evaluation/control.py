@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from autodeco_gguf.answers.items import Item, make_item, make_request, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
-from autodeco_gguf.evaluation.items import Item, make_header, make_item, make_request, render
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
 from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_seed
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
@@ -89,7 +89,7 @@ def evaluate_control(
         raise InvalidInput.of("k", k, "at least 1").within("control")
     settings = replace(settings, tasks=tuple(task.name for task in tasks))
     settings.check()
-    plain = render(engine, tasks, settings)
+    plain = render(engine, tasks, settings.max_tokens)
     kinds = _variants(engine, plain, replace(commands, share=1.0, seed=settings.seed), settings)
     header = make_header("control", engine, tasks, chain(*kinds.values()), settings)
     make_directory(directory)
@@ -113,7 +113,7 @@ def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: E
         kinds["plain"].append(item)
         for kind, command in zip(VARIANTS[1:], pair, strict=True):
             problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
-            kinds[kind].append(make_item(engine, item.task, item.number, problem, settings))
+            kinds[kind].append(make_item(engine, item.task, item.number, problem, settings.max_tokens))
     if not kinds["plain"]:
         raise BadFile("control: every problem has a command in it already")
     return kinds
@@ -128,7 +128,8 @@ def _complete(
     missing = [(place, item) for place, item in wanted.items() if place not in means]
     done = len(wanted) - len(missing)
     watch(done, len(wanted))
-    requests = (make_request(item, Sampling(), sample_seed(settings.seed, key), settings) for (_, key), item in missing)
+    n = settings.max_tokens
+    requests = (make_request(item, Sampling(), sample_seed(settings.seed, key), n) for (_, key), item in missing)
     with closing(engine.as_completed(requests)) as results:
         for result in results:
             (kind, key), item = missing[result.index]

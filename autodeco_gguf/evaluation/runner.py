@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,17 +13,18 @@ from typing import Any
 
 from autodeco_gguf import __version__
 from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
+from autodeco_gguf.answers.items import GradedTasks, Item, make_request, render
+from autodeco_gguf.answers.stream import Wanted, answers
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
-from autodeco_gguf.evaluation.items import GradedTasks, Item, make_header, make_request, render
 from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method, Points
 from autodeco_gguf.evaluation.plots import plot
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import PARAMETERS, SAMPLES, Sample, Samples, keys_of, make_sample, sample_seed
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Shard, make_directory
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Shard, make_directory, make_header
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
@@ -95,11 +95,11 @@ def evaluate(
     """
     settings = replace(settings, tasks=tuple(task.name for task in tasks.tasks))
     settings.check()
-    items = render(engine, tasks.tasks, settings)
+    items = render(engine, tasks.tasks, settings.max_tokens)
     header = make_header("evaluation", engine, tasks.tasks, items, settings)
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
-        engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings))
+        engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings.max_tokens))
     make_directory(directory)
     if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
         raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
@@ -160,7 +160,8 @@ class _Run:
         """Grade what an earlier run could not."""
         of = {item.key: item for item in items}
         for sample in self.samples.ungraded():
-            graded = self._graded(sample, of[sample.task, sample.problem])
+            grade = self.tasks.grade(of[sample.task, sample.problem], sample.text)
+            graded = replace(sample, **vars(grade))
             if graded != sample:
                 self.samples.add(graded)
 
@@ -185,30 +186,23 @@ class _Run:
         missing = [(item, key) for item, key in wanted if key not in self.samples.of(config)]
         if not missing:
             return
-        requests = (make_request(item, sampling, sample_seed(settings.seed, key), settings) for item, key in missing)
+        asked = [Wanted(item, key.sample, sample_seed(settings.seed, key)) for item, key in missing]
         number = self.order.index(method) + 1
         progress = Progress(method, number, len(self.order), config, len(wanted) - len(missing), len(wanted))
         self.watch(progress)
         try:
-            with closing(self.engine.as_completed(requests)) as results:
-                start = time.perf_counter()
-                for result in results:
-                    seconds = time.perf_counter() - start
-                    item, key = missing[result.index]
-                    sample = self._graded(make_sample(config, key, sampling, result, self.engine.heads), item)
+            with closing(answers(self.engine, self.tasks, asked, sampling, settings.max_tokens)) as drawn:
+                for answer in drawn:
+                    _, key = missing[answer.result.index]
+                    sample = make_sample(config, key, sampling, answer.result, self.engine.heads)
+                    sample = replace(sample, **vars(answer.grade))
                     self.samples.add(sample)
-                    progress = progress.plus(sample, seconds)
+                    progress = progress.plus(sample, answer.seconds)
                     self.watch(progress)
-                    start = time.perf_counter()
         finally:  # an interrupted session counts as well
             if progress.drawn:
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")
                 self.log.append(to_json(Session(config, progress.tokens, progress.seconds, now)))
-
-    def _graded(self, sample: Sample, item: Item) -> Sample:
-        if sample.correct is not None:
-            return sample
-        return replace(sample, **vars(self.tasks.grade(item, sample.text)))
 
     # ---- searches ----
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
+
+if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import Item
+    from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.tasks.tasks import Task
 
 VERSION = 1
 """Of the files in the directory of an evaluation."""
@@ -96,6 +103,23 @@ class Shard(NamedTuple):
     def holds(self, number: int) -> bool:
         """Whether a problem belongs to it, numbered from 0 over all tasks."""
         return number % self.of == self.number - 1
+
+
+def make_header(
+    kind: str, engine: Engine, tasks: Iterable[Task], items: Iterable[Item], settings: EvalSettings
+) -> dict[str, Any]:
+    """All that a sample depends on; how many there are is no part of it."""
+    digests = {task.name: hashlib.sha256() for task in tasks}
+    for item in items:
+        digests[item.task].update(repr((item.problem.answer, item.tokens)).encode("utf-8", "surrogatepass"))
+    parts = {}
+    for task in tasks:
+        digest = digests[task.name].hexdigest()[:16]
+        parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
+    model, _, heads = engine.fingerprint.partition(" ")
+    machine = {"cache_type": engine.machine.cache_type, "flash_attn": engine.machine.flash_attn}
+    same = {"ctx": engine.n_ctx, **machine, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    return {kind: VERSION, "model": model[:16], "heads": heads[:16] or None, **same, "tasks": parts}
 
 
 def make_directory(directory: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import autodeco_gguf as ad
+from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.cli import cli as command_line
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.control import evaluate_control
-from autodeco_gguf.evaluation.items import GradedTasks
 from autodeco_gguf.evaluation.methods import TEMPERATURES, TOP_PS, parse_methods
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeGrader, run
 
-from autodeco_gguf.evaluation import items
+from autodeco_gguf.answers import items
 
 
 @pytest.fixture(autouse=True)

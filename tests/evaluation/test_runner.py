@@ -29,9 +29,9 @@ from fake_engine import (
 )
 
 import autodeco_gguf
+from autodeco_gguf.answers import items
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile
-from autodeco_gguf.evaluation import items
 from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results

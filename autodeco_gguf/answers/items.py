@@ -1,17 +1,14 @@
-"""The problems of an evaluation: as prompts, with requests for answers, and with graders of the answers."""
+"""Problems as prompts, with requests for answers, and with graders of the answers."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
-from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
@@ -33,20 +30,20 @@ class Item:
         return self.task, self.number
 
 
-def render(engine: Engine, tasks: Iterable[Task], settings: EvalSettings) -> list[Item]:
+def render(engine: Engine, tasks: Iterable[Task], max_tokens: int | None) -> list[Item]:
     """The problems of all tasks; raises BadFile for the first that does not fit, named as file:line."""
     return [
-        make_item(engine, task.name, number, problem, settings)
+        make_item(engine, task.name, number, problem, max_tokens)
         for task in tasks
         for number, problem in enumerate(task.problems)
     ]
 
 
-def make_item(engine: Engine, task: str, number: int, problem: Problem, settings: EvalSettings) -> Item:
+def make_item(engine: Engine, task: str, number: int, problem: Problem, max_tokens: int | None) -> Item:
     """A problem as one message of a user; raises BadFile where it does not fit, named as file:line."""
     try:
         item = Item(task, number, problem, engine.prompt(problem.text))
-        engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, settings))
+        engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, max_tokens))
     except InvalidInput as e:
         raise BadFile(f"{problem.where}: {e}", file=problem.file) from e
     except AutoDecoError as e:
@@ -54,33 +51,24 @@ def make_item(engine: Engine, task: str, number: int, problem: Problem, settings
     return item
 
 
-def make_request(item: Item, sampling: Sampling, seed: int, settings: EvalSettings) -> Request:
-    """A request for an answer."""
-    return Request(item.tokens, max_tokens=settings.max_tokens, **{**vars(sampling), "seed": seed})
-
-
-def make_header(
-    kind: str, engine: Engine, tasks: Iterable[Task], items: Iterable[Item], settings: EvalSettings
-) -> dict[str, Any]:
-    """All that a sample depends on; how many there are is no part of it."""
-    digests = {task.name: hashlib.sha256() for task in tasks}
-    for item in items:
-        digests[item.task].update(repr((item.problem.answer, item.tokens)).encode("utf-8", "surrogatepass"))
-    parts = {}
-    for task in tasks:
-        digest = digests[task.name].hexdigest()[:16]
-        parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
-    model, _, heads = engine.fingerprint.partition(" ")
-    machine = {"cache_type": engine.machine.cache_type, "flash_attn": engine.machine.flash_attn}
-    same = {"ctx": engine.n_ctx, **machine, "seed": settings.seed, "max_tokens": settings.max_tokens}
-    return {kind: VERSION, "model": model[:16], "heads": heads[:16] or None, **same, "tasks": parts}
+def make_request(item: Item, sampling: Sampling, seed: int, max_tokens: int | None) -> Request:
+    """A request for an answer of at most so many tokens; None: until the context is full."""
+    return Request(item.tokens, max_tokens=max_tokens, **{**vars(sampling), "seed": seed})
 
 
 class GradedTasks:
     """Tasks with graders for their answers, the same for the same checker; a context manager."""
 
     def __init__(self, tasks: Sequence[Task], time_limit: float = 10.0) -> None:
-        """Args: the tasks, and the seconds that a checker may take for an answer."""
+        """Args: the tasks, and the seconds that a checker may take for an answer.
+
+        Raises:
+            InvalidInput: two tasks have the same name.
+        """
+        names = [task.name for task in tasks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
         self.tasks = tuple(tasks)
         self._time_limit = time_limit
 

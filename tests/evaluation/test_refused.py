@@ -1,17 +1,16 @@
-"""Problems as prompts, and graders that are opened once."""
+"""What an evaluation refuses: error types, and what they say they are about."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import TASKS, FakeEngine, FakeGrader, without
+from fake_engine import TASKS, FakeEngine, without
 
+from autodeco_gguf.answers.items import GradedTasks, make_item
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.control import evaluate_control
-from autodeco_gguf.evaluation.items import GradedTasks, Item, make_item
 from autodeco_gguf.evaluation.methods import config_of, parse_methods
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -20,20 +19,9 @@ from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import Problem
 
 
-def test_tasks_of_one_checker_share_a_grader(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[tuple[str, float]] = []
-    monkeypatch.setattr(FakeGrader, "__init__", lambda self, checker, limit: opened.append((checker, limit)))
-    tasks = (*TASKS, replace(TASKS[0], name="more", checker="choice"))
-    with GradedTasks(tasks, 3.0) as graded:
-        assert graded.tasks == tasks
-        assert graded.grade(Item("words", 1, TASKS[1].problems[1], [1]), "words1!").correct is True
-        assert graded.grade(Item("more", 1, TASKS[0].problems[1], [1]), "words1").correct is False
-    assert opened == [("exact", 3.0), ("choice", 3.0)]
-
-
 def too_long() -> None:
     engine: Any = FakeEngine()
-    make_item(engine, "t", 0, Problem("x" * 50, "a", 4, "t.jsonl"), EvalSettings())
+    make_item(engine, "t", 0, Problem("x" * 50, "a", 4, "t.jsonl"), None)
 
 
 def shard_of_nothing() -> None:

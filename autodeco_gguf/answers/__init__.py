@@ -1,0 +1,1 @@
+"""Problems as prompts, and graded answers to them."""

@@ -1,0 +1,75 @@
+"""Graded answers as they come, and the groups of those to one problem."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from autodeco_gguf.answers.items import GradedTasks, Item, make_request
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Result
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.grading import Grade
+
+
+class Wanted(NamedTuple):
+    """An answer that is asked for: to which problem, its number among the answers to it, and its seed."""
+
+    item: Item
+    number: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a problem with its grade.
+
+    ``number`` is that of what was wanted, and ``result.index`` its place there. ``seconds`` passed until the model had
+    it, since the one before was taken. What failed in the model is wrong, whatever its text.
+    """
+
+    item: Item
+    number: int
+    result: Result
+    grade: Grade
+    seconds: float
+
+
+def answers(
+    engine: Engine, tasks: GradedTasks, wanted: Sequence[Wanted], sampling: Sampling, max_tokens: int | None
+) -> Generator[Answer, None, None]:
+    """Draw and grade; the answers as they are finished, each graded while the model waits.
+
+    Args:
+        engine: the model.
+        tasks: open, those of the problems.
+        wanted: what to draw; it does not change meanwhile.
+        sampling: how, but for the seed.
+        max_tokens: of an answer; None: until the context is full.
+
+    Raises:
+        AutoDecoError: as :meth:`Engine.as_completed`, and as :meth:`Grader.grade`.
+    """
+    requests = (make_request(item, sampling, seed, max_tokens) for item, _, seed in wanted)
+    with closing(engine.as_completed(requests)) as results:
+        start = time.perf_counter()
+        for result in results:
+            seconds = time.perf_counter() - start
+            item, number, _ = wanted[result.index]
+            failed = result.finish_reason == "error"
+            grade = Grade(False, result.error) if failed else tasks.grade(item, result.text)
+            yield Answer(item, number, result, grade, seconds)
+            start = time.perf_counter()
+
+
+def groups(answers: Iterable[Answer], k: int) -> Iterator[list[Answer]]:
+    """The k answers to each problem by their numbers, as soon as they are all there."""
+    waiting: dict[tuple[str, int], list[Answer]] = {}
+    for answer in answers:
+        group = waiting.setdefault(answer.item.key, [])
+        group.append(answer)
+        if len(group) == k:
+            yield sorted(waiting.pop(answer.item.key), key=lambda one: one.number)

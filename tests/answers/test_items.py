@@ -1,0 +1,48 @@
+"""Problems as prompts, and graders that are opened once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fake_engine import TASKS, FakeEngine, FakeGrader
+
+from autodeco_gguf.answers.items import GradedTasks, Item, make_request, render
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.problems import Problem
+
+
+def test_tasks_of_one_checker_share_a_grader(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, float]] = []
+    monkeypatch.setattr(FakeGrader, "__init__", lambda self, checker, limit: opened.append((checker, limit)))
+    tasks = (*TASKS, replace(TASKS[0], name="more", checker="choice"))
+    with GradedTasks(tasks, 3.0) as graded:
+        assert graded.tasks == tasks
+        assert graded.grade(Item("words", 1, TASKS[1].problems[1], [1]), "words1!").correct is True
+        assert graded.grade(Item("more", 1, TASKS[0].problems[1], [1]), "words1").correct is False
+    assert opened == [("exact", 3.0), ("choice", 3.0)]
+
+
+def test_two_tasks_of_one_name() -> None:
+    with pytest.raises(InvalidInput, match=r"^two tasks are called 'sums'; rename a file$") as info:
+        GradedTasks([TASKS[0], TASKS[0]])
+    assert (info.value.key, info.value.found) == ("tasks", "sums")
+
+
+def test_prompts_and_requests() -> None:
+    engine: Any = FakeEngine()
+    items = render(engine, TASKS, 7)
+    assert [item.key for item in items] == [("sums", 0), ("sums", 1), ("sums", 2), ("words", 0), ("words", 1)]
+    assert [bytes(item.tokens).decode() for item in items[2:4]] == ["<sums 2>", "<words 0>"]
+    request = make_request(items[0], Sampling(temperature=0.5, top_k=3), 9, 7)
+    assert (request.prompt, request.seed, request.max_tokens) == (items[0].tokens, 9, 7)
+    assert (request.temperature, request.top_p, request.top_k) == (0.5, None, 3)
+
+
+def test_a_problem_that_does_not_fit_is_named() -> None:
+    engine: Any = FakeEngine()
+    task = replace(TASKS[0], problems=(*TASKS[0].problems, Problem("x" * 50, "a", 4, "t.jsonl")))
+    with pytest.raises(BadFile, match=r"^t\.jsonl:4: the prompt has 52 tokens"):
+        render(engine, [task], None)
