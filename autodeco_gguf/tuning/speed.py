@@ -9,7 +9,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.evaluation.items import GradedTasks, Item
+from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.tuning.plan import Speed
 
 BATCHES = 2
@@ -40,20 +40,26 @@ def measure(
         request = Request(item.tokens, max_tokens=max_tokens, temperature=1.0, top_p=1.0, seed=seed)
         drawn.append((item, engine.submit(request)))
     engine.run_until(lambda: clock() - started > limit_s or all(g.finish_reason is not None for _, g in drawn))
-    drawing_s, tokens, whole, ended = clock() - started, 0, 0, []
-    for item, generation in drawn:
-        if generation.finish_reason is None:
-            generation.cancel()
-            whole += min(max_tokens or engine.n_ctx, engine.n_ctx - len(item.tokens))
-        else:
-            ended.append((item, generation))
-            whole += len(generation.result().temperature)
-        tokens += len(generation.result().temperature)
-    if not tokens:
+    drawing_s = clock() - started
+    begun = [(item, generation) for item, generation in drawn if generation.n_drawn]
+    ended = [(item, generation) for item, generation in begun if generation.finish_reason is not None]
+    for _, generation in drawn:
+        generation.cancel()
+    if not begun:
         raise InvalidInput.of("minutes", f"{limit_s:.0f} s for a first look", "enough for one token")
+    drawn_tokens = sum(generation.n_drawn for _, generation in begun)
+    lengths = [_length(item, generation, engine, max_tokens) for item, generation in begun]
     started = clock()
     for item, generation in ended:
         tasks.grade(item, generation.result().text)
     grading_s = (clock() - started) / max(1, len(ended))
-    tokens_s = tokens / max(drawing_s, 1e-9)
-    return Speed(whole / n / tokens_s + grading_s, whole / n, tokens_s)
+    tokens, tokens_s = sum(lengths) / len(lengths), drawn_tokens / max(drawing_s, 1e-9)
+    return Speed(tokens / tokens_s + grading_s, tokens, tokens_s)
+
+
+def _length(item: Item, generation: Generation, engine: Engine, max_tokens: int | None) -> int:
+    """Tokens of an answer; the most there can be where it has not ended."""
+    if generation.finish_reason is not None:
+        return generation.n_drawn
+    room = engine.n_ctx - len(item.tokens)
+    return min(max_tokens or room, room)

@@ -1,0 +1,77 @@
+"""From the answers that a directory keeps to a value for every problem: what a reward says ways to decode are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autodeco_gguf.evaluation.estimates import Array
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.evaluation.results import Results
+from autodeco_gguf.evaluation.samples import SAMPLES, Sample
+from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
+from autodeco_gguf.evaluation.summary import Groups, Scores, all_problems, by_config, complete_scores
+from autodeco_gguf.files.journal import reading
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to decode, and how it did: a value for each problem, [problems], and means over its tokens.
+
+    ``temperature`` and ``top_p`` are None where nobody can tell.
+    """
+
+    name: str
+    config: Config
+    values: Array
+    tokens: float
+    temperature: float | None
+    top_p: float | None
+
+
+Measure = Callable[[Config, Groups, EvalSettings], Array]
+"""(config, all its answers by problem, how they were drawn) -> a value for each problem."""
+
+
+def measure_of(reward: str) -> Measure:
+    """What a reward of answers that are right or wrong measures: pass@1, pass@k, different right answers among k."""
+    return {"correct": _right, "any": _passed, "distinct": _distinct}[reward]
+
+
+def _right(config: Config, groups: Groups, settings: EvalSettings) -> Array:
+    return _scores(config, groups, settings).right
+
+
+def _passed(config: Config, groups: Groups, settings: EvalSettings) -> Array:
+    return _scores(config, groups, settings).passed[settings.k]
+
+
+def _distinct(config: Config, groups: Groups, settings: EvalSettings) -> Array:
+    return _scores(config, groups, settings).distinct[settings.k]
+
+
+def _scores(config: Config, groups: Groups, settings: EvalSettings) -> Scores:
+    return complete_scores(config, groups, list(groups), settings)
+
+
+def rows(directory: Path, results: Results, measure: Measure) -> list[Row]:
+    """How the methods of an evaluation did, from its results and the answers in its directory."""
+    settings = results.settings
+    grouped = by_config(_read(directory, results), settings)
+    problems = all_problems(grouped, settings)
+    found = []
+    for method in results.methods:
+        groups = {problem: grouped[method.config].get(problem, []) for problem in problems}
+        values = measure(method.config, groups, settings)
+        means = (None if moments is None else moments.mean for moments in (method.temperature, method.top_p))
+        found.append(Row(method.name, method.config, values, method.overall.tokens_mean, *means))
+    return found
+
+
+def _read(directory: Path, results: Results) -> Iterator[Sample]:
+    """The answers with their texts."""
+    tasks = {name: {"problems": n} for name, n in results.tasks.items()}
+    with reading(directory / SAMPLES, None, VERSION) as (_, lines):
+        for line in lines:
+            yield Sample.from_json(line.value, tasks)
