@@ -11,6 +11,7 @@ from typing import NamedTuple
 from autodeco_gguf.answers.items import GradedTasks, Item, make_request
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade
 
@@ -36,6 +37,14 @@ class Answer:
     result: Result
     grade: Grade
     seconds: float
+
+    def graded(self) -> bool:
+        """Whether it is right; raises BadFile, naming the problem, where the checker failed on it."""
+        if self.grade.correct is None:
+            problem = self.item.problem
+            message = f"{problem.where}: the checker failed on a sample: {self.grade.error}"
+            raise BadFile(message, file=problem.file)
+        return self.grade.correct
 
 
 def answers(

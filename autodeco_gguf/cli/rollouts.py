@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
+from autodeco_gguf.cli._tasks import read_tasks, task_files, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
-from autodeco_gguf.tasks.checkers import CHECKERS
 
 if TYPE_CHECKING:
     from autodeco_gguf.model.machine import Machine
@@ -18,21 +19,15 @@ if TYPE_CHECKING:
 
 @click.command("rollouts", cls=Verb)
 @click.argument("model", type=GGUF)
-@option(
-    "--problems",
-    type=GGUF,
-    required=True,
-    help='JSONL with "problem" and "gt", or "prompt" (or "question") and "answer", a line.',
-)
+@task_options
 @option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to sample a problem.")
 @option(
-    "--checker",
-    metavar="NAME",
-    default="boxed",
-    help=f"What tells a correct answer: {', '.join(CHECKERS)}, or module:function of your own.",
+    "--keep",
+    type=click.Choice(["correct", "all"]),
+    default="correct",
+    help="all: wrong and cut answers too, each with its grade.",
 )
-@option("--limit", type=click.IntRange(min=1), help="Take the first so many problems.  [default: all]")
 @answer_options
 @option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
@@ -41,39 +36,37 @@ if TYPE_CHECKING:
 @machine_options()
 def rollouts_command(
     model: Path,
-    problems: Path,
     output: Path,
-    limit: int | None,
     ctx: int | None,
     parallel: int,
     force: bool,
     machine: Machine,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
 
     The heads take no part: temperature and top-p are fixed, at 1 as the paper has it. Run again after an interruption
     it goes on from OUTPUT.partial, and gives what an undisturbed run would have given.
 
-    Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --problems train-problems.jsonl -k 16 -o rollouts.jsonl
+    Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --task train-problems.jsonl -k 16 -o rollouts.jsonl
     """
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.files.atomic import check_output
-    from autodeco_gguf.tasks.problems import read_problems
     from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
 
-    settings = RolloutSettings(**sampling)
+    settings = RolloutSettings(**{field.name: options[field.name] for field in fields(RolloutSettings)})
     settings.check()
-    check_output(output, inputs=[model, problems], force=force)  # before the model is loaded
-    read = read_problems(problems, limit, checker=settings.checker)
-    engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
-    with progress_bar("problems") as bar:
+    tasks = read_tasks(options)
+    inputs = [model, *task_files(tasks)]
+    check_output(output, inputs=inputs, force=force)  # before the model is loaded
+    with tasks, progress_bar("problems") as bar:
+        engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
 
         def watch(summary: RolloutSummary, total: int) -> None:
             text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"
             bar.update(summary.problems, total, text)
 
-        summary = rollouts(engine, read, output, settings, inputs=[model, problems], force=force, watch=watch)
+        summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
     click.echo(f"{output}: {_summary(summary)}", err=True)
 
 

@@ -8,23 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from autodeco_gguf.answers.items import GradedTasks, Item, render
+from autodeco_gguf.answers.stream import Answer, Wanted, answers, groups
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.request import Request, Result
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import check_new, check_output
 from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
-from autodeco_gguf.model.sampling import check_seed_range, check_temperature, check_top_p, seed_from
-from autodeco_gguf.tasks.checkers import get_checker
-from autodeco_gguf.tasks.grading import Grader
-from autodeco_gguf.tasks.problems import Problem, located
+from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p, seed_from
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
 
-_VERSION = 2
+_VERSION = 3
 """Of the partial file: it says how samples are drawn, too."""
 
 _ADVICE = "delete it, or use --force to begin anew"
@@ -37,7 +35,7 @@ class RolloutSettings:
 
     Attributes:
         k: samples a problem.
-        checker: one of ``checkers.CHECKERS``.
+        keep: "correct": those that are right and that the model itself ended; "all": wrong and cut ones too.
         seed: in [0, 2**32); the same seed gives the same samples.
         temperature: what all are drawn with; 1 is the model's own distribution.
         top_p: likewise.
@@ -45,7 +43,7 @@ class RolloutSettings:
     """
 
     k: int = 16
-    checker: str = "boxed"
+    keep: Literal["correct", "all"] = "correct"
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -59,7 +57,22 @@ class RolloutSettings:
         check_seed_range(self.seed)
         check_temperature(self.temperature)
         check_top_p(self.top_p)
-        get_checker(self.checker)
+        if self.keep not in ("correct", "all"):
+            raise InvalidInput.of("keep", repr(self.keep), "'correct' or 'all'")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How every token is drawn, but for the seed."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p)
+
+
+class Kept(NamedTuple):
+    """A sample for the output: its number, its text, whether it is right and ended by the model, and why it ended."""
+
+    sample: int
+    text: str
+    correct: bool
+    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,8 @@ class RolloutSummary:
     Attributes:
         problems: finished.
         samples: drawn for them.
-        correct: those kept: right, and ended by the model itself.
+        correct: those that are right, and ended by the model itself.
+        kept: those for the output.
         unsolved: problems without a correct sample.
         continued: problems that an earlier, interrupted run had finished.
         tokens: drawn by this run.
@@ -79,18 +93,21 @@ class RolloutSummary:
     problems: int = 0
     samples: int = 0
     correct: int = 0
+    kept: int = 0
     unsolved: int = 0
     continued: int = 0
     tokens: int = 0
     seconds: float = 0.0
 
-    def plus(self, samples: int, correct: int) -> RolloutSummary:
+    def plus(self, samples: int, kept: Sequence[Kept]) -> RolloutSummary:
         """With one more problem."""
+        correct = sum(sample.correct for sample in kept)
         return replace(
             self,
             problems=self.problems + 1,
             samples=self.samples + samples,
             correct=self.correct + correct,
+            kept=self.kept + len(kept),
             unsolved=self.unsolved + (correct == 0),
         )
 
@@ -104,7 +121,7 @@ RolloutWatch = Callable[[RolloutSummary, int], None]
 
 def rollouts(
     engine: Engine,
-    problems: Sequence[Problem],
+    tasks: GradedTasks,
     output: Path,
     settings: RolloutSettings | None = None,
     *,
@@ -112,14 +129,15 @@ def rollouts(
     force: bool = False,
     watch: RolloutWatch = lambda summary, total: None,
 ) -> RolloutSummary:
-    """Sample answers and write the correct ones as JSONL: prompt, completion, problem (its line), sample (from 0).
+    """Sample answers and write those to keep as JSONL: prompt, completion, task, problem (its line), sample (from 0).
 
+    With all kept also their grade: correct, finish_reason, and weight, 0 for those that a training is not to learn.
     What is finished is kept in ``output`` + ".partial": the same call after an interruption goes on from there, and
     gives the file that an undisturbed run would have given.
 
     Args:
         engine: the model.
-        problems: rendered with the model's chat template as one user message, or as they are.
+        tasks: open; each problem is rendered with the model's chat template as one user message, or as it is.
         output: the file to write.
         settings: how to sample.
         inputs: files that are not to be written over.
@@ -129,116 +147,91 @@ def rollouts(
     Raises:
         InvalidInput: a setting that will not do.
         BadFile: a problem that will not do, named before anything is drawn; a partial file of other settings; the
-            output exists or cannot be written; no sample is correct.
+            output exists or cannot be written; there is no sample to keep.
     """
     settings = settings or RolloutSettings()
     settings.check()
     check_output(output, inputs=inputs, force=force)
     partial_path = output.with_name(output.name + PARTIAL)
     check_output(partial_path, inputs=inputs, force=True)
-    with Grader(settings.checker) as grader:
-        grader.validate(problems)
-        prompts = _prompts(engine, problems, settings)
-        header = _header(engine, problems, prompts, settings)
-        with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force) as journal:
-            check_new([output], force=force)  # another run may have come to its end meanwhile
-            partial = _Partial(journal)
-            summary = _sample(engine, problems, prompts, settings, partial, grader, watch)
-            if summary.correct:
-                write_lines(output, _records(engine, problems, partial), new=not force)
-            partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
-    if not summary.correct:
+    items = render(engine, tasks.tasks, settings.max_tokens)
+    header = _header(engine, tasks, items, settings)
+    with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force) as journal:
+        check_new([output], force=force)  # another run may have come to its end meanwhile
+        partial = _Partial(journal)
+        summary = _sample(engine, tasks, items, settings, partial, watch)
+        if summary.kept:
+            write_lines(output, _records(engine, items, partial, settings), new=not force)
+        partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
+    if not summary.kept:
         raise BadFile(f"none of {summary.samples} samples is correct, so there is nothing for {output}", file=output)
     return summary
 
 
-def _prompts(engine: Engine, problems: Sequence[Problem], settings: RolloutSettings) -> list[list[int]]:
-    """The tokens of every problem, all known to fit."""
-    prompts = []
-    for problem in problems:
-        with located(problem.file, problem.line, by_line=problem.by_line):
-            prompts.append(engine.prompt(problem.text))
-            engine.check(sample_request(prompts[-1], settings, 0, 0))
-    return prompts
-
-
-def sample_request(prompt: list[int], settings: RolloutSettings, problem: int, sample: int) -> Request:
-    """The request for one sample of a problem, both by number; each of them has a seed of its own."""
-    return Request(
-        prompt,
-        seed=seed_from(f"{settings.seed} {problem} {sample}"),
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_tokens=settings.max_tokens,
-    )
+def wanted_samples(items: Sequence[Item], todo: Sequence[int], k: int, seed: int) -> list[Wanted]:
+    """k samples of some problems, by their places among all; each of them has a seed of its own."""
+    return [Wanted(items[i], sample, seed_from(f"{seed} {i} {sample}")) for i in todo for sample in range(k)]
 
 
 def _sample(
     engine: Engine,
-    problems: Sequence[Problem],
-    prompts: Sequence[list[int]],
+    tasks: GradedTasks,
+    items: Sequence[Item],
     settings: RolloutSettings,
     partial: _Partial,
-    grader: Grader,
     watch: RolloutWatch,
 ) -> RolloutSummary:
     """Draw what the partial file lacks, and append it there problem by problem."""
     summary = RolloutSummary()
     for i in sorted(partial.places):
-        summary = summary.plus(settings.k, len(partial.read(i)))
+        summary = summary.plus(settings.k, partial.read(i))
     summary = replace(summary, continued=summary.problems)
-    watch(summary, len(problems))
-    todo = [i for i in range(len(problems)) if i not in partial.places]
-    results: dict[int, list[Result]] = {}
+    watch(summary, len(items))
+    place_of = {item.key: i for i, item in enumerate(items)}
+    todo = [i for i in range(len(items)) if i not in partial.places]
+    wanted = wanted_samples(items, todo, settings.k, settings.seed)
     start, tokens = time.perf_counter(), 0
-    requests = (sample_request(prompts[i], settings, i, sample) for i in todo for sample in range(settings.k))
-    with closing(engine.as_completed(requests)) as generated:
-        for result in generated:
-            i = todo[result.index // settings.k]
-            tokens += len(result.temperature)
-            results.setdefault(i, []).append(result)
-            if len(results[i]) == settings.k:
-                correct = _correct(results.pop(i), settings.k, grader, problems[i])
-                partial.append(i, correct)
-                summary = summary.plus(settings.k, len(correct))
-                summary = replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
-                watch(summary, len(problems))
+    with closing(answers(engine, tasks, wanted, settings.sampling, settings.max_tokens)) as drawn:
+        for group in groups(drawn, settings.k):
+            kept = [_kept(one) for one in group if one.result.finish_reason in ("stop", "length")]
+            kept = [one for one in kept if one.correct or settings.keep == "all"]
+            partial.append(place_of[group[0].item.key], kept)
+            tokens += sum(len(one.result.temperature) for one in group)
+            summary = summary.plus(settings.k, kept)
+            summary = replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
+            watch(summary, len(items))
     return summary
 
 
-def _correct(results: list[Result], k: int, grader: Grader, problem: Problem) -> dict[int, str]:
-    """The texts of the correct samples, by number, in order."""
-    kept = {}
-    for result in results:
-        if result.finish_reason == "stop":
-            grade = grader.grade(result.text, problem.answer)
-            if grade.correct is None:
-                raise BadFile(f"{problem.where}: the checker failed on a sample: {grade.error}", file=problem.file)
-            if grade.correct:
-                kept[result.index % k] = result.text
-    return dict(sorted(kept.items()))
+def _kept(answer: Answer) -> Kept:
+    correct, reason = answer.graded(), answer.result.finish_reason
+    return Kept(answer.number, answer.result.text, correct and reason == "stop", reason)
 
 
-def _records(engine: Engine, problems: Sequence[Problem], partial: _Partial) -> Iterator[dict[str, object]]:
-    for i, problem in enumerate(problems):
-        for sample, text in partial.read(i).items():
-            prompt = engine.render(problem.text)
-            yield {"prompt": prompt, "completion": text, "problem": problem.line, "sample": sample}
+def _records(
+    engine: Engine, items: Sequence[Item], partial: _Partial, settings: RolloutSettings
+) -> Iterator[dict[str, object]]:
+    for i, item in enumerate(items):
+        prompt, problem = engine.render(item.problem.text), item.problem
+        for sample, text, correct, reason in partial.read(i):
+            record = {"prompt": prompt, "completion": text, "task": item.task, "problem": problem.line}
+            grade = {"correct": correct, "finish_reason": reason, "weight": int(correct)}
+            yield {**record, "sample": sample, **(grade if settings.keep == "all" else {})}
 
 
 # ---- what is finished so far ----
 
 
-def _header(
-    engine: Engine, problems: Sequence[Problem], prompts: Sequence[list[int]], settings: RolloutSettings
-) -> Header:
+def _header(engine: Engine, tasks: GradedTasks, items: Sequence[Item], settings: RolloutSettings) -> Header:
     """All that the samples depend on."""
     digest = hashlib.sha256()
-    for problem, tokens in zip(problems, prompts, strict=True):
-        digest.update(repr((problem.line, problem.answer, tokens)).encode("utf-8", "surrogatepass"))
+    for item in items:
+        where = item.task, item.problem.line, item.problem.answer, item.tokens
+        digest.update(repr(where).encode("utf-8", "surrogatepass"))
     return {
         "rollouts": _VERSION,
         "model": engine.context.file.base().fingerprint()[:16],
+        "checker": ", ".join(dict.fromkeys(task.checker for task in tasks.tasks)),
         "problems": digest.hexdigest()[:16],
         "ctx": engine.n_ctx,
         "cache_type": engine.machine.cache_type,
@@ -248,7 +241,7 @@ def _header(
 
 
 class _Partial:
-    """The partial file: a journal of ``[problem, {sample: text, ...}]``, a line for every finished problem."""
+    """The partial file: a journal of ``[problem, [samples to keep]]``, a line for every finished problem."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -259,15 +252,17 @@ class _Partial:
             except (ValueError, TypeError, AttributeError) as e:
                 raise journal.refused(line.number, "damaged") from e
 
-    def read(self, problem: int) -> dict[int, str]:
-        """The correct samples of a finished problem."""
+    def read(self, problem: int) -> list[Kept]:
+        """The samples to keep of a finished problem."""
         return _parse(self._journal.read(self.places[problem]))[1]
 
-    def append(self, problem: int, texts: dict[int, str]) -> None:
+    def append(self, problem: int, kept: Sequence[Kept]) -> None:
         """Add a finished problem; it stays, whatever happens to this process."""
-        self.places[problem] = self._journal.append([problem, texts])
+        self.places[problem] = self._journal.append([problem, kept])
 
 
-def _parse(value: Any) -> tuple[int, dict[int, str]]:
-    problem, texts = value
-    return int(problem), {int(sample): str(text) for sample, text in texts.items()}
+def _parse(value: Any) -> tuple[int, list[Kept]]:
+    problem, kept = value
+    return int(problem), [
+        Kept(int(sample), str(text), bool(correct), str(reason)) for sample, text, correct, reason in kept
+    ]

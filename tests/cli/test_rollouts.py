@@ -59,6 +59,21 @@ def test_command(merged: Path, problems: Path, tmp_path: Path, monkeypatch: pyte
     assert output.read_bytes().splitlines() != lines
 
 
+def test_several_tasks_and_all_answers(merged: Path, problems: Path, tmp_path: Path, capfd: Capture) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"prompt": "Hi", "answer": "x"}\n')
+    output = tmp_path / "out.jsonl"
+    args = ("--task", problems, "--task", more, "--checker", "exact", "--keep", "all", "-k", 2, "-n", 5, "-c", 128)
+    outcome = run(capfd, merged, *args, "-o", output)
+    assert outcome.status == 0, outcome.err
+    lines = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert [(line["task"], line["problem"]) for line in lines] == [
+        (task, n) for task, n in (("p", 1), ("p", 2), ("p", 3), ("more", 1)) for _ in range(2)
+    ]
+    assert {line["correct"] for line in lines} == {False}
+    assert outcome.err.startswith(f"{output}: 0 of 8 samples are correct, 4 of 4 problems have none; ")
+
+
 def test_command_interrupted(
     qwen2: Case, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
@@ -72,10 +87,11 @@ def test_command_interrupted(
     outcome = run(capfd, qwen2.base, "--problems", problems, "-o", output, "-k", 3, "-c", 256)
     assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "interrupted")
     assert not output.exists()
-    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 2, ')
+    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 3, ')
 
 
 USAGE: dict[str, tuple[list[object], int, str]] = {
+    "two of a name": (["--task", "p.jsonl"], 2, "two tasks are called 'p'; rename a file"),
     "k": (["-k", 0], 2, "Invalid value for '-k': 0 is not in the range x>=1."),
     "checker": (["--checker", "rhyme"], 2, "checker 'rhyme', expected one of boxed, "),
     "temperature": (["--temperature", -1], 2, "-1.0 is not in the range x>=0."),
@@ -84,7 +100,8 @@ USAGE: dict[str, tuple[list[object], int, str]] = {
     "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
     "parallel": (["--parallel", 257], 2, "n_parallel 257, expected 1 to 256"),
     "context": (["-c", 1], 1, "p.jsonl:1: the prompt has "),
-    "no problems": (["--problems", "nowhere.jsonl"], 1, "nowhere.jsonl: cannot be read: No such file or directory"),
+    "no problems": (["--problems", "nowhere.jsonl"], 2, "nowhere.jsonl: no such file; a task is demo, or "),
+    "keep": (["--keep", "best"], 2, "'best' is not one of 'correct', 'all'"),
     "over its input": (["-o", "p.jsonl", "--force"], 1, "p.jsonl: is the input p.jsonl; choose another output"),
     "no directory": (["-o", "nowhere/x.jsonl"], 1, "nowhere/x.jsonl: no such directory as "),
 }
@@ -110,11 +127,11 @@ def test_no_model(problems: Path, tmp_path: Path, capfd: Capture) -> None:
 
 EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
 BAD_PROBLEMS: dict[str, tuple[bytes, str]] = {
-    "empty file": (b"", f": no problem in it, expected lines of {EXPECTED}"),
-    "blank": (b"\n \n", f": no problem in it, expected lines of {EXPECTED}"),
+    "empty file": (b"", ": no record in it"),
+    "blank": (b"\n \n", ": no record in it"),
     "no JSON": (b'{"problem": "a", "gt": "b"}\n{"problem": \n', ":2: not JSON: Expecting value at column "),
     "no UTF-8": (b'{"problem": "caf\xe9"}', ":1: not UTF-8 at byte 16"),
-    "a list": (b"[1]", f":1: is a list, expected {EXPECTED}"),
+    "a list": (b"[1]", ":1: is a list, expected an object"),
     "other keys": (b'{"ask": "a", "b": 1}', f":1: has the keys ['ask', 'b'], expected {EXPECTED}"),
     "no answer": (b'{"problem": "a", "answer": "b"}', f":1: gt is missing, expected {EXPECTED}"),
     "null": (b'{"prompt": "a", "answer": null}', ":1: answer is null, expected a string or a number"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,15 @@ from broken import replaced, rewrite, tensors_of
 from conftest import Case
 from training_helpers import tame
 
+from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
-from autodeco_gguf.training.rollouts import RolloutSettings, RolloutSummary, rollouts, sample_request
+from autodeco_gguf.tasks.tasks import Task
+from autodeco_gguf.training.rollouts import RolloutSettings, RolloutSummary, rollouts, wanted_samples
 
-SETTINGS = RolloutSettings(k=5, checker="even", seed=3, max_tokens=8)
+SETTINGS = RolloutSettings(k=5, seed=3, max_tokens=8)
 PROBLEMS = [Problem(text, "1", 10 + i) for i, text in enumerate(("Hello", "What?", "é", "Hello"))]
 
 
@@ -36,8 +38,17 @@ def engine(qwen2: Case) -> Iterator[Engine]:
     engine.close()
 
 
-def sample(engine: Engine, output: Path, settings: RolloutSettings = SETTINGS, **kwargs: Any) -> RolloutSummary:
-    return rollouts(engine, PROBLEMS, output, settings, **kwargs)
+def sample(
+    engine: Engine,
+    output: Path,
+    settings: RolloutSettings = SETTINGS,
+    *,
+    problems: Sequence[Problem] = PROBLEMS,
+    checker: str = "even",
+    **kwargs: Any,
+) -> RolloutSummary:
+    with GradedTasks([Task("p", tuple(problems), checker)]) as tasks:
+        return rollouts(engine, tasks, output, settings, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,7 @@ def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path)
     kept = [(i, text) for i, text, reason in sorted(drawn) if reason == "stop" and len(text) % 2 == 0]
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert lines == [
-        {"prompt": PROBLEMS[i // 5].text, "completion": text, "problem": 10 + i // 5, "sample": i % 5}
+        {"prompt": PROBLEMS[i // 5].text, "completion": text, "task": "p", "problem": 10 + i // 5, "sample": i % 5}
         for i, text in kept
     ]
     assert 3 <= len(kept) <= 17
@@ -90,22 +101,51 @@ def test_the_same_at_any_parallel(qwen2: Case, n_parallel: int, undisturbed: byt
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
 
-def test_every_problem_and_sample_has_a_seed_of_its_own(engine: Engine) -> None:
-    def seeds(settings: RolloutSettings) -> set[int | None]:
-        requests: list[Request] = [
-            sample_request([1], settings, problem, sample) for problem in range(12) for sample in range(12)
-        ]
-        return {request.seed for request in requests}
+def test_every_problem_and_sample_has_a_seed_of_its_own() -> None:
+    items = [Item("p", i, PROBLEMS[0], [1]) for i in range(12)]
+    seeds = {one.seed for one in wanted_samples(items, range(12), 12, 3)}
+    assert len(seeds) == 144
+    assert not seeds & {one.seed for one in wanted_samples(items, range(12), 12, 4)}
+    assert [one.seed for one in wanted_samples(items, [7], 2, 3)] == [
+        one.seed for one in wanted_samples(items, range(12), 12, 3) if one.item.number == 7 and one.number < 2
+    ]
 
-    assert len(seeds(SETTINGS)) == 144
-    assert not seeds(SETTINGS) & seeds(RolloutSettings(seed=4))
+
+def test_all_are_kept_with_their_grades(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
+    summary = sample(engine, tmp_path / "out.jsonl", replace(SETTINGS, keep="all"))
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [(line["problem"], line["sample"]) for line in lines] == [(10 + i, n) for i in range(4) for n in range(5)]
+    for line in lines:
+        assert line["correct"] == (line["finish_reason"] == "stop" and len(line["completion"]) % 2 == 0)
+        assert line["weight"] == int(line["correct"])
+    kept = [{k: v for k, v in line.items() if k not in ("correct", "finish_reason", "weight")}
+            for line in lines if line["correct"]]  # fmt: skip
+    assert kept == [json.loads(line) for line in undisturbed.splitlines()]
+    assert {line["finish_reason"] for line in lines} == {"stop", "length"}
+    assert (summary.kept, summary.correct, summary.samples) == (20, len(kept), 20)
+
+
+def test_none_is_right_and_all_are_kept(engine: Engine, tmp_path: Path) -> None:
+    settings = RolloutSettings(k=1, keep="all", max_tokens=3)
+    summary = sample(engine, tmp_path / "out.jsonl", settings, checker="never")
+    assert (summary.kept, summary.correct, summary.unsolved) == (4, 0, 4)
+    assert (tmp_path / "out.jsonl").read_bytes().count(b'"correct": false') == 4
+
+
+def test_several_tasks(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
+    tasks = [Task("one", tuple(PROBLEMS[:3]), "even"), Task("two", tuple(PROBLEMS[3:]), "even")]
+    with GradedTasks(tasks) as graded:
+        rollouts(engine, graded, tmp_path / "out.jsonl", SETTINGS)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [{**line, "task": "p"} for line in lines] == [json.loads(line) for line in undisturbed.splitlines()]
+    assert [line["task"] for line in lines] == ["one" if line["problem"] < 13 else "two" for line in lines]
 
 
 @pytest.mark.parametrize(
     "other", [{"seed": 4}, {"temperature": 0.7}, {"top_p": 0.5}, {"max_tokens": 5}, {"k": 4}], ids=lambda o: min(o)
 )
 def test_settings_have_an_effect(other: dict[str, Any], engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
-    settings = {"k": 5, "checker": "even", "seed": 3, "max_tokens": 8, **other}
+    settings = {"k": 5, "seed": 3, "max_tokens": 8, **other}
     sample(engine, tmp_path / "out.jsonl", RolloutSettings(**settings))
     assert (tmp_path / "out.jsonl").read_bytes() != undisturbed
 
@@ -144,7 +184,7 @@ def test_it_goes_on_after_an_interruption(done: int, engine: Engine, undisturbed
     assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl.partial"]
     assert partial.read_bytes().count(b"\n") == 1 + done
     with partial.open("ab") as f:
-        f.write(b'[2, {"0": "half a li')
+        f.write(b'[2, [[0, "half a li')
     summary = sample(engine, output)
     assert (summary.continued, summary.problems, summary.samples) == (done, 4, 20)
     assert (summary.tokens == 0) == (done == 4)
@@ -153,7 +193,7 @@ def test_it_goes_on_after_an_interruption(done: int, engine: Engine, undisturbed
 
 
 def test_an_interruption_while_the_settings_were_written(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 2, "mo')
+    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 3, "mo')
     sample(engine, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
@@ -163,7 +203,7 @@ def test_another_interruption(engine: Engine, undisturbed: bytes, tmp_path: Path
         with pytest.raises(KeyboardInterrupt):
             sample(engine, tmp_path / "out.jsonl", watch=interrupt_after(n))
         with (tmp_path / "out.jsonl.partial").open("ab") as f:
-            f.write(b"[3, {")
+            f.write(b"[3, [")
     assert sample(engine, tmp_path / "out.jsonl").continued == 3
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
@@ -171,7 +211,7 @@ def test_another_interruption(engine: Engine, undisturbed: bytes, tmp_path: Path
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "k": ({"k": 6}, "begun with k 5, this run has 6"),
     "seed": ({"seed": 4}, "begun with seed 3, this run has 4"),
-    "checker": ({"checker": "never"}, "begun with checker even, this run has never"),
+    "keep": ({"keep": "all"}, "begun with keep correct, this run has all"),
     "max tokens": ({"max_tokens": None}, "begun with max_tokens 8, this run has none"),
     "temperature": ({"temperature": 0.5}, "begun with temperature 1.0, this run has 0.5"),
     "top-p": ({"top_p": 0.5}, "begun with top_p 1.0, this run has 0.5"),
@@ -187,11 +227,16 @@ def interrupted(engine: Engine, tmp_path: Path) -> Path:
 
 
 def assert_other(
-    engine: Engine, output: Path, message: str, problems: list[Problem], settings: RolloutSettings
+    engine: Engine,
+    output: Path,
+    message: str,
+    problems: list[Problem],
+    settings: RolloutSettings,
+    checker: str = "even",
 ) -> None:
     before = output.with_name("out.jsonl.partial").read_bytes()
     with pytest.raises(BadFile) as error:
-        rollouts(engine, problems, output, settings)
+        sample(engine, output, settings, problems=problems, checker=checker)
     assert error.value.file == f"{output}.partial"
     assert str(error.value) == f"{output}.partial: {message}; delete it, or use --force to begin anew"
     assert output.with_name("out.jsonl.partial").read_bytes() == before
@@ -200,7 +245,7 @@ def assert_other(
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_partial_file_of_other_settings(name: str, engine: Engine, interrupted: Path) -> None:
     change, message = OTHERS[name]
-    settings = RolloutSettings(**{"k": 5, "checker": "even", "seed": 3, "max_tokens": 8, **change})
+    settings = RolloutSettings(**{"k": 5, "seed": 3, "max_tokens": 8, **change})
     assert_other(engine, interrupted, message, PROBLEMS, settings)
 
 
@@ -208,6 +253,8 @@ def test_a_partial_file_of_other_problems_and_models(
     engine: Engine, qwen2: Case, interrupted: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     assert_other(engine, interrupted, "begun with other problems", PROBLEMS[:3], SETTINGS)
+    words = "begun with checker even, this run has never"
+    assert_other(engine, interrupted, words, PROBLEMS, SETTINGS, "never")
     name, norm, _ = next(t for t in tensors_of(qwen2.base) if t[0] == "output_norm.weight")
     tuned = rewrite(qwen2.base, tmp_path_factory.mktemp("tuned") / "x.gguf", edit=replaced(name, norm * 1.01))
     other = Engine(tuned, n_ctx=128, machine=Machine(n_threads=1))
@@ -219,7 +266,7 @@ def test_a_partial_file_of_other_problems_and_models(
         (Machine(n_threads=1, flash_attn=False), "begun with flash_attn True, this run has False"),
     ):
         assert_other(Engine(qwen2.base, n_ctx=128, machine=machine), interrupted, words, PROBLEMS, SETTINGS)
-    assert rollouts(longer, PROBLEMS, interrupted, SETTINGS, force=True).continued == 0
+    assert sample(longer, interrupted, force=True).continued == 0
     assert not interrupted.with_name("out.jsonl.partial").exists()
 
 
@@ -242,7 +289,7 @@ def test_some_other_partial_file(content: bytes, message: str, engine: Engine, t
     assert_other(engine, tmp_path / "out.jsonl", message, PROBLEMS, SETTINGS)
 
 
-@pytest.mark.parametrize("line", [b"x\n", b"[1]\n", b'["a", {}]\n', b"[0, 5]\n", b"{}\n"])
+@pytest.mark.parametrize("line", [b"x\n", b"[1]\n", b'["a", []]\n', b"[0, 5]\n", b"[0, [[1]]]\n", b"{}\n"])
 def test_a_damaged_partial_file(line: bytes, engine: Engine, interrupted: Path) -> None:
     partial = interrupted.with_name("out.jsonl.partial")
     partial.write_bytes(partial.read_bytes() + line)
@@ -252,7 +299,7 @@ def test_a_damaged_partial_file(line: bytes, engine: Engine, interrupted: Path) 
 
 def test_nothing_correct(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"^none of 4 samples is correct, so there is nothing for .*out\.jsonl$"):
-        sample(engine, tmp_path / "out.jsonl", RolloutSettings(k=1, checker="never", max_tokens=3))
+        sample(engine, tmp_path / "out.jsonl", RolloutSettings(k=1, max_tokens=3), checker="never")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +311,7 @@ def test_problems_are_looked_at_before_anything_is_drawn(engine: Engine, tmp_pat
         (wrong, r'^p\.jsonl:8: answer \'no story\': not of the form "NAME A B"'),
     ):
         with pytest.raises(BadFile, match=message):
-            rollouts(engine, [good, problem], tmp_path / "out.jsonl", RolloutSettings(checker="story"))
+            sample(engine, tmp_path / "out.jsonl", problems=[good, problem], checker="story")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -276,7 +323,7 @@ def test_problems_are_looked_at_before_anything_is_drawn(engine: Engine, tmp_pat
         ({"seed": 2**32}, "seed 4294967296, expected 0 to 2**32 - 1"),
         ({"temperature": -1.0}, "temperature -1.0, expected a number >= 0 (0 is greedy) and <= 1e6"),
         ({"top_p": 2.0}, "top_p 2.0, expected a number in [0, 1]"),
-        ({"checker": "rhyme"}, "checker 'rhyme', expected one of "),
+        ({"keep": "best"}, "keep 'best', expected 'correct' or 'all'"),
     ],
 )
 def test_settings_out_of_range(setting: dict[str, Any], message: str) -> None:

@@ -1,0 +1,70 @@
+"""The options of verbs that sample answers to problems and grade them."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autodeco_gguf.cli._common import F
+from autodeco_gguf.tasks.adapters import ADAPTERS
+from autodeco_gguf.tasks.checkers import CHECKERS
+
+if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import GradedTasks
+
+CHECKER_HELP = f"""What tells a right answer of all tasks: {", ".join(CHECKERS)}, or module:function of your own.  \
+[default: the format's own, else boxed]"""
+
+_OPTIONS = (
+    click.option(
+        "--task",
+        "--problems",
+        "tasks",
+        multiple=True,
+        metavar="[FORMAT:]SOURCE",
+        help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
+        f"FORMAT: {', '.join(ADAPTERS)}.",
+    ),
+    click.option("--checker", metavar="NAME", help=CHECKER_HELP),
+    click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]"),
+    click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        help="Seconds for checking an answer.",
+    ),
+)
+
+
+def task_options(command: F) -> F:
+    """The options that say what is asked; :func:`read_tasks` reads them."""
+    return reduce(lambda f, option: option(f), reversed(_OPTIONS), command)
+
+
+def read_tasks(options: dict[str, Any]) -> GradedTasks:
+    """The tasks asked for, not yet open.
+
+    Raises:
+        click.UsageError: none is.
+        AutoDecoError: one that cannot be read.
+    """
+    from autodeco_gguf.answers.items import GradedTasks
+    from autodeco_gguf.tasks.checkers import get_checker
+    from autodeco_gguf.tasks.tasks import read_task
+
+    if not options["tasks"]:
+        raise click.UsageError("Missing option '--task'.")
+    if options["checker"] is not None:
+        get_checker(options["checker"])  # before anything is read
+    tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in options["tasks"]]
+    return GradedTasks(tasks, options["time_limit"])
+
+
+def task_files(tasks: GradedTasks) -> list[Path]:
+    """The files that the problems are from, for who writes another."""
+    names = dict.fromkeys(problem.file for task in tasks.tasks for problem in task.problems)
+    return [path for path in map(Path, names) if path.exists()]
