@@ -1,8 +1,8 @@
 """Successive halving: the best of many candidates, when every look at one has noise and takes time.
 
-All candidates are tried on a few problems, the better ones on more, and so on; which go on is told by all that has been
-seen of them. Jamieson and Talwalkar, Non-stochastic Best Arm Identification (2016); here the number of problems of every
-round is given, as it is planned from the time there is.
+All candidates are tried on a few problems, the better ones on more, and so on; which go on is told by all that has
+been seen of them. Jamieson and Talwalkar, Non-stochastic Best Arm Identification (2016); here the number of problems
+of every round is given, as it is planned from the time there is.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.tuning.plan import Speed
 
 BATCHES = 2

@@ -80,13 +80,6 @@ def _ranges(n: int) -> dict[str, tuple[int, int]]:
     return {"training": (0, training), "validation": (training, n - test), "test": (n - test, n)}
 
 
-def first(tasks: Sequence[Task], n: int) -> Tasks:
-    """About n problems, at least one of each task and of all tasks the same share: the first of each."""
-    total = sum(len(task.problems) for task in tasks)
-    share = min(1.0, n / total)
-    return tuple(replace(task, problems=task.problems[: max(1, int(share * len(task.problems) + 1e-9))]) for task in tasks)
-
-
 def size(tasks: Sequence[Task]) -> int:
     """Problems of all of them."""
     return sum(len(task.problems) for task in tasks)

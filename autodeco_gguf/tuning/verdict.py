@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autodeco_gguf.evaluation.estimates import Difference, holm, paired_bootstrap
-from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.tuning.scores import Row
 
 ALPHA = 0.05
