@@ -57,7 +57,7 @@ class Trial:
             self.watch(stage, progress)
 
         results = evaluate(self.engine, self.tasks.of(tasks), directory, methods, settings, plots=False, watch=watch)
-        return rows(directory, results, self.measure)
+        return rows(directory, results, tasks, self.measure)
 
     def search(
         self, tasks: Sequence[Task], directory: Path, pairs: Sequence[Config], plan: Plan

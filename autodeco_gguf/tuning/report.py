@@ -170,8 +170,8 @@ def _found_cells(tuned: Tuned, found: Found[Config]) -> dict[str, str]:
     return {
         "T": f"{temperature:g}",
         "P": f"{top_p:g}",
-        _head(tuned): _with_error(tuned.unit, found.mean, found.se),
-        "problems": str(found.problems),
+        _head(tuned): tuned.unit.value(found.mean),
+        "tried on": str(found.problems),
     }
 
 

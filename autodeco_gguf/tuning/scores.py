@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from autodeco_gguf.evaluation.estimates import Array
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.evaluation.results import Results
-from autodeco_gguf.evaluation.samples import SAMPLES, Sample
+from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
-from autodeco_gguf.evaluation.summary import Groups, Scores, all_problems, by_config, complete_scores
+from autodeco_gguf.evaluation.summary import Groups, all_problems, by_config, complete_scores
 from autodeco_gguf.files.journal import reading
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Row:
     top_p: float | None
 
 
-Measure = Callable[[Config, Groups, EvalSettings], Array]
-"""(config, all its answers by problem, how they were drawn) -> a value for each problem."""
+Measure = Callable[[Config, Groups, EvalSettings, Mapping[ProblemKey, Problem]], Array]
+"""(config, all its answers by problem, how they were drawn, the problems) -> a value for each problem."""
 
 
 def measure_of(reward: str) -> Measure:
@@ -39,31 +41,28 @@ def measure_of(reward: str) -> Measure:
     return {"correct": _right, "any": _passed, "distinct": _distinct}[reward]
 
 
-def _right(config: Config, groups: Groups, settings: EvalSettings) -> Array:
-    return _scores(config, groups, settings).right
+def _right(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
+    return complete_scores(config, groups, groups, settings).right
 
 
-def _passed(config: Config, groups: Groups, settings: EvalSettings) -> Array:
-    return _scores(config, groups, settings).passed[settings.k]
+def _passed(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
+    return complete_scores(config, groups, groups, settings).passed[settings.k]
 
 
-def _distinct(config: Config, groups: Groups, settings: EvalSettings) -> Array:
-    return _scores(config, groups, settings).distinct[settings.k]
+def _distinct(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
+    return complete_scores(config, groups, groups, settings).distinct[settings.k]
 
 
-def _scores(config: Config, groups: Groups, settings: EvalSettings) -> Scores:
-    return complete_scores(config, groups, list(groups), settings)
-
-
-def rows(directory: Path, results: Results, measure: Measure) -> list[Row]:
-    """How the methods of an evaluation did, from its results and the answers in its directory."""
+def rows(directory: Path, results: Results, tasks: Iterable[Task], measure: Measure) -> list[Row]:
+    """How the methods of an evaluation of these tasks did, from its results and the answers in its directory."""
     settings = results.settings
+    asked = {(task.name, number): problem for task in tasks for number, problem in enumerate(task.problems)}
     grouped = by_config(_read(directory, results), settings)
     problems = all_problems(grouped, settings)
     found = []
     for method in results.methods:
         groups = {problem: grouped[method.config].get(problem, []) for problem in problems}
-        values = measure(method.config, groups, settings)
+        values = measure(method.config, groups, settings, asked)
         means = (None if moments is None else moments.mean for moments in (method.temperature, method.top_p))
         found.append(Row(method.name, method.config, values, method.overall.tokens_mean, *means))
     return found

@@ -40,14 +40,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The row to take, and the claims that tell."""
+    """The row to take, the one that heads had to be better than, and the claims that tell."""
 
     chosen: str
+    without_heads: str
     claims: tuple[Claim, ...]
-
-    def of(self, ahead: str, other: str) -> Claim | None:
-        """The claim about two rows."""
-        return next((claim for claim in self.claims if (claim.ahead, claim.of) == (ahead, other)), None)
 
 
 def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit: float) -> Verdict:
@@ -74,7 +71,7 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
     chosen = best([chosen, *(name for name in usual if claims[pair, name].worse)])
     against = chosen if chosen == GREEDY else pair
     chosen = best([chosen, *(h for h in heads if claims[h, against].better)])
-    return Verdict(chosen, tuple(claims.values()))
+    return Verdict(chosen, against, tuple(claims.values()))
 
 
 # ---- in words ----
@@ -124,18 +121,11 @@ def words(verdict: Verdict, rows: Mapping[str, Row], pair: str, unit: Unit) -> l
     if verdict.chosen == GREEDY and not any(claim.p < ALPHA for claim in verdict.claims):
         said.append(f"Nothing that was tried is shown to differ from it by {unit.measure} on {n} problems.")
     for claim in verdict.claims:
-        if (claim.ahead, claim.of) not in _told(verdict, pair):
-            continue
-        said.append(_sentence(claim, label(rows[claim.ahead]), label(rows[claim.of]), unit))
+        if pair == claim.ahead or verdict.without_heads == claim.of:
+            said.append(_sentence(claim, label(rows[claim.ahead]), label(rows[claim.of]), unit))
     if n < FEW_PROBLEMS:
         said.append(f"With {n} problems to compare on only large differences show.")
     return said
-
-
-def _told(verdict: Verdict, pair: str) -> list[tuple[str, str]]:
-    """The claims worth a sentence: heads against what would be taken without them, and the pair against all."""
-    base = GREEDY if verdict.chosen == GREEDY else pair
-    return [(c.ahead, c.of) for c in verdict.claims if c.ahead == pair or c.of == base]
 
 
 def _sentence(claim: Claim, ahead: str, of: str, unit: Unit) -> str:
