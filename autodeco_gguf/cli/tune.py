@@ -87,4 +87,7 @@ def _progress(settings: TuneSettings) -> Iterator[TuneWatch]:
         def on_progress(p: TuneProgress) -> None:
             bar.update(round(p.seconds), max(1, round(p.total)), f"s, {p.text}")
 
-        yield TuneWatch(plan=on_plan, progress=on_progress)
+        def on_warning(warning: str) -> None:
+            bar.say(f"warning: {warning}")
+
+        yield TuneWatch(plan=on_plan, progress=on_progress, warning=on_warning)

@@ -7,20 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autodeco_gguf.answers.items import GradedTasks
-from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.settings import TuneSettings
-from autodeco_gguf.tuning.split import Split
+from autodeco_gguf.tuning.split import VALIDATION
 
-ADAPTER = "heads.gguf"
+CHECKPOINT, ADAPTER = "heads", "heads.gguf"
 """The trained heads in the directory of a tuning."""
 
-ROUND_ANSWERS = 12 * 16
-START_S = 15.0
+Say = Callable[[str], None]
 
 
 def obstacle(settings: TuneSettings) -> str | None:
-    """Why no heads are trained, whatever the time."""
+    """Why no heads are trained, whatever the time; None where nothing stands in the way."""
     if not settings.train:
         return "it was not asked for"
     if importlib.util.find_spec("torch") is None:
@@ -28,15 +26,67 @@ def obstacle(settings: TuneSettings) -> str | None:
     return None
 
 
+def validation_problems(n: int) -> int:
+    """Problems of n that a training holds out."""
+    from autodeco_gguf.training.reward_settings import MAX_VALIDATION
+
+    return min(MAX_VALIDATION, round(VALIDATION * n))
+
+
 def train_heads(
     model: Path,
-    own: HeadWeights | None,
-    graded: GradedTasks,
-    parts: Split,
+    start: Path | None,
+    tasks: GradedTasks,
     output: Path,
     settings: TuneSettings,
     plan: Plan,
-    say: Callable[[str], None],
+    say: Say,
+    warn: Say,
 ) -> Path:
-    """Train heads; the adapter."""
-    raise NotImplementedError
+    """Train heads for the reward, from those in ``start`` or by likelihood first; the adapter.
+
+    What is finished stays in ``output``, and is not trained again.
+
+    Raises:
+        AutoDecoError: as ``train_reward``.
+    """
+    from autodeco_gguf.training.output import Output
+    from autodeco_gguf.training.reward import LIKELIHOOD, RewardOptions, RewardWatch, train_reward
+    from autodeco_gguf.training.reward_settings import RewardSettings
+    from autodeco_gguf.training.reward_trainer import Round
+
+    directory, training = output / CHECKPOINT, plan.training
+    assert training is not None
+    if (output / ADAPTER).exists() and not Output(directory).unfinished:
+        return output / ADAPTER
+
+    def on_round(done: Round) -> None:
+        value = "" if done.train is None else f", reward {done.train.reward:.3f}"
+        say(f"training, round {done.round} of {done.rounds}{value}")
+
+    trained = train_reward(
+        model,
+        tasks,
+        directory,
+        RewardSettings(
+            reward=settings.reward,
+            k=training.k,
+            rounds=plan.rounds,
+            problems=training.problems,
+            max_tokens=settings.max_tokens,
+            start_rounds=training.start_rounds,
+            start_steps=training.start_steps,
+            validation=VALIDATION,
+            evaluations=training.validations,
+            seed=settings.seed,
+        ),
+        options=RewardOptions(
+            start=start or LIKELIHOOD,
+            n_ctx=settings.n_ctx,
+            n_parallel=settings.n_parallel,
+            time_limit=settings.time_limit,
+        ),
+        machine=settings.machine,
+        watch=RewardWatch(lambda name, done, of: say(f"training, {name} {done} of {of}"), warn, on_round),
+    )
+    return trained.adapter

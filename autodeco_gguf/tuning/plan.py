@@ -30,8 +30,15 @@ MOST_PASSES = 16
 FEWEST_TEST = 8
 """Problems to compare on."""
 
-FEWEST_ROUNDS, MOST_ROUNDS = 12, 60
+FEWEST_ROUNDS, MOST_ROUNDS = 15, 40
 """Of training: with fewer, heads learn little; with more they were not seen to gain."""
+
+LEARNING = 0.5
+"""What it takes to learn from an answer, in the time that it takes to draw one."""
+
+LIKELIHOOD_BATCH = 32
+"""Answers of a step of the start by likelihood."""
+
 
 Pair = tuple[float, float]
 
@@ -40,6 +47,32 @@ def grid(*, coarse: bool) -> list[Pair]:
     """The pairs T, P of a search, greedy first, then from the least random on."""
     temperatures, top_ps = _COARSE if coarse else (TEMPERATURES, TOP_PS)
     return [(0.0, 1.0), *((t, p) for t in temperatures for p in top_ps)]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training on reward, but for its number of rounds: problems and answers to each of a round, and so on."""
+
+    problems: int
+    k: int
+    validations: int
+    start_rounds: int
+    start_steps: int
+
+    @property
+    def round_answers(self) -> float:
+        """What a round costs, in answers."""
+        return self.problems * self.k * (1 + LEARNING)
+
+    def fixed_answers(self, validation_problems: int, start: bool) -> float:
+        """What all but the rounds costs, in answers; ``start`` is whether heads begin by likelihood."""
+        validation = (1 + self.validations) * validation_problems * self.k
+        drawn = self.start_rounds * self.problems * self.k
+        return validation + start * (drawn + LEARNING * self.start_steps * LIKELIHOOD_BATCH)
+
+
+TRAININGS = (Training(24, 16, 6, 4, 60), Training(12, 16, 4, 4, 60), Training(8, 8, 3, 4, 40))
+"""The first for which there is time for enough rounds."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +94,10 @@ class Work:
         group: answers to a problem that are judged together, 1 where each is by itself.
         methods: with random answers, compared on the test, without the trained heads.
         at_once: answers that the model draws at a time: the last ones of a batch run without company.
-        round_answers: answers of a round of training, None where there is to be none.
-        round_factor: seconds of such a round, in those that its answers take.
-        start_s: what training takes before the first round and after the last.
+        trains: whether heads are to be trained, if there is time.
+        validation_problems: that training asks again and again.
+        likelihood: whether heads begin by likelihood, having no others to begin from.
+        start_s: what it takes to load the model for training and to compare the heads, besides their answers.
     """
 
     search_problems: int
@@ -71,14 +105,15 @@ class Work:
     group: int = 1
     methods: int = 3
     at_once: int = 16
-    round_answers: int | None = None
-    round_factor: float = 1.5
+    trains: bool = True
+    validation_problems: int = 0
+    likelihood: bool = True
     start_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, with the seconds for each part. ``rounds`` is 0 where no heads are trained.
+    """What will be done, with the seconds for each part. ``training`` is None where no heads are trained.
 
     ``seconds`` is all there was to plan with. ``test_times`` is how often a group of answers to a test problem is
     drawn. ``heads_s`` are the seconds with which heads could be trained too, None where they are, or cannot be.
@@ -87,6 +122,7 @@ class Plan:
     seconds: float
     coarse: bool
     rungs: tuple[Rung, ...]
+    training: Training | None
     rounds: int
     test_problems: int
     test_times: int
@@ -108,10 +144,10 @@ def make_plan(seconds: float, speed: Speed, work: Work) -> Plan:
         InvalidInput: too little time even for fixed pairs alone.
     """
     usable = (1 - RESERVE) * seconds
-    rounds = _rounds(usable, speed, work)
-    training_share = TRAINING if rounds else 0.0
+    training, rounds = _training(usable, speed, work)
+    training_share = TRAINING if training else 0.0
     search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
-    test = _test(usable * TEST, speed, work, work.methods + (rounds > 0))
+    test = _test(usable * TEST, speed, work, work.methods + (training is not None))
     if search is None or test is None:
         needed = _least_seconds(speed, work)
         raise InvalidInput(
@@ -124,9 +160,9 @@ def make_plan(seconds: float, speed: Speed, work: Work) -> Plan:
         )
     coarse, rungs, search_s = search
     problems, times, test_s = test
-    training_s = work.start_s + rounds * _round_s(speed, work) if rounds else 0.0
-    heads_s = None if rounds or work.round_answers is None else _seconds_with_heads(speed, work)
-    return Plan(seconds, coarse, rungs, rounds, problems, times, search_s, training_s, test_s, heads_s)
+    training_s = 0.0 if training is None else _training_s(training, rounds, speed, work)
+    heads_s = None if training or not work.trains else _seconds_with_heads(speed, work)
+    return Plan(seconds, coarse, rungs, training, rounds, problems, times, search_s, training_s, test_s, heads_s)
 
 
 def _of_time(seconds: float) -> str:
@@ -136,20 +172,24 @@ def _of_time(seconds: float) -> str:
 # ---- training ----
 
 
-def _round_s(speed: Speed, work: Work) -> float:
-    return (work.round_answers or 0) * speed.answer_s * work.round_factor
+def _training(usable: float, speed: Speed, work: Work) -> tuple[Training | None, int]:
+    """Which, and its rounds."""
+    for training in TRAININGS if work.trains else ():
+        left = usable * TRAINING - _training_s(training, 0, speed, work)
+        rounds = int(left / speed.answer_s / training.round_answers)
+        if rounds >= FEWEST_ROUNDS:
+            return training, min(rounds, MOST_ROUNDS)
+    return None, 0
 
 
-def _rounds(usable: float, speed: Speed, work: Work) -> int:
-    if work.round_answers is None:
-        return 0
-    rounds = int((usable * TRAINING - work.start_s) / _round_s(speed, work))
-    return min(rounds, MOST_ROUNDS) if rounds >= FEWEST_ROUNDS else 0
+def _training_s(training: Training, rounds: int, speed: Speed, work: Work) -> float:
+    fixed = training.fixed_answers(work.validation_problems, work.likelihood)
+    return work.start_s + speed.answer_s * (fixed + rounds * training.round_answers)
 
 
 def _seconds_with_heads(speed: Speed, work: Work) -> float:
     """The least time with which heads are trained as well."""
-    training = (work.start_s + FEWEST_ROUNDS * _round_s(speed, work)) / TRAINING
+    training = _training_s(TRAININGS[-1], FEWEST_ROUNDS, speed, work) / TRAINING
     search = _rungs_s(_least_rungs(), speed, work) / SEARCH
     test = _test_s(_fewest(work), 1, speed, work, work.methods + 1) / TEST
     return max(training, search, test) / (1 - RESERVE) + 1e-6

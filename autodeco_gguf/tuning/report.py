@@ -91,8 +91,9 @@ def plan_lines(plan: Plan, speed: Speed, settings: TuneSettings) -> list[str]:
         f"an answer: {speed.tokens:.0f} tokens, {_duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
         f"search: {plan.rungs[0].candidates} pairs, {_minutes(plan.search_s)}",
     ]
-    if plan.rounds:
-        lines.append(f"training: {plan.rounds} rounds, {_minutes(plan.training_s)}")
+    if plan.training is not None:
+        size = f"{plan.training.problems} x {plan.training.k} answers"
+        lines.append(f"training: {plan.rounds} rounds of {size}, {_minutes(plan.training_s)}")
     elif plan.heads_s is not None:
         lines.append(f"training: no time for it; with --minutes {needed(plan, settings)} heads would be trained too")
     lines.append(f"test: {count(plan.test_problems, 'problem')}, {_minutes(plan.test_s)}")
@@ -199,11 +200,11 @@ def _notes(tuned: Tuned) -> list[str]:
 
 
 def _facts(tuned: Tuned) -> str:
-    sizes = [size(part) for part in (tuned.parts.training, tuned.parts.validation, tuned.parts.test)]
+    search, test = size(tuned.parts.search), size(tuned.parts.test)
     rounds = f", {tuned.plan.rounds} rounds of training" if tuned.plan.rounds else ""
     return (
-        f"{count(sum(sizes), 'problem')}, split by seed {tuned.settings.seed}: {sizes[0]} to train on, {sizes[1]} to "
-        f"choose with, {sizes[2]} to compare on. {_minutes(tuned.seconds)} of {_minutes(60 * tuned.settings.minutes)}"
+        f"{count(search + test, 'problem')}, split by seed {tuned.settings.seed}: {search} to search and train on, "
+        f"{test} to compare on. {_minutes(tuned.seconds)} of {_minutes(60 * tuned.settings.minutes)}"
         f"{rounds}, {tuned.speed.tokens_s:.0f} tokens/s."
     )
 

@@ -25,7 +25,7 @@ from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning import verdict as names
 from autodeco_gguf.tuning.candidates import Trial, chosen
-from autodeco_gguf.tuning.heads import ADAPTER, ROUND_ANSWERS, START_S, obstacle, train_heads
+from autodeco_gguf.tuning.heads import ADAPTER, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
 from autodeco_gguf.tuning.scores import Row, measure_of
@@ -40,6 +40,9 @@ JOURNAL, REPORT, RESULT = "tune.jsonl", "report.md", "result.json"
 MEASURING = 0.1
 """Share of the time that measuring takes at most."""
 
+TORCH_S = 5.0
+"""Seconds until torch is loaded."""
+
 
 @dataclass(frozen=True)
 class TuneProgress:
@@ -52,10 +55,11 @@ class TuneProgress:
 
 @dataclass(frozen=True)
 class TuneWatch:
-    """Callbacks of a tuning: the plan, as soon as there is one, and all that happens."""
+    """Callbacks of a tuning: the plan, as soon as there is one, all that happens, and what to beware of."""
 
     plan: Callable[[Plan, Speed], None] = lambda plan, speed: None
     progress: Callable[[TuneProgress], None] = lambda progress: None
+    warning: Callable[[str], None] = lambda warning: None
 
 
 def tune(
@@ -72,7 +76,7 @@ def tune(
 
     What is finished stays in the directory, with the plan: the same call after an interruption goes on from there, and
     with one thread it comes to the same end. The problems are split by the seed; pairs are searched and heads trained
-    on the one part, and what came of it is compared on the other.
+    on the one part, and what comes of it is compared on the other.
 
     Args:
         model: a plain or merged GGUF.
@@ -201,15 +205,17 @@ class _Run:
         self._say("measuring")
         items = render(engine, chosen(self.parts.search, 0, 2 * s.n_parallel), s.max_tokens)
         speed = measure(engine, self.graded, items, max_tokens=s.max_tokens, limit_s=MEASURING * total)
-        trained = obstacle(s) is None
+        trained, n = obstacle(s) is None, size(self.parts.search)
         work = Work(
-            search_problems=size(self.parts.search),
+            search_problems=n,
             test_problems=size(self.parts.test),
             group=s.group,
             methods=3 + (self.own is not None),
             at_once=s.n_parallel,
-            round_answers=ROUND_ANSWERS if trained else None,
-            start_s=START_S + 2 * loaded_s,
+            trains=trained,
+            validation_problems=validation_problems(n) if trained else 0,
+            likelihood=self.own is None,
+            start_s=2 * loaded_s + TORCH_S,
         )
         plan = make_plan(total - self.clock.seconds - loaded_s * (self.own is not None), speed, work)
         log.append({"plan": to_json(plan), "speed": to_json(speed)})
@@ -239,10 +245,11 @@ class _Run:
         if self.own is not None:
             with self._open(self.own) as engine:
                 rows += self._test_heads(engine, plan, names.OWN)
-        if plan.rounds:
-            adapter = train_heads(
-                self.model, self.own, self.graded, self.parts, self.output, self.settings, plan, self._say
-            )
+        if plan.training is not None:
+            start = None if self.own is None else self.heads or self.model
+            tasks = self.graded.of(self.parts.search)
+            told = self.settings, plan, self._say, self.watch.warning
+            adapter = train_heads(self.model, start, tasks, self.output, *told)
             with self._open(adapter) as engine:
                 rows += self._test_heads(engine, plan, names.HEADS)
         return rows
@@ -282,7 +289,7 @@ class _Run:
             tested=tested,
             seconds=self.clock.seconds,
             own=self.heads,
-            trained=self.output / ADAPTER if plan.rounds else None,
+            trained=None if plan.training is None else self.output / ADAPTER,
             obstacle=obstacle(self.settings),
         )
         write_bytes(self.output / REPORT, page(tuned).encode("utf-8", "replace"))

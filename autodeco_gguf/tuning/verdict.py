@@ -120,7 +120,7 @@ def words(verdict: Verdict, rows: Mapping[str, Row], pair: str, unit: Unit) -> l
     n = len(rows[GREEDY].values)
     if verdict.chosen == GREEDY and not any(claim.p < ALPHA for claim in verdict.claims):
         said.append(f"Nothing that was tried is shown to differ from it by {unit.measure} on {n} problems.")
-    for claim in verdict.claims:
+    for claim in sorted(verdict.claims, key=lambda claim: verdict.chosen not in (claim.ahead, claim.of)):
         if pair == claim.ahead or verdict.without_heads == claim.of:
             said.append(_sentence(claim, label(rows[claim.ahead]), label(rows[claim.of]), unit))
     if n < FEW_PROBLEMS:

@@ -18,7 +18,7 @@ from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.scores import measure_of
 from autodeco_gguf.tuning.search import Rung
 
-PLAN = Plan(60.0, True, (Rung(4, 20), Rung(2, 70)), 0, 8, 1, 1.0, 0.0, 1.0)
+PLAN = Plan(60.0, True, (Rung(4, 20), Rung(2, 70)), None, 0, 8, 1, 1.0, 0.0, 1.0)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 50))

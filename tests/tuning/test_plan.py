@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from autodeco_gguf.tuning.plan import (
     MOST_PASSES,
     MOST_ROUNDS,
     RESERVE,
+    TRAININGS,
     Plan,
     Speed,
     Work,
@@ -32,7 +34,9 @@ WORKS = st.builds(
     group=st.sampled_from([1, 4, 16]),
     methods=st.integers(2, 4),
     at_once=st.sampled_from([1, 8, 32]),
-    round_answers=st.sampled_from([None, 64, 192]),
+    trains=st.booleans(),
+    validation_problems=st.integers(0, 32),
+    likelihood=st.booleans(),
     start_s=st.floats(0, 30),
 )
 
@@ -45,14 +49,17 @@ def planned(seconds: float, speed: Speed, work: Work) -> Plan | None:
 
 
 def test_by_hand() -> None:
-    work = Work(search_problems=60, test_problems=40, at_once=8, round_answers=100, round_factor=1.5, start_s=20)
+    work = Work(search_problems=60, test_problems=40, at_once=8, validation_problems=20, start_s=20)
     plan = make_plan(1000, Speed(0.1, 30, 300), work)  # 900 s to use: 225 to search, 450 to train, 225 for the test
     assert [r.candidates for r in plan.rungs] == [31, 10, 4]
     # 75 s a round of search are 750 answers: 24 of 31 candidates, less half a batch of 8
     assert [r.problems for r in plan.rungs] == [20, 71, 183]
     assert plan.search_s == pytest.approx(0.1 * (31 * 24 + 10 * 75 + 4 * 187))
-    assert plan.rounds == 28  # 430 s, 15 s each
-    assert plan.training_s == 20 + 28 * 15
+    # 450 s are 4500 answers, 200 of them for start_s; of the smallest training 4 validations of 20 problems are 640,
+    # the start 4 x 64 drawn and 40 x 32 learnt from at half the price 896, a round 8 x 8 x 1.5 is 96
+    assert plan.training == TRAININGS[2]
+    assert plan.rounds == (4500 - 200 - 640 - 896) // 96 == 28
+    assert plan.training_s == pytest.approx(0.1 * (200 + 640 + 896 + 28 * 96))
     # 2250 answers, less 5 half batches: 40 problems, 1 greedy answer and 4 others; 13 times
     assert (plan.test_problems, plan.test_times) == (40, 13)
     assert plan.test_s == pytest.approx(0.1 * (40 * (1 + 13 * 4) + 5 * 4))
@@ -65,12 +72,24 @@ def test_the_test_goes_on_more_problems_first() -> None:
     assert (plan.test_problems, plan.test_times) == (55, 1)
 
 
+def test_more_time_is_for_larger_trainings() -> None:
+    work, speed = Work(search_problems=60, test_problems=40, validation_problems=20), Speed(0.1, 30, 300)
+    found = [make_plan(seconds, speed, work) for seconds in (500, 1000, 2500, 5000, 50_000)]
+    assert [plan.training for plan in found] == [None, TRAININGS[2], TRAININGS[1], TRAININGS[0], TRAININGS[0]]
+    assert found[-1].rounds == MOST_ROUNDS
+    assert make_plan(50_000, speed, replace(work, trains=False)).rounds == 0
+
+
+def test_heads_that_are_there_need_no_start() -> None:
+    work, speed = Work(search_problems=60, test_problems=40), Speed(0.1, 30, 300)
+    assert make_plan(1000, speed, replace(work, likelihood=False)).rounds > make_plan(1000, speed, work).rounds
+
+
 def test_too_few_minutes_for_heads() -> None:
-    work = Work(search_problems=60, test_problems=40, round_answers=192)
-    speed = Speed(2.0, 256, 128)
+    work, speed = Work(search_problems=60, test_problems=40), Speed(2.0, 256, 128)
     plan = make_plan(1800, speed, work)
-    assert plan.rounds == 0
-    assert plan.heads_s == pytest.approx(12 * 192 * 2 * 1.5 / 0.5 / 0.9, rel=1e-6)
+    assert (plan.training, plan.rounds, plan.training_s) == (None, 0, 0.0)
+    assert plan.heads_s == pytest.approx(2 * (896 + 15 * 96) / 0.5 / 0.9, rel=1e-6)
     assert make_plan(plan.heads_s, speed, work).rounds == FEWEST_ROUNDS
     assert make_plan(plan.heads_s * 0.99, speed, work).rounds == 0
 
@@ -100,11 +119,12 @@ def test_a_plan_is_never_over_the_time(speed: Speed, work: Work, seconds: float)
     assert plan.planned_s <= seconds * (1 - RESERVE) * (1 + 1e-9)
     assert min(work.test_problems, FEWEST_TEST) <= plan.test_problems <= work.test_problems
     assert 1 <= plan.test_times <= MOST_PASSES
+    assert (plan.rounds == 0) == (plan.training is None)
     assert plan.rounds == 0 or FEWEST_ROUNDS <= plan.rounds <= MOST_ROUNDS
     assert all(rung.problems >= 1 for rung in plan.rungs)
     assert sum(rung.problems for rung in plan.rungs) <= MOST_PASSES * work.search_problems
     assert [r.candidates for r in plan.rungs] == sorted((r.candidates for r in plan.rungs), reverse=True)
-    assert (plan.heads_s is None) == bool(plan.rounds or work.round_answers is None)
+    assert (plan.heads_s is None) == bool(plan.rounds or not work.trains)
 
 
 @given(SPEEDS, WORKS, st.floats(1, 100_000), st.floats(1, 4))
@@ -113,7 +133,10 @@ def test_more_time_is_never_for_less(speed: Speed, work: Work, seconds: float, m
     if less is None:
         return
     assert plan is not None
-    assert plan.rounds >= less.rounds
+    if less.training is not None:
+        assert plan.training is not None
+        assert TRAININGS.index(plan.training) <= TRAININGS.index(less.training)
+        assert plan.training != less.training or plan.rounds >= less.rounds
     if bool(plan.rounds) == bool(less.rounds):  # or one method more is compared, and the search has its own share only
         assert plan.test_problems * plan.test_times >= less.test_problems * less.test_times
         assert plan.coarse <= less.coarse

@@ -11,7 +11,7 @@ import pytest
 from tuning_helpers import task
 
 from autodeco_gguf.evaluation.methods import Config
-from autodeco_gguf.tuning.plan import Plan, Speed
+from autodeco_gguf.tuning.plan import TRAININGS, Plan, Speed
 from autodeco_gguf.tuning.report import Tuned, needed, page, plan_lines, values
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.search import Found, Rung
@@ -19,7 +19,7 @@ from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.split import split
 from autodeco_gguf.tuning.verdict import decide
 
-PLAN = Plan(1700.0, False, (Rung(31, 20), Rung(10, 60), Rung(4, 150)), 20, 40, 4, 400.0, 800.0, 380.0)
+PLAN = Plan(1700.0, False, (Rung(31, 20), Rung(10, 60), Rung(4, 150)), TRAININGS[1], 20, 40, 4, 400.0, 800.0, 380.0)
 CONFIGS = {
     "greedy": Config.static(0, 1),
     "default": Config.static(1, 1),
@@ -56,7 +56,7 @@ def made(means: dict[str, float], measure: str = "correct", **changed: object) -
 
 
 def test_a_pair() -> None:
-    text = page(made(MEANS, plan=replace(PLAN, rounds=0, heads_s=4000.0)))
+    text = page(made(MEANS, plan=replace(PLAN, training=None, rounds=0, heads_s=4000.0)))
     assert text.startswith(
         "# How to decode with m.gguf on sums\n\n"
         "Take T = 0.7, P = 0.85.\n\n"
@@ -68,12 +68,12 @@ def test_a_pair() -> None:
     assert (
         "- No heads were trained: 30 minutes are too few for this model; --minutes 69 would be enough for it." in text
     )
-    assert "| T = 0.7, P = 0.85 <- |  46.0 ± 0.9 | 0.70 | 0.85 |     21 |" in text
-    assert "| llama.cpp's defaults |  42.0 ± 0.8 |      |      |     21 |" in text
+    assert "| T = 0.7, P = 0.85 <- |  46.0 ± 0.8 | 0.70 | 0.85 |     21 |" in text
+    assert "| llama.cpp's defaults |  42.0 ± 0.7 |      |      |     21 |" in text
     assert "The search on 60 other problems, the best of 2 pairs:" in text
     assert "| 0.7 | 0.85 |      47.1 |      230 |" in text
     assert text.endswith(
-        "100 problems, split by seed 0: 40 to train on, 20 to choose with, 40 to compare on. 29 minutes of 30 minutes, "
+        "100 problems, split by seed 0: 60 to search and train on, 40 to compare on. 29 minutes of 30 minutes, "
         "300 tokens/s.\n"
     )
 
@@ -140,10 +140,10 @@ def test_the_plan_is_told() -> None:
     assert plan_lines(PLAN, speed, settings) == [
         "an answer: 30 tokens, 100 ms (300 tokens/s)",
         "search: 31 pairs, 7 minutes",
-        "training: 20 rounds, 13 minutes",
+        "training: 20 rounds of 12 x 16 answers, 13 minutes",
         "test: 40 problems, 6 minutes",
     ]
-    short = replace(PLAN, rounds=0, heads_s=4000.0)
+    short = replace(PLAN, training=None, rounds=0, heads_s=4000.0)
     assert plan_lines(short, speed, settings)[2] == (
         "training: no time for it; with --minutes 69 heads would be trained too"
     )

@@ -1,4 +1,4 @@
-"""Three parts: whole, apart, the same for the same seed."""
+"""Two parts: whole, apart, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,9 @@ def texts(tasks: tuple[Task, ...]) -> list[str]:
 
 def test_every_problem_is_in_one_part() -> None:
     parts = split([task("a", 50), task("b", 10)], 0)
-    assert [size(part) for part in (parts.training, parts.validation, parts.test)] == [24, 12, 24]
-    assert [len(t.problems) for t in parts.test] == [20, 4]
-    everything = texts(parts.training) + texts(parts.validation) + texts(parts.test)
+    assert [[len(t.problems) for t in part] for part in (parts.search, parts.test)] == [[30, 6], [20, 4]]
+    everything = texts(parts.search) + texts(parts.test)
     assert sorted(everything) == sorted(texts((task("a", 50), task("b", 10))))
-    assert texts(parts.search) == [
-        t for a, b in zip(parts.training, parts.validation, strict=True) for t in texts((a, b))
-    ]
     assert all(t.checker == "exact" for t in parts.search)
 
 
@@ -40,13 +36,16 @@ def test_the_seed_decides() -> None:
 
 def test_the_same_problem_is_never_in_two_parts() -> None:
     parts = split([task("a", 90, texts=30)], 0)
-    found = [set(texts(part)) for part in (parts.training, parts.validation, parts.test)]
-    assert sum(map(len, found)) == 30
+    found = [set(texts(part)) for part in (parts.search, parts.test)]
+    assert [len(part) for part in found] == [18, 12]
+    assert not found[0] & found[1]
     assert size(parts.search) + size(parts.test) == 90
 
 
 def test_too_few() -> None:
-    with pytest.raises(BadFile, match=r"^a\.jsonl: 19 different problems, expected at least 20: they are split into"):
+    with pytest.raises(
+        BadFile, match=r"^a\.jsonl: 19 different problems, expected at least 20: they are split into those"
+    ):
         split([task("a", 19)], 0)
     with pytest.raises(BadFile, match=r"^a\.jsonl: 19 different problems"):
         split([task("a", 100, texts=19)], 0)
@@ -55,4 +54,4 @@ def test_too_few() -> None:
     with pytest.raises(BadFile, match=r"^b\.jsonl: 1 different problem, expected"):
         split([task("a", 50), task("b", 1)], 0)
     assert size(split([task("a", 20)], 0).test) == 8
-    assert size(split([task("a", 10), task("b", 10)], 0).validation) == 4
+    assert size(split([task("a", 10), task("b", 10)], 0).test) == 8

@@ -46,9 +46,9 @@ def test_heads_win() -> None:
     assert verdict(found).chosen == "heads"
     first, *others = said(found)
     assert first == "Take the trained heads."
-    assert others[0].startswith("T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points (95 % interval +")
-    assert others[-1].startswith("The trained heads are better than T = 0.7, P = 0.85: +6.0 points (95 % interval +")
-    assert others[-1].endswith(", p < 0.001).")
+    assert others[0].startswith("The trained heads are better than T = 0.7, P = 0.85: +6.0 points (95 % interval +")
+    assert others[0].endswith(", p < 0.001).")
+    assert others[1].startswith("T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points (95 % interval +")
     assert len(others) == 4
 
 
