@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -56,6 +57,15 @@ def make_request(item: Item, sampling: Sampling, seed: int, max_tokens: int | No
     return Request(item.tokens, max_tokens=max_tokens, **{**vars(sampling), "seed": seed})
 
 
+def digest(items: Iterable[Item]) -> str:
+    """Of the problems with their answers and prompts, in their order."""
+    found = hashlib.sha256()
+    for item in items:
+        where = item.task, item.problem.line, item.problem.answer, item.tokens
+        found.update(repr(where).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()[:16]
+
+
 class GradedTasks:
     """Tasks with graders for their answers, the same for the same checker; a context manager."""
 
@@ -70,7 +80,7 @@ class GradedTasks:
         if twice is not None:
             raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
         self.tasks = tuple(tasks)
-        self._time_limit = time_limit
+        self.time_limit = time_limit
 
     def __enter__(self) -> GradedTasks:
         """Start the graders; raises AutoDecoError for a checker that cannot be had, or an answer it cannot use."""
@@ -78,7 +88,7 @@ class GradedTasks:
         with ExitStack() as stack:
             for task in self.tasks:
                 if task.checker not in graders:
-                    graders[task.checker] = stack.enter_context(Grader(task.checker, self._time_limit))
+                    graders[task.checker] = stack.enter_context(Grader(task.checker, self.time_limit))
                 graders[task.checker].validate(task.problems)
             self._of = {task.name: graders[task.checker] for task in self.tasks}
             self._opened = stack.pop_all()

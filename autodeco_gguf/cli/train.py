@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, machine_options, option, progress_bar
+from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, named, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
     from autodeco_gguf.training.train import TrainingWatch
     from autodeco_gguf.training.trainer import Step
 
-Values = TypeVar("Values")
-HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
+CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 
 
 @click.command("train", cls=Verb)
 @click.argument("base", type=GGUF)
-@option("--data", type=GGUF, required=True, multiple=True, help="JSONL to train on; may be given again.")
+@option("--data", type=GGUF, multiple=True, help="JSONL to train on; may be given again.")
+@reward_options
 @option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
 @option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
 @option("--epochs", default=1.0, help="Passes over the data.")
 @option("--steps", type=int, help="Steps, instead of epochs.")
-@option("--batch", default=32, help="Examples a step.")
-@option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size]")
+@option("--batch", type=int, help="Examples a step, or problems a round.  [default: 32, or 24]")
+@option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
 @option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
 @option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")
 @option("--clip", default=1.0, help="Largest norm of the gradient.")
@@ -58,44 +59,60 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 @option("--control-weight", default=1.0, help="Weight of the ranking loss.")
 @option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@option("-c", "--ctx", "max_tokens", default=2048, help="Longest example in tokens; cut beyond.")
-@option("--validation", default=0.05, help="Share of examples held out, 0 to 0.5.")
-@option("--evaluations", default=10, help="Validations during the training.")
+@option("-c", "--ctx", type=int, help="Longest example, or context of an answer.  [default: 2048, or the model's own]")
+@option("--validation", type=float, help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
+@option("--evaluations", type=int, help="Validations during the training.  [default: 10; 6 with --reward]")
 @option("--patience", default=3, help="Stop after so many without gain; 0: never.")
 @option("--seed", default=0, help="Of everything random.")
 @option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
 @option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
 @option("--force", is_flag=True, help="Start anew and replace what is in the output.")
-@machine_options(flash_attn=False, threads="CPU threads; 1 is reproducible.  [default: cores]")
-def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: Any) -> None:
-    """Train AutoDeco heads on BASE itself, as quantized as it is.
+@machine_options(threads="CPU threads; 1 is reproducible.  [default: cores]")
+def train_command(base: Path, **options: Any) -> None:
+    """Train AutoDeco heads on BASE itself, as quantized as it is: on text, or on the reward of their own answers.
 
     Lines of data: {"prompt", "completion"}, {"messages"} (the model's chat template; its own turns are learnt) or
-    {"text"}. Run again after an interruption it goes on where it was. The paper's objectives are the defaults.
+    {"text"}. The paper's objectives are the defaults. With --reward instead, the heads answer the problems of --task
+    again and again, and learn from which answers are right. Run again after an interruption it goes on where it was.
 
-    Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
+    \b
+    Examples:
+      autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
+      autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --reward correct --task gsm8k.jsonl -n 400 -o heads
     """
     try:
-        from autodeco_gguf.training.settings import Objective, TrainingSettings
-        from autodeco_gguf.training.train import TrainingOptions, train
+        import autodeco_gguf.training.train  # noqa: F401
     except ImportError as e:
         package = str(e.name).partition(".")[0]
         raise not_installed(f"training needs {package}", package, "train") from e
-    from autodeco_gguf.tasks.commands import SHIPPED, Commands
+    if options["reward"] is not None:
+        train_on_reward(base, options)
+    else:
+        _train_on_data(base, options)
 
-    objective = _named(Objective, {**options, "heads": HEADS[options["heads"]]})
-    settings = replace(_named(TrainingSettings, options), objective=objective)
+
+def _train_on_data(base: Path, options: dict[str, Any]) -> None:
+    from autodeco_gguf.tasks.commands import SHIPPED, Commands
+    from autodeco_gguf.training.settings import Objective, TrainingSettings
+    from autodeco_gguf.training.train import TrainingOptions, train
+
+    if not options["data"]:
+        raise click.UsageError("Missing option '--data', or '--reward' and '--task'.")
+    refuse(REWARD_ONLY, "needs --reward")
+    objective = named(Objective, {**options, "heads": HEADS[options["heads"]]})
+    settings = named(TrainingSettings, {**options, "max_tokens": options["ctx"]})
+    settings = replace(settings, objective=objective)
     settings.check()
     commands = None
     if options["control"]:
         commands = Commands.read(options["commands"] or SHIPPED, share=options["control_share"], seed=options["seed"])
     else:
-        _check_unused()
+        refuse(CONTROL_ONLY, "needs --control")
     with _progress() as watch:
         trained = train(
             base,
-            data,
-            output,
+            options["data"],
+            options["output"],
             settings,
             options=TrainingOptions(commands, options["skip_bad"], options["base_name"]),
             force=options["force"],
@@ -110,19 +127,6 @@ def train_command(base: Path, data: tuple[Path, ...], output: Path, **options: A
     click.echo(f"{trained.adapter}: the adapter, for autodeco-gguf run {base} --heads {trained.adapter}", err=True)
     if trained.report is not None:
         _print_report(trained.report)
-
-
-def _check_unused() -> None:
-    """Refuse options that would have no effect without --control."""
-    context = click.get_current_context()
-    for name in ("commands", "control_share", "control_weight", "control_margin"):
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --control")
-
-
-def _named(kind: type[Values], options: dict[str, Any]) -> Values:
-    """A dataclass of the options that are named like its fields."""
-    return kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options})  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -133,11 +133,34 @@ class Engine:
             Busy: a request is under way.
             Closed: the engine is.
         """
+        self._do(self._scheduler.forget)
+
+    def replace_heads(self, heads: HeadWeights) -> None:
+        """Predict with these from now on, the same ones of "temperature" and "top_p" as before; nothing is loaded.
+
+        What the sequences held is forgotten.
+
+        Raises:
+            InvalidInput: the weights do not fit together or are not finite, or are those of another model.
+            Busy: a request is under way.
+            Closed: the engine is.
+        """
+        size, vocab = self.context.hidden_size, self.context.n_vocab
+        if (heads.hidden_size, heads.vocab_size) != (size, vocab):
+            found, expected = f"{heads.hidden_size} and {heads.vocab_size}", f"{size} and {vocab}"
+            raise InvalidInput.of("hidden size and vocabulary of the heads", found, expected)
+        predictor = Predictor(Heads(heads), self._predictor.names)
+        self._do(lambda: self._scheduler.replace(predictor))
+        self._predictor = predictor
+        self.fingerprint = f"{self.fingerprint.partition(' ')[0]} {heads.fingerprint()}"
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Have a turn for something else than a step."""
         done = False
 
         def step() -> None:
             nonlocal done
-            self._scheduler.forget()
+            work()
             done = True
 
         self._turn.run_until(lambda: done, step)

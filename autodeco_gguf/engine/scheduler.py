@@ -125,6 +125,11 @@ class Scheduler:
         self._predictor.detach()
         self._clear()
 
+    def replace(self, predictor: Predictor) -> None:
+        """Predict with other heads of the same kind; Busy where a sequence is in use."""
+        self.forget()
+        self._predictor = predictor
+
     def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
 

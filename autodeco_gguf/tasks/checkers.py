@@ -32,7 +32,7 @@ def get_checker(name: str) -> Checker:
         AutoDecoError: for ``boxed``, math-verify is not installed.
     """
     if ":" in name:
-        return _own(name)
+        return own_function(name)
     if name not in CHECKERS:
         message = f"checker {name!r}, expected one of {', '.join(CHECKERS)}, or module:function of your own"
         raise InvalidInput(message, key="checker", found=name, expected=tuple(CHECKERS))
@@ -41,21 +41,22 @@ def get_checker(name: str) -> Checker:
     return CHECKERS[name]
 
 
-def _own(name: str) -> Checker:
+def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
+    """A function of the user's own, named ``module:function``, in its role as a ``kind``; raises InvalidInput."""
     module, _, function = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         imported = importlib.import_module(module)
     except Exception as e:  # it is the user's code: anything may come out of it
-        message = f"checker {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}"
-        raise InvalidInput(message, key="checker", found=name) from e
-    checker: Checker | None = getattr(imported, function, None)
-    if not callable(checker):
-        found = "missing" if checker is None else f"of type {type(checker).__name__}"
-        message = f"checker {name!r}: {function!r} of {module!r} is {found}, expected a function"
-        raise InvalidInput(message, key="checker", found=name)
-    return checker
+        message = f"{kind} {name!r}: {module!r} cannot be imported: {type(e).__name__}: {e}"
+        raise InvalidInput(message, key=kind, found=name) from e
+    found: Callable[..., Any] | None = getattr(imported, function, None)
+    if not callable(found):
+        what = "missing" if found is None else f"of type {type(found).__name__}"
+        message = f"{kind} {name!r}: {function!r} of {module!r} is {what}, expected a function"
+        raise InvalidInput(message, key=kind, found=name)
+    return found
 
 
 # ---- expected answers ----

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import CHECKERS, Checker, get_checker, read_answer
@@ -84,7 +84,7 @@ class Grader:
         self._name = checker
         self._time_limit = time_limit
         self._checker = get_checker(checker) if checker in IN_PROCESS else None
-        self._worker = None if self._checker else _Worker(checker, time_limit)
+        self._worker = None if self._checker else Worker(checker, time_limit)
 
     def __enter__(self) -> Grader:
         return self
@@ -120,10 +120,10 @@ class Grader:
         return grade
 
     def _ask(self, text: str, answer: str) -> Grade:
-        worker = self._worker or _Worker(self._name, self._time_limit)
+        worker = self._worker or Worker(self._name, self._time_limit)
         self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
         try:
-            grade = Grade(*worker.ask(text, answer, self._time_limit))
+            grade = Grade(*worker.ask(self._time_limit, text, answer))
             self._worker = worker
         except TimeoutError:
             grade = Grade(False, f"the checker took longer than {self._time_limit:g} s")
@@ -138,7 +138,11 @@ class Grader:
 # ---- the process ----
 
 
-def worker_command(checker: str, time_limit: float) -> list[str]:
+Kind = Literal["checker", "reward"]
+"""What a function of the user's own is for."""
+
+
+def worker_command(function: str, time_limit: float, kind: Kind = "checker") -> list[str]:
     """The command that starts ``autodeco_gguf.tasks.grading_worker`` on the modules that this process has.
 
     It is this package that is imported, whatever stands in the working directory: ``python -m`` would look there first,
@@ -146,20 +150,20 @@ def worker_command(checker: str, time_limit: float) -> list[str]:
     """
     path = [str(Path(__file__).parents[2]), *sys.path]
     main = "from autodeco_gguf.tasks.grading_worker import main; del sys.path[0]; main()"
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {main}", checker, str(time_limit)]
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {main}", function, str(time_limit), kind]
 
 
-class _Worker:
-    """The process, which has imported its checker and answers every line of JSON with one.
+class Worker:
+    """The process, which has imported its function and answers every line of JSON with one.
 
     Nothing here waits for a pipe: a checker may leave it to a process of its own that neither reads nor closes it.
     """
 
-    def __init__(self, checker: str, time_limit: float) -> None:
-        """Start it; InvalidInput where it cannot import the checker."""
+    def __init__(self, function: str, time_limit: float, kind: Kind = "checker") -> None:
+        """Start it; InvalidInput where it cannot import the function."""
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
         self._process = subprocess.Popen(
-            worker_command(checker, time_limit),
+            worker_command(function, time_limit, kind),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -176,20 +180,20 @@ class _Worker:
                 os.set_blocking(pipe.fileno(), False)
             (error,) = self._reply(time.monotonic() + START_LIMIT_S)
         except TimeoutError:
-            error = f"checker {checker!r}: importing it took longer than {START_LIMIT_S:g} s"
+            error = f"{kind} {function!r}: importing it took longer than {START_LIMIT_S:g} s"
         except EOFError as e:
-            error = f"checker {checker!r}: importing it ended the process ({e})"
+            error = f"{kind} {function!r}: importing it ended the process ({e})"
         finally:
             if error is not None:
                 self.kill()
         if error is not None:
-            raise InvalidInput(error, key="checker", found=checker)
+            raise InvalidInput(error, key=kind, found=function)
 
-    def ask(self, text: str, answer: str, seconds: float) -> Any:
-        """The grade of a response, as two arguments; TimeoutError, or EOFError where the process has ended, and how."""
+    def ask(self, seconds: float, *arguments: str) -> Any:
+        """What it makes of them, and its error; TimeoutError, or EOFError where the process has ended, and how."""
         end = time.monotonic() + seconds
         self._asked += 1
-        rest = memoryview(json.dumps([self._asked, text, answer]).encode() + b"\n")
+        rest = memoryview(json.dumps([self._asked, *arguments]).encode() + b"\n")
         with suppress(BrokenPipeError):  # it has died: what follows tells how
             while rest:
                 self._wait_for(self._requests, selectors.EVENT_WRITE, end)

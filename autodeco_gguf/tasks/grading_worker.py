@@ -1,8 +1,8 @@
-"""The process in which :class:`autodeco_gguf.tasks.grading.Grader` calls a checker: JSON lines in, JSON lines out.
+"""The process in which a checker, or a reward of the user's own, is called: JSON lines in, JSON lines out.
 
-Started with the checker's name and the seconds that a call may take. It first answers with ``[0, null]``, or with why
-it has no checker instead of null, and then every ``[number, text, answer]`` with ``[number, correct, error]``, until
-its input ends.
+Started by :class:`autodeco_gguf.tasks.grading.Worker` with the function's name, the seconds that a call may take, and
+"checker" or "reward". It first answers with ``[0, null]``, or with why it has no function instead of null, and then
+every ``[number, *arguments]`` with ``[number, value, error]``, until its input ends.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.tasks.checkers import Checker, get_checker
+from autodeco_gguf.tasks.checkers import get_checker, own_function
 from autodeco_gguf.tasks.grading import Grade, failure, judge
+from autodeco_gguf.tasks.scoring import Score, rate
 
 _MEMORY = 4 << 30
 """Bytes of data that a checker may have, so that no expression takes the whole machine's. Of data and not of addresses:
@@ -26,9 +28,9 @@ libraries for GPUs reserve more of these than there is memory.
 
 
 def main() -> None:
-    """Serve one checker."""
+    """Serve one function."""
     requests, replies = _streams()
-    name, limit = sys.argv[1], float(sys.argv[2])
+    name, limit, kind = sys.argv[1], float(sys.argv[2]), sys.argv[3]
     process = os.getpid()
 
     def reply(*value: object) -> None:
@@ -39,28 +41,30 @@ def main() -> None:
 
     _limit_memory()
     try:
-        checker = get_checker(name)
+        function = get_checker(name) if kind == "checker" else own_function(name, kind)
     except AutoDecoError as e:
         reply(0, str(e))
         return
     reply(0, None)
     for line in requests:
-        number, text, answer = json.loads(line)
+        number, *arguments = json.loads(line)
         _end_after(limit + 1)
-        grade = _judge(checker, text, answer)
+        verdict = _verdict(judge if kind == "checker" else rate, function, arguments)
         _end_after(0)
-        reply(number, grade.correct, grade.error)
+        reply(number, *verdict)
     _end_after(limit + 1)
 
 
-def _judge(checker: Checker, text: str, answer: str) -> Grade:
-    """As ``judge``, where nobody presses Ctrl-C: only an exit ends the process."""
+def _verdict(
+    judged: Callable[..., Grade | Score], function: Callable[..., Any], arguments: list[str]
+) -> tuple[object, ...]:
+    """The value and the error of a call, where nobody presses Ctrl-C: only an exit ends the process."""
     try:
-        return judge(checker, text, answer)
+        return tuple(vars(judged(function, *arguments)).values())
     except SystemExit:
         raise
     except BaseException as e:
-        return failure(e)
+        return None, failure(e).error
 
 
 def _limit_memory() -> None:

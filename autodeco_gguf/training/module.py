@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
-from autodeco_gguf.heads.format import FEATURES, TEMPERATURE_SCALE
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE
 from autodeco_gguf.heads.weights import HeadWeights, Mlp
+
+OPEN_TOP_P = 2.5
+"""What is added before the sigmoid of the top-p head, for heads that begin by drawing."""
 
 WIDTH = 256
 """Width of the hidden layer (the official heads')."""
@@ -44,6 +50,17 @@ class HeadsModule(nn.Module):
             self.temp_head = Head(hidden_size)
             self.top_p_head = Head(hidden_size + len(FEATURES[True]))
 
+    @classmethod
+    def open_new(cls, hidden_size: int, seed: int) -> HeadsModule:
+        """New heads that leave the model much as it is: T near 1, and P near 0.93 instead of 0.5.
+
+        What draws the answers that it learns from must not begin with a cut that leaves hardly a choice.
+        """
+        heads = cls(hidden_size, seed)
+        with torch.no_grad():
+            heads.top_p_head.mlp[2].bias += OPEN_TOP_P  # type: ignore[operator]
+        return heads
+
     def temperature(self, hidden: Tensor) -> Tensor:
         """T [n] from hidden states [n, hidden_size]."""
         out: Tensor = TEMPERATURE_SCALE * self.temp_head(hidden)
@@ -53,6 +70,26 @@ class HeadsModule(nn.Module):
         """P [n] from hidden states and :func:`probability_features` [n, 5]."""
         out: Tensor = self.top_p_head(torch.cat([hidden, features], dim=-1))
         return out
+
+    def take(self, weights: HeadWeights, heads: Collection[str]) -> None:
+        """Take the parameters of these heads from arrays.
+
+        Raises:
+            InvalidInput: one of them is not there, or has other layers than the official heads.
+        """
+        for name in sorted(heads):
+            mlp, head = weights.mlps.get(name), self.get_submodule(HEAD_PREFIX[name])
+            if mlp is None:
+                raise InvalidInput(f"no {name} head to start from; train the other one alone, with --heads", key=name)
+            layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+            shapes, official = ([list(w.shape) for w in of] for of in (mlp.weights, [x.weight for x in layers]))
+            if shapes != official or mlp.activation != "relu" or weights.features != FEATURES[True]:
+                found = f"{mlp.activation} between layers of {shapes}"
+                raise InvalidInput.of(f"{name} head to start from", found, f"relu between layers of {official}")
+            with torch.no_grad():
+                for layer, weight, bias in zip(layers, mlp.weights, mlp.biases, strict=True):
+                    layer.weight.copy_(torch.from_numpy(weight))
+                    layer.bias.copy_(torch.from_numpy(bias))
 
     def weights(self, *, vocab_size: int, base_model: str) -> HeadWeights:
         """Both heads as arrays."""

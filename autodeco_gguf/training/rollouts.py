@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from autodeco_gguf.answers.items import GradedTasks, Item, render
+from autodeco_gguf.answers.items import GradedTasks, Item, digest, render
 from autodeco_gguf.answers.stream import Answer, Wanted, answers, groups
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput
@@ -224,15 +223,11 @@ def _records(
 
 def _header(engine: Engine, tasks: GradedTasks, items: Sequence[Item], settings: RolloutSettings) -> Header:
     """All that the samples depend on."""
-    digest = hashlib.sha256()
-    for item in items:
-        where = item.task, item.problem.line, item.problem.answer, item.tokens
-        digest.update(repr(where).encode("utf-8", "surrogatepass"))
     return {
         "rollouts": _VERSION,
         "model": engine.context.file.base().fingerprint()[:16],
         "checker": ", ".join(dict.fromkeys(task.checker for task in tasks.tasks)),
-        "problems": digest.hexdigest()[:16],
+        "problems": digest(items),
         "ctx": engine.n_ctx,
         "cache_type": engine.machine.cache_type,
         "flash_attn": engine.machine.flash_attn,

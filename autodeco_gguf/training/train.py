@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.atomic import bad_file, check_directory, check_new, same_file, write_bytes
-from autodeco_gguf.files.lock import locked
+from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
@@ -20,17 +19,13 @@ from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
-from autodeco_gguf.training.data import FILES, Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.measures import RewardReport
+from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, is_too_little, report
 from autodeco_gguf.training.settings import TrainingSettings
 from autodeco_gguf.training.trainer import Step, Trainer
-
-_STATE = ".training"
-"""Subdirectory of the output that holds tokens and state until the training is done."""
-
-_STATE_FILES = (*FILES, "state.pt")
-_OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
 
 FEW_STEPS = 100
 """Below this a training warns: the paper's heads took some hundred steps."""
@@ -114,7 +109,7 @@ def train(
     """
     settings, options, watch = settings or TrainingSettings(), options or TrainingOptions(), watch or TrainingWatch()
     settings.check()
-    paths, out = [Path(path) for path in data], _Output(Path(output))
+    paths, out = [Path(path) for path in data], Output(Path(output))
     out.check([Path(base), *paths], force)
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
@@ -128,19 +123,19 @@ def train(
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, _identity(model, machine))
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity(model, machine))
         for warning in _warnings(trainer, dataset, settings):
             watch.warning(warning)
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
         result = report(trainer.heads, objective, trainer.validation_features) if validated else None
         weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
-        _write(out, model, weights, objective.heads, result)
+        write_heads(out, model, weights, objective.heads, result, plot_log)
         out.remove_state()
     return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
 
 
-def _identity(model: BaseModel, machine: Machine) -> dict[str, object]:
+def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
     """What the features depend on."""
     base = " ".join(part.fingerprint() for part in model.parts)
     return {"base": base, "cache_type": machine.cache_type, "flash_attn": bool(machine.flash_attn)}
@@ -161,7 +156,7 @@ def _warnings(trainer: Trainer, dataset: Dataset, settings: TrainingSettings) ->
 
 
 def _encode(
-    paths: Sequence[Path], encoder: Encoder, out: _Output, options: TrainingOptions, watch: TrainingWatch
+    paths: Sequence[Path], encoder: Encoder, out: Output, options: TrainingOptions, watch: TrainingWatch
 ) -> Dataset:
     """The data as tokens in the directory of the state, which a failure leaves as it was."""
     new = not out.unfinished
@@ -178,73 +173,18 @@ def _encode(
     return dataset
 
 
-def _write(out: _Output, model: BaseModel, weights: HeadWeights, heads: Sequence[str], result: Report | None) -> None:
+def write_heads(
+    out: Output,
+    model: BaseModel,
+    weights: HeadWeights,
+    heads: Sequence[str],
+    result: Report | RewardReport | None,
+    plot: Callable[[Path, Path], None],
+) -> None:
+    """Write what a training leaves: the checkpoint, the curves of its log, the report and the adapter."""
     model_type, config = transformers_config(model.parts[0])
     write_checkpoint(out.directory, weights, enabled=heads, base_model_type=model_type, base_config=config)
-    plot_log(out.directory / "log.jsonl", out.directory / "training.png")
+    plot(out.directory / "log.jsonl", out.directory / "training.png")
     if result is not None:
         write_bytes(out.directory / "report.json", (json.dumps(asdict(result), indent=2) + "\n").encode())
     export(model, out.directory, out.adapter, adapter=True, force=True)
-
-
-class _Output:
-    """Where the results go, and what is kept there until they are finished."""
-
-    def __init__(self, path: Path) -> None:
-        self.directory = path if path.name not in ("", "..") else path.resolve()  # its name is the adapter's too
-        self.adapter = self.directory.parent / f"{self.directory.name}.gguf"
-        self.state = self.directory / _STATE
-        self.files = [self.directory / name for name in _OUTPUT_FILES]
-
-    def check(self, inputs: Sequence[Path], force: bool) -> None:
-        """Refuse to write over what is an input, or, without force, finished."""
-        check_directory(self.directory)
-        results = [*self.files, self.adapter]
-        same = same_file(inputs, results)
-        if same is not None:
-            raise BadFile.of(same[0], "is an input and would be written; choose another output")
-        if not self.directory.name or self.adapter.is_dir():
-            raise BadFile.of(self.directory, f"{self.adapter} cannot be the adapter; choose another output")
-        for path in sorted(self.directory.glob("*.safetensors")):
-            if path.name not in _OUTPUT_FILES:
-                raise BadFile.of(path, "other weights in the output; choose another directory")
-        self.check_new(force)
-
-    def check_new(self, force: bool) -> None:
-        """Refuse to replace, without force, what is finished."""
-        check_new([*self.files, self.adapter], force=force or self.unfinished)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a training has begun here and has not come to its end."""
-        return any((self.state / name).exists() for name in _STATE_FILES)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the output for this training; no directory of the state stays behind that is empty.
-
-        Raises:
-            Busy: another training has it.
-        """
-        with bad_file(self.directory, "cannot be written"):
-            self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(self.directory):  # which stays, unlike the state's
-            with bad_file(self.directory, "cannot be written"):
-                self.state.mkdir(exist_ok=True)
-            for leftover in self.state.glob(".*.tmp"):  # a killed training's
-                leftover.unlink(missing_ok=True)
-            try:
-                yield
-            finally:
-                with suppress(OSError):
-                    self.state.rmdir()
-
-    def remove_results(self) -> None:
-        """What an earlier training left; only when the new one is about to start."""
-        with bad_file(self.directory, "cannot be written"):
-            for path in (self.state / "state.pt", *self.files):
-                path.unlink(missing_ok=True)
-
-    def remove_state(self) -> None:
-        for name in _STATE_FILES:
-            (self.state / name).unlink(missing_ok=True)

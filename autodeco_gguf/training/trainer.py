@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,10 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autodeco_gguf.errors import BadFile, ModelFailed
-from autodeco_gguf.files.atomic import bad_file, write_bytes
-from autodeco_gguf.files.journal import first_difference
-from autodeco_gguf.files.jsonl import dump_line
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.heads.format import HEAD_PREFIX
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import VARIANTS
@@ -28,6 +22,7 @@ from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
 from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, TrainingSettings
+from autodeco_gguf.training.state import State
 
 SAVE_S = 60.0
 """Seconds between saved states; what is lost by a kill, and computed again."""
@@ -56,14 +51,13 @@ class Step:
 
 @dataclass
 class _Progress:
-    """How far it is, as the state keeps it: ``bad`` validations since the ``best``, ``log_bytes`` of the log."""
+    """How far it is, as the state keeps it: ``bad`` validations since the ``best``."""
 
     step: int = 0
     best: dict[str, torch.Tensor] | None = None
     best_step: int = 0
     best_loss: float = math.inf
     bad: int = 0
-    log_bytes: int = 0
 
 
 class Trainer:
@@ -92,7 +86,6 @@ class Trainer:
         self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
-        self._log, self._state = output / "log.jsonl", state / "state.pt"
         order = np.random.default_rng([settings.seed, 1]).permutation(len(data)).astype(np.uint32)
         n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
         if settings.validation > 0 and len(data) > 1:
@@ -107,8 +100,8 @@ class Trainer:
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, **identity}
-        self._identity = json.loads(json.dumps(described, sort_keys=True))
-        self._resume()
+        self._state = State(state / "state.pt", output / "log.jsonl", described)
+        self._state.load(self._take)
 
     # ---- the loop ----
 
@@ -116,25 +109,18 @@ class Trainer:
         """Train to the end; the best heads by validation loss stay."""
         saved = time.monotonic()
         every = max(1, self.steps // self._settings.evaluations)
-        written = self._at.log_bytes
-        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
-            log.truncate(written)
+        self._state.open_log()
         while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
             done = self.train_step()
             if done.step % every == 0 or done.step == self.steps:
                 done = replace(done, validation=self._validate())
-            written += self._write(dump_line(done.record()))
+            self._state.write(done.record())
             on_step(done)
             if time.monotonic() - saved > SAVE_S or done.validation is not None or done.step == self.steps:
-                self._at.log_bytes = written
                 self._save()
                 saved = time.monotonic()
         if self._at.best is not None:
             self.heads.load_state_dict(self._at.best)
-
-    def _write(self, line: bytes) -> int:
-        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
-            return log.write(line)
 
     @property
     def step(self) -> int:
@@ -224,35 +210,14 @@ class Trainer:
 
     def _save(self) -> None:
         kept = {"heads": self.heads.state_dict(), "optimizer": self._optimizer.state_dict()}
-        buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
-        torch.save({"identity": self._identity, **vars(self._at), **kept}, buffer)
-        write_bytes(self._state, buffer.getbuffer())
+        self._state.save({**vars(self._at), **kept})
 
-    def _resume(self) -> None:
-        path = self._state
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, weights_only=True)
-            identity, at = dict(state["identity"]), _Progress(**{f.name: state[f.name] for f in fields(_Progress)})
-            if identity == self._identity:
-                self._take(at, state)
-        except Exception as e:  # torch promises nothing about a broken file
-            raise BadFile.of(path, "cannot be read; start anew with --force") from e
-        if identity != self._identity:
-            name, theirs, ours = first_difference(identity, self._identity)
-            key = name.rpartition(".")[2]
-            other = f"other {key}" if key in ("data", "base") else f"{key} {theirs}, now {ours}"
-            reason = f"of a training with {other}; start anew with --force, or elsewhere"
-            raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
-        if not self._log.exists() or os.path.getsize(self._log) < at.log_bytes:
-            raise BadFile.of(self._log, f"shorter than when {path} was written; start anew with --force")
-
-    def _take(self, at: _Progress, state: Mapping[str, Any]) -> None:
+    def _take(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; raises what torch raises for one that is none."""
+        at = _Progress(**{f.name: state[f.name] for f in fields(_Progress)})
         for weights in (state["heads"] if at.best is None else at.best, state["heads"]):
             self.heads.load_state_dict(weights)
         self._optimizer.load_state_dict(state["optimizer"])
-        if not all(type(n) is int and n >= 0 for n in (at.step, at.best_step, at.bad, at.log_bytes)):
+        if not all(type(n) is int and n >= 0 for n in (at.step, at.best_step, at.bad)):
             raise ValueError("no numbers of steps")
         self._at = at

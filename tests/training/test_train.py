@@ -24,7 +24,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
-from autodeco_gguf.training import train as train_module
+from autodeco_gguf.training import output as output_module
 from autodeco_gguf.training.settings import Objective, TrainingSettings
 from autodeco_gguf.training.train import TrainingOptions, TrainingWatch, train
 from autodeco_gguf.training.trainer import Step
@@ -180,7 +180,7 @@ def test_one_that_ends_just_before_is_not_replaced(
     qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has the output between the first look at it and the lock."""
-    locked, others = train_module.locked, list[int]()
+    locked, others = output_module.locked, list[int]()
 
     def late(path: Path) -> AbstractContextManager[None]:
         if not others:
@@ -188,7 +188,7 @@ def test_one_that_ends_just_before_is_not_replaced(
             trained(qwen2.base, tmp_path)
         return locked(path)
 
-    monkeypatch.setattr(train_module, "locked", late)
+    monkeypatch.setattr(output_module, "locked", late)
     with pytest.raises(BadFile, match=r"exists; use --force to replace it$"):
         trained(qwen2.base, tmp_path)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES

@@ -1,0 +1,80 @@
+"""Score responses with a function of the user's own, which may hang or crash."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tasks.grading import Worker, failure
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a response is worth; ``value`` is None where the function failed, and ``error`` says how."""
+
+    value: float | None
+    error: str | None = None
+
+
+def rate(function: Callable[..., Any], prompt: str, text: str, answer: str) -> Score:
+    """The score by a function called here and now; whatever it raises is the error."""
+    try:
+        value = function(prompt, text, answer)
+        value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
+    except Exception as e:  # it is the user's code: anything may come out of it
+        return Score(None, failure(e).error)
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        return Score(None, f"returned {reprlib.repr(value)}, expected a finite number")
+    return Score(float(value))
+
+
+class Scorer:
+    """Calls ``module:function``, (prompt, text, answer) -> float, in a process of its own, as graders call checkers.
+
+    A context manager; use it from one thread at a time.
+
+    Args:
+        name: of the function; its module may stand in the working directory.
+        time_limit: seconds that one call may take.
+
+    Raises:
+        InvalidInput: it cannot be imported.
+    """
+
+    def __init__(self, name: str, time_limit: float = 10.0) -> None:
+        self._name, self._time_limit = name, time_limit
+        self._worker: Worker | None = Worker(name, time_limit, "reward")
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def score(self, prompt: str, text: str, answer: str) -> float:
+        """Score one response.
+
+        Raises:
+            InvalidInput: the function raised, took too long, ended its process or gave no finite number.
+        """
+        worker, self._worker = self._worker or Worker(self._name, self._time_limit, "reward"), None
+        try:
+            score = Score(*worker.ask(self._time_limit, prompt, text, answer))
+            self._worker = worker
+        except TimeoutError:
+            score = Score(None, f"took longer than {self._time_limit:g} s")
+        except EOFError as e:
+            score = Score(None, f"ended its process ({e})")
+        finally:
+            if self._worker is None:
+                worker.kill()
+        if score.value is None:
+            raise InvalidInput(f"reward {self._name}: {score.error}", key="reward", found=self._name)
+        return score.value

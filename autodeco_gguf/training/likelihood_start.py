@@ -1,0 +1,94 @@
+"""Heads to begin a training on reward with: trained by likelihood on right answers at T = 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from autodeco_gguf.answers.items import GradedTasks, Item
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.training.data import Encoder, encode_files
+from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
+from autodeco_gguf.training.settings import TrainingSettings
+from autodeco_gguf.training.trainer import Trainer
+
+LEAST = 32
+"""Right answers to learn from; with fewer the heads stay new."""
+
+Phase = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and of how much."""
+
+
+def likelihood_start(
+    engine: Engine,
+    tasks: GradedTasks,
+    items: list[Item],
+    settings: RewardSettings,
+    directory: Path,
+    phase: Phase = lambda name, done, of: None,
+) -> tuple[HeadsModule, int]:
+    """New heads, trained by likelihood on the right answers of the first rounds, drawn at T = 1.
+
+    Args:
+        engine: the model.
+        tasks: open, those of the items.
+        items: the problems to train on; of a few as many answers are drawn as of many.
+        settings: of the training on reward; ``start_rounds`` and ``start_steps`` count.
+        directory: keeps what is finished, for the same call after an interruption.
+        phase: progress.
+
+    Returns:
+        The heads, and how many right answers there were; below ``LEAST`` the heads are new.
+
+    Raises:
+        AutoDecoError: as ``rollouts`` and ``Trainer``.
+    """
+    directory.mkdir(exist_ok=True)
+    answers = directory / "answers.jsonl"
+    if not answers.exists():
+        _draw(engine, tasks, items, settings, answers, phase)
+    heads = HeadsModule.open_new(engine.context.hidden_size, settings.seed)
+    engine.forget()
+    try:
+        data = encode_files([answers], Encoder(engine.context, engine.n_ctx), directory)
+    except BadFile:
+        if not answers.read_bytes().count(b'"weight": 1'):
+            return heads, 0
+        raise
+    if data.counts.examples < LEAST:
+        return heads, data.counts.examples
+    learning = TrainingSettings(
+        objective=replace(TrainingSettings().objective, heads=settings.objective.heads),
+        max_tokens=engine.n_ctx,
+        steps=settings.start_steps,
+        lr=settings.peak_lr(engine.context.hidden_size),
+        evaluations=3,
+        patience=0,
+        seed=settings.seed,
+    )
+    trainer = Trainer(engine.context, data, learning, directory, directory, {"base": ""})
+    trainer.run(lambda step: phase("start: steps", step.step, step.steps))
+    return trainer.heads, data.counts.examples
+
+
+def _draw(
+    engine: Engine, tasks: GradedTasks, items: list[Item], settings: RewardSettings, output: Path, phase: Phase
+) -> None:
+    """All answers, right or wrong, so that there is a file even where none is right."""
+    chosen = items[: settings.start_rounds * settings.problems]
+    wanted = settings.start_rounds * settings.problems * settings.k
+    sampling = RolloutSettings(
+        k=math.ceil(wanted / len(chosen)), keep="all", seed=settings.seed, max_tokens=settings.max_tokens
+    )
+    places = {item.key for item in chosen}
+    parts = [
+        replace(task, problems=tuple(p for i, p in enumerate(task.problems) if (task.name, i) in places))
+        for task in tasks.tasks
+    ]
+    with GradedTasks([task for task in parts if task.problems], tasks.time_limit) as asked:
+        rollouts(engine, asked, output, sampling, watch=lambda s, total: phase("start: problems", s.problems, total))

@@ -1,0 +1,90 @@
+"""What a training on reward shows of groups of answers, and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autodeco_gguf.files.jsonl import read_lines
+from autodeco_gguf.training.rewards import Group
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What some groups of k answers are: means over groups, and over the tokens drawn.
+
+    Attributes:
+        reward: what the reward is after, as ``Group.value`` says.
+        pass_at_1: share of right answers.
+        pass_at_k: share of groups with a right one.
+        distinct: different right answers of a group.
+        differing: share of groups whose answers have different rewards.
+        temperature: mean T; ``temperature_sd``: its standard deviation.
+        top_p: mean P; ``top_p_sd``: its standard deviation.
+        length: tokens of an answer.
+        cut: share of answers that were cut by length.
+    """
+
+    reward: float
+    pass_at_1: float
+    pass_at_k: float
+    distinct: float
+    differing: float
+    temperature: float
+    temperature_sd: float
+    top_p: float
+    top_p_sd: float
+    length: float
+    cut: float
+
+    @classmethod
+    def of(cls, found: Sequence[Group]) -> Measures:
+        """Of all of them."""
+        results = [one.result for group in found for one in group.answers]
+        t, p = (np.concatenate([getattr(r, name) for r in results]) for name in ("temperature", "top_p"))
+        n = len(found)
+        return cls(
+            reward=sum(group.value for group in found) / n,
+            pass_at_1=sum(group.right for group in found) / len(results),
+            pass_at_k=sum(group.right > 0 for group in found) / n,
+            distinct=sum(group.different for group in found) / n,
+            differing=sum(not group.flat for group in found) / n,
+            temperature=float(t.mean()),
+            temperature_sd=float(t.std()),
+            top_p=float(p.mean()),
+            top_p_sd=float(p.std()),
+            length=len(t) / len(results),
+            cut=sum(r.finish_reason == "length" for r in results) / len(results),
+        )
+
+
+@dataclass(frozen=True)
+class RewardReport:
+    """A training on reward on its validation problems: each validation by its round, and which one is kept, in words.
+
+    ``validations`` are the rounds of ``log.jsonl`` that have one, 0 for the start, with their measures.
+    """
+
+    reward: str
+    k: int
+    problems: int
+    validations: tuple[tuple[int, Measures], ...]
+    kept: int
+    verdict: str
+
+
+def report_of(log: Path, reward: str, k: int, problems: int, kept: int) -> RewardReport | None:
+    """The report of a training by its log; None where nothing was held out for validation."""
+    records = [json.loads(line) for _, line in read_lines(log)]
+    of = {r["round"]: Measures(**r["validation"]) for r in records if "validation" in r}
+    if not of:
+        return None
+    words = f"Round {kept} is kept: reward {of[kept].reward:.3f} on {problems} validation problems, "
+    words += f"{of[0].reward:.3f} at the start."
+    if kept == 0:
+        words = f"No round was better than the start, which is kept: reward {of[0].reward:.3f} on {problems} problems."
+    return RewardReport(reward, k, problems, tuple(of.items()), kept, words)

@@ -1,0 +1,212 @@
+"""From a GGUF and problems with known answers to heads that were trained on the reward of their own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autodeco_gguf.answers.items import GradedTasks, Item, digest, render
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.heads.base_model import BaseModel, fitting_heads
+from autodeco_gguf.heads.checkpoint import read_checkpoint
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.training.likelihood_start import LEAST, likelihood_start
+from autodeco_gguf.training.measures import Measures, RewardReport, report_of
+from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.output import Output
+from autodeco_gguf.training.plot import plot_rounds
+from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.reward_trainer import RewardTrainer, Round
+from autodeco_gguf.training.rewards import Reward
+from autodeco_gguf.training.train import identity, write_heads
+
+LIKELIHOOD, NEW = "likelihood", "new"
+"""Where heads start, besides a checkpoint or a GGUF with heads."""
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """What a training on reward begins with, and how its answers are drawn.
+
+    Attributes:
+        start: "likelihood": from new heads, trained on the right answers of the first rounds, drawn at T = 1; "new"; or
+            a checkpoint's directory, an adapter or a merged file.
+        n_ctx: tokens of an answer, its prompt included; None: as an Engine has it.
+        n_parallel: answers at once.
+        time_limit: seconds that one call of the user's own reward may take.
+        base_name: the base's name or path for transformers; by default what the GGUF calls it.
+    """
+
+    start: str | Path = LIKELIHOOD
+    n_ctx: int | None = None
+    n_parallel: int = 16
+    time_limit: float = 10.0
+    base_name: str | None = None
+
+
+@dataclass(frozen=True)
+class RewardWatch:
+    """Callbacks: a phase with what is done and to do of it, what to beware of, and every round."""
+
+    phase: Callable[[str, int, int], None] = lambda name, done, of: None
+    warning: Callable[[str], None] = lambda _: None
+    round: Callable[[Round], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class RewardTrained:
+    """What a training left, as ``train.Trained``; ``kept`` is the round whose heads these are, 0 the start."""
+
+    checkpoint: Path
+    adapter: Path
+    planned: int
+    rounds: int
+    kept: int
+    report: RewardReport | None
+
+
+def train_reward(
+    base: str | Path,
+    tasks: GradedTasks,
+    output: str | Path,
+    settings: RewardSettings | None = None,
+    *,
+    options: RewardOptions | None = None,
+    force: bool = False,
+    machine: Machine | None = None,
+    watch: RewardWatch | None = None,
+) -> RewardTrained:
+    """Train heads on the reward of answers that they draw themselves.
+
+    The state is saved after every round: an interruption costs the round under way.
+
+    Args:
+        base: a GGUF, quantized or not, or a merged file; it is not changed.
+        tasks: open; a share of the problems is held out to choose the round by.
+        output: as ``train.train`` has it.
+        settings: the defaults are for a model of some 100 million parameters or more.
+        options: the start, and how answers are drawn.
+        force: replace what is there, instead of resuming or refusing.
+        machine: what it runs on; a single thread makes it reproducible to the bit.
+        watch: progress.
+
+    Raises:
+        AutoDecoError: bad input, a finished output without ``force``, a state of another training; a checker or a
+            reward that failed on an answer.
+        Busy: another training has the same output.
+    """
+    settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
+    settings.check()
+    out, machine = Output(Path(output)), machine or Machine()
+    out.check(_inputs(Path(base), tasks, options), force)
+    torch.set_num_threads(machine.threads)
+    model = BaseModel.open(Path(base))
+    given = None if options.start in (LIKELIHOOD, NEW) else _read_heads(model, Path(options.start), settings)
+    with Reward(settings.reward, options.time_limit) as reward, out.held():
+        out.check_new(force)  # another may have come to its end meanwhile
+        with _engine(model, settings, options, machine) as engine:
+            items = render(engine, tasks.tasks, settings.max_tokens)
+            if force:
+                out.remove_state()
+                out.state.mkdir()
+                out.remove_results()
+            what = {**identity(model, engine.machine), **_described(engine, tasks, items)}
+            what["start"] = options.start if given is None else given.weights(vocab_size=0, base_model="").fingerprint()
+            trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
+            if not trainer.resumed:
+                if options.start == LIKELIHOOD:
+                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
+                trainer.begin(given or HeadsModule.open_new(engine.context.hidden_size, settings.seed))
+            _run(trainer, watch)
+            n_vocab = engine.context.n_vocab
+        weights = trainer.heads.weights(vocab_size=n_vocab, base_model=options.base_name or model.name)
+        log, n_validation = out.directory / "log.jsonl", len(trainer.validation)
+        result = report_of(log, settings.reward, settings.k, n_validation, trainer.kept)
+        write_heads(out, model, weights, settings.objective.heads, result, plot_rounds)
+        out.remove_state()
+    return RewardTrained(out.directory, out.adapter, settings.rounds, trainer.round, trainer.kept, result)
+
+
+def _described(engine: Engine, tasks: GradedTasks, items: Sequence[Item]) -> dict[str, object]:
+    """What answers depend on besides the model and the settings."""
+    checkers = [task.checker for task in tasks.tasks]
+    return {"ctx": engine.n_ctx, "parallel": engine.n_parallel, "checkers": checkers, "data": digest(items)}
+
+
+def _inputs(base: Path, tasks: GradedTasks, options: RewardOptions) -> list[Path]:
+    """The files that are not to be written over."""
+    names = dict.fromkeys(problem.file for task in tasks.tasks for problem in task.problems)
+    start = [] if options.start in (LIKELIHOOD, NEW) else [Path(options.start)]
+    return [base, *start, *(path for path in map(Path, names) if path.exists())]
+
+
+def _read_heads(model: BaseModel, path: Path, settings: RewardSettings) -> HeadsModule:
+    """The heads of a checkpoint's directory, an adapter or a merged file, checked to fit."""
+    if path.is_dir():
+        weights = read_checkpoint(path).weights
+        model.check_fit(weights.hidden_size, weights.vocab_size, model.parts[0].architecture, path)
+    else:
+        weights = fitting_heads(model.file, path)
+    heads = HeadsModule(weights.hidden_size, settings.seed)
+    try:
+        heads.take(weights, settings.objective.heads)
+    except InvalidInput as e:
+        raise BadFile.of(path, e, key=e.key) from e
+    return heads
+
+
+def _engine(model: BaseModel, settings: RewardSettings, options: RewardOptions, machine: Machine) -> Engine:
+    """With new heads, in whose place others come."""
+    size, vocab = model.hidden_size, model.vocab_size
+    if size is None or vocab is None:
+        raise BadFile.of(model.path, "does not say its hidden size and vocabulary")
+    return Engine(
+        model.file,
+        n_parallel=options.n_parallel,
+        n_ctx=options.n_ctx,
+        heads=HeadsModule(size, settings.seed).weights(vocab_size=vocab, base_model=""),
+        heads_enabled=settings.objective.heads,
+        machine=machine,
+        batching=Batching(batch_invariant=options.n_parallel > 1),
+    )
+
+
+def _likelihood(
+    engine: Engine,
+    tasks: GradedTasks,
+    trainer: RewardTrainer,
+    settings: RewardSettings,
+    directory: Path,
+    watch: RewardWatch,
+) -> HeadsModule:
+    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase)
+    if n < LEAST:
+        watch.warning(f"only {n} right answers at T = 1: too few to start from by likelihood, so the heads are new")
+    return heads
+
+
+def _run(trainer: RewardTrainer, watch: RewardWatch) -> None:
+    warned = False
+
+    def on_round(done: Round) -> None:
+        nonlocal warned
+        watch.round(done)
+        if done.train is not None and done.train.differing < 0.5 and not warned:
+            warned = True
+            watch.warning(flat_warning(done.train))
+
+    trainer.run(on_round, lambda name, done, of: watch.phase(name, done, of))
+
+
+def flat_warning(of: Measures) -> str:
+    """What to say where most groups have no difference."""
+    text = f"only {of.differing:.0%} of the problems have answers of different reward, which is all there is to learn "
+    text += f"from: {of.pass_at_1:.0%} of the answers are right"
+    if of.pass_at_1 > 0.5:
+        return f"{text}; harder problems would tell more"
+    return f"{text}; easier problems, a larger -k or heads that are less sharp would tell more"

@@ -1,0 +1,75 @@
+"""The state that a training resumes from, and its log."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.atomic import bad_file, write_bytes
+from autodeco_gguf.files.journal import first_difference
+from autodeco_gguf.files.jsonl import dump_line
+
+
+class State:
+    """A file of tensors and numbers, replaced as the training goes on, and a log that grows.
+
+    A state knows how long the log was, so that what was logged after it is cut off when the training goes on from it.
+    """
+
+    def __init__(self, path: Path, log: Path, identity: Mapping[str, object]) -> None:
+        """Args: both files, and all that the training depends on."""
+        self._path, self._log = path, log
+        self._identity = json.loads(json.dumps(identity, sort_keys=True))
+        self._log_bytes = 0
+
+    def load(self, take: Callable[[Mapping[str, Any]], None]) -> bool:
+        """Give the state there is to ``take``; whether there was one.
+
+        Raises:
+            BadFile: of another training, and in what; damaged, or ``take`` raised; the log is shorter than it was.
+        """
+        path = self._path
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, weights_only=True)
+            identity, log_bytes = dict(state["identity"]), state["log_bytes"]
+            if type(log_bytes) is not int or log_bytes < 0:
+                raise ValueError("no length of the log")
+            if identity == self._identity:
+                take(state)
+        except Exception as e:  # torch promises nothing about a broken file
+            raise BadFile.of(path, "cannot be read; start anew with --force") from e
+        if identity != self._identity:
+            name, theirs, ours = first_difference(identity, self._identity)
+            key = name.rpartition(".")[2]
+            other = f"other {key}" if key in ("data", "base", "start") else f"{key} {theirs}, now {ours}"
+            reason = f"of a training with {other}; start anew with --force, or elsewhere"
+            raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
+        if not self._log.exists() or os.path.getsize(self._log) < log_bytes:
+            raise BadFile.of(self._log, f"shorter than when {path} was written; start anew with --force")
+        self._log_bytes = log_bytes
+        return True
+
+    def open_log(self) -> None:
+        """Make the log as long as it was when the state was written; empty without one."""
+        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
+            log.truncate(self._log_bytes)
+
+    def write(self, record: object) -> None:
+        """Add a line to the log."""
+        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
+            self._log_bytes += log.write(dump_line(record))
+
+    def save(self, values: Mapping[str, object]) -> None:
+        """Replace the state."""
+        buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
+        torch.save({"identity": self._identity, **values, "log_bytes": self._log_bytes}, buffer)
+        write_bytes(self._path, buffer.getbuffer())
