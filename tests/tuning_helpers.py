@@ -80,7 +80,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(items, "Grader", FakeGrader)
     monkeypatch.setattr(module, "Engine", TuneEngine)
     monkeypatch.setattr(module, "_own_heads", lambda model, heads: heads)
-    monkeypatch.setattr(module, "measure", lambda *args, **kwargs: Speed(0.002, 4.0, 2000.0))
+    monkeypatch.setattr(module, "measure_speed", lambda *args, **kwargs: Speed(0.002, 4.0, 2000.0))
     monkeypatch.setattr(TuneEngine, "opened", [])
     monkeypatch.setattr(TuneEngine, "total", 0)
     monkeypatch.setattr(TuneEngine, "stop_at", None)

@@ -99,7 +99,7 @@ class GradedTasks:
 
     def of(self, tasks: Sequence[Task]) -> GradedTasks:
         """These tasks, each with some problems of one of the open ones, with their graders for as long as they last."""
-        part = GradedTasks(tasks, self._time_limit)
+        part = GradedTasks(tasks, self.time_limit)
         part._of, part._opened = self._of, ExitStack()
         return part
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from autodeco_gguf.evaluation.estimates import Array
 from autodeco_gguf.evaluation.methods import Config
@@ -13,8 +17,10 @@ from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
 from autodeco_gguf.evaluation.summary import Groups, all_problems, by_config, complete_scores
 from autodeco_gguf.files.journal import reading
-from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.problems import Problem, located
+from autodeco_gguf.tasks.scoring import Scorer
 from autodeco_gguf.tasks.tasks import Task
+from autodeco_gguf.training.rewards import REWARDS
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,31 @@ Measure = Callable[[Config, Groups, EvalSettings, Mapping[ProblemKey, Problem]],
 """(config, all its answers by problem, how they were drawn, the problems) -> a value for each problem."""
 
 
-def measure_of(reward: str) -> Measure:
-    """What a reward of answers that are right or wrong measures: pass@1, pass@k, different right answers among k."""
-    return {"correct": _right, "any": _passed, "distinct": _distinct}[reward]
+@contextmanager
+def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
+    """What a reward is after: pass@1, pass@k, different right answers among k, or the mean of the user's function.
+
+    That one runs in a process of its own, for ``time_limit`` seconds a call.
+
+    Raises:
+        InvalidInput: the function cannot be imported.
+        BadFile: it failed on an answer; the problem is named as file:line.
+    """
+    if reward in REWARDS:
+        yield {"correct": _right, "any": _passed, "distinct": _distinct}[reward]
+        return
+    with Scorer(reward, time_limit) as scorer:
+
+        def mean(config: Config, groups: Groups, settings: EvalSettings, asked: Mapping[ProblemKey, Problem]) -> Array:
+            return np.array([_mean(scorer, asked[key], samples) for key, samples in groups.items()])
+
+        yield mean
+
+
+def _mean(scorer: Scorer, problem: Problem, samples: Sequence[Sample]) -> float:
+    with located(problem.file, problem.line, by_line=problem.by_line):
+        scores = [scorer.score(problem.text, sample.text, problem.answer) for sample in samples]
+    return math.fsum(scores) / len(scores)
 
 
 def _right(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampling import check_seed_range
+from autodeco_gguf.training.rewards import check_reward
 
 MOST_MINUTES = 60 * 24 * 14
 """Two weeks."""
 
-REWARDS = ("correct", "any", "distinct")
 GROUPED = ("any", "distinct")
 """Rewards of which the k answers to a problem are judged together."""
 
@@ -66,5 +66,4 @@ class TuneSettings:
         if self.reward in GROUPED and self.k < 2:
             raise InvalidInput.of("k", self.k, f"at least 2 for reward {self.reward}: it looks at several answers")
         check_seed_range(self.seed)
-        if self.reward not in REWARDS and ":" not in self.reward:
-            raise InvalidInput.of("reward", repr(self.reward), f"{', '.join(REWARDS)} or module:function")
+        check_reward(self.reward)

@@ -16,7 +16,7 @@ BATCHES = 2
 """So many answers as the model draws at a time, times this, are measured."""
 
 
-def measure(
+def measure_speed(
     engine: Engine,
     tasks: GradedTasks,
     items: Sequence[Item],

@@ -28,10 +28,10 @@ from autodeco_gguf.tuning.candidates import Trial, chosen
 from autodeco_gguf.tuning.heads import ADAPTER, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
-from autodeco_gguf.tuning.scores import Row, measure_of
+from autodeco_gguf.tuning.scores import Measure, Row, measuring
 from autodeco_gguf.tuning.search import Found
 from autodeco_gguf.tuning.settings import TuneSettings
-from autodeco_gguf.tuning.speed import measure
+from autodeco_gguf.tuning.speed import measure_speed
 from autodeco_gguf.tuning.split import Split, size, split
 
 JOURNAL, REPORT, RESULT = "tune.jsonl", "report.md", "result.json"
@@ -98,12 +98,16 @@ def tune(
     parts = split(tasks, settings.seed)
     own = _own_heads(Path(model), heads)
     make_directory(Path(output))
-    with GradedTasks(tasks, settings.time_limit) as graded:
+    with (
+        GradedTasks(tasks, settings.time_limit) as graded,
+        measuring(settings.reward, settings.time_limit) as measure,
+    ):
         run = _Run(
             Path(model),
             None if heads is None else Path(heads),
             own,
             graded,
+            measure,
             parts,
             Path(output),
             settings,
@@ -148,6 +152,7 @@ class _Run:
     heads: Path | None
     own: HeadWeights | None
     graded: GradedTasks
+    measure: Measure
     parts: Split
     output: Path
     settings: TuneSettings
@@ -204,7 +209,7 @@ class _Run:
         s, total = self.settings, 60 * self.settings.minutes
         self._say("measuring")
         items = render(engine, chosen(self.parts.search, 0, 2 * s.n_parallel), s.max_tokens)
-        speed = measure(engine, self.graded, items, max_tokens=s.max_tokens, limit_s=MEASURING * total)
+        speed = measure_speed(engine, self.graded, items, max_tokens=s.max_tokens, limit_s=MEASURING * total)
         trained, n = obstacle(s) is None, size(self.parts.search)
         work = Work(
             search_problems=n,
@@ -227,7 +232,7 @@ class _Run:
         def watch(stage: str, p: Progress) -> None:
             self._say(f"{stage}, {p.config}: {p.done} of {p.total} answers")
 
-        return Trial(engine, self.graded, self.settings, measure_of(self.settings.reward), watch)
+        return Trial(engine, self.graded, self.settings, self.measure, watch)
 
     def _pairs(self, engine: Engine, plan: Plan) -> tuple[list[Found[Config]], list[Row]]:
         """What the search found, and how the best pair and the usual ways do on the test."""

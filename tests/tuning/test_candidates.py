@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from tuning_helpers import MODEL, SETTINGS, TASKS, TuneEngine, task
 
 from autodeco_gguf.answers.items import GradedTasks
-from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.tuning.candidates import Trial, chosen, passes
 from autodeco_gguf.tuning.plan import Plan
-from autodeco_gguf.tuning.scores import measure_of
+from autodeco_gguf.tuning.scores import measuring
 from autodeco_gguf.tuning.search import Rung
 
 PLAN = Plan(60.0, True, (Rung(4, 20), Rung(2, 70)), None, 0, 8, 1, 1.0, 0.0, 1.0)
@@ -43,8 +44,8 @@ def test_a_search(tmp_path: Path) -> None:
     engine = TuneEngine(MODEL, heads=None, n_parallel=4)
     pairs = [Config.static(0, 1), Config.static(0.7, 0.85), Config.static(1, 1), Config.static(0.3, 1)]
     said = []
-    with GradedTasks(TASKS) as graded:
-        trial = Trial(engine, graded, SETTINGS, measure_of("correct"), lambda *args: said.append(args))  # type: ignore[arg-type]
+    with GradedTasks(TASKS) as graded, measuring("correct", 10.0) as measure:
+        trial = Trial(engine, graded, SETTINGS, measure, lambda *args: said.append(args))  # type: ignore[arg-type]
         found = trial.search(TASKS, tmp_path, pairs, PLAN)
         drawn = TuneEngine.total
         again = trial.search(TASKS, tmp_path, pairs, PLAN)
@@ -62,15 +63,11 @@ def test_a_search(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("made_up")
 def test_groups_of_answers(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     engine = TuneEngine(MODEL, heads=None, n_parallel=4)
     settings = replace(SETTINGS, reward="distinct", k=4)
-    with GradedTasks(TASKS) as graded:
-        trial = Trial(engine, graded, settings, measure_of("distinct"), lambda *args: None)  # type: ignore[arg-type]
+    with GradedTasks(TASKS) as graded, measuring("distinct", 10.0) as measure:
+        trial = Trial(engine, graded, settings, measure, lambda *args: None)  # type: ignore[arg-type]
         methods = [Config.static(0, 1), Config.static(1, 1)]
-        from autodeco_gguf.evaluation.methods import Method
-
         rows = trial.run(TASKS, tmp_path, [Method(str(c), "constant", c) for c in methods], "test", times=2)
     counts = Counter(s["config"] for s in samples_of(tmp_path))
     assert counts == {"static:0,1": 60, "static:1,1": 60 * 4 * 2}

@@ -11,11 +11,12 @@ from fake_engine import TASKS, FakeEngine, FakeGrader, samples_of
 
 from autodeco_gguf.answers import items
 from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
-from autodeco_gguf.tuning.scores import Row, measure_of, rows
+from autodeco_gguf.tuning.scores import Row, measuring, rows
 
 SETTINGS = EvalSettings(k=4, seeds=3)
 
@@ -32,7 +33,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
 
 
 def found(evaluated: tuple[Path, Results], reward: str) -> dict[str, Row]:
-    return {row.name: row for row in rows(*evaluated, TASKS, measure_of(reward))}
+    with measuring(reward, 10.0) as measure:
+        return {row.name: row for row in rows(*evaluated, TASKS, measure)}
 
 
 def answers(evaluated: tuple[Path, Results], config: str) -> dict[tuple[str, int], list[tuple[str, bool]]]:
@@ -94,6 +96,28 @@ def test_heads_have_means(evaluated: tuple[Path, Results]) -> None:
 def test_only_what_was_asked_for_counts(evaluated: tuple[Path, Results]) -> None:
     directory, results = evaluated
     fewer = replace(results, settings=replace(results.settings, seeds=1))
-    (row,) = rows(directory, replace(fewer, methods=fewer.methods[1:2]), TASKS, measure_of("correct"))
+    with measuring("correct", 10.0) as measure:
+        (row,) = rows(directory, replace(fewer, methods=fewer.methods[1:2]), TASKS, measure)
     first = [s for s in samples_of(directory) if s["config"] == "static:1,1" and s["seed"] == 0]
     assert row.values.mean() == pytest.approx(np.mean([s["correct"] for s in first]))
+
+
+def test_a_function_of_ones_own(
+    evaluated: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values are computed here once more; where it fails, the problem is named."""
+    source = "def score(prompt, text, answer):\n    return len(text) + (prompt == 'sums 1') * 100 - len(answer) / 2\n"
+    (tmp_path / "scored.py").write_text(
+        f"{source}\ndef broken(prompt, text, answer):\n    return 1 / (prompt != 'sums 2')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    row = found(evaluated, "scored:score")["static:1,1"]
+    expected = [
+        np.mean([len(text) for text, _ in group]) + (key == ("sums", 1)) * 100 - len(f"{key[0]}{key[1]}") / 2
+        for key, group in answers(evaluated, "static:1,1").items()
+    ]
+    assert row.values.tolist() == pytest.approx(expected)
+    with pytest.raises(BadFile, match=r"^sums\.jsonl:3: reward scored:broken: ZeroDivisionError"):
+        found(evaluated, "scored:broken")
+    with pytest.raises(InvalidInput, match="reward 'missing:f': 'missing' cannot be imported"):
+        found(evaluated, "missing:f")

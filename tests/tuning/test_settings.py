@@ -30,7 +30,7 @@ def test_what_is_compared_follows_the_reward(reward: str, group: int, measure: s
         ({"k": 1, "reward": "any"}, "k 1, expected at least 2 for reward any"),
         ({"max_tokens": 0}, "max_tokens 0, expected at least 1"),
         ({"seed": -1}, "seed -1, expected 0 to"),
-        ({"reward": "best"}, "reward 'best', expected correct, any, distinct or module:function"),
+        ({"reward": "best"}, "reward 'best', expected one of correct, any, distinct, or module:function of your own"),
     ],
 )
 def test_out_of_range(values: dict[str, Any], message: str) -> None:

@@ -87,11 +87,13 @@ def test_any_interruption_leads_to_the_same_end(tmp_path: Path, made_up: pytest.
         made_up.setattr(TuneEngine, "stop_at", stop)
         with pytest.raises(KeyboardInterrupt):
             tuned(tmp_path / "cut")
-        made_up.setattr(module, "measure", lambda *args, **kwargs: Speed(7.0, 1.0, 1.0))  # it is not planned again
+        made_up.setattr(
+            module, "measure_speed", lambda *args, **kwargs: Speed(7.0, 1.0, 1.0)
+        )  # it is not planned again
         tuned(tmp_path / "cut")
         assert TuneEngine.total - total <= SETTINGS.n_parallel  # what was under way
         assert result(tmp_path / "cut") == result(tmp_path / "whole")
-        made_up.setattr(module, "measure", lambda *args, **kwargs: Speed(0.002, 4.0, 2000.0))
+        made_up.setattr(module, "measure_speed", lambda *args, **kwargs: Speed(0.002, 4.0, 2000.0))
         shutil.rmtree(tmp_path / "cut")
 
 
