@@ -15,7 +15,6 @@ from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
     from autodeco_gguf.tuning.plan import Plan, Speed
-    from autodeco_gguf.tuning.settings import TuneSettings
     from autodeco_gguf.tuning.tune import TuneProgress, TuneWatch
 
 
@@ -65,7 +64,7 @@ def tune_command(model: Path, output: Path | None, **options: Any) -> None:
     )
     settings.check()
     tasks = read_tasks(options).tasks
-    with resumable(output), _progress(settings) as watch:
+    with resumable(output), _progress() as watch:
         tuned = tune(model, tasks, output, settings, heads=options["heads"], watch=watch)
     click.echo(page(tuned), nl=False)
     adapter = "" if tuned.trained is None else f", {tuned.trained.name}"
@@ -73,7 +72,7 @@ def tune_command(model: Path, output: Path | None, **options: Any) -> None:
 
 
 @contextmanager
-def _progress(settings: TuneSettings) -> Iterator[TuneWatch]:
+def _progress() -> Iterator[TuneWatch]:
     """A bar of seconds, and the plan as soon as there is one."""
     from autodeco_gguf.tuning.report import plan_lines
     from autodeco_gguf.tuning.tune import TuneWatch
@@ -81,7 +80,7 @@ def _progress(settings: TuneSettings) -> Iterator[TuneWatch]:
     with progress_bar("loading") as bar:
 
         def on_plan(plan: Plan, speed: Speed) -> None:
-            for line in plan_lines(plan, speed, settings):
+            for line in plan_lines(plan, speed):
                 bar.say(line)
 
         def on_progress(p: TuneProgress) -> None:

@@ -115,8 +115,9 @@ class Work:
 class Plan:
     """What will be done, with the seconds for each part. ``training`` is None where no heads are trained.
 
-    ``seconds`` is all there was to plan with. ``test_times`` is how often a group of answers to a test problem is
-    drawn. ``heads_s`` are the seconds with which heads could be trained too, None where they are, or cannot be.
+    ``seconds`` is all there was, what was used before included. ``test_times`` is how often a group of answers to a
+    test problem is drawn. ``heads_s`` are the seconds with which heads could be trained too, None where they are, or
+    cannot be.
     """
 
     seconds: float
@@ -137,31 +138,30 @@ class Plan:
         return self.search_s + self.training_s + self.test_s
 
 
-def make_plan(seconds: float, speed: Speed, work: Work) -> Plan:
-    """The plan for so many seconds, of which it uses all but the reserve at most.
+def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) -> Plan:
+    """The plan for so many seconds, of which some are used already; it takes all others but the reserve at most.
 
     Raises:
         InvalidInput: too little time even for fixed pairs alone.
     """
-    usable = (1 - RESERVE) * seconds
+    usable = (1 - RESERVE) * max(0.0, seconds - used_s)
     training, rounds = _training(usable, speed, work)
     training_share = TRAINING if training else 0.0
     search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
     test = _test(usable * TEST, speed, work, work.methods + (training is not None))
     if search is None or test is None:
-        needed = _least_seconds(speed, work)
+        needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
+        message = f"an answer of {speed.tokens:.0f} tokens takes {_of_time(speed.answer_s)}; expected at least"
         raise InvalidInput(
-            f"minutes: {seconds / 60:.1f} are left, and an answer of {speed.tokens:.0f} tokens takes "
-            f"{_of_time(speed.answer_s)}; expected at least {math.ceil(needed / 6) / 10:.1f}, fewer --max-tokens, "
-            "or a smaller model",
+            f"minutes {seconds / 60:g}: {message} {needed}, a smaller max_tokens, or a smaller model",
             key="minutes",
-            expected=needed / 60,
+            expected=needed,
             found=seconds / 60,
         )
     coarse, rungs, search_s = search
     problems, times, test_s = test
     training_s = 0.0 if training is None else _training_s(training, rounds, speed, work)
-    heads_s = None if training or not work.trains else _seconds_with_heads(speed, work)
+    heads_s = None if training or not work.trains else used_s + _seconds_with_heads(speed, work)
     return Plan(seconds, coarse, rungs, training, rounds, problems, times, search_s, training_s, test_s, heads_s)
 
 

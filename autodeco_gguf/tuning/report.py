@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def _options(temperature: float, top_p: float) -> str:
     return f" --temperature {temperature:g} --top-p {top_p:g}"
 
 
-def plan_lines(plan: Plan, speed: Speed, settings: TuneSettings) -> list[str]:
+def plan_lines(plan: Plan, speed: Speed) -> list[str]:
     """What is about to be done, for who waits for it."""
     lines = [
         f"an answer: {speed.tokens:.0f} tokens, {_duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
@@ -95,15 +96,15 @@ def plan_lines(plan: Plan, speed: Speed, settings: TuneSettings) -> list[str]:
         size = f"{plan.training.problems} x {plan.training.k} answers"
         lines.append(f"training: {plan.rounds} rounds of {size}, {_minutes(plan.training_s)}")
     elif plan.heads_s is not None:
-        lines.append(f"training: no time for it; with --minutes {needed(plan, settings)} heads would be trained too")
+        lines.append(f"training: no time for it; with --minutes {needed(plan)} heads would be trained too")
     lines.append(f"test: {count(plan.test_problems, 'problem')}, {_minutes(plan.test_s)}")
     return lines
 
 
-def needed(plan: Plan, settings: TuneSettings) -> int:
+def needed(plan: Plan) -> int:
     """Whole minutes with which heads would be trained as well."""
     assert plan.heads_s is not None
-    return int(-(-(60 * settings.minutes - plan.seconds + plan.heads_s) // 60))
+    return math.ceil(plan.heads_s / 60)
 
 
 def _duration(seconds: float) -> str:
@@ -150,7 +151,7 @@ def _without_heads(tuned: Tuned) -> list[str]:
         return [f"No heads were trained: {tuned.obstacle}."]
     if tuned.plan.heads_s is None:
         return []
-    more = f"--minutes {needed(tuned.plan, tuned.settings)} would be enough for it"
+    more = f"--minutes {needed(tuned.plan)} would be enough for it"
     return [f"No heads were trained: {tuned.settings.minutes:g} minutes are too few for this model; {more}."]
 
 

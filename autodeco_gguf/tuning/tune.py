@@ -222,7 +222,8 @@ class _Run:
             likelihood=self.own is None,
             start_s=2 * loaded_s + TORCH_S,
         )
-        plan = make_plan(total - self.clock.seconds - loaded_s * (self.own is not None), speed, work)
+        used_s = self.clock.seconds + loaded_s * (self.own is not None)
+        plan = make_plan(total, speed, work, used_s=used_s)
         log.append({"plan": to_json(plan), "speed": to_json(speed)})
         return plan, speed
 

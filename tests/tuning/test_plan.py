@@ -82,7 +82,9 @@ def test_more_time_is_for_larger_trainings() -> None:
 
 def test_heads_that_are_there_need_no_start() -> None:
     work, speed = Work(search_problems=60, test_problems=40), Speed(0.1, 30, 300)
-    assert make_plan(1000, speed, replace(work, likelihood=False)).rounds > make_plan(1000, speed, work).rounds
+    with_start, without = make_plan(100, speed, work), make_plan(100, speed, replace(work, likelihood=False))
+    assert with_start.heads_s is not None
+    assert without.heads_s == pytest.approx(with_start.heads_s - 0.1 * 896 / 0.5 / 0.9)
 
 
 def test_too_few_minutes_for_heads() -> None:
@@ -95,11 +97,21 @@ def test_too_few_minutes_for_heads() -> None:
 
 
 def test_too_few_minutes_for_anything() -> None:
-    with pytest.raises(InvalidInput, match=r"minutes: 1\.0 are left, and an answer of 500 tokens takes 5\.0 s") as e:
+    with pytest.raises(InvalidInput, match=r"^minutes 1: an answer of 500 tokens takes 5\.0 s") as e:
         make_plan(60, Speed(5.0, 500, 100), Work(search_problems=60, test_problems=40))
     match = re.search(r"expected at least ([0-9.]+),", str(e.value))
     assert match is not None
     assert make_plan(60 * float(match[1]), Speed(5.0, 500, 100), Work(search_problems=60, test_problems=40)).coarse
+
+
+def test_seconds_that_are_used_are_no_more_there() -> None:
+    work, speed = Work(search_problems=60, test_problems=40), Speed(0.1, 30, 300)
+    late, early = make_plan(1000, speed, work, used_s=400), make_plan(600, speed, work)
+    assert (late.rungs, late.rounds, late.seconds) == (early.rungs, early.rounds, 1000)
+    late, early = make_plan(500, speed, work, used_s=400), make_plan(100, speed, work)
+    assert late.heads_s == pytest.approx((early.heads_s or 0.0) + 400)
+    with pytest.raises(InvalidInput, match=r"^minutes 5: .* expected at least [67]"):
+        make_plan(300, speed, work, used_s=350)
 
 
 def test_grids_begin_with_greedy_and_hold_the_default() -> None:

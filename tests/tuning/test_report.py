@@ -66,7 +66,7 @@ def test_a_pair() -> None:
         "- T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points ("
     )
     assert (
-        "- No heads were trained: 30 minutes are too few for this model; --minutes 69 would be enough for it." in text
+        "- No heads were trained: 30 minutes are too few for this model; --minutes 67 would be enough for it." in text
     )
     assert "| T = 0.7, P = 0.85 <- |  46.0 ± 0.8 | 0.70 | 0.85 |     21 |" in text
     assert "| llama.cpp's defaults |  42.0 ± 0.7 |      |      |     21 |" in text
@@ -136,15 +136,13 @@ def test_why_there_are_no_heads() -> None:
 
 
 def test_the_plan_is_told() -> None:
-    speed, settings = Speed(0.1, 30.2, 300.0), TuneSettings()
-    assert plan_lines(PLAN, speed, settings) == [
+    speed = Speed(0.1, 30.2, 300.0)
+    assert plan_lines(PLAN, speed) == [
         "an answer: 30 tokens, 100 ms (300 tokens/s)",
         "search: 31 pairs, 7 minutes",
         "training: 20 rounds of 12 x 16 answers, 13 minutes",
         "test: 40 problems, 6 minutes",
     ]
     short = replace(PLAN, training=None, rounds=0, heads_s=4000.0)
-    assert plan_lines(short, speed, settings)[2] == (
-        "training: no time for it; with --minutes 69 heads would be trained too"
-    )
-    assert needed(short, settings) == 69  # 100 of 1800 s had passed: 4100 s
+    assert plan_lines(short, speed)[2] == ("training: no time for it; with --minutes 67 heads would be trained too")
+    assert needed(short) == 67

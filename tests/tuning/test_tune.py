@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tuning_helpers import MODEL, SETTINGS, TuneEngine, task, tuned
+from tuning_helpers import MODEL, SETTINGS, SPEED, TuneEngine, task, tuned
 
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.journal import Journal
@@ -93,7 +93,7 @@ def test_any_interruption_leads_to_the_same_end(tmp_path: Path, made_up: pytest.
         tuned(tmp_path / "cut")
         assert TuneEngine.total - total <= SETTINGS.n_parallel  # what was under way
         assert result(tmp_path / "cut") == result(tmp_path / "whole")
-        made_up.setattr(module, "measure_speed", lambda *args, **kwargs: Speed(0.002, 4.0, 2000.0))
+        made_up.setattr(module, "measure_speed", lambda *args, **kwargs: SPEED)
         shutil.rmtree(tmp_path / "cut")
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_plan(tmp_path: Path) -> None:
 def test_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="19 different problems, expected at least 20"):
         module.tune(MODEL, [task("sums", 19)], tmp_path, SETTINGS)
-    with pytest.raises(InvalidInput, match="minutes: "):
+    with pytest.raises(InvalidInput, match=r"^minutes 0\.001: "):
         tuned(tmp_path / "short", replace(SETTINGS, minutes=0.001))
     assert TuneEngine.total == 0
 
@@ -147,7 +147,7 @@ def test_progress_and_plan_are_told(tmp_path: Path) -> None:
     said: list[TuneProgress] = []
     tuned(tmp_path, watch=TuneWatch(plan=lambda *args: plans.append(args), progress=said.append))
     ((plan, speed),) = plans
-    assert speed == Speed(0.002, 4.0, 2000.0)
+    assert speed == SPEED
     assert plan.rounds == 0
     assert plan.heads_s is None
     assert {p.total for p in said} == {60.0}
@@ -158,11 +158,11 @@ def test_progress_and_plan_are_told(tmp_path: Path) -> None:
 
 
 def test_seconds_of_all_runs_count(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
-    made_up.setattr(TuneEngine, "stop_at", 1000)
+    made_up.setattr(TuneEngine, "stop_at", 600)
     with pytest.raises(KeyboardInterrupt):
         tuned(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
     first = sum(line.get("seconds", 0.0) for line in lines)
-    assert first > 1
+    assert first > 0.5
     made_up.setattr(TuneEngine, "stop_at", None)
     assert tuned(tmp_path).seconds > first + 0.1
