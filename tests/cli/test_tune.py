@@ -21,6 +21,7 @@ from autodeco_gguf import extract
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tuning import tune as module
+from autodeco_gguf.tuning.plan import Training
 
 Tune = Callable[..., Outcome]
 
@@ -158,14 +159,34 @@ def kill(command: list[str], when: Callable[[], bool]) -> None:
         os.kill(process.pid, signal.SIGKILL)
 
 
+def planned(directory: Path) -> bool:
+    path = directory / "tune.jsonl"
+    return path.exists() and '"plan"' in path.read_text()
+
+
 def test_killed_it_comes_to_the_same_end(small: Path, tmp_path: Path) -> None:
-    """One is killed in the search, the other one begins with the same plan and is left alone."""
+    """One is killed in the search and in the training, the other one begins with the same plan and is left alone."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    kill(command(small, cut, "--no-train"), lambda: (cut / "search" / "1" / "samples.jsonl").exists())
-    assert not (cut / "result.json").exists()
+    kill(command(small, cut), lambda: planned(cut))
+    plan_a_small_training(cut / "tune.jsonl")
     whole.mkdir()
     shutil.copy(cut / "tune.jsonl", whole)
+    kill(command(small, cut), lambda: len(list(cut.glob("search/*/samples.jsonl"))) > 1)
+    kill(command(small, cut), lambda: (cut / "heads" / ".training" / "state.pt").exists())
+    assert not (cut / "heads.gguf").exists()
     for directory in (cut, whole):
-        done = subprocess.run(command(small, directory, "--no-train"), capture_output=True, text=True, check=True)
+        done = subprocess.run(command(small, directory), capture_output=True, text=True, check=True)
         assert done.stdout.startswith("# How to decode with small.gguf on problems\n\nTake ")
+        assert (directory / "heads.gguf").exists()
     assert finished(cut) == finished(whole)
+    assert set(finished(whole)["rows"]) >= {"greedy", "default", "llama.cpp", "heads"}
+    assert (cut / "heads.gguf").read_bytes() == (whole / "heads.gguf").read_bytes()
+
+
+def plan_a_small_training(path: Path) -> None:
+    """As if there had been time for it."""
+    lines = path.read_text().splitlines()
+    line = json.loads(lines[1])
+    line["plan"]["training"] = vars(Training(problems=6, k=4, validations=2, start_rounds=2, start_steps=4))
+    line["plan"].update(rounds=4, heads_s=None)
+    path.write_text("".join(f"{text}\n" for text in (lines[0], json.dumps(line), *lines[2:])))
