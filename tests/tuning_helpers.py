@@ -21,8 +21,8 @@ from autodeco_gguf.tuning.report import Tuned
 from autodeco_gguf.tuning.settings import TuneSettings
 
 MODEL = Path("m.gguf")
-SPEED = Speed(0.02, 4.0, 200.0)
-"""Of which a minute has 2,700 answers."""
+SPEED = Speed(0.03, 4.0, 133.0)
+"""Of which a minute has 1,800 answers."""
 
 SETTINGS = TuneSettings(minutes=1.0, n_parallel=4, train=False)
 

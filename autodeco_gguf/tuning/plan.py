@@ -33,7 +33,7 @@ FEWEST_TEST = 8
 FEWEST_ROUNDS, MOST_ROUNDS = 15, 40
 """Of training: with fewer, heads learn little; with more they were not seen to gain."""
 
-LEARNING = 0.5
+LEARNING = 0.8
 """What it takes to learn from an answer, in the time that it takes to draw one."""
 
 LIKELIHOOD_BATCH = 32
@@ -71,7 +71,7 @@ class Training:
         return validation + start * (drawn + LEARNING * self.start_steps * LIKELIHOOD_BATCH)
 
 
-TRAININGS = (Training(24, 16, 6, 4, 60), Training(12, 16, 4, 4, 60), Training(8, 8, 3, 4, 40))
+TRAININGS = (Training(24, 16, 6, 4, 60), Training(12, 16, 4, 4, 60), Training(8, 8, 2, 4, 40))
 """The first for which there is time for enough rounds."""
 
 
@@ -92,7 +92,7 @@ class Work:
         search_problems: to search on.
         test_problems: to compare on.
         group: answers to a problem that are judged together, 1 where each is by itself.
-        methods: with random answers, compared on the test, without the trained heads.
+        methods: with random answers, compared on the test, without the trained heads and their mean.
         at_once: answers that the model draws at a time: the last ones of a batch run without company.
         trains: whether heads are to be trained, if there is time.
         validation_problems: that training asks again and again.
@@ -148,7 +148,7 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
     training, rounds = _training(usable, speed, work)
     training_share = TRAINING if training else 0.0
     search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
-    test = _test(usable * TEST, speed, work, work.methods + (training is not None))
+    test = _test(usable * TEST, speed, work, work.methods + 2 * (training is not None))
     if search is None or test is None:
         needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
         message = f"an answer of {speed.tokens:.0f} tokens takes {_of_time(speed.answer_s)}; expected at least"
@@ -191,7 +191,7 @@ def _seconds_with_heads(speed: Speed, work: Work) -> float:
     """The least time with which heads are trained as well."""
     training = _training_s(TRAININGS[-1], FEWEST_ROUNDS, speed, work) / TRAINING
     search = _rungs_s(_least_rungs(), speed, work) / SEARCH
-    test = _test_s(_fewest(work), 1, speed, work, work.methods + 1) / TEST
+    test = _test_s(_fewest(work), 1, speed, work, work.methods + 2) / TEST
     return max(training, search, test) / (1 - RESERVE) + 1e-6
 
 

@@ -215,7 +215,7 @@ class _Run:
             search_problems=n,
             test_problems=size(self.parts.test),
             group=s.group,
-            methods=3 + (self.own is not None),
+            methods=3 + 2 * (self.own is not None),
             at_once=s.n_parallel,
             trains=trained,
             validation_problems=validation_problems(n) if trained else 0,
@@ -261,9 +261,10 @@ class _Run:
         return rows
 
     def _test_heads(self, engine: Engine, plan: Plan, name: str) -> list[Row]:
-        methods = parse_methods(["autodeco"], engine.heads, {})
-        (row,) = self._test(self._trial(engine), plan, name.replace(" ", "-"), methods)
-        return [replace(row, name=name)]
+        """The heads, and their mean T and P as constants."""
+        methods = parse_methods(["autodeco", "mean-shift"], engine.heads, {})
+        heads, mean = self._test(self._trial(engine), plan, name.replace(" ", "-"), methods)
+        return [replace(heads, name=name), replace(mean, name=names.MEANS[name])]
 
     def _test(self, trial: Trial, plan: Plan, name: str, methods: Sequence[Method]) -> list[Row]:
         return trial.run(

@@ -17,6 +17,9 @@ FEW_PROBLEMS = 30
 GREEDY, DEFAULT, LLAMA_CPP, PAIR, HEADS, OWN = "greedy", "default", "llama.cpp", "pair", "heads", "own heads"
 """Names of rows. ``pair`` is the one that the search found, ``own heads`` those that the model came with."""
 
+MEANS = {HEADS: "mean of heads", OWN: "mean of own heads"}
+"""Heads -> the row with their mean T and P as constants."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -51,14 +54,16 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
     """The simplest row that no other is shown to be better than: greedy, then the fixed pair, then heads.
 
     The pair is taken if it is better than greedy, and heads if they are better than what is taken until then. Should
-    a usual default be better than the pair, it is taken instead. Better is what a paired bootstrap shows.
+    a usual default be better than the pair, it is taken instead; and so is the mean of heads, where it is ahead of
+    what they are better than, and they are not better than it. Better is what a paired bootstrap shows.
 
     ``rows`` by name have values for the same problems, ``pair`` names the one with what the search found, ``tasks`` are
     those of the problems, and ``limit`` is the largest difference there can be.
     """
     usual = [name for name in (DEFAULT, LLAMA_CPP) if name != pair]
     heads = [name for name in (OWN, HEADS) if name in rows]
-    wanted = [(pair, name) for name in (GREEDY, *usual)] + [(h, name) for h in heads for name in (pair, GREEDY)]
+    wanted = [(pair, name) for name in (GREEDY, *usual)]
+    wanted += [(h, name) for h in heads for name in (pair, GREEDY, MEANS[h])]
     wanted = [claim for claim in dict.fromkeys(wanted) if claim[0] != claim[1]]
     found = [paired_bootstrap(rows[a].values, rows[b].values, strata=tasks, limit=limit) for a, b in wanted]
     corrected = holm([difference.p for difference in found])
@@ -70,7 +75,8 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
     chosen = pair if pair == GREEDY or claims[pair, GREEDY].better else GREEDY
     chosen = best([chosen, *(name for name in usual if claims[pair, name].worse)])
     against = chosen if chosen == GREEDY else pair
-    chosen = best([chosen, *(h for h in heads if claims[h, against].better)])
+    winners = [h for h in heads if claims[h, against].better]
+    chosen = best([chosen, *(h if claims[h, MEANS[h]].better else best([chosen, MEANS[h]]) for h in winners)])
     return Verdict(chosen, against, tuple(claims.values()))
 
 
@@ -104,6 +110,7 @@ class Unit:
 def label(row: Row) -> str:
     """What a row is, for a reader."""
     pair = row.config.pair or (0.0, 0.0)
+    mean = f"T = {pair[0]:.2f}, P = {pair[1]:.2f}"
     return {
         GREEDY: "greedy (T = 0)",
         DEFAULT: "T = 1, P = 1",
@@ -111,6 +118,8 @@ def label(row: Row) -> str:
         PAIR: f"T = {pair[0]:g}, P = {pair[1]:g}",
         HEADS: "the trained heads",
         OWN: "the model's own heads",
+        MEANS[HEADS]: f"{mean}, the mean of heads",
+        MEANS[OWN]: f"{mean}, the mean of own heads",
     }[row.name]
 
 
@@ -121,7 +130,7 @@ def words(verdict: Verdict, rows: Mapping[str, Row], pair: str, unit: Unit) -> l
     if verdict.chosen == GREEDY and not any(claim.p < ALPHA for claim in verdict.claims):
         said.append(f"Nothing that was tried is shown to differ from it by {unit.measure} on {n} problems.")
     for claim in sorted(verdict.claims, key=lambda claim: verdict.chosen not in (claim.ahead, claim.of)):
-        if pair == claim.ahead or verdict.without_heads == claim.of:
+        if pair == claim.ahead or claim.of in (verdict.without_heads, *MEANS.values()):
             said.append(_sentence(claim, label(rows[claim.ahead]), label(rows[claim.of]), unit))
     if n < FEW_PROBLEMS:
         said.append(f"With {n} problems to compare on only large differences show.")

@@ -55,7 +55,7 @@ def test_report_and_plan(tune: Tune, place: Path) -> None:
     )
     assert outcome.out == (place / "tuned" / "report.md").read_text()
     first, second, third, last = outcome.err.splitlines()
-    assert first == "an answer: 4 tokens, 20 ms (200 tokens/s)"
+    assert first == "an answer: 4 tokens, 30 ms (133 tokens/s)"
     assert second.startswith("search: 31 pairs, ")
     assert third.startswith("test: 24 problems, ")
     assert last == "tuned: report.md, result.json"
@@ -91,7 +91,7 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
         (("--minutes", "nan"), "error: "),
         (("--task", "none.jsonl"), "error: none.jsonl: no such file"),
         (("--limit", 10), "error: sums.jsonl: 10 different problems, expected at least 20"),
-        (("--minutes", 0.001), "error: minutes 0.001: an answer of 4 tokens takes 20 ms; expected at least"),
+        (("--minutes", 0.001), "error: minutes 0.001: an answer of 4 tokens takes 30 ms; expected at least"),
         (("--task", "sums.jsonl"), "error: two tasks are called 'sums'"),
         (("-o", "sums.jsonl"), "error: sums.jsonl: "),
     ],

@@ -55,11 +55,11 @@ def test_by_hand() -> None:
     # 75 s a round of search are 750 answers: 24 of 31 candidates, less half a batch of 8
     assert [r.problems for r in plan.rungs] == [20, 71, 183]
     assert plan.search_s == pytest.approx(0.1 * (31 * 24 + 10 * 75 + 4 * 187))
-    # 450 s are 4500 answers, 200 of them for start_s; of the smallest training 4 validations of 20 problems are 640,
-    # the start 4 x 64 drawn and 40 x 32 learnt from at half the price 896, a round 8 x 8 x 1.5 is 96
+    # 450 s are 4500 answers, 200 of them for start_s; of the smallest training 3 validations of 20 problems are 480,
+    # the start 4 x 64 drawn and 40 x 32 learnt from at 0.8 of the price 1280, a round 8 x 8 x 1.8 is 115.2
     assert plan.training == TRAININGS[2]
-    assert plan.rounds == (4500 - 200 - 640 - 896) // 96 == 28
-    assert plan.training_s == pytest.approx(0.1 * (200 + 640 + 896 + 28 * 96))
+    assert plan.rounds == int((4500 - 200 - 480 - 1280) / 115.2) == 22
+    assert plan.training_s == pytest.approx(0.1 * (200 + 480 + 1280 + 22 * 115.2))
     # 2250 answers, less 5 half batches: 40 problems, 1 greedy answer and 4 others; 13 times
     assert (plan.test_problems, plan.test_times) == (40, 13)
     assert plan.test_s == pytest.approx(0.1 * (40 * (1 + 13 * 4) + 5 * 4))
@@ -84,14 +84,14 @@ def test_heads_that_are_there_need_no_start() -> None:
     work, speed = Work(search_problems=60, test_problems=40), Speed(0.1, 30, 300)
     with_start, without = make_plan(100, speed, work), make_plan(100, speed, replace(work, likelihood=False))
     assert with_start.heads_s is not None
-    assert without.heads_s == pytest.approx(with_start.heads_s - 0.1 * 896 / 0.5 / 0.9)
+    assert without.heads_s == pytest.approx(with_start.heads_s - 0.1 * 1280 / 0.5 / 0.9)
 
 
 def test_too_few_minutes_for_heads() -> None:
     work, speed = Work(search_problems=60, test_problems=40), Speed(2.0, 256, 128)
     plan = make_plan(1800, speed, work)
     assert (plan.training, plan.rounds, plan.training_s) == (None, 0, 0.0)
-    assert plan.heads_s == pytest.approx(2 * (896 + 15 * 96) / 0.5 / 0.9, rel=1e-6)
+    assert plan.heads_s == pytest.approx(2 * (1280 + 15 * 115.2) / 0.5 / 0.9, rel=1e-6)
     assert make_plan(plan.heads_s, speed, work).rounds == FEWEST_ROUNDS
     assert make_plan(plan.heads_s * 0.99, speed, work).rounds == 0
 

@@ -26,6 +26,7 @@ CONFIGS = {
     "llama.cpp": Config("llama.cpp"),
     "pair": Config.static(0.7, 0.85),
     "heads": Config("autodeco"),
+    "mean of heads": Config.static(0.5717, 0.7312),
 }
 MEANS = {"greedy": 0.4, "default": 0.3, "llama.cpp": 0.42, "pair": 0.46}
 
@@ -68,8 +69,8 @@ def test_a_pair() -> None:
     assert (
         "- No heads were trained: 30 minutes are too few for this model; --minutes 67 would be enough for it." in text
     )
-    assert "| T = 0.7, P = 0.85 <- |  46.0 ± 0.8 | 0.70 | 0.85 |     21 |" in text
-    assert "| llama.cpp's defaults |  42.0 ± 0.7 |      |      |     21 |" in text
+    assert "| T = 0.7, P = 0.85 <- | 46.0 ± 0.8 | 0.70 | 0.85 |     21 |" in text
+    assert "| llama.cpp's defaults | 42.0 ± 0.7 |      |      |     21 |" in text
     assert "The search on 60 other problems, the best of 2 pairs:" in text
     assert "| 0.7 | 0.85 |      47.1 |      230 |" in text
     assert text.endswith(
@@ -79,7 +80,7 @@ def test_a_pair() -> None:
 
 
 def test_heads() -> None:
-    tuned = made({**MEANS, "heads": 0.53})
+    tuned = made({**MEANS, "heads": 0.53, "mean of heads": 0.4})
     text = page(tuned)
     assert text.startswith(
         "# How to decode with m.gguf on sums\n\nTake the trained heads.\n\n"
@@ -87,20 +88,29 @@ def test_heads() -> None:
     )
     assert "- The trained heads are better than T = 0.7, P = 0.85: +7.0 points" in text
     assert "| the trained heads <-" in text
-    assert "- T and P of heads: their means over all tokens.\n- p is corrected for 5 comparisons (Holm)" in text
+    assert "- T and P of heads: their means over all tokens.\n- p is corrected for 6 comparisons (Holm)" in text
     assert "No heads were trained" not in text
     assert ", 20 rounds of training, 300 tokens/s." in text
     told = json.loads(json.dumps(values(tuned)))
     assert (told["chosen"], told["adapter"], told["temperature"]) == ("heads", "tuned/heads.gguf", None)
     assert told["rows"]["heads"]["mean"] == pytest.approx(0.53)
-    assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 2
+    assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 3
 
 
 def test_heads_that_lost_are_named_and_the_pair_is_taken() -> None:
-    tuned = made({**MEANS, "heads": 0.461})
+    tuned = made({**MEANS, "heads": 0.461, "mean of heads": 0.4})
     assert page(tuned).splitlines()[2] == "Take T = 0.7, P = 0.85."
     assert "- The trained heads are not shown to differ from T = 0.7, P = 0.85: +0.1 points" in page(tuned)
     assert values(tuned)["adapter"] is None
+
+
+def test_the_mean_of_heads_is_a_pair() -> None:
+    tuned = made({**MEANS, "heads": 0.53, "mean of heads": 0.53})
+    assert page(tuned).splitlines()[2:5:2] == [
+        "Take T = 0.57, P = 0.73, the mean of heads.",
+        "    autodeco-gguf run 'my models/m.gguf' --temperature 0.5717 --top-p 0.7312",
+    ]
+    assert values(tuned)["temperature"] == 0.5717
 
 
 def test_greedy_and_llama_cpp() -> None:

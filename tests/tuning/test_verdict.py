@@ -7,7 +7,7 @@ import pytest
 
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.tuning.scores import Row
-from autodeco_gguf.tuning.verdict import Unit, Verdict, decide, words
+from autodeco_gguf.tuning.verdict import MEANS, Unit, Verdict, decide, words
 
 N = 60
 CONFIGS = {
@@ -17,6 +17,8 @@ CONFIGS = {
     "pair": Config.static(0.7, 0.85),
     "heads": Config("autodeco"),
     "own heads": Config("autodeco"),
+    "mean of heads": Config.static(0.5717, 0.7312),
+    "mean of own heads": Config.static(0.5717, 0.7312),
 }
 
 
@@ -30,6 +32,15 @@ def rows(**means: float) -> dict[str, Row]:
         noise = rng.normal(0, 0.05, N)
         key = name.replace("_", " ").replace("llama", "llama.cpp")
         found[key] = Row(key, CONFIGS[key], mean + problems + noise - noise.mean(), 20.0, 0.5, 0.9)
+    return with_means(found)
+
+
+def with_means(found: dict[str, Row], ahead: float = -0.2) -> dict[str, Row]:
+    """With the heads' means, so much ahead of the heads themselves."""
+    noise = np.random.default_rng(1).normal(0, 0.05, N)
+    for name in set(found) & set(MEANS):
+        values = found[name].values + ahead + noise - noise.mean()
+        found[MEANS[name]] = Row(MEANS[name], CONFIGS[MEANS[name]], values, 20.0, 0.57, 0.73)
     return found
 
 
@@ -48,8 +59,21 @@ def test_heads_win() -> None:
     assert first == "Take the trained heads."
     assert others[0].startswith("The trained heads are better than T = 0.7, P = 0.85: +6.0 points (95 % interval +")
     assert others[0].endswith(", p < 0.001).")
-    assert others[1].startswith("T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points (95 % interval +")
-    assert len(others) == 4
+    assert others[1].startswith("The trained heads are better than T = 0.57, P = 0.73, the mean of heads: +20.0 points")
+    assert others[2].startswith("T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points (95 % interval +")
+    assert len(others) == 5
+
+
+def test_a_better_mean() -> None:
+    found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), 0.0)
+    assert verdict(found).chosen == "mean of heads"
+    first, *others = said(found)
+    assert first == "Take T = 0.57, P = 0.73, the mean of heads."
+    assert others[0].startswith(
+        "The trained heads are not shown to differ from T = 0.57, P = 0.73, the mean of heads: +0.0 "
+    )
+    found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), -0.08)
+    assert verdict(found).chosen == "heads"
 
 
 def test_the_pair_wins() -> None:
@@ -57,10 +81,10 @@ def test_the_pair_wins() -> None:
     assert verdict(found).chosen == "pair"
     first, *others = said(found)
     assert first == "Take T = 0.7, P = 0.85."
-    assert others[-1].startswith("The trained heads are not shown to differ from T = 0.7, P = 0.85: +0.2 points (95 %")
+    assert others[3].startswith("The trained heads are not shown to differ from T = 0.7, P = 0.85: +0.2 points (95 %")
     worse = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.35)
     assert verdict(worse).chosen == "pair"
-    assert said(worse)[-1].startswith("The trained heads are worse than T = 0.7, P = 0.85: -11.0 points")
+    assert said(worse)[4].startswith("The trained heads are worse than T = 0.7, P = 0.85: -11.0 points")
 
 
 def test_without_heads() -> None:
@@ -99,6 +123,7 @@ def test_the_search_found_greedy_or_the_default() -> None:
         ("greedy", "default"),
         ("greedy", "llama.cpp"),
         ("heads", "greedy"),
+        ("heads", "mean of heads"),
     ]
     found = rows(greedy=0.30, default=0.46, llama=0.42)
     assert verdict(found, "default").chosen == "default"
@@ -137,11 +162,11 @@ def test_few_problems_are_said() -> None:
 def test_p_values_are_corrected() -> None:
     found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.462)
     claims = verdict(found).claims
-    assert len(claims) == 5
+    assert len(claims) == 6
     tied = next(c for c in claims if (c.ahead, c.of) == ("heads", "pair"))
     assert tied.p == pytest.approx(tied.difference.p)  # the largest of all
     smallest = min(claims, key=lambda c: c.difference.p)
-    assert smallest.p == pytest.approx(5 * smallest.difference.p)
+    assert smallest.p == pytest.approx(6 * smallest.difference.p)
 
 
 @pytest.mark.parametrize(
