@@ -19,7 +19,7 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.commands import SHIPPED, Commands
-from autodeco_gguf.tasks.tasks import DEMO
+from autodeco_gguf.tasks.tasks import BUILT_IN, DEMO
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
@@ -54,7 +54,8 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     multiple=True,
     metavar="[FORMAT:]SOURCE",
     help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
-    f"FORMAT: {', '.join(ADAPTERS)}.  [default: {DEMO}, without MODEL]",
+    f"FORMAT: {', '.join(ADAPTERS)}. Built in: {', '.join(BUILT_IN)}, each also as NAME@train.  "
+    f"[default: {DEMO}, without MODEL]",
 )
 @option(
     "--checker",

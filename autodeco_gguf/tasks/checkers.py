@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import ifeval, stories
+from autodeco_gguf.tasks import ifeval, members, stories
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -62,7 +62,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifeval", "story")
+_UNMARKED = ("ifeval", "member", "story")
 """Checkers whose answers no benchmark marks."""
 
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
@@ -371,6 +371,7 @@ CHECKERS: dict[str, Checker] = {
     "exact": exact,
     "ifeval": ifeval.check,
     "literal": literal,
+    "member": members.check,
     "regex": regex,
     "story": stories.check,
 }
@@ -382,6 +383,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "exact": str,
     "ifeval": ifeval.parse,
     "literal": _literal,
+    "member": members.parse,
     "regex": _pattern,
     "story": stories.parse,
 }

@@ -8,7 +8,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,39 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.files.reading import MAX_JSON, open_regular, read_json
-from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks import instructions, questions, stories
 from autodeco_gguf.tasks.adapters import ADAPTERS, PLAIN, Adapter
 from autodeco_gguf.tasks.checkers import read_answer
 from autodeco_gguf.tasks.problems import Problem, located, place
 
 DEMO = "demo"
-"""The demo model's own task, of which pre-training has seen no problem."""
+
+SPLITS = ("train", "test")
+
+_Asked = list[tuple[str, str]]
+"""Prompt and answer of each problem."""
+
+
+def _stories(split: str) -> _Asked:
+    """The demo model's own task; of the test part pre-training has seen no problem."""
+    if split == "train":
+        told = stories.problems(1000, seed="train 0", held_out=False)
+    else:
+        told = stories.problems(100, seed="test 0", held_out=True)
+    return [(problem.prompt, problem.answer) for problem in told]
+
+
+def _instructions(split: str) -> _Asked:
+    made = instructions.problems(instructions.SPLITS[split], split="train" if split == "train" else "test")
+    return [(problem.prompt, problem.answer) for problem in made]
+
+
+BUILT_IN: dict[str, tuple[str, Callable[[str], _Asked]]] = {
+    DEMO: ("story", _stories),
+    "questions": ("member", questions.problems),
+    "instructions": ("ifeval", _instructions),
+}
+"""Tasks of this package by their names: the checker, and split -> problems."""
 
 _FORMS = "[FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
 _FORMAT = re.compile(r"(?P<format>[A-Za-z0-9][\w.-]+):(?P<source>.*)", re.DOTALL)
@@ -35,8 +61,8 @@ class Task:
     """A benchmark.
 
     Attributes:
-        name: of the file without its suffix, or of the data set, with its config: "aime24", "AIME2025-AIME2025-I"; or
-            "demo".
+        name: of the file without its suffix, or of the data set, with its config: "aime24", "AIME2025-AIME2025-I"; of
+            a built-in task that and, for other splits than "test", the split: "demo", "questions-train".
         problems: at least one.
         checker: what grades them: a name that ``checkers.get_checker`` knows.
     """
@@ -53,7 +79,8 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     formats aime, brumo25, hmmt25 and beyondaime do that too; without a format, problems are asked as they stand.
 
     Args:
-        spec: "demo", or ``[FORMAT:]SOURCE``. FORMAT is one of ``adapters.ADAPTERS``; without it records are as
+        spec: ``NAME[@SPLIT]`` of ``BUILT_IN``, with "train" or "test", which is the default; or
+            ``[FORMAT:]SOURCE``. FORMAT is one of ``adapters.ADAPTERS``; without it records are as
             ``read_problems`` takes them. SOURCE is a file (.jsonl, .json with a list, .csv, .parquet) or a data set
             of the Hugging Face hub as ``OWNER/NAME[:CONFIG][@SPLIT]``; of several splits "test" is taken.
         checker: instead of the format's own; "boxed" without a format.
@@ -65,10 +92,8 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
             no record; a source that cannot be read.
         AutoDecoError: a package that the source needs is not installed.
     """
-    if spec == DEMO:
-        told = stories.problems(100, seed="test 0", held_out=True)[:limit]
-        asked = (Problem(problem.prompt, problem.answer, i, DEMO) for i, problem in enumerate(told, 1))
-        return Task(DEMO, tuple(asked), checker or "story")
+    if (built_in := spec.partition("@"))[0] in BUILT_IN:
+        return _built_in(*built_in, checker=checker, limit=limit)
     adapter, source = _split(spec)
     checker = checker or adapter.checker
     name, records, by_line = _open(source)
@@ -82,6 +107,16 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     if not problems:
         raise BadFile.of(source, "no record in it")
     return Task(name, tuple(problems), checker)
+
+
+def _built_in(name: str, at: str, split: str, *, checker: str | None, limit: int | None) -> Task:
+    if at and split not in SPLITS:
+        message = f"task {name}@{split}: expected {name}, {' or '.join(f'{name}@{known}' for known in SPLITS)}"
+        raise InvalidInput(message, key="task", found=split, expected=SPLITS)
+    own, problems = BUILT_IN[name]
+    name = name if split in ("", "test") else f"{name}-{split}"
+    asked = problems(split or "test")[:limit]
+    return Task(name, tuple(Problem(*problem, i, name) for i, problem in enumerate(asked, 1)), checker or own)
 
 
 def _split(spec: str) -> tuple[Adapter, str]:
@@ -117,7 +152,7 @@ def _open(source: str) -> tuple[str, _Records, bool]:
         raise BadFile.of(path, "is not a regular file")
     match = _DATASET.fullmatch(source)
     if match is None or reader is not None:
-        message = f"{source or 'task'}: no such file; a task is {DEMO}, or {_FORMS}"
+        message = f"{source or 'task'}: no such file; a task is {', '.join(BUILT_IN)}, or {_FORMS}"
         raise InvalidInput(message, file=source, key="task", found=source)
     return "-".join(filter(None, match.group("name", "config"))), _read_hub(source, match), False
 

@@ -552,7 +552,7 @@ def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None
 
 
 def test_unknown_checker() -> None:
-    assert tuple(CHECKERS) == ("boxed", "choice", "exact", "ifeval", "literal", "regex", "story")
+    assert tuple(CHECKERS) == ("boxed", "choice", "exact", "ifeval", "literal", "member", "regex", "story")
     with pytest.raises(
         InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
     ) as error:
