@@ -140,7 +140,7 @@ def command(small: Path, output: Path, *args: object) -> list[str]:
     problems = output.with_name("problems.jsonl")
     asked = stories.problems(40, seed="tune", held_out=True)
     problems.write_text("".join(json.dumps({"prompt": p.prompt, "answer": "e.*e.*e"}) + "\n" for p in asked))
-    options = ("--task", problems, "--checker", "regex", "--minutes", 0.1, "-n", 6, "-t", 1, "--parallel", 4)
+    options = ("--task", problems, "--checker", "regex", "--minutes", 2, "-n", 6, "-t", 1, "--parallel", 4)
     return [sys.executable, "-m", "autodeco_gguf", "tune", *map(str, (small, *options, "-o", output, *args))]
 
 
@@ -168,10 +168,10 @@ def test_killed_it_comes_to_the_same_end(small: Path, tmp_path: Path) -> None:
     """One is killed in the search and in the training, the other one begins with the same plan and is left alone."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     kill(command(small, cut), lambda: planned(cut))
-    plan_a_small_training(cut / "tune.jsonl")
+    plan_little(cut / "tune.jsonl")
     whole.mkdir()
     shutil.copy(cut / "tune.jsonl", whole)
-    kill(command(small, cut), lambda: len(list(cut.glob("search/*/samples.jsonl"))) > 1)
+    kill(command(small, cut), lambda: (cut / "search" / "2" / "samples.jsonl").exists())
     kill(command(small, cut), lambda: (cut / "heads" / ".training" / "state.pt").exists())
     assert not (cut / "heads.gguf").exists()
     for directory in (cut, whole):
@@ -183,10 +183,11 @@ def test_killed_it_comes_to_the_same_end(small: Path, tmp_path: Path) -> None:
     assert (cut / "heads.gguf").read_bytes() == (whole / "heads.gguf").read_bytes()
 
 
-def plan_a_small_training(path: Path) -> None:
-    """As if there had been time for it."""
+def plan_little(path: Path) -> None:
+    """As if there were no time, but for all parts."""
     lines = path.read_text().splitlines()
     line = json.loads(lines[1])
-    line["plan"]["training"] = vars(Training(problems=6, k=4, validations=2, start_rounds=2, start_steps=4))
-    line["plan"].update(rounds=4, heads_s=None)
+    training = Training(problems=6, k=4, validations=2, start_rounds=2, start_steps=4)
+    line["plan"] |= {"training": vars(training), "rounds": 4, "heads_s": None, "test_problems": 16, "test_times": 1}
+    line["plan"] |= {"coarse": True, "rungs": [{"candidates": 7, "problems": 6}, {"candidates": 4, "problems": 30}]}
     path.write_text("".join(f"{text}\n" for text in (lines[0], json.dumps(line), *lines[2:])))

@@ -60,9 +60,9 @@ def test_by_hand() -> None:
     assert plan.training == TRAININGS[2]
     assert plan.rounds == int((4500 - 200 - 480 - 1280) / 115.2) == 22
     assert plan.training_s == pytest.approx(0.1 * (200 + 480 + 1280 + 22 * 115.2))
-    # 2250 answers, less 5 half batches: 40 problems, 1 greedy answer and 4 others; 13 times
-    assert (plan.test_problems, plan.test_times) == (40, 13)
-    assert plan.test_s == pytest.approx(0.1 * (40 * (1 + 13 * 4) + 5 * 4))
+    # 2250 answers, less 6 half batches: 40 problems, 1 greedy answer and 5 others; 10 times
+    assert (plan.test_problems, plan.test_times) == (40, 10)
+    assert plan.test_s == pytest.approx(0.1 * (40 * (1 + 10 * 5) + 6 * 4))
     assert plan.heads_s is None
 
 

@@ -94,7 +94,7 @@ def test_without_heads() -> None:
 
 
 def test_nothing_differs_from_greedy() -> None:
-    found = rows(greedy=0.4, default=0.4, llama=0.4, pair=0.401, heads=0.401)
+    found = with_means(rows(greedy=0.4, default=0.4, llama=0.4, pair=0.401, heads=0.401), 0.0)
     assert verdict(found).chosen == "greedy"
     first, second, *others = said(found)
     assert first == "Take greedy (T = 0)."
