@@ -59,6 +59,8 @@ class Example:
     add_bos: bool
     answer: bool = True
     """Each part ends with the first token that ends a generation; a text as such may hold many."""
+    cut: bool = False
+    """Cut by length, so that no token ends it."""
 
 
 class Encoder:
@@ -116,7 +118,8 @@ class Encoder:
             text = prompt + _string(record, "completion")
             # what the chat template wrote has the beginning of sequence if the model wants one, as in generation
             rendered = bool(self._suffix) and prompt.endswith(self._suffix)
-            return Example(text, ((len(prompt), len(text)),), add_bos=not rendered)
+            cut = record.get("finish_reason") == "length"
+            return Example(text, ((len(prompt), len(text)),), add_bos=not rendered, cut=cut)
         if "text" in record:
             text = _string(record, "text")
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
@@ -162,7 +165,7 @@ class Encoder:
             last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
             ends = range(first if example.answer else max(first, last - 1), last)
             stop = next((j for j in ends if self._context.is_eog(int(tokens[j]))), None)
-            if stop is None and end == len(example.text) and self._context.eos >= 0:
+            if stop is None and end == len(example.text) and self._context.eos >= 0 and not example.cut:
                 tokens = np.append(tokens, np.int32(self._context.eos))
                 stop = len(tokens) - 1
             last = last if stop is None else stop + 1

@@ -163,7 +163,10 @@ def test_checker_and_limit(tmp_path: Path) -> None:
     assert len(read_task(f"hmmt25:{path}", limit=9).problems) == 5
 
 
-FORMS = "a task is demo, questions, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
+FORMS = (
+    "a task is demo, questions, instructions, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] "
+    "of the Hugging Face hub"
+)
 NAMES = "aime, brumo25, hmmt25, beyondaime, gpqa, mmlu-pro, livecodebench, ifeval"
 BAD_SPECS = {
     "": f"task: no such file; {FORMS}",

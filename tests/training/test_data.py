@@ -100,6 +100,12 @@ def test_prompt_and_completion(name: str, plain: Context) -> None:
     assert one(plain, {"prompt": prompt, "completion": completion}) == tokens
 
 
+def test_nothing_ends_an_answer_that_was_cut(plain: Context) -> None:
+    record = {"prompt": "Hello", "completion": " world"}
+    assert one(plain, {**record, "finish_reason": "length"}) == [*HELLO[:5], *c(*HELLO[5:])]
+    assert one(plain, {**record, "finish_reason": "stop"}) == [*HELLO[:5], *c(*HELLO[5:], END)]
+
+
 @pytest.mark.parametrize("prompt", ["Hello", "<|endoftext|>Hello"])
 def test_bos_stands_once(prompt: str, bos: Context) -> None:
     tokens = [0, *HELLO[:5], *c(*HELLO[5:], END)]
