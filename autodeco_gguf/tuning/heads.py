@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.tuning.plan import Plan
@@ -26,6 +27,13 @@ def obstacle(settings: TuneSettings) -> str | None:
     return None
 
 
+class Start(NamedTuple):
+    """Heads to begin with: the file that holds them, and which they are, of "temperature" and "top_p"."""
+
+    file: Path
+    heads: tuple[str, ...]
+
+
 def validation_problems(n: int) -> int:
     """Problems of n that a training holds out."""
     from autodeco_gguf.training.reward_settings import MAX_VALIDATION
@@ -35,7 +43,7 @@ def validation_problems(n: int) -> int:
 
 def train_heads(
     model: Path,
-    start: Path | None,
+    start: Start | None,
     tasks: GradedTasks,
     output: Path,
     settings: TuneSettings,
@@ -43,7 +51,7 @@ def train_heads(
     say: Say,
     warn: Say,
 ) -> Path:
-    """Train heads for the reward, from those in ``start`` or by likelihood first; the adapter.
+    """Train heads for the reward, those of ``start`` from there on, or both by likelihood first; the adapter.
 
     What is finished stays in ``output``, and is not trained again.
 
@@ -54,6 +62,7 @@ def train_heads(
     from autodeco_gguf.training.reward import LIKELIHOOD, RewardOptions, RewardWatch, train_reward
     from autodeco_gguf.training.reward_settings import RewardSettings
     from autodeco_gguf.training.reward_trainer import Round
+    from autodeco_gguf.training.settings import Objective
 
     directory, training = output / CHECKPOINT, plan.training
     assert training is not None
@@ -70,6 +79,7 @@ def train_heads(
         directory,
         RewardSettings(
             reward=settings.reward,
+            objective=Objective() if start is None else Objective(heads=start.heads),
             k=training.k,
             rounds=plan.rounds,
             problems=training.problems,
@@ -81,7 +91,7 @@ def train_heads(
             seed=settings.seed,
         ),
         options=RewardOptions(
-            start=start or LIKELIHOOD,
+            start=LIKELIHOOD if start is None else start.file,
             n_ctx=settings.n_ctx,
             n_parallel=settings.n_parallel,
             time_limit=settings.time_limit,

@@ -25,7 +25,7 @@ from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning import verdict as names
 from autodeco_gguf.tuning.candidates import Trial, chosen
-from autodeco_gguf.tuning.heads import ADAPTER, obstacle, train_heads, validation_problems
+from autodeco_gguf.tuning.heads import ADAPTER, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
 from autodeco_gguf.tuning.scores import Measure, Row, measuring
@@ -252,7 +252,8 @@ class _Run:
             with self._open(self.own) as engine:
                 rows += self._test_heads(engine, plan, names.OWN)
         if plan.training is not None:
-            start = None if self.own is None else self.heads or self.model
+            own = self.own
+            start = None if own is None else Start(self.heads or self.model, tuple(sorted(own.mlps)))
             tasks = self.graded.of(self.parts.search)
             told = self.settings, plan, self._say, self.watch.warning
             adapter = train_heads(self.model, start, tasks, self.output, *told)

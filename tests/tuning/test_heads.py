@@ -16,7 +16,7 @@ from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.tasks import read_task
 from autodeco_gguf.training.reward_settings import MAX_VALIDATION
-from autodeco_gguf.tuning.heads import ADAPTER, obstacle, train_heads, validation_problems
+from autodeco_gguf.tuning.heads import ADAPTER, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Training
 from autodeco_gguf.tuning.search import Rung
 from autodeco_gguf.tuning.settings import TuneSettings
@@ -33,7 +33,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train(model: Path, start: Path | None, output: Path) -> tuple[Path, list[str]]:
+def train(model: Path, start: Start | None, output: Path) -> tuple[Path, list[str]]:
     said: list[str] = []
     with GradedTasks([read_task("demo", limit=12)]) as tasks:
         adapter = train_heads(model, start, tasks, output, SETTINGS, PLAN, said.append, said.append)
@@ -53,10 +53,10 @@ def test_from_a_start_by_likelihood(small: Path, tmp_path: Path) -> None:
 
 
 def test_from_the_models_own(tmp_path: Path) -> None:
-    adapter, said = train(DEMO_MODEL, DEMO_MODEL, tmp_path)
+    adapter, said = train(DEMO_MODEL, Start(DEMO_MODEL, ("temperature",)), tmp_path)
     assert not any(text.startswith("training, start: ") for text in said)
     assert any(text.startswith("training, round 2 of 2, reward ") for text in said)
-    assert adapter.exists()
+    assert set(fitting_heads(ModelFile.open(DEMO_MODEL), adapter).mlps) == {"temperature"}
 
 
 def test_obstacles(monkeypatch: pytest.MonkeyPatch) -> None:

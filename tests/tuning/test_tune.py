@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tuning_helpers import MODEL, SETTINGS, SPEED, TuneEngine, task, tuned
@@ -14,7 +14,8 @@ from tuning_helpers import MODEL, SETTINGS, SPEED, TuneEngine, task, tuned
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.tuning import tune as module
-from autodeco_gguf.tuning.plan import Plan, Speed
+from autodeco_gguf.tuning.plan import TRAININGS, Plan, Speed
+from autodeco_gguf.tuning.search import Rung
 from autodeco_gguf.tuning.tune import TuneProgress, TuneWatch
 
 pytestmark = pytest.mark.usefixtures("made_up")
@@ -73,7 +74,51 @@ def test_own_heads_are_compared(tmp_path: Path, made_up: pytest.MonkeyPatch) -> 
     assert [arguments["heads_enabled"] for arguments in TuneEngine.opened] == [(), None]
 
 
+@pytest.fixture
+def trained(made_up: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """There is time for heads, whose training takes none; what it is told."""
+    told: list[tuple[Any, ...]] = []
+
+    def train(model: Path, start: Path | None, tasks: Any, output: Path, *rest: Any) -> Path:
+        told.append((model, start, [len(task.problems) for task in tasks.tasks], output, rest[1]))
+        return output / "heads.gguf"
+
+    rungs = Rung(31, 12), Rung(10, 30), Rung(4, 60)
+    plan = Plan(60.0, False, rungs, TRAININGS[1], 20, 24, 6, 20.0, 20.0, 20.0)
+    made_up.setattr(module, "train_heads", train)
+    made_up.setattr(module, "obstacle", lambda settings: None)
+    made_up.setattr(module, "validation_problems", lambda n: 8)
+    made_up.setattr(module, "make_plan", lambda *args, **kwargs: plan)
+    return told
+
+
+def test_trained_heads_win(tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "HEADS", 0.995)
+    made_up.setattr(TuneEngine, "CHANCE", staticmethod(lambda t, p: 0.7 if (t, p) == (0.7, 0.85) else 0.4))
+    found = tuned(tmp_path)
+    assert found.verdict.chosen == "heads"
+    assert result(tmp_path)["adapter"] == str(tmp_path / "heads.gguf")
+    assert result(tmp_path)["rows"]["mean of heads"]["mean"] == pytest.approx(0.4, abs=0.1)
+    assert [(call[0], call[1], call[2], call[3]) for call in trained] == [(MODEL, None, [24, 12], tmp_path)]
+    assert trained[0][4].rounds == 20
+    assert [arguments["heads"] for arguments in TuneEngine.opened] == [None, tmp_path / "heads.gguf"]
+
+
+def test_trained_heads_lose(tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(module, "_own_heads", lambda model, heads: Heads())
+    found = tuned(tmp_path, heads=Path("own.gguf"))
+    assert found.verdict.chosen == "pair"
+    assert set(found.rows) == {
+        *("greedy", "default", "llama.cpp", "pair"),
+        *("own heads", "mean of own heads", "heads", "mean of heads"),
+    }
+    assert trained[0][1] == (Path("own.gguf"), ("temperature", "top_p"))  # what training starts from
+    assert result(tmp_path)["adapter"] is None
+
+
 class Heads:
+    mlps: ClassVar = {"top_p": None, "temperature": None}
+
     def fingerprint(self) -> str:
         return "feed" * 16
 
