@@ -76,7 +76,8 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
     chosen = best([chosen, *(name for name in usual if claims[pair, name].worse)])
     against = chosen if chosen == GREEDY else pair
     winners = [h for h in heads if claims[h, against].better]
-    chosen = best([chosen, *(h if claims[h, MEANS[h]].better else best([chosen, MEANS[h]]) for h in winners)])
+    plain = {h: best([chosen, MEANS[h]]) == MEANS[h] and not claims[h, MEANS[h]].better for h in winners}
+    chosen = best([chosen, *(MEANS[h] if plain[h] else h for h in winners)])
     return Verdict(chosen, against, tuple(claims.values()))
 
 

@@ -76,6 +76,15 @@ def test_a_better_mean() -> None:
     assert verdict(found).chosen == "heads"
 
 
+def test_a_mean_that_is_behind_the_pair_is_no_reason_against_heads() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52)
+    row, noise = found["mean of heads"], np.random.default_rng(2).normal(0, 2, N)
+    found[row.name] = Row(row.name, row.config, row.values + noise - noise.mean(), 20.0, 0.57, 0.73)
+    claim = next(c for c in verdict(found).claims if c.of == "mean of heads")
+    assert not claim.better
+    assert verdict(found).chosen == "heads"
+
+
 def test_the_pair_wins() -> None:
     found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.462)
     assert verdict(found).chosen == "pair"
