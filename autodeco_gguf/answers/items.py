@@ -99,6 +99,12 @@ class GradedTasks:
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
+    def of(self, tasks: Sequence[Task]) -> GradedTasks:
+        """These tasks, each with some problems of one of the open ones, with their graders for as long as they last."""
+        part = GradedTasks(tasks, self.time_limit)
+        part._of, part._opened = self._of, ExitStack()
+        return part
+
     def grade(self, item: Item, text: str) -> Grade:
         """Grade an answer to a problem."""
         return self._of[item.task].grade(text, item.problem.answer)

@@ -175,6 +175,16 @@ def machine_options(
     return decorate
 
 
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        click.echo(f"{output}: what is finished is kept; the same command goes on from there", err=True)
+        raise
+
+
 REPORT_S = 60.0
 """Seconds between lines of progress where there is no terminal."""
 

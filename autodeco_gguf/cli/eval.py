@@ -18,6 +18,7 @@ from autodeco_gguf.cli._common import (
     machine_options,
     option,
     progress_bar,
+    resumable,
 )
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
@@ -113,7 +114,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
             without = f"without {', '.join(searched)}; evaluate the joined directory for those"
             click.echo(f"shard {shard}: {without}", err=True)
         control = None
-        with _resumable(output), _progress() as (watch, watch_control):
+        with resumable(output), _progress() as (watch, watch_control):
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
@@ -191,16 +192,6 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
 
 
 # ---- progress ----
-
-
-@contextmanager
-def _resumable(output: Path) -> Iterator[None]:
-    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        click.echo(f"{output}: what is finished is kept; the same command goes on from there", err=True)
-        raise
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def summary(results: Results, *, wide: bool = False) -> str:
 def table(results: Results) -> str:
     """The results as Markdown with every column, with several tasks a table of each and one of all."""
     notes = "\n".join(f"- {note}" for note in _notes(results, wide=True))
-    return "\n\n".join([*_tables(results, _cells, _markdown), notes])
+    return "\n\n".join([*_tables(results, _cells, markdown), notes])
 
 
 def page(results: Results) -> str:
@@ -133,7 +133,8 @@ def _padded(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
     return [[line[h].ljust(w) if h == shown[0] else line[h].rjust(w) for h, w in widths.items()] for line in lines]
 
 
-def _markdown(rows: Sequence[Mapping[str, str]]) -> str:
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as a table, the same columns in each: those that say nothing are left out."""
     lines = _padded(rows)
     first, *others = map(len, lines[0])
     rule = ["-" * (first + 2), *("-" * (width + 1) + ":" for width in others)]

@@ -121,6 +121,8 @@ def words(text: str) -> Words:
         ('cote', "d'ivoire")
         >>> words("**Valentine's Day**, C++ and 1,024")
         ('valentine', 'day', 'c++', 'and', '1024')
+        >>> words("...")
+        ()
     """
     return tuple(word for word, _ in spaced_words(text))
 
@@ -133,7 +135,7 @@ def spaced_words(text: str) -> list[tuple[str, str]]:
     ends = [*(match.start() for match in found), len(plain)][1:]
     return [
         (match[0].rstrip(",").replace(",", "").removesuffix("'s"), plain[match.end() : end])
-        for match, end in zip(found, ends, strict=True)
+        for match, end in zip(found, ends, strict=False)  # of no word there is one end
     ]
 
 

@@ -1,0 +1,245 @@
+"""A tuning for a reader: what to take and the line to use it, why, the figures, and how they came about."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autodeco_gguf.evaluation.estimates import mean_se
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.evaluation.report import count, markdown
+from autodeco_gguf.tuning.plan import Plan, Speed
+from autodeco_gguf.tuning.scores import Row
+from autodeco_gguf.tuning.search import Found
+from autodeco_gguf.tuning.settings import TuneSettings
+from autodeco_gguf.tuning.split import Split, size
+from autodeco_gguf.tuning.verdict import HEADS, LLAMA_CPP, OWN, Unit, Verdict, label, words
+
+SHOWN = 5
+"""Of the pairs that were searched."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning found.
+
+    Attributes:
+        model: as it was named.
+        settings: what it was told.
+        parts: the problems.
+        plan: what it did.
+        speed: what that was planned with.
+        found: the pairs that were tried, the best first.
+        rows: what was compared on the test, by name.
+        pair: the name of the row with the best pair.
+        verdict: which row to take, and what shows it.
+        tested: the task of each test problem.
+        seconds: that it took.
+        own: an adapter that was given, None where there was none.
+        trained: the adapter with the heads that were trained; None where none were.
+        obstacle: why none were; None where there was no time for it, or where they were.
+    """
+
+    model: Path
+    settings: TuneSettings
+    parts: Split
+    plan: Plan
+    speed: Speed
+    found: Sequence[Found[Config]]
+    rows: Mapping[str, Row]
+    pair: str
+    verdict: Verdict
+    tested: Sequence[str]
+    seconds: float
+    own: Path | None = None
+    trained: Path | None = None
+    obstacle: str | None = None
+
+    @property
+    def chosen(self) -> Row:
+        """The row to take."""
+        return self.rows[self.verdict.chosen]
+
+    @property
+    def unit(self) -> Unit:
+        """Of the measure."""
+        return Unit.of(self.settings.measure)
+
+    @property
+    def command(self) -> str:
+        """The line to use what was found."""
+        model, name = shlex.quote(str(self.model)), self.verdict.chosen
+        if name == LLAMA_CPP:
+            return f"llama-cli -m {model}"
+        heads = {HEADS: self.trained, OWN: self.own}.get(name)
+        if heads is not None:
+            return f"autodeco-gguf run {model} --heads {shlex.quote(str(heads))}"
+        pair = self.chosen.config.pair
+        options = "" if pair is None else " --temperature 0" if pair[0] == 0 else _options(*pair)
+        return f"autodeco-gguf run {model}{options}"
+
+
+def _options(temperature: float, top_p: float) -> str:
+    return f" --temperature {temperature:g} --top-p {top_p:g}"
+
+
+def plan_lines(plan: Plan, speed: Speed) -> list[str]:
+    """What is about to be done, for who waits for it."""
+    lines = [
+        f"an answer: {speed.tokens:.0f} tokens, {_duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
+        f"search: {plan.rungs[0].candidates} pairs, {_minutes(plan.search_s)}",
+    ]
+    if plan.training is not None:
+        size = f"{plan.training.problems} x {plan.training.k} answers"
+        lines.append(f"training: {plan.rounds} rounds of {size}, {_minutes(plan.training_s)}")
+    elif plan.heads_s is not None:
+        lines.append(f"training: no time for it; with --minutes {needed(plan)} heads would be trained too")
+    lines.append(f"test: {count(plan.test_problems, 'problem')}, {_minutes(plan.test_s)}")
+    return lines
+
+
+def needed(plan: Plan) -> int:
+    """Whole minutes with which heads would be trained as well."""
+    assert plan.heads_s is not None
+    return math.ceil(plan.heads_s / 60)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.0f} ms"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def page(tuned: Tuned) -> str:
+    """The report as Markdown that is read as it stands, too."""
+    first, *others = words(tuned.verdict, tuned.rows, tuned.pair, tuned.unit)
+    parts = [
+        f"# How to decode with {tuned.model.name} on {', '.join(dict.fromkeys(tuned.tested))}",
+        first,
+        f"    {tuned.command}",
+        *_elsewhere(tuned),
+        "\n".join(f"- {sentence}" for sentence in (*others, *_without_heads(tuned))),
+        markdown([_cells(tuned, row) for row in tuned.rows.values()]),
+        "\n".join(f"- {note}" for note in _notes(tuned)),
+        f"The search on {count(size(tuned.parts.search), 'other problem')}, the best of {len(tuned.found)} pairs:",
+        markdown([_found_cells(tuned, one) for one in tuned.found[:SHOWN]]),
+        _facts(tuned),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _elsewhere(tuned: Tuned) -> list[str]:
+    """The same pair for other programs."""
+    pair = tuned.chosen.config.pair
+    if pair is None:
+        return []
+    if pair[0] == 0:
+        return ["Elsewhere: temperature 0."]
+    options = f'--samplers "temperature;top_p" --temp {pair[0]:g} --top-p {pair[1]:g}'
+    return [
+        f"Elsewhere: temperature {pair[0]:g}, top_p {pair[1]:g}, no other cut. llama.cpp: `{options}`, in this order."
+    ]
+
+
+def _without_heads(tuned: Tuned) -> list[str]:
+    if tuned.obstacle is not None:
+        return [f"No heads were trained: {tuned.obstacle}."]
+    if tuned.plan.heads_s is None:
+        return []
+    more = f"--minutes {needed(tuned.plan)} would be enough for it"
+    return [f"No heads were trained: {tuned.settings.minutes:g} minutes are too few for this model; {more}."]
+
+
+def _cells(tuned: Tuned, row: Row) -> dict[str, str]:
+    mean, se = mean_se(row.values, tuned.tested)
+    chosen = " <-" if row is tuned.chosen else ""
+    parameters = ("" if x is None else f"{x:.2f}" for x in (row.temperature, row.top_p))
+    return {
+        count(len(row.values), "test problem"): f"{label(row)}{chosen}",
+        _head(tuned): _with_error(tuned.unit, mean, se),
+        **dict(zip(("T", "P"), parameters, strict=True)),
+        "tokens": f"{row.tokens:.0f}",
+    }
+
+
+def _found_cells(tuned: Tuned, found: Found[Config]) -> dict[str, str]:
+    temperature, top_p = found.candidate.pair or (0.0, 0.0)
+    return {
+        "T": f"{temperature:g}",
+        "P": f"{top_p:g}",
+        _head(tuned): tuned.unit.value(found.mean),
+        "tried on": str(found.problems),
+    }
+
+
+def _head(tuned: Tuned) -> str:
+    return f"{tuned.unit.measure}{', %' if tuned.unit.scale == 100 else ''}"
+
+
+def _with_error(unit: Unit, mean: float, se: float | None) -> str:
+    return unit.value(mean) + ("" if se is None else f" ± {unit.value(se)}")
+
+
+def _notes(tuned: Tuned) -> list[str]:
+    k, measure = tuned.settings.k, tuned.settings.measure
+    told = {
+        f"pass@{k}": f"share of problems of which at least one of {k} answers is right",
+        f"distinct@{k}": f"different right answers among {k}",
+        "pass@1": "share of right answers",
+    }
+    notes = [f"{measure}: {told.get(measure, 'of the answers')}, ± standard error over problems."]
+    if any(name in tuned.rows for name in (HEADS, OWN)):
+        notes.append("T and P of heads: their means over all tokens.")
+    if len(tuned.verdict.claims) > 1:
+        notes.append(f"p is corrected for {len(tuned.verdict.claims)} comparisons (Holm), the intervals are not.")
+    return notes
+
+
+def _facts(tuned: Tuned) -> str:
+    search, test = size(tuned.parts.search), size(tuned.parts.test)
+    rounds = f", {tuned.plan.rounds} rounds of training" if tuned.plan.rounds else ""
+    return (
+        f"{count(search + test, 'problem')}, split by seed {tuned.settings.seed}: {search} to search and train on, "
+        f"{test} to compare on. {_minutes(tuned.seconds)} of {_minutes(60 * tuned.settings.minutes)}"
+        f"{rounds}, {tuned.speed.tokens_s:.0f} tokens/s."
+    )
+
+
+def values(tuned: Tuned) -> dict[str, object]:
+    """What stands in result.json."""
+    pair = tuned.chosen.config.pair
+    return {
+        "chosen": tuned.verdict.chosen,
+        "temperature": None if pair is None else pair[0],
+        "top_p": None if pair is None else pair[1],
+        "adapter": None if tuned.verdict.chosen != HEADS else str(tuned.trained),
+        "command": tuned.command,
+        "measure": tuned.settings.measure,
+        "rows": {name: _values(tuned, row) for name, row in tuned.rows.items()},
+        "claims": [
+            {
+                "ahead": c.ahead,
+                "of": c.of,
+                "by": c.difference.mean,
+                "ci": [c.difference.low, c.difference.high],
+                "p": c.p,
+            }
+            for c in tuned.verdict.claims
+        ],
+        "search": [
+            {"config": str(one.candidate), "mean": one.mean, "se": one.se, "problems": one.problems}
+            for one in tuned.found
+        ],
+        "seconds": round(tuned.seconds, 1),
+    }
+
+
+def _values(tuned: Tuned, row: Row) -> dict[str, object]:
+    mean, se = mean_se(row.values, tuned.tested)
+    parameters = {"temperature": row.temperature, "top_p": row.top_p, "tokens": row.tokens}
+    return {"config": str(row.config), "mean": mean, "se": se, **parameters}

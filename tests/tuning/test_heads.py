@@ -1,0 +1,72 @@
+"""Heads are trained once, on the model itself, from what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autodeco_gguf import extract
+from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.heads.base_model import fitting_heads
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks.tasks import read_task
+from autodeco_gguf.training.reward_settings import MAX_VALIDATION
+from autodeco_gguf.tuning.heads import ADAPTER, Start, obstacle, train_heads, validation_problems
+from autodeco_gguf.tuning.plan import Plan, Training
+from autodeco_gguf.tuning.search import Rung
+from autodeco_gguf.tuning.settings import TuneSettings
+
+SETTINGS = TuneSettings(reward="distinct", n_parallel=8, max_tokens=60, machine=Machine(n_threads=1))
+TRAINING = Training(problems=6, k=4, validations=1, start_rounds=2, start_steps=4)
+PLAN = Plan(60.0, True, (Rung(7, 4), Rung(4, 4)), TRAINING, 2, 8, 1, 10.0, 10.0, 10.0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "small.gguf"
+    extract(DEMO_MODEL, base=path)
+    return path
+
+
+def train(model: Path, start: Start | None, output: Path) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    with GradedTasks([read_task("demo", limit=12)]) as tasks:
+        adapter = train_heads(model, start, tasks, output, SETTINGS, PLAN, said.append, said.append)
+    return adapter, said
+
+
+def test_from_a_start_by_likelihood(small: Path, tmp_path: Path) -> None:
+    adapter, said = train(small, None, tmp_path)
+    assert adapter == tmp_path / ADAPTER
+    heads = fitting_heads(ModelFile.open(small), adapter)
+    assert set(heads.mlps) == {"temperature", "top_p"}
+    assert any(text.startswith("training, start: ") for text in said)
+    assert any(text.startswith("training, round 2 of 2, reward ") for text in said)
+    written = adapter.read_bytes(), adapter.stat().st_mtime_ns
+    assert train(small, None, tmp_path) == (adapter, [])  # once
+    assert (adapter.read_bytes(), adapter.stat().st_mtime_ns) == written
+
+
+def test_from_the_models_own(tmp_path: Path) -> None:
+    adapter, said = train(DEMO_MODEL, Start(DEMO_MODEL, ("temperature",)), tmp_path)
+    assert not any(text.startswith("training, start: ") for text in said)
+    assert any(text.startswith("training, round 2 of 2, reward ") for text in said)
+    assert set(fitting_heads(ModelFile.open(DEMO_MODEL), adapter).mlps) == {"temperature"}
+
+
+def test_obstacles(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert obstacle(SETTINGS) is None
+    assert obstacle(replace(SETTINGS, train=False)) == "it was not asked for"
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    assert obstacle(SETTINGS) == 'training needs torch; pip install torch, or in a clone: pip install ".[train]"'
+
+
+def test_validation_problems() -> None:
+    assert validation_problems(12) == 4
+    assert validation_problems(10_000) == MAX_VALIDATION

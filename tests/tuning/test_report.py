@@ -1,0 +1,158 @@
+"""The report, as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tuning_helpers import task
+
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.tuning.plan import TRAININGS, Plan, Speed
+from autodeco_gguf.tuning.report import Tuned, needed, page, plan_lines, values
+from autodeco_gguf.tuning.scores import Row
+from autodeco_gguf.tuning.search import Found, Rung
+from autodeco_gguf.tuning.settings import TuneSettings
+from autodeco_gguf.tuning.split import split
+from autodeco_gguf.tuning.verdict import decide
+
+PLAN = Plan(1700.0, False, (Rung(31, 20), Rung(10, 60), Rung(4, 150)), TRAININGS[1], 20, 40, 4, 400.0, 800.0, 380.0)
+CONFIGS = {
+    "greedy": Config.static(0, 1),
+    "default": Config.static(1, 1),
+    "llama.cpp": Config("llama.cpp"),
+    "pair": Config.static(0.7, 0.85),
+    "heads": Config("autodeco"),
+    "mean of heads": Config.static(0.5717, 0.7312),
+}
+MEANS = {"greedy": 0.4, "default": 0.3, "llama.cpp": 0.42, "pair": 0.46}
+
+
+def made(means: dict[str, float], measure: str = "correct", **changed: object) -> Tuned:
+    rng, n = np.random.default_rng(0), 40
+    rows = {}
+    for name, mean in means.items():
+        noise = rng.normal(0, 0.05, n)
+        t, p = CONFIGS[name].pair or (None if name == "llama.cpp" else 0.614, None if name == "llama.cpp" else 0.8)
+        rows[name] = Row(name, CONFIGS[name], mean + noise - noise.mean(), 21.4, t, p)
+    tested = ["sums"] * n
+    tuned = Tuned(
+        model=Path("my models/m.gguf"),
+        settings=TuneSettings(reward=measure),
+        parts=split([task("sums", 100)], 0),
+        plan=PLAN,
+        speed=Speed(0.1, 30.0, 300.0),
+        found=[Found(Config.static(0.7, 0.85), 0.471, 0.02, 230), Found(Config.static(0, 1), 0.4, 0.02, 230)],
+        rows=rows,
+        pair="pair",
+        verdict=decide(rows, "pair", tested, 1.0),
+        tested=tested,
+        seconds=1712.0,
+        trained=Path("tuned/heads.gguf") if "heads" in means else None,
+    )
+    return replace(tuned, **changed)  # type: ignore[arg-type]
+
+
+def test_a_pair() -> None:
+    text = page(made(MEANS, plan=replace(PLAN, training=None, rounds=0, heads_s=4000.0)))
+    assert text.startswith(
+        "# How to decode with m.gguf on sums\n\n"
+        "Take T = 0.7, P = 0.85.\n\n"
+        "    autodeco-gguf run 'my models/m.gguf' --temperature 0.7 --top-p 0.85\n\n"
+        "Elsewhere: temperature 0.7, top_p 0.85, no other cut. "
+        'llama.cpp: `--samplers "temperature;top_p" --temp 0.7 --top-p 0.85`, in this order.\n\n'
+        "- T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points ("
+    )
+    assert (
+        "- No heads were trained: 30 minutes are too few for this model; --minutes 67 would be enough for it." in text
+    )
+    assert "| T = 0.7, P = 0.85 <- | 46.0 ± 0.8 | 0.70 | 0.85 |     21 |" in text
+    assert "| llama.cpp's defaults | 42.0 ± 0.7 |      |      |     21 |" in text
+    assert "The search on 60 other problems, the best of 2 pairs:" in text
+    assert "| 0.7 | 0.85 |      47.1 |      230 |" in text
+    assert text.endswith(
+        "100 problems, split by seed 0: 60 to search and train on, 40 to compare on. 29 minutes of 30 minutes, "
+        "300 tokens/s.\n"
+    )
+
+
+def test_heads() -> None:
+    tuned = made({**MEANS, "heads": 0.53, "mean of heads": 0.4})
+    text = page(tuned)
+    assert text.startswith(
+        "# How to decode with m.gguf on sums\n\nTake the trained heads.\n\n"
+        "    autodeco-gguf run 'my models/m.gguf' --heads tuned/heads.gguf\n\n- "
+    )
+    assert "- The trained heads are better than T = 0.7, P = 0.85: +7.0 points" in text
+    assert "| the trained heads <-" in text
+    assert "- T and P of heads: their means over all tokens.\n- p is corrected for 6 comparisons (Holm)" in text
+    assert "No heads were trained" not in text
+    assert ", 20 rounds of training, 300 tokens/s." in text
+    told = json.loads(json.dumps(values(tuned)))
+    assert (told["chosen"], told["adapter"], told["temperature"]) == ("heads", "tuned/heads.gguf", None)
+    assert told["rows"]["heads"]["mean"] == pytest.approx(0.53)
+    assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 3
+
+
+def test_heads_that_lost_are_named_and_the_pair_is_taken() -> None:
+    tuned = made({**MEANS, "heads": 0.461, "mean of heads": 0.4})
+    assert page(tuned).splitlines()[2] == "Take T = 0.7, P = 0.85."
+    assert "- The trained heads are not shown to differ from T = 0.7, P = 0.85: +0.1 points" in page(tuned)
+    assert values(tuned)["adapter"] is None
+
+
+def test_the_mean_of_heads_is_a_pair() -> None:
+    tuned = made({**MEANS, "heads": 0.53, "mean of heads": 0.53})
+    assert page(tuned).splitlines()[2:5:2] == [
+        "Take T = 0.57, P = 0.73, the mean of heads.",
+        "    autodeco-gguf run 'my models/m.gguf' --temperature 0.5717 --top-p 0.7312",
+    ]
+    assert values(tuned)["temperature"] == 0.5717
+
+
+def test_greedy_and_llama_cpp() -> None:
+    text = page(made({**MEANS, "greedy": 0.6}))
+    assert text.splitlines()[2:7:2] == [
+        "Take greedy (T = 0).",
+        "    autodeco-gguf run 'my models/m.gguf' --temperature 0",
+        "Elsewhere: temperature 0.",
+    ]
+    text = page(made({**MEANS, "llama.cpp": 0.6}))
+    assert text.splitlines()[2:5:2] == ["Take llama.cpp's defaults.", "    llama-cli -m 'my models/m.gguf'"]
+
+
+@pytest.mark.parametrize(
+    ("reward", "head", "note"),
+    [
+        ("correct", "pass@1, %", "pass@1: share of right answers, ± standard error over problems."),
+        ("any", "pass@16, %", "pass@16: share of problems of which at least one of 16 answers is right, ± standard"),
+        ("distinct", "distinct@16", "distinct@16: different right answers among 16, ± standard"),
+        ("own:score", "mean own:score", "mean own:score: of the answers, ± standard"),
+    ],
+)
+def test_the_measure_is_named(reward: str, head: str, note: str) -> None:
+    text = page(made(MEANS, reward))
+    assert f" {head} |" in text
+    assert f"- {note}" in text
+    assert ("points" in text) is ("pass@" in head)
+
+
+def test_why_there_are_no_heads() -> None:
+    text = page(made(MEANS, obstacle="training needs torch; pip install torch"))
+    assert "- No heads were trained: training needs torch; pip install torch.\n" in text
+
+
+def test_the_plan_is_told() -> None:
+    speed = Speed(0.1, 30.2, 300.0)
+    assert plan_lines(PLAN, speed) == [
+        "an answer: 30 tokens, 100 ms (300 tokens/s)",
+        "search: 31 pairs, 7 minutes",
+        "training: 20 rounds of 12 x 16 answers, 13 minutes",
+        "test: 40 problems, 6 minutes",
+    ]
+    short = replace(PLAN, training=None, rounds=0, heads_s=4000.0)
+    assert plan_lines(short, speed)[2] == ("training: no time for it; with --minutes 67 heads would be trained too")
+    assert needed(short) == 67

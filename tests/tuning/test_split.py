@@ -1,0 +1,57 @@
+"""Two parts: whole, apart, the same for the same seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task
+from autodeco_gguf.tuning.split import size, split
+
+
+def task(name: str, n: int, texts: int | None = None) -> Task:
+    problems = (Problem(f"{name} {i % (texts or n)}", str(i), i + 1, f"{name}.jsonl") for i in range(n))
+    return Task(name, tuple(problems), "exact")
+
+
+def texts(tasks: tuple[Task, ...]) -> list[str]:
+    return [problem.text for task in tasks for problem in task.problems]
+
+
+def test_every_problem_is_in_one_part() -> None:
+    parts = split([task("a", 50), task("b", 10)], 0)
+    assert [[len(t.problems) for t in part] for part in (parts.search, parts.test)] == [[30, 6], [20, 4]]
+    everything = texts(parts.search) + texts(parts.test)
+    assert sorted(everything) == sorted(texts((task("a", 50), task("b", 10))))
+    assert all(t.checker == "exact" for t in parts.search)
+
+
+def test_the_seed_decides() -> None:
+    tasks = [task("a", 50)]
+    assert split(tasks, 1) == split(tasks, 1)
+    assert split(tasks, 1) != split(tasks, 2)
+    assert texts(split(tasks, 1).test) != sorted(texts(split(tasks, 1).test))
+
+
+def test_the_same_problem_is_never_in_two_parts() -> None:
+    parts = split([task("a", 90, texts=30)], 0)
+    found = [set(texts(part)) for part in (parts.search, parts.test)]
+    assert [len(part) for part in found] == [18, 12]
+    assert not found[0] & found[1]
+    assert size(parts.search) + size(parts.test) == 90
+
+
+def test_too_few() -> None:
+    with pytest.raises(
+        BadFile, match=r"^a\.jsonl: 19 different problems, expected at least 20: they are split into those"
+    ):
+        split([task("a", 19)], 0)
+    with pytest.raises(BadFile, match=r"^a\.jsonl: 19 different problems"):
+        split([task("a", 100, texts=19)], 0)
+    with pytest.raises(BadFile, match=r"^b\.jsonl: 4 different problems, expected at least 5"):
+        split([task("a", 50), task("b", 4)], 0)
+    with pytest.raises(BadFile, match=r"^b\.jsonl: 1 different problem, expected"):
+        split([task("a", 50), task("b", 1)], 0)
+    assert size(split([task("a", 20)], 0).test) == 8
+    assert size(split([task("a", 10), task("b", 10)], 0).test) == 8

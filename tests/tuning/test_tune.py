@@ -1,0 +1,213 @@
+"""Whole tunings on an engine that is made up: the winner is found, nothing is drawn twice, an end is an end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from tuning_helpers import MODEL, SETTINGS, SPEED, TuneEngine, task, tuned
+
+from autodeco_gguf.errors import BadFile, Busy, InvalidInput
+from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.tuning import tune as module
+from autodeco_gguf.tuning.plan import TRAININGS, Plan, Speed
+from autodeco_gguf.tuning.search import Rung
+from autodeco_gguf.tuning.tune import TuneProgress, TuneWatch
+
+pytestmark = pytest.mark.usefixtures("made_up")
+
+
+def result(output: Path) -> Any:
+    values = json.loads((output / "result.json").read_text())
+    del values["seconds"]
+    return values
+
+
+def test_the_best_pair_is_found(tmp_path: Path) -> None:
+    found = tuned(tmp_path)
+    assert found.verdict.chosen == "pair"
+    assert found.chosen.config.pair == (0.7, 0.85)
+    values = result(tmp_path)
+    assert (values["temperature"], values["top_p"], values["adapter"]) == (0.7, 0.85, None)
+    assert values["command"] == "autodeco-gguf run m.gguf --temperature 0.7 --top-p 0.85"
+    assert values["rows"]["pair"]["mean"] == pytest.approx(0.9, abs=0.05)
+    assert values["rows"]["llama.cpp"]["mean"] == pytest.approx(0.5, abs=0.1)
+    assert (tmp_path / "report.md").read_text().startswith("# How to decode with m.gguf on sums, words\n\nTake T = 0.7")
+    assert [arguments["heads_enabled"] for arguments in TuneEngine.opened] == [()]
+
+
+def test_test_problems_are_asked_in_the_test_only(tmp_path: Path) -> None:
+    found = tuned(tmp_path)
+    tested = {p.text for t in found.parts.test for p in t.problems}
+    assert len(tested) == 24
+    assert not tested & {p.text for t in found.parts.search for p in t.problems}
+    right = {p.answer for t in found.parts.search for p in t.problems}
+    for path in (tmp_path / "search").rglob("samples.jsonl"):
+        assert {s["text"].rstrip("!") for s in map(json.loads, path.read_text().splitlines()) if s["correct"]} <= right
+
+
+def test_greedy_where_nothing_is_better(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "CHANCE", staticmethod(lambda t, p: 0.5))
+    assert tuned(tmp_path).verdict.chosen == "greedy"
+    assert result(tmp_path)["command"] == "autodeco-gguf run m.gguf --temperature 0"
+
+
+def test_what_is_different_and_right_wants_heat(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "CHANCE", staticmethod(lambda t, p: 0.9 if t <= 0.7 else 0.1))
+    found = tuned(tmp_path, replace(SETTINGS, reward="distinct", k=4))
+    assert found.verdict.chosen == "pair"
+    assert found.chosen.config.pair is not None
+    assert found.chosen.config.pair[0] == 0.7  # of those that are right, it has the most forms
+    assert result(tmp_path)["measure"] == "distinct@4"
+
+
+def test_own_heads_are_compared(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "HEADS", 0.99)
+    made_up.setattr(module, "_own_heads", lambda model, heads: Heads())
+    found = tuned(tmp_path, heads=Path("own.gguf"))
+    assert found.verdict.chosen == "own heads"
+    assert result(tmp_path)["command"] == "autodeco-gguf run m.gguf --heads own.gguf"
+    assert [arguments["heads_enabled"] for arguments in TuneEngine.opened] == [(), None]
+
+
+@pytest.fixture
+def trained(made_up: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """There is time for heads, whose training takes none; what it is told."""
+    told: list[tuple[Any, ...]] = []
+
+    def train(model: Path, start: Path | None, tasks: Any, output: Path, *rest: Any) -> Path:
+        told.append((model, start, [len(task.problems) for task in tasks.tasks], output, rest[1]))
+        return output / "heads.gguf"
+
+    rungs = Rung(31, 12), Rung(10, 30), Rung(4, 60)
+    plan = Plan(60.0, False, rungs, TRAININGS[1], 20, 24, 6, 20.0, 20.0, 20.0)
+    made_up.setattr(module, "train_heads", train)
+    made_up.setattr(module, "obstacle", lambda settings: None)
+    made_up.setattr(module, "validation_problems", lambda n: 8)
+    made_up.setattr(module, "make_plan", lambda *args, **kwargs: plan)
+    return told
+
+
+def test_trained_heads_win(tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "HEADS", 0.995)
+    made_up.setattr(TuneEngine, "CHANCE", staticmethod(lambda t, p: 0.7 if (t, p) == (0.7, 0.85) else 0.4))
+    found = tuned(tmp_path)
+    assert found.verdict.chosen == "heads"
+    assert result(tmp_path)["adapter"] == str(tmp_path / "heads.gguf")
+    assert result(tmp_path)["rows"]["mean of heads"]["mean"] == pytest.approx(0.4, abs=0.1)
+    assert [(call[0], call[1], call[2], call[3]) for call in trained] == [(MODEL, None, [24, 12], tmp_path)]
+    assert trained[0][4].rounds == 20
+    assert [arguments["heads"] for arguments in TuneEngine.opened] == [None, tmp_path / "heads.gguf"]
+
+
+def test_trained_heads_lose(tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(module, "_own_heads", lambda model, heads: Heads())
+    found = tuned(tmp_path, heads=Path("own.gguf"))
+    assert found.verdict.chosen == "pair"
+    assert set(found.rows) == {
+        *("greedy", "default", "llama.cpp", "pair"),
+        *("own heads", "mean of own heads", "heads", "mean of heads"),
+    }
+    assert trained[0][1] == (Path("own.gguf"), ("temperature", "top_p"))  # what training starts from
+    assert result(tmp_path)["adapter"] is None
+
+
+class Heads:
+    mlps: ClassVar = {"top_p": None, "temperature": None}
+
+    def fingerprint(self) -> str:
+        return "feed" * 16
+
+
+def test_any_interruption_leads_to_the_same_end(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    tuned(tmp_path / "whole")
+    total = TuneEngine.total
+    assert total > 900
+    for stop in (1, total // 2, total):
+        TuneEngine.total = 0
+        made_up.setattr(TuneEngine, "stop_at", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "cut")
+        made_up.setattr(
+            module, "measure_speed", lambda *args, **kwargs: Speed(7.0, 1.0, 1.0)
+        )  # it is not planned again
+        tuned(tmp_path / "cut")
+        assert TuneEngine.total - total <= SETTINGS.n_parallel  # what was under way
+        assert result(tmp_path / "cut") == result(tmp_path / "whole")
+        made_up.setattr(module, "measure_speed", lambda *args, **kwargs: SPEED)
+        shutil.rmtree(tmp_path / "cut")
+
+
+def test_what_is_finished_is_not_drawn_again(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    before, total = result(tmp_path), TuneEngine.total
+    assert tuned(tmp_path).seconds > 0
+    assert TuneEngine.total == total
+    assert result(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"minutes": 2.0}, "begun with minutes 1.0, this run has 2.0; use the same settings, or another directory"),
+        ({"reward": "any"}, "begun with reward correct, this run has any"),
+        ({"seed": 1}, "begun with seed 0, this run has 1"),
+        ({"n_parallel": 8}, "begun with parallel 4, this run has 8"),
+    ],
+)
+def test_another_tuning_in_the_directory(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    tuned(tmp_path)
+    with pytest.raises(BadFile, match=message):
+        tuned(tmp_path, replace(SETTINGS, **changed))
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    with Journal(tmp_path / "tune.jsonl", None), pytest.raises(Busy, match="in use by another run"):
+        tuned(tmp_path)
+
+
+def test_a_damaged_plan(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    path = tmp_path / "tune.jsonl"
+    path.write_text(path.read_text().replace('"rungs"', '"rangs"'))
+    with pytest.raises(BadFile, match=r"tune\.jsonl:2: damaged: no plan; use the same settings, or another directory"):
+        tuned(tmp_path)
+
+
+def test_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="19 different problems, expected at least 20"):
+        module.tune(MODEL, [task("sums", 19)], tmp_path, SETTINGS)
+    with pytest.raises(InvalidInput, match=r"^minutes 0\.001: "):
+        tuned(tmp_path / "short", replace(SETTINGS, minutes=0.001))
+    assert TuneEngine.total == 0
+
+
+def test_progress_and_plan_are_told(tmp_path: Path) -> None:
+    plans: list[tuple[Plan, Speed]] = []
+    said: list[TuneProgress] = []
+    tuned(tmp_path, watch=TuneWatch(plan=lambda *args: plans.append(args), progress=said.append))
+    ((plan, speed),) = plans
+    assert speed == SPEED
+    assert plan.rounds == 0
+    assert plan.heads_s is None
+    assert {p.total for p in said} == {60.0}
+    assert [p.seconds for p in said] == sorted(p.seconds for p in said)
+    stages = list(dict.fromkeys(p.text.partition(", static")[0].partition(", llama")[0] for p in said))
+    assert stages[:3] == ["reading problems", "measuring", "search, round 1 of 3"]
+    assert stages[-1] == "test of pairs"
+
+
+def test_seconds_of_all_runs_count(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    made_up.setattr(TuneEngine, "stop_at", 600)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "tune.jsonl").read_text().splitlines()]
+    first = sum(line.get("seconds", 0.0) for line in lines)
+    assert first > 0.3
+    made_up.setattr(TuneEngine, "stop_at", None)
+    assert tuned(tmp_path).seconds > first + 0.1

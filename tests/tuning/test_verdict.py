@@ -1,0 +1,193 @@
+"""What to take, and why, on made-up results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.tuning.scores import Row
+from autodeco_gguf.tuning.verdict import MEANS, Unit, Verdict, decide, words
+
+N = 60
+CONFIGS = {
+    "greedy": Config.static(0, 1),
+    "default": Config.static(1, 1),
+    "llama.cpp": Config("llama.cpp"),
+    "pair": Config.static(0.7, 0.85),
+    "heads": Config("autodeco"),
+    "own heads": Config("autodeco"),
+    "mean of heads": Config.static(0.5717, 0.7312),
+    "mean of own heads": Config.static(0.5717, 0.7312),
+}
+
+
+def rows(**means: float) -> dict[str, Row]:
+    """Rows of these means: problems differ much, what one row is ahead of another is nearly the same on each."""
+    rng = np.random.default_rng(0)
+    problems = rng.uniform(0.2, 0.6, N)
+    problems -= problems.mean()
+    found = {}
+    for name, mean in means.items():
+        noise = rng.normal(0, 0.05, N)
+        key = name.replace("_", " ").replace("llama", "llama.cpp")
+        found[key] = Row(key, CONFIGS[key], mean + problems + noise - noise.mean(), 20.0, 0.5, 0.9)
+    return with_means(found)
+
+
+def with_means(found: dict[str, Row], ahead: float = -0.2) -> dict[str, Row]:
+    """With the heads' means, so much ahead of the heads themselves."""
+    noise = np.random.default_rng(1).normal(0, 0.05, N)
+    for name in set(found) & set(MEANS):
+        values = found[name].values + ahead + noise - noise.mean()
+        found[MEANS[name]] = Row(MEANS[name], CONFIGS[MEANS[name]], values, 20.0, 0.57, 0.73)
+    return found
+
+
+def verdict(found: dict[str, Row], pair: str = "pair") -> Verdict:
+    return decide(found, pair, ["task"] * N, 1.0)
+
+
+def said(found: dict[str, Row], pair: str = "pair", measure: str = "pass@1") -> list[str]:
+    return words(verdict(found, pair), found, pair, Unit.of(measure))
+
+
+def test_heads_win() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52)
+    assert verdict(found).chosen == "heads"
+    first, *others = said(found)
+    assert first == "Take the trained heads."
+    assert others[0].startswith("The trained heads are better than T = 0.7, P = 0.85: +6.0 points (95 % interval +")
+    assert others[0].endswith(", p < 0.001).")
+    assert others[1].startswith("The trained heads are better than T = 0.57, P = 0.73, the mean of heads: +20.0 points")
+    assert others[2].startswith("T = 0.7, P = 0.85 is better than greedy (T = 0): +6.0 points (95 % interval +")
+    assert len(others) == 5
+
+
+def test_a_better_mean() -> None:
+    found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), 0.0)
+    assert verdict(found).chosen == "mean of heads"
+    first, *others = said(found)
+    assert first == "Take T = 0.57, P = 0.73, the mean of heads."
+    assert others[0].startswith(
+        "The trained heads are not shown to differ from T = 0.57, P = 0.73, the mean of heads: +0.0 "
+    )
+    found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), -0.08)
+    assert verdict(found).chosen == "heads"
+
+
+def test_a_mean_that_is_behind_the_pair_is_no_reason_against_heads() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52)
+    row, noise = found["mean of heads"], np.random.default_rng(2).normal(0, 2, N)
+    found[row.name] = Row(row.name, row.config, row.values + noise - noise.mean(), 20.0, 0.57, 0.73)
+    claim = next(c for c in verdict(found).claims if c.of == "mean of heads")
+    assert not claim.better
+    assert verdict(found).chosen == "heads"
+
+
+def test_the_pair_wins() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.462)
+    assert verdict(found).chosen == "pair"
+    first, *others = said(found)
+    assert first == "Take T = 0.7, P = 0.85."
+    assert others[3].startswith("The trained heads are not shown to differ from T = 0.7, P = 0.85: +0.2 points (95 %")
+    worse = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.35)
+    assert verdict(worse).chosen == "pair"
+    assert said(worse)[4].startswith("The trained heads are worse than T = 0.7, P = 0.85: -11.0 points")
+
+
+def test_without_heads() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46)
+    assert verdict(found).chosen == "pair"
+    assert len(verdict(found).claims) == 3
+
+
+def test_nothing_differs_from_greedy() -> None:
+    found = with_means(rows(greedy=0.4, default=0.4, llama=0.4, pair=0.401, heads=0.401), 0.0)
+    assert verdict(found).chosen == "greedy"
+    first, second, *others = said(found)
+    assert first == "Take greedy (T = 0)."
+    assert second == "Nothing that was tried is shown to differ from it by pass@1 on 60 problems."
+    assert any(
+        s.startswith("The trained heads are not shown to differ from greedy (T = 0): +0.1 points") for s in others
+    )
+
+
+def test_greedy_is_taken_where_heads_only_beat_the_pair() -> None:
+    found = rows(greedy=0.46, default=0.30, llama=0.42, pair=0.40, heads=0.461)
+    assert verdict(found).chosen == "greedy"
+
+
+def test_heads_beat_greedy_where_the_pair_does_not() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.3, pair=0.40, heads=0.46)
+    assert verdict(found).chosen == "heads"
+    assert any(s.startswith("The trained heads are better than greedy (T = 0)") for s in said(found))
+
+
+def test_the_search_found_greedy_or_the_default() -> None:
+    found = rows(greedy=0.46, default=0.30, llama=0.42, heads=0.461)
+    result = verdict(found, "greedy")
+    assert result.chosen == "greedy"
+    assert [(c.ahead, c.of) for c in result.claims] == [
+        ("greedy", "default"),
+        ("greedy", "llama.cpp"),
+        ("heads", "greedy"),
+        ("heads", "mean of heads"),
+    ]
+    found = rows(greedy=0.30, default=0.46, llama=0.42)
+    assert verdict(found, "default").chosen == "default"
+    assert said(found, "default")[0] == "Take T = 1, P = 1."
+
+
+def test_a_default_that_beats_the_pair() -> None:
+    found = rows(greedy=0.30, default=0.40, llama=0.5, pair=0.42)
+    assert verdict(found).chosen == "llama.cpp"
+    assert said(found)[0] == "Take llama.cpp's defaults."
+
+
+def test_own_heads_are_a_candidate() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.43, own_heads=0.52, heads=0.50)
+    assert verdict(found).chosen == "own heads"
+    assert said(found)[0] == "Take the model's own heads."
+
+
+def test_equal_answers() -> None:
+    row = rows(greedy=0.4)["greedy"]
+    found = {name: Row(name, CONFIGS[name], row.values, 20.0, 0.0, 1.0) for name in ("greedy", "default", "llama.cpp")}
+    assert verdict(found, "greedy").chosen == "greedy"
+    assert said(found, "greedy")[2] == (
+        "Greedy (T = 0) is not shown to differ from T = 1, P = 1: the same on every problem."
+    )
+
+
+def test_few_problems_are_said() -> None:
+    found = {name: Row(name, row.config, row.values[:8], 9.0, None, None) for name, row in rows(
+        greedy=0.4, default=0.3, llama=0.42, pair=0.46).items()}  # fmt: skip
+    result = decide(found, "pair", ["task"] * 8, 1.0)
+    said = words(result, found, "pair", Unit.of("pass@1"))
+    assert said[-1] == "With 8 problems to compare on only large differences show."
+
+
+def test_p_values_are_corrected() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.462)
+    claims = verdict(found).claims
+    assert len(claims) == 6
+    tied = next(c for c in claims if (c.ahead, c.of) == ("heads", "pair"))
+    assert tied.p == pytest.approx(tied.difference.p)  # the largest of all
+    smallest = min(claims, key=lambda c: c.difference.p)
+    assert smallest.p == pytest.approx(6 * smallest.difference.p)
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "signed"),
+    [
+        ("pass@1", "41.2", "+41.2"),
+        ("pass@16", "41.2", "+41.2"),
+        ("distinct@16", "0.41", "+0.41"),
+        ("mean m:f", "0.41", "+0.41"),
+    ],
+)
+def test_units(measure: str, value: str, signed: str) -> None:
+    unit = Unit.of(measure)
+    assert (unit.value(0.412), unit.signed(0.412)) == (value, signed)
+    assert unit.signed(-1e-9) == f"+{unit.value(0)}"
