@@ -123,9 +123,8 @@ def run_command(
     for is_wrong, why in wrong:
         if is_wrong:
             raise click.UsageError(why)
-    if model is not None and model_option is None and not (os.path.exists(model) or known_model(model)):
-        hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
-        raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
+    if model is not None and model_option is None:
+        _check_first(model)
     text = "" if chats else read_prompt(prompt, file)
     if not (chats or text):
         raise click.UsageError("the prompt is empty")
@@ -155,6 +154,13 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _check_first(model: Path) -> None:
+    """Raise BadFile for a first argument that is no model: a prompt, most likely."""
+    if not (os.path.exists(model) or known_model(model)):
+        hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
+        raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
 
 
 def _answer(conversation: Conversation, request: Request, show: Show, guide: Guide | None) -> None:

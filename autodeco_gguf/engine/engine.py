@@ -94,14 +94,7 @@ class Engine:
         self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else shipped
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
-        if isinstance(heads, HeadWeights):
-            found: HeadWeights | None = heads
-        else:
-            found = (
-                fitting_heads(model, heads)
-                if heads is not None or (enabled and model.heads_source.head_tensors)
-                else None
-            )
+        found = heads if isinstance(heads, HeadWeights) else _read_heads(model, heads, enabled)
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
@@ -310,3 +303,10 @@ class Engine:
             ModelFailed: llama.cpp fails for the whole batch.
         """
         self._run_until(ready)
+
+
+def _read_heads(model: ModelFile, heads: str | os.PathLike[str] | None, enabled: Collection[str]) -> HeadWeights | None:
+    """Those of a file, or the model's own where some of them are to be used."""
+    if heads is None and not (enabled and model.heads_source.head_tensors):
+        return None
+    return fitting_heads(model, heads)
