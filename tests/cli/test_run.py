@@ -281,9 +281,10 @@ def test_what_will_not_do(options: list[str], message: str, status: int, merged:
 def test_a_prompt_that_is_taken_for_the_model(capfd: Capture) -> None:
     for arguments in (("Why is the sky blue?",), ("llama3", "Why?")):
         message = (
-            f"{arguments[0]}: cannot be opened: No such file or directory; the first argument is the MODEL, a prompt"
+            f"{arguments[0]}: cannot be opened: No such file or directory; the first argument is the MODEL, a file or "
+            "smollm2; a prompt alone goes with -p"
         )
-        assert_refused(run(capfd, *arguments), message, "-p")
+        assert_refused(run(capfd, *arguments), message)
 
 
 @pytest.mark.parametrize("given", [("-p", ""), ("-f", os.devnull), ()])
