@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -96,6 +97,12 @@ class GradedTasks:
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that the problems are from, where they are files."""
+        names = dict.fromkeys(problem.file for task in self.tasks for problem in task.problems)
+        return [path for path in map(Path, names) if path.exists()]
 
     def grade(self, item: Item, text: str) -> Grade:
         """Grade an answer to a problem."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
-from autodeco_gguf.cli._tasks import read_tasks, task_files, task_options
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def rollouts_command(
     settings = RolloutSettings(**{field.name: options[field.name] for field in fields(RolloutSettings)})
     settings.check()
     tasks = read_tasks(options)
-    inputs = [model, *task_files(tasks)]
+    inputs = [model, *tasks.files]
     check_output(output, inputs=inputs, force=force)  # before the model is loaded
     with tasks, progress_bar("problems") as bar:
         engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)

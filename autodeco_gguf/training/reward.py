@@ -103,10 +103,11 @@ def train_reward(
     settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
     settings.check()
     out, machine = Output(Path(output)), machine or Machine()
-    out.check(_inputs(Path(base), tasks, options), force)
+    known = options.start in (LIKELIHOOD, NEW)
+    out.check([Path(base), *tasks.files, *([] if known else [Path(options.start)])], force)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
-    given = None if options.start in (LIKELIHOOD, NEW) else _read_heads(model, Path(options.start), settings)
+    given = None if known else _read_heads(model, Path(options.start), settings)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, settings, options, machine) as engine:
@@ -136,13 +137,6 @@ def _described(engine: Engine, tasks: GradedTasks, items: Sequence[Item]) -> dic
     """What answers depend on besides the model and the settings."""
     checkers = [task.checker for task in tasks.tasks]
     return {"ctx": engine.n_ctx, "parallel": engine.n_parallel, "checkers": checkers, "data": digest(items)}
-
-
-def _inputs(base: Path, tasks: GradedTasks, options: RewardOptions) -> list[Path]:
-    """The files that are not to be written over."""
-    names = dict.fromkeys(problem.file for task in tasks.tasks for problem in task.problems)
-    start = [] if options.start in (LIKELIHOOD, NEW) else [Path(options.start)]
-    return [base, *start, *(path for path in map(Path, names) if path.exists())]
 
 
 def _read_heads(model: BaseModel, path: Path, settings: RewardSettings) -> HeadsModule:
