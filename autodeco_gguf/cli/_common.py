@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
 if TYPE_CHECKING:
@@ -45,6 +46,25 @@ _ANSWERS = (
         help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
     ),
     click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time."),
+)
+
+
+def _json_object(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """The object that an option has as JSON."""
+    try:
+        given = None if value is None else parse_line(value.encode("utf-8", "surrogateescape"))
+    except InvalidInput as e:
+        raise click.BadParameter(f"{value}: {e}", ctx, parameter) from e
+    if value is not None and not isinstance(given, dict):
+        raise click.BadParameter(f"{value}: is {type_name(given)}, expected an object", ctx, parameter)
+    return cast("dict[str, Any] | None", given)
+
+
+chat_template_option = click.option(
+    "--chat-template-kwargs",
+    metavar="JSON",
+    callback=_json_object,
+    help="""What the chat template is to read besides, such as '{"enable_thinking": false}'.""",
 )
 
 

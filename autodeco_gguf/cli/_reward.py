@@ -101,9 +101,7 @@ def train_on_reward(base: Path, options: dict[str, Any]) -> None:
     objective = named(Objective, {"heads": HEADS[options["heads"]], **_soft_cut(options)})
     settings = replace(settings, objective=objective, limits=limits)
     settings.check()
-    how = RewardOptions(
-        options["start"], options["ctx"], options["parallel"], options["time_limit"], options["base_name"]
-    )
+    how = named(RewardOptions, {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"]})
     with read_tasks(options) as tasks, _progress(settings.reward) as watch:
         trained = train_reward(
             base,

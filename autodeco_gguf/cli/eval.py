@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
+from autodeco_gguf.cli._common import (
+    GGUF,
+    Verb,
+    answer_options,
+    chat_template_option,
+    machine_options,
+    option,
+    progress_bar,
+)
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -70,6 +78,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
 @option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
 @answer_options
+@chat_template_option
 @option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
 @option(
@@ -177,6 +186,7 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
         n_ctx=options["ctx"],
         heads=options["heads"],
         machine=options["machine"],
+        chat_template_kwargs=options["chat_template_kwargs"],
     )
 
 

@@ -10,9 +10,13 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size
 from autodeco_gguf.errors import printable
+from autodeco_gguf.heads.format import BASE_SHA256
 
 if TYPE_CHECKING:
     from autodeco_gguf.heads.model_file import ModelFile
+
+
+_ABOUT = {"base_sha256": BASE_SHA256, "license": "general.license"}
 
 
 @click.command("inspect", cls=Verb)
@@ -39,8 +43,11 @@ def describe(model: ModelFile) -> dict[str, Any]:
         "architecture": outer.get("general.architecture", str),
         "heads": [],
     }
-    if model.kind != "plain":
-        facts.update(_head_facts(model))
+    source = model.heads_source
+    if source is not model:
+        facts["heads_file"] = str(source.path)
+    if source.kind != "plain":
+        facts.update(_head_facts(source))
     if model.kind == "merged":
         facts["base_view"] = "fresh" if model.stale is None else f"stale: {model.stale}"
         facts["base_size"] = sum(t.nbytes for t in model.base_tensors)
@@ -69,6 +76,7 @@ def _head_facts(model: ModelFile) -> dict[str, Any]:
     return {
         "version": model.outer.get("autodeco.version", int),
         "base_model": weights.base_model,
+        **{name: value for name, key in _ABOUT.items() if (value := model.outer.get(key, str)) is not None},
         "hidden_size": weights.hidden_size,
         "vocab_size": weights.vocab_size,
         "heads": heads,
@@ -79,10 +87,16 @@ def _table(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['file']}: {facts['kind']}, {facts['architecture']}, {human_size(facts['size'])}"]
     if not facts["heads"]:
         return [*lines, "heads        none"]
-    lines.append(f"heads        {heads_text(h['name'] for h in facts['heads'])}")
+    of = f" of {facts['heads_file']}" if "heads_file" in facts else ""
+    lines.append(f"heads        {heads_text(h['name'] for h in facts['heads'])}{of}")
     lines.append(
         f"base         {facts['base_model']}: hidden size {facts['hidden_size']}, vocabulary {facts['vocab_size']}"
     )
+    lines += [
+        f"{name:<12} {facts[key]}"
+        for key, name in (("base_sha256", "base SHA-256"), ("license", "license"))
+        if key in facts
+    ]
     if "base_view" in facts:
         lines.append(f"base view    {facts['base_view']}")
         lines.append(f"base data    {facts['base_tensors']} tensors, {human_size(facts['base_size'])}")

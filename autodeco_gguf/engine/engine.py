@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -62,17 +62,20 @@ class Engine:
         heads_enabled: Collection[str] | None = None,
         machine: Machine | None = None,
         batching: Batching | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         """Load a model and its heads, if it has any.
 
         Args:
-            model: a plain or merged GGUF.
+            model: a plain or merged GGUF, or the name of a known model, "smollm2".
             n_parallel: sequences at once, 1 to 256.
             n_ctx: tokens of one sequence, its prompt included; by default as in :func:`default_context`.
-            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own.
+            heads: an adapter, a merged file whose heads to take, or heads known to fit; by default the model's own,
+                or those shipped for a known one.
             heads_enabled: the heads to use, of "temperature" and "top_p"; what another would predict is 1.
             machine: what it runs on.
             batching: how requests share it.
+            chat_template_kwargs: what the chat template is to read besides, such as ``{"enable_thinking": False}``.
 
         Raises:
             InvalidInput: a parameter out of range.
@@ -87,17 +90,26 @@ class Engine:
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
         model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
-        self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else None
+        shipped = model.known.heads if model.known is not None and heads is None else None
+        self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else shipped
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
         enabled = check_enabled(heads_enabled)
         if isinstance(heads, HeadWeights):
             found: HeadWeights | None = heads
         else:
-            found = fitting_heads(model, heads) if heads is not None or (enabled and model.head_tensors) else None
+            found = (
+                fitting_heads(model, heads)
+                if heads is not None or (enabled and model.heads_source.head_tensors)
+                else None
+            )
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
-        self.chat = self.context.chat()
+        try:
+            self.chat = self.context.chat(chat_template_kwargs)
+        except InvalidInput:
+            self.context.close()
+            raise
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         self._turn = Turn(str(model.path), self._scheduler.end_all, self.context.close)

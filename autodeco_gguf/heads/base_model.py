@@ -48,7 +48,9 @@ class BaseModel:
 
     @property
     def name(self) -> str:
-        """What the file calls itself, else how it is called."""
+        """The id of a known model, else what the file calls itself, else how it is called."""
+        if self.file.known is not None:
+            return self.file.known.base
         return self.parts[0].get("general.name", str, "") or self.path.stem
 
     @property

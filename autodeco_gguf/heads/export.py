@@ -26,7 +26,16 @@ from autodeco_gguf.files.atomic import (
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
-from autodeco_gguf.heads.format import ACTIVATIONS, BASE_SIZE, BASE_VIEW, HEAD_TYPES, PREFIX, VERSION, head_key
+from autodeco_gguf.heads.format import (
+    ACTIVATIONS,
+    BASE_SHA256,
+    BASE_SIZE,
+    BASE_VIEW,
+    HEAD_TYPES,
+    PREFIX,
+    VERSION,
+    head_key,
+)
 from autodeco_gguf.heads.model_file import Kind, ModelFile
 from autodeco_gguf.heads.weights import HeadWeights
 
@@ -123,7 +132,7 @@ def export(
         check_unchanged(source, checkpoint_files[source])
     weights = _fit(checkpoint, model, heads)
     tensors = _encode(weights, head_type, heads)
-    file = _adapter(path, model.parts[0], tensors, weights) if adapter else _merged(path, model, tensors, weights)
+    file = _adapter(path, model.file, tensors, weights) if adapter else _merged(path, model, tensors, weights)
     (result,) = _write([file], progress, new=not force)
     return result
 
@@ -160,7 +169,7 @@ def extract(
         files.append(_File(Path(base), [_Part(source)], 1, [model.outer], "plain"))
     if adapter is not None:
         tensors = zip(_head_specs(model, weights), map(model.outer.read, model.head_tensors), strict=True)
-        files.append(_adapter(Path(adapter), model.outer, list(tensors), weights, [model.outer]))
+        files.append(_adapter(Path(adapter), model, list(tensors), weights, [model.outer]))
     return _write(files, progress, new=not force)
 
 
@@ -231,13 +240,20 @@ def _source_end(base: BaseModel) -> int:
 
 
 def _adapter(
-    path: Path, template: GgufFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
+    path: Path, base: ModelFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
 ) -> _File:
+    template, known = base.outer, base.known
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
         ("general.architecture", "str", template.architecture),
         ("adapter.type", "str", "autodeco"),
     ]
+    if known is not None:
+        general += [
+            ("general.name", "str", f"AutoDeco heads for {known.base}"),
+            ("general.license", "str", known.license),
+            (BASE_SHA256, "str", known.sha256),
+        ]
     header = template.header.build([""], [*general, *_metadata(weights)], [spec for spec, _ in tensors])
     return _File(path, [_Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
 

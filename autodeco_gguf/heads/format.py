@@ -13,6 +13,9 @@ BASE_VIEW: Final = "autodeco.base_view"
 BASE_SIZE: Final = "autodeco.base_size"
 """Bytes of the source file, only where it ends before the padding of its last tensor."""
 
+BASE_SHA256: Final = "autodeco.base_sha256"
+"""Adapters for a known model only: digest of the file that the heads are for."""
+
 HEAD_PREFIX: Final = {"temperature": "temp_head", "top_p": "top_p_head"}
 """Head -> its name in tensor names, metadata keys and official checkpoints."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,6 +13,7 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile, TensorInfo
 from autodeco_gguf.heads.format import BASE_SIZE, BASE_VIEW, PREFIX, VERSION, head_key, tensor_name
+from autodeco_gguf.heads.known import KnownModel, known_model
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 T = TypeVar("T")
@@ -24,7 +25,8 @@ class ModelFile:
     """A GGUF and what is in it; its headers are read once, its tensors when they are asked for.
 
     ``view`` is the base model's own header inside a merged file, None where it is missing or unreadable;
-    ``stale`` says why the view does not fit the file any more, None where it does or where there is none.
+    ``stale`` says why the view does not fit the file any more, None where it does or where there is none;
+    ``known`` is the model whose name it was opened by.
 
     Examples:
         >>> from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -38,14 +40,22 @@ class ModelFile:
     outer: GgufFile
     view: GgufFile | None = None
     stale: str | None = None
+    known: KnownModel | None = None
 
     @classmethod
     def open(cls, path: Path) -> ModelFile:
         """Read the headers.
 
+        Args:
+            path: a file, or the name of a known model (:data:`~autodeco_gguf.heads.known.KNOWN`).
+
         Raises:
             BadFile: not a GGUF, broken, truncated, or of a newer format version.
+            AutoDecoError: a known model that is not installed.
         """
+        known = known_model(path)
+        if known is not None:
+            return replace(cls.open(known.find()), known=known)
         outer = GgufFile(path)
         if not any(t.name.startswith(PREFIX) for t in outer.tensors):
             return cls(path, "plain", outer)
@@ -68,6 +78,11 @@ class ModelFile:
     def head_tensors(self) -> list[TensorInfo]:
         """The heads' tensors."""
         return [t for t in self.outer.tensors if t.name.startswith(PREFIX) and t.name != BASE_VIEW]
+
+    @property
+    def heads_source(self) -> ModelFile:
+        """The file with its heads: for a known model the adapter that is shipped for it, else this one."""
+        return self if self.known is None else ModelFile.open(self.known.heads)
 
     @property
     def base_nbytes(self) -> int:
@@ -95,6 +110,8 @@ class ModelFile:
         Raises:
             BadFile: there are none, or a tensor or key is missing, unknown, misshapen or not finite.
         """
+        if self.known is not None:
+            return self.heads_source.read_heads()
         if self.kind == "plain":
             advice = "give some with --heads ADAPTER.gguf (in Python heads=), or use it without any (heads_enabled=())"
             raise BadFile.of(self.path, f"no AutoDeco heads in it; {advice}")

@@ -8,10 +8,15 @@ from typing import Any
 
 import llama_cpp
 
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.template import TEMPLATE_KEY, Formatter
 from autodeco_gguf.model.token_text import token_bytes
 
 __all__ = ["TEMPLATE_KEY", "Chat"]
+
+_GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+_GIVEN |= {"functions", "function_call", "tool_choice", "raise_exception", "strftime_now"}
+"""What a template gets by itself."""
 
 
 class Chat:
@@ -22,14 +27,32 @@ class Chat:
     (:mod:`autodeco_gguf.model.template`).
     """
 
-    def __init__(self, template: str, vocab: Any, path: Path) -> None:
-        """Take the template of a file; ``vocab`` is the ``llama_vocab`` that names its special tokens."""
+    def __init__(self, template: str, vocab: Any, path: Path, kwargs: Mapping[str, object] | None = None) -> None:
+        """Take the template of a file.
+
+        Args:
+            template: its source.
+            vocab: the ``llama_vocab`` that names its special tokens.
+            path: of the file.
+            kwargs: more that the template reads, such as ``enable_thinking``.
+
+        Raises:
+            InvalidInput: one of them is none of the template's, or what it gets by itself.
+        """
 
         def name(token: int) -> str:
             return token_bytes(vocab, token).decode("utf-8", "replace") if token >= 0 else ""
 
         eos, bos = llama_cpp.llama_vocab_eos(vocab), llama_cpp.llama_vocab_bos(vocab)
         self._formatter = Formatter(template, eos_token=name(eos), bos_token=name(bos), path=path)
+        self._kwargs = dict(kwargs or {})
+        reads = self._formatter.names() if self._kwargs else set()
+        for key in self._kwargs:
+            if key in _GIVEN:
+                raise InvalidInput(f"chat template kwargs: {key} is what the template gets by itself", key=key)
+            if key not in reads:
+                others = ", ".join(sorted(reads - _GIVEN)) or "nothing else"
+                raise InvalidInput(f"chat template kwargs: {path} reads no {key}, it reads {others}", key=key)
 
     def render(
         self,
@@ -49,4 +72,5 @@ class Chat:
             InvalidInput: the template does not parse, refuses, fails, or takes too much.
         """
         self._formatter.add_generation_prompt = generation
-        return str(self._formatter(messages=[dict(m) for m in messages], tools=tools).prompt)
+        turns = [dict(message) for message in messages]
+        return str(self._formatter(messages=turns, tools=tools, **self._kwargs).prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +167,12 @@ class Context:
         """The token that ends an answer; -1 where the vocabulary has none."""
         return int(lib.llama_vocab_eos(self.vocab))
 
-    def chat(self) -> Chat | None:
-        """The model's chat template, None where it has none."""
+    def chat(self, kwargs: Mapping[str, object] | None = None) -> Chat | None:
+        """The model's chat template, None where it has none; InvalidInput for ``kwargs`` that are not for it."""
         template = self.metadata.get(TEMPLATE_KEY)
-        return None if template is None else Chat(template, self.vocab, self.file.path)
+        if template is None and kwargs:
+            raise InvalidInput(f"chat template kwargs: {self.file.path} has no chat template")
+        return None if template is None else Chat(template, self.vocab, self.file.path, kwargs)
 
     def tokenize(self, text: str, *, add_bos: bool = False, special: bool = True) -> list[int]:
         """The tokens of a text, by llama.cpp's own tokenizer.

@@ -85,8 +85,9 @@ class Llama(llama_cpp.Llama):
         """Load a model and its heads.
 
         Args:
-            model_path: a merged GGUF, or a plain one together with ``heads``.
-            heads: an adapter, or a merged file whose heads to take; by default those of the model itself.
+            model_path: a merged GGUF, a plain one together with ``heads``, or the name of a known model, "smollm2".
+            heads: an adapter, or a merged file whose heads to take; by default those of the model itself,
+                or those shipped for a known one.
             heads_enabled: the heads to use, of "temperature" and "top_p"; the other parameter is then 1. All by
                 default; with none, a model without heads will do.
             trace: keep :attr:`trace`.

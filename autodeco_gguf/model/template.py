@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -245,7 +245,7 @@ def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
 
 
 class _Template:
-    """A template, compiled when it is first used."""
+    """A template, parsed and compiled when it is first used."""
 
     def __init__(self, source: str, path: Path) -> None:
         self._source, self._path = source, path
@@ -256,6 +256,13 @@ class _Template:
             raise TooMuch(f"has {len(self._source)} characters, more than {MAX_SOURCE}")
         environment = _Environment(len(self._source))
         return environment, environment.from_string(self._source)
+
+    def names(self) -> set[str]:
+        """What it reads that is not its own; InvalidInput where it does not parse."""
+        try:
+            return meta.find_undeclared_variables(_Environment(len(self._source)).parse(self._source))
+        except Exception as e:
+            raise self._failed("does not parse", e) from e
 
     def render(self, **values: Any) -> str:
         """The text.
@@ -302,3 +309,7 @@ class Formatter(Jinja2ChatFormatter):
         self.add_generation_prompt = add_generation_prompt
         self.stop_token_ids = None if stop_token_ids is None else set(stop_token_ids)
         self._environment = _Template(template, path)
+
+    def names(self) -> set[str]:
+        """What the template reads that is not its own; InvalidInput where it does not parse."""
+        return self._environment.names()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.boxes import last_boxed
+from autodeco_gguf.tasks.checkers import read_answer
+from autodeco_gguf.tasks.instruction_checks import encode
 from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
 
 Record = Mapping[str, object]
@@ -32,13 +35,35 @@ _BOXED = "\nMake sure you output the final answer within \\boxed{}."
 """What the official evaluation appends to every problem (AutoDeco, utils/llm_eval.py)."""
 
 
-def _math(record: Record, checker: str) -> tuple[str, str]:
+def _competition(record: Record, checker: str) -> tuple[str, str]:
     """``problem`` and ``gt`` (AutoDeco's eval_data), or ``answer`` (MathArena, HuggingFaceH4/aime_2024, BeyondAIME), or
     ``Problem`` and ``Answer`` (Maxwell-Jia/AIME_2024), or ``question`` and ``answer`` (opencompass/AIME2025).
     """
     text = as_text(*_item(record, "problem", "Problem", "question"))
     return text + _BOXED, as_answer(*_item(record, "gt", "answer", "Answer"))
 
+
+def _gsm8k(record: Record, checker: str) -> tuple[str, str]:
+    """openai/gsm8k: ``question``, as it stands since any number will do, and an ``answer`` that ends in ``#### 18``."""
+    return as_text(*_item(record, "question")), as_answer(*_item(record, "answer"))
+
+
+def _math(record: Record, checker: str) -> tuple[str, str]:
+    """HuggingFaceH4/MATH-500 has ``problem`` and ``answer``; in MATH (EleutherAI/hendrycks_math) the answer is the last
+    box of the ``solution``.
+    """
+    text = as_text(*_item(record, "problem"))
+    if record.get("answer") not in (None, ""):
+        return text + _BOXED, as_answer("answer", record["answer"])
+    solution = as_text(*_item(record, "solution", "answer"))
+    answer = last_boxed(_BARE_BOX.sub(r"\\boxed{\1}", solution.replace("\\fbox", "\\boxed")))
+    if not answer:
+        raise InvalidInput("solution has no answer in \\boxed{}, and answer is missing", key="solution", found=solution)
+    return text + _BOXED, answer
+
+
+_BARE_BOX = re.compile(r"\\boxed +([^\s{}$]+)")
+"""As a few solutions have it: a single sign, without braces."""
 
 # ---- multiple choice ----
 
@@ -144,18 +169,28 @@ def _block(code: str) -> str:
 # ---- instructions ----
 
 
-def _ifeval(record: Record, checker: str) -> tuple[str, str]:
-    """google/IFEval: ``prompt``, ``instruction_id_list`` and, for each of them, ``kwargs``."""
-    prompt = as_text(*_item(record, "prompt"))
-    ids = [as_text("instruction_id_list", i) for i in _list(*_item(record, "instruction_id_list"))]
-    arguments = []
-    for entry in _list(*_item(record, "kwargs")):
-        if not isinstance(entry, Mapping):
-            raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
-        arguments.append(entry)
-    if not ids or len(ids) != len(arguments):
-        raise InvalidInput(f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs")
-    return prompt, ifeval.encode(ids, arguments)
+def _instructions(record: Record, checker: str) -> tuple[str, str]:
+    """google/IFEval and allenai/IFBench_test: ``prompt``, ``instruction_id_list`` and, for each of them, ``kwargs``.
+
+    An error says the ``key`` of the record too.
+    """
+    try:
+        prompt = as_text(*_item(record, "prompt"))
+        ids = [as_text("instruction_id_list", i) for i in _list(*_item(record, "instruction_id_list"))]
+        arguments = []
+        for entry in _list(*_item(record, "kwargs")):
+            if not isinstance(entry, Mapping):
+                raise InvalidInput(f"kwargs has {type_name(entry)}, expected objects", key="kwargs", found=entry)
+            arguments.append(entry)
+        if not ids or len(ids) != len(arguments):
+            raise InvalidInput(
+                f"kwargs has {len(arguments)} entries for {len(ids)} in instruction_id_list", key="kwargs"
+            )
+        return prompt, read_answer(checker, encode(ids, arguments))
+    except InvalidInput as e:
+        if not isinstance(record.get("key"), int | str):
+            raise
+        raise InvalidInput(f"key {record['key']}: {e}", key=e.key, found=e.found, expected=e.expected) from e
 
 
 # ---- parts of records ----
@@ -192,10 +227,13 @@ PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
 """Records as ``read_problems`` takes them; the prompt is the problem as it stands."""
 
 ADAPTERS = {
-    **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _math)),
+    **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _competition)),
+    "gsm8k": Adapter("number", _gsm8k),
+    "math": Adapter("boxed", _math),
     "gpqa": Adapter("choice", _gpqa),
     "mmlu-pro": Adapter("choice", _mmlu_pro),
     "livecodebench": LIVECODEBENCH,
-    "ifeval": Adapter("ifeval", _ifeval),
+    "ifeval": Adapter("ifeval", _instructions),
+    "ifbench": Adapter("ifbench", _instructions),
 }
 """The formats that a task can be given in, by the name that stands before its source."""

@@ -15,7 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import ifeval, members, stories
+from autodeco_gguf.tasks import ifeval, members, numbers, stories
+from autodeco_gguf.tasks.boxes import last_box, last_boxed
+from autodeco_gguf.tasks.ifbench import registry as ifbench
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -62,7 +64,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifeval", "member", "story")
+_UNMARKED = ("ifbench", "ifeval", "member", "story")
 """Checkers whose answers no benchmark marks."""
 
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
@@ -100,8 +102,6 @@ def unreadable(answer: str, expected: str) -> InvalidInput:
 
 
 # ---- boxed ----
-
-_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 _MAX_LENGTH = 1000
 """Characters of an answer; what is longer is compared as text, since parsing takes more than linear time."""
@@ -175,31 +175,6 @@ def _expected(answer: str) -> str:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
         raise unreadable(answer, form)
     return text
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{...}`` whose braces are balanced; None where there is none.
-
-    A brace behind a backslash is text, and a box that is not closed, as in an answer cut short, is none.
-    """
-    begin, end = _last_box(text)
-    return None if begin < 0 else text[begin:end]
-
-
-def _last_box(text: str) -> tuple[int, int]:
-    """Where its contents begin and end; -1 where there is none."""
-    begins: list[int] = []  # of the contents of the open braces; -1 for those that box nothing
-    last = (-1, -1)
-    for brace in _BRACES.finditer(text):
-        if brace[0] == "{":
-            begins.append(-1)
-        elif brace[0] == "}":
-            begin = begins.pop() if begins else -1
-            if begin > last[0]:
-                last = begin, brace.start()
-        elif brace[0].endswith("{") and brace[0].startswith(r"\boxed"):
-            begins.append(brace.end())
-    return last
 
 
 def _clean(answer: str) -> str:
@@ -301,7 +276,7 @@ def _letter(answer: str) -> str:
 
 
 def _chosen(text: str) -> str | None:
-    begin, end = _last_box(text)
+    begin, end = last_box(text)
     found = _IN_BOX.match(text[begin:end]) if begin >= 0 else None
     for stated in _STATED.finditer(text):
         if found is None or stated.start() > begin:
@@ -343,12 +318,15 @@ def literal(text: str, answer: str) -> bool:
         >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")
         True
     """
-    expected = _literal(answer)
+    expected, found = _literal(answer), _given_literal(text)
+    return found is not None and bool(found[0] == expected)
+
+
+def _given_literal(text: str) -> tuple[object] | None:
     box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
     blocks = _CODE.findall(text)
     lines = text.strip().splitlines()
-    found = _evaluate(box or (blocks or lines or [""])[-1])
-    return found is not None and bool(found[0] == expected)
+    return _evaluate(box or (blocks or lines or [""])[-1])
 
 
 def _literal(answer: str) -> object:
@@ -369,9 +347,11 @@ CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
     "exact": exact,
+    "ifbench": ifbench.check,
     "ifeval": ifeval.check,
     "literal": literal,
     "member": members.check,
+    "number": numbers.number,
     "regex": regex,
     "story": stories.check,
 }
@@ -381,10 +361,34 @@ _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
     "choice": _letter,
     "exact": str,
+    "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
     "literal": _literal,
     "member": members.parse,
+    "number": numbers.expected_number,
     "regex": _pattern,
     "story": stories.parse,
 }
 """How each of them reads an expected answer; InvalidInput where it cannot."""
+
+_FINDERS: dict[str, Callable[[str], object | None]] = {
+    "boxed": last_boxed,
+    "choice": _chosen,
+    "literal": _given_literal,
+    "number": numbers.given_number,
+}
+"""What they compare of a response, where they look for a form; None where it is missing."""
+
+
+def has_form(checker: str, text: str) -> bool | None:
+    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` a closed box, for
+    ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read.
+
+    None for a checker that looks for no form, or is the user's own.
+
+    Examples:
+        >>> has_form("boxed", "So it is 4."), has_form("boxed", r"\boxed{5}"), has_form("exact", "4")
+        (False, True, None)
+    """
+    finder = _FINDERS.get(checker)
+    return None if finder is None else finder(text) is not None

@@ -20,7 +20,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import CHECKERS, Checker, get_checker, read_answer
 from autodeco_gguf.tasks.problems import Problem
 
-IN_PROCESS = frozenset({"choice", "exact", "member", "story"})
+IN_PROCESS = frozenset({"choice", "exact", "member", "number", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
 
 START_LIMIT_S = 120.0

@@ -3,8 +3,8 @@
 The definitions are those of the published evaluation (Zhou et al., "Instruction-Following Evaluation for Large Language
 Models", https://arxiv.org/abs/2311.07911, google-research/instruction_following_eval). What differs:
 
-- Sentences are split by rules instead of NLTK's trained splitter. Of the 832 judgements of GPT-4's responses that are
-  published with it, one differs for that.
+- Sentences are split by rules instead of NLTK's trained splitter. All of the 832 judgements of GPT-4's responses that
+  are published with it are the same.
 - A letter that is no letter, as the data set has it twice ("#" and "!"), is counted; the published program counts a
   letter that it draws at random.
 - Languages are detected with a fixed seed, so that a response is always judged alike.
@@ -13,104 +13,34 @@ Models", https://arxiv.org/abs/2311.07911, google-research/instruction_following
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.files.jsonl import parse_line, type_name
+from autodeco_gguf.errors import not_installed
+from autodeco_gguf.tasks.english import sentences
+from autodeco_gguf.tasks.instruction_checks import COUNT, POSITION, TEXT, Instructions, Kind, is_text
 
-_FORM = '[["ID", {"ARGUMENT": VALUE, ...}], ...]'
-
-
-def encode(ids: Sequence[str], arguments: Sequence[Mapping[str, object]]) -> str:
-    """The answer that ``check`` takes: ``[["ID", {"ARGUMENT": VALUE, ...}], ...]`` as JSON, null arguments left out."""
-    pairs = zip(ids, arguments, strict=True)
-    return json.dumps([[i, {k: v for k, v in a.items() if v is not None}] for i, a in pairs], ensure_ascii=False)
-
-
-def check(text: str, answer: str) -> bool:
-    """Whether a response that is not blank follows every instruction of ``answer``, the JSON that ``encode`` writes.
-
-    Raises:
-        InvalidInput: an ``answer`` of another form, an unknown instruction, an argument that is missing or wrong;
-            whatever ``text`` is.
-        AutoDecoError: a package that an instruction needs is not installed.
-    """
-    instructions = parse(answer)
-    return bool(text.strip()) and all(INSTRUCTIONS[i](text, **arguments) for i, arguments in instructions)
-
-
-# ---- the answer ----
-
-
-def parse(answer: str) -> list[tuple[str, dict[str, Any]]]:
-    """The instructions of an answer with their arguments; raises as ``check`` does."""
-    pairs = parse_line(answer.encode("utf-8", "surrogatepass"))
-    if not isinstance(pairs, list) or not pairs:
-        found = "empty" if pairs == [] else type_name(pairs)
-        raise InvalidInput(f"instructions: {found}, expected {_FORM}", key="answer", found=pairs, expected=_FORM)
-    for pair in pairs:
-        if not (isinstance(pair, list) and [type(part) for part in pair] == [str, dict]):
-            message = f"instructions: {json.dumps(pair)} in the list, expected {_FORM}"
-            raise InvalidInput(message, key="answer", found=pair, expected=_FORM)
-        pair[1] = {key: _whole(value) for key, value in pair[1].items()}
-        _validate(*pair)
-    return pairs
-
-
-def _whole(value: object) -> object:
-    """5 for 5.0, as data sets have it that were tables of floats once."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _validate(name: str, arguments: Mapping[str, object]) -> None:
-    if name not in INSTRUCTIONS:
-        message = f"instruction {name!r}: unknown, expected one of {', '.join(INSTRUCTIONS)}"
-        raise InvalidInput(message, key="instruction", found=name, expected=tuple(INSTRUCTIONS))
-    expected = list(inspect.signature(INSTRUCTIONS[name]).parameters)[1:]
-    if sorted(arguments) != sorted(expected):
-        has, takes = (", ".join(keys) or "none" for keys in (arguments, expected))
-        message = f"instruction {name}: has the arguments {has}, expected {takes}"
-        raise InvalidInput(message, key=name, found=list(arguments), expected=expected)
-    for key, value in arguments.items():
-        valid, description = ARGUMENTS[key]
-        if not valid(value):
-            message = f"instruction {name}: {key} is {json.dumps(value)}, expected {description}"
-            raise InvalidInput(message, key=key, found=value, expected=description)
-    if name in _DETECTED:
-        _langdetect()
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
+# ---- arguments ----
 
 _COUNTS = (
     "capital_frequency frequency let_frequency num_bullets num_highlights num_paragraphs num_placeholders num_sections "
     "num_sentences num_words"
 )
 _TEXTS = "end_phrase first_word keyword language postscript_marker prompt_to_repeat section_spliter"  # sic
-_KINDS: tuple[tuple[str, Callable[[object], bool], str], ...] = (
-    (_COUNTS, _is_count, "a whole number >= 0"),
-    ("nth_paragraph", lambda v: _is_count(v) and bool(v), "a whole number >= 1"),
-    ("capital_relation let_relation relation", lambda v: v in ("at least", "less than"), '"at least" or "less than"'),
-    (_TEXTS, _is_text, "a string that is not blank"),
-    (
-        "forbidden_words keywords",
-        lambda v: isinstance(v, list) and bool(v) and all(map(_is_text, v)),
-        "a list of strings that are not blank",
-    ),
-    ("letter", lambda v: _is_text(v) and len(str(v)) == 1, "one character"),
-)
-ARGUMENTS = {key: (valid, description) for keys, valid, description in _KINDS for key in keys.split()}
-"""What an argument of an instruction has to be: whether a value is that, and what to say of one that is not."""
+_RELATION = Kind(lambda v: v in ("at least", "less than"), '"at least" or "less than"')
+_LIST = Kind(lambda v: isinstance(v, list) and bool(v) and all(map(is_text, v)), "a list of strings that are not blank")
+_LETTER = Kind(lambda v: is_text(v) and len(str(v)) == 1, "one character")
+ARGUMENTS = {
+    **dict.fromkeys(_COUNTS.split(), COUNT),
+    **dict.fromkeys(_TEXTS.split(), TEXT),
+    **dict.fromkeys(("capital_relation", "let_relation", "relation"), _RELATION),
+    **dict.fromkeys(("forbidden_words", "keywords"), _LIST),
+    "letter": _LETTER,
+    "nth_paragraph": POSITION,
+}
+"""What each argument of an instruction has to be."""
 
 
 # ---- languages ----
@@ -159,7 +89,7 @@ def _number_words(text: str, num_words: int, relation: str) -> bool:
 
 
 def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    return _compare(count_sentences(text), relation, num_sentences)
+    return _compare(len(sentences(text)), relation, num_sentences)
 
 
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -279,10 +209,13 @@ INSTRUCTIONS: dict[str, Callable[..., bool]] = {
     "change_case:capital_word_frequency": _capital_word_frequency,
     "punctuation:no_comma": lambda text: "," not in text,
 }
-"""What ``check`` calls for the ids that it knows."""
+"""The check of each id."""
 
-_DETECTED = frozenset(("language:response_language", "change_case:english_capital", "change_case:english_lowercase"))
+_DETECTED = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 """Those for which the language of a response is detected."""
+
+IFEVAL = Instructions(INSTRUCTIONS, ARGUMENTS, dict.fromkeys(_DETECTED, _langdetect))
+check, parse = IFEVAL.check, IFEVAL.parse
 
 
 # ---- counting ----
@@ -296,32 +229,3 @@ def _count_parts(parts: Sequence[str]) -> int:
     """How many there are, -1 where one between two others is blank; the first and the last may be."""
     blank = [i for i, part in enumerate(parts) if not part.strip()]
     return len(parts) - len(blank) if set(blank) <= {0, len(parts) - 1} else -1
-
-
-_OPENING, _CLOSING = "\"'\u201c\u2018([{*_", "\"'\u201d\u2019)]}*_"
-_TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "st", "gen", "col", "lt", "sgt", "capt", "rev", "hon"))
-_ABBREVIATIONS = frozenset(
-    ("etc", "vs", "e.g", "i.e", "cf", "inc", "ltd", "co", "corp", "jr", "sr", "approx", "a.m", "p.m", "u.s", "u.k")
-)
-
-
-def count_sentences(text: str) -> int:
-    """The sentences of an English text: what ends with a full stop, a question or an exclamation mark, and the rest.
-
-    A full stop after a title or an initial ends none; one after another abbreviation, and dots for something left out,
-    only before what is no small letter.
-    """
-    words = text.split()
-    following = [*words[1:], "."]
-    return sum(map(_ends_sentence, words, following)) + bool(words and not _ends_sentence(words[-1], "."))
-
-
-def _ends_sentence(word: str, following: str) -> bool:
-    bare = word.rstrip(_CLOSING)
-    stem = bare.rstrip(".!?")
-    mark, name = bare[len(stem) :], stem.lstrip(_OPENING).lower()
-    if mark.strip("."):
-        return True
-    if not mark or name in _TITLES or (len(name) == 1 and name.isalpha()):
-        return False
-    return not following[0].islower() or (mark == "." and name not in _ABBREVIATIONS)

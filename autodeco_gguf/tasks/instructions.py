@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from autodeco_gguf.files.reading import read_json
 from autodeco_gguf.tasks import ifeval
 
-Split = Literal["train", "test"]
 SPLITS: Mapping[str, int] = {"train": 4096, "test": 512}
 """The splits, and how many problems the task of each has."""
 
-_NUMBERS_OF_INSTRUCTIONS = (1, 1, 1, 2, 2, 3)
+_HOW_MANY = (1, 1, 1, 1, 1, 2, 2, 2, 3)
 
 _COMMON, _LESS_COMMON, _RARE = "etaoinsr", "hdlcumwfgypb", "kvjxqz"
-_ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_ORDINALS = ("first", "second", "third")
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +113,8 @@ _APART = frozenset(pair for a, others in _CONFLICTS.items() for b in others.spli
 _UNFIT = {
     "list": "number_paragraphs nth_paragraph_first_word number_placeholders postscript",
     "verse": "number_bullet_lists multiple_sections json_format number_placeholders postscript number_sentences",
-    "short": "number_paragraphs nth_paragraph_first_word number_bullet_lists multiple_sections postscript",
+    "short": "number_paragraphs nth_paragraph_first_word number_bullet_lists multiple_sections postscript "
+    "number_sentences",
 }
 """Which kinds do not suit a shape of text."""
 
@@ -141,7 +141,16 @@ _WORDS = {
     "capital_word_frequency": 3,
     "letter_frequency": 3,
 }
-_SENTENCES = {"number_paragraphs": 1, "nth_paragraph_first_word": 1, "multiple_sections": 1, "number_bullet_lists": 1}
+_SENTENCES = {
+    "number_paragraphs": 1,
+    "nth_paragraph_first_word": 1,
+    "multiple_sections": 1,
+    "number_bullet_lists": 1,
+    "constrained_response": 1,
+    "end_checker": 1,
+    "postscript": 2,
+    "two_responses": 2,
+}
 _SHORT = 40
 """Words of a text that is to be short."""
 _SLACK = 25
@@ -152,15 +161,18 @@ def consistent(request: str, shape: str, instructions: Sequence[Instruction]) ->
     """Whether the numbers and words of compatible kinds leave a sensible response possible."""
     positive = [i for i in instructions if i.relation != "less than"]
     words = sum(_WORDS.get(i.kind, 0) * i.count for i in positive)
-    sentences = 2 + sum(_SENTENCES.get(i.kind, 0) * i.count for i in positive)
+    sentences = 1 + sum(_SENTENCES.get(i.kind, 0) * (i.count or 1) for i in positive)
     if shape == "short" and words > _SHORT:
         return False
     demanded = " ".join(_demanded(request, positive))
     for instruction in instructions:
         limit = instruction.count
-        if instruction.relation != "less than":
-            fits = instruction.kind not in ("forbidden_words", "no_comma") or instruction.followed(demanded)
-            fits = fits and (instruction.kind != "forbidden_words" or instruction.followed(request))
+        if instruction.kind == "forbidden_words":
+            fits = instruction.followed(f"{request} {demanded}")
+        elif instruction.kind == "no_comma":
+            fits = instruction.followed(demanded)
+        elif instruction.relation != "less than":
+            fits = True
         elif instruction.kind == "number_words":
             fits = words + len(demanded.split()) + _SLACK <= limit
         elif instruction.kind == "number_sentences":
@@ -183,7 +195,7 @@ def _demanded(request: str, instructions: Sequence[Instruction]) -> Iterator[str
         if instruction.kind == "repeat_prompt":
             yield request
         if instruction.kind == "constrained_response":
-            yield "My answer is maybe."
+            yield "My answer is no."
 
 
 # ---- arguments ----
@@ -195,14 +207,14 @@ def _limit(rng: random.Random, least: Sequence[int], less: Sequence[int]) -> tup
 
 
 def _frequency(rng: random.Random, words: list[str]) -> dict[str, object]:
-    relation, n = _limit(rng, range(2, 5), range(3, 6))
+    relation, n = _limit(rng, range(2, 4), range(3, 6))
     return {"keyword": words.pop(), "frequency": n, "relation": relation}
 
 
 def _letter_frequency(rng: random.Random, _: list[str]) -> dict[str, object]:
     letters, relation, least, most = rng.choice(
         (
-            (_COMMON, "at least", 10, 40),
+            (_COMMON, "at least", 10, 30),
             (_LESS_COMMON, "at least", 3, 10),
             (_RARE, "at least", 2, 4),
             (_LESS_COMMON, "less than", 5, 15),
@@ -213,17 +225,17 @@ def _letter_frequency(rng: random.Random, _: list[str]) -> dict[str, object]:
 
 
 def _number_words(rng: random.Random, _: list[str]) -> dict[str, object]:
-    relation, n = _limit(rng, range(20, 151, 10), range(30, 201, 10))
+    relation, n = _limit(rng, range(20, 121, 10), range(30, 201, 10))
     return {"num_words": n, "relation": relation}
 
 
 def _number_sentences(rng: random.Random, _: list[str]) -> dict[str, object]:
-    relation, n = _limit(rng, range(2, 9), range(3, 10))
+    relation, n = _limit(rng, range(2, 7), range(3, 10))
     return {"num_sentences": n, "relation": relation}
 
 
 def _nth_paragraph(rng: random.Random, _: list[str]) -> dict[str, object]:
-    n = rng.randint(2, 4)
+    n = rng.randint(2, 3)
     return {"num_paragraphs": n, "nth_paragraph": rng.randint(1, n), "first_word": rng.choice(_data()["first_words"])}
 
 
@@ -235,7 +247,7 @@ def _capital_words(rng: random.Random, _: list[str]) -> dict[str, object]:
 def _language(rng: random.Random) -> str:
     """One whose words are divided by blanks, so that they can be counted; the first five are known to small models."""
     languages = [*_data()["languages"]]
-    return rng.choice(languages + languages[:5] * 2)
+    return str(rng.choice(languages + languages[:5] * 2))
 
 
 def _some(rng: random.Random, words: list[str]) -> list[str]:
@@ -251,15 +263,15 @@ _ARGUMENTS: dict[str, Callable[[random.Random, list[str]], dict[str, object]]] =
     "response_language": lambda rng, _: {"language": _language(rng)},
     "number_words": _number_words,
     "number_sentences": _number_sentences,
-    "number_paragraphs": lambda rng, _: {"num_paragraphs": rng.randint(2, 5)},
+    "number_paragraphs": lambda rng, _: {"num_paragraphs": rng.randint(2, 4)},
     "nth_paragraph_first_word": _nth_paragraph,
     "number_placeholders": lambda rng, _: {"num_placeholders": rng.randint(2, 5)},
     "postscript": lambda rng, _: {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S"))},
     "number_bullet_lists": lambda rng, _: {"num_bullets": rng.randint(2, 6)},
-    "number_highlighted_sections": lambda rng, _: {"num_highlights": rng.randint(2, 4)},
+    "number_highlighted_sections": lambda rng, _: {"num_highlights": rng.randint(2, 3)},
     "multiple_sections": lambda rng, _: {
         "section_spliter": rng.choice(("Section", "Part", "Chapter", "Step")),
-        "num_sections": rng.randint(2, 4),
+        "num_sections": rng.randint(2, 3),
     },
     "capital_word_frequency": _capital_words,
     "end_checker": lambda rng, _: {"end_phrase": rng.choice(_data()["end_phrases"])},
@@ -281,16 +293,18 @@ def pairs() -> list[tuple[str, str]]:
     return [pair for pair in combinations(kinds(), 2) if compatible(*pair)]
 
 
-def problems(n: int, *, split: Split, seed: int | str = 0) -> list[InstructionProblem]:
+def problems(n: int, *, split: str, seed: int | str = 0) -> list[InstructionProblem]:
     """``n`` different problems, the same for the same arguments; the first of many are those of few.
 
-    Every 25 problems each kind of instruction comes first once.
+    Every 30 problems each kind of instruction is drawn first once, one that is a lower or an upper limit twice.
     """
     rng = random.Random(f"instructions {split} {seed}")
     drawn: dict[str, InstructionProblem] = {}
     first: list[str] = []
     while len(drawn) < n:
-        first = first or rng.sample([*kinds()], len(kinds()))
+        if not first:
+            first = [*kinds(), *(k for k, i in kinds().items() if isinstance(_data()["wordings"][i], dict))]
+            rng.shuffle(first)
         kind = first.pop()
         while (problem := _draw(kind, split, rng)) is None or problem.prompt in drawn:
             pass
@@ -298,7 +312,12 @@ def problems(n: int, *, split: Split, seed: int | str = 0) -> list[InstructionPr
     return list(drawn.values())
 
 
-def _draw(first: str, split: Split, rng: random.Random) -> InstructionProblem | None:
+def task(split: str) -> list[tuple[str, str]]:
+    """Prompt and answer of each problem of the task of a split: 4,096 of "train", 512 of "test"."""
+    return [(problem.prompt, problem.answer) for problem in problems(SPLITS[split], split=split)]
+
+
+def _draw(first: str, split: str, rng: random.Random) -> InstructionProblem | None:
     """A problem; None where the numbers that were drawn do not go together."""
     data = _data()
     field = rng.choice(_ONLY.get(first, [*data["topics"]]))
@@ -310,7 +329,7 @@ def _draw(first: str, split: Split, rng: random.Random) -> InstructionProblem | 
         return None
     chosen = [first]
     fit = [k for k in kinds() if k not in unfit and field in _ONLY.get(k, (field,))]
-    for _ in range(rng.choice(_NUMBERS_OF_INSTRUCTIONS) - 1):
+    for _ in range(rng.choice(_HOW_MANY) - 1):
         fit = [k for k in fit if compatible(k, chosen[-1])]
         chosen.append(rng.choice(fit))
     request, words = form.format(topic=topic), rng.sample(keywords.split(), 4)

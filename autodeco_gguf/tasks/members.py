@@ -90,7 +90,7 @@ def _set(listed: str) -> frozenset[str]:
 
 _ARTICLES = _set("a an the")
 _NEGATIONS = _set("not isn't aren't wasn't never no neither except besides unlike excluding without than")
-_DESCRIBING = _set("in of from by near on at for to with between during across around through under into")
+_DESCRIBING = _set("in of from by near on at for to with among between during across around through under into")
 _COMMON = _set(
     "one two three first second may will can mark lead iron right left like go do great good fine well may march "
     "august mint date sage rose lime turkey china even back hand light time world earth man woman human people name "
@@ -101,17 +101,24 @@ _COMMON = _set(
 """Members of one kind or another that a response also has where it names nothing."""
 
 _FILLERS = _set(
-    "a an the this that these those it its here there one some any each i i'd i'll i'm i've you you'd you'll we we'll "
-    "let let's me my your our us is are was be been could would should can may might must will do does did have has "
-    "of in on for to from with by at as and or so if then but not just only also even very most more much many well "
-    "sure yes okay ok certainly absolutely definitely course great good nice fine popular common known famous favorite "
-    "favourite best perfect interesting simple classic typical hello hi hey there thanks thank please question answer "
-    "example examples instance name names named called choice option options suggestion pick thing first mind think "
-    "thinking thought know say tell give like love prefer suggest recommend try trying consider choose choosing go "
-    "going mention not happy help happily glad how about what which who when where all both list following below come "
-    "comes came mean means need needs want look looking want wants always now today i'm sorry type kind sort"
+    "a an the this that these those it its here there one some any each i i'd i'll i'm i've you you'd you'll we "
+    "we'll let let's me my your our us is are was be been could would should can may might must will do does did "
+    "have has of in on for to from with by at as and or so if then but not just only also even very most more much "
+    "many well sure yes okay ok certainly absolutely definitely course great good nice fine popular common known "
+    "famous favorite favorites favourite favourites personal best perfect interesting simple classic typical hello "
+    "hi hey thanks thank please question answer example examples instance name names named called choice option "
+    "options suggestion pick thing first mind think thinking thought know say tell give like love prefer suggest "
+    "recommend try trying consider choose choosing go going mention happy help happily glad how about what which "
+    "who when where all both list following below come comes came mean means need needs want look looking wants "
+    "always now today sorry type kind sort"
 )
 """Words of an opening that name nothing."""
+
+_LEADS = _set(
+    "about after although as at because before by during for from here how i i'd i'll i'm i've if in let let's like no "
+    "of on please since sorry there though to we we'll well what when where while with yes you you'd you'll"
+)
+"""First words of what is no name, but goes before one: "When it comes to taste, ...", "I'm glad to help. ..."."""
 
 _COPULAS = _set("is are was were")
 
@@ -121,12 +128,14 @@ def _named(said: Words, gaps: Sequence[str], at: int, kind: Kind) -> tuple[int, 
     others = _others()
     for length in range(min(_longest(kind), len(said) - at), 0, -1):
         span = said[at : at + length]
-        if any(re.search(r"[.!?:;,\n]", gap) and not gap.startswith(". ") for gap in gaps[at : at + length - 1]):
+        member = kind.names.get(span)
+        number = length == 1 and said[at][0].isdigit() and _numeric(kind)
+        if member is None and span not in others and not number:
             continue
-        if span in kind.names and not _article(said, gaps, at, length):
-            return length, kind.names[span]
-        if span in others or (length == 1 and _is_number(said[at]) and _numeric(kind)):
-            return length, None
+        if any(re.search(r"[!?:;,\n]", gap) for gap in gaps[at : at + length - 1]):
+            continue
+        if member is None or not _article(said, gaps, at, length):
+            return length, member
     return 0, None
 
 
@@ -145,10 +154,6 @@ def _longest(kind: Kind) -> int:
 @lru_cache(maxsize=1024)
 def _numeric(kind: Kind) -> bool:
     return all(member.isdigit() for member in kind.members)
-
-
-def _is_number(word: str) -> bool:
-    return word[0].isdigit()
 
 
 def _article(said: Words, gaps: Sequence[str], at: int, length: int) -> bool:
@@ -177,6 +182,7 @@ def _phrases(kind: Kind) -> tuple[Words, ...]:
 def _asked_words(kind: Kind) -> frozenset[str]:
     """The words of the question that are not every question's, in singular and plural."""
     content = {word for phrase in _phrases(kind) for word in phrase} - _FILLERS
+    content |= {word.removesuffix("s") for word in content} | {re.sub("ies$", "y", word) for word in content}
     return frozenset(word for name in spellings([word] for word in content) for word in name)
 
 
@@ -206,7 +212,7 @@ def _other_subject(said: Sequence[str], gaps: Sequence[str], asked: frozenset[st
                 continue
         if asked.intersection(segment):
             return False
-        if not _FILLERS.issuperset(segment):
+        if segment[0] not in _LEADS and not gap.startswith(":") and not _FILLERS.issuperset(segment):
             return True
         segment = []
     return False

@@ -30,9 +30,9 @@ WORDINGS = (
     "Tell me the name of one {noun}.",
     "Pick {a_noun} for me.",
     "What is an example of {a_noun}?",
-    "Just name {a_noun}, nothing else.",
+    "What is one {noun}?",
     "Which {noun} comes to your mind?",
-    "Mention any {noun}.",
+    "Please give an example of one {noun}.",
 )
 """Of which each kind is asked with ``PER_KIND``."""
 
@@ -46,7 +46,7 @@ class Kind:
     """What is asked for, and all that is right.
 
     Attributes:
-        name: what stands for it as the answer of a problem, and what it is asked as, without the article.
+        name: what stands for it as the answer of a problem.
         group: of related kinds.
         side: "train" or "test".
         asks: what the question calls it, with the article: "a country in Africa".
@@ -110,7 +110,7 @@ def without_article(noun: str) -> str:
 
 # ---- words ----
 
-_WORD = re.compile(r"[a-z](?:\+\+|#)|[0-9][0-9,]*(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
+_WORD = re.compile(r"[a-z](?:\+\+|#)|[0-9][0-9,]*(?:\.[0-9]+)?[^\W\d_]*|[^\W\d_]+(?:'[^\W\d_]+)*|\d+")
 
 
 def words(text: str) -> Words:
@@ -130,7 +130,7 @@ def spaced_words(text: str) -> list[tuple[str, str]]:
     plain = unicodedata.normalize("NFKD", text.replace("\u2019", "'"))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).casefold()
     found = list(_WORD.finditer(plain))
-    ends = [match.start() for match in found[1:]] + [len(plain)]
+    ends = [*(match.start() for match in found), len(plain)][1:]
     return [
         (match[0].rstrip(",").replace(",", "").removesuffix("'s"), plain[match.end() : end])
         for match, end in zip(found, ends, strict=True)

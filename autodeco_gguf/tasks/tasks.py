@@ -39,15 +39,10 @@ def _stories(split: str) -> _Asked:
     return [(problem.prompt, problem.answer) for problem in told]
 
 
-def _instructions(split: str) -> _Asked:
-    made = instructions.problems(instructions.SPLITS[split], split="train" if split == "train" else "test")
-    return [(problem.prompt, problem.answer) for problem in made]
-
-
 BUILT_IN: dict[str, tuple[str, Callable[[str], _Asked]]] = {
     DEMO: ("story", _stories),
     "questions": ("member", questions.problems),
-    "instructions": ("ifeval", _instructions),
+    "instructions": ("ifeval", instructions.task),
 }
 """Tasks of this package by their names: the checker, and split -> problems."""
 

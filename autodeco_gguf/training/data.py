@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
+from autodeco_gguf.training.records import KINDS, normalize
 from autodeco_gguf.training.turns import read_conversation, read_weight, takes_text_arguments
 
 Tokens = npt.NDArray[np.int32]
@@ -30,8 +31,6 @@ example begin among those, and a last one would."""
 
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
-
-_KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 
 
 @dataclass
@@ -59,15 +58,26 @@ class Example:
     add_bos: bool
     answer: bool = True
     """Each part ends with the first token that ends a generation; a text as such may hold many."""
+    cut: bool = False
+    """Cut by length, so that no token ends it."""
 
 
 class Encoder:
-    """Turns records of the three kinds into tokens, by the model's own tokenizer and chat template."""
+    """Turns records, as :func:`normalize` reads them, into tokens, by the model's own tokenizer and chat template."""
 
-    def __init__(self, context: Context, max_tokens: int, commands: Commands | None = None) -> None:
-        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too."""
+    def __init__(
+        self,
+        context: Context,
+        max_tokens: int,
+        commands: Commands | None = None,
+        chat_template_kwargs: Mapping[str, object] | None = None,
+    ) -> None:
+        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
+
+        Raises InvalidInput for ``chat_template_kwargs`` that are not for the model's chat template.
+        """
         self._context = context
-        self._chat = context.chat()
+        self._chat = context.chat(chat_template_kwargs)
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()
@@ -79,7 +89,8 @@ class Encoder:
         Raises InvalidInput where the record is malformed; the message says how.
         """
         if not isinstance(record, dict):
-            raise InvalidInput(f"is {type_name(record)}, expected an object with {_KEYS}")
+            raise InvalidInput(f"is {type_name(record)}, expected an object with {KINDS}")
+        record = normalize(record)
         if not read_weight(record):
             counts.empty += 1
             return []
@@ -116,11 +127,12 @@ class Encoder:
             text = prompt + _string(record, "completion")
             # what the chat template wrote has the beginning of sequence if the model wants one, as in generation
             rendered = bool(self._suffix) and prompt.endswith(self._suffix)
-            return Example(text, ((len(prompt), len(text)),), add_bos=not rendered)
+            cut = record.get("finish_reason") == "length"
+            return Example(text, ((len(prompt), len(text)),), add_bos=not rendered, cut=cut)
         if "text" in record:
             text = _string(record, "text")
             return Example(text, ((0, len(text)),), add_bos=True, answer=False)
-        raise InvalidInput(f"has the keys {sorted(record)}, expected {_KEYS}")
+        raise InvalidInput(f"has the keys {sorted(record)}, expected {KINDS}")
 
     def _conversation(self, record: dict[str, object]) -> Example:
         if self._chat is None:
@@ -162,7 +174,7 @@ class Encoder:
             last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
             ends = range(first if example.answer else max(first, last - 1), last)
             stop = next((j for j in ends if self._context.is_eog(int(tokens[j]))), None)
-            if stop is None and end == len(example.text) and self._context.eos >= 0:
+            if stop is None and end == len(example.text) and self._context.eos >= 0 and not example.cut:
                 tokens = np.append(tokens, np.int32(self._context.eos))
                 stop = len(tokens) - 1
             last = last if stop is None else stop + 1
@@ -215,7 +227,7 @@ def _check_shown(turn: dict[str, Any], i: int, text: str) -> None:
 
 def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) -> str:
     if key not in record:
-        raise InvalidInput(f"{key} is missing; expected {_KEYS}")
+        raise InvalidInput(f"{key} is missing; expected {KINDS}")
     value = record[key]
     if not isinstance(value, str):
         raise InvalidInput(f"{key} is {type_name(value)}, expected a string")

@@ -35,7 +35,8 @@ def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
     """The features of every predicted position of some sequences, at most ``context.n_outputs`` at a time.
 
     As many sequences are decoded together as the context holds. Only predicted positions are outputs of llama.cpp; the
-    rest of a text costs no row of logits.
+    rest of a text costs no row of logits. What several of them begin with before anything is predicted, as the answers
+    to one problem do, is decoded once.
     """
     for first in range(0, len(batch), context.n_seq):
         context.clear()
@@ -45,15 +46,15 @@ def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
 def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iterator[Features]:
     """Alternate between what is only read and what is predicted, for all sequences at once."""
     places = [segments(s) for s in sequences]
-    for step in range(max(map(len, places))):
+    _read_prompts(context, sequences, [ranges[0][1] for ranges in places])
+    for step in range(1, max(map(len, places))):
         rows = [(seq, *ranges[step]) for seq, ranges in enumerate(places) if step < len(ranges)]
         seq = np.concatenate([np.full(end - begin, s) for s, begin, end in rows])
         pos = np.concatenate([np.arange(begin, end) for _, begin, end in rows])
         signed = np.concatenate([sequences[s][begin:end] for s, begin, end in rows])
         ids = np.where(signed < 0, ~signed, signed)
         if step % 2 == 0:
-            if len(ids):
-                context.fill(ids, pos, seq)
+            context.fill(ids, pos, seq)
             continue
         target = np.concatenate([~sequences[s][begin + 1 : end + 1] for s, begin, end in rows]).astype(np.int64)
         for i in range(0, len(ids), context.n_outputs):
@@ -61,6 +62,21 @@ def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iter
             logits, hidden = context.decode(ids[part], pos[part], seq[part], hidden=True)
             assert hidden is not None
             yield Features(first + seq[part], target[part], hidden, logits)
+
+
+def _read_prompts(context: Context, sequences: Sequence[Tokens], lengths: Sequence[int]) -> None:
+    """Decode what every sequence begins with, the same only once."""
+    sources: dict[bytes, int] = {}
+    of = [
+        sources.setdefault(tokens[:n].tobytes(), seq)
+        for seq, (tokens, n) in enumerate(zip(sequences, lengths, strict=True))
+    ]
+    read = [(seq, lengths[seq]) for seq in sources.values()]
+    ids = np.concatenate([sequences[seq][:n] for seq, n in read])
+    context.fill(ids, np.concatenate([np.arange(n) for _, n in read]), np.repeat(*np.transpose(read)))
+    for target, source in enumerate(of):
+        if target != source:
+            context.copy(source, target)
 
 
 def segments(tokens: Tokens) -> list[tuple[int, int]]:

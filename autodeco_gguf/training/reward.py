@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class RewardOptions:
         n_parallel: answers at once.
         time_limit: seconds that one call of the user's own reward may take.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
+        chat_template_kwargs: what the chat template is to read besides.
     """
 
     start: str | Path = LIKELIHOOD
@@ -47,6 +48,7 @@ class RewardOptions:
     n_parallel: int = 16
     time_limit: float = 10.0
     base_name: str | None = None
+    chat_template_kwargs: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def train_reward(
             trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
-                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
+                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", options, watch)
                 trainer.begin(given or HeadsModule.open_new(engine.context.hidden_size, settings.seed))
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
@@ -167,6 +169,7 @@ def _engine(model: BaseModel, settings: RewardSettings, options: RewardOptions, 
         heads_enabled=settings.objective.heads,
         machine=machine,
         batching=Batching(batch_invariant=options.n_parallel > 1),
+        chat_template_kwargs=options.chat_template_kwargs,
     )
 
 
@@ -176,9 +179,11 @@ def _likelihood(
     trainer: RewardTrainer,
     settings: RewardSettings,
     directory: Path,
+    options: RewardOptions,
     watch: RewardWatch,
 ) -> HeadsModule:
-    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase)
+    kwargs = options.chat_template_kwargs
+    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase, kwargs)
     if n < LEAST:
         watch.warning(f"only {n} right answers at T = 1: too few to start from by likelihood, so the heads are new")
     return heads

@@ -37,11 +37,11 @@ def check_reward(name: str) -> None:
         raise InvalidInput(message, key="reward", found=name, expected=REWARDS)
 
 
-def rewards_of(name: str, right: Sequence[bool], texts: Sequence[str]) -> list[float]:
-    """The rewards [k] of a group by "correct", "any" or "distinct"; texts are equal but for white space around them.
+def rewards_of(name: str, right: Sequence[bool], keys: Sequence[str]) -> list[float]:
+    """The rewards [k] of a group by "correct", "any" or "distinct"; answers of one key are the same.
 
     Examples:
-        >>> rewards_of("distinct", [True, True, True, False], ["a", "a ", "b", "c"])
+        >>> rewards_of("distinct", [True, True, True, False], ["a", "a", "b", "c"])
         [0.5, 0.5, 1.0, 0.0]
         >>> rewards_of("any", [True, False, False], ["a", "b", "c"])
         [1.0, 0.0, 0.0]
@@ -51,8 +51,8 @@ def rewards_of(name: str, right: Sequence[bool], texts: Sequence[str]) -> list[f
     if name == "any":
         return [float(one and sum(right) == 1) for one in right]
     if name == "distinct":
-        equal = Counter(text.strip() for text, one in zip(texts, right, strict=True) if one)
-        return [1.0 / equal[text.strip()] if one else 0.0 for text, one in zip(texts, right, strict=True)]
+        equal = Counter(key for key, one in zip(keys, right, strict=True) if one)
+        return [1.0 / equal[key] if one else 0.0 for key, one in zip(keys, right, strict=True)]
     return [float(one) for one in right]
 
 
@@ -84,7 +84,7 @@ class Group:
     @property
     def different(self) -> int:
         """How many different right answers there are."""
-        return len({one.result.text.strip() for one in self.answers if one.grade.correct})
+        return len({one.key for one in self.answers if one.grade.correct})
 
     @property
     def weights(self) -> list[float]:
@@ -125,7 +125,7 @@ class Reward:
         """
         right = [one.graded() for one in answers]
         if self._scorer is None:
-            rewards = rewards_of(self.name, right, [one.result.text for one in answers])
+            rewards = rewards_of(self.name, right, [one.key for one in answers])
         else:
             rewards = [self._score(self._scorer, one) for one in answers]
         value = sum(rewards) / len(rewards)

@@ -66,7 +66,7 @@ class RolloutSettings:
 
 
 class Kept(NamedTuple):
-    """A sample for the output: its number, its text, whether it is right and ended by the model, and why it ended."""
+    """A sample for the output: its number, its text, whether it is right, and why it ended: "stop" or "length"."""
 
     sample: int
     text: str
@@ -81,7 +81,7 @@ class RolloutSummary:
     Attributes:
         problems: finished.
         samples: drawn for them.
-        correct: those that are right, and ended by the model itself.
+        correct: those that are right, and, where only such are kept, ended by the model itself.
         kept: those for the output.
         unsolved: problems without a correct sample.
         continued: problems that an earlier, interrupted run had finished.
@@ -193,7 +193,7 @@ def _sample(
     with closing(answers(engine, tasks, wanted, settings.sampling, settings.max_tokens)) as drawn:
         for group in groups(drawn, settings.k):
             kept = [_kept(one) for one in group if one.result.finish_reason in ("stop", "length")]
-            kept = [one for one in kept if one.correct or settings.keep == "all"]
+            kept = [one for one in kept if settings.keep == "all" or (one.correct and one.finish_reason == "stop")]
             partial.append(place_of[group[0].item.key], kept)
             tokens += sum(len(one.result.temperature) for one in group)
             summary = summary.plus(settings.k, kept)
@@ -203,8 +203,7 @@ def _sample(
 
 
 def _kept(answer: Answer) -> Kept:
-    correct, reason = answer.graded(), answer.result.finish_reason
-    return Kept(answer.number, answer.result.text, correct and reason == "stop", reason)
+    return Kept(answer.number, answer.result.text, answer.graded(), answer.result.finish_reason)
 
 
 def _records(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,11 +42,13 @@ class TrainingOptions:
         commands: train decoding control with these.
         skip_bad: leave malformed lines out.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
+        chat_template_kwargs: what the chat template is to read besides.
     """
 
     commands: Commands | None = None
     skip_bad: bool = False
     base_name: str | None = None
+    chat_template_kwargs: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def train(
 
     Args:
         base: a GGUF, quantized or not, or a merged file; it is not changed.
-        data: JSONL files with {"prompt", "completion"}, {"messages"} or {"text"}.
+        data: JSONL files of records that ``records.normalize`` reads.
         output: the directory for the checkpoint, in the official layout; the adapter is written beside it, as
             ``output`` with the suffix .gguf.
         settings: the paper's objectives by default.
@@ -117,7 +119,7 @@ def train(
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_new(force)  # another may have come to its end meanwhile
         settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
-        encoder = Encoder(context, settings.max_tokens, options.commands)
+        encoder = Encoder(context, settings.max_tokens, options.commands, options.chat_template_kwargs)
         dataset = _encode(paths, encoder, out, options, watch)
         longest = max(dataset.counts.longest, 2)
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from fake_engine import TASKS, FakeEngine, FakeGrader
 
-from autodeco_gguf.answers.items import GradedTasks, render
+from autodeco_gguf.answers.items import GradedTasks, Item, render
 from autodeco_gguf.answers.stream import Answer, Wanted, answers, groups
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade
+from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.tasks import Task
 
 AT = Sampling(temperature=0.5, top_p=0.9)
 
@@ -92,3 +94,11 @@ def test_groups_are_whole_and_in_order() -> None:
     ends = [max(drawn.index(one) for one in group) for group in found]
     assert ends == sorted(ends)
     assert list(groups(drawn[:2], 3)) == []
+
+
+def test_answers_that_name_the_same_have_one_key() -> None:
+    task = Task("fruits", (Problem("Name a fruit.", '["apple", "pear"]', 1),), "member")
+    with GradedTasks([task]) as tasks:
+        item = Item("fruits", 0, task.problems[0], [1])
+        assert tasks.key(item, "An apple!") == tasks.key(item, "Apples are one. Pears are another.") == "apple"
+        assert tasks.key(item, " Stone ") == "Stone"

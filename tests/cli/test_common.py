@@ -14,7 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 from autodeco_gguf.cli import VERBS, _common, cli
-from autodeco_gguf.cli._common import Bar, Verb, heads_text, human_size, machine_options, progress_bar, terminal
+from autodeco_gguf.cli._common import (
+    Bar,
+    Verb,
+    chat_template_option,
+    heads_text,
+    human_size,
+    machine_options,
+    progress_bar,
+    terminal,
+)
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 
@@ -146,3 +155,30 @@ def test_only_the_reader_of_our_output_may_go(whose: str, status: int) -> None:
     for fd in (write, *([read] if whose == "another" else [])):
         os.close(fd)
     assert (outcome.returncode, outcome.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize("verb", ["run", "eval", "rollouts", "train"])
+def test_the_verbs_that_use_a_chat_template_take_what_it_reads(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    assert "chat_template_kwargs" in {p.name for p in command.params}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("[1]", "[1]: is a list, expected an object"),
+        ("false", "false: is a boolean, expected an object"),
+        ("null", "null: is null, expected an object"),
+        ("{enable_thinking: false}", "{enable_thinking: false}: not JSON: Expecting property name"),
+        ("", ": not JSON: Expecting value"),
+    ],
+)
+def test_what_is_no_object(given: str, words: str) -> None:
+    @click.command(cls=Verb)
+    @chat_template_option
+    def command(chat_template_kwargs: dict[str, Any] | None) -> None: ...
+
+    result = CliRunner().invoke(command, ["--chat-template-kwargs", given])
+    assert (result.exit_code, result.output.count("Error")) == (2, 1)
+    assert f"Error: Invalid value for '--chat-template-kwargs': {words}" in result.output

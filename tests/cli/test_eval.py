@@ -16,6 +16,7 @@ import pytest
 from broken import STRIKE, Outcome, Terminal, assert_refused, invoke, spawn
 from conftest import Case
 from fake_engine import Loaded, samples_of
+from training_helpers import chat_base
 
 from autodeco_gguf.cli import cli
 from autodeco_gguf.engine.scheduler import Batching
@@ -64,13 +65,15 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     (tasks / "more.jsonl").write_text('{"problem": "more", "gt": "more"}\n' * 3)
     done = run(
         "--task", "more.jsonl", "--limit", 2, "--seed", 7, "-n", 9, "-c", 40, "--parallel", 3, "--heads", "h.gguf",
-        "--search-samples", 1, "-t", 5, "--gpu-layers", 6, "-v", "--time-limit", 4, methods="oracle",
+        "--search-samples", 1, "-t", 5, "--gpu-layers", 6, "-v", "--time-limit", 4,
+        "--chat-template-kwargs", '{"a": 1}', methods="oracle",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert Loaded.model == Path("m.gguf")
     assert Loaded.arguments == {
         "n_parallel": 3, "batching": Batching(batch_invariant=True),
         "n_ctx": 40, "heads": Path("h.gguf"), "machine": Machine(n_threads=5, n_gpu_layers=6, verbose=True),
+        "chat_template_kwargs": {"a": 1},
     }  # fmt: skip
     results = json.loads((tasks / "out" / "results.json").read_text())
     assert results["settings"] == {
@@ -375,3 +378,20 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         assert kept >= wanted
     assert kept < len(undisturbed[1])
     assert finish(output) == undisturbed
+
+
+def test_another_prompt_by_the_chat_template_is_another_evaluation(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}!{% endif %}"
+    model = chat_base(qwen2.base, tmp_path / "m.gguf", template)
+    (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')
+
+    def run(*more: object) -> Outcome:
+        arguments = ("--task", tmp_path / "t.jsonl", "--checker", "exact", "-o", tmp_path / "o", "--no-plots")
+        small = ("-k", 1, "--seeds", 1, "-n", 2, "-c", 64, "-t", 1, "--methods", "greedy")
+        return invoke(capfd, "eval", model, *arguments, *small, *more)
+
+    assert run("--chat-template-kwargs", '{"enable_thinking": true}').status == 0
+    assert run().status == 0, "the prompt is the same"
+    assert_refused(run("--chat-template-kwargs", '{"enable_thinking": false}'), "o/evaluation.jsonl: begun with ")
+    words = "chat template kwargs: messages is what the template gets by itself"
+    assert_refused(run("--chat-template-kwargs", '{"messages": []}'), words, status=2)

@@ -164,6 +164,21 @@ def test_bad_chat_templates(name: str, qwen2: Case, tmp_path: Path) -> None:
     assert (outcome.status, outcome.out, "Traceback" in outcome.err) == (2, "", False)
 
 
+def test_what_a_chat_template_reads_besides(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}!{% endif %}"
+    model = with_template(qwen2, tmp_path, template)
+    ids = []
+    for value in ("true", "false"):
+        given = ("--chat-template-kwargs", f'{{"enable_thinking": {value}}}', "-p", "Hello", "-n", 1, "--json")
+        ids.append(json.loads(run(capfd, model, *given).out.splitlines()[0])["ids"])
+    assert ids[1][:-1] == ids[0]
+    outcome = run(capfd, model, "--raw", "--chat-template-kwargs", "{}", "-p", "x", "-n", 1)
+    assert outcome.status == 0
+    outcome = run(capfd, model, "--raw", "--chat-template-kwargs", '{"enable_thinking": true}', "-p", "x")
+    assert "--chat-template-kwargs needs the chat template, which --raw leaves out" in outcome.err
+    assert (outcome.status, outcome.out) == (2, "")
+
+
 # ---- the context ----
 
 

@@ -67,7 +67,8 @@ def test_every_count_is_told(qwen2: Case, tmp_path: Path, capfd: Capture) -> Non
     assert line.startswith("13 examples, ")
     assert re.search(r"; \d+ examples with commands; \d+ cut to the context, by \d+ tokens; 1 left out: ", line)
     assert line.endswith(f"; 2 malformed lines skipped, the first: {path}:13: is a number, expected an object with "
-                         '{"prompt", "completion"}, {"messages"} or {"text"}')  # fmt: skip
+                         '{"prompt", "completion"}, {"messages"}, {"conversations"}, {"instruction", "output"} '
+                         'or {"text"}')  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,18 @@ def test_prompt_text(engine: Engine, qwen2: Case, tmp_path: Path) -> None:
     assert b"".join(map(chat.context.token_bytes, tokens)).decode() == text
 
 
+def test_what_the_chat_template_reads_besides(qwen2: Case, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is false %}<quiet>{% endif %}"
+    path = rewrite(qwen2.base, tmp_path / "chat.gguf", metadata={"tokenizer.chat_template": (template, Kind.STRING)})
+    engine = make(path, chat_template_kwargs={"enable_thinking": False})
+    assert engine.render("Hello") == "Hello<quiet>"
+    assert engine.prompt("Hello") != make(path).prompt("Hello")
+    with pytest.raises(AutoDecoError, match=r"reads no thinking, it reads enable_thinking$"):
+        make(path, chat_template_kwargs={"thinking": False})
+    with pytest.raises(AutoDecoError, match=r"^chat template kwargs: \S+ has no chat template$"):
+        make(qwen2.base, chat_template_kwargs={"enable_thinking": False})
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -85,3 +85,41 @@ def test_metadata_that_is_no_text_costs_nothing_else(qwen2: Case, tmp_path: Path
 
 def test_a_model_without_one(context: Context) -> None:
     assert context.chat() is None
+
+
+THINKING = "{% set style = style or 'plain' %}{{ style }}{% if enable_thinking is false %}!{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "text"),
+    [
+        (None, "plain"),
+        ({}, "plain"),
+        ({"enable_thinking": True}, "plain"),
+        ({"enable_thinking": False}, "plain!"),
+        ({"enable_thinking": False, "style": "odd"}, "odd!"),
+    ],
+)
+def test_what_a_template_reads_besides(kwargs: dict[str, object] | None, text: str, context: Context) -> None:
+    chat = Chat(THINKING, context.vocab, context.file.path, kwargs)
+    assert [chat.render(MESSAGES), chat.render([], generation=False)] == [text, text]
+
+
+@pytest.mark.parametrize(
+    ("template", "key", "why"),
+    [
+        *((THINKING, key, f"{key} is what the template gets by itself") for key in
+          ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")),
+        (THINKING, "thinking", "{path} reads no thinking, it reads enable_thinking, style"),
+        ("{{ messages }}{{ bos_token }}", "enable_thinking", "{path} reads no enable_thinking, it reads nothing else"),
+    ],
+)  # fmt: skip
+def test_what_a_template_is_not_given(template: str, key: str, why: str, context: Context) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        Chat(template, context.vocab, context.file.path, {key: 1})
+    assert str(refused.value) == "chat template kwargs: " + why.format(path=context.file.path)
+
+
+def test_a_template_that_does_not_parse_and_is_to_read_something(context: Context) -> None:
+    with pytest.raises(InvalidInput, match=r"its chat template does not parse: "):
+        Chat("{% if %}", context.vocab, context.file.path, {"a": 1})

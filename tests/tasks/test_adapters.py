@@ -12,7 +12,8 @@ import pytest
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.tasks.adapters import ADAPTERS
-from autodeco_gguf.tasks.checkers import get_checker
+from autodeco_gguf.tasks.checkers import get_checker, read_answer
+from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task, read_task
 
@@ -37,6 +38,7 @@ def write(path: Path, records: Sequence[object]) -> Path:
     return path
 
 
+MATH = {"problem": "How much?", "solution": r"Not $\boxed{1}$ but $\boxed{\frac{1}{2}}$.", "type": "Algebra"}
 GPQA = {
     "Question": "Which is a noble gas?\n",
     "Correct Answer": "Neon ",
@@ -95,6 +97,13 @@ IFEVAL = {
     "kwargs": [{"num_words": None}, {"num_words": 5, "relation": "at least", "keywords": None}],
 }
 
+IFBENCH = {
+    "key": "17",
+    "prompt": "Count in one word.",
+    "instruction_id_list": ["count:numbers", "format:no_whitespace"],
+    "kwargs": [{"N": 1.0, "small_n": None}, {"N": None}],
+}
+
 RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "official aime": ("aime", {"problem": "a", "gt": "204"}, "a" + BOX, "204"),
     "official aime, number": ("aime", {"problem": "a", "gt": 70}, "a" + BOX, "70"),
@@ -109,6 +118,21 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "hmmt25": ("hmmt25", {"problem_idx": 1, "problem": "a", "answer": "-984", "problem_type": []}, "a" + BOX, "-984"),
     "beyondaime": ("beyondaime", {"problem": "a", "answer": 3}, "a" + BOX, "3"),
+    "gsm8k": (
+        "gsm8k",
+        {"question": "How many?", "answer": "It is <<1000+80=1080>>1080\n#### 1,080"},
+        "How many?",
+        "1080",
+    ),
+    "math": ("math", {**MATH, "level": "Level 1"}, "How much?" + BOX, r"\frac{1}{2}"),
+    "math, bare": ("math", {**MATH, "solution": r"$\boxed{3}$, so $\boxed 2$."}, "How much?" + BOX, "2"),
+    "math, framed": (
+        "math",
+        {**MATH, "answer": None, "solution": r"$\fbox{\sqrt{2}}$"},
+        "How much?" + BOX,
+        r"\sqrt{2}",
+    ),
+    "math-500": ("math", {**MATH, "answer": "0.5", "unique_id": "test/a/1.json"}, "How much?" + BOX, "0.5"),
     "gpqa": ("gpqa", GPQA, f"Which is a noble gas?\n\nA. Zinc\nB. Iron\nC. Neon\nD. Lead\n\n{LETTER}", "C"),
     "mmlu-pro": ("mmlu-pro", MMLU_PRO, f"What is 1 + 1?\n\nA. 0\nB. 1\nC. 2\n\n{LETTER}", "C"),
     "mmlu-pro without index": (
@@ -136,6 +160,12 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "Write two lines, without a comma.",
         '[["punctuation:no_comma", {}], ["length_constraints:number_words", {"num_words": 5, "relation": "at least"}]]',
     ),
+    "ifbench": (
+        "ifbench",
+        IFBENCH,
+        "Count in one word.",
+        '[["count:numbers", {"N": 1.0}], ["format:no_whitespace", {}]]',
+    ),
     "plain": ("", {"problem": "a", "gt": 5}, "a", "5"),
     "plain prompt": ("", {"prompt": "a", "answer": "5"}, "a", "5"),
 }
@@ -145,10 +175,13 @@ CHECKERS = {
     "brumo25": "boxed",
     "hmmt25": "boxed",
     "beyondaime": "boxed",
+    "gsm8k": "number",
+    "math": "boxed",
     "gpqa": "choice",
     "mmlu-pro": "choice",
     "livecodebench": "literal",
     "ifeval": "ifeval",
+    "ifbench": "ifbench",
 }
 
 
@@ -171,11 +204,14 @@ def test_formats(name: str, suffix: str, tmp_path: Path) -> None:
 
 
 RESPONSES = {
+    "gsm8k": ("It is 1,080.00.", "It is 108."),
+    "math": (r"\boxed{0.5}", r"0.5, not \boxed{2}"),
     "gpqa": (r"It is \boxed{C}.", r"It is \boxed{A}."),
     "mmlu-pro": (r"It is \boxed{C}.", r"It is \boxed{A}."),
     "test output": ("```\n[True, None]\n```", "```\n[True, 0]\n```"),
     "execution": ('```python\n["a"]\n```', "```\na\n```"),
     "ifeval": ("One two three four five.", "One, two, three, four, five."),
+    "ifbench": ("1!", "1 2"),
 }
 
 
@@ -183,7 +219,7 @@ RESPONSES = {
 def test_the_checker_understands_the_answer(name: str) -> None:
     form, record, _, _ = RECORDS[name]
     adapter = ADAPTERS[form]
-    answer = adapter.convert(record, adapter.checker)[1]
+    answer = read_answer(adapter.checker, adapter.convert(record, adapter.checker)[1])
     check = get_checker(adapter.checker)
     assert [check(response, answer) for response in RESPONSES[name]] == [True, False]
 
@@ -241,6 +277,15 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
     "math, null": ("beyondaime", {"problem": "a", "answer": None}, "answer is null, expected a string or a number"),
     "math, blank": ("aime", {"Problem": " ", "Answer": 1}, "Problem is empty"),
     "math, nothing": ("aime", {}, "problem or Problem or question is missing; the record has no keys"),
+    "gsm8k, words": ("gsm8k", {"question": "a", "answer": "So\n#### two"}, "answer 'two': expected a number"),
+    "gsm8k, no mark": ("gsm8k", {"question": "a", "answer": "1 + 1 is 2"}, "answer '1 + 1 is 2': expected a number"),
+    "gsm8k, null": ("gsm8k", {"question": "a", "answer": None}, "answer is null, expected a string or a number"),
+    "MATH, no box": (
+        "math",
+        {"problem": "a", "solution": "It is 2."},
+        "solution has no answer in \\boxed{}, and answer is missing",
+    ),
+    "MATH, neither": ("math", {"problem": "a"}, "solution or answer is missing; the record has problem"),
     "a list": ("aime", [1], "is a list, expected an object"),
     "plain": (
         "",
@@ -297,28 +342,47 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
         "question_title, starter_code, test, test_id",
     ),
     "lcb, execution": ("livecodebench", {"code": "a", "input": "b"}, "output is missing; the record has code, input"),
-    "ifeval, no prompt": ("ifeval", {"key": 1}, "prompt is missing; the record has key"),
+    "ifeval, no prompt": ("ifeval", {"key": 1}, "key 1: prompt is missing; the record has key"),
     "ifeval, ids": (
         "ifeval",
         {**IFEVAL, "instruction_id_list": "punctuation:no_comma"},
-        "instruction_id_list is a string, expected a list",
+        "key 1000: instruction_id_list is a string, expected a list",
     ),
     "ifeval, an id": (
         "ifeval",
         {**IFEVAL, "instruction_id_list": [1, "a"]},
-        "instruction_id_list is a number, expected a string",
+        "key 1000: instruction_id_list is a number, expected a string",
     ),
     "ifeval, no kwargs": (
         "ifeval",
         without(IFEVAL, "kwargs"),
-        "kwargs is missing; the record has instruction_id_list, key, prompt",
+        "key 1000: kwargs is missing; the record has instruction_id_list, key, prompt",
     ),
-    "ifeval, kwargs": ("ifeval", {**IFEVAL, "kwargs": [{}]}, "kwargs has 1 entries for 2 in instruction_id_list"),
-    "ifeval, null": ("ifeval", {**IFEVAL, "kwargs": [{}, None]}, "kwargs has null, expected objects"),
+    "ifeval, kwargs": (
+        "ifeval",
+        {**IFEVAL, "kwargs": [{}]},
+        "key 1000: kwargs has 1 entries for 2 in instruction_id_list",
+    ),
+    "ifeval, null": ("ifeval", {**IFEVAL, "kwargs": [{}, None]}, "key 1000: kwargs has null, expected objects"),
     "ifeval, none": (
         "ifeval",
         {**IFEVAL, "kwargs": [], "instruction_id_list": []},
-        "kwargs has 0 entries for 0 in instruction_id_list",
+        "key 1000: kwargs has 0 entries for 0 in instruction_id_list",
+    ),
+    "ifbench, an id": (
+        "ifbench",
+        {**IFBENCH, "instruction_id_list": ["count:numbers", "format:no_spaces"]},
+        "key 17: instruction 'format:no_spaces': unknown, expected one of " + ", ".join(ifbench.IFBENCH.checks),
+    ),
+    "ifbench, an argument": (
+        "ifbench",
+        {**IFBENCH, "kwargs": [{"N": None}, {}]},
+        "key 17: instruction count:numbers: has the arguments none, expected N",
+    ),
+    "ifbench, kwargs": (
+        "ifbench",
+        without({**IFBENCH, "kwargs": [{"N": 1}]}, "key"),
+        "kwargs has 1 entries for 2 in instruction_id_list",
     ),
 }
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
-from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, last_boxed, read_answer
+from autodeco_gguf.tasks.boxes import last_boxed
+from autodeco_gguf.tasks.checkers import CHECKERS, get_checker, has_form, read_answer
 
 # ---- boxed ----
 
@@ -268,22 +269,6 @@ def test_the_last_box_counts(text: str, answer: str, right: bool) -> None:
     assert get_checker("boxed")(text, answer) is right
 
 
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        (r"\boxed{a{b}c} d}", "a{b}c"),
-        (r"\boxed{a\}b}", r"a\}b"),
-        ("\\boxed{two\nlines}", "two\nlines"),
-        (r"\boxed{}", ""),
-        (r"\\boxed{a}", None),  # a line break, then a word
-        (r"\unboxed{a}", None),
-        (r"\boxed{a\}", None),
-    ],
-)
-def test_last_boxed(text: str, content: str | None) -> None:
-    assert last_boxed(text) == content
-
-
 def test_boxed_without_math_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(
@@ -464,7 +449,21 @@ def test_a_model_that_repeats_itself_takes_no_time(text: str) -> None:
     text *= 300_000 // len(text)
     assert last_boxed(r"\boxed{1} " + text) == "1"
     get_checker("choice")(text, "Z")
+    get_checker("number")(text, "-9")
     assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("checker", "there", "missing"),
+    [
+        ("boxed", r"not 4: \boxed{5}", r"4 \boxed{5"),
+        ("choice", "The answer is (B).", "C is a vitamin."),
+        ("literal", "It is\n```\nNone\n```", "It is nothing."),
+    ],
+)
+def test_the_form_that_a_checker_looks_for(checker: str, there: str, missing: str) -> None:
+    assert (has_form(checker, there), has_form(checker, missing)) == (True, False)
+    assert not any(has_form(other, there) is not None for other in ("exact", "ifeval", "regex", "story", "own:checker"))
 
 
 # ---- expected answers as they are published ----
@@ -488,6 +487,7 @@ READ = [
     ("literal", "'a #### b'", "'a #### b'"),
     ("regex", r"\b18\b", r"\b18\b"),
     ("regex", r"####\s*18", r"####\s*18"),
+    ("ifbench", MARKING, MARKING),
     ("ifeval", MARKING, MARKING),
     ("own:check", SOLVED + "#### 18", SOLVED + "#### 18"),
 ]
@@ -552,7 +552,8 @@ def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None
 
 
 def test_unknown_checker() -> None:
-    assert tuple(CHECKERS) == ("boxed", "choice", "exact", "ifeval", "literal", "member", "regex", "story")
+    names = "boxed choice exact ifbench ifeval literal member number regex story"
+    assert " ".join(CHECKERS) == names
     with pytest.raises(
         InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"
     ) as error:

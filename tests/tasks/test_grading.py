@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -166,6 +167,33 @@ def test_boxed_from_a_thread() -> None:
     thread.start()
     thread.join(40)
     assert grades == [Grade(True), Grade(False, "the checker took longer than 2 s"), Grade(True)]
+
+
+HOSTILE = (
+    r"9^{9^{9^9}}",
+    r"10^{10^{10}}!",
+    r"(10^{8})!",
+    r"2^{2^{2^{2^{2^2}}}}",
+    r"\binom{10^{10}}{10^9}",
+    r"\sum_{n=1}^{10^{12}} n!",
+)
+
+
+def test_hostile_boxes_in_a_row_from_a_thread() -> None:
+    """None holds its process for ever, nor takes the machine's memory, nor the next answer's grade."""
+    grades: list[tuple[str, Grade]] = []
+
+    def grade() -> None:
+        with Grader("boxed", time_limit=1) as grader:
+            grades.extend((text, grader.grade(rf"\boxed{{{text}}}", "7")) for text in HOSTILE)
+            grades.append(("7", grader.grade(r"\boxed{7}", "7")))
+
+    thread = threading.Thread(target=grade)
+    thread.start()
+    thread.join(60)
+    too_long = Grade(False, "the checker took longer than 1 s")
+    assert grades == [*((text, too_long) for text in HOSTILE), ("7", Grade(True))]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20, "KiB of the largest process"
 
 
 def test_a_checker_that_hangs(own: str) -> None:

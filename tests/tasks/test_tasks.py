@@ -14,9 +14,9 @@ import pytest
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.adapters import ADAPTERS
-from autodeco_gguf.tasks.checkers import get_checker
+from autodeco_gguf.tasks.checkers import get_checker, read_answer
 from autodeco_gguf.tasks.problems import Problem
-from autodeco_gguf.tasks.tasks import Task, read_task
+from autodeco_gguf.tasks.tasks import BUILT_IN, Task, read_task
 
 BOX = "\nMake sure you output the final answer within \\boxed{}."
 
@@ -155,6 +155,25 @@ def test_demo() -> None:
     assert read_task("demo", checker="exact", limit=3) == Task("demo", problems[:3], "exact")
 
 
+def test_built_in_tasks_and_their_splits() -> None:
+    for name, (checker, problems) in BUILT_IN.items():
+        for split in ("train", "test"):
+            own = name if split == "test" else f"{name}-train"
+            asked = tuple(Problem(*pair, i, own) for i, pair in enumerate(problems(split), 1))
+            assert read_task(f"{name}@{split}") == Task(own, asked, checker)
+            assert not set(asked) & set(read_task(f"{name}@{'test' if split == 'train' else 'train'}").problems)
+        assert read_task(name) == read_task(f"{name}@test")
+        assert [p.answer for p in read_task(name, limit=2).problems] == [a for _, a in problems("test")[:2]]
+        for problem in read_task(f"{name}@train").problems:
+            assert read_answer(checker, problem.answer) == problem.answer
+
+
+def test_the_demos_problems_to_train_with_are_those_of_pre_training() -> None:
+    train, test = ({p.answer.split(" ", 1)[1] for p in read_task(f"demo@{s}").problems} for s in ("train", "test"))
+    assert (len(read_task("demo@train").problems), train & test) == (1000, set())
+    assert train <= {f"{a} {b}" for a, b in stories.pairs(False)}
+
+
 def test_checker_and_limit(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps({"problem": str(i), "gt": i}) + "\n" for i in range(5)))
@@ -163,8 +182,11 @@ def test_checker_and_limit(tmp_path: Path) -> None:
     assert len(read_task(f"hmmt25:{path}", limit=9).problems) == 5
 
 
-FORMS = "a task is demo, questions, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] of the Hugging Face hub"
-NAMES = "aime, brumo25, hmmt25, beyondaime, gpqa, mmlu-pro, livecodebench, ifeval"
+FORMS = (
+    "a task is demo, questions, instructions, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] "
+    "of the Hugging Face hub"
+)
+NAMES = "aime, brumo25, hmmt25, beyondaime, gsm8k, math, gpqa, mmlu-pro, livecodebench, ifeval, ifbench"
 BAD_SPECS = {
     "": f"task: no such file; {FORMS}",
     "nowhere.jsonl": f"nowhere.jsonl: no such file; {FORMS}",
@@ -175,6 +197,8 @@ BAD_SPECS = {
     "ifeval:": "task ifeval:: a format without a source; expected ifeval:FILE or ifeval:OWNER/NAME",
     "gsm8k:openai/gsm8k": f"task gsm8k:openai/gsm8k: format 'gsm8k', expected one of {NAMES}",
     "AIME:p.jsonl": f"task AIME:p.jsonl: format 'AIME', expected one of {NAMES}",
+    "questions@dev": "task questions@dev: expected questions, questions@train or questions@test",
+    "demo@": "task demo@: expected demo, demo@train or demo@test",
     "demo:p.jsonl": f"task demo:p.jsonl: format 'demo', expected one of {NAMES}",
     "https://x.org/a/b": f"task https://x.org/a/b: format 'https', expected one of {NAMES}",
     "owner/name/more": f"owner/name/more: no such file; {FORMS}",

@@ -17,6 +17,7 @@ from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
+from autodeco_gguf.training.records import KINDS
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
 HELLO = [42, 71, 78, 78, 81, 280, 262, 78, 70]
@@ -98,6 +99,12 @@ PAIRS: dict[str, tuple[str, str, list[int]]] = {
 def test_prompt_and_completion(name: str, plain: Context) -> None:
     prompt, completion, tokens = PAIRS[name]
     assert one(plain, {"prompt": prompt, "completion": completion}) == tokens
+
+
+def test_nothing_ends_an_answer_that_was_cut(plain: Context) -> None:
+    record = {"prompt": "Hello", "completion": " world"}
+    assert one(plain, {**record, "finish_reason": "length"}) == [*HELLO[:5], *c(*HELLO[5:])]
+    assert one(plain, {**record, "finish_reason": "stop"}) == [*HELLO[:5], *c(*HELLO[5:], END)]
 
 
 @pytest.mark.parametrize("prompt", ["Hello", "<|endoftext|>Hello"])
@@ -239,22 +246,21 @@ def test_no_variants(name: str, chat: Context) -> None:
 
 # ---- malformed lines ----
 
-KEYS = '{"prompt", "completion"}, {"messages"} or {"text"}'
 BAD_LINES: dict[str, tuple[bytes, str]] = {
     "not JSON": (b'{"prompt": "a",}', "not JSON: "),
     "half a line": (b'{"prompt": "a', "not JSON: Unterminated string starting at column 12"),
     "not UTF-8": (b'{"text": "\xff"}', "not UTF-8 at byte 10"),
     "too deep": (b"[" * 100000, "not JSON: nested too deeply"),
     "a number too long": (b'{"text": ' + b"1" * 5000 + b"}", "not JSON that can be read: a number is too long"),
-    "a list": (b"[]", f"is a list, expected an object with {KEYS}"),
-    "a string": (b'"x"', f"is a string, expected an object with {KEYS}"),
-    "null": (b"null", f"is null, expected an object with {KEYS}"),
-    "NaN": (b"NaN", f"is a number, expected an object with {KEYS}"),
-    "other keys": (b'{"b": 1, "a": 2}', f"has the keys ['a', 'b'], expected {KEYS}"),
-    "no keys": (b"{}", f"has the keys [], expected {KEYS}"),
-    "no completion": (b'{"prompt": "a"}', f"completion is missing; expected {KEYS}"),
-    "no prompt": (b'{"completion": "a"}', f"prompt is missing; expected {KEYS}"),
-    "prompt null": (b'{"prompt": null, "completion": "a"}', "prompt is null, expected a string"),
+    "a list": (b"[]", f"is a list, expected an object with {KINDS}"),
+    "a string": (b'"x"', f"is a string, expected an object with {KINDS}"),
+    "null": (b"null", f"is null, expected an object with {KINDS}"),
+    "NaN": (b"NaN", f"is a number, expected an object with {KINDS}"),
+    "other keys": (b'{"b": 1, "a": 2}', f"has the keys ['a', 'b'], expected {KINDS}"),
+    "no keys": (b"{}", f"has the keys [], expected {KINDS}"),
+    "no completion": (b'{"prompt": "a"}', f"completion is missing; expected {KINDS}"),
+    "no prompt": (b'{"completion": "a"}', f"prompt is missing; expected {KINDS}"),
+    "prompt null": (b'{"prompt": null, "completion": "a"}', f"prompt is missing; expected {KINDS}"),
     "completion true": (b'{"prompt": "a", "completion": true}', "completion is a boolean, expected a string"),
     "completion NaN": (b'{"prompt": "a", "completion": NaN}', "completion is a number, expected a string"),
     "completion empty": (b'{"prompt": "a", "completion": ""}', "completion is empty"),
@@ -391,3 +397,62 @@ def test_a_file_that_does_not_do(name: str, plain: Context, tmp_path: Path) -> N
         encode_files([path], Encoder(plain, 16), tmp_path, skip_bad=True)
     assert refused.value.file == str(path)
     assert str(refused.value) == message.format(path=path)
+
+
+# ---- as people have them ----
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "TRL": {
+        "prompt": [{"role": "user", "content": "Hello"}],
+        "completion": [{"role": "assistant", "content": "world", "tool_calls": None}],
+    },
+    "ShareGPT": {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "world"}], "id": None},
+    "roles": {"conversations": turns(("user", "Hello"), ("assistant", "world"))["messages"]},
+    "Alpaca": {"instruction": "Hello", "input": "", "output": "world"},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "world"}]},
+        ]
+    },
+    "null columns": {**turns(("user", "Hello"), ("assistant", "world")), "prompt": None, "text": None, "tools": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_records_become_the_same_tokens(name: str, chat: Context) -> None:
+    expected = one(chat, turns(("user", "Hello"), ("assistant", "world")))
+    assert one(chat, OTHERS[name]) == expected
+    always = Commands(low=("Be exact.",), high=("Be wild.",), share=1.0)
+    plain, *commanded = encode(chat, OTHERS[name], commands=always)
+    assert plain.tolist() == expected
+    asked = [text(chat, sequence) for sequence in commanded]
+    assert ["Hello Be exact." in asked[0], "Hello Be wild." in asked[1]] == [True, True]
+    assert [said(chat, sequence) for sequence in commanded] == [said(chat, plain)] * 2
+
+
+def test_of_a_prompt_in_messages_no_answer_is_learnt(chat: Context) -> None:
+    record = {
+        "prompt": turns(("user", "a"), ("assistant", "b"), ("user", "c"))["messages"],
+        "completion": turns(("assistant", "d"))["messages"],
+    }
+    (tokens,) = encode(chat, record)
+    assert said(chat, tokens) == ["d<|im_end|>"]
+
+
+def test_what_the_chat_template_reads_besides(
+    qwen2: Case, open_context: Callable[[Path], Context], tmp_path: Path
+) -> None:
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and enable_thinking is false %}()"
+        "{% endif %}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% if enable_thinking is false %}(){% endif %}{% endif %}"
+    )
+    context = open_context(chat_base(qwen2.base, tmp_path / "thinking.gguf", template))
+    record = turns(("user", "Hello"), ("assistant", "world"))
+    texts = []
+    for kwargs in (None, {"enable_thinking": False}):
+        (tokens,) = Encoder(context, 256, None, kwargs).encode(record, 0, Counts())
+        texts.append(text(context, tokens))
+        assert said(context, tokens) == ["world<|im_end|>"]
+    assert texts == [f"<user>Hello<|im_end|><assistant>{thought}world<|im_end|>" for thought in ("", "()")]

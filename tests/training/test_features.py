@@ -86,3 +86,34 @@ def test_segments() -> None:
         ([5, ~6, 7], [(0, 0), (0, 1), (1, 2)]),
     ):
         assert segments(np.array(tokens, np.int32)) == expected
+
+
+def test_a_prompt_of_several_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[5, 6, 7, 8], [5, 6, 7, 8, 9], [5, 6, 7, 8], [5, 6, 7, 8], [3]]
+    batch = [np.array([*prompt, ~10, ~(11 + i)], np.int32) for i, prompt in enumerate(prompts)]
+    read: list[int] = []
+    fill = Context.fill
+    monkeypatch.setattr(Context, "fill", lambda self, ids, *rest: (read.extend(ids), fill(self, ids, *rest))[1])
+
+    def features(n_seq: int) -> Any:
+        context = Context(load_case("qwen2").base, n_ctx=64, n_seq=n_seq, machine=Machine(cache_type="f32"))
+        parts = [(p.sequence, p.target, p.hidden.copy(), p.logits.copy()) for p in stream(context, batch)]
+        context.close()
+        order = np.lexsort((np.concatenate([p[1] for p in parts]), np.concatenate([p[0] for p in parts])))
+        return [np.concatenate(column)[order] for column in zip(*parts, strict=True)]
+
+    together, n_together = features(5), read.copy()
+    read.clear()
+    alone = features(1)
+    assert n_together == [
+        5,
+        6,
+        7,
+        5,
+        6,
+        7,
+        8,
+    ]  # but for the last, which predict
+    assert len(read) == 3 + 4 + 3 + 3
+    for got, expected in zip(together, alone, strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)

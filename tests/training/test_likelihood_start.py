@@ -47,7 +47,8 @@ def equal(a: HeadsModule, b: HeadsModule) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_few_problems_are_asked_the_more_often(engine: Engine, tmp_path: Path) -> None:
+def test_few_problems_are_asked_the_more_often(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST", 8)
     with GradedTasks(TASKS) as tasks:
         items = [item for item in render(engine, TASKS, 6) if item.key not in {("one", 1), ("two", 3)}]
         heads, n = likelihood_start(engine, tasks, items, SETTINGS, tmp_path / "start")

@@ -116,13 +116,13 @@ def test_all_are_kept_with_their_grades(engine: Engine, undisturbed: bytes, tmp_
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert [(line["problem"], line["sample"]) for line in lines] == [(10 + i, n) for i in range(4) for n in range(5)]
     for line in lines:
-        assert line["correct"] == (line["finish_reason"] == "stop" and len(line["completion"]) % 2 == 0)
+        assert line["correct"] == (len(line["completion"]) % 2 == 0)
         assert line["weight"] == int(line["correct"])
     kept = [{k: v for k, v in line.items() if k not in ("correct", "finish_reason", "weight")}
-            for line in lines if line["correct"]]  # fmt: skip
+            for line in lines if line["correct"] and line["finish_reason"] == "stop"]  # fmt: skip
     assert kept == [json.loads(line) for line in undisturbed.splitlines()]
     assert {line["finish_reason"] for line in lines} == {"stop", "length"}
-    assert (summary.kept, summary.correct, summary.samples) == (20, len(kept), 20)
+    assert (summary.kept, summary.correct, summary.samples) == (20, sum(line["correct"] for line in lines), 20)
 
 
 def test_none_is_right_and_all_are_kept(engine: Engine, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "messages: turn 2 has function_call, expected tool_calls",
     ),
     "the old tools": ({**RECORD, "functions": [{"name": "a"}]}, "has functions, expected tools"),
-    "tools in words": ({**RECORD, "tools": "weather"}, "tools: expected a list of objects"),
+    "tools in words": ({**RECORD, "tools": "weather"}, "has tools that are not JSON"),
     "a tool in words": ({**RECORD, "tools": ["weather"]}, "tools: expected a list of objects"),
     "tools of a prompt": (
         {"prompt": "a", "completion": "b", "tools": TOOLS},

@@ -1,0 +1,1 @@
+"""IFBench: responses to prompts with instructions that programs check."""

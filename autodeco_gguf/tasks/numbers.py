@@ -1,0 +1,184 @@
+"""The number that a response gives, and the checker that compares it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tasks.boxes import last_box, last_boxed
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is compared: exactly.
+
+    Attributes:
+        value: the digits themselves where there are more than ``_MAX_DIGITS``.
+        percent: whether a percent sign follows.
+    """
+
+    value: Fraction | str
+    percent: bool = False
+
+    def equals(self, other: Number) -> bool:
+        """Whether both are the same; 29% is 29 and 0.29."""
+        if isinstance(self.value, str) or isinstance(other.value, str) or self.percent == other.percent:
+            return self.value == other.value
+        whole, share = (other.value, self.value) if self.percent else (self.value, other.value)
+        return whole in (share, share / 100)
+
+
+_MAX_DIGITS = 1000
+"""Longer numbers are compared as they are written: arithmetic takes more than linear time."""
+
+_MARK = re.compile(r"(?<!#)####(?!#)|\banswers?[*_ ]*(?:\bis\b|[:=]|\n)", re.IGNORECASE)
+_BEHIND = re.compile(r"\D{0,80}[\d,. ]+.{0,200}", re.DOTALL)
+"""Where the number of a mark is looked for."""
+
+_MAX_MARKS = 100
+"""The last so many are looked at, since a model may repeat itself."""
+
+_BEFORE = re.compile(r"(?:[\W_]|\b(?:about|approximately|exactly|just|only|equal to|therefore|thus|[a-z])\b)*", re.I)
+"""What may stand between a mark and its number."""
+
+_HEADING = re.compile(r"[.):][*\s]*[^\W\d]")
+"""What follows the number of a heading: "#### 2. Add them", "#### 2) Add them"."""
+
+_SEVERAL = re.compile(r"\s*(?:-|\b(?:to|or)\b)\s*[$€£]?\d")
+"""What follows the first of two numbers, so that neither is the answer: "5 or 6"."""
+
+_ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
+"""What makes a box more than one number and its unit."""
+
+_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*"}
+_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*"}
+_SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
+_FRACTION = re.compile(r"(\d?)\\[cdt]?frac(?:\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
+_VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
+_POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
+_COMMAND = re.compile(r"\\[A-Za-z]+|\\[()\[\]]")
+_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:[ '\u2019]\d{3})+)(?!\d)")
+
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w)\]}%.])[+-](?=[$€£¥₹]?[\d.]))?"
+    r"[$€£¥₹]?(?P<inner>(?<=[$€£¥₹])-(?=[\d.]))?"
+    r"(?<![A-Za-z\d^])(?<![A-Za-z\d][._-])(?<!_\{)"  # the 19 of COVID-19 is a part of a name
+    r"(?:(?P<whole>\d+)[ ](?P<part>\d{1,9}/\d{1,9})(?![\d/])|(?P<token>(?:\d+|(?<!\.)\.\d+)(?:[.,:/^-]\d+)*))"
+    r"(?:[eE](?P<e>[+-]?\d{1,3})(?!\w)|\s*[*x]\s*10\s*\^\s*(?P<ten>[+-]?\d{1,3})(?!\d))?"
+    r"(?:(?P<k>[kKM])\b|\s+(?P<scale>(?i:thousand|million|billion|trillion))\b)?(?P<percent>\s*(?:%|\bpercent\b))?",
+)
+_SCALES = {"k": 3, "K": 3, "M": 6, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_EQUATION = re.compile(r"[\d\s.,+*/x()$€£%^-]*=")
+
+_PLAIN = re.compile(r"\d+|\d*\.\d+")
+_COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}(?:\.\d+)?")
+"""1,234,567.5 and, as India groups digits, 12,34,567."""
+
+_DOTS = re.compile(r"[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
+_DECIMAL_COMMA = re.compile(r"\d+,\d+")
+_FULL_HOUR = re.compile(r"(\d{1,2}):00")
+
+
+def number(text: str, answer: str) -> bool:
+    """Whether the number that a response gives is the expected one.
+
+    That is the number of its last mark: a closed box, or ``####``, "the answer is" or "answer:" with the number right
+    behind it; without a mark, its last number. docs/evaluation.md has the rule in full. InvalidInput where the expected
+    answer is not a number.
+
+    Examples:
+        >>> number("9 eggs at $2 each make 9 * 2 = **$18.00**.", "18")
+        True
+        >>> number("The answer is 7 (see step 3).", "3")
+        False
+    """
+    expected, found = expected_number(answer), given_number(text)
+    return found is not None and found.equals(expected)
+
+
+def expected_number(answer: str) -> Number:
+    """The number that an expected answer is, or has in its last box; InvalidInput for another."""
+    box = last_boxed(answer)
+    text = _plain(answer if box is None else box).strip(" $.*")
+    match = _NUMBER.fullmatch(text)
+    value = _value(match) if match else None
+    if value is None:
+        raise InvalidInput(f"answer {answer[:100]!r}: expected a number", key="answer", found=answer)
+    return value
+
+
+def given_number(text: str) -> Number | None:
+    """The number that a response gives, None for none: nothing in its last box, or "the answer is 5 or 6", is none."""
+    begin, end = last_box(text)
+    for mark in reversed(deque(_MARK.finditer(text), _MAX_MARKS)):
+        if mark.start() < begin:
+            break
+        window = _BEHIND.match(text, mark.end())
+        behind = _plain(window[0]) if window else ""
+        match = _NUMBER.search(behind)
+        if match is None or not _BEFORE.fullmatch(behind, 0, match.start()):
+            continue
+        if mark[0] != "####" or not _HEADING.match(behind, match.end()):
+            return _stated(behind, match)
+    if begin >= 0:
+        return _boxed(_plain(text[begin:end]))
+    return next(filter(None, map(_value, reversed(list(_NUMBER.finditer(_plain(text)))))), None)
+
+
+def _boxed(content: str) -> Number | None:
+    content = re.sub(r"^[\s$]*-\s+", "-", content.rpartition("=")[2])
+    match = _NUMBER.search(content)
+    if match is None or _ANOTHER.search(content, 0, match.start()) or _ANOTHER.search(content, match.end()):
+        return None
+    return _value(match)
+
+
+def _stated(text: str, match: re.Match[str]) -> Number | None:
+    """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7"."""
+    while equation := _EQUATION.match(text, match.end()):
+        following = _NUMBER.search(text, equation.end())
+        if following is None or not _BEFORE.fullmatch(text, equation.end(), following.start()):
+            break
+        match = following
+    return None if _SEVERAL.match(text, match.end()) else _value(match)
+
+
+def _plain(text: str) -> str:
+    """Without what LaTeX and locales put around and between digits."""
+    for spelling, ours in _LATEX.items():
+        text = text.replace(spelling, ours)
+    text = _SPACES.sub(" ", text).translate(_SIGNS)
+    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip(), text)
+    text = _VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".lstrip().replace("\u2044", "/"), text)
+    text = _COMMAND.sub(" ", _POWER.sub(r"^\1", text))
+    return _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[1]), text)
+
+
+def _value(match: re.Match[str]) -> Number | None:
+    """None for what is no one number, such as a date, a time or a range."""
+    digits = match["token"] or match["whole"]
+    if _DOTS.fullmatch(digits):
+        digits = digits.replace(".", "").replace(",", ".")
+    elif _COMMAS.fullmatch(digits):
+        digits = digits.replace(",", "")
+    elif _DECIMAL_COMMA.fullmatch(digits):
+        digits = digits.replace(",", ".")
+    elif hour := _FULL_HOUR.fullmatch(digits):
+        digits = hour[1]
+    negative = "-" in (match["sign"], match["inner"])
+    percent = match["percent"] is not None
+    numerator, slash, denominator = digits.partition("/")
+    if not _PLAIN.fullmatch(numerator) or (slash and not _PLAIN.fullmatch(denominator)):
+        return None
+    if len(digits) > _MAX_DIGITS:
+        return Number("-" * negative + digits.lstrip("0"), percent)
+    try:
+        value = Fraction(numerator) / Fraction(denominator or 1) + Fraction(match["part"] or 0)
+    except ZeroDivisionError:
+        return None
+    exponent = int(match["e"] or match["ten"] or 0) + _SCALES.get(match["k"] or (match["scale"] or "").lower(), 0)
+    return Number((-value if negative else value) * Fraction(10) ** exponent, percent)

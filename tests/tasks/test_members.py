@@ -1,0 +1,152 @@
+"""Which member of a list a response names first: tables of response, kind, member."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tasks.checkers import get_checker
+from autodeco_gguf.tasks.members import check, first_member, parse
+from autodeco_gguf.tasks.questions import kinds
+
+NAMED = [
+    # as small models answer
+    ("Apple", "fruit", "apple"),
+    ("apple.", "fruit", "apple"),
+    ("An apple", "fruit", "apple"),
+    ("One fruit is the apple.", "fruit", "apple"),
+    ("Sure! A fruit: **Mango**.", "fruit", "mango"),
+    ("A kind of fruit is a banana, and an apple too.", "fruit", "banana"),
+    ("My favorite is the pear", "fruit", "pear"),
+    ("One of my personal favorites is the shrimp. They're a type of crustacean", "crustacean", "shrimp"),
+    ("1. Apple\n2. Pear", "fruit", "apple"),
+    ("Here are some fruits:\n\n1. Bananas\n2. Apples", "fruit", "banana"),
+    ("I'm glad you asked that. The most popular fruit among humans is the plum.", "fruit", "plum"),
+    ("When it comes to taste, the best fruit is the fig", "fruit", "fig"),
+    ("The breed that is best known is called *Dalmatian*", "breed of dog", "Dalmatian"),
+    ("The apostle who is often misunderstood is the apostle who is known as John", "apostle", "John"),
+    # case, accents, plurals, aliases
+    ("COTE D'IVOIRE", "country in Africa", "Côte d'Ivoire"),
+    ("Ivory Coast!", "country in Africa", "Côte d'Ivoire"),
+    ("Cherries and strawberries", "fruit", "cherry"),
+    ("Wolves are mammals", "mammal", "wolf"),
+    ("It is Java\u2019s rival, C#", "programming language", "Java"),
+    ("C++ is a programming language", "programming language", "C++"),
+    ("Spider-Man", "superhero", "Spider-Man"),
+    ("spiderman", "superhero", "Spider-Man"),
+    ("You could try Saint Bernards", "breed of dog", "Saint Bernard"),
+    ("St. Lucia", "island in the Caribbean", "Saint Lucia"),
+    # the longest name counts
+    ("Guinea-Bissau is a country in Africa", "country in Africa", "Guinea-Bissau"),
+    ("Guinea is a country in Africa", "country in Africa", "Guinea"),
+    ("West Virginia", "state of the United States", "West Virginia"),
+    ("A popular breed is the Labrador Retriever.", "breed of dog", "Labrador Retriever"),
+    ("Orange juice", "fruit", None),
+    ("An orange, of course", "fruit", "orange"),
+    ("Vitamin D is a vitamin that", "vitamin", "D"),
+    ("The U.S. is one", "country in North America", "United States"),
+    # what another kind has is named, too
+    ("A carrot, or an apple", "fruit", None),
+    ("A tomato, or an apple", "citrus fruit", None),
+    ("Paris, France", "country in Europe", None),
+    ("The capital is Paris", "country in Europe", None),
+    ("A fruit is a potato, unlike the apple", "fruit", None),
+    ("A member of the European Union is the United Kingdom, as France", "member of the European Union", None),
+    ("Pluto, then Mars", "planet", None),
+    # but it may describe
+    ("A fruit from Brazil is the guava", "fruit", "guava"),
+    ("In Kenya, a common fruit is the mango", "fruit", "mango"),
+    ("A Paris museum fruit: figs", "fruit", None),
+    ("The Africa fruit is the date", "fruit", "date"),
+    ("A red apple", "fruit", "apple"),
+    # what no list has is named where it is the subject
+    ("The Golden Gate Bridge is a river. The Nile too.", "river", None),
+    ("Quibberry, apple", "fruit", None),
+    ("Quibberry is a fruit. Apple is one, too.", "fruit", None),
+    ("Quibberry: apple", "fruit", "apple"),
+    ("A popular fruit, quite sweet: apple", "fruit", "apple"),
+    # not
+    ("not a carrot, but an apple", "fruit", "apple"),
+    ("Not the apple, the pear", "fruit", "pear"),
+    ("Any fruit except apples: pears", "fruit", "pear"),
+    # the words of the question
+    ("One African country is Kenya.", "country in Africa", "Kenya"),
+    ("The Nordic countries of Europe are Norway and Sweden", "Nordic country", "Norway"),
+    (
+        "A US state that begins with the letter M is Ohio, Maine is another",
+        "US state that begins with the letter M",
+        None,
+    ),
+    # words within words
+    ("Pineapple", "fruit", "pineapple"),
+    ("Applesauce-like", "fruit", None),
+    ("A grapevine", "fruit", None),
+    # numbers
+    ("One prime number below 100 is 97.", "prime number below 100", "97"),
+    ("The prime number 91, and 7", "prime number below 100", None),
+    ("Seventeen", "prime number below 100", "17"),
+    ("twenty-three is one", "prime number below 100", "23"),
+    ("It is 7.5 or 7", "prime number below 100", None),
+    ("1,024 is 2 to the 10th", "power of two", "1024"),
+    ("The 1990s were a decade", "year of the 1990s", None),
+    ("In 1994", "year of the 1990s", "1994"),
+    ("1. 49", "number divisible by 7", "49"),
+    # letters
+    ("A vowel is E.", "vowel", "E"),
+    ("A.", "vowel", "A"),
+    ('The letter "A" is a vowel', "vowel", "A"),
+    ("A is a vowel", "vowel", "A"),
+    ("I think that U is a vowel", "vowel", "U"),
+    ("A human blood type is AB positive", "blood type", "AB"),
+    # nothing
+    ("", "fruit", None),
+    ("...", "fruit", None),
+    ("The color blue is", "fruit", None),
+    ("I'm sorry for any confusion, but as a chatbot I cannot", "fruit", None),
+    ("Name one fruit.", "fruit", None),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "member"), NAMED)
+def test_the_member_named_first(text: str, kind: str, member: str | None) -> None:
+    assert first_member(text, kind) == member
+    assert check(text, kind) is (member is not None)
+
+
+@pytest.mark.parametrize("text", ["{}", "**{}**", "One example is {}.", "Sure! {} would be one.", "{}, of course"])
+def test_every_member_is_found(text: str) -> None:
+    for kind in kinds().values():
+        if kind.name not in LETTERS:
+            assert [m for m in kind.members if first_member(text.format(m), kind.name) != m] == [], kind.name
+
+
+LETTERS = ("vowel", "consonant", "Roman numeral", "base of DNA", "blood type", "vitamin")
+"""Of which "A" and "I" are words of a sentence, too."""
+
+
+def test_a_list_of_ones_own() -> None:
+    answer = json.dumps(["pour over", ["French press", "cafetière"]])
+    assert first_member("Use a cafetiere", answer) == "French press"
+    assert first_member("A pour-over.", answer) == "pour over"
+    assert first_member("An espresso, or a French press", answer) is None
+    assert get_checker("member")("French presses", answer)
+
+
+BAD = ["", "no such kind", "[]", "{}", "5", '["apple", 5]', '[["apple"], []]', '["..."]', '"apple"', "[" * 5000]
+
+
+@pytest.mark.parametrize("answer", BAD)
+def test_an_answer_that_is_no_list(answer: str) -> None:
+    with pytest.raises(InvalidInput, match="expected the name of a kind of question, or a list of members") as error:
+        parse(answer)
+    assert (error.value.key, error.value.found) == ("answer", answer)
+
+
+def test_a_hostile_response_takes_linear_time() -> None:
+    start = time.perf_counter()
+    for text in ("apple " * 20_000, "not " * 100_000, "one of the " * 30_000, "san " * 50_000, "\u0301" * 100_000):
+        first_member("carrots of " + text, "citrus fruit")
+    assert time.perf_counter() - start < 20

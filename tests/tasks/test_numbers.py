@@ -1,0 +1,228 @@
+"""Numbers in responses: tables of response, answer, verdict."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tasks.checkers import get_checker, has_form, read_answer
+from autodeco_gguf.tasks.numbers import expected_number, given_number, number
+
+RIGHT = [
+    # money, commas, full stops, units, bold
+    ("the total cost of Rory's delivery order is $29.00.", "29"),
+    ("2125", "2,125"),
+    ("It is $2,125.50, then.", "2125.5"),
+    ("-$10", "-10"),
+    ("$-10", "-10"),
+    (r"-\$10", "-10"),
+    ("\u2212$10", "-10"),
+    ("\u221210", "-10"),
+    ("\u201310", "-10"),
+    ("-10", "\u221210"),
+    ("29 dollars", "29"),
+    ("\u20ac29", "29"),
+    ("29\u20ac", "29"),
+    ("USD 29", "29"),
+    ("29%", "29"),
+    ("29%", "0.29"),
+    (r"$29\%$", "29"),
+    ("29 percent", "0.29"),
+    ("0.29", "29%"),
+    ("**29**", "29"),
+    ("__29__ eggs", "29"),
+    ("`29`", "29"),
+    ("\u2705 Final Answer: **73**", "73"),
+    ("29kg", "29"),
+    ("18 cm^2", "18"),
+    ("18 cm\u00b2", "18"),
+    ("18 m^{2}", "18"),
+    ("a 5-year-old", "5"),
+    ("on the 7th day", "7"),
+    ("+5", "5"),
+    ("007", "7"),
+    (".5", "0.5"),
+    ("5.", "5"),
+    ("She has 18 apples.", "18"),
+    # fractions, powers of ten, words
+    ("3/4", "0.75"),
+    (r"\frac{3}{4}", "3/4"),
+    (r"$-\frac{3}{4}$", "-0.75"),
+    (r"\dfrac12", "0.5"),
+    ("3 1/2 cups", "3.5"),
+    (r"3\frac{1}{2}", "3.5"),
+    ("\u00bd", "0.5"),
+    ("3\u00bd", "7/2"),
+    ("1.5e3", "1500"),
+    ("1.5E-3", "0.0015"),
+    ("1.5 x 10^3", "1500"),
+    (r"$1.5 \times 10^{3}$", "1500"),
+    ("1.5 \u00d7 10^-3", "0.0015"),
+    ("2 million", "2000000"),
+    ("$1.5M", "1500000"),
+    ("30k", "30000"),
+    # as others group digits
+    ("1 234 567", "1234567"),
+    ("1\u00a0234", "1234"),
+    ("1\u202f234,5", "1234.5"),
+    ("1'234", "1234"),
+    ("1.234.567", "1234567"),
+    ("1.234,56", "1234.56"),
+    ("12,34,567", "1234567"),
+    (r"1{,}234", "1234"),
+    (r"1\,234", "1234"),
+    ("29,5", "29.5"),
+    ("1.234", "1.234"),
+    ("\uff17\uff13", "73"),
+    # times
+    ("She has to start at 2:00 pm", "2"),
+    # the last number, unless another is marked
+    ("9 * 2 = 18 and 18 + 1 = 19", "19"),
+    ("Example: #### 5\nNow: .. #### 7", "7"),
+    ("#### 7\nI hope 2 of these helped.", "7"),
+    ("The answer is 7 (step 3).", "7"),
+    ("the answer is: 7. Is there 1 more?", "7"),
+    ("Answer: 7 of 9", "7"),
+    ("**Answer:** $7, not 9", "7"),
+    ("The answer is x = 7, as y = 9", "7"),
+    ("The answer is therefore about $7. I used 2 steps.", "7"),
+    ("The answer is 3 + 4 = 7 (3 steps)", "7"),
+    ("The answer is 10-3=7; 1 step", "7"),
+    ("### Final Answer\n\n7\n\n(2 steps)", "7"),
+    (r"The answer is $\boxed{7}$, by step 3", "7"),
+    (r"\boxed{7} by step 3", "7"),
+    (r"\boxed{5} or rather the answer is 7, step 3", "7"),
+    (r"the answer is 5; no: \boxed{7}, step 3", "7"),
+    (r"\boxed{3 + 4 = 7}", "7"),
+    (r"\boxed{\text{Total} = \$7}", "7"),
+    (r"\boxed{7\text{ dollars}}", "7"),
+    (r"\boxed{7\ \mathrm{m}^2}", "7"),
+    (r"\boxed{- 7}", "-7"),
+    (r"\boxed{\$1,234.00}", "1234"),
+    # what is no mark
+    ("The answer is not 5 but 7", "7"),
+    ("The answer is that 3 boys have 5 each, so 7", "7"),
+    ("#### Step 3: add\n3 + 4 = 7", "7"),
+    ("#### 3. Add them\n3 + 4 = 7", "7"),
+    ("#### 3) **Add**\n3 + 4 = 7", "7"),
+    ("##### 3\n7", "7"),
+    # no numbers
+    ("She has 7. She leaves at 10:30.", "7"),
+    ("She has 7 by 12/25/2024", "7"),
+    ("She has 7 as of v1.2.3", "7"),
+    ("7 of COVID-19", "7"),
+    ("7 for x_2, H2O, GPT4 and a_{3}", "7"),
+]
+
+WRONG = [
+    ("10", "-10"),
+    ("-10", "10"),
+    ("29.5", "29"),
+    ("29,5", "29"),
+    ("29.5", "5"),
+    ("2.9", "29"),
+    ("0.29%", "29%"),
+    ("0.29", "29"),
+    ("29%", "2900"),
+    ("30k", "30"),
+    ("1,234", "234"),
+    ("1 234", "234"),
+    ("1.234", "1234"),
+    ("1.5e3", "3"),
+    ("1.5 x 10^3", "1.5"),
+    ("2^10", "2"),
+    (r"\boxed{2^{10}}", "2"),
+    (r"\boxed{2^{10}}", "10"),
+    ("1/0", "0"),
+    ("1/0", "1"),
+    ("3/4", "4"),
+    ("3 1/2", "3"),
+    ("The answer is 5-10", "5"),
+    ("The answer is 5\u201310 eggs", "10"),
+    ("The answer is 5 to 10", "5"),
+    ("The answer is 5 or 6", "5"),
+    ("The answer is 10:30", "10"),
+    ("The answer is 10:30", "30"),
+    ("12/25/2024", "2024"),
+    ("x2", "2"),
+    ("COVID-19", "19"),
+    ("cm^2", "2"),
+    ("The answer is 5. No, 7.", "7"),
+    ("She had 18 apples in 2024.", "18"),
+    (r"\boxed{2x+3}", "2"),
+    (r"\boxed{x+3}", "3"),
+    (r"\boxed{5, 6}", "5"),
+    (r"\boxed{(5, 6)}", "6"),
+    # boxes, as for the checker boxed
+    (r"I get 7. \boxed{}", "7"),
+    (r"\boxed{7} or \boxed{}", "7"),
+    (r"\boxed{7} or \boxed{8", "8"),
+    ("", "0"),
+    ("none", "0"),
+    (r"\boxed{7", "8"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), RIGHT)
+def test_right(text: str, answer: str) -> None:
+    assert number(text, answer)
+
+
+@pytest.mark.parametrize(("text", "answer"), WRONG)
+def test_wrong(text: str, answer: str) -> None:
+    assert not number(text, answer)
+
+
+@pytest.mark.parametrize("digits", [900, 100_000])
+def test_very_long_numbers(digits: int) -> None:
+    long = "7" * digits
+    for text in (long, "0" + long, f"**{long}**.", f"The answer is {long} by step 3."):
+        assert number(text, long)
+        assert number(text.replace("77", "-77", 1), "-" + long) is ("0" not in text)
+        assert not number(text, long[1:])
+        assert not number(text, long + "7")
+        assert not number(text, "-" + long)
+    assert not number(f"3 {long}/2", "3")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
+     ".", "$-", "1=", "answer=1+", "7 ", "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
+)  # fmt: skip
+def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
+    start = time.perf_counter()
+    number(piece * (200_000 // len(piece)), "-9")
+    number("The answer is 1" + piece * (200_000 // len(piece)), "-9")
+    assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "eighteen", "18 eggs", "5-10", "10:30", "1/0", "x = 5", "\\boxed{}", "the sum is 18"]
+)
+def test_an_answer_that_is_no_number(answer: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^answer .*: expected a number$"):
+        expected_number(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("She makes 9 * 2 = $<<9*2=18>>18.\n#### 18", "18"),
+        ("So\n#### 2,125", "2125"),
+        ("So\n#### -10", "-10"),
+        ("So\n#### \u221210", "\u221210"),
+        ("$2,125.00", "$2,125.00"),
+    ],
+)
+def test_answers_as_published(answer: str, read: str) -> None:
+    assert read_answer("number", answer) == read
+    assert number(read, answer.rpartition("#### ")[2])
+
+
+def test_the_checker_by_name() -> None:
+    assert get_checker("number") is number
+    assert [has_form("number", text) for text in ("none", "It is 5.", r"It is 5: \boxed{}")] == [False, True, False]
+    assert given_number("none") is None
