@@ -104,7 +104,7 @@ class GradedTasks:
     def files(self) -> list[Path]:
         """Those that the problems are from, where they are files."""
         names = dict.fromkeys(problem.file for task in self.tasks for problem in task.problems)
-        return [path for path in map(Path, names) if path.exists()]
+        return [path for path in map(Path, names) if path.is_file()]
 
     def grade(self, item: Item, text: str) -> Grade:
         """Grade an answer to a problem."""
