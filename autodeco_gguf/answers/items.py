@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -104,6 +105,12 @@ class GradedTasks:
         part = GradedTasks(tasks, self.time_limit)
         part._of, part._opened = self._of, ExitStack()
         return part
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that the problems are from, where they are files."""
+        names = dict.fromkeys(problem.file for task in self.tasks for problem in task.problems)
+        return [path for path in map(Path, names) if path.is_file()]
 
     def grade(self, item: Item, text: str) -> Grade:
         """Grade an answer to a problem."""

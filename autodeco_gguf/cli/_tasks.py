@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import reduce
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from autodeco_gguf.cli._common import F
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
+from autodeco_gguf.tasks.tasks import BUILT_IN
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
@@ -26,7 +26,7 @@ _OPTIONS = (
         multiple=True,
         metavar="[FORMAT:]SOURCE",
         help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
-        f"FORMAT: {', '.join(ADAPTERS)}.",
+        f"FORMAT: {', '.join(ADAPTERS)}. Built in: {', '.join(BUILT_IN)}, each also as NAME@train.",
     ),
     click.option("--checker", metavar="NAME", help=CHECKER_HELP),
     click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]"),
@@ -62,9 +62,3 @@ def read_tasks(options: dict[str, Any]) -> GradedTasks:
         get_checker(options["checker"])  # before anything is read
     tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in options["tasks"]]
     return GradedTasks(tasks, options["time_limit"])
-
-
-def task_files(tasks: GradedTasks) -> list[Path]:
-    """The files that the problems are from, for who writes another."""
-    names = dict.fromkeys(problem.file for task in tasks.tasks for problem in task.problems)
-    return [path for path in map(Path, names) if path.exists()]

@@ -17,7 +17,7 @@ from autodeco_gguf.cli._common import (
     option,
     progress_bar,
 )
-from autodeco_gguf.cli._tasks import read_tasks, task_files, task_options
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def rollouts_command(
     settings = RolloutSettings(**{field.name: options[field.name] for field in fields(RolloutSettings)})
     settings.check()
     tasks = read_tasks(options)
-    inputs = [model, *task_files(tasks)]
+    inputs = [model, *tasks.files]
     check_output(output, inputs=inputs, force=force)  # before the model is loaded
     with tasks, progress_bar("problems") as bar:
         engine = Engine(

@@ -105,10 +105,11 @@ def train_reward(
     settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
     settings.check()
     out, machine = Output(Path(output)), machine or Machine()
-    out.check(_inputs(Path(base), tasks, options), force)
+    known = options.start in (LIKELIHOOD, NEW)
+    out.check([Path(base), *tasks.files, *([] if known else [Path(options.start)])], force)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
-    given = None if options.start in (LIKELIHOOD, NEW) else _read_heads(model, Path(options.start), settings)
+    given = None if known else _read_heads(model, Path(options.start), settings)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, settings, options, machine) as engine:
@@ -122,7 +123,7 @@ def train_reward(
             trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
-                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
+                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", options, watch)
                 trainer.begin(given or HeadsModule.open_new(engine.context.hidden_size, settings.seed))
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
@@ -138,13 +139,6 @@ def _described(engine: Engine, tasks: GradedTasks, items: Sequence[Item]) -> dic
     """What answers depend on besides the model and the settings."""
     checkers = [task.checker for task in tasks.tasks]
     return {"ctx": engine.n_ctx, "parallel": engine.n_parallel, "checkers": checkers, "data": digest(items)}
-
-
-def _inputs(base: Path, tasks: GradedTasks, options: RewardOptions) -> list[Path]:
-    """The files that are not to be written over."""
-    names = dict.fromkeys(problem.file for task in tasks.tasks for problem in task.problems)
-    start = [] if options.start in (LIKELIHOOD, NEW) else [Path(options.start)]
-    return [base, *start, *(path for path in map(Path, names) if path.exists())]
 
 
 def _read_heads(model: BaseModel, path: Path, settings: RewardSettings) -> HeadsModule:
@@ -185,9 +179,11 @@ def _likelihood(
     trainer: RewardTrainer,
     settings: RewardSettings,
     directory: Path,
+    options: RewardOptions,
     watch: RewardWatch,
 ) -> HeadsModule:
-    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase)
+    kwargs = options.chat_template_kwargs
+    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase, kwargs)
     if n < LEAST:
         watch.warning(f"only {n} right answers at T = 1: too few to start from by likelihood, so the heads are new")
     return heads

@@ -8,7 +8,7 @@ import click
 import pytest
 from training_helpers import jsonl
 
-from autodeco_gguf.cli._tasks import read_tasks, task_files, task_options
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.errors import InvalidInput
 
 
@@ -25,7 +25,7 @@ def test_tasks_are_read_and_their_files_known(tmp_path: Path) -> None:
         ("demo", "story", 1),
     ]
     assert tasks.time_limit == 3
-    assert task_files(tasks) == [path]
+    assert tasks.files == [path]
     tasks = read_tasks(options("--task", str(path), "--checker", "exact"))
     assert tasks.tasks[0].checker == "exact"
 

@@ -33,7 +33,7 @@ from autodeco_gguf.training.reward_settings import RewardSettings
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS = RewardSettings(
-    k=4, rounds=2, problems=3, max_tokens=6, evaluations=2, patience=0, lr=1e-2, start_rounds=6, start_steps=3
+    k=4, rounds=2, problems=3, max_tokens=6, evaluations=2, patience=0, lr=1e-2, start_rounds=16, start_steps=3
 )
 OPTIONS = RewardOptions(n_ctx=64, n_parallel=4)
 PROBLEMS = tuple(Problem(f"Hello {i}", "1", i + 1, "p.jsonl") for i in range(8))
