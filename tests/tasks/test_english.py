@@ -61,5 +61,5 @@ def test_stop_words() -> None:
 
 def test_long_texts_take_no_long_time() -> None:
     for piece in ("a", ".", "a.", "a. ", ".)", "'", "\"' ", "!", "?a", " ", "-", "[", "1,", "n't", "a'"):
-        sentences(piece * 100_000)
-        tokens(piece * 100_000)
+        sentences(piece * 30_000)
+        tokens(piece * 30_000)

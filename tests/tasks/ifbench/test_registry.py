@@ -84,7 +84,7 @@ def test_long_responses_take_no_long_time() -> None:
     """What a model that repeats itself writes; anything quadratic here would take minutes."""
     pieces = ("(", '"', "'", "\n", "a", ".", "?!", " * ", "Question 1\n", "1,", "a. ", "<i>", "it ", "\U0001f600 ")
     for piece in pieces:
-        for name, arguments, _, _ in ROWS:
-            check(piece * 30_000, json.dumps([[name, arguments]]))
+        for name, arguments in {name: arguments for name, arguments, _, _ in ROWS}.items():
+            check(piece * 10_000, json.dumps([[name, arguments]]))
     header = "ProductID,Category,Brand,Price,Stock\n"
     check(header + ('"' + "&" * 120_000 + ",b,c,d,e\n") * 14, encode(["custom:csv_special_character"], [{}]))
