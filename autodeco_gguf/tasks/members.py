@@ -74,7 +74,8 @@ def parse(answer: str) -> Kind:
         isinstance(entry, list) and entry and all(isinstance(alias, str) and words(alias) for alias in entry)
         for entry in entries
     ):
-        raise InvalidInput(f"answer {answer!r}: expected {_EXPECTED}", key="answer", found=answer, expected=_EXPECTED)
+        shown = answer if len(answer) <= 100 else f"{answer[:100]} ..."
+        raise InvalidInput(f"answer {shown!r}: expected {_EXPECTED}", key="answer", found=answer, expected=_EXPECTED)
     return Kind(answer, "", "", (), spellings(entries))
 
 

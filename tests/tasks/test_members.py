@@ -31,7 +31,7 @@ NAMED = [
     ("The most obvious one is of course, the Nile. However", "river", "Nile"),
     ("The Bard of Avon: A Taming of the Shrew", "play by Shakespeare", "The Taming of the Shrew"),
     ("The prime minister is no other than Winston Churchill", "British prime minister since 1945", "Winston Churchill"),
-    ("Long lists... The U.S. President is Joe Biden", "president of the United States", "Joe Biden"),
+    ("A very long list... The U.S. President is Joe Biden", "president of the United States", "Joe Biden"),
     # case, accents, plurals, aliases
     ("COTE D'IVOIRE", "country in Africa", "Côte d'Ivoire"),
     ("Ivory Coast!", "country in Africa", "Côte d'Ivoire"),
