@@ -74,7 +74,8 @@ def parse(answer: str) -> Kind:
         isinstance(entry, list) and entry and all(isinstance(alias, str) and words(alias) for alias in entry)
         for entry in entries
     ):
-        raise InvalidInput(f"answer {answer!r}: expected {_EXPECTED}", key="answer", found=answer, expected=_EXPECTED)
+        shown = answer if len(answer) <= 100 else f"{answer[:100]} ..."
+        raise InvalidInput(f"answer {shown!r}: expected {_EXPECTED}", key="answer", found=answer, expected=_EXPECTED)
     return Kind(answer, "", "", (), spellings(entries))
 
 
@@ -89,7 +90,7 @@ def _set(listed: str) -> frozenset[str]:
 
 
 _ARTICLES = _set("a an the")
-_NEGATIONS = _set("not isn't aren't wasn't never no neither except besides unlike excluding without than")
+_NEGATIONS = _set("not isn't aren't wasn't never no neither except besides unlike excluding without")
 _DESCRIBING = _set("in of from by near on at for to with among between during across around through under into")
 _COMMON = _set(
     "one two three first second may will can mark lead iron right left like go do great good fine well may march "
@@ -208,11 +209,13 @@ def _other_subject(said: Sequence[str], gaps: Sequence[str], asked: frozenset[st
     for word, gap in zip(said, gaps, strict=False):
         if word not in _COPULAS:
             segment.append(word)
-            if not re.search(r"[^\s\"'*_`]", gap):
+            initial = len(word) == 1 and gap.startswith(".")
+            if initial or not re.search(r"[^\s\"'*_`]", gap):
                 continue
         if asked.intersection(segment):
             return False
-        if segment[0] not in _LEADS and not gap.startswith(":") and not _FILLERS.issuperset(segment):
+        leads_on = segment[0] in _LEADS or segment[-1] in _FILLERS or gap.startswith(":")
+        if not leads_on and not _FILLERS.issuperset(segment):
             return True
         segment = []
     return False

@@ -28,6 +28,10 @@ NAMED = [
     ("When it comes to taste, the best fruit is the fig", "fruit", "fig"),
     ("The breed that is best known is called *Dalmatian*", "breed of dog", "Dalmatian"),
     ("The apostle who is often misunderstood is the apostle who is known as John", "apostle", "John"),
+    ("The most obvious one is of course, the Nile. However", "river", "Nile"),
+    ("The Bard of Avon: A Taming of the Shrew", "play by Shakespeare", "The Taming of the Shrew"),
+    ("The prime minister is no other than Winston Churchill", "British prime minister since 1945", "Winston Churchill"),
+    ("A very long list... The U.S. President is Joe Biden", "president of the United States", "Joe Biden"),
     # case, accents, plurals, aliases
     ("COTE D'IVOIRE", "country in Africa", "Côte d'Ivoire"),
     ("Ivory Coast!", "country in Africa", "Côte d'Ivoire"),
