@@ -65,6 +65,9 @@ class Sampler:
         trace: bool,
         entropy: bool,
     ) -> None: ...
+    temperature: float | None
+    top_p: float | None
+    gate: float
     def sample(self, ctx: int, idx: int, changed: _Floats | None) -> int: ...
     @property
     def records(self) -> Records: ...

@@ -178,12 +178,15 @@ static void bind_sampler(py::module_ & m) {
         .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
                          uint32_t seed, uintptr_t before, uintptr_t after, bool trace, bool entropy) {
             return sampler { std::move(p), temperature, top_p, (llama_sampler *) before, (llama_sampler *) after, trace,
-                             entropy, std::mt19937(seed) };
+                             entropy, 1.0f, std::mt19937(seed) };
         }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a, "entropy"_a)
         .def("sample", [](sampler & s, uintptr_t ctx, int32_t idx, const std::optional<floats> & changed) {
             const f32_array logits = changed ? array_of(*changed) : f32_array {};
             return without_gil([&] { return sampler_sample(s, context(ctx), idx, changed ? &logits : nullptr); });
         }, "ctx"_a, "idx"_a, "changed"_a)
+        .def_readwrite("temperature", &sampler::temperature)
+        .def_readwrite("top_p", &sampler::top_p)
+        .def_readwrite("gate", &sampler::gate)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
     m.def("sample_rows", &sample_rows, "samplers"_a, "predictor"_a, "ctx"_a);
     m.def("matcher_sampler", [](const py::object & matcher) { // for a chain, which frees it

@@ -51,6 +51,22 @@ float logits_entropy(const float * x, size_t n) {
     return (float) std::max(0.0, std::log(total) - dot / total);
 }
 
+float logits_top(const float * x, size_t n) {
+    float max;
+    if (find_max(x, n, &max) != DRAW_OK) {
+        return NAN;
+    }
+    double total = 0.0; // in units of the largest
+    f32x   part  = {};
+    for_each_vector(x, n, -INF, [&](size_t, f32x v) {
+        part += exp_neg(v - max);
+    }, [&] {
+        total += sum(part);
+        part = f32x {};
+    });
+    return (float) (1.0 / total);
+}
+
 namespace {
 
 // a cut: tokens with weight > threshold are in, and the first n_equal of those with weight == threshold

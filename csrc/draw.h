@@ -51,5 +51,8 @@ std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, do
 // entropy of softmax(logits) in nats
 float logits_entropy(const float * logits, size_t n);
 
+// probability of the most likely token of softmax(logits); NaN where there is none
+float logits_top(const float * logits, size_t n);
+
 // uniform in [0, 1) with 53 bits; the same on every platform, which std::uniform_real_distribution is not
 double uniform(std::mt19937 & rng);

@@ -86,12 +86,14 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
         throw refusal(MODEL_FAILED, "the heads give no finite value: nothing was decoded since they were attached, or the "
                                     "model's hidden state or logits are not finite");
     }
-    const float  temperature = s.temperature.value_or(predicted_t);
+    const bool   gated       = s.gate < 1.0f && logits_top(raw, n) > s.gate;
+    const float  temperature = gated ? 0.0f : s.temperature.value_or(predicted_t);
     const double top_p       = s.top_p.value_or(predicted_p);
 
     const float * logits = changed ? changed : raw;
+    const predictor * scaled = changed || gated ? nullptr : p;
     sampler_record r = s.before || s.after ? draw_through_chains(logits, n, temperature, top_p, s)
-                                           : draw_plainly(logits, n, temperature, top_p, s, changed ? nullptr : p, row);
+                                           : draw_plainly(logits, n, temperature, top_p, s, scaled, row);
     guarded([&] {
         llama_sampler_accept(s.before, r.id);
         llama_sampler_accept(s.after,  r.id);

@@ -23,12 +23,13 @@ struct sampler_records {
 
 struct sampler {
     std::shared_ptr<predictor> p;
-    std::optional<float>       temperature; // set: fixed, not predicted
+    std::optional<float>       temperature; // set: fixed, not predicted; may be set anew before each token
     std::optional<double>      top_p;
     llama_sampler            * before = nullptr; // chain on the raw logits: penalties, grammar; may be NULL
     llama_sampler            * after  = nullptr; // chain on logits / T: top-k, typical, min-p, mirostat; may be NULL
     bool                       trace   = true; // keep records
     bool                       entropy = true; // in them
+    float                      gate    = 1.0f; // T is 0 where the most likely token's probability is above it; 1: off
 
     std::mt19937                  rng;
     draw_scratch                  scratch    = {};

@@ -84,6 +84,8 @@ class FakeEngine:
             np.full(n, value, np.float32) if value is not None else np.float32([top * rng.random() for _ in range(n)])
             for value, top in ((request.temperature, 2.0), (request.top_p, 1.0))
         )
+        if request.pairs is not None:
+            t, p = (np.float32([request.pairs[i % len(request.pairs)][axis] for i in range(n)]) for axis in (0, 1))
         fixed = (float(t[0]), float(p[0])) if None in (request.temperature, request.top_p) else (
             request.temperature, request.top_p
         )  # fmt: skip
@@ -137,6 +139,8 @@ def run(
     parsed = parse_methods(methods, engine.heads, engine.context.metadata)
     with GradedTasks(tasks, time_limit) as graded:
         results = evaluate(engine, graded, directory, parsed, settings, plots=False, **kwargs)  # type: ignore[arg-type]
+    if results is None:
+        return None
     assert from_json(Results, to_json(results)) == results
     return to_json(results)
 

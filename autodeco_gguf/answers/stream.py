@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from autodeco_gguf.answers.items import GradedTasks, Item, make_request
@@ -14,6 +14,8 @@ from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.grading import Grade
+
+PairsOf = Callable[[int], Sequence[tuple[float, float]] | None]
 
 
 class Wanted(NamedTuple):
@@ -50,7 +52,12 @@ class Answer:
 
 
 def answers(
-    engine: Engine, tasks: GradedTasks, wanted: Sequence[Wanted], sampling: Sampling, max_tokens: int | None
+    engine: Engine,
+    tasks: GradedTasks,
+    wanted: Sequence[Wanted],
+    sampling: Sampling,
+    max_tokens: int | None,
+    pairs: PairsOf = lambda place: None,
 ) -> Generator[Answer, None, None]:
     """Draw and grade; the answers as they are finished, each graded while the model waits.
 
@@ -60,11 +67,15 @@ def answers(
         wanted: what to draw; it does not change meanwhile.
         sampling: how, but for the seed.
         max_tokens: of an answer; None: until the context is full.
+        pairs: T and P of each token, where they are given, by the place in ``wanted``.
 
     Raises:
         AutoDecoError: as :meth:`Engine.as_completed`, and as :meth:`Grader.grade`.
     """
-    requests = (make_request(item, sampling, seed, max_tokens) for item, _, seed in wanted)
+    requests = (
+        replace(make_request(item, sampling, seed, max_tokens), pairs=pairs(place))
+        for place, (item, _, seed) in enumerate(wanted)
+    )
     with closing(engine.as_completed(requests)) as results:
         start = time.perf_counter()
         for result in results:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,18 +35,20 @@ from autodeco_gguf.tasks.tasks import BUILT_IN, DEMO
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.evaluation.runner import EvalWatch, Progress
+    from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
 
 def _methods_help() -> str:
-    wrap = textwrap.TextWrapper(width=96, subsequent_indent=" " * 24)
-    return "\n".join(wrap.fill(f"  {name:22}{text}") for name, text in HELP.items())
+    wide = max(map(len, HELP)) + 2
+    wrap = textwrap.TextWrapper(width=98, subsequent_indent=" " * (wide + 2))
+    return "\n".join(wrap.fill(f"  {name:{wide}}{text}") for name, text in HELP.items())
 
 
 _HELP = f"""Compare ways to decode with MODEL: pass@1, pass@k and different right answers, with errors.
 
-Every method answers every problem k times with each seed. What is finished stays in the directory: the same command
-goes on from there, and so does one with more methods, a larger -k or more --seeds. Without MODEL it evaluates the
+Every method answers every problem k times with each seed. What is finished stays in the directory, also after Ctrl-C:
+the same command goes on from there, and so does one with more methods, a larger -k or more --seeds. After the first
+answers it says how many are left to draw, and how long that will take. Without MODEL it evaluates the
 small one that comes with the package, on its own task.
 
 \b
@@ -87,6 +91,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     type=click.IntRange(min=1),
     help="Answers to a problem for each point of a search, at most k.  [default: k]",
 )
+@option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Stop after so long, with the results of the methods that are complete.  [default: no limit]",
+)
 @option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
 @option(
@@ -97,6 +107,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @machine_options()
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
+    until = math.inf if options["budget"] is None else time.monotonic() + 60 * options["budget"]
     names, plots = _check_usage(model, options), not options["no_plots"]
     settings, shard = _settings(options)
 
@@ -114,14 +125,19 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
             without = f"without {', '.join(searched)}; evaluate the joined directory for those"
             click.echo(f"shard {shard}: {without}", err=True)
         control = None
-        with resumable(output), _progress() as (watch, watch_control):
+        with resumable(output), _progress(until, options["parallel"]) as (watch, watch_control):
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
-    click.echo(summary(results, wide=options["wide"]))
+    if results is None or results.unfinished:
+        left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"
+        click.echo(f"{output}: {left}; the same command goes on from there", err=True)
+    if results is not None:
+        click.echo(summary(results, wide=options["wide"]))
     if control is not None:
         click.echo(f"\n{control_table(control)}")
-    click.echo(f"{output}: report.md, results.json, samples.jsonl{' and plots' if plots else ''}", err=True)
+    if results is not None:
+        click.echo(f"{output}: report.md, results.json, samples.jsonl{' and plots' if plots else ''}", err=True)
 
 
 # ---- arguments ----
@@ -195,11 +211,15 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[EvalWatch, Callable[[int, int], None]]]:
-    """A bar of samples on a terminal, a line for each finished config elsewhere."""
+def _progress(until: float, parallel: int) -> Iterator[tuple[EvalWatch, Callable[[int, int], None]]]:
+    """A bar of samples on a terminal, a line for each finished config elsewhere; ends the evaluation at a time."""
+    from autodeco_gguf.evaluation.drawing import Enough
+
+    said = False
     with progress_bar("samples") as bar:
 
         def watch(p: Progress) -> None:
+            nonlocal said
             name = p.config.key if p.config.key.startswith(p.method) else f"{p.method}: {p.config}"
             text = f"method {p.number} of {p.of}, {name}, {p.correct} of {p.drawn} right"
             text += f", {p.tokens / max(p.seconds, 1e-9):.0f} tokens/s"
@@ -208,5 +228,19 @@ def _progress() -> Iterator[tuple[EvalWatch, Callable[[int, int], None]]]:
             bar.update(p.done, p.total, text)
             if p.done == p.total and not bar.is_terminal:
                 bar.say(text)
+            # the first answers to be finished are the short ones
+            if not said and p.drawn and (p.drawn >= 4 * parallel or p.done == p.total):
+                bar.say(_estimate(p))
+                said = True
+            if time.monotonic() >= until:
+                raise Enough
 
         yield watch, lambda done, total: bar.update(done, total, "control")
+
+
+def _estimate(p: Progress) -> str:
+    """What is left of all methods, at the speed and the length of the answers so far."""
+    share, minutes = p.left / p.drawn, p.left / p.drawn * p.seconds / 60
+    time_left = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    speed = p.tokens / max(p.seconds, 1e-9)
+    return f"left: about {p.left:,} answers, {share * p.tokens:,.0f} tokens at {speed:.0f} tokens/s: {time_left}"

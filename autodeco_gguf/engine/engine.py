@@ -244,7 +244,9 @@ class Engine:
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
         room, trace = self.n_ctx - len(tokens), "full" if request.entropy else "plain"
-        sampler = build_sampler(self._predictor, request, self.context.model, trace=trace)
+        temperature, top_p = request.pair(0)
+        sampling = replace(request, pairs=None, temperature=temperature, top_p=top_p)
+        sampler = build_sampler(self._predictor, sampling, self.context.model, trace=trace)
         generation = Generation(request, index, tokens, sampler, room, wait, self.context, on_token)
         self._scheduler.waiting.append(generation)
         return generation

@@ -113,6 +113,8 @@ class Generation:
         self._shown.append(self._text.add(piece, ends or full, token))
         self._rows.append(self.sampler.native.records.record(n - 1))
         self.last, self._ended, self.n_drawn = token, ends, n
+        if self.request.pairs is not None:
+            self.sampler.native.temperature, self.sampler.native.top_p = self.request.pair(n)
         if self._on_token is not None:
             self._on_token(self._piece(n - 1))
         if ends or self._text.stopped:

@@ -9,7 +9,7 @@ from typing import Literal, SupportsIndex
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.sampling import Sampling, check_seed_range
+from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p
 from autodeco_gguf.model.stops import stop_texts, stop_tuple
 from autodeco_gguf.model.trace import Trace, TraceToken
 
@@ -26,12 +26,15 @@ class Request(Sampling):
         stop: texts that end the answer, which does not contain them; one, several, or none (None). The name of a
             control token, as "<|im_end|>", ends it where the token is drawn. Of several that end with the same token
             the one that begins first counts. Kept as a tuple.
+        pairs: T and P of each token in turn, after the last from the first again, in the place of predicted ones; None:
+            as ``temperature`` and ``top_p`` say.
         entropy: put the entropy of the model's distribution into the trace, a pass over the vocabulary for each token.
     """
 
     prompt: Sequence[int] | str
     max_tokens: int | None = field(default=None, kw_only=True)
     stop: Iterable[str] | str | None = field(default=(), kw_only=True)
+    pairs: Sequence[tuple[float, float]] | None = field(default=None, kw_only=True)
     entropy: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -49,6 +52,24 @@ class Request(Sampling):
         if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
             raise InvalidInput.of("prompt", f"of {type(self.prompt).__name__}", "a text or tokens")
         stop_texts(self.stop)
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        if self.pairs is None:
+            return
+        if self.order != "autodeco" or (self.temperature, self.top_p) != (None, None):
+            raise InvalidInput("pairs with temperature, top_p or order 'llama.cpp'; leave these out", key="pairs")
+        if not isinstance(self.pairs, Sequence) or not self.pairs:
+            raise InvalidInput.of("pairs", repr(self.pairs), "at least one (T, P)")
+        for pair in self.pairs:
+            if not isinstance(pair, Sequence) or len(pair) != 2:
+                raise InvalidInput.of("pairs", f"with {pair!r}", "each of them (T, P)")
+            check_temperature(pair[0])
+            check_top_p(pair[1])
+
+    def pair(self, n: int) -> tuple[float | None, float | None]:
+        """T and P of token ``n``, from 0; None where they are predicted."""
+        return (self.temperature, self.top_p) if self.pairs is None else self.pairs[n % len(self.pairs)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ _PLAIN: dict[Any, Any] = {int: int, float: int | float, str: str, bool: bool}
 _LARGEST = 2**63
 """What a whole number can be; numpy knows no larger ones."""
 _hints = functools.cache(get_type_hints)
-_NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k"}
+_NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k", "majority": "maj"}
 """Of fields in a file, where they are no names of Python."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +58,66 @@ def distinct_at_k(counts: ArrayLike, n: int, k: int) -> float:
 
     ``counts``, [different right answers], says how often each of them is among the n. Raises as :func:`pass_at_k` does.
     """
-    return float(pass_at_k(n, np.append(counts, 0.0), k).sum())
+    values, times = np.unique(np.append(counts, 0.0), return_counts=True)
+    return float(pass_at_k(n, values, k) @ times)
+
+
+@functools.lru_cache(maxsize=1024)
+def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: int) -> float:
+    """Probability that the most frequent answer among k of n samples, drawn without replacement, is right.
+
+    Of answers that are level one is taken at random, and samples that give no answer have no vote; where none of the k
+    gives one it is wrong. That is the mean over all C(n, k) choices, so an unbiased estimate of the majority's chance.
+
+    Args:
+        counts: how often each answer is among the n; the rest give none.
+        right: of each answer, 1 or 0, or the share of its samples that are right.
+        n: samples.
+        k: of these, that vote.
+
+    Examples:
+        >>> majority_at_k((2, 1), (1.0, 0.0), 3, 2)  # right and right, or a draw, twice
+        0.6666666666666667
+
+    Raises:
+        InvalidInput: k above n, or below 1.
+    """
+    pass_at_k(n, 0, k)  # checks
+    # How often each answer is drawn is binomial, given that it is k in all: the coefficient of x^k in a product of
+    # polynomials, one for each answer, here by their values on the unit circle. Of answers drawn t times, all others
+    # less often, 1 / (1 + others that are level) is an integral over y of y^others, exact by Gauss' rule.
+    place = np.arange(max(k, n - k) + 1)
+    x = np.exp(2j * np.pi * place / len(place))
+    none = (1 - k / n + k / n * x) ** (n - sum(counts))
+    answers = Counter(counts)
+    wins = {c: sum(share for count, share in zip(counts, right, strict=True) if count == c) for c in answers}
+    terms = {c: _binomial(c, k / n)[:, None] * x[np.outer(np.arange(c + 1), place) % len(place)] for c in answers}
+    below, total = dict.fromkeys(answers, 0 * x), 0 * x
+    for t in range(1, min(k, max((count for count in wins if wins[count]), default=0)) + 1):
+        level = min(k // t, sum(count >= t for count in counts))
+        nodes, weights = _gauss((level + 1) // 2)
+        at = {}
+        for count in answers:
+            if count >= t - 1:
+                below[count] = below[count] + terms[count][t - 1]
+            at[count] = below[count] + ((nodes[:, None] + 1) / 2 * terms[count][t] if count >= t else 0.0)
+        for count in (c for c in answers if c >= t and wins[c]):
+            others = math.prod((at[c] ** (m - (c == count)) for c, m in answers.items()), start=none)
+            total += wins[count] * terms[count][t] * np.sum(weights[:, None] / 2 * others, axis=0)
+    coefficient = float((total * x ** float(-k)).mean().real)
+    return min(1.0, max(0.0, coefficient / float(_binomial(n, k / n)[k])))
+
+
+_gauss = functools.cache(np.polynomial.legendre.leggauss)
+
+
+def _binomial(n: int, p: float) -> Array:
+    """Probabilities of 0 to n."""
+    if p == 1:
+        return np.asarray(np.eye(n + 1)[n])
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(n + 1)]
+    i = np.arange(n + 1)
+    return np.asarray(np.exp(logs + i * math.log(p) + (n - i) * math.log1p(-p)))
 
 
 # ---- means and differences ----

@@ -79,6 +79,11 @@ class Method:
     config: Config | None
 
     @property
+    def of_heads(self) -> str | None:
+        """Which heads it is AutoDeco with, "" where there are no others; None for another method."""
+        return heads_of(self.name)
+
+    @property
     def found(self) -> Config:
         """How it samples. Raises InvalidInput where its search has not been made."""
         if self.config is None:
@@ -89,14 +94,31 @@ class Method:
 # ---- names ----
 
 
+def heads_of(name: str) -> str | None:
+    """What :attr:`Method.of_heads` is by the name.
+
+    Examples:
+        >>> heads_of("autodeco"), heads_of("autodeco (by reward)"), heads_of("autodeco:top_p")
+        ('', ' (by reward)', None)
+    """
+    base, space, rest = name.partition(" ")
+    return space + rest if base == "autodeco" else None
+
+
 class _Number(NamedTuple):
-    """A parameter after the colon: how the help calls it, default, largest value, and which field of what it sets."""
+    """A parameter after the colon: how the help calls it, default, largest value, and whether it may be 0."""
 
     name: str
     default: float
     most: float
-    field: str
-    of: Sampling
+    zero: bool = False
+
+
+class _Numbered(NamedTuple):
+    """A method with parameters, and how it samples with these."""
+
+    numbers: tuple[_Number, ...]
+    sampling: Callable[..., Sampling]
 
 
 _LLAMA_CPP = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05, order="llama.cpp")
@@ -114,17 +136,34 @@ _DIRECT: dict[str, tuple[Kind, Config]] = {
 AUTODECO = _DIRECT["autodeco"][1]
 """What the other configs are compared with."""
 
-SEARCHED = ("oracle", "distinct", "mean-shift")
+SEARCHED: dict[str, Kind] = {"oracle": "constant", "distinct": "constant", "mean-shift": "constant", "shuffle": "peer"}
 """Methods that follow from the samples of others."""
 
 _PLAIN = Sampling(temperature=1.0, top_p=1.0)
 _WARM = Sampling(temperature=0.8, top_p=1.0, order="llama.cpp")
 _NUMBERED = {
-    "dynatemp": _Number("RANGE", 0.5, 10.0, "dynatemp_range", _WARM),
-    "min-p": _Number("P", 0.05, 1.0, "min_p", _PLAIN),
-    "top-n-sigma": _Number("N", 1.0, 100.0, "top_n_sigma", _PLAIN),
-    "mirostat2": _Number("TAU", 5.0, 100.0, "mirostat_tau", replace(_WARM, mirostat_mode=2, mirostat_eta=0.1)),
+    "dynatemp": _Numbered((_Number("RANGE", 0.5, 10.0),), lambda x: replace(_WARM, dynatemp_range=x)),
+    "entropy": _Numbered((_Number("A", 0.5, 100.0, True), _Number("B", 1.5, 100.0)), lambda a, b: _linear(a, b)),
+    "gated": _Numbered(
+        (_Number("T_HIGH", 1.0, 100.0), _Number("THRESHOLD", 0.9, 1.0)),
+        lambda temperature, gate: replace(_PLAIN, temperature=temperature, gate=gate),
+    ),
+    "min-p": _Numbered((_Number("P", 0.05, 1.0),), lambda x: replace(_PLAIN, min_p=x)),
+    "top-n-sigma": _Numbered((_Number("N", 1.0, 100.0),), lambda x: replace(_PLAIN, top_n_sigma=x)),
+    "mirostat2": _Numbered(
+        (_Number("TAU", 5.0, 100.0),),
+        lambda x: replace(_WARM, mirostat_mode=2, mirostat_eta=0.1, mirostat_tau=x),
+    ),
 }
+
+
+def _linear(a: float, b: float) -> Sampling:
+    """T by the entropy's share of the largest there can be, from a to b: dynatemp of exponent 1 and nothing else."""
+    if a > b:
+        raise InvalidInput(f"method entropy:{a:g},{b:g}: A is {a:g}, expected at most B", key="A", found=a, expected=b)
+    return replace(_WARM, temperature=(a + b) / 2, dynatemp_range=(b - a) / 2)
+
+
 _STATIC, _ALL = "static:T,P", "all"
 
 HELP = {
@@ -138,8 +177,11 @@ HELP = {
     "distinct": "tuned on the test problems: the pair of these T and P with the most distinct right answers; all pairs "
     f"on the first {COARSE_PROBLEMS} problems of every task, the best {FINALISTS} of them on all problems",
     "mean-shift": "the mean T and P of autodeco's own samples, as constants",
+    "shuffle": "each token with a T and P that autodeco had at some token of its other answers to the same problem",
+    "gated[:T_HIGH,THRESHOLD]": "T_HIGH (1), but T = 0 where the largest probability is above THRESHOLD (0.9)",
+    "entropy[:A,B]": "T linear in the entropy, from A (0.5) where it is 0 to B (1.5) where all tokens are as likely",
     "llama.cpp": "its defaults: top-k 40, top-p 0.95, min-p 0.05, then T = 0.8",
-    "dynatemp[:RANGE]": "llama.cpp's T by entropy, 0.8 +- RANGE (0.5), nothing else",
+    "dynatemp[:RANGE]": "llama.cpp's T by entropy, nothing else: that of entropy from 0.8 - RANGE (0.5) to 0.8 + RANGE",
     "min-p[:P]": "min-p P (0.05) at T = 1",
     "top-n-sigma[:N]": "top-n-sigma N (1) at T = 1",
     "mirostat2[:TAU]": "llama.cpp's --mirostat 2: target surprise TAU (5), learning rate 0.1, T = 0.8",
@@ -151,8 +193,11 @@ HELP = {
 _DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, "distinct", _ALL)]
 
 
+_TWO = ("static:", *(f"{name}:" for name, of in _NUMBERED.items() if len(of.numbers) == 2))
+
+
 def split_names(text: str) -> list[str]:
-    """The names in a list with commas, where that of a static pair has one itself.
+    """The names in a list with commas, where those of two parameters have one themselves.
 
     Examples:
         >>> split_names("greedy,static:0.6,0.95,oracle")
@@ -160,7 +205,7 @@ def split_names(text: str) -> list[str]:
     """
     names: list[str] = []
     for part in text.split(","):
-        if names and names[-1].startswith("static:") and "," not in names[-1] and _to_float(part) is not None:
+        if names and names[-1].startswith(_TWO) and "," not in names[-1] and _to_float(part) is not None:
             names[-1] += f",{part.strip()}"
         else:
             names.append(part.strip())
@@ -209,7 +254,7 @@ def _obstacle(name: str, heads: Collection[str], metadata: Mapping[str, str]) ->
     """Why a method does not apply to a model."""
     if name.startswith("autodeco:") and len(heads) < 2:
         return f"leaves one of two heads out, the model has {' and '.join(sorted(heads)) or 'none'}"
-    if name in ("autodeco", "mean-shift") and not heads:
+    if name in ("autodeco", "mean-shift", "shuffle") and not heads:
         return "needs heads, the model has none"
     if name == "model":
         if not any(key in metadata for key in _MODEL_KEYS):
@@ -224,7 +269,7 @@ def _method(name: str) -> Method:
     if name in _DIRECT:
         return Method(name, *_DIRECT[name])
     if name in SEARCHED:
-        return Method(name, "constant", None)
+        return Method(name, SEARCHED[name], None)
     kind, colon, argument = name.partition(":")
     if kind == "static" and colon:
         pair = argument.split(",")
@@ -234,11 +279,16 @@ def _method(name: str) -> Method:
         temperature = _number(name, "T", pair[0], 100.0, zero=True)
         return Method(name, "constant", Config.static(temperature, _number(name, "P", pair[1], 1.0, zero=True)))
     if kind in _NUMBERED:
-        number = _NUMBERED[kind]
-        value = _number(name, number.name, argument, number.most, zero=False) if colon else number.default
-        key = "mirostat2" if name == "mirostat2" else f"{kind}:{value:g}"
-        values: Any = {number.field: value}
-        return Method(name, "peer", Config(key, values=replace(number.of, **values)))
+        numbers, sampling = _NUMBERED[kind]
+        values = [number.default for number in numbers]
+        if colon:
+            texts = argument.split(",")
+            if len(texts) != len(numbers):
+                expected = f"{kind}:{','.join(number.name for number in numbers)}"
+                raise InvalidInput(f"method {name}: expected {expected}", key="method", found=name, expected=expected)
+            values = [_number(name, n.name, text, n.most, n.zero) for n, text in zip(numbers, texts, strict=True)]
+        key = "mirostat2" if name == "mirostat2" else f"{kind}:{','.join(f'{value:g}' for value in values)}"
+        return Method(name, "peer", Config(key, values=sampling(*values)))
     raise InvalidInput(f"method {name!r}, expected one of {', '.join(HELP)}", key="method", found=name)
 
 
@@ -311,6 +361,11 @@ class Points(NamedTuple):
 
 Score = Callable[[Config, bool], Points]
 """(config, on the first problems of every task only) -> points."""
+
+
+def shuffle(seeds: int, k: int) -> Config:
+    """That of shuffle, whose pairs are those of so many answers."""
+    return Config(f"shuffle:{seeds},{k}", values=Sampling())
 
 
 def find_oracle(score: Score) -> Config:

@@ -30,6 +30,9 @@ _COLORS = {
     "oracle": "#CC79A7",
     "distinct": "#E69F00",
     "mean-shift": "#8C564B",
+    "shuffle": "#661100",
+    "gated": "#88CCEE",
+    "entropy": "#CC6677",
     "llama.cpp": "#332288",
     "dynatemp": "#999933",
     "min-p": "#882255",
@@ -39,7 +42,7 @@ _COLORS = {
 }
 """Of each method by its name, whatever it is compared with. The palettes of Okabe and Ito and of Paul Tol, in which
 color-blind readers can tell as many as possible apart."""
-_MORE_COLORS = ("#CC6677", "#88CCEE", "#661100", "#6699CC", "#AA4466", "#F0E442", "#4B4B4B")
+_MORE_COLORS = ("#6699CC", "#AA4466", "#F0E442", "#4B4B4B", "#EE7733", "#004488")
 _MARKERS = "sD^vPX*<>h"
 _NAMES = {"temperature": "T", "top_p": "P"}
 SE_95 = 1.96

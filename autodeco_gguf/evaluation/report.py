@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 from autodeco_gguf.evaluation.estimates import holm
-from autodeco_gguf.evaluation.methods import AUTODECO
+from autodeco_gguf.evaluation.methods import Config, heads_of
 from autodeco_gguf.evaluation.results import Comparison, Moments, Origin, Results, Row, Stats
 
 WIDTH = 80
@@ -20,7 +20,10 @@ ALPHA = 0.05
 
 _AHEAD = "autodeco ahead"
 
-_Cells = Callable[[Row, Stats, int, Comparison | None], dict[str, str]]
+_Ahead = Mapping[str, Comparison | None]
+"""By the name of the method that is ahead of a row, or behind."""
+
+_Cells = Callable[[Row, Stats, int, _Ahead], dict[str, str]]
 
 
 def summary(results: Results, *, wide: bool = False) -> str:
@@ -64,24 +67,27 @@ def _facts(origin: Origin) -> list[str]:
 def _tables(results: Results, cells: _Cells, lay_out: Callable[[Sequence[Mapping[str, str]]], str]) -> list[str]:
     """Headings and tables."""
     tasks, methods, k = results.tasks, results.methods, results.settings.k
-    ahead = {c.config: c for c in results.comparisons if c.metric == "pass@1"}
+    compared = {(c.ahead, c.config): c for c in results.comparisons if c.metric == "pass@1"}
+    ours = dict.fromkeys(c.ahead for c in results.comparisons)
     parts = []
     for task, size in tasks.items() if len(tasks) > 1 else ():
         parts.append(f"{task}, {count(size, 'problem')}:")
-        parts.append(lay_out([cells(row, row.tasks[task], k, None) for row in methods]))
+        parts.append(lay_out([cells(row, row.tasks[task], k, {}) for row in methods]))
     parts.append(f"{'all tasks' if len(tasks) > 1 else next(iter(tasks))}, {count(sum(tasks.values()), 'problem')}:")
-    parts.append(lay_out([cells(row, row.overall, k, ahead.get(row.config)) for row in methods]))
+    ahead = [{name: compared.get((name, row.config)) for name in ours} for row in methods]
+    parts.append(lay_out([cells(row, row.overall, k, by) for row, by in zip(methods, ahead, strict=True)]))
     return parts
 
 
-def _cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str, str]:
+def _cells(row: Row, stats: Stats, k: int, ahead: _Ahead) -> dict[str, str]:
     """A row of the table: column -> text."""
-    cells = {"method": row.label, "pass@1, %": _passed(row, stats), "autodeco ahead by": ""}
-    if ahead is not None:
-        value, low, high = (_signed(100 * x, 1) for x in (ahead.difference, *ahead.ci))
-        cells["autodeco ahead by"] = f"{value} [{low}, {high}]"
+    cells = {"method": row.label, "pass@1, %": _passed(row, stats)}
+    for name, by in ahead.items():
+        value, low, high = ("", "", "") if by is None else (_signed(100 * x, 1) for x in (by.difference, *by.ci))
+        cells[f"{name} ahead by"] = f"{value} [{low}, {high}]" if value else ""
     if k > 1:
         cells[f"pass@{k}, %"] = f"{100 * stats.pass_k[k]:.1f}"
+        cells[f"maj@{k}, %"] = _majority(stats)
         cells[f"distinct@{k}"] = _with_error(stats.distinct, stats.distinct_se, 2)
     cells["tokens"] = f"{stats.tokens_mean:.0f}"
     cells["T"], cells["P"] = _parameter(stats.temperature), _parameter(stats.top_p)
@@ -89,18 +95,25 @@ def _cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str
     return cells
 
 
-def _narrow_cells(row: Row, stats: Stats, k: int, ahead: Comparison | None) -> dict[str, str]:
+def _narrow_cells(row: Row, stats: Stats, k: int, ahead: _Ahead) -> dict[str, str]:
     """The same for a narrow table: the constants stand in their columns, and the rightmost may be left out."""
-    cells = {"method": row.name, "pass@1, %": _passed(row, stats), _AHEAD: ""}
-    if ahead is not None:
-        cells[_AHEAD] = " to ".join(_signed(100 * x, 1) for x in ahead.ci)
+    cells = {"method": row.name, "pass@1, %": _passed(row, stats)}
+    for name, by in ahead.items():
+        cells[f"{name} ahead"] = "" if by is None else " to ".join(_signed(100 * x, 1) for x in by.ci)
     if k > 1:
+        cells["maj"] = "" if stats.majority is None else f"{100 * stats.majority:.1f}"
         cells["distinct"] = f"{stats.distinct:.2f}"
     for name, moments in (("T", stats.temperature), ("P", stats.top_p)):
         cells[name] = "" if moments is None else f"{moments.mean:.2f}"
     cells["tokens"] = f"{stats.tokens_mean:.0f}"
     cells["tokens/s"] = "" if stats.tokens_s is None else f"{stats.tokens_s:.0f}"
     return cells
+
+
+def _majority(stats: Stats) -> str:
+    if stats.majority is None:
+        return ""
+    return _with_error(100 * stats.majority, None if stats.majority_se is None else 100 * stats.majority_se, 1)
 
 
 def _parameter(moments: Moments | None) -> str:
@@ -172,6 +185,9 @@ def _notes(results: Results, *, wide: bool) -> list[str]:
     moments = " T and P ± standard deviation." if wide else ""
     notes = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem.{moments}"]
     if k > 1:
+        if any(row.overall.majority is not None for row in methods):
+            of = f"the most frequent answer of {k} is right, of those that are level one at random"
+            notes.append(f"maj@{k}: {of} ± standard error over problems." if wide else f"maj: {of}.")
         of = f"different right answers among {k} samples"
         notes.append(f"distinct@{k}: {of} ± standard error over problems." if wide else f"distinct: {of}.")
     if results.comparisons:
@@ -188,18 +204,29 @@ def _notes(results: Results, *, wide: bool) -> list[str]:
     if tuned:
         it = "it" if len(tuned) == 1 else "them"
         notes.append(f"{_listed(tuned)}: chosen on these test problems themselves, which favours {it}.")
-    if any(row.name == "mean-shift" for row in methods):
+    names = {row.name.partition(" (")[0] for row in methods}
+    if "mean-shift" in names:
         notes.append("mean-shift: autodeco's own mean T and P, as constants.")
+    if "shuffle" in names:
+        notes.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
     stats = [row.overall for row in methods]
     for words, affected in (
         ("cut off by length", [round(s.truncated * s.samples) for s in stats]),
+        ("without the form that the checker looks for, which is another thing than a wrong answer", _many(stats)),
         ("not graded, which count neither as right nor as wrong", [s.ungraded for s in stats]),
         ("that failed, or took too long to check, which count as wrong", [s.failed for s in stats]),
     ):
         found = [f"{row.name} {n:,} of {row.overall.samples:,}" for row, n in zip(methods, affected, strict=True) if n]
         if found:
             notes.append(f"samples {words}: {', '.join(found)}.")
+    if results.unfinished:
+        notes.append(f"not finished, and not in the table: {', '.join(results.unfinished)}; the same command goes on.")
     return notes
+
+
+def _many(stats: Sequence[Stats]) -> list[int]:
+    """How many samples of each method are without a form, where that is most of them."""
+    return [s.formless if 2 * s.formless > s.samples else 0 for s in stats]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -211,30 +238,50 @@ def _listed(names: Sequence[str]) -> str:
 
 def verdict(results: Results) -> str:
     """What the comparisons say, a line each; their p-values are corrected for being several."""
-    constants = [row for row in results.methods if row.kind == "constant"]
     metrics = ("pass@1", "distinct") if results.settings.k > 1 else ("pass@1",)
-    best = {metric: _best(constants, metric) for metric in metrics} if constants else {}
-    if all(row.config != AUTODECO for row in results.methods):
-        return _without_autodeco(results, best)
-    if not best:
-        return "There is no constant to compare AutoDeco with."
-    claims = {(row.config, metric): f"{_WHICH[metric]} ({row.label})" for metric, row in best.items()}
-    for row in constants:
-        if row.name == "mean-shift":
-            for metric in best:
-                claims.setdefault((row.config, metric), "its own mean T and P as constants (mean-shift)")
-    compared = {(c.config, c.metric): c for c in results.comparisons}
-    corrected = holm([compared[claim].p for claim in claims])
-    said = [
-        _finding(compared[claim], p, f"On {_what(claim[1], results)} AutoDeco is", who)
-        for (claim, who), p in zip(claims.items(), corrected, strict=True)
+    ours = {row.name: suffix for row in results.methods if (suffix := heads_of(row.name)) is not None}
+    if not ours:
+        constants = [row for row in results.methods if row.kind == "constant"]
+        return _without_autodeco(results, {m: _best(constants, m) for m in metrics} if constants else {})
+    compared = {(c.ahead, c.config, c.metric): c for c in results.comparisons}
+    claims = [
+        (suffix, compared[name, config, metric], who)
+        for name, suffix in ours.items()
+        for (config, metric), who in _claims(results, suffix, metrics).items()
     ]
-    remarks = ["Which constant is best was seen on these same problems, which favours it."]
+    if not claims:
+        return "There is no constant to compare AutoDeco with."
+    corrected = holm([comparison.p for _, comparison, _ in claims])
+    said = [
+        _finding(comparison, p, f"On {_what(comparison.metric, results)} AutoDeco{suffix} is", who)
+        for (suffix, comparison, who), p in zip(claims, corrected, strict=True)
+    ]
+    remarks = []
+    if any(row.kind == "constant" for row in results.methods):
+        remarks.append("Which constant is best was seen on these same problems, which favours it.")
     if len(claims) > 1:
         remarks.append(f"p is corrected for {len(claims)} claims (Holm), the intervals are not.")
-    return "\n".join([*said, " ".join([*remarks, *_few(results)])])
+    return "\n".join([*said, " ".join([*remarks, *_few(results)])]).rstrip()
 
 
+def _claims(results: Results, suffix: str, metrics: Sequence[str]) -> dict[tuple[Config, str], str]:
+    """What AutoDeco with some heads is compared with in words, and on what: the best constants, and its own T and P."""
+    names = {f"{name}{suffix}": who for name, who in _OWN.items()}
+    others = [row for row in results.methods if row.name in names or row.name.partition(" (")[0] not in _OWN]
+    constants = [row for row in others if row.kind == "constant"]
+    best = {metric: _best(constants, metric) for metric in metrics} if constants else {}
+    claims = {(row.config, metric): f"{_WHICH[metric]} ({row.label})" for metric, row in best.items()}
+    for row in others:
+        if row.name in names:
+            for metric in metrics:
+                claims.setdefault((row.config, metric), names[row.name])
+    return claims
+
+
+_OWN = {
+    "mean-shift": "its own mean T and P as constants (mean-shift)",
+    "shuffle": "its own T and P at other tokens (shuffle)",
+}
 _WHICH = {"pass@1": "the best constant", "distinct": "the constant with the most"}
 
 

@@ -58,6 +58,9 @@ class Stats:
     ungraded: int
     failed: int
     boxes: Mapping[str, tuple[float, ...]]  # least value, quartiles and greatest value of what was predicted
+    majority: float | None = None  # maj of the settings' k; None where answers are whole texts
+    majority_se: float | None = None
+    formless: int = 0  # samples without the form that the checker looks for
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,22 @@ class Row:
     def label(self) -> str:
         """The method's name, with the constants that a search found for it."""
         pair = self.config.pair
-        if pair is None or self.name not in SEARCHED:
+        if pair is None or self.name.partition(" (")[0] not in SEARCHED:
             return self.name
         return f"{self.name}: T = {pair[0]:g}, P = {pair[1]:g}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far AutoDeco is ahead of a method, problem by problem."""
+    """How far AutoDeco is ahead of a method, problem by problem; ``ahead`` is which, where there are several heads."""
 
     method: str
     config: Config
-    metric: str  # "pass@1" or "distinct"
+    metric: str  # "pass@1", "distinct" or "maj"
     difference: float
     ci: tuple[float, ...]  # of 95 %
     p: float
+    ahead: str = "autodeco"
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class GridRow:
 class Results:
     """All that stands in results.json; ``tasks`` are the problems of each, ``verdict`` what it says in words.
 
-    ``origin`` is None where an older version wrote them.
+    ``origin`` is None where an older version wrote them. ``unfinished`` are the methods that were asked for as well.
     """
 
     origin: Origin | None = None
@@ -134,3 +138,4 @@ class Results:
     comparisons: tuple[Comparison, ...]
     grid: tuple[GridRow, ...]
     verdict: str = ""
+    unfinished: tuple[str, ...] = ()

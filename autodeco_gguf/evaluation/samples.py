@@ -14,6 +14,7 @@ import numpy as np
 from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
+from autodeco_gguf.evaluation.given import gives
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.evaluation.settings import ADVICE
 from autodeco_gguf.files.journal import Journal
@@ -49,7 +50,7 @@ def sample_seed(seed: int, key: Key) -> int:
     return seed_from(json.dumps([seed, *key]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """T or P over the tokens of an answer: mean and standard deviation, None where there is no telling.
 
@@ -61,12 +62,13 @@ class Drawn:
     bins: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A line of samples.jsonl, or the same with a digest in the place of its text.
 
     ``problem``, ``seed`` and ``sample`` are numbered from 0; ``correct`` is None where it is not graded, and ``error``
-    says why not, or why the answer failed. ``tokens`` holds the end-of-generation token as well.
+    says why not, or why the answer failed. ``tokens`` holds the end-of-generation token as well. ``answer`` is what
+    the checker takes out of the text, "" where it finds nothing, None where it looks at the whole text.
     """
 
     task: str
@@ -81,6 +83,12 @@ class Sample:
     tokens: int
     temperature: Drawn
     top_p: Drawn
+    answer: str | None = None
+
+    @property
+    def answered(self) -> str:
+        """What tells it from another answer."""
+        return self.text.strip() if self.answer is None else self.answer
 
     @property
     def key(self) -> Key:
@@ -112,6 +120,8 @@ class Sample:
         for name in PARAMETERS:
             if line[name]["bins"] is None:
                 del line[name]["bins"]
+        if self.answer is None:
+            del line["answer"]
         return line
 
     def slim(self) -> Sample:
@@ -173,6 +183,7 @@ class Samples:
         self._journal = Journal(directory / SAMPLES, None, advice=ADVICE)
         self._samples: dict[Config, dict[Key, Sample]] = {}
         self._ungraded: dict[tuple[Config, Key], int] = {}  # -> place
+        self._unread: dict[tuple[Config, Key], int] = {}  # by an older version
 
     def __enter__(self) -> Samples:
         self._journal.__enter__()
@@ -197,6 +208,10 @@ class Samples:
             self._ungraded[config, key] = place
         else:
             self._ungraded.pop((config, key), None)
+        if sample.answer is None and gives(self._tasks[sample.task].get("checker", "")):
+            self._unread[config, key] = place
+        else:
+            self._unread.pop((config, key), None)
 
     def add(self, sample: Sample) -> None:
         """Keep a sample, or take it for an earlier one of the same key."""
@@ -208,7 +223,14 @@ class Samples:
 
     def ungraded(self) -> list[Sample]:
         """Those on which the checker failed, with their texts."""
-        return [Sample.from_json(self._journal.read(place), self._tasks) for place in self._ungraded.values()]
+        return self._whole(self._ungraded)
+
+    def unread(self) -> list[Sample]:
+        """Those that an older version wrote without the answer in them, with their texts."""
+        return self._whole(self._unread)
+
+    def _whole(self, places: Mapping[tuple[Config, Key], int]) -> list[Sample]:
+        return [Sample.from_json(self._journal.read(place), self._tasks) for place in places.values()]
 
     def check_graded(self) -> None:
         """Raise BadFile where a checker has failed."""

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.drawing import last_date, read_sessions, speeds
 from autodeco_gguf.evaluation.methods import Config, Method
+from autodeco_gguf.evaluation.pairs import PAIRS
 from autodeco_gguf.evaluation.results import RESULTS, Origin, Results
-from autodeco_gguf.evaluation.runner import EVALUATION, last_date, read_sessions, speeds, write_results
+from autodeco_gguf.evaluation.runner import EVALUATION, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, make_directory
 from autodeco_gguf.evaluation.summary import summarize
@@ -55,7 +57,7 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
     """
     if same_file([output], directories) is not None:
         raise BadFile.of(output, _TAKEN)
-    header = _common_header(directories)
+    header = common_header(directories, "shard")
     samples, kept = _choose(directories)
     make_directory(output)
     header = {**header, "shard": None}
@@ -64,13 +66,22 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
             if not _holds(output / SAMPLES, _lines(directories, kept)):
                 raise BadFile.of(output, _TAKEN)
         else:  # last, so that what an interrupted join leaves is no evaluation
-            write_lines(output / EVALUATION, chain([header], _sessions(directories)))
+            write_lines(output / EVALUATION, chain([header], sessions_of(directories)))
+            if any((directory / PAIRS).exists() for directory in directories):
+                write_lines(output / PAIRS, _pairs(directories))
             write_lines(output / SAMPLES, _lines(directories, kept))
         return _summarize(directories, output, header, samples, plots)
 
 
 def _lines(directories: Sequence[Path], kept: set[Where]) -> Iterator[object]:
-    return (line for where, line, _ in _read(directories) if where in kept)
+    return (line for where, line, _ in read_samples(directories) if where in kept)
+
+
+def _pairs(directories: Sequence[Path]) -> Iterator[object]:
+    for directory in directories:
+        if (directory / PAIRS).exists():
+            with reading(directory / PAIRS, None, VERSION) as (_, lines):
+                yield from (line.value for line in lines)
 
 
 def _holds(path: Path, values: Iterable[object]) -> bool:
@@ -79,19 +90,19 @@ def _holds(path: Path, values: Iterable[object]) -> bool:
         return all(line == expected for line, expected in zip_longest(f, map(dump_line, values)))
 
 
-def _common_header(directories: Sequence[Path]) -> dict[str, Any]:
-    """The header of all directories, but for the shard."""
+def common_header(directories: Sequence[Path], *but: str) -> dict[str, Any]:
+    """The header of all directories, but for some settings; raises BadFile where they differ in others."""
     first: dict[str, Any] = {}
     for directory in directories:
         with reading(directory / EVALUATION, _KIND, VERSION) as (header, _):
-            header.pop("shard", None)
+            header = {key: value for key, value in header.items() if key not in but}
         first = first or header
         if header != first:
             raise BadFile.of(directory, f"has {difference(header, first, DIGESTS, f'{directories[0]} has')}")
     return first
 
 
-def _read(directories: Sequence[Path]) -> Iterator[tuple[Where, object, Sample]]:
+def read_samples(directories: Sequence[Path]) -> Iterator[tuple[Where, object, Sample]]:
     """All samples, with where each stands, and what stands there."""
     for i, directory in enumerate(directories):
         path = directory / SAMPLES
@@ -110,7 +121,7 @@ def _choose(directories: Sequence[Path]) -> tuple[dict[Place, Sample], set[Where
     """The samples to keep, their texts as digests, and where they stand."""
     samples: dict[Place, Sample] = {}
     kept: dict[Place, Where] = {}
-    for where, _, sample in _read(directories):
+    for where, _, sample in read_samples(directories):
         place, slim = (sample.config, sample.key), sample.slim()
         earlier = samples.get(place)
         if earlier is not None and earlier.text != slim.text:
@@ -122,7 +133,8 @@ def _choose(directories: Sequence[Path]) -> tuple[dict[Place, Sample], set[Where
     return samples, set(kept.values())
 
 
-def _sessions(directories: Sequence[Path]) -> Iterator[object]:
+def sessions_of(directories: Sequence[Path]) -> Iterator[object]:
+    """The lines of their sessions."""
     for directory in directories:
         with reading(directory / EVALUATION, _KIND, VERSION) as (_, lines):
             yield from (line.value for line in lines)
@@ -135,7 +147,7 @@ def _summarize(
     directories: Sequence[Path], output: Path, header: Mapping[str, Any], samples: Mapping[Place, Sample], plots: bool
 ) -> Joined:
     """Write the results of the methods that are complete."""
-    found = [read for read in map(_read_results, directories) if read is not None]
+    found = [read for read in map(read_results, directories) if read is not None]
     if not found:
         return Joined(len(samples), (), (), None)
     methods = list(dict.fromkeys(method for one in found for method in one.methods))
@@ -153,7 +165,7 @@ def _summarize(
 
     complete = [method for method in methods if method.config is not None and is_complete(method.config)]
     rest = tuple(method.name for method in methods if method not in complete)
-    earlier = _read_results(output)
+    earlier = read_results(output)
     if earlier is not None and not set(earlier.methods) <= set(complete):
         raise BadFile.of(output, _TAKEN)
     results = None
@@ -167,7 +179,7 @@ def _summarize(
     return Joined(len(samples), tuple(method.name for method in complete), rest, results)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """What the results of a directory are of."""
 
     settings: EvalSettings
@@ -175,7 +187,7 @@ class _Asked(NamedTuple):
     origin: Origin | None
 
 
-def _read_results(directory: Path) -> _Asked | None:
+def read_results(directory: Path) -> Asked | None:
     """None where there are none."""
     path = directory / RESULTS
     if not path.exists():
@@ -184,6 +196,6 @@ def _read_results(directory: Path) -> _Asked | None:
         values: Any = parse_json(read_bytes(path, MAX_JSON))
         methods = tuple(from_json(Method, row) for row in values["methods"])
         origin = None if values.get("origin") is None else from_json(Origin, values["origin"])
-        return _Asked(from_json(EvalSettings, values["settings"]), methods, origin)
+        return Asked(from_json(EvalSettings, values["settings"]), methods, origin)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
         raise BadFile.of(path, f"cannot be read as results: {e}; delete it, or finish its evaluation") from e

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation import estimates
-from autodeco_gguf.evaluation.estimates import Array, distinct_at_k, mean_se, pass_at_k
-from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method
+from autodeco_gguf.evaluation.estimates import Array, distinct_at_k, majority_at_k, mean_se, pass_at_k
+from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.evaluation.report import verdict
 from autodeco_gguf.evaluation.results import Comparison, GridRow, Moments, Point, Results, Row, Stats
 from autodeco_gguf.evaluation.samples import PARAMETERS, Drawn, ProblemKey, Sample
@@ -28,7 +28,8 @@ class Scores:
 
     ``right`` is the share of right ones among those graded, ``by_seed`` that of each seed, [seeds, problems], nan where
     none is graded. ``passed`` is pass@k, and ``distinct`` the different right answers among k, for k of 1, 2, 4, ...,
-    that of the settings and the largest that there is.
+    that of the settings and the largest that there is. ``majority`` is maj@k for the k of the settings, or the largest
+    there is; nan for tasks whose answers are whole texts.
     """
 
     samples: list[list[Sample]]
@@ -37,6 +38,7 @@ class Scores:
     by_seed: Array
     passed: dict[int, Array]
     distinct: dict[int, Array]
+    majority: Array
 
     @property
     def by_task(self) -> dict[str, Scores]:
@@ -46,7 +48,8 @@ class Scores:
             at = self.tasks == task
             passed, distinct = ({k: x[at] for k, x in curve.items()} for curve in (self.passed, self.distinct))
             samples = [group for group, inside in zip(self.samples, at, strict=True) if inside]
-            parts[task] = Scores(samples, self.tasks[at], self.right[at], self.by_seed[:, at], passed, distinct)
+            right, by_seed, majority = self.right[at], self.by_seed[:, at], self.majority[at]
+            parts[task] = Scores(samples, self.tasks[at], right, by_seed, passed, distinct, majority)
         return parts
 
 
@@ -90,7 +93,7 @@ def score(config: Config, groups: Groups, settings: EvalSettings) -> Scores:
     copies = settings.k * settings.seeds if config.deterministic else 1
     graded = [[s for s in samples if s.correct is not None] for samples in groups.values()]
     n = [copies * len(samples) for samples in graded]
-    answers = [Counter(s.text.strip() for s in samples if s.correct) for samples in graded]
+    answers = [Counter(s.answered for s in samples if s.correct) for samples in graded]
     counts = [[copies * count for count in different.values()] for different in answers]
     right, least = [sum(count) for count in counts], min(n)
     ks = sorted({1 << i for i in range(least.bit_length())} | {min(settings.k, least), least})
@@ -102,7 +105,21 @@ def score(config: Config, groups: Groups, settings: EvalSettings) -> Scores:
         by_seed=np.array([[_share(samples, seed) for samples in graded] for seed in seeds]),
         passed={i: pass_at_k(n, right, i) for i in ks},
         distinct={i: np.array([distinct_at_k(c, m, i) for c, m in zip(counts, n, strict=True)]) for i in ks},
+        majority=np.array([_majority(samples, copies, min(settings.k, least)) for samples in graded]),
     )
+
+
+def _majority(samples: Sequence[Sample], copies: int, k: int) -> float:
+    """maj@k of a problem, each of its samples taken so many times; nan where they have no answers but their texts."""
+    if all(s.answer is None for s in samples):
+        return math.nan
+    votes: dict[str, list[bool]] = {}
+    for s in samples:
+        if s.answer != "":
+            votes.setdefault(s.answered, []).append(bool(s.correct))
+    ordered = sorted(votes.values(), key=lambda right: (len(right), sum(right)))  # the same for the same votes
+    counts = tuple(copies * len(right) for right in ordered)
+    return majority_at_k(counts, tuple(sum(right) / len(right) for right in ordered), copies * len(samples), k)
 
 
 def _share(samples: Iterable[Sample], seed: int | None) -> float:
@@ -119,9 +136,10 @@ def summarize(
 ) -> Results:
     """The results of an evaluation.
 
-    Every problem counts the same, of whatever task. Right answers are different where their texts are, but for white
-    space around them. Samples that are not graded count neither as right nor as wrong; those that the settings do not
-    ask for are passed over. ``methods`` are the rows, their configs found, and ``tokens_s`` tokens drawn a second.
+    Every problem counts the same, of whatever task. Right answers are different where what the checker takes out of
+    them is, or else where their texts are, but for white space around them. Samples that are not graded count neither
+    as right nor as wrong; those that the settings do not ask for are passed over. ``methods`` are the rows, their
+    configs found, and ``tokens_s`` tokens drawn a second.
 
     Raises:
         BadFile: a sample is missing, or a problem has fewer than k that are graded.
@@ -159,6 +177,8 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> Stats:
     samples = [s for group in scores.samples for s in group]
     right, se_problems = mean_se(scores.right, scores.tasks.tolist())
     distinct, distinct_se = mean_se(scores.distinct[k], scores.tasks.tolist())
+    voted = not np.isnan(scores.majority).any()
+    majority, majority_se = mean_se(scores.majority, scores.tasks.tolist()) if voted else (None, None)
     boxes = {name: _box([getattr(s, name) for s in samples], top) for name, top in PARAMETERS.items()}
     seeds = scores.by_seed[~np.isnan(scores.by_seed).all(axis=1)]
     return Stats(
@@ -171,12 +191,15 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> Stats:
         distinct=distinct,
         distinct_se=distinct_se,
         distinct_k={n: float(values.mean()) for n, values in scores.distinct.items()},
+        majority=majority,
+        majority_se=majority_se,
         tokens_mean=float(np.mean([s.tokens for s in samples])),
         temperature=_moments((s.tokens, s.temperature) for s in samples),
         top_p=_moments((s.tokens, s.top_p) for s in samples),
         tokens_s=tokens_s,
         truncated=sum(s.finish_reason == "length" for s in samples) / len(samples),
         ungraded=sum(s.correct is None for s in samples),
+        formless=sum(s.answer == "" for s in samples),
         failed=sum(s.finish_reason == "error" or (s.correct is False and bool(s.error)) for s in samples),
         boxes={name: box for name, box in boxes.items() if box is not None},
     )
@@ -195,16 +218,18 @@ def _box(parts: Iterable[Drawn], top: float) -> tuple[float, ...] | None:
 
 def _comparisons(methods: Sequence[Method], scores: Mapping[Config, Scores], k: int) -> Iterator[Comparison]:
     """AutoDeco against every other method, problem by problem."""
-    for method in methods if AUTODECO in scores else ():
-        ours, other = scores[AUTODECO], scores[method.found]
-        if method.found == AUTODECO:
-            continue
+    every = [(a, b) for a in methods if a.of_heads is not None for b in methods if a.found != b.found]
+    for first, method in every:
+        ours, other = scores[first.found], scores[method.found]
         for metric, a, b, limit in (
             ("pass@1", ours.right, other.right, 1.0),
             ("distinct", ours.distinct[k], other.distinct[k], float(k)),
+            ("maj", ours.majority, other.majority, 1.0),
         ):
+            if np.isnan(a).any() or np.isnan(b).any():
+                continue
             d = estimates.paired_bootstrap(a, b, strata=ours.tasks.tolist(), limit=limit)
-            yield Comparison(method.name, method.found, metric, d.mean, (d.low, d.high), d.p)
+            yield Comparison(method.name, method.found, metric, d.mean, (d.low, d.high), d.p, first.name)
 
 
 def _grid(grouped: Mapping[Config, Groups], settings: EvalSettings) -> list[GridRow]:

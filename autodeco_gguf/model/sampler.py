@@ -205,7 +205,9 @@ def build_sampler(
         before, after = [*before, *after], []
         temperature = top_p = 1.0
     chains = _chain(before), _chain(after)
-    return make(predictor, temperature=temperature, top_p=top_p, seed=seed, chains=chains, **kwargs)
+    sampler = make(predictor, temperature=temperature, top_p=top_p, seed=seed, chains=chains, **kwargs)
+    sampler.native.gate = sampling.gate
+    return sampler
 
 
 def _chain(samplers: list[Any]) -> LlamaSampler | None:

@@ -79,6 +79,7 @@ class Sampling:
         mirostat_eta: its learning rate.
         dynatemp_range: T by entropy, in [T - range, T + range]; order "llama.cpp" only; 0: off.
         dynatemp_exponent: how entropy maps to T.
+        gate: T is 0 where the model's largest probability is above it; 1: off.
         logit_bias: added to the logits, by token.
         grammar: what the text must follow.
         order: of the steps.
@@ -102,6 +103,7 @@ class Sampling:
     mirostat_eta: float = 0.1
     dynatemp_range: float = 0.0
     dynatemp_exponent: float = 1.0
+    gate: float = 1.0
     logit_bias: Mapping[int, float] | None = None
     grammar: llama_cpp.LlamaGrammar | None = None
     order: Literal["autodeco", "llama.cpp"] = "autodeco"
@@ -150,6 +152,7 @@ _RANGES = (
     ("mirostat_eta", 0, _UNBOUNDED),
     ("dynatemp_range", 0, _UNBOUNDED),
     ("dynatemp_exponent", 0, _UNBOUNDED),
+    ("gate", 0, 1),
 )
 
 

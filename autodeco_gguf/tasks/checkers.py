@@ -371,7 +371,7 @@ _READERS: dict[str, Callable[[str], object]] = {
 }
 """How each of them reads an expected answer; InvalidInput where it cannot."""
 
-_FINDERS: dict[str, Callable[[str], object | None]] = {
+FINDERS: dict[str, Callable[[str], object | None]] = {
     "boxed": last_boxed,
     "choice": _chosen,
     "literal": _given_literal,
@@ -390,5 +390,5 @@ def has_form(checker: str, text: str) -> bool | None:
         >>> has_form("boxed", "So it is 4."), has_form("boxed", r"\boxed{5}"), has_form("exact", "4")
         (False, True, None)
     """
-    finder = _FINDERS.get(checker)
+    finder = FINDERS.get(checker)
     return None if finder is None else finder(text) is not None

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from fake_engine import Loaded, samples_of
 from training_helpers import chat_base
 
 from autodeco_gguf.cli import cli
+from autodeco_gguf.cli import eval as eval_module
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.evaluation.methods import HELP
+from autodeco_gguf.evaluation.drawing import Progress
+from autodeco_gguf.evaluation.methods import HELP, config_of
 from autodeco_gguf.model.machine import Machine
 
 Capture = pytest.CaptureFixture[str]
@@ -36,8 +40,9 @@ def test_what_it_prints(run: Invoke) -> None:
     assert done.out.startswith("sums, 3 problems:\n\nmethod ")
     assert " ".join(done.out.split()).endswith(" ".join(results["verdict"].split()))
     assert max(map(len, done.out.splitlines())) <= 80
-    greedy, default, where = done.err.splitlines()
+    greedy, left, default, where = done.err.splitlines()
     assert re.fullmatch(r"method 1 of 2, greedy: static:0,1, 3 of 3 right, \d+ tokens/s", greedy)
+    assert re.fullmatch(r"left: about 12 answers, \d+ tokens at \d+ tokens/s: 0 minutes", left)
     right = sum(s["correct"] for s in samples_of(Path("out")) if s["config"] == "static:1,1")
     assert re.fullmatch(rf"method 2 of 2, default: static:1,1, {right} of 12 right, \d+ tokens/s", default)
     assert where == "out: report.md, results.json, samples.jsonl"
@@ -128,6 +133,36 @@ def test_the_demo_itself(demo_commands: list[object], tmp_path: Path, capfd: Cap
         assert 0 < sample["temperature"]["mean"] < 2
     assert all(s["temperature"] == {"mean": 1.0, "sd": 0.0} for s in samples["min-p:0.05"])
     assert sum(s["correct"] for s in samples["static:0,1"]) == 2
+
+
+# ---- as long as there is time ----
+
+
+def test_the_time_left() -> None:
+    progress = Progress("greedy", 1, 3, config_of("static:0,1"), 30, 100, left=1470, drawn=30, tokens=600, seconds=6.0)
+    assert eval_module._estimate(progress) == "left: about 1,470 answers, 29,400 tokens at 100 tokens/s: 5 minutes"
+    progress = replace(progress, left=147_000)
+    assert eval_module._estimate(progress).endswith(": 8.2 hours")
+
+
+def test_a_budget(run: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for each look at the clock: ten samples or so."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(eval_module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    done = run("--budget", 10 / 60)
+    assert done.status == 0, done.err
+    assert "out: not finished: default; the same command goes on from there" in done.err.splitlines()
+    assert "greedy" in done.out
+    assert "- not finished, and not in the table: default; the same command goes on." in done.out
+    assert 3 < len(samples_of(Path("out"))) < 15
+    monkeypatch.undo()
+
+
+def test_a_budget_for_nothing(run: Invoke) -> None:
+    done = run("--budget", 1e-9)
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "out: no method is complete; the same command goes on from there\n"
+    assert_refused(run("--budget", 0), "Invalid value for '--budget': 0.0 is not in the range x>0", status=2)
 
 
 # ---- control ----
@@ -291,8 +326,8 @@ def test_a_prompt_that_is_too_long(qwen2: Case, tmp_path: Path, capfd: Capture) 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(number: int, status: int, demo_commands: list[object], tmp_path: Path, capfd: Capture) -> None:
     command = ["eval", "-o", tmp_path / "o", *demo_commands, "--methods", "autodeco,greedy"]
-    strike = STRIKE.replace("import autodeco_gguf.heads.export", "import autodeco_gguf.evaluation.runner")
-    at = f"autodeco_gguf.evaluation.runner:make_sample:{int(number)}"
+    strike = STRIKE.replace("import autodeco_gguf.heads.export", "import autodeco_gguf.evaluation.drawing")
+    at = f"autodeco_gguf.evaluation.drawing:make_sample:{int(number)}"
     done = spawn(at, *command, python=("-c", strike))
     assert done.status == status, done.err
     assert f"{tmp_path / 'o'}: what is finished is kept; the same command goes on from there" in done.err

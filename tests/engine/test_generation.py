@@ -44,6 +44,27 @@ def test_tokens_are_shown_while_others_run(engine: Engine) -> None:
     assert all(len(other.result().tokens) == 30 for other in others)
 
 
+def test_pairs_are_those_of_each_token_in_turn(engine: Engine) -> None:
+    pairs = [(0.0, 1.0), (1.5, 0.9), (0.75, 0.0)]
+    requests = [
+        Request(PROMPTS[i], seed=i, max_tokens=7, pairs=pairs[i:] + pairs[:i], logit_bias=no_end(engine))
+        for i in range(3)
+    ]
+    for i, result in enumerate(answers(engine, [*requests, Request(PROMPTS[0], seed=1, max_tokens=7)])[:3]):
+        expected = np.float32([pairs[(i + n) % 3] for n in range(7)])
+        np.testing.assert_array_equal(np.column_stack([result.temperature, result.top_p]), expected)
+        sure = [token.nucleus for token, (t, p) in zip(result.trace, expected, strict=True) if t == 0 or p == 0]
+        assert set(sure) == {1}
+
+
+def test_its_own_pairs_give_an_answer_again(engine: Engine) -> None:
+    drawn = answers(engine, [Request(PROMPTS[i % 5], seed=i, max_tokens=20) for i in range(20)])
+    pairs = [[(float(t), float(p)) for t, p in zip(r.temperature, r.top_p, strict=True)] for r in drawn]
+    again = answers(engine, [Request(PROMPTS[i % 5], seed=i, max_tokens=20, pairs=pairs[i]) for i in range(20)])
+    assert [r.tokens for r in again] == [r.tokens for r in drawn]
+    assert len({round(t, 3) for row in pairs for t, _ in row}) > 20  # they differ from token to token
+
+
 def test_a_callback_that_raises_ends_its_own_request_alone(engine: Engine) -> None:
     def fail(piece: Any) -> None:
         raise RuntimeError("no more")

@@ -46,6 +46,16 @@ BAD: dict[str, tuple[Request, str]] = {
     "temperature": (Request([1], seed=1, temperature=-1.0), "temperature -1.0, expected a number >= 0"),
     "not a number": (Request([1], seed=1, temperature=float("nan")), "temperature nan, expected a number >= 0"),
     "top-p": (Request([1], seed=1, top_p=1.5), "top_p 1.5, expected a number in [0, 1]"),
+    "gate": (Request([1], gate=1.5), "gate 1.5, expected a number in [0, 1]"),
+    "no pairs": (Request([1], pairs=[]), "pairs [], expected at least one (T, P)"),
+    "no pair": (Request([1], pairs=[(1.0,)]), "pairs with (1.0,), expected each of them (T, P)"),  # type: ignore[list-item]
+    "numbers for pairs": (Request([1], pairs=[1.0]), "pairs with 1.0, expected each"),  # type: ignore[list-item]
+    "pair out of range": (Request([1], pairs=[(1.0, 1.0), (-1.0, 1.0)]), "temperature -1.0, expected a number >= 0"),
+    "pairs and T": (Request([1], pairs=[(1.0, 1.0)], temperature=1.0), "pairs with temperature, top_p or order"),
+    "pairs in llama.cpp": (
+        Request([1], pairs=[(1.0, 1.0)], order="llama.cpp"),
+        "pairs with temperature, top_p or order",
+    ),
 }
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from autodeco_gguf.evaluation.as_json import from_json, to_json
+from autodeco_gguf.evaluation.drawing import Session
 from autodeco_gguf.evaluation.methods import Method, config_of
 from autodeco_gguf.evaluation.results import Comparison, GridRow, Moments, Point
-from autodeco_gguf.evaluation.runner import Session
 from autodeco_gguf.evaluation.samples import Drawn
 from autodeco_gguf.evaluation.settings import EvalSettings
 
@@ -30,6 +30,7 @@ VALUES: list[tuple[Any, dict[str, Any]]] = [
             "difference": 0.25,
             "ci": [0.0, 0.5],
             "p": 0.04,
+            "ahead": "autodeco",
         },
     ),
     (Method("oracle", "constant", None), {"name": "oracle", "kind": "constant", "config": None}),

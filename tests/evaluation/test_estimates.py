@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from autodeco_gguf.evaluation.estimates import (
     distinct_at_k,
     histogram_box,
     holm,
+    majority_at_k,
     mean_se,
     paired_bootstrap,
     pass_at_k,
@@ -90,6 +93,74 @@ def test_distinct_at_k_refuses() -> None:
         distinct_at_k([1, 2], 4, 5)
     with pytest.raises(AutoDecoError, match=r"^pass@5 of 4 samples"):
         distinct_at_k([], 4, 5)
+
+
+def test_distinct_of_many_is_that_of_each_answer() -> None:
+    """Answers that are as frequent count as often as there are."""
+    counts = [3, 3, 3, 1, 1, 7]
+    each = [distinct_at_k([count], 20, 5) for count in counts]
+    assert distinct_at_k(counts, 20, 5) == pytest.approx(sum(each))
+    assert distinct_at_k([1] * 512, 512, 128) == pytest.approx(128)
+
+
+def majority_by_counting(counts: Sequence[int], right: Sequence[float], n: int, k: int) -> float:
+    """The mean over all choices of k of the n samples, of those that are level the mean again."""
+    votes = [i for i, count in enumerate(counts) for _ in range(count)] + [None] * (n - sum(counts))
+    shares = []
+    for chosen in itertools.combinations(votes, k):
+        tally = Counter(vote for vote in chosen if vote is not None)
+        first = [vote for vote, count in tally.items() if count == max(tally.values())]
+        shares.append(sum(right[vote] for vote in first) / len(first) if first else 0.0)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize(
+    ("counts", "right", "n", "k", "expected"),
+    [
+        ((3,), (1.0,), 3, 2, 1.0),
+        ((2, 1), (1.0, 0.0), 3, 2, 2 / 3),
+        ((1, 1, 1), (1.0, 0.0, 0.0), 3, 3, 1 / 3),  # level
+        ((1,), (1.0,), 3, 3, 1.0),  # the others have no vote
+        ((1,), (1.0,), 3, 1, 1 / 3),
+        ((), (), 3, 2, 0.0),
+        ((2, 2), (0.5, 0.0), 4, 4, 0.25),
+    ],
+)
+def test_majority(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: int, expected: float) -> None:
+    assert majority_at_k(counts, right, n, k) == pytest.approx(expected)
+    assert majority_by_counting(counts, right, n, k) == pytest.approx(expected)
+
+
+def test_majority_is_the_mean_over_all_choices() -> None:
+    rng = random.Random(0)
+    for _ in range(150):
+        counts = tuple(rng.randrange(1, 5) for _ in range(rng.randrange(5)))
+        right = tuple(rng.choice([0.0, 1.0, 0.5]) for _ in counts)
+        n = max(1, sum(counts) + rng.randrange(3))
+        k = rng.randrange(1, n + 1)
+        if math.comb(n, k) < 5000:
+            found = majority_at_k(counts, right, n, k)
+            assert found == pytest.approx(majority_by_counting(counts, right, n, k), abs=1e-12)
+
+
+def test_majority_of_many() -> None:
+    """Of 512 samples, 128 of which vote; two that are as frequent, and all different ones."""
+    assert majority_at_k((256, 256), (1.0, 0.0), 512, 128) == pytest.approx(0.5)
+    assert majority_at_k((1,) * 512, (1.0,) + (0.0,) * 511, 512, 128) == pytest.approx(1 / 512)
+    rng = np.random.default_rng(0)
+    counts = (90, 80, 70, *[4] * 60)
+    votes = np.repeat(np.arange(len(counts)), counts)
+    won = []
+    for _ in range(4000):
+        tally = np.bincount(rng.choice(votes, 64, replace=False))
+        won.append((tally[0] == tally.max()) / (tally == tally.max()).sum())
+    right = (1.0, *[0.0] * (len(counts) - 1))
+    assert majority_at_k(counts, right, len(votes), 64) == pytest.approx(np.mean(won), abs=4 * np.std(won) / 4000**0.5)
+
+
+def test_majority_refuses() -> None:
+    with pytest.raises(AutoDecoError, match=r"@5 of 4 samples, expected k from 1 to 4"):
+        majority_at_k((1, 2), (1.0, 0.0), 4, 5)
 
 
 # ---- means ----

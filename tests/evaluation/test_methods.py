@@ -46,6 +46,11 @@ MODEL = {"general.sampling.temp": "0.6", "general.name": "x"}
         ("oracle", "constant", None),
         ("distinct", "constant", None),
         ("mean-shift", "constant", None),
+        ("shuffle", "peer", None),
+        ("gated", "peer", "gated:1,0.9"),
+        ("gated:1.20,0.5", "peer", "gated:1.2,0.5"),
+        ("entropy", "peer", "entropy:0.5,1.5"),
+        ("entropy:0,2", "peer", "entropy:0,2"),
         ("llama.cpp", "peer", "llama.cpp"),
         ("dynatemp", "peer", "dynatemp:0.5"),
         ("dynatemp:0.30", "peer", "dynatemp:0.3"),
@@ -71,6 +76,8 @@ def test_names(name: str, kind: str, config: str | None) -> None:
         ("greedy,static:0.6, 0.95 ,static:1,1", ["greedy", "static:0.6,0.95", "static:1,1"]),
         ("static:0.6,greedy", ["static:0.6", "greedy"]),
         ("static:1,2,3", ["static:1,2", "3"]),
+        ("gated:1,0.9,entropy:0.5,1.5,gated", ["gated:1,0.9", "entropy:0.5,1.5", "gated"]),
+        ("dynatemp:1,2", ["dynatemp:1", "2"]),
         ("", [""]),
         ("greedy,,oracle", ["greedy", "", "oracle"]),
     ],
@@ -101,6 +108,12 @@ def test_a_list_is_split_at_commas_but_that_of_a_pair(text: str, names: list[str
         ("min-p:", "method min-p:: P is missing, expected a number above 0 to 1"),
         ("min-p:2", "P is 2, expected"),
         ("top-n-sigma:0", "N is 0, expected a number above 0 to 100"),
+        ("gated:1", "method gated:1: expected gated:T_HIGH,THRESHOLD$"),
+        ("gated:0,0.5", "T_HIGH is 0, expected a number above 0 to 100"),
+        ("gated:1,1.5", "THRESHOLD is 1.5, expected a number above 0 to 1,"),
+        ("entropy:1,2,3", "method entropy:1,2,3: expected entropy:A,B$"),
+        ("entropy:2,1", "method entropy:2,1: A is 2, expected at most B$"),
+        ("shuffle:1", "method 'shuffle:1', expected one of"),
         ("mirostat2:many", "TAU is many, expected a number above 0 to 100"),
     ],
 )
@@ -129,7 +142,7 @@ def test_the_same_name_twice_is_one_method() -> None:
 
 # ---- what applies ----
 
-PEERS = ["llama.cpp", "dynatemp", "min-p", "top-n-sigma", "mirostat2"]
+PEERS = ["gated", "entropy", "llama.cpp", "dynatemp", "min-p", "top-n-sigma", "mirostat2"]
 CONSTANTS = ["greedy", "default", "oracle"]
 
 
@@ -140,12 +153,12 @@ CONSTANTS = ["greedy", "default", "oracle"]
             BOTH,
             MODEL,
             [
-                *("autodeco", "autodeco:temperature", "autodeco:top_p", *CONSTANTS, "mean-shift"),
+                *("autodeco", "autodeco:temperature", "autodeco:top_p", *CONSTANTS, "mean-shift", "shuffle"),
                 *PEERS,
                 "model",
             ],
         ),
-        (frozenset(["top_p"]), {}, ["autodeco", *CONSTANTS, "mean-shift", *PEERS]),
+        (frozenset(["top_p"]), {}, ["autodeco", *CONSTANTS, "mean-shift", "shuffle", *PEERS]),
         (frozenset(), {"general.sampling.sequence": "top_k"}, [*CONSTANTS, *PEERS]),
     ],
 )
@@ -158,6 +171,7 @@ def test_the_default_is_what_applies(heads: frozenset[str], metadata: dict[str, 
     [
         ("autodeco", (), {}, "method autodeco: needs heads, the model has none; this model allows greedy, default, "),
         ("mean-shift", (), {}, "method mean-shift: needs heads, the model has none; this model allows"),
+        ("shuffle", (), {}, "method shuffle: needs heads, the model has none; this model allows"),
         ("autodeco:top_p", (), {}, "autodeco:top_p: leaves one of two heads out, the model has none; this model"),
         (
             "autodeco:temperature",
@@ -183,7 +197,9 @@ def test_what_a_model_allows_leaves_out_what_it_does_not() -> None:
     with pytest.raises(AutoDecoError) as info:
         parse_methods(["autodeco"], (), {})
     allowed = str(info.value).partition("this model allows ")[2].split(", ")
-    assert allowed == [name for name in HELP if not name.startswith("autodeco") and name not in ("mean-shift", "model")]
+    assert allowed == [
+        name for name in HELP if not name.startswith("autodeco") and name not in ("mean-shift", "shuffle", "model")
+    ]
 
 
 # ---- sampling ----
@@ -199,6 +215,8 @@ def test_what_a_model_allows_leaves_out_what_it_does_not() -> None:
         ("static:0,1", {"temperature": 0.0, "top_p": 1.0}),
         ("llama.cpp", {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05, "order": "llama.cpp"}),
         ("dynatemp:0.3", {"temperature": 0.8, "top_p": 1.0, "dynatemp_range": 0.3, "order": "llama.cpp"}),
+        ("gated:1.2,0.9", {"temperature": 1.2, "top_p": 1.0, "gate": 0.9}),
+        ("entropy:0.5,2", {"temperature": 1.25, "top_p": 1.0, "dynatemp_range": 0.75, "order": "llama.cpp"}),
         ("min-p:0.05", {"temperature": 1.0, "top_p": 1.0, "min_p": 0.05}),
         ("top-n-sigma:1.5", {"temperature": 1.0, "top_p": 1.0, "top_n_sigma": 1.5}),
         (

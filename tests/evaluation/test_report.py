@@ -136,6 +136,39 @@ def test_the_table_of_a_terminal() -> None:
     assert summary(results, wide=True) == f"{TABLE}\n\nIt is so.\n{reason}"
 
 
+def test_a_majority_and_what_has_no_form() -> None:
+    results = crafted()
+    rows = [{"maj": 0.95, "majority_se": 0.02, "formless": 320}, {"maj": 0.9, "formless": 40}, {}, {"formless": 321}]
+    for row, more in zip(results["methods"], rows, strict=True):
+        row["overall"].update(more)
+    lines = table(read(results)).splitlines()
+    column = [line.split("|")[5].strip() for line in lines if line.startswith("|")]
+    assert column == ["maj@4, %", "-----------:", "95.0 ± 2.0", "90.0", "", ""]
+    level = "of those that are level one at random"
+    assert f"- maj@4: the most frequent answer of 4 is right, {level} ± standard error over problems." in lines
+    form = "samples without the form that the checker looks for, which is another thing than a wrong answer"
+    assert f"- {form}: greedy 40 of 40, mirostat2 321 of 640." in lines
+    assert f"- maj: the most frequent answer of 4 is right, {level}." in " ".join(summary(read(results)).split())
+
+
+def test_what_is_not_finished() -> None:
+    note = "- not finished, and not in the table: default, oracle; the same command goes on."
+    assert note in table(read(crafted(unfinished=["default", "oracle"]))).splitlines()
+
+
+def test_the_verdict_on_its_own_values_at_other_tokens() -> None:
+    results = crafted()
+    results["methods"].append(method("shuffle", "peer", "shuffle:4,4", stats(0.9, 3.0)))
+    results["comparisons"] += [
+        compared("shuffle", "shuffle:4,4", "pass@1", 0.012, (-0.001, 0.025), 0.08),
+        compared("shuffle", "shuffle:4,4", "distinct", 0.21, (0.1, 0.32), 0.001),
+    ]
+    said = verdict(read(results))
+    assert "On pass@1 AutoDeco is not shown to differ from its own T and P at other tokens (shuffle)." in said
+    assert "among 4 AutoDeco is better than its own T and P at other tokens (shuffle)." in said
+    assert "- shuffle: autodeco's own pairs of T and P, at other tokens." in table(read(results))
+
+
 def test_the_table_fits_a_terminal() -> None:
     """Whatever stands in it: columns to the right are left out."""
     results = crafted(tasks={"stories": 40, "sums": 1})

@@ -33,9 +33,9 @@ from autodeco_gguf.answers import items
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results
-from autodeco_gguf.evaluation.runner import Progress
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem

@@ -25,7 +25,7 @@ from fake_engine import (
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.evaluation.as_json import to_json
-from autodeco_gguf.evaluation.runner import Progress
+from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.settings import Shard
 from autodeco_gguf.evaluation.shards import Joined, join
 from autodeco_gguf.files.lock import locked

@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
+import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from autodeco_gguf.evaluation.methods import Config, Method, config_of
 from autodeco_gguf.evaluation.report import verdict
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.settings import EvalSettings
-from autodeco_gguf.evaluation.summary import all_problems, by_config, complete_scores
+from autodeco_gguf.evaluation.summary import all_problems, by_config, complete_scores, score
 
 # ---- scores ----
 
@@ -26,6 +29,7 @@ def of(config: str, problem: int, seed: int, number: int, correct: bool | None =
     return make(config, problem, seed, number, "a", **{"correct": correct, **more})
 
 
+DEFAULT = Method("default", "constant", config_of("static:1,1"))
 X = config_of("x")
 """Of which nothing is known."""
 
@@ -102,6 +106,64 @@ def test_white_space_is_no_difference() -> None:
 # ---- results ----
 
 
+def test_what_is_answered_votes_and_differs() -> None:
+    """Three texts with two right answers, a wrong one and an empty one on one problem, two wrong ones on the other."""
+    answers = {
+        0: [("a", "7"), ("it is a", "7"), ("b", "8"), (None, "")],
+        1: [(None, "1"), (None, "1"), ("c", "2"), (None, "")],
+    }
+    samples = [
+        {**make("static:1,1", p, i // 2, i % 2, text), "answer": answer}
+        for p, row in answers.items()
+        for i, (text, answer) in enumerate(row)
+    ]
+    greedy = [{**make("static:0,1", p, 0, 0, "a" if p else None), "answer": "2"} for p in (0, 1)]
+    results = summarized([*samples, *greedy], [DEFAULT, GREEDY], EvalSettings(tasks=("t",), k=2, seeds=2), {})
+    stats, sure = (row["overall"] for row in results["methods"])
+    # of two of 7, 7, 8, none: 7 and 8 are different in two choices of six
+    assert stats["distinct"] == about((2 * 2 + 4 * 1) / 6 / 2 + 1 / 2 / 2)
+    # all choices of two are right on the one; on the other 1-1 and 1-none are wrong, 1-2 is level, 2-none is right
+    assert stats["maj"] == about((1 + (2 * 0.5 + 1) / 6) / 2)
+    assert stats["majority_se"] == about((1 - 1 / 3) / 2)
+    assert (stats["formless"], sure["formless"]) == (2, 0)
+    assert sure["maj"] == sure["pass@1"] == 0.5
+    assert sum(s["answer"] == "" for s in samples) == 2
+
+
+def test_a_task_of_whole_texts_has_no_majority() -> None:
+    samples = [make("static:0,1", p, 0, 0, "a") for p in (0, 1)]
+    samples += [{**make("static:0,1", 0, 0, 0, "a"), "answer": "a", "task": "u"}]
+    settings = EvalSettings(tasks=("t", "u"), k=2, seeds=2)
+    row = summarized(samples, [GREEDY], settings, {})["methods"][0]
+    assert (row["overall"]["maj"], row["tasks"]["t"]["maj"], row["tasks"]["u"]["maj"]) == (None, None, 1.0)
+
+
+def test_differences_of_the_majority() -> None:
+    samples = [{**s, "answer": s["text"]} for s in hand_made()]
+    comparisons = summarized(samples, [AUTODECO, GREEDY], SETTINGS, {})["comparisons"]
+    # a, a, b, wrong: of two, aa 1, ab 2, a-wrong 2, b-wrong 1: level ones count by halves; and 0. Greedy: 0 and 1
+    found = {c["metric"]: c["difference"] for c in comparisons}
+    assert found["maj"] == about((1 + 2 * 1 + 2 / 2 + 1 / 2) / 6 / 2 - 1 / 2)
+    assert {c["ahead"] for c in comparisons} == {"autodeco"}
+
+
+def test_many_samples_a_problem_are_affordable() -> None:
+    """distinct@128 of 512 samples to each of a hundred problems, in seconds."""
+    config = config_of("static:1,1")
+    rng = random.Random(0)
+    keys = [(p, i) for p in range(100) for i in range(512)]
+    samples = [
+        replace(sample(make("static:1,1", p, i // 128, i % 128, None)), text=str(rng.randrange(300)), correct=True)
+        for p, i in keys
+    ]
+    settings = EvalSettings(tasks=("t",), k=128, seeds=4)
+    start = time.process_time()
+    scores = score(config, by_config(samples, settings)[config], settings)
+    assert time.process_time() - start < 10
+    expected = 300 * (1 - (1 - 1 / 300) ** 128)
+    assert scores.distinct[128].mean() == pytest.approx(expected, rel=0.01)
+
+
 def test_every_figure_of_autodeco() -> None:
     results = summarized(hand_made(), [AUTODECO, GREEDY], SETTINGS, {"autodeco": 50.0})
     json.dumps(results, allow_nan=False)
@@ -128,6 +190,9 @@ def test_every_figure_of_autodeco() -> None:
             "temperature": [about(x) for x in (0.5, 0.5375, 0.9625, 0.98125, 1.0)],
             "top_p": [about(x) for x in (0.5, 0.50625, 0.5125, 0.51875, 0.525)],
         },
+        "maj": None,
+        "majority_se": None,
+        "formless": 0,
     }
     assert results["methods"][0] == {
         "name": "autodeco",

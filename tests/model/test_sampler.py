@@ -341,6 +341,42 @@ def test_a_chain_sees_what_was_drawn(context: Context, qwen2: Case) -> None:
     assert text == b"ab"
 
 
+@pytest.mark.parametrize(("top", "gate", "sure"), [(0.5, 0.49, True), (0.5, 0.51, False), (0.93, 0.9, True)])
+def test_above_the_gate_the_most_likely_token_is_taken(context: Context, top: float, gate: float, sure: bool) -> None:
+    """The gate reads the model's own logits, and the greedy token is that of the changed ones."""
+    context.prompt([0])
+    vocab = lib.llama_model_get_vocab(context.model)
+    raw = np.ctypeslib.as_array(lib.llama_get_logits_ith(context.ctx, -1), (context.n_vocab,))
+    raw[:] = np.log((1 - top) / (context.n_vocab - 1))
+    raw[7] = math.log(top)
+    for bias, token in ((None, 7), ({7: -INF, 9: 0.1}, 9)):
+        found = []
+        for seed in range(40):
+            sampling = Sampling(seed=seed, temperature=2.0, top_p=1.0, gate=gate, logit_bias=bias)
+            sampler = build_sampler(Predictor(None), sampling, SimpleNamespace(vocab=vocab))
+            sampler.sample(context.ctx)
+            found.append(sampler.trace[0])
+        assert {t.temperature for t in found} == {0.0 if sure else 2.0}
+        assert ({t.id for t in found} == {token}) is sure
+
+
+def test_a_gate_goes_before_what_is_predicted(context: Context, heads: Heads, qwen2: Case) -> None:
+    tokens, found = qwen2.tokens[:30], []
+    predictor = Predictor(heads)
+    predictor.attach(context.ctx)
+    sampling = Sampling(seed=3, gate=0.1)
+    sampler = build_sampler(predictor, sampling, SimpleNamespace(vocab=lib.llama_model_get_vocab(context.model)))
+    for position, token in enumerate(tokens):
+        context.decode((token, position, 0, True))
+        drawn = sampler.sample(context.ctx)
+        logits = context.logits().astype(float)
+        top = 1 / np.exp(logits - logits.max()).sum()
+        found.append((sampler.trace[-1].temperature, bool(top > 0.1), drawn == logits.argmax()))
+    predictor.detach()
+    assert {sure for _, sure, _ in found} == {True, False}
+    assert all((temperature == 0) is sure and (greedy or not sure) for temperature, sure, greedy in found)
+
+
 # ---- bad input ----
 
 

@@ -1,0 +1,44 @@
+"""What a response answers, apart from the rest of its text: what votes, and what differs."""
+
+from __future__ import annotations
+
+from autodeco_gguf.tasks.checkers import FINDERS
+from autodeco_gguf.tasks.keys import KEYS, answer_key
+from autodeco_gguf.tasks.numbers import Number
+
+ONE_RIGHT = ("boxed", "choice", "number")
+"""Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
+
+
+def gives(checker: str) -> bool:
+    """Whether a checker takes an answer out of a response."""
+    return checker in ONE_RIGHT or checker in KEYS
+
+
+def given(checker: str, text: str, answer: str, correct: bool | None) -> str | None:
+    """The answer that a checker takes out of a response, the same for equal ones.
+
+    Args:
+        checker: its name.
+        text: the response.
+        answer: the expected answer; where there is one right answer, that is what a right response gives, however it
+            is written.
+        correct: the grade.
+
+    Returns:
+        "" for a response without the form that the checker looks for; None for a checker that looks at the whole text.
+
+    Examples:
+        >>> given("boxed", r"It is \\boxed{0.5}.", r"\\frac{1}{2}", True), given("boxed", r"\\boxed{ 3 }", "4", False)
+        ('\\\\frac{1}{2}', '3')
+        >>> given("boxed", "It is 4.", "4", False), given("exact", "4", "4", True)
+        ('', None)
+    """
+    if checker not in ONE_RIGHT:
+        return answer_key(checker, text, answer) if checker in KEYS else None
+    if correct:
+        return answer
+    found = FINDERS[checker](text)
+    if isinstance(found, Number):
+        return f"{found.value}{'%' * found.percent}"
+    return "" if found is None else " ".join(str(found).split())

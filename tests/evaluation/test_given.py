@@ -1,0 +1,33 @@
+"""What a response answers, apart from the rest of its text."""
+
+from __future__ import annotations
+
+import pytest
+
+from autodeco_gguf.evaluation.given import given, gives
+
+
+@pytest.mark.parametrize(
+    ("checker", "text", "answer", "correct", "expected"),
+    [
+        ("boxed", r"It is \boxed{ 7 }.", "8", False, "7"),
+        ("boxed", r"\boxed{x  + 1} and \boxed{x +  2}", "3", False, "x + 2"),
+        ("boxed", "It is 7.", "8", False, ""),
+        ("boxed", r"\boxed{0.50}", "1/2", True, "1/2"),  # the right one, however it is written
+        ("boxed", r"\boxed{0.50}", "1/2", None, "0.50"),
+        ("choice", "The answer is (b).", "C", False, "B"),
+        ("choice", "B is wrong.", "C", False, ""),
+        ("number", "It takes 1,200 hours.", "7", False, "1200"),
+        ("number", "#### 12%", "7", False, "12%"),
+        ("number", "Nobody knows.", "7", False, ""),
+        ("member", "I like the mango.", "fruit", True, "mango"),
+        ("member", "I like cars.", "fruit", False, "I like cars."),
+        ("exact", "yes", "yes", True, None),
+        ("story", "It was.", "1 2", False, None),
+        ("literal", "[1]", "[1]", True, None),
+        ("mine:check", r"\boxed{1}", "1", True, None),
+    ],
+)
+def test_given(checker: str, text: str, answer: str, correct: bool | None, expected: str | None) -> None:
+    assert given(checker, text, answer, correct) == expected
+    assert gives(checker) is (expected is not None)
