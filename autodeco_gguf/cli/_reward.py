@@ -75,11 +75,11 @@ def reward_options(command: F) -> F:
 def refuse(names: Sequence[str], why: str) -> None:
     """Refuse options that would have no effect: "--pull needs --reward"."""
     context = click.get_current_context()
-    options = [parameter for parameter in context.command.params if isinstance(parameter, click.Option)]
-    flags = {option.name: next(flag for flag in option.opts if flag.startswith("--")) for option in options}
     for name in names:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"{flags[name]} {why}")
+            flags = next(parameter.opts for parameter in context.command.params if parameter.name == name)
+            long = [flag for flag in flags if flag.startswith("--")]
+            raise click.UsageError(f"{(long or flags)[0]} {why}")
 
 
 def named(kind: type[Values], options: dict[str, Any]) -> Values:

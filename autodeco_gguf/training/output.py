@@ -75,6 +75,12 @@ class Output:
             for path in (self.state / "state.pt", *self.files):
                 path.unlink(missing_ok=True)
 
+    def begin_anew(self) -> None:
+        """Remove the results and the state of an earlier training."""
+        self.remove_results()
+        self.remove_state()
+        self.state.mkdir()
+
     def remove_state(self) -> None:
         """The training has come to its end."""
         shutil.rmtree(self.state)

@@ -110,16 +110,14 @@ def train_reward(
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
     given = None if known else _read_heads(model, Path(options.start), settings)
+    start = options.start if given is None else given.weights(vocab_size=0, base_model="").fingerprint()
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, settings, options, machine) as engine:
             items = render(engine, tasks.tasks, settings.max_tokens)
             if force:
-                out.remove_state()
-                out.state.mkdir()
-                out.remove_results()
-            what = {**identity(model, engine.machine), **_described(engine, tasks, items)}
-            what["start"] = options.start if given is None else given.weights(vocab_size=0, base_model="").fingerprint()
+                out.begin_anew()
+            what = {**identity(model, engine.machine), **_described(engine, tasks, items), "start": start}
             trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
@@ -128,8 +126,8 @@ def train_reward(
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
         weights = trainer.heads.weights(vocab_size=n_vocab, base_model=options.base_name or model.name)
-        log, n_validation = out.directory / "log.jsonl", len(trainer.validation)
-        result = report_of(log, settings.reward, settings.k, n_validation, trainer.kept)
+        log, n_held_out = out.directory / "log.jsonl", len(trainer.validation)
+        result = report_of(log, settings.reward, settings.k, n_held_out, trainer.kept)
         write_heads(out, model, weights, settings.objective.heads, result, plot_rounds)
         out.remove_state()
     return RewardTrained(out.directory, out.adapter, settings.rounds, trainer.round, trainer.kept, result)
