@@ -12,8 +12,8 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.tasks.given import given
 from autodeco_gguf.tasks.grading import Grade, Grader
-from autodeco_gguf.tasks.keys import answer_key
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 
@@ -116,6 +116,7 @@ class GradedTasks:
         """Grade an answer to a problem."""
         return self._of[item.task].grade(text, item.problem.answer)
 
-    def key(self, item: Item, text: str) -> str:
-        """What tells a right answer from another right one: what it names, or its text without white space around."""
-        return answer_key(self._checker[item.task], text, item.problem.answer).strip()
+    def key(self, item: Item, text: str, correct: bool | None) -> str:
+        """What tells a right answer from another right one: what it gives, or its text without white space around."""
+        found = given(self._checker[item.task], text, item.problem.answer, correct)
+        return text.strip() if found is None else found

@@ -83,7 +83,7 @@ def answers(
             item, number, _ = wanted[result.index]
             failed = result.finish_reason == "error"
             grade = Grade(False, result.error) if failed else tasks.grade(item, result.text)
-            yield Answer(item, number, result, grade, tasks.key(item, result.text), seconds)
+            yield Answer(item, number, result, grade, tasks.key(item, result.text, grade.correct), seconds)
             start = time.perf_counter()
 
 

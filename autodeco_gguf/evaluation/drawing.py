@@ -15,12 +15,12 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
-from autodeco_gguf.evaluation.given import given
 from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method, Points
 from autodeco_gguf.evaluation.pairs import PairsFile, shuffled
 from autodeco_gguf.evaluation.samples import PARAMETERS, Key, Sample, Samples, keys_of, make_sample, sample_seed
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.tasks.given import given
 from autodeco_gguf.tasks.grading import Grade
 
 

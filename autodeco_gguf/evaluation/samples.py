@@ -14,11 +14,11 @@ import numpy as np
 from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
-from autodeco_gguf.evaluation.given import gives
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.evaluation.settings import ADVICE
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling, seed_from
+from autodeco_gguf.tasks.given import gives
 
 SAMPLES = "samples.jsonl"
 """Where they stand in the directory of an evaluation."""

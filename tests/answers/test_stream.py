@@ -100,5 +100,6 @@ def test_answers_that_name_the_same_have_one_key() -> None:
     task = Task("fruits", (Problem("Name a fruit.", '["apple", "pear"]', 1),), "member")
     with GradedTasks([task]) as tasks:
         item = Item("fruits", 0, task.problems[0], [1])
-        assert tasks.key(item, "An apple!") == tasks.key(item, "Apples are one. Pears are another.") == "apple"
-        assert tasks.key(item, " Stone ") == "Stone"
+        assert [tasks.key(item, text, True) for text in ("An apple!", "Apples are one. Pears too.")] == ["apple"] * 2
+    with GradedTasks([Task("words", task.problems, "exact")]) as tasks:
+        assert tasks.key(Item("words", 0, task.problems[0], [1]), " Stone ", True) == "Stone"

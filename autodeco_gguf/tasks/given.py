@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autodeco_gguf.tasks.checkers import FINDERS
-from autodeco_gguf.tasks.keys import KEYS, answer_key
+from autodeco_gguf.tasks.members import first_member
 from autodeco_gguf.tasks.numbers import Number
 
 ONE_RIGHT = ("boxed", "choice", "number")
@@ -12,7 +12,7 @@ ONE_RIGHT = ("boxed", "choice", "number")
 
 def gives(checker: str) -> bool:
     """Whether a checker takes an answer out of a response."""
-    return checker in ONE_RIGHT or checker in KEYS
+    return checker in (*ONE_RIGHT, "member")
 
 
 def given(checker: str, text: str, answer: str, correct: bool | None) -> str | None:
@@ -26,7 +26,8 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
         correct: the grade.
 
     Returns:
-        "" for a response without the form that the checker looks for; None for a checker that looks at the whole text.
+        The member of a list, for ``member``, of a wrong response its text. "" for a response without the form that the
+        checker looks for; None for a checker that looks at the whole text.
 
     Examples:
         >>> given("boxed", r"It is \\boxed{0.5}.", r"\\frac{1}{2}", True), given("boxed", r"\\boxed{ 3 }", "4", False)
@@ -34,8 +35,10 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
         >>> given("boxed", "It is 4.", "4", False), given("exact", "4", "4", True)
         ('', None)
     """
+    if checker == "member":
+        return first_member(text, answer) or text
     if checker not in ONE_RIGHT:
-        return answer_key(checker, text, answer) if checker in KEYS else None
+        return None
     if correct:
         return answer
     found = FINDERS[checker](text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autodeco_gguf.evaluation.given import given, gives
+from autodeco_gguf.tasks.given import given, gives
 
 
 @pytest.mark.parametrize(
