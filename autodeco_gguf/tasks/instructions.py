@@ -20,6 +20,7 @@ from typing import Any
 
 from autodeco_gguf.files.reading import read_json
 from autodeco_gguf.tasks import ifeval
+from autodeco_gguf.tasks.instruction_checks import encode
 
 SPLITS: Mapping[str, int] = {"train": 4096, "test": 512}
 """The splits, and how many problems the task of each has."""
@@ -74,7 +75,7 @@ class InstructionProblem:
     @property
     def answer(self) -> str:
         """What ``ifeval.check`` takes."""
-        return ifeval.encode([i.id for i in self.instructions], [i.arguments for i in self.instructions])
+        return encode([i.id for i in self.instructions], [i.arguments for i in self.instructions])
 
 
 # ---- what goes together ----

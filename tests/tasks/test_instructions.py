@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autodeco_gguf.tasks import ifeval, instructions
+from autodeco_gguf.tasks.instruction_checks import encode
 from autodeco_gguf.tasks.instructions import Instruction, InstructionProblem
 from autodeco_gguf.tasks.tasks import read_task
 
@@ -55,7 +56,7 @@ def respond(request: str, listed: Sequence[Instruction]) -> str | None:
     """A response that ``ifeval.check`` accepts; None where this finds none."""
     asked = {i.kind: i for i in listed}
     language = asked["response_language"].arguments["language"] if "response_language" in asked else "en"
-    answer = ifeval.encode([i.id for i in listed], [i.arguments for i in listed])
+    answer = encode([i.id for i in listed], [i.arguments for i in listed])
     texts = (write(request, asked, clause, shortest) for shortest in (1, 3, 9) for clause in CLAUSES[language])
     return next((text for text in texts if ifeval.check(text, answer)), None)
 
