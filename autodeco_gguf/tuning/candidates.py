@@ -8,8 +8,9 @@ from pathlib import Path
 
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method
-from autodeco_gguf.evaluation.runner import Progress, evaluate
+from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning.plan import Plan
@@ -57,6 +58,7 @@ class Trial:
             self.watch(stage, progress)
 
         results = evaluate(self.engine, self.tasks.of(tasks), directory, methods, settings, plots=False, watch=watch)
+        assert results is not None  # only a watch that has had enough ends it before
         return rows(directory, results, tasks, self.measure)
 
     def search(

@@ -14,8 +14,8 @@ from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.evaluation.as_json import from_json, to_json
+from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
-from autodeco_gguf.evaluation.runner import Progress
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
