@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
@@ -70,14 +71,14 @@ class Encoder:
         context: Context,
         max_tokens: int,
         commands: Commands | None = None,
-        chat_template_kwargs: Mapping[str, object] | None = None,
+        chat: Chat | None = None,
     ) -> None:
         """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
 
-        Raises InvalidInput for ``chat_template_kwargs`` that are not for the model's chat template.
+        ``chat`` is the model's chat template, where it is to read more than by default.
         """
         self._context = context
-        self._chat = context.chat(chat_template_kwargs)
+        self._chat = chat or context.chat()
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()

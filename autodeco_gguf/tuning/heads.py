@@ -95,6 +95,7 @@ def train_heads(
             n_ctx=settings.n_ctx,
             n_parallel=settings.n_parallel,
             time_limit=settings.time_limit,
+            chat_template_kwargs=settings.chat_template_kwargs,
         ),
         machine=settings.machine,
         watch=RewardWatch(lambda name, done, of: say(f"training, {name} {done} of {of}"), warn, on_round),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import InvalidInput
@@ -30,6 +31,7 @@ class TuneSettings:
         n_parallel: answers at a time.
         time_limit: seconds that a checker may take for an answer.
         train: whether heads are trained, where there is time.
+        chat_template_kwargs: what the chat template is to read besides.
         machine: what it runs on; a single thread makes it reproducible to the bit.
     """
 
@@ -42,6 +44,7 @@ class TuneSettings:
     n_parallel: int = 16
     time_limit: float = 10.0
     train: bool = True
+    chat_template_kwargs: Mapping[str, object] | None = None
     machine: Machine = field(default_factory=Machine)
 
     @property

@@ -186,6 +186,7 @@ class _Run:
             heads=heads,
             heads_enabled=() if heads is None else None,
             machine=self.settings.machine,
+            chat_template_kwargs=self.settings.chat_template_kwargs,
             batching=Batching(batch_invariant=many),  # so that an interruption leaves no trace in the results
         )
 
@@ -197,6 +198,7 @@ class _Run:
         header = make_header("tune", engine, self.graded.tasks, items, drawn)
         own = None if self.own is None else self.own.fingerprint()[:16]
         told = {"minutes": s.minutes, "reward": s.reward, "k": s.group, "parallel": s.n_parallel}
+        told["chat_template_kwargs"] = None if s.chat_template_kwargs is None else dict(s.chat_template_kwargs)
         return {**header, "heads": own, **told, "train": obstacle(s) is None}
 
     def _say(self, text: str) -> None:

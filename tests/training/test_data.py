@@ -452,7 +452,7 @@ def test_what_the_chat_template_reads_besides(
     record = turns(("user", "Hello"), ("assistant", "world"))
     texts = []
     for kwargs in (None, {"enable_thinking": False}):
-        (tokens,) = Encoder(context, 256, None, kwargs).encode(record, 0, Counts())
+        (tokens,) = Encoder(context, 256, chat=context.chat(kwargs)).encode(record, 0, Counts())
         texts.append(text(context, tokens))
         assert said(context, tokens) == ["world<|im_end|>"]
     assert texts == [f"<user>Hello<|im_end|><assistant>{thought}world<|im_end|>" for thought in ("", "()")]
