@@ -26,6 +26,9 @@ from autodeco_gguf.training.turns import read_conversation, read_weight, takes_t
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
 
+Ids = npt.NDArray[np.uint32]
+"""Numbers of examples."""
+
 FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64}
 """Of a data set: the sequences, one after the other; where each of them ends, after a 0; where the sequences of each
 example begin among those, and a last one would."""
@@ -254,6 +257,19 @@ class Dataset:
         """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
         begin, end = self._firsts[index : index + 2]
         return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
+
+
+def held_out(n: int, share: float, most: int, seed: int) -> tuple[Ids, Ids]:
+    """Of n examples those to validate on, and those to train on, both in an order that is drawn.
+
+    At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
+    n_held = min(round(share * n), most, n - 1)
+    if share > 0 and n > 1:
+        n_held = max(1, n_held)
+    validation, training = np.split(order, [n_held])
+    return validation, training
 
 
 def encode_files(
