@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -33,6 +33,10 @@ class Problem:
     def where(self) -> str:
         """``file:line``, or ``file: record N``."""
         return place(self.file, self.line, by_line=self.by_line)
+
+    def located(self) -> AbstractContextManager[None]:
+        """What is refused within is this problem, as :func:`located` has it."""
+        return located(self.file, self.line, by_line=self.by_line)
 
 
 def place(file: str | Path, number: int, *, by_line: bool = True) -> str:

@@ -18,21 +18,21 @@ from autodeco_gguf.view.figures import write_png
 def plot_log(log: Path, output: Path) -> None:
     """Draw the losses and mean T and P of a ``log.jsonl`` over its steps, as a PNG."""
     losses, means = ("temperature", "top_p", "ranking"), ("mean_temperature", "mean_top_p")
-    _plot(log, output, "step", {"loss, nats": losses, "mean prediction": means})
+    _plot(log, output, "step", {"loss, nats": losses, "mean prediction": means}, zeros=False)
 
 
 def plot_rounds(log: Path, output: Path) -> None:
     """Draw the reward and mean T and P of the ``log.jsonl`` of a training on reward over its rounds, as a PNG."""
-    _plot(log, output, "round", {"reward": ("reward",), "mean prediction": ("temperature", "top_p")})
+    _plot(log, output, "round", {"reward": ("reward",), "mean prediction": ("temperature", "top_p")}, zeros=True)
 
 
-def _plot(log: Path, output: Path, x: str, panels: Mapping[str, Sequence[str]]) -> None:
-    """A panel for each label, with these values of the log's lines over their ``x``; a loss that is always 0 is none."""
+def _plot(log: Path, output: Path, x: str, panels: Mapping[str, Sequence[str]], *, zeros: bool) -> None:
+    """A panel for each label, with these values of the log over ``x``; without ``zeros`` not those that are always 0."""
     records = [json.loads(line) for _, line in read_lines(log)]
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, (label, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for color, key in zip(("tab:red", "tab:blue", "tab:green"), keys, strict=False):
-            if x == "round" or any(r["train"][key] for r in records):
+            if zeros or any(r["train"][key] for r in records):
                 _curve(axes, records, x, key, color)
         axes.set_xlabel(x)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,11 @@ class TuneSettings:
         """What ways to decode are compared by."""
         names = {"correct": "pass@1", "any": f"pass@{self.k}", "distinct": f"distinct@{self.k}"}
         return names.get(self.reward, f"mean {self.reward}")
+
+    @property
+    def limit(self) -> float:
+        """The largest value of the measure; that of a function of one's own is not known."""
+        return {"correct": 1.0, "any": 1.0, "distinct": float(self.k)}.get(self.reward, math.inf)
 
     def check(self) -> None:
         """Raise InvalidInput for a value out of range."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -285,7 +284,6 @@ class _Run:
         by_name = {row.name: row for row in rows}
         pair = next(row.name for row in rows if row.config == found[0].candidate)
         tested = [t.name for t in chosen(self.parts.test, 0, plan.test_problems) for _ in t.problems]
-        limit = {"correct": 1.0, "any": 1.0, "distinct": float(self.settings.k)}.get(self.settings.reward, math.inf)
         tuned = Tuned(
             model=self.model,
             settings=self.settings,
@@ -295,7 +293,7 @@ class _Run:
             found=found,
             rows=by_name,
             pair=pair,
-            verdict=names.decide(by_name, pair, tested, limit),
+            verdict=names.decide(by_name, pair, tested, self.settings.limit),
             tested=tested,
             seconds=self.clock.seconds,
             own=self.heads,
