@@ -27,7 +27,7 @@ def plot_rounds(log: Path, output: Path) -> None:
 
 
 def _plot(log: Path, output: Path, x: str, panels: Mapping[str, Sequence[str]], *, zeros: bool) -> None:
-    """A panel for each label, with these values of the log over ``x``; without ``zeros`` not those that are always 0."""
+    """A panel for each label, with these values of the log over ``x``; those that are always 0 only with ``zeros``."""
     records = [json.loads(line) for _, line in read_lines(log)]
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, (label, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
