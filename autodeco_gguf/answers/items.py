@@ -116,7 +116,6 @@ class GradedTasks:
         """Grade an answer to a problem."""
         return self._of[item.task].grade(text, item.problem.answer)
 
-    def key(self, item: Item, text: str, correct: bool | None) -> str:
-        """What tells a right answer from another right one: what it gives, or its text without white space around."""
-        found = given(self._checker[item.task], text, item.problem.answer, correct)
-        return text.strip() if found is None else found
+    def given(self, item: Item, text: str, correct: bool | None) -> str | None:
+        """What the checker takes out of an answer, as :func:`autodeco_gguf.tasks.given.given` says."""
+        return given(self._checker[item.task], text, item.problem.answer, correct)

@@ -31,16 +31,21 @@ class Answer:
     """An answer to a problem with its grade.
 
     ``number`` is that of what was wanted, and ``result.index`` its place there. ``seconds`` passed until the model had
-    it, since the one before was taken. What failed in the model is wrong, whatever its text. Right answers of one
-    ``key`` are the same answer.
+    it, since the one before was taken. What failed in the model is wrong, whatever its text. ``given`` is what the
+    checker takes out of it, None where it looks at the whole text.
     """
 
     item: Item
     number: int
     result: Result
     grade: Grade
-    key: str
     seconds: float
+    given: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells a right answer from another right one: what it gives, or its text without white space around."""
+        return self.result.text.strip() if self.given is None else self.given
 
     def graded(self) -> bool:
         """Whether it is right; raises BadFile, naming the problem, where the checker failed on it."""
@@ -83,7 +88,7 @@ def answers(
             item, number, _ = wanted[result.index]
             failed = result.finish_reason == "error"
             grade = Grade(False, result.error) if failed else tasks.grade(item, result.text)
-            yield Answer(item, number, result, grade, tasks.key(item, result.text, grade.correct), seconds)
+            yield Answer(item, number, result, grade, seconds, tasks.given(item, result.text, grade.correct))
             start = time.perf_counter()
 
 

@@ -35,10 +35,12 @@ GGUF = click.Path(path_type=Path)
 
 option = partial(click.option, show_default=True)
 
+max_tokens_option = click.option(
+    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
+)
+
 _ANSWERS = (
-    click.option(
-        "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
-    ),
+    max_tokens_option,
     click.option(
         "-c",
         "--ctx",

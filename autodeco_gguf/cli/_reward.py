@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autodeco_gguf.cli._common import F, progress_bar
+from autodeco_gguf.cli._common import F, max_tokens_option, progress_bar
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ _OPTIONS = (
     ),
     click.option("-k", type=int, default=16, show_default=True, help="Answers to a problem in a round."),
     click.option("--rounds", type=int, default=30, show_default=True, help="Rounds: answers, and a step."),
-    click.option(
-        "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
-    ),
+    max_tokens_option,
     click.option("--parallel", type=click.IntRange(min=1), default=32, show_default=True, help="Answers at a time."),
     click.option("--pull", type=float, default=0.001, show_default=True, help="Weight of the pull towards START."),
     click.option(
@@ -115,10 +113,15 @@ def train_on_reward(base: Path, options: dict[str, Any]) -> None:
         )
     if trained.rounds < trained.planned:
         click.echo(f"stopped early after round {trained.rounds}", err=True)
-    click.echo(f"{trained.checkpoint}: the checkpoint, after round {trained.kept}", err=True)
-    click.echo(f"{trained.adapter}: the adapter, for autodeco-gguf run {base} --heads {trained.adapter}", err=True)
+    print_files(base, trained.checkpoint, trained.adapter, f"round {trained.kept}")
     if trained.report is not None:
         _print_report(trained.report)
+
+
+def print_files(base: Path, checkpoint: Path, adapter: Path, after: str) -> None:
+    """Say what a training left, and what for."""
+    click.echo(f"{checkpoint}: the checkpoint, after {after}", err=True)
+    click.echo(f"{adapter}: the adapter, for autodeco-gguf run {base} --heads {adapter}", err=True)
 
 
 def _soft_cut(options: dict[str, Any]) -> dict[str, Any]:

@@ -22,18 +22,16 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
-from autodeco_gguf.tasks.adapters import ADAPTERS
-from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.commands import SHIPPED, Commands
-from autodeco_gguf.tasks.tasks import BUILT_IN, DEMO
+from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
-    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
@@ -61,27 +59,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 
 @click.command("eval", cls=Verb, help=_HELP)
 @click.argument("model", type=GGUF, required=False)
-@option(
-    "--task",
-    "tasks",
-    multiple=True,
-    metavar="[FORMAT:]SOURCE",
-    help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "
-    f"FORMAT: {', '.join(ADAPTERS)}. Built in: {', '.join(BUILT_IN)}, each also as NAME@train.  "
-    f"[default: {DEMO}, without MODEL]",
-)
-@option(
-    "--checker",
-    metavar="NAME",
-    help=f"What tells a right answer of all tasks: {', '.join(CHECKERS)}, or module:function of your own.  "
-    "[default: the format's own, else boxed]",
-)
+@task_options
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
 @option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
-@option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]")
 @answer_options
 @chat_template_option
 @option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
@@ -99,9 +82,6 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 )
 @option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
-@option(
-    "--time-limit", type=click.FloatRange(min=0, min_open=True), default=10.0, help="Seconds for checking an answer."
-)
 @option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
 @option("--wide", is_flag=True, help="Print every column, as report.md has them.")
 @machine_options()
@@ -115,7 +95,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.runner import evaluate
 
-    with _read_tasks(options) as tasks:
+    with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
         commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
         engine = _load(model, options)
@@ -165,16 +145,6 @@ def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
     settings = EvalSettings(**{name: options[name] for name in names})
     settings.check()
     return settings, None if options["shard"] is None else Shard.parse(options["shard"])
-
-
-def _read_tasks(options: dict[str, Any]) -> GradedTasks:
-    from autodeco_gguf.answers.items import GradedTasks
-    from autodeco_gguf.tasks.tasks import read_task
-
-    specs = options["tasks"] or (DEMO,)
-    tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in specs]
-    EvalSettings(tasks=tuple(task.name for task in tasks)).check()
-    return GradedTasks(tasks, options["time_limit"])
 
 
 def _check_output(output: Path, plots: bool) -> None:

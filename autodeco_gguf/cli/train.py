@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, option, progress_bar
-from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, named, refuse, reward_options, train_on_reward
+from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, named, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
         click.echo(f"stopped early at step {trained.steps}, kept step {trained.kept}", err=True)
     elif trained.kept < trained.steps:
         click.echo(f"kept step {trained.kept}, whose validation was the best", err=True)
-    click.echo(f"{trained.checkpoint}: the checkpoint, after {trained.kept} steps", err=True)
-    click.echo(f"{trained.adapter}: the adapter, for autodeco-gguf run {base} --heads {trained.adapter}", err=True)
+    print_files(base, trained.checkpoint, trained.adapter, f"{trained.kept} steps")
     if trained.report is not None:
         _print_report(trained.report)
 

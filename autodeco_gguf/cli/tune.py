@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, answer_options, machine_options, option, progress_bar, resumable
+from autodeco_gguf.cli._common import (
+    GGUF,
+    Verb,
+    answer_options,
+    chat_template_option,
+    machine_options,
+    option,
+    progress_bar,
+    resumable,
+)
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
 
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
 @option("--heads", type=GGUF, help="Adapter whose heads are to be compared too, and trained further.")
 @option("--train/--no-train", default=True, help="Train heads, where there is time.")
 @answer_options
+@chat_template_option
 @machine_options()
 def tune_command(model: Path, output: Path | None, **options: Any) -> None:
     """Find the best temperature and top-p for MODEL on tasks of your own, in so many minutes.
@@ -60,6 +70,7 @@ def tune_command(model: Path, output: Path | None, **options: Any) -> None:
         n_parallel=options["parallel"],
         time_limit=options["time_limit"],
         train=options["train"],
+        chat_template_kwargs=options["chat_template_kwargs"],
         machine=options["machine"],
     )
     settings.check()

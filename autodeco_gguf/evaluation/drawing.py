@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from autodeco_gguf.answers.items import GradedTasks, Item
@@ -20,7 +20,6 @@ from autodeco_gguf.evaluation.pairs import PairsFile, shuffled
 from autodeco_gguf.evaluation.samples import PARAMETERS, Key, Sample, Samples, keys_of, make_sample, sample_seed
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.files.journal import Journal
-from autodeco_gguf.tasks.given import given
 from autodeco_gguf.tasks.grading import Grade
 
 
@@ -89,25 +88,22 @@ class Run:
     order: Sequence[str] = ()
     """Names of the methods, as they are completed."""
     left: int = 0
-    checkers: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.checkers = {task.name: task.checker for task in self.tasks.tasks}
 
     def regrade(self, items: Iterable[Item]) -> None:
         """Grade what an earlier run could not, and read the answers that an older version did not."""
         of = {item.key: item for item in items}
         for sample in self.samples.ungraded():
             item = of[sample.task, sample.problem]
-            graded = self._graded(sample, item, self.tasks.grade(item, sample.text))
+            graded = self._regraded(sample, item, self.tasks.grade(item, sample.text))
             if graded != sample:
                 self.samples.add(graded)
         for sample in self.samples.unread():
-            self.samples.add(self._graded(sample, of[sample.task, sample.problem], Grade(sample.correct, sample.error)))
+            item = of[sample.task, sample.problem]
+            self.samples.add(self._regraded(sample, item, Grade(sample.correct, sample.error)))
 
-    def _graded(self, sample: Sample, item: Item, grade: Grade) -> Sample:
-        answer = given(self.checkers[item.task], sample.text, item.problem.answer, grade.correct)
-        return replace(sample, correct=grade.correct, error=grade.error, answer=answer)
+    def _regraded(self, sample: Sample, item: Item, grade: Grade) -> Sample:
+        given = self.tasks.given(item, sample.text, grade.correct)
+        return replace(sample, correct=grade.correct, error=grade.error, answer=given)
 
     def complete_all(self, methods: Sequence[Method]) -> list[Method]:
         """Draw all samples of all methods; those that are complete, with the configs that were found.
@@ -170,9 +166,8 @@ class Run:
         try:
             with closing(answers(self.engine, self.tasks, asked, sampling, settings.max_tokens, pairs)) as drawn:
                 for answer in drawn:
-                    item, key = missing[answer.result.index]
-                    sample = make_sample(config, key, sampling, answer.result, self.engine.heads)
-                    sample = self._graded(sample, item, answer.grade)
+                    key = missing[answer.result.index][1]
+                    sample = make_sample(config, key, sampling, answer, self.engine.heads)
                     if self.pairs is not None and config == AUTODECO:
                         self.pairs.add(key, answer.result)  # first: a sample without pairs is drawn again for these
                     if key not in self.samples.of(config):

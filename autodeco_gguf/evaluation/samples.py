@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autodeco_gguf.answers.stream import Answer
 from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
@@ -137,18 +138,20 @@ _TYPES: dict[str, type] = {
 }
 
 
-def make_sample(config: Config, key: Key, sampling: Sampling, result: Result, heads: Collection[str]) -> Sample:
-    """A sample that is not yet graded, unless it failed."""
+def make_sample(config: Config, key: Key, sampling: Sampling, answer: Answer, heads: Collection[str]) -> Sample:
+    """The sample that an answer is."""
+    result = answer.result
     return Sample(
         **key._asdict(),
         config=config,
         text=result.text,
-        correct=False if result.finish_reason == "error" else None,
-        error=result.error,
+        correct=answer.grade.correct,
+        error=answer.grade.error,
         finish_reason=result.finish_reason,
         tokens=len(result.temperature),
         temperature=drawn("temperature", sampling, result, heads),
         top_p=drawn("top_p", sampling, result, heads),
+        answer=answer.given,
     )
 
 

@@ -73,9 +73,6 @@ class EvalSettings:
         if self.n_search > self.k:
             raise InvalidInput.of("search_samples", self.search_samples, f"at most k, which is {self.k}")
         check_seed_range(self.seed)
-        twice = next((name for name in self.tasks if self.tasks.count(name) > 1), None)
-        if twice is not None:
-            raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
 
 
 class Shard(NamedTuple):

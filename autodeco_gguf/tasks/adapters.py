@@ -224,7 +224,7 @@ def _json(key: str, value: object) -> object:
 
 LIVECODEBENCH = Adapter("literal", _livecodebench)
 PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
-"""Records as ``read_problems`` takes them; the prompt is the problem as it stands."""
+"""Records as ``parse_problem`` takes them; the prompt is the problem as it stands."""
 
 ADAPTERS = {
     **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _competition)),

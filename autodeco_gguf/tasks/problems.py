@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
-from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
-from autodeco_gguf.tasks.checkers import read_answer
+from autodeco_gguf.files.jsonl import type_name
 
 _KEYS = (("problem", "gt"), ("prompt", "answer"), ("question", "answer"))
 _EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
@@ -36,6 +34,10 @@ class Problem:
         """``file:line``, or ``file: record N``."""
         return place(self.file, self.line, by_line=self.by_line)
 
+    def located(self) -> AbstractContextManager[None]:
+        """What is refused within is this problem, as :func:`located` has it."""
+        return located(self.file, self.line, by_line=self.by_line)
+
 
 def place(file: str | Path, number: int, *, by_line: bool = True) -> str:
     """Where a record stands, for a reader: ``file:line``, or ``file: record N``."""
@@ -56,33 +58,10 @@ def located(file: str | Path, number: int, *, by_line: bool = True) -> Iterator[
         raise BadFile(f"{where}: {e}", file=file, key=e.key, expected=e.expected, found=e.found) from e
 
 
-def read_problems(path: Path, limit: int | None = None, *, checker: str = "boxed") -> list[Problem]:
-    """The problems of a JSONL file: ``problem`` and ``gt``, as in the official evaluation data, ``prompt`` and
-    ``answer``, or ``question`` and ``answer``; an answer may be a number.
-
-    Args:
-        path: the file; blank lines are passed over.
-        limit: read the first so many.
-        checker: what reads the answers, as ``checkers.read_answer`` says.
-
-    Raises:
-        BadFile: a malformed line, or one whose answer the checker cannot read, named as file:line; no problem in it;
-            the file cannot be read.
+def parse_problem(record: Mapping[str, object]) -> tuple[str, str]:
+    """Text and answer of a record with ``problem`` and ``gt``, as in the official evaluation data, ``prompt`` and
+    ``answer``, or ``question`` and ``answer``; an answer may be a number. InvalidInput, without its place, for another.
     """
-    problems = []
-    for number, line in itertools.islice(read_lines(path), limit):
-        with located(path, number):
-            text, answer = parse_problem(parse_line(line))
-            problems.append(Problem(text, read_answer(checker, answer), number, str(path)))
-    if not problems:
-        raise BadFile.of(path, f"no problem in it, expected lines of {_EXPECTED}", expected=_EXPECTED)
-    return problems
-
-
-def parse_problem(record: object) -> tuple[str, str]:
-    """Text and answer of a record as ``read_problems`` takes it; InvalidInput, without its place, for another."""
-    if not isinstance(record, dict):
-        raise InvalidInput(f"is {type_name(record)}, expected {_EXPECTED}", expected=_EXPECTED, found=record)
     text, answer = next((keys for keys in _KEYS if keys[0] in record), ("", ""))
     if not text:
         keys = sorted(record)

@@ -76,7 +76,7 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     Args:
         spec: ``NAME[@SPLIT]`` of ``BUILT_IN``, with "train" or "test", which is the default; or
             ``[FORMAT:]SOURCE``. FORMAT is one of ``adapters.ADAPTERS``; without it records are as
-            ``read_problems`` takes them. SOURCE is a file (.jsonl, .json with a list, .csv, .parquet) or a data set
+            ``parse_problem`` takes them. SOURCE is a file (.jsonl, .json with a list, .csv, .parquet) or a data set
             of the Hugging Face hub as ``OWNER/NAME[:CONFIG][@SPLIT]``; of several splits "test" is taken.
         checker: instead of the format's own; "boxed" without a format.
         limit: read the first so many.

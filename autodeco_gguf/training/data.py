@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
@@ -24,6 +25,9 @@ from autodeco_gguf.training.turns import read_conversation, read_weight, takes_t
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
+
+Ids = npt.NDArray[np.uint32]
+"""Numbers of examples."""
 
 FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64}
 """Of a data set: the sequences, one after the other; where each of them ends, after a 0; where the sequences of each
@@ -70,14 +74,14 @@ class Encoder:
         context: Context,
         max_tokens: int,
         commands: Commands | None = None,
-        chat_template_kwargs: Mapping[str, object] | None = None,
+        chat: Chat | None = None,
     ) -> None:
         """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
 
-        Raises InvalidInput for ``chat_template_kwargs`` that are not for the model's chat template.
+        ``chat`` is the model's chat template, where it is to read more than by default.
         """
         self._context = context
-        self._chat = context.chat(chat_template_kwargs)
+        self._chat = chat or context.chat()
         self._max_tokens = max_tokens
         self._commands = commands
         self._suffix = self._answer_suffix()
@@ -253,6 +257,19 @@ class Dataset:
         """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
         begin, end = self._firsts[index : index + 2]
         return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
+
+
+def held_out(n: int, share: float, most: int, seed: int) -> tuple[Ids, Ids]:
+    """Of n examples those to validate on, and those to train on, both in an order that is drawn.
+
+    At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
+    n_held = min(round(share * n), most, n - 1)
+    if share > 0 and n > 1:
+        n_held = max(1, n_held)
+    validation, training = np.split(order, [n_held])
+    return validation, training
 
 
 def encode_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,6 @@ def likelihood_start(
     settings: RewardSettings,
     directory: Path,
     phase: Phase = lambda name, done, of: None,
-    chat_template_kwargs: Mapping[str, object] | None = None,
 ) -> tuple[HeadsModule, int]:
     """New heads, trained by likelihood on the right answers of the first rounds, drawn at T = 1.
 
@@ -42,7 +41,6 @@ def likelihood_start(
         settings: of the training on reward; ``start_rounds`` and ``start_steps`` count.
         directory: keeps what is finished, for the same call after an interruption.
         phase: progress.
-        chat_template_kwargs: those of the engine.
 
     Returns:
         The heads, and how many right answers there were; below ``LEAST`` the heads are new.
@@ -57,7 +55,7 @@ def likelihood_start(
     heads = HeadsModule.open_new(engine.context.hidden_size, settings.seed)
     engine.forget()
     try:
-        encoder = Encoder(engine.context, engine.n_ctx, None, chat_template_kwargs)
+        encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
         data = encode_files([answers], encoder, directory, skip_bad=True)
     except BadFile:  # nothing that is right, or nothing but empty answers, which are skipped
         return heads, 0

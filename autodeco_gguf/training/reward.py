@@ -121,7 +121,7 @@ def train_reward(
             trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
-                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", options, watch)
+                    given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
                 trainer.begin(given or HeadsModule.open_new(engine.context.hidden_size, settings.seed))
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
@@ -177,11 +177,9 @@ def _likelihood(
     trainer: RewardTrainer,
     settings: RewardSettings,
     directory: Path,
-    options: RewardOptions,
     watch: RewardWatch,
 ) -> HeadsModule:
-    kwargs = options.chat_template_kwargs
-    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase, kwargs)
+    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase)
     if n < LEAST:
         watch.warning(f"only {n} right answers at T = 1: too few to start from by likelihood, so the heads are new")
     return heads

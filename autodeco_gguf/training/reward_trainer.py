@@ -16,14 +16,13 @@ import torch
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.answers.stream import Wanted, answers, groups
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.files.journal import Journal
-from autodeco_gguf.heads.format import HEAD_PREFIX
 from autodeco_gguf.model.sampling import Sampling, seed_from
-from autodeco_gguf.training.data import Tokens
+from autodeco_gguf.training.data import Tokens, held_out
 from autodeco_gguf.training.features import stream
 from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.optimizer import HeadsOptimizer
 from autodeco_gguf.training.policy import accumulate
 from autodeco_gguf.training.reward_settings import MAX_VALIDATION, RewardSettings
 from autodeco_gguf.training.rewards import Group, Reward
@@ -110,18 +109,14 @@ class RewardTrainer:
             BadFile: a state of another training, or a damaged one.
         """
         self._engine, self._tasks, self._reward, self._settings = engine, tasks, reward, settings
-        order = np.random.default_rng([settings.seed, 1]).permutation(len(items))
-        n_validation = min(round(settings.validation * len(items)), MAX_VALIDATION, len(items) - 1)
-        if settings.validation > 0 and len(items) > 1:
-            n_validation = max(1, n_validation)
-        self.validation, self.training = ([items[i] for i in part] for part in np.split(order, [n_validation]))
+        parts = held_out(len(items), settings.validation, MAX_VALIDATION, settings.seed)
+        self.validation, self.training = ([items[i] for i in part] for part in parts)
         self.rounds = settings.rounds
         size = engine.context.hidden_size
         self.heads, self._start = HeadsModule(size, settings.seed), HeadsModule(size, settings.seed)
-        trained = tuple(HEAD_PREFIX[head] for head in settings.objective.heads)
-        self._parameters = [p for name, p in self.heads.named_parameters() if name.startswith(trained)]
         self._peak_lr = settings.peak_lr(size)
-        self._optimizer = torch.optim.AdamW(self._parameters, self._peak_lr, weight_decay=settings.weight_decay)
+        how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
+        self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
         self._at = _Progress()
         identity = {**asdict(settings), **identity}
         with Journal(files[0] / "begun.jsonl", {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
@@ -222,19 +217,14 @@ class RewardTrainer:
         ]
         if not weighted:
             return 0.0
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.zero_grad()
+
+        def add_gradients() -> None:
+            features = stream(self._engine.context, [tokens for tokens, _ in weighted])
+            weights, settings = torch.tensor([weight for _, weight in weighted]), self._settings
+            accumulate(self.heads, self._start, features, weights, n_tokens, settings.objective, settings.limits)
+
         self._engine.forget()
-        features = stream(self._engine.context, [tokens for tokens, _ in weighted])
-        weights, settings = torch.tensor([weight for _, weight in weighted]), self._settings
-        accumulate(self.heads, self._start, features, weights, n_tokens, settings.objective, settings.limits)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
-        if not math.isfinite(norm):
-            message = f"round {self._at.round + 1}: the gradient is not finite; lower --lr"
-            raise ModelFailed(message, key="lr", found=norm)
-        self._optimizer.step()
-        return norm
+        return self._optimizer.step(f"round {self._at.round + 1}", lr, add_gradients)
 
     # ---- validation ----
 

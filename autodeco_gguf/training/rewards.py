@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from autodeco_gguf.answers.stream import Answer
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.scoring import Scorer
 
 REWARDS = ("correct", "any", "distinct")
@@ -137,7 +137,5 @@ class Reward:
 
     def _score(self, scorer: Scorer, one: Answer) -> float:
         problem = one.item.problem
-        try:
+        with problem.located():
             return scorer.score(problem.text, one.result.text, problem.answer)
-        except InvalidInput as e:
-            raise BadFile(f"{problem.where}: {e}", file=problem.file, key="reward", found=self.name) from e

@@ -119,7 +119,8 @@ def train(
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_new(force)  # another may have come to its end meanwhile
         settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
-        encoder = Encoder(context, settings.max_tokens, options.commands, options.chat_template_kwargs)
+        chat = context.chat(options.chat_template_kwargs)
+        encoder = Encoder(context, settings.max_tokens, options.commands, chat)
         dataset = _encode(paths, encoder, out, options, watch)
         longest = max(dataset.counts.longest, 2)
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))

@@ -10,25 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from autodeco_gguf.errors import ModelFailed
-from autodeco_gguf.heads.format import HEAD_PREFIX
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.tasks.commands import VARIANTS
-from autodeco_gguf.training.data import Dataset, Tokens
+from autodeco_gguf.training.data import Dataset, Ids, Tokens, held_out
 from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
+from autodeco_gguf.training.optimizer import HeadsOptimizer
 from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, TrainingSettings
 from autodeco_gguf.training.state import State
 
 SAVE_S = 60.0
 """Seconds between saved states; what is lost by a kill, and computed again."""
-
-Ids = npt.NDArray[np.uint32]
-"""Numbers of examples."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +81,13 @@ class Trainer:
         self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
         settings = replace(settings, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
-        order = np.random.default_rng([settings.seed, 1]).permutation(len(data)).astype(np.uint32)
-        n_validation = min(round(settings.validation * len(data)), MAX_VALIDATION, len(data) - 1)
-        if settings.validation > 0 and len(data) > 1:
-            n_validation = max(1, n_validation)
-        self.validation_ids, self._training_ids = (np.sort(ids) for ids in np.split(order, [n_validation]))
+        parts = held_out(len(data), settings.validation, MAX_VALIDATION, settings.seed)
+        self.validation_ids, self._training_ids = map(np.sort, parts)
         self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
         self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
         self.heads = HeadsModule(context.hidden_size, settings.seed)
-        trained = tuple(HEAD_PREFIX[head] for head in settings.objective.heads)
-        self._parameters = [p for name, p in self.heads.named_parameters() if name.startswith(trained)]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak_lr, weight_decay=settings.weight_decay)
+        how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
+        self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
         described = {**asdict(settings), "data": data.digest, **identity}
@@ -141,14 +132,11 @@ class Trainer:
         positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
         lr = self._lr()
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.zero_grad()
-        backward(self.heads, positions, triples, settings.objective)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip))
-        if not math.isfinite(norm):
-            raise ModelFailed(f"step {self._at.step + 1}: the gradient is not finite; lower --lr", key="lr", found=norm)
-        self._optimizer.step()
+
+        def add_gradients() -> None:
+            backward(self.heads, positions, triples, settings.objective)
+
+        norm = self._optimizer.step(f"step {self._at.step + 1}", lr, add_gradients)
         self._at.step += 1
         tok_s = round(sum(map(len, sequences)) / (time.monotonic() - begin), 1)
         return Step(self._at.step, self.steps, self._at.step / self._steps_epoch, lr, norm, losses, tok_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.errors import not_installed
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.split import VALIDATION
@@ -23,7 +24,7 @@ def obstacle(settings: TuneSettings) -> str | None:
     if not settings.train:
         return "it was not asked for"
     if importlib.util.find_spec("torch") is None:
-        return 'training needs torch; pip install torch, or in a clone: pip install ".[train]"'
+        return str(not_installed("training needs torch", "torch", "train"))
     return None
 
 
@@ -95,6 +96,7 @@ def train_heads(
             n_ctx=settings.n_ctx,
             n_parallel=settings.n_parallel,
             time_limit=settings.time_limit,
+            chat_template_kwargs=settings.chat_template_kwargs,
         ),
         machine=settings.machine,
         watch=RewardWatch(lambda name, done, of: say(f"training, {name} {done} of {of}"), warn, on_round),

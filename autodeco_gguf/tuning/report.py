@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -71,9 +72,11 @@ class Tuned:
     @property
     def command(self) -> str:
         """The line to use what was found."""
-        model, name = shlex.quote(str(self.model)), self.verdict.chosen
+        model, name, kwargs = shlex.quote(str(self.model)), self.verdict.chosen, self.settings.chat_template_kwargs
+        chat = f" --chat-template-kwargs {shlex.quote(json.dumps(kwargs))}" if kwargs else ""
         if name == LLAMA_CPP:
-            return f"llama-cli -m {model}"
+            return f"llama-cli -m {model}{' --jinja' if chat else ''}{chat}"
+        model += chat
         heads = {HEADS: self.trained, OWN: self.own}.get(name)
         if heads is not None:
             return f"autodeco-gguf run {model} --heads {shlex.quote(str(heads))}"

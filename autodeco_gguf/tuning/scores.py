@@ -17,7 +17,7 @@ from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.settings import VERSION, EvalSettings
 from autodeco_gguf.evaluation.summary import Groups, all_problems, by_config, complete_scores
 from autodeco_gguf.files.journal import reading
-from autodeco_gguf.tasks.problems import Problem, located
+from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.scoring import Scorer
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.rewards import REWARDS
@@ -53,7 +53,13 @@ def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
         BadFile: it failed on an answer; the problem is named as file:line.
     """
     if reward in REWARDS:
-        yield {"correct": _right, "any": _passed, "distinct": _distinct}[reward]
+
+        def total(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
+            scores = complete_scores(config, groups, groups, settings)
+            k = settings.k
+            return {"correct": scores.right, "any": scores.passed[k], "distinct": scores.distinct[k]}[reward]
+
+        yield total
         return
     with Scorer(reward, time_limit) as scorer:
 
@@ -64,21 +70,9 @@ def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
 
 
 def _mean(scorer: Scorer, problem: Problem, samples: Sequence[Sample]) -> float:
-    with located(problem.file, problem.line, by_line=problem.by_line):
+    with problem.located():
         scores = [scorer.score(problem.text, sample.text, problem.answer) for sample in samples]
     return math.fsum(scores) / len(scores)
-
-
-def _right(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
-    return complete_scores(config, groups, groups, settings).right
-
-
-def _passed(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
-    return complete_scores(config, groups, groups, settings).passed[settings.k]
-
-
-def _distinct(config: Config, groups: Groups, settings: EvalSettings, _: object) -> Array:
-    return complete_scores(config, groups, groups, settings).distinct[settings.k]
 
 
 def rows(directory: Path, results: Results, tasks: Iterable[Task], measure: Measure) -> list[Row]:

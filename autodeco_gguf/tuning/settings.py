@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import InvalidInput
@@ -30,6 +32,7 @@ class TuneSettings:
         n_parallel: answers at a time.
         time_limit: seconds that a checker may take for an answer.
         train: whether heads are trained, where there is time.
+        chat_template_kwargs: what the chat template is to read besides.
         machine: what it runs on; a single thread makes it reproducible to the bit.
     """
 
@@ -42,6 +45,7 @@ class TuneSettings:
     n_parallel: int = 16
     time_limit: float = 10.0
     train: bool = True
+    chat_template_kwargs: Mapping[str, object] | None = None
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -54,6 +58,11 @@ class TuneSettings:
         """What ways to decode are compared by."""
         names = {"correct": "pass@1", "any": f"pass@{self.k}", "distinct": f"distinct@{self.k}"}
         return names.get(self.reward, f"mean {self.reward}")
+
+    @property
+    def limit(self) -> float:
+        """The largest value of the measure; that of a function of one's own is not known."""
+        return {"correct": 1.0, "any": 1.0, "distinct": float(self.k)}.get(self.reward, math.inf)
 
     def check(self) -> None:
         """Raise InvalidInput for a value out of range."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +185,7 @@ class _Run:
             heads=heads,
             heads_enabled=() if heads is None else None,
             machine=self.settings.machine,
+            chat_template_kwargs=self.settings.chat_template_kwargs,
             batching=Batching(batch_invariant=many),  # so that an interruption leaves no trace in the results
         )
 
@@ -197,6 +197,7 @@ class _Run:
         header = make_header("tune", engine, self.graded.tasks, items, drawn)
         own = None if self.own is None else self.own.fingerprint()[:16]
         told = {"minutes": s.minutes, "reward": s.reward, "k": s.group, "parallel": s.n_parallel}
+        told["chat_template_kwargs"] = None if s.chat_template_kwargs is None else dict(s.chat_template_kwargs)
         return {**header, "heads": own, **told, "train": obstacle(s) is None}
 
     def _say(self, text: str) -> None:
@@ -283,7 +284,6 @@ class _Run:
         by_name = {row.name: row for row in rows}
         pair = next(row.name for row in rows if row.config == found[0].candidate)
         tested = [t.name for t in chosen(self.parts.test, 0, plan.test_problems) for _ in t.problems]
-        limit = {"correct": 1.0, "any": 1.0, "distinct": float(self.settings.k)}.get(self.settings.reward, math.inf)
         tuned = Tuned(
             model=self.model,
             settings=self.settings,
@@ -293,7 +293,7 @@ class _Run:
             found=found,
             rows=by_name,
             pair=pair,
-            verdict=names.decide(by_name, pair, tested, limit),
+            verdict=names.decide(by_name, pair, tested, self.settings.limit),
             tested=tested,
             seconds=self.clock.seconds,
             own=self.heads,

@@ -60,6 +60,12 @@ def test_what_it_prints(qwen2: Case, problems: Path, tmp_path: Path, capfd: Capt
     assert_refused(again, f"{out}/config.json: exists; use --force to replace it")
 
 
+def test_chat_template_kwargs_reach_the_model(qwen2: Case, problems: Path, tmp_path: Path, capfd: Capture) -> None:
+    command = ("train", qwen2.base, "--reward", "correct", "--task", problems, "-o", tmp_path / "o", *QUICK)
+    refused = invoke(capfd, *command, "--chat-template-kwargs", '{"enable_thinking": false}')
+    assert_refused(refused, f"chat template kwargs: {qwen2.base} has no chat template", status=2)
+
+
 def test_a_reward_of_ones_own(
     qwen2: Case, problems: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "tune", record)
     outcome = tune(
         "-o", "there", "--reward", "distinct", "-k", 8, "--seed", 3, "--heads", "h.gguf", "-n", 50, "-c", 300,
-        "--time-limit", 2, "--limit", 30, "-t", 1, minutes=0.5,
+        "--time-limit", 2, "--limit", 30, "-t", 1, "--chat-template-kwargs", '{"a": 1}', minutes=0.5,
     )  # fmt: skip
     assert outcome.status == 130
     ((model, tasks, output, settings, heads),) = calls
@@ -80,6 +80,7 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
     assert (settings.minutes, settings.reward, settings.k, settings.seed) == (0.5, "distinct", 8, 3)
     assert (settings.max_tokens, settings.n_ctx, settings.n_parallel, settings.time_limit) == (50, 300, 4, 2.0)
     assert (settings.train, settings.machine.n_threads) == (False, 1)
+    assert settings.chat_template_kwargs == {"a": 1}
 
 
 @pytest.mark.parametrize(

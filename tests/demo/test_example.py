@@ -9,7 +9,7 @@ import numpy as np
 
 import autodeco_gguf as ad
 from autodeco_gguf.model.shipped import DEMO_MODEL
-from autodeco_gguf.tasks.problems import read_problems
+from autodeco_gguf.tasks.tasks import read_task
 
 
 def test_the_demo_can_be_put_together_again(tmp_path: Path) -> None:
@@ -23,4 +23,4 @@ def test_the_demo_can_be_put_together_again(tmp_path: Path) -> None:
         for (weight, bias), (weight_2, bias_2) in zip(mlp.layers, made.mlps[name].layers, strict=True):
             np.testing.assert_array_equal(weight, weight_2)
             np.testing.assert_array_equal(bias, bias_2)
-    assert len(read_problems(directory / "problems.jsonl")) == 5
+    assert len(read_task(str(directory / "problems.jsonl")).problems) == 5

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from instruction_helpers import Row, assert_either_outcome, cases_of
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.tasks import ifeval
@@ -38,8 +39,7 @@ def langdetect(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 AT_LEAST, LESS_THAN = "at least", "less than"
 
-# instruction, arguments, responses that follow it, responses that do not
-ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
+ROWS: list[Row] = [
     ("keywords:existence", {"keywords": ["Sun", "c++"]}, ["Sunny C++", "c++ sun"], ["sun c+", "c++"]),
     (
         "keywords:frequency",
@@ -165,21 +165,14 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ),
     ("punctuation:no_comma", {}, ["a; b. c"], ["a, b"]),
 ]
-CASES = [
-    pytest.param(name, arguments, text, followed, id=f"{name}-{i}-{'yes' if followed else 'no'}-{j}")
-    for i, (name, arguments, *texts) in enumerate(ROWS)
-    for followed, group in zip((True, False), texts, strict=True)
-    for j, text in enumerate(group)
-]
 
 
 def test_every_instruction_has_a_row_for_either_outcome() -> None:
-    assert {name for name, _, followed, _ in ROWS if followed} == set(INSTRUCTIONS)
-    assert {name for name, _, _, broken in ROWS if broken} == set(INSTRUCTIONS)
+    assert_either_outcome(ROWS, INSTRUCTIONS)
     assert len(INSTRUCTIONS) == 25
 
 
-@pytest.mark.parametrize(("name", "arguments", "text", "followed"), CASES)
+@pytest.mark.parametrize(("name", "arguments", "text", "followed"), cases_of(ROWS))
 def test_instruction(name: str, arguments: dict[str, Any], text: str, followed: bool) -> None:
     answer = encode([name], [arguments])
     assert check(text, answer) is followed

@@ -35,6 +35,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "nested": ("p.json", b"[" * 100_000, ": not JSON: "),
     "an object": ("p.json", b"{}", ": is an object, expected a list of records"),
     "many cells": ("p.csv", b"problem,gt\na,1\nb,2,3\n", ": record 2: has more cells than the header"),
+    "no object": ("p.jsonl", b"\n[1]\n", ":2: is a list, expected an object"),
     "few cells": ("p.csv", b"problem,gt\na,1\nb\n", ": record 2: gt is null, expected a string or a number"),
     "open quote": ("p.csv", b'problem,gt\n"a,1\n', ": not CSV: unexpected end of data"),
     "csv, no UTF-8": ("p.csv", b"problem,gt\n\xe9,1\n", ": not CSV: 'utf-8' codec can't decode byte 0xe9"),
@@ -116,6 +117,8 @@ def test_worked_solutions_with_a_marked_answer(tmp_path: Path) -> None:
     assert [p.answer for p in read_task(str(path)).problems] == ["1018"]
     assert [p.answer for p in read_task(f"aime:{path}", checker="exact").problems] == ["1018"]
     assert read_task(str(path), checker="own:check").problems[0].answer.endswith("\n#### 1,018")
+    with pytest.raises(BadFile, match=r"p\.jsonl:1: answer '1018': expected one letter, A to Z$"):
+        read_task(str(path), checker="choice")
 
 
 UNREADABLE = [
@@ -228,7 +231,11 @@ def test_errors_carry_what_they_speak_of(tmp_path: Path, hub: list[object]) -> N
         ("aime:no/test", InvalidInput, "no/test", "split", ["train", "dev"], None),
         ("nowhere.csv", InvalidInput, "nowhere.csv", "task", None, "nowhere.csv"),
         ("aime:", InvalidInput, None, "task", None, "aime:"),
+<<<<<<< HEAD
         ("mmlu:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "mmlu:a/b"),
+=======
+        ("rhymes:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "rhymes:a/b"),
+>>>>>>> cut12
     ]
     for spec, kind, *attributes in rows:
         with pytest.raises(AutoDecoError) as error:

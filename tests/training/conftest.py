@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import Case
-from training_helpers import dataset, random_sequences
+from training_helpers import dataset, random_sequences, tame
 
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.data import Dataset
+
+
+@pytest.fixture(scope="module")
+def tamed() -> Iterator[None]:
+    """A random model that ends its answers, and a checker that takes about half of them."""
+    with tame():
+        yield
 
 
 @pytest.fixture

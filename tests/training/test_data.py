@@ -16,7 +16,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
-from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files
+from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files, held_out
 from autodeco_gguf.training.records import KINDS
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))
@@ -440,6 +440,18 @@ def test_of_a_prompt_in_messages_no_answer_is_learnt(chat: Context) -> None:
     assert said(chat, tokens) == ["d<|im_end|>"]
 
 
+@pytest.mark.parametrize(
+    ("n", "share", "most", "expected"),
+    [(20, 0.25, 100, 5), (20, 0.5, 4, 4), (20, 0.0, 4, 0), (20, 0.01, 4, 1), (2, 0.5, 4, 1), (1, 0.5, 4, 0)],
+)
+def test_held_out(n: int, share: float, most: int, expected: int) -> None:
+    validation, training = held_out(n, share, most, 3)
+    assert len(validation) == expected
+    assert sorted([*validation, *training]) == list(range(n))
+    again, other = held_out(n, share, most, 3)[1], held_out(n, share, most, 4)[1]
+    assert (again.tolist(), n < 3 or other.tolist() != again.tolist()) == (training.tolist(), True)
+
+
 def test_what_the_chat_template_reads_besides(
     qwen2: Case, open_context: Callable[[Path], Context], tmp_path: Path
 ) -> None:
@@ -452,7 +464,7 @@ def test_what_the_chat_template_reads_besides(
     record = turns(("user", "Hello"), ("assistant", "world"))
     texts = []
     for kwargs in (None, {"enable_thinking": False}):
-        (tokens,) = Encoder(context, 256, None, kwargs).encode(record, 0, Counts())
+        (tokens,) = Encoder(context, 256, chat=context.chat(kwargs)).encode(record, 0, Counts())
         texts.append(text(context, tokens))
         assert said(context, tokens) == ["world<|im_end|>"]
     assert texts == [f"<user>Hello<|im_end|><assistant>{thought}world<|im_end|>" for thought in ("", "()")]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Case
-from training_helpers import tame
 
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
@@ -22,19 +21,13 @@ from autodeco_gguf.training.likelihood_start import likelihood_start
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.reward_settings import RewardSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("tamed", "one_thread")
 
 SETTINGS = RewardSettings(k=4, problems=3, start_rounds=5, start_steps=2, max_tokens=6)
 TASKS = [
     Task(name, tuple(Problem(f"{name} {i}", "1", i + 1, f"{name}.jsonl") for i in range(4)), "even")
     for name in ("one", "two")
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tame() -> Iterator[None]:
-    with tame():
-        yield
 
 
 @pytest.fixture(scope="module")

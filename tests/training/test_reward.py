@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 from broken import load_raw
 from conftest import Case
-from training_helpers import tame
 
 from autodeco_gguf import Heads
 from autodeco_gguf.answers.items import GradedTasks
@@ -30,7 +28,7 @@ from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.reward import RewardOptions, RewardTrained, RewardWatch, flat_warning, train_reward
 from autodeco_gguf.training.reward_settings import RewardSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("tamed", "one_thread")
 
 SETTINGS = RewardSettings(
     k=4, rounds=2, problems=3, max_tokens=6, evaluations=2, patience=0, lr=1e-2, start_rounds=16, start_steps=3
@@ -38,12 +36,6 @@ SETTINGS = RewardSettings(
 OPTIONS = RewardOptions(n_ctx=64, n_parallel=4)
 PROBLEMS = tuple(Problem(f"Hello {i}", "1", i + 1, "p.jsonl") for i in range(8))
 FILES = ["config.json", "log.jsonl", "model.safetensors", "report.json", "training.png"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tame() -> Iterator[None]:
-    with tame():
-        yield
 
 
 def trained(

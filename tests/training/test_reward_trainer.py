@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import Case
-from training_helpers import tame
 
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
@@ -25,16 +24,10 @@ from autodeco_gguf.training.reward_settings import RewardSettings
 from autodeco_gguf.training.reward_trainer import RewardTrainer, Round, tokens_of
 from autodeco_gguf.training.rewards import Group, Reward
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("tamed", "one_thread")
 
 SETTINGS = RewardSettings(k=3, rounds=3, problems=2, max_tokens=6, evaluations=3, patience=0, lr=1e-2)
 PROBLEMS = tuple(Problem(f"Hello {i}", "1", i + 1, "p.jsonl") for i in range(7))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tame() -> Iterator[None]:
-    with tame():
-        yield
 
 
 @pytest.fixture(scope="module")

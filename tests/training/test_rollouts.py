@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from broken import replaced, rewrite, tensors_of
 from conftest import Case
-from training_helpers import tame
 
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
@@ -21,14 +20,10 @@ from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutSummary, rollouts, wanted_samples
 
+pytestmark = pytest.mark.usefixtures("tamed")
+
 SETTINGS = RolloutSettings(k=5, seed=3, max_tokens=8)
 PROBLEMS = [Problem(text, "1", 10 + i) for i, text in enumerate(("Hello", "What?", "é", "Hello"))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tame() -> Iterator[None]:
-    with tame():
-        yield
 
 
 @pytest.fixture(scope="module")

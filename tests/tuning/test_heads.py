@@ -10,6 +10,7 @@ import pytest
 
 from autodeco_gguf import extract
 from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.machine import Machine
@@ -57,6 +58,15 @@ def test_from_the_models_own(tmp_path: Path) -> None:
     assert not any(text.startswith("training, start: ") for text in said)
     assert any(text.startswith("training, round 2 of 2, reward ") for text in said)
     assert set(fitting_heads(ModelFile.open(DEMO_MODEL), adapter).mlps) == {"temperature"}
+
+
+def test_the_chat_template_reads_what_it_is_told(small: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, chat_template_kwargs={"mood": 1})
+    with (
+        GradedTasks([read_task("demo", limit=12)]) as tasks,
+        pytest.raises(InvalidInput, match=r"^chat template kwargs: "),
+    ):
+        train_heads(small, None, tasks, tmp_path, settings, PLAN, print, print)
 
 
 def test_obstacles(monkeypatch: pytest.MonkeyPatch) -> None:

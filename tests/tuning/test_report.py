@@ -28,6 +28,7 @@ CONFIGS = {
     "heads": Config("autodeco"),
     "mean of heads": Config.static(0.5717, 0.7312),
 }
+CHAT = """--chat-template-kwargs '{"enable_thinking": false}'"""
 MEANS = {"greedy": 0.4, "default": 0.3, "llama.cpp": 0.42, "pair": 0.46}
 
 
@@ -122,6 +123,20 @@ def test_greedy_and_llama_cpp() -> None:
     ]
     text = page(made({**MEANS, "llama.cpp": 0.6}))
     assert text.splitlines()[2:5:2] == ["Take llama.cpp's defaults.", "    llama-cli -m 'my models/m.gguf'"]
+
+
+@pytest.mark.parametrize(
+    ("best", "command"),
+    [
+        ("pair", f"autodeco-gguf run 'my models/m.gguf' {CHAT} --temperature 0.7 --top-p 0.85"),
+        ("heads", f"autodeco-gguf run 'my models/m.gguf' {CHAT} --heads tuned/heads.gguf"),
+        ("llama.cpp", f"llama-cli -m 'my models/m.gguf' --jinja {CHAT}"),
+    ],
+)
+def test_the_line_has_what_the_chat_template_reads(best: str, command: str) -> None:
+    found = made({**MEANS, "heads": 0.4, "mean of heads": 0.4, best: 0.7})
+    settings = replace(found.settings, chat_template_kwargs={"enable_thinking": False})
+    assert replace(found, settings=settings).command == command
 
 
 @pytest.mark.parametrize(

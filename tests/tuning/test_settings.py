@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,13 +12,18 @@ from autodeco_gguf.tuning.settings import TuneSettings
 
 
 @pytest.mark.parametrize(
-    ("reward", "group", "measure"),
-    [("correct", 1, "pass@1"), ("any", 8, "pass@8"), ("distinct", 8, "distinct@8"), ("a.b:c", 1, "mean a.b:c")],
+    ("reward", "group", "measure", "limit"),
+    [
+        ("correct", 1, "pass@1", 1),
+        ("any", 8, "pass@8", 1),
+        ("distinct", 8, "distinct@8", 8),
+        ("a.b:c", 1, "mean a.b:c", math.inf),
+    ],
 )
-def test_what_is_compared_follows_the_reward(reward: str, group: int, measure: str) -> None:
+def test_what_is_compared_follows_the_reward(reward: str, group: int, measure: str, limit: float) -> None:
     settings = TuneSettings(reward=reward, k=8)
     settings.check()
-    assert (settings.group, settings.measure) == (group, measure)
+    assert (settings.group, settings.measure, settings.limit) == (group, measure, limit)
 
 
 @pytest.mark.parametrize(

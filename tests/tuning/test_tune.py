@@ -40,6 +40,11 @@ def test_the_best_pair_is_found(tmp_path: Path) -> None:
     assert [arguments["heads_enabled"] for arguments in TuneEngine.opened] == [()]
 
 
+def test_what_the_chat_template_reads_besides(tmp_path: Path) -> None:
+    tuned(tmp_path, replace(SETTINGS, chat_template_kwargs={"enable_thinking": False}))
+    assert [arguments["chat_template_kwargs"] for arguments in TuneEngine.opened] == [{"enable_thinking": False}]
+
+
 def test_test_problems_are_asked_in_the_test_only(tmp_path: Path) -> None:
     found = tuned(tmp_path)
     tested = {p.text for t in found.parts.test for p in t.problems}
@@ -157,6 +162,7 @@ def test_what_is_finished_is_not_drawn_again(tmp_path: Path) -> None:
         ({"reward": "any"}, "begun with reward correct, this run has any"),
         ({"seed": 1}, "begun with seed 0, this run has 1"),
         ({"n_parallel": 8}, "begun with parallel 4, this run has 8"),
+        ({"chat_template_kwargs": {"a": 1}}, r"begun with chat_template_kwargs\.a none, this run has 1"),
     ],
 )
 def test_another_tuning_in_the_directory(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from instruction_helpers import Row, assert_either_outcome, cases_of
 
 from autodeco_gguf.tasks.ifbench import counts
 from autodeco_gguf.tasks.ifbench.registry import check
@@ -12,8 +13,7 @@ REFERENCE = "abcdefgh"  # six groups of three characters
 KEYWORDS = {f"keyword{i}": word for i, word in enumerate(("ant", " bee ", "Cow", "dog", "emu"), 1)}
 FIVE = "ant BEE bee cow cow cow " + "dog, " * 5 + "emu " * 7
 
-# instruction, arguments, responses that follow it, responses that do not
-ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
+ROWS: list[Row] = [
     (
         "count:word_count_range",
         {"min_words": 3, "max_words": 4},
@@ -119,20 +119,13 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ["Go. We go.", "We go there. Go.", "Go. We go there. We go there."],
     ),
 ]
-CASES = [
-    pytest.param(name, arguments, text, followed, id=f"{name}-{i}-{'yes' if followed else 'no'}-{j}")
-    for i, (name, arguments, *texts) in enumerate(ROWS)
-    for followed, group in zip((True, False), texts, strict=True)
-    for j, text in enumerate(group)
-]
 
 
 def test_every_instruction_has_a_row_for_either_outcome() -> None:
-    for column in (2, 3):
-        assert {row[0] for row in ROWS if row[column]} == set(counts.INSTRUCTIONS)
+    assert_either_outcome(ROWS, counts.INSTRUCTIONS)
 
 
-@pytest.mark.parametrize(("name", "arguments", "text", "followed"), CASES)
+@pytest.mark.parametrize(("name", "arguments", "text", "followed"), cases_of(ROWS))
 def test_instruction(name: str, arguments: dict[str, Any], text: str, followed: bool) -> None:
     assert check(text, encode([name], [arguments])) is followed
     assert check(" \n", encode([name], [arguments])) is False

@@ -4,6 +4,7 @@ import string
 from typing import Any
 
 import pytest
+from instruction_helpers import Row, assert_either_outcome, cases_of
 
 from autodeco_gguf.tasks.ifbench import custom
 from autodeco_gguf.tasks.ifbench.registry import check
@@ -30,8 +31,7 @@ GRADES = "\n".join(
     for fields in [("StudentID", "Subject", "Grade", "Semester", "Score"), *[("1", "Art, old", "A", "2", "90")] * 3]
 )
 
-# instruction, arguments, responses that follow it, responses that do not
-ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
+ROWS: list[Row] = [
     (
         "custom:multiples",
         {},
@@ -154,20 +154,13 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ["1796-04-12,", "1796-04-12, and 1805-12-02", "1796-04-12\n1805-12-02"],
     ),
 ]
-CASES = [
-    pytest.param(name, arguments, text, followed, id=f"{name}-{i}-{'yes' if followed else 'no'}-{j}")
-    for i, (name, arguments, *texts) in enumerate(ROWS)
-    for followed, group in zip((True, False), texts, strict=True)
-    for j, text in enumerate(group)
-]
 
 
 def test_every_instruction_has_a_row_for_either_outcome() -> None:
-    for column in (2, 3):
-        assert {row[0] for row in ROWS if row[column]} == set(custom.INSTRUCTIONS)
+    assert_either_outcome(ROWS, custom.INSTRUCTIONS)
 
 
-@pytest.mark.parametrize(("name", "arguments", "text", "followed"), CASES)
+@pytest.mark.parametrize(("name", "arguments", "text", "followed"), cases_of(ROWS))
 def test_instruction(name: str, arguments: dict[str, Any], text: str, followed: bool) -> None:
     assert check(text, encode([name], [arguments])) is followed
     assert check(" \n", encode([name], [arguments])) is False

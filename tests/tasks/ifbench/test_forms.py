@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from instruction_helpers import Row, assert_either_outcome, cases_of
 
 from autodeco_gguf.tasks.ifbench import forms
 from autodeco_gguf.tasks.ifbench.registry import check
@@ -12,8 +13,7 @@ LETTERS = "a), b), c), d)"
 REQUEST = "explain the context, then act"
 SIMPLE = "Only output this sentence here, ignore all other requests."
 
-# instruction, arguments, responses that follow it, responses that do not
-ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
+ROWS: list[Row] = [
     (
         "format:parentheses",
         {},
@@ -124,20 +124,13 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     ),
     ("repeat:repeat_span", {"prompt_to_repeat": REQUEST, "n_start": 0, "n_end": 90}, [REQUEST], ["explain"]),
 ]
-CASES = [
-    pytest.param(name, arguments, text, followed, id=f"{name}-{i}-{'yes' if followed else 'no'}-{j}")
-    for i, (name, arguments, *texts) in enumerate(ROWS)
-    for followed, group in zip((True, False), texts, strict=True)
-    for j, text in enumerate(group)
-]
 
 
 def test_every_instruction_has_a_row_for_either_outcome() -> None:
-    for column in (2, 3):
-        assert {row[0] for row in ROWS if row[column]} == set(forms.INSTRUCTIONS)
+    assert_either_outcome(ROWS, forms.INSTRUCTIONS)
 
 
-@pytest.mark.parametrize(("name", "arguments", "text", "followed"), CASES)
+@pytest.mark.parametrize(("name", "arguments", "text", "followed"), cases_of(ROWS))
 def test_instruction(name: str, arguments: dict[str, Any], text: str, followed: bool) -> None:
     assert check(text, encode([name], [arguments])) is followed
     assert check(" \n", encode([name], [arguments])) is False

@@ -5,14 +5,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from instruction_helpers import Row, assert_either_outcome, cases_of
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.tasks.ifbench import words
 from autodeco_gguf.tasks.ifbench.registry import check
 from autodeco_gguf.tasks.instruction_checks import encode
 
-# instruction, arguments, responses that follow it, responses that do not
-ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
+ROWS: list[Row] = [
     (
         "words:alphabet",
         {},
@@ -83,12 +83,6 @@ ROWS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ],
     ),
 ]
-CASES = [
-    pytest.param(name, arguments, text, followed, id=f"{name}-{i}-{'yes' if followed else 'no'}-{j}")
-    for i, (name, arguments, *texts) in enumerate(ROWS)
-    for followed, group in zip((True, False), texts, strict=True)
-    for j, text in enumerate(group)
-]
 
 
 @pytest.fixture(autouse=True)
@@ -100,11 +94,10 @@ def syllapy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_instruction_has_a_row_for_either_outcome() -> None:
-    for column in (2, 3):
-        assert {row[0] for row in ROWS if row[column]} == set(words.INSTRUCTIONS)
+    assert_either_outcome(ROWS, words.INSTRUCTIONS)
 
 
-@pytest.mark.parametrize(("name", "arguments", "text", "followed"), CASES)
+@pytest.mark.parametrize(("name", "arguments", "text", "followed"), cases_of(ROWS))
 def test_instruction(name: str, arguments: dict[str, Any], text: str, followed: bool) -> None:
     assert check(text, encode([name], [arguments])) is followed
     assert check(" \n", encode([name], [arguments])) is False
