@@ -231,11 +231,7 @@ def test_errors_carry_what_they_speak_of(tmp_path: Path, hub: list[object]) -> N
         ("aime:no/test", InvalidInput, "no/test", "split", ["train", "dev"], None),
         ("nowhere.csv", InvalidInput, "nowhere.csv", "task", None, "nowhere.csv"),
         ("aime:", InvalidInput, None, "task", None, "aime:"),
-<<<<<<< HEAD
         ("mmlu:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "mmlu:a/b"),
-=======
-        ("rhymes:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "rhymes:a/b"),
->>>>>>> cut12
     ]
     for spec, kind, *attributes in rows:
         with pytest.raises(AutoDecoError) as error:
