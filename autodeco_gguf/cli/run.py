@@ -102,9 +102,8 @@ def run_command(
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct with heads of this package, installed by its extra smollm2. Other
-    verbs know that name too. Without MODEL it runs the small one that comes with the package, which tells stories that
-    end in a sum.
+    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package. Without MODEL
+    it runs the small one that comes with the package, which tells stories that end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.
@@ -125,9 +124,7 @@ def run_command(
             raise click.UsageError(why)
     if model is not None and model_option is None:
         _check_first(model)
-    text = "" if chats else read_prompt(prompt, file)
-    if not (chats or text):
-        raise click.UsageError("the prompt is empty")
+    text = "" if chats else _read(prompt, file)
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
 
@@ -154,6 +151,13 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _read(prompt: str | None, file: Path | None) -> str:
+    text = read_prompt(prompt, file)
+    if not text:
+        raise click.UsageError("the prompt is empty")
+    return text
 
 
 def _check_first(model: Path) -> None:
