@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 F = TypeVar("F", bound=Callable[..., Any])
+Values = TypeVar("Values")
 
 GGUF = click.Path(path_type=Path)
 """A file argument. Whether it exists is left to the code that opens it, whose error says more."""
@@ -175,6 +176,12 @@ def machine_options(
         return reduce(lambda f, option: option(f), reversed(options), cast("F", collecting))
 
     return decorate
+
+
+def named(kind: type[Values], options: dict[str, Any]) -> Values:
+    """A dataclass of the options that are named like its fields; one that is None keeps the field's default."""
+    given = {f.name: options[f.name] for f in fields(kind) if options.get(f.name) is not None}  # type: ignore[arg-type]
+    return kind(**given)
 
 
 @contextmanager

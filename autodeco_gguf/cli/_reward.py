@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import F, max_tokens_option, progress_bar
+from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from autodeco_gguf.training.reward import RewardWatch
     from autodeco_gguf.training.reward_trainer import Round
 
-Values = TypeVar("Values")
 HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 _OPTIONS = (
@@ -78,12 +77,6 @@ def refuse(names: Sequence[str], why: str) -> None:
             flags = next(parameter.opts for parameter in context.command.params if parameter.name == name)
             long = [flag for flag in flags if flag.startswith("--")]
             raise click.UsageError(f"{(long or flags)[0]} {why}")
-
-
-def named(kind: type[Values], options: dict[str, Any]) -> Values:
-    """A dataclass of the options that are named like its fields; one that is None keeps the field's default."""
-    given = {f.name: options[f.name] for f in fields(kind) if options.get(f.name) is not None}  # type: ignore[arg-type]
-    return kind(**given)
 
 
 def train_on_reward(base: Path, options: dict[str, Any]) -> None:

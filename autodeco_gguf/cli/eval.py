@@ -18,6 +18,7 @@ from autodeco_gguf.cli._common import (
     answer_options,
     chat_template_option,
     machine_options,
+    named,
     option,
     progress_bar,
     resumable,
@@ -141,8 +142,7 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
 
 
 def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
-    names = ("k", "seeds", "seed", "max_tokens", "search_samples")
-    settings = EvalSettings(**{name: options[name] for name in names})
+    settings = named(EvalSettings, {**options, "tasks": None})  # known when they are read
     settings.check()
     return settings, None if options["shard"] is None else Shard.parse(options["shard"])
 

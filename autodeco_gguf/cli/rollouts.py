@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from autodeco_gguf.cli._common import (
     answer_options,
     chat_template_option,
     machine_options,
+    named,
     option,
     progress_bar,
 )
@@ -64,7 +64,7 @@ def rollouts_command(
     from autodeco_gguf.files.atomic import check_output
     from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
 
-    settings = RolloutSettings(**{field.name: options[field.name] for field in fields(RolloutSettings)})
+    settings = named(RolloutSettings, options)
     settings.check()
     tasks = read_tasks(options)
     inputs = [model, *tasks.files]

@@ -124,15 +124,15 @@ def run_command(
             raise click.UsageError(why)
     if model is not None and model_option is None:
         _check_first(model)
-    text = "" if chats else _read(prompt, file)
-    if model is None:
-        click.echo("model: the demo that comes with the package, not a general assistant", err=True)
+    text = "" if chats else read_prompt(prompt, file)
+    if not (chats or text):
+        raise click.UsageError("the prompt is empty")
 
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
 
     request = Request(text, max_tokens=max_tokens, entropy=as_json, **sampling)
-    with _load(model or DEMO_MODEL, heads, ctx, machine, request, chat_template_kwargs) as engine:
+    with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
         show = Show(show_trace, as_json, completes=engine.chat is None and not raw)
@@ -151,13 +151,6 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
-
-
-def _read(prompt: str | None, file: Path | None) -> str:
-    text = read_prompt(prompt, file)
-    if not text:
-        raise click.UsageError("the prompt is empty")
-    return text
 
 
 def _check_first(model: Path) -> None:
@@ -180,7 +173,7 @@ def _answer(conversation: Conversation, request: Request, show: Show, guide: Gui
 
 
 def _load(
-    model: Path,
+    model: Path | None,
     heads: Path | None,
     ctx: int | None,
     machine: Machine,
@@ -193,7 +186,9 @@ def _load(
     from autodeco_gguf.heads.model_file import ModelFile
     from autodeco_gguf.model.context import default_context
 
-    file, fixed = ModelFile.open(model), request.temperature is not None and request.top_p is not None
+    if model is None:
+        click.echo("model: the demo that comes with the package, not a general assistant", err=True)
+    file, fixed = ModelFile.open(model or DEMO_MODEL), request.temperature is not None and request.top_p is not None
     engine = Engine(
         file,
         n_parallel=1,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, option, progress_bar
-from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, named, print_files, refuse, reward_options, train_on_reward
+from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, named, option, progress_bar
+from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:

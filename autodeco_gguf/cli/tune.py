@@ -15,6 +15,7 @@ from autodeco_gguf.cli._common import (
     answer_options,
     chat_template_option,
     machine_options,
+    named,
     option,
     progress_bar,
     resumable,
@@ -60,19 +61,7 @@ def tune_command(model: Path, output: Path | None, **options: Any) -> None:
     from autodeco_gguf.tuning.tune import REPORT, RESULT, tune
 
     output = output or Path("tuned")
-    settings = TuneSettings(
-        minutes=options["minutes"],
-        reward=options["reward"],
-        k=options["k"],
-        seed=options["seed"],
-        max_tokens=options["max_tokens"],
-        n_ctx=options["ctx"],
-        n_parallel=options["parallel"],
-        time_limit=options["time_limit"],
-        train=options["train"],
-        chat_template_kwargs=options["chat_template_kwargs"],
-        machine=options["machine"],
-    )
+    settings = named(TuneSettings, {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"]})
     settings.check()
     tasks = read_tasks(options).tasks
     with resumable(output), _progress() as watch:

@@ -132,11 +132,6 @@ class Plan:
     test_s: float
     heads_s: float | None = None
 
-    @property
-    def planned_s(self) -> float:
-        """Seconds of all parts together."""
-        return self.search_s + self.training_s + self.test_s
-
 
 def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) -> Plan:
     """The plan for so many seconds, of which some are used already; it takes all others but the reserve at most.
@@ -151,7 +146,7 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
     test = _test(usable * TEST, speed, work, work.methods + 2 * (training is not None))
     if search is None or test is None:
         needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
-        message = f"an answer of {speed.tokens:.0f} tokens takes {_of_time(speed.answer_s)}; expected at least"
+        message = f"an answer of {speed.tokens:.0f} tokens takes {duration(speed.answer_s)}; expected at least"
         raise InvalidInput(
             f"minutes {seconds / 60:g}: {message} {needed}, a smaller max_tokens, or a smaller model",
             key="minutes",
@@ -165,8 +160,9 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
     return Plan(seconds, coarse, rungs, training, rounds, problems, times, search_s, training_s, test_s, heads_s)
 
 
-def _of_time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+def duration(seconds: float) -> str:
+    """A short one for a reader."""
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.0f} ms"
 
 
 # ---- training ----

@@ -12,7 +12,7 @@ from pathlib import Path
 from autodeco_gguf.evaluation.estimates import mean_se
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.evaluation.report import count, markdown
-from autodeco_gguf.tuning.plan import Plan, Speed
+from autodeco_gguf.tuning.plan import Plan, Speed, duration
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.search import Found
 from autodeco_gguf.tuning.settings import TuneSettings
@@ -81,18 +81,15 @@ class Tuned:
         if heads is not None:
             return f"autodeco-gguf run {model} --heads {shlex.quote(str(heads))}"
         pair = self.chosen.config.pair
-        options = "" if pair is None else " --temperature 0" if pair[0] == 0 else _options(*pair)
-        return f"autodeco-gguf run {model}{options}"
-
-
-def _options(temperature: float, top_p: float) -> str:
-    return f" --temperature {temperature:g} --top-p {top_p:g}"
+        if pair is None:
+            return f"autodeco-gguf run {model}"
+        return f"autodeco-gguf run {model} --temperature {pair[0]:g}" + (f" --top-p {pair[1]:g}" if pair[0] else "")
 
 
 def plan_lines(plan: Plan, speed: Speed) -> list[str]:
     """What is about to be done, for who waits for it."""
     lines = [
-        f"an answer: {speed.tokens:.0f} tokens, {_duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
+        f"an answer: {speed.tokens:.0f} tokens, {duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
         f"search: {plan.rungs[0].candidates} pairs, {_minutes(plan.search_s)}",
     ]
     if plan.training is not None:
@@ -108,10 +105,6 @@ def needed(plan: Plan) -> int:
     """Whole minutes with which heads would be trained as well."""
     assert plan.heads_s is not None
     return math.ceil(plan.heads_s / 60)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{1000 * seconds:.0f} ms"
 
 
 def _minutes(seconds: float) -> str:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -21,6 +21,7 @@ from autodeco_gguf.cli._common import (
     heads_text,
     human_size,
     machine_options,
+    named,
     progress_bar,
     terminal,
 )
@@ -182,3 +183,12 @@ def test_what_is_no_object(given: str, words: str) -> None:
     result = CliRunner().invoke(command, ["--chat-template-kwargs", given])
     assert (result.exit_code, result.output.count("Error")) == (2, 1)
     assert f"Error: Invalid value for '--chat-template-kwargs': {words}" in result.output
+
+
+def test_options_that_are_named_like_fields() -> None:
+    @dataclass(frozen=True)
+    class Settings:
+        k: int = 16
+        seed: int = 3
+
+    assert named(Settings, {"k": 0, "seed": None, "other": 1}) == Settings(k=0)

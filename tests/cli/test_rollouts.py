@@ -100,11 +100,7 @@ USAGE: dict[str, tuple[list[object], int, str]] = {
     "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
     "parallel": (["--parallel", 257], 2, "n_parallel 257, expected 1 to 256"),
     "context": (["-c", 1], 1, "p.jsonl:1: the prompt has "),
-    "no problems": (
-        ["--problems", "nowhere.jsonl"],
-        2,
-        "nowhere.jsonl: no such file; a task is demo, questions, instructions, or ",
-    ),
+    "no problems": (["--problems", "nowhere.jsonl"], 2, "nowhere.jsonl: no such file; a task is demo, questions, "),
     "keep": (["--keep", "best"], 2, "'best' is not one of 'correct', 'all'"),
     "over its input": (["-o", "p.jsonl", "--force"], 1, "p.jsonl: is the input p.jsonl; choose another output"),
     "no directory": (["-o", "nowhere/x.jsonl"], 1, "nowhere/x.jsonl: no such directory as "),

@@ -128,7 +128,7 @@ def test_a_plan_is_never_over_the_time(speed: Speed, work: Work, seconds: float)
     plan = planned(seconds, speed, work)
     if plan is None:
         return
-    assert plan.planned_s <= seconds * (1 - RESERVE) * (1 + 1e-9)
+    assert plan.search_s + plan.training_s + plan.test_s <= seconds * (1 - RESERVE) * (1 + 1e-9)
     assert min(work.test_problems, FEWEST_TEST) <= plan.test_problems <= work.test_problems
     assert 1 <= plan.test_times <= MOST_PASSES
     assert (plan.rounds == 0) == (plan.training is None)
