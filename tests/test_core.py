@@ -43,6 +43,9 @@ def declared() -> dict[str, Any]:
             found[node.name] = arguments(node)
         elif isinstance(node, ast.ClassDef):
             found[node.name] = "class"
+            for part in node.body:
+                if isinstance(part, ast.AnnAssign):  # a property that can be set
+                    found[f"{node.name}.{ast.unparse(part.target)}"] = None
             for method in (part for part in node.body if isinstance(part, ast.FunctionDef)):
                 is_property = any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list)
                 found[f"{node.name}.{method.name}"] = None if is_property else arguments(method)

@@ -102,9 +102,8 @@ def run_command(
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct with heads of this package, installed by its extra smollm2. Other
-    verbs know that name too. Without MODEL it runs the small one that comes with the package, which tells stories that
-    end in a sum.
+    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package. Without MODEL
+    it runs the small one that comes with the package, which tells stories that end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.

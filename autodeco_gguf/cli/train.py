@@ -77,10 +77,9 @@ def train_command(base: Path, **options: Any) -> None:
     instead, the heads answer the problems of --task again and again, and learn from which answers are right. Run again
     after an interruption it goes on where it was.
 
-    \b
-    Examples:
-      autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
-      autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --reward correct --task gsm8k.jsonl -n 400 -o heads
+    Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
+
+    Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --reward correct --task gsm8k:train.jsonl -n 400 -o heads
     """
     try:
         import autodeco_gguf.training.train  # noqa: F401

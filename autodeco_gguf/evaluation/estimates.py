@@ -76,8 +76,8 @@ def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: 
         k: of these, that vote.
 
     Examples:
-        >>> majority_at_k((2, 1), (1.0, 0.0), 3, 2)  # right and right, or a draw, twice
-        0.6666666666666667
+        >>> round(majority_at_k((2, 1), (1.0, 0.0), 3, 2), 12)  # right and right, or a draw, twice
+        0.666666666667
 
     Raises:
         InvalidInput: k above n, or below 1.

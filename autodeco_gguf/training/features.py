@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,26 @@ class Features:
     def __getitem__(self, part: slice) -> Features:
         """Some of them, in the same buffers."""
         return Features(self.sequence[part], self.target[part], self.hidden[part], self.logits[part])
+
+
+def together(stream: Iterable[Features], floats: int) -> Iterator[Features]:
+    """The same positions with about so many logits at a time: joined where there are less, parted where more."""
+    held: list[Features] = []
+    for features in stream:
+        rows = max(1, floats // features.logits.shape[1])
+        if len(features) >= rows:
+            yield from (features[i : i + rows] for i in range(0, len(features), rows))
+            continue
+        held.append(Features(*(getattr(features, field.name).copy() for field in fields(Features))))
+        if sum(map(len, held)) >= rows:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    return Features(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Features)))
 
 
 def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeco_gguf.training import losses
-from autodeco_gguf.training.features import Features
+from autodeco_gguf.training.features import Features, together
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.objective import CHUNK_FLOATS
 from autodeco_gguf.training.settings import Objective
@@ -73,10 +73,8 @@ def accumulate(
         objective: the heads that are trained, and the soft cut.
         limits: what holds them back at the positions of the stream.
     """
-    for features in stream:
-        rows = max(1, CHUNK_FLOATS // features.logits.shape[1])
-        for i in range(0, len(features), rows):
-            _backward(heads, start, features[i : i + rows], weights / n_tokens, 1 / n_tokens, objective, limits)
+    for features in together(stream, CHUNK_FLOATS):
+        _backward(heads, start, features, weights / n_tokens, 1 / n_tokens, objective, limits)
 
 
 def _backward(
@@ -92,7 +90,7 @@ def _backward(
     logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
     with torch.no_grad():
         t, p, features = predict(heads, hidden, logits, objective)
-        t0, p0, _ = predict(start, hidden, logits, objective)
+        t0, p0, _ = predict(start, hidden, logits, objective) if limits.pull else (t, p, features)
     t_leaf, p_leaf = t.clone().requires_grad_(), p.clone().requires_grad_()
     nll = drawn_nll(logits, tokens, t_leaf, p_leaf, alpha=objective.alpha, tolerance=objective.sort_tolerance)
     by_t, by_p = torch.autograd.grad((weights[sequence] * nll).sum(), (t_leaf, p_leaf))

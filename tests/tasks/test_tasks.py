@@ -198,7 +198,7 @@ BAD_SPECS = {
     r"gpqa:C:\p.csv": rf"C:\p.csv: no such file; {FORMS}",
     "aime": "task aime: a format without a source; expected aime:FILE or aime:OWNER/NAME",
     "ifeval:": "task ifeval:: a format without a source; expected ifeval:FILE or ifeval:OWNER/NAME",
-    "rhymes:openai/gsm8k": f"task rhymes:openai/gsm8k: format 'rhymes', expected one of {NAMES}",
+    "mmlu:cais/mmlu": f"task mmlu:cais/mmlu: format 'mmlu', expected one of {NAMES}",
     "AIME:p.jsonl": f"task AIME:p.jsonl: format 'AIME', expected one of {NAMES}",
     "questions@dev": "task questions@dev: expected questions, questions@train or questions@test",
     "demo@": "task demo@: expected demo, demo@train or demo@test",
@@ -231,7 +231,7 @@ def test_errors_carry_what_they_speak_of(tmp_path: Path, hub: list[object]) -> N
         ("aime:no/test", InvalidInput, "no/test", "split", ["train", "dev"], None),
         ("nowhere.csv", InvalidInput, "nowhere.csv", "task", None, "nowhere.csv"),
         ("aime:", InvalidInput, None, "task", None, "aime:"),
-        ("rhymes:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "rhymes:a/b"),
+        ("mmlu:a/b", InvalidInput, None, "task", tuple(ADAPTERS), "mmlu:a/b"),
     ]
     for spec, kind, *attributes in rows:
         with pytest.raises(AutoDecoError) as error:

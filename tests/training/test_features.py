@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from training_helpers import predicted
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.data import Tokens
-from autodeco_gguf.training.features import segments, stream
+from autodeco_gguf.training.features import Features, segments, stream, together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,3 +118,28 @@ def test_a_prompt_of_several_is_read_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(read) == 3 + 4 + 3 + 3
     for got, expected in zip(together, alone, strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [([5, 3], [4, 1, 3]), ([1, 1, 1, 1, 1], [4, 1]), ([40], [4] * 10), ([2, 9, 3], [4, 4, 1, 5]), ([], [])],
+)
+def test_positions_together_are_the_same_positions(lengths: list[int], sizes: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    buffer = np.zeros((40, 8), np.float32)
+    given: list[bytes] = []
+
+    def parts() -> Iterator[Features]:
+        for n in lengths:  # llama.cpp's buffers are used again
+            buffer[:n] = rng.random((n, 8))
+            given.extend(row.tobytes() for row in buffer[:n])
+            yield Features(np.arange(n), buffer[:n, 0].view(np.int32).astype(np.int64), buffer[:n, :3], buffer[:n])
+
+    found, n_rows = [], []
+    for part in together(parts(), 8 * 4):
+        found += [row.tobytes() for row in part.logits]
+        n_rows.append(len(part))
+        np.testing.assert_array_equal(part.hidden, part.logits[:, :3])
+        np.testing.assert_array_equal(part.target, part.logits[:, 0].view(np.int32))
+    assert sorted(found) == sorted(given)
+    assert n_rows == sizes
