@@ -20,9 +20,11 @@ WORK = ROOT / "build" / "demo"
 SHIPPED = ROOT / "autodeco_gguf" / "demo.gguf"
 N_CTX = 160
 
-TRAIN = f"--task demo@train --reward distinct --from new --parallel 64 -c {N_CTX}"
+TRAIN = (
+    f"--task demo@train --reward distinct --from new --pull 0 --rounds 24 --evaluations 4 --parallel 64 -c {N_CTX} -t 2"
+)
 """New heads, by the reward of their own stories, on number pairs that pre-training saw."""
-EVAL = f"-k 128 --seeds 1 --search-samples 8 --parallel 64 -c {N_CTX}"
+EVAL = f"-k 128 --seeds 1 --search-samples 8 --parallel 64 -c {N_CTX} -t 2"
 
 
 def main() -> None:

@@ -17,12 +17,19 @@ class HeadsOptimizer:
     """AdamW on the parameters of some heads, with a gradient of a norm of ``clip`` at most."""
 
     def __init__(
-        self, module: HeadsModule, heads: Collection[str], *, lr: float, weight_decay: float, clip: float
+        self,
+        module: HeadsModule,
+        heads: Collection[str],
+        *,
+        lr: float,
+        weight_decay: float,
+        clip: float,
+        beta_2: float = 0.999,
     ) -> None:
-        """Args: the module, and which of its heads are trained, of "temperature" and "top_p"; the others stay."""
+        """Take a module, of which the ``heads`` of "temperature" and "top_p" are trained, and the others stay."""
         trained = tuple(HEAD_PREFIX[head] for head in heads)
         self._parameters = [p for name, p in module.named_parameters() if name.startswith(trained)]
-        self._adamw = torch.optim.AdamW(self._parameters, lr=lr, weight_decay=weight_decay)
+        self._adamw = torch.optim.AdamW(self._parameters, lr=lr, betas=(0.9, beta_2), weight_decay=weight_decay)
         self._clip = clip
 
     def step(self, what: str, lr: float, backward: Callable[[], None]) -> float:

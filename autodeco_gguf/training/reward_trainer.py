@@ -65,6 +65,9 @@ class _Progress:
 
 VALIDATION = "validation"
 
+BETA_2 = 0.95
+"""Of AdamW: gradients shrink as groups lose their differences, and a long memory of the first ones would stop it there."""
+
 Drawn = Callable[[str, int, int], None]
 """Called with what is drawn, the answers that are there, and those wanted."""
 
@@ -116,7 +119,7 @@ class RewardTrainer:
         self.heads, self._start = HeadsModule(size, settings.seed), HeadsModule(size, settings.seed)
         self._peak_lr = settings.peak_lr(size)
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
-        self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
+        self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, beta_2=BETA_2, **how)
         self._at = _Progress()
         identity = {**asdict(settings), **identity}
         with Journal(files[0] / "begun.jsonl", {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
