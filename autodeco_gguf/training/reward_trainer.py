@@ -66,7 +66,7 @@ class _Progress:
 VALIDATION = "validation"
 
 BETA_2 = 0.95
-"""Of AdamW: gradients shrink as groups lose their differences, and a long memory of the first ones would stop it there."""
+"""Of AdamW: gradients shrink as groups lose their differences, and a long memory of the first would stop it there."""
 
 Drawn = Callable[[str, int, int], None]
 """Called with what is drawn, the answers that are there, and those wanted."""
