@@ -62,19 +62,15 @@ def publish(directory: Path, **more: Any) -> None:
     published = {name: json.loads((directory / f"{name}.json").read_text("utf-8")) for name in ("results", "control")}
     EVALUATION.write_text(json.dumps({**published, **more}, indent=1) + "\n", encoding="utf-8")
     for name, parts in tables(published).items():
-        replace_parts(ROOT / name, parts)
+        page = ROOT / name
+        text = page.read_text(encoding="utf-8")
+        for mark, content in parts.items():
+            before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+            _, end, after = rest.partition(f"<!-- /{mark} -->\n")
+            text = f"{before}{begin}{content}\n{end}{after}"
+        page.write_text(text, encoding="utf-8")
     for plot in ("accuracy", "pass_at_1", "pass_at_k", "parameters"):
         shutil.copyfile(directory / f"{plot}.png", ROOT / "docs" / f"evaluation-{plot}.png")
-
-
-def replace_parts(page: Path, parts: Mapping[str, str]) -> None:
-    """Put texts between their marks on a page."""
-    text = page.read_text(encoding="utf-8")
-    for mark, content in parts.items():
-        before, begin, rest = text.partition(f"<!-- {mark} -->\n")
-        _, end, after = rest.partition(f"<!-- /{mark} -->\n")
-        text = f"{before}{begin}{content}\n{end}{after}"
-    page.write_text(text, encoding="utf-8")
 
 
 @click.command()
@@ -82,7 +78,7 @@ def replace_parts(page: Path, parts: Mapping[str, str]) -> None:
 def main(directory: Path) -> None:
     """Put the evaluation in DIRECTORY into the pages."""
     kept = json.loads(EVALUATION.read_text(encoding="utf-8")) if EVALUATION.exists() else {}
-    publish(directory, **{key: kept[key] for key in ("seconds",) if key in kept})
+    publish(directory, **{key: kept[key] for key in ("choice", "seconds") if key in kept})
 
 
 if __name__ == "__main__":
