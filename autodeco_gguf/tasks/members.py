@@ -214,7 +214,7 @@ def _other_subject(said: Sequence[str], gaps: Sequence[str], asked: frozenset[st
                 continue
         if asked.intersection(segment):
             return False
-        leads_on = segment[0] in _LEADS or segment[-1] in _FILLERS or gap.startswith(":")
+        leads_on = not segment or segment[0] in _LEADS or segment[-1] in _FILLERS or gap.startswith(":")
         if not leads_on and not _FILLERS.issuperset(segment):
             return True
         segment = []

@@ -6,6 +6,8 @@ import json
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.checkers import get_checker
@@ -21,6 +23,7 @@ NAMED = [
     ("Sure! A fruit: **Mango**.", "fruit", "mango"),
     ("A kind of fruit is a banana, and an apple too.", "fruit", "banana"),
     ("My favorite is the pear", "fruit", "pear"),
+    ("Is the apple one?", "fruit", "apple"),
     ("One of my personal favorites is the shrimp. They're a type of crustacean", "crustacean", "shrimp"),
     ("1. Apple\n2. Pear", "fruit", "apple"),
     ("Here are some fruits:\n\n1. Bananas\n2. Apples", "fruit", "banana"),
@@ -154,3 +157,28 @@ def test_a_hostile_response_takes_linear_time() -> None:
     for text in ("apple " * 20_000, "not " * 100_000, "one of the " * 30_000, "san " * 50_000, "\u0301" * 100_000):
         first_member("carrots of " + text, "citrus fruit")
     assert time.perf_counter() - start < 20
+
+
+PIECES = (
+    "is",
+    "are",
+    "the",
+    "not",
+    "one",
+    "Sure",
+    "apple",
+    "red",
+    "fruit",
+    "orange juice",
+    ",",
+    ".",
+    ":",
+    "**",
+    "\n",
+    "é",
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(list(kinds())))
+def test_no_response_fails(pieces: list[str], kind: str) -> None:
+    first_member(" ".join(pieces), kind)
