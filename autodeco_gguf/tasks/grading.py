@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import reprlib
@@ -84,16 +85,15 @@ class Grader:
         self._name = checker
         self._time_limit = time_limit
         self._checker = get_checker(checker) if checker in IN_PROCESS else None
-        self._worker = None if self._checker else Worker(checker, time_limit)
+        self._workers = None if self._checker else Workers(checker, time_limit)
 
     def __enter__(self) -> Grader:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        if self._workers is not None:
+            self._workers.close()
 
     def validate(self, problems: Iterable[Problem]) -> None:
         """Call the checker with an empty response for every answer.
@@ -120,19 +120,13 @@ class Grader:
         return grade
 
     def _ask(self, text: str, answer: str) -> Grade:
-        worker = self._worker or Worker(self._name, self._time_limit)
-        self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
+        assert self._workers is not None
         try:
-            grade = Grade(*worker.ask(self._time_limit, text, answer))
-            self._worker = worker
+            return Grade(*self._workers.ask(text, answer))
         except TimeoutError:
-            grade = Grade(False, f"the checker took longer than {self._time_limit:g} s")
+            return Grade(False, f"the checker took longer than {self._time_limit:g} s")
         except EOFError as e:
-            grade = Grade(None, f"the checker ended its process ({e})")
-        finally:
-            if self._worker is None:
-                worker.kill()
-        return grade
+            return Grade(None, f"the checker ended its process ({e})")
 
 
 # ---- the process ----
@@ -151,6 +145,34 @@ def worker_command(function: str, time_limit: float, kind: Kind = "checker") -> 
     path = [str(Path(__file__).parents[2]), *sys.path]
     main = "from autodeco_gguf.tasks.grading_worker import main; del sys.path[0]; main()"
     return [sys.executable, "-c", f"import sys; sys.path[:] = {path!a}; {main}", function, str(time_limit), kind]
+
+
+class Workers:
+    """A worker, and another in its place when it hangs or dies, or its answer was not waited for."""
+
+    def __init__(self, function: str, time_limit: float, kind: Kind = "checker") -> None:
+        """Start the first; InvalidInput where it cannot import the function."""
+        self._start = functools.partial(Worker, function, time_limit, kind)
+        self._time_limit = time_limit
+        self._worker: Worker | None = self._start()
+
+    def ask(self, *arguments: str) -> Any:
+        """As :meth:`Worker.ask`; InvalidInput where a new one cannot import the function any more."""
+        worker = self._worker or self._start()
+        self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
+        try:
+            reply = worker.ask(self._time_limit, *arguments)
+            self._worker = worker
+            return reply
+        finally:
+            if self._worker is None:
+                worker.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
 
 class Worker:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.tasks.grading import Worker, failure
+from autodeco_gguf.tasks.grading import Workers, failure
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,14 @@ class Scorer:
 
     def __init__(self, name: str, time_limit: float = 10.0) -> None:
         self._name, self._time_limit = name, time_limit
-        self._worker: Worker | None = Worker(name, time_limit, "reward")
+        self._workers = Workers(name, time_limit, "reward")
 
     def __enter__(self) -> Scorer:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._workers.close()
 
     def score(self, prompt: str, text: str, answer: str) -> float:
         """Score one response.
@@ -65,17 +63,12 @@ class Scorer:
         Raises:
             InvalidInput: the function raised, took too long, ended its process or gave no finite number.
         """
-        worker, self._worker = self._worker or Worker(self._name, self._time_limit, "reward"), None
         try:
-            score = Score(*worker.ask(self._time_limit, prompt, text, answer))
-            self._worker = worker
+            score = Score(*self._workers.ask(prompt, text, answer))
         except TimeoutError:
             score = Score(None, f"took longer than {self._time_limit:g} s")
         except EOFError as e:
             score = Score(None, f"ended its process ({e})")
-        finally:
-            if self._worker is None:
-                worker.kill()
         if score.value is None:
             raise InvalidInput(f"reward {self._name}: {score.error}", key="reward", found=self._name)
         return score.value
