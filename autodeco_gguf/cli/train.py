@@ -30,9 +30,11 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 @reward_options
 @option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
 @option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
-@option("--epochs", default=1.0, help="Passes over the data.")
+@option("--epochs", type=float, help="Passes over the data.  [default: 1, or more for 60 steps]")
 @option("--steps", type=int, help="Steps, instead of epochs.")
-@option("--batch", type=int, help="Examples a step, or problems a round.  [default: 32, or 24]")
+@option(
+    "--batch", type=int, help="Examples a step, or problems a round.  [default: 32, of few data 8; 24 with --reward]"
+)
 @option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
 @option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
 @option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")

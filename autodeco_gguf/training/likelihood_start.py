@@ -52,7 +52,7 @@ def likelihood_start(
     answers = directory / "answers.jsonl"
     if not answers.exists():
         _draw(engine, tasks, items, settings, answers, phase)
-    heads = HeadsModule.open_new(engine.context.hidden_size, settings.seed)
+    heads = HeadsModule(engine.context.hidden_size, settings.seed)
     engine.forget()
     try:
         encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)

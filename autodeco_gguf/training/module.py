@@ -12,7 +12,7 @@ from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE
 from autodeco_gguf.heads.weights import HeadWeights, Mlp
 
 OPEN_TOP_P = 2.5
-"""What is added before the sigmoid of the top-p head, for heads that begin by drawing."""
+"""What new heads have added before the sigmoid of the top-p head."""
 
 WIDTH = 256
 """Width of the hidden layer (the official heads')."""
@@ -40,7 +40,11 @@ class Head(nn.Module):
 
 
 class HeadsModule(nn.Module):
-    """Both heads. The untrained one of a single-head training stays as it was drawn, as upstream."""
+    """Both heads, new ones: T near 1, and P near 0.93, where upstream's begins at 0.5.
+
+    From 0.5 the first hundred steps go into a cut that excludes what is right, and answers drawn with it are all the
+    same. The untrained one of a single-head training stays as it was drawn, as upstream.
+    """
 
     def __init__(self, hidden_size: int, seed: int) -> None:
         super().__init__()
@@ -49,17 +53,8 @@ class HeadsModule(nn.Module):
             torch.manual_seed(seed)
             self.temp_head = Head(hidden_size)
             self.top_p_head = Head(hidden_size + len(FEATURES[True]))
-
-    @classmethod
-    def open_new(cls, hidden_size: int, seed: int) -> HeadsModule:
-        """New heads that leave the model much as it is: T near 1, and P near 0.93 instead of 0.5.
-
-        What draws the answers that it learns from must not begin with a cut that leaves hardly a choice.
-        """
-        heads = cls(hidden_size, seed)
         with torch.no_grad():
-            heads.top_p_head.mlp[2].bias += OPEN_TOP_P  # type: ignore[operator]
-        return heads
+            self.top_p_head.mlp[2].bias += OPEN_TOP_P  # type: ignore[operator]
 
     def temperature(self, hidden: Tensor) -> Tensor:
         """T [n] from hidden states [n, hidden_size]."""

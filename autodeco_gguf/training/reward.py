@@ -122,7 +122,7 @@ def train_reward(
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
                     given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
-                trainer.begin(given or HeadsModule.open_new(engine.context.hidden_size, settings.seed))
+                trainer.begin(given or HeadsModule(engine.context.hidden_size, settings.seed))
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
         weights = trainer.heads.weights(vocab_size=n_vocab, base_model=options.base_name or model.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import InvalidInput
@@ -50,8 +51,8 @@ class TrainingSettings:
     Attributes:
         objective: the losses.
         max_tokens: of a sequence; longer ones are cut.
-        batch: examples a step.
-        epochs: passes over the data.
+        batch: examples a step; None: ``MAX_BATCH``, or less, down to ``MIN_BATCH``, for ``LEAST_STEPS`` an epoch.
+        epochs: passes over the data; None: one, or as many as it takes for ``LEAST_STEPS``.
         steps: instead of epochs, where given.
         lr: peak learning rate of AdamW; None: ``LR_WIDTH`` / hidden size.
         weight_decay: of AdamW.
@@ -65,8 +66,8 @@ class TrainingSettings:
 
     objective: Objective = field(default_factory=Objective)
     max_tokens: int = 2048
-    batch: int = 32
-    epochs: float = 1.0
+    batch: int | None = None
+    epochs: float | None = None
     steps: int | None = None
     lr: float | None = None
     weight_decay: float = 0.0
@@ -76,6 +77,15 @@ class TrainingSettings:
     evaluations: int = 10
     patience: int = 3
     seed: int = 0
+
+    def resolved(self, examples: int, hidden_size: int) -> tuple[int, int, float]:
+        """The batch, the steps and the rate for so many examples to train on."""
+        batch = self.batch or min(MAX_BATCH, max(MIN_BATCH, examples // LEAST_STEPS))
+        epoch = math.ceil(examples / batch)
+        steps = self.steps
+        if steps is None:
+            steps = max(epoch, LEAST_STEPS) if self.epochs is None else max(1, round(self.epochs * epoch))
+        return batch, steps, LR_WIDTH / hidden_size if self.lr is None else self.lr
 
     def check(self) -> None:
         """Raise InvalidInput for a value out of range, naming it."""
@@ -89,8 +99,8 @@ class TrainingSettings:
             ("control_weight", o.control_weight, 0.0, 1e6),
             ("control_margin", o.control_margin, 0.0, 2.0),
             ("max_tokens", self.max_tokens, 2, 2**24),
-            ("batch", self.batch, 1, 2**16),
-            ("epochs", self.epochs, 1e-9, 1e6),
+            ("batch", 1 if self.batch is None else self.batch, 1, 2**16),
+            ("epochs", 1.0 if self.epochs is None else self.epochs, 1e-9, 1e6),
             ("steps", 1 if self.steps is None else self.steps, 1, 2**31),
             ("lr", self.lr or 0.0, 0.0, 10.0),
             ("weight_decay", self.weight_decay, 0.0, 10.0),
@@ -104,6 +114,12 @@ class TrainingSettings:
             if not low <= value <= high:
                 raise InvalidInput.of(name, f"{value:g}", f"{low:g} to {high:g}")
 
+
+LEAST_STEPS = 60
+"""Of a training whose length is not set: enough for heads that begin at T = 1 and P = 0.93 to come to their means."""
+
+MIN_BATCH, MAX_BATCH = 8, 32
+"""Of a training whose batch is not set."""
 
 LR_WIDTH = 0.1
 """Default learning rate times hidden size: the wider the input of a layer, the further one step moves its output. At

@@ -24,11 +24,8 @@ from autodeco_gguf.training.measures import RewardReport
 from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, is_too_little, report
-from autodeco_gguf.training.settings import TrainingSettings
+from autodeco_gguf.training.settings import LEAST_STEPS, TrainingSettings
 from autodeco_gguf.training.trainer import Step, Trainer
-
-FEW_STEPS = 100
-"""Below this a training warns: the paper's heads took some hundred steps."""
 
 _TOGETHER, _CELLS = 8, 2048
 """So many examples are decoded together, where they are short enough for so many tokens of context."""
@@ -127,7 +124,7 @@ def train(
         if force:
             out.remove_results()
         trainer = Trainer(context, dataset, settings, out.directory, out.state, identity(model, machine))
-        for warning in _warnings(trainer, dataset, settings):
+        for warning in _warnings(trainer, dataset):
             watch.warning(warning)
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
@@ -144,12 +141,13 @@ def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
     return {"base": base, "cache_type": machine.cache_type, "flash_attn": bool(machine.flash_attn)}
 
 
-def _warnings(trainer: Trainer, dataset: Dataset, settings: TrainingSettings) -> list[str]:
+def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
     """What makes a training too small to tell anything, before it has taken its time."""
     found = []
-    if trainer.steps < FEW_STEPS:
-        steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {settings.batch} examples"
-        found.append(f"only {steps}: heads hardly learn in less than {FEW_STEPS}; give more data, --epochs or --steps")
+    least = LEAST_STEPS
+    if trainer.steps < least:
+        steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {trainer.batch} examples"
+        found.append(f"only {steps}: heads hardly learn in less than {least}; give more data, --epochs or --steps")
     n_examples = len(trainer.validation_ids)
     n_tokens = sum(int((dataset[int(i)][0] < 0).sum()) for i in trainer.validation_ids)
     if n_examples and is_too_little(n_examples, n_tokens):

@@ -19,7 +19,7 @@ from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
 from autodeco_gguf.training.optimizer import HeadsOptimizer
-from autodeco_gguf.training.settings import LR_WIDTH, MAX_VALIDATION, TrainingSettings
+from autodeco_gguf.training.settings import MAX_VALIDATION, TrainingSettings
 from autodeco_gguf.training.state import State
 
 SAVE_S = 60.0
@@ -78,13 +78,12 @@ class Trainer:
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
         """
-        self._peak_lr = LR_WIDTH / context.hidden_size if settings.lr is None else settings.lr
-        settings = replace(settings, lr=self._peak_lr)
-        self._context, self._data, self._settings = context, data, settings
         parts = held_out(len(data), settings.validation, MAX_VALIDATION, settings.seed)
         self.validation_ids, self._training_ids = map(np.sort, parts)
-        self._steps_epoch = math.ceil(len(self._training_ids) / settings.batch)
-        self.steps = settings.steps or max(1, round(settings.epochs * self._steps_epoch))
+        self.batch, self.steps, self._peak_lr = settings.resolved(len(self._training_ids), context.hidden_size)
+        settings = replace(settings, batch=self.batch, steps=self.steps, lr=self._peak_lr)
+        self._context, self._data, self._settings = context, data, settings
+        self._steps_epoch = math.ceil(len(self._training_ids) / self.batch)
         self.heads = HeadsModule(context.hidden_size, settings.seed)
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
@@ -147,7 +146,7 @@ class Trainer:
         if self._order[0] != epoch:
             rng = np.random.default_rng([self._settings.seed, 2, epoch])
             self._order = (epoch, rng.permutation(self._training_ids))
-        return self._order[1][place * self._settings.batch :][: self._settings.batch]
+        return self._order[1][place * self.batch :][: self.batch]
 
     def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
         """The sequences of some examples, and which of them [m, 3] are variants of one."""
@@ -175,8 +174,8 @@ class Trainer:
                 yield replace(part, sequence=part.sequence + first)
 
     def _validation_batches(self) -> Iterator[tuple[int, Ids]]:
-        for first in range(0, len(self.validation_ids), self._settings.batch):
-            yield first, self.validation_ids[first : first + self._settings.batch]
+        for first in range(0, len(self.validation_ids), self.batch):
+            yield first, self.validation_ids[first : first + self.batch]
 
     def _validate(self) -> Losses | None:
         if not len(self.validation_ids):

@@ -56,7 +56,7 @@ def test_few_problems_are_asked_the_more_often(engine: Engine, tmp_path: Path, m
 
 
 def test_with_too_few_they_stay_new(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = HeadsModule.open_new(64, 0)
+    new = HeadsModule(64, 0)
     with GradedTasks([replace(task, checker="never") for task in TASKS]) as tasks:
         items = render(engine, tasks.tasks, 6)
         heads, n = likelihood_start(engine, tasks, items, SETTINGS, tmp_path / "none")

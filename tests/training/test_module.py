@@ -64,13 +64,13 @@ def test_initialization_follows_from_the_seed_alone() -> None:
     assert not any(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_heads_that_begin_by_drawing_cut_little() -> None:
-    plain, opened = HeadsModule(64, 3), HeadsModule.open_new(64, 3)
-    hidden, features = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(50, 5)
+def test_new_heads_cut_little() -> None:
+    hidden, features = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(200, 5)
     with torch.no_grad():
-        assert torch.equal(plain.temperature(hidden), opened.temperature(hidden))
-        odds = [p / (1 - p) for p in (module.top_p(hidden, features) for module in (plain, opened))]
-        torch.testing.assert_close(odds[1] / odds[0], torch.full((50,), math.exp(2.5)), rtol=1e-3, atol=0.0)
+        heads = HeadsModule(64, 3)
+        t, p = heads.temperature(hidden), heads.top_p(hidden, features)
+    assert 0.9 < float(t.mean()) < 1.1
+    assert 0.8 < float(p.min()) < 0.92 < float(p.max()) < 0.97
 
 
 def test_arrays_become_parameters_again(qwen2: Case) -> None:

@@ -80,7 +80,7 @@ def test_the_trainer_and_the_engine_agree_on_what_was_drawn(t: float | None, p: 
 
 
 def test_the_trainer_predicts_what_the_engine_drew_with(engine: Engine) -> None:
-    heads = HeadsModule.open_new(engine.context.hidden_size, 3)
+    heads = HeadsModule(engine.context.hidden_size, 3)
     engine.replace_heads(heads.weights(vocab_size=engine.context.n_vocab, base_model=""))
     drawn, rows = sequences(engine, None, None)
     seen = [0, 0, 0]
@@ -171,7 +171,7 @@ def test_derivatives_against_finite_differences(t: float, p: float) -> None:
 
 
 def heads_of(seed: int) -> HeadsModule:
-    return HeadsModule.open_new(12, seed)
+    return HeadsModule(12, seed)
 
 
 def gradients_of(heads: HeadsModule) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ PROBLEMS = tuple(Problem(f"Hello {i}", "1", i + 1, "p.jsonl") for i in range(7))
 
 @pytest.fixture(scope="module")
 def engine(qwen2: Case) -> Iterator[Engine]:
-    heads = HeadsModule.open_new(64, 0).weights(vocab_size=384, base_model="")
+    heads = HeadsModule(64, 0).weights(vocab_size=384, base_model="")
     with Engine(qwen2.base, n_parallel=4, n_ctx=64, heads=heads, machine=Machine(n_threads=1)) as engine:
         yield engine
 
@@ -55,7 +55,7 @@ class Kit:
             engine, self.tasks, items, self.reward, wanted, (directory, directory), {"base": checker}
         )
         if not self.trainer.resumed:
-            self.trainer.begin(HeadsModule.open_new(64, 0))
+            self.trainer.begin(HeadsModule(64, 0))
 
     def log(self) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (self.directory / "log.jsonl").read_text().splitlines()]

@@ -226,13 +226,14 @@ def test_a_full_disk(nbytes: int, qwen2: Case, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 
 
-STEPS = "only 2 steps of up to 32 examples: heads hardly learn in less than 100; give more data, --epochs or --steps"
+STEPS = "only 2 steps of up to 32 examples: heads hardly learn in less than 60; give more data, --epochs or --steps"
 HELD = "only {} to validate on: too few for a verdict at the end; give more data, or a larger --validation"
-MANY = TrainingSettings(steps=100, batch=1)
+FEW, MANY = TrainingSettings(epochs=1.0, batch=32), TrainingSettings(steps=60, batch=1)
 SIZES: dict[str, tuple[int, TrainingSettings, list[str]]] = {
-    "small": (46, TrainingSettings(), [STEPS, HELD.format("8 tokens of 2 examples")]),
-    "one step": (2, TrainingSettings(validation=0.0), [STEPS.replace("2 steps", "1 step")]),
+    "small": (46, FEW, [STEPS, HELD.format("8 tokens of 2 examples")]),
+    "one step": (2, replace(FEW, validation=0.0), [STEPS.replace("2 steps", "1 step")]),
     "little to validate on": (46, replace(MANY, validation=0.02), [HELD.format("4 tokens of 1 example")]),
+    "as many steps as it takes": (46, TrainingSettings(validation=0.0), []),
     "enough": (120, replace(MANY, validation=0.5), []),
     "nothing held out": (46, replace(MANY, validation=0.0), []),
 }

@@ -109,16 +109,29 @@ def test_every_example_once_an_epoch(
 
 
 SIZES: list[tuple[int, dict[str, Any], int, int]] = [
-    (1, {}, 0, 1),
-    (2, {}, 1, 1),
-    (2, {"validation": 0.5}, 1, 1),
-    (5, {"validation": 0.0}, 0, 2),
-    (5, {"validation": 0.01}, 1, 1),
-    (5, {"batch": 100}, 1, 1),
+    (1, {}, 0, 60),
+    (61, {"batch": 1, "validation": 0.0}, 0, 61),
+    (1, {"epochs": 1.0}, 0, 1),
+    (2, {"epochs": 1.0}, 1, 1),
+    (2, {"epochs": 1.0, "validation": 0.5}, 1, 1),
+    (5, {"epochs": 1.0, "validation": 0.0}, 0, 2),
+    (5, {"epochs": 1.0, "validation": 0.01}, 1, 1),
+    (5, {"epochs": 1.0, "batch": 100}, 1, 1),
     (5, {"epochs": 0.01}, 1, 1),
     (5, {"epochs": 2.5}, 1, 2),
     (20, {"steps": 9, "epochs": 100.0}, 5, 9),
 ]
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "steps"),
+    [(1, 8, 60), (480, 8, 60), (500, 8, 63), (600, 10, 60), (1919, 31, 62), (1920, 32, 60), (32_000, 32, 1000)],
+)
+def test_a_training_of_unset_length(examples: int, batch: int, steps: int) -> None:
+    """Few examples make small batches first, and then more epochs."""
+    assert TrainingSettings().resolved(examples, 64) == (batch, steps, 0.1 / 64)
+    given = TrainingSettings(batch=5, steps=7, lr=1e-3)
+    assert given.resolved(examples, 64) == (5, 7, 1e-3)
 
 
 @pytest.mark.parametrize(("n", "changes", "n_validation", "steps"), SIZES)
