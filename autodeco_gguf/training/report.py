@@ -71,7 +71,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         for name, (t, p, x) in columns.items()
     )
     n_examples = len(example.unique())
-    words = verdict(methods)
+    words = verdict(methods, objective)
     if is_too_little(n_examples, len(example)):
         words = f"{len(example)} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
         words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
@@ -85,7 +85,7 @@ def is_too_little(examples: int, tokens: int) -> bool:
     return examples < LEAST_EXAMPLES or tokens < LEAST_TOKENS
 
 
-def verdict(methods: tuple[ReportRow, ...]) -> str:
+def verdict(methods: tuple[ReportRow, ...], objective: Objective) -> str:
     """Whether the heads beat constants, in plain words; two standard errors count as a difference."""
     constants = [m for m in methods if m.name in ("best single T", MEAN_SHIFT)]
     worst = min(constants, key=lambda m: m.difference)
@@ -96,6 +96,8 @@ def verdict(methods: tuple[ReportRow, ...]) -> str:
         return f"{better}: it is the tokens they look at."
     if worst.difference < -2 * worst.standard_error:
         text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
+        if objective.dynamic_fine_tuning:  # which favours likely tokens
+            text += " But the objective was not likelihood alone: whether answers get better, autodeco-gguf eval tells."
     else:
         text = f"Constants do as well as the heads ({worst.name}: {margin} apart)"
         better_mean = ": what they learnt is a better mean, not token-level control."

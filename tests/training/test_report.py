@@ -64,7 +64,7 @@ def test_the_report_by_numpy(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> No
         assert method.nll == pytest.approx(nll.mean(), rel=1e-4)
         assert method.difference == pytest.approx(difference.mean(), abs=1e-4)
         assert method.standard_error == pytest.approx(math.sqrt((sums**2).sum() * 7 / 6) / 90, rel=1e-3, abs=1e-6)
-    assert got.verdict == verdict(got.methods)
+    assert got.verdict == verdict(got.methods, Objective())
     assert json.loads(json.dumps(asdict(got)))["methods"][4]["name"] == "heads"
 
 
@@ -92,7 +92,7 @@ def test_little_gives_no_verdict(tokens: int, examples: int, words: str | None, 
     (part,), _ = random_features(n=tokens, hidden=64, n_vocab=384, parts=1)
     part = replace(part, sequence=np.arange(tokens) % examples)
     got = report(module_of(qwen2), Objective(), lambda: iter([part]))
-    assert (got.examples, got.tokens, got.verdict) == (examples, tokens, words or verdict(got.methods))
+    assert (got.examples, got.tokens, got.verdict) == (examples, tokens, words or verdict(got.methods, Objective()))
 
 
 def test_the_reports_cut_is_as_steep_as_that_of_the_training(qwen2: Case) -> None:
@@ -128,6 +128,10 @@ VERDICTS: dict[str, tuple[tuple[float, float], tuple[float, float], str]] = {
 }
 
 
+PLAIN = Objective(dynamic_fine_tuning=False)
+MORE = " But the objective was not likelihood alone: whether answers get better, autodeco-gguf eval tells."
+
+
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdict(name: str) -> None:
     single, shift, words = VERDICTS[name]
@@ -137,9 +141,10 @@ def test_verdict(name: str) -> None:
         ReportRow("mean-shift", 0.8, 0.9, 1.0 + shift[0], *shift),
         ReportRow("heads", 0.8, 0.9, 1.0, 0.0, 0.0),
     )
-    assert verdict(methods) == words
+    assert verdict(methods, PLAIN) == words
+    assert verdict(methods, Objective()) == words + MORE * (name == "worse")
     useless, useful = (ReportRow("heads, T alone", 0.8, 1.0, nll, 0.0, 0.01) for nll in (1.2, 0.9))
-    assert verdict((*methods, useless)) == words
-    told = verdict((*methods, useful))
+    assert verdict((*methods, useless), PLAIN) == words
+    told = verdict((*methods, useful), PLAIN)
     ending = " Their T alone does better than the constants (0.9000); the cut at P costs the rest."
     assert told == (words if name == "better" else words + ending)

@@ -90,6 +90,29 @@ def test_why_nothing_can_be_learnt() -> None:
     assert "; easier problems, a larger -k or" in flat_warning(replace(of, pass_at_1=0.01))
 
 
+SLOW_BOXES = r"""
+from autodeco_gguf.tasks.checkers import boxed
+
+def check(text, answer):
+    return len(text) % 2 == 0 or boxed(r"\boxed{9^{9^{9^9}}}", "7")
+"""
+
+
+def test_answers_that_hold_their_grader_are_wrong(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs its time limit and a new process, and the next one is graded as ever."""
+    (tmp_path / "slow_boxes.py").write_text(SLOW_BOXES)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = replace(SETTINGS, rounds=1, problems=2, validation=0.0)
+    with GradedTasks([Task("p", PROBLEMS, "slow_boxes:check")], time_limit=0.3) as tasks:
+        options = replace(OPTIONS, start="new")
+        done = train_reward(
+            qwen2.base, tasks, tmp_path / "out", settings, options=options, machine=Machine(n_threads=1)
+        )
+    (line,) = map(json.loads, (done.checkpoint / "log.jsonl").read_text().splitlines()[1:])
+    assert 0 < line["train"]["pass_at_1"] < 1
+    assert line["grad_norm"] > 0
+
+
 @pytest.mark.parametrize("phase", ["start: problems", "start: steps", "validation: answers", "round 2: answers"])
 def test_it_goes_on_to_the_same_result(phase: str, undisturbed: Path, qwen2: Case, tmp_path: Path) -> None:
     class Killed(Exception):
