@@ -232,16 +232,19 @@ class RewardTrainer:
     # ---- validation ----
 
     def _validated(self, done: Round, drawn: Drawn) -> Round:
-        """With a validation, each of them with the same seeds; the best heads are kept."""
+        """With a validation, each of them with the same seeds; the best heads are kept, of equal ones the later.
+
+        The rate falls, so that later ones are less noisy. The start gives way to better ones alone.
+        """
         if not self.validation:
             return done
         begin = time.perf_counter()
         measures = Measures.of(self.draw(self.validation, VALIDATION, drawn))
-        if measures.reward > self._at.best_reward:
-            self._at.best_round, self._at.best_reward, self._at.bad = done.round, measures.reward, 0
+        better = measures.reward > self._at.best_reward
+        if better or (measures.reward == self._at.best_reward and self._at.best_round):
+            self._at.best_round, self._at.best_reward = done.round, measures.reward
             self._at.best = {k: v.clone() for k, v in self.heads.state_dict().items()}
-        else:
-            self._at.bad += 1
+        self._at.bad = 0 if better else self._at.bad + 1
         return replace(done, validation=measures, validation_s=round(time.perf_counter() - begin, 2))
 
     # ---- state ----

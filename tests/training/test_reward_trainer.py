@@ -91,7 +91,8 @@ def test_a_round_is_what_the_log_says(undisturbed: Kit) -> None:
         assert (line["grad_norm"] > 0) == (train["differing"] > 0)
     assert any(line["grad_norm"] > 0 for line in log)
     rewards = [line["validation"]["reward"] for line in log]
-    assert undisturbed.trainer.kept == rewards.index(max(rewards))
+    best = [number for number, reward in enumerate(rewards) if reward == max(rewards)]
+    assert undisturbed.trainer.kept == (0 if 0 in best else best[-1])
 
 
 def test_validation_problems_are_never_trained_on(undisturbed: Kit) -> None:
@@ -158,10 +159,19 @@ def test_no_step_where_no_group_has_a_difference(
     assert {line["train"]["reward"] for line in kit.log()[1:]} == {float(checker == "always")}
 
 
-def test_it_stops_when_it_no_longer_gets_better(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("rewards", "kept", "done"),
+    [
+        ([0.5, 0.6, 0.55, 0.6, 0.7], 3, 3),  # of equal ones the later, which is no gain
+        ([0.5, 0.5, 0.4], 0, 2),  # the start gives way to better ones alone
+        ([0.2, 0.5, 0.4, 0.3, 0.6], 1, 3),
+        ([0.2, 0.5, 0.4, 0.6, 0.6], 4, 4),
+    ],
+)
+def test_which_round_is_kept_and_when_it_stops(
+    rewards: list[float], kept: int, done: int, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = iter([0.5, 0.6, 0.55, 0.6, 0.7])
+    left = iter(rewards)
     measured = Measures.of
 
     def of(groups: list[Group]) -> Measures:
@@ -172,8 +182,8 @@ def test_it_stops_when_it_no_longer_gets_better(
     kit = Kit(engine, tmp_path, rounds=4, evaluations=4, patience=2)
     heads: dict[int, dict[str, torch.Tensor]] = {}
     kit.trainer.run(lambda done: heads.setdefault(done.round, kit.heads()) and None)
-    assert (kit.trainer.round, kit.trainer.kept) == (3, 1)
-    assert equal(kit.heads(), heads[1])
+    assert (kit.trainer.round, kit.trainer.kept) == (done, kept)
+    assert equal(kit.heads(), heads[kept])
 
 
 def test_a_state_of_another_training(engine: Engine, tmp_path: Path) -> None:
