@@ -25,21 +25,22 @@ SHORT = {
     "autodeco": "AutoDeco",
     "greedy": "greedy",
     "default": "default",
-    "mean-shift": "mean-shift",
+    "mean-shift": "its own mean as constants",
+    "shuffle": "its own T and P at other tokens",
     "oracle": "oracle for pass@1",
-    "distinct": "most distinct static pair",
 }
-"""Methods of the short table, and how it calls them."""
+"""Methods of the short table, and how it calls them, besides the static pair with the most distinct right answers."""
 
 
 def short_table(results: Results) -> str:
     """pass@1, distinct right answers, and mean T and P of some methods, as Markdown."""
     lines = [f"| | pass@1 | distinct correct of {results.settings.k} | mean T | mean P |", "|---|---|---|---|---|"]
-    for row in results.methods:
-        if row.name in SHORT and row.temperature and row.top_p:
+    named = [(SHORT[row.name] + row.label.removeprefix(row.name), row) for row in results.methods if row.name in SHORT]
+    most = max((row for row in results.methods if row.kind == "constant"), key=lambda row: row.overall.distinct)
+    for name, row in (*named, ("most distinct static pair", most)):
+        if row.temperature and row.top_p:
             s = row.overall
-            name = SHORT[row.name] + row.label.removeprefix(row.name)
-            passed = f"{s.pass_1:.3f} ± {s.se_problems:.3f}"
+            passed = f"{s.pass_1:.4f} ± {s.se_problems:.4f}"
             distinct = f"{s.distinct:.2f} ± {s.distinct_se:.2f}"
             lines.append(f"| {name} | {passed} | {distinct} | {row.temperature.mean:.2f} | {row.top_p.mean:.2f} |")
     return "\n".join(lines)
@@ -62,15 +63,19 @@ def publish(directory: Path, **more: Any) -> None:
     published = {name: json.loads((directory / f"{name}.json").read_text("utf-8")) for name in ("results", "control")}
     EVALUATION.write_text(json.dumps({**published, **more}, indent=1) + "\n", encoding="utf-8")
     for name, parts in tables(published).items():
-        page = ROOT / name
-        text = page.read_text(encoding="utf-8")
-        for mark, content in parts.items():
-            before, begin, rest = text.partition(f"<!-- {mark} -->\n")
-            _, end, after = rest.partition(f"<!-- /{mark} -->\n")
-            text = f"{before}{begin}{content}\n{end}{after}"
-        page.write_text(text, encoding="utf-8")
+        replace_parts(ROOT / name, parts)
     for plot in ("accuracy", "pass_at_1", "pass_at_k", "parameters"):
         shutil.copyfile(directory / f"{plot}.png", ROOT / "docs" / f"evaluation-{plot}.png")
+
+
+def replace_parts(page: Path, parts: Mapping[str, str]) -> None:
+    """Put texts between their marks on a page."""
+    text = page.read_text(encoding="utf-8")
+    for mark, content in parts.items():
+        before, begin, rest = text.partition(f"<!-- {mark} -->\n")
+        _, end, after = rest.partition(f"<!-- /{mark} -->\n")
+        text = f"{before}{begin}{content}\n{end}{after}"
+    page.write_text(text, encoding="utf-8")
 
 
 @click.command()
@@ -78,7 +83,7 @@ def publish(directory: Path, **more: Any) -> None:
 def main(directory: Path) -> None:
     """Put the evaluation in DIRECTORY into the pages."""
     kept = json.loads(EVALUATION.read_text(encoding="utf-8")) if EVALUATION.exists() else {}
-    publish(directory, **{key: kept[key] for key in ("choice", "seconds") if key in kept})
+    publish(directory, **{key: kept[key] for key in ("seconds",) if key in kept})
 
 
 if __name__ == "__main__":

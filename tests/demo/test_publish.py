@@ -35,7 +35,7 @@ def test_publishing_it_again_changes_nothing(
         shutil.copy(ROOT / page, root / page)
     monkeypatch.setattr(publish, "ROOT", root)
     monkeypatch.setattr(publish, "EVALUATION", root / "demo" / "evaluation.json")
-    publish.publish(evaluation, choice=published["choice"], seconds=published["seconds"])
+    publish.publish(evaluation, seconds=published["seconds"])
     for name in (*pages, "demo/evaluation.json"):
         assert (root / name).read_bytes() == (ROOT / name).read_bytes()
     assert (root / "docs" / "evaluation-pass_at_k.png").read_bytes() == b"pass_at_k"
