@@ -75,7 +75,8 @@ def rollouts_command(
         )
 
         def watch(summary: RolloutSummary, total: int) -> None:
-            text = f"problems, {summary.correct} of {summary.samples} correct, {_speed(summary):.0f} tokens/s"
+            cut = f" ({summary.cut} more cut)" if summary.cut else ""
+            text = f"problems, {summary.correct} of {summary.samples} correct{cut}, {_speed(summary):.0f} tokens/s"
             bar.update(summary.problems, total, text)
 
         summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
@@ -88,6 +89,8 @@ def _speed(summary: RolloutSummary) -> float:
 
 def _summary(s: RolloutSummary) -> str:
     text = f"{s.correct} of {s.samples} samples are correct, {s.unsolved} of {s.problems} problems have none"
+    if s.cut:
+        text += f"; {s.cut} more are right but cut, which a larger -n or --keep all would keep"
     if s.continued:
         text += f"; {s.continued} problems were finished before"
     return f"{text}; {s.tokens} tokens, {_speed(s):.1f} tokens/s"

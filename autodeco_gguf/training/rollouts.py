@@ -21,7 +21,7 @@ from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_tempe
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
 
-_VERSION = 3
+_VERSION = 4
 """Of the partial file: it says how samples are drawn, too."""
 
 _ADVICE = "delete it, or use --force to begin anew"
@@ -83,6 +83,7 @@ class RolloutSummary:
         samples: drawn for them.
         correct: those that are right, and, where only such are kept, ended by the model itself.
         kept: those for the output.
+        cut: those that are right too, but were cut, where only such as have ended are kept.
         unsolved: problems without a correct sample.
         continued: problems that an earlier, interrupted run had finished.
         tokens: drawn by this run.
@@ -93,13 +94,15 @@ class RolloutSummary:
     samples: int = 0
     correct: int = 0
     kept: int = 0
+    cut: int = 0
     unsolved: int = 0
     continued: int = 0
     tokens: int = 0
     seconds: float = 0.0
 
-    def plus(self, samples: int, kept: Sequence[Kept]) -> RolloutSummary:
+    def plus(self, samples: int, found: Sequence[Kept], keep: str) -> RolloutSummary:
         """With one more problem."""
+        kept = [sample for sample in found if _wanted(sample, keep)]
         correct = sum(sample.correct for sample in kept)
         return replace(
             self,
@@ -107,8 +110,13 @@ class RolloutSummary:
             samples=self.samples + samples,
             correct=self.correct + correct,
             kept=self.kept + len(kept),
+            cut=self.cut + len(found) - len(kept),
             unsolved=self.unsolved + (correct == 0),
         )
+
+
+def _wanted(sample: Kept, keep: str) -> bool:
+    return keep == "all" or (sample.correct and sample.finish_reason == "stop")
 
 
 RolloutWatch = Callable[[RolloutSummary, int], None]
@@ -163,7 +171,11 @@ def rollouts(
             write_lines(output, _records(engine, items, partial, settings), new=not force)
         partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
     if not summary.kept:
-        raise BadFile(f"none of {summary.samples} samples is correct, so there is nothing for {output}", file=output)
+        reason = f"none of {summary.samples} samples is correct, so there is nothing for {output}"
+        if summary.cut:
+            reason = f"no right sample has ended, so there is nothing for {output}: {summary.cut} of {summary.samples} "
+            reason += "are right but cut; keep all, or let them be longer"
+        raise BadFile(reason, file=output)
     return summary
 
 
@@ -183,7 +195,7 @@ def _sample(
     """Draw what the partial file lacks, and append it there problem by problem."""
     summary = RolloutSummary()
     for i in sorted(partial.places):
-        summary = summary.plus(settings.k, partial.read(i))
+        summary = summary.plus(settings.k, partial.read(i), settings.keep)
     summary = replace(summary, continued=summary.problems)
     watch(summary, len(items))
     place_of = {item.key: i for i, item in enumerate(items)}
@@ -192,11 +204,11 @@ def _sample(
     start, tokens = time.perf_counter(), 0
     with closing(answers(engine, tasks, wanted, settings.sampling, settings.max_tokens)) as drawn:
         for group in groups(drawn, settings.k):
-            kept = [_kept(one) for one in group if one.result.finish_reason in ("stop", "length")]
-            kept = [one for one in kept if settings.keep == "all" or (one.correct and one.finish_reason == "stop")]
-            partial.append(place_of[group[0].item.key], kept)
+            found = [_kept(one) for one in group if one.result.finish_reason in ("stop", "length")]
+            found = [one for one in found if settings.keep == "all" or one.correct]
+            partial.append(place_of[group[0].item.key], found)
             tokens += sum(len(one.result.temperature) for one in group)
-            summary = summary.plus(settings.k, kept)
+            summary = summary.plus(settings.k, found, settings.keep)
             summary = replace(summary, tokens=tokens, seconds=time.perf_counter() - start)
             watch(summary, len(items))
     return summary
@@ -211,7 +223,7 @@ def _records(
 ) -> Iterator[dict[str, object]]:
     for i, item in enumerate(items):
         prompt, problem = engine.render(item.problem.text), item.problem
-        for sample, text, correct, reason in partial.read(i):
+        for sample, text, correct, reason in (one for one in partial.read(i) if _wanted(one, settings.keep)):
             record = {"prompt": prompt, "completion": text, "task": item.task, "problem": problem.line}
             grade = {"correct": correct, "finish_reason": reason, "weight": int(correct)}
             yield {**record, "sample": sample, **(grade if settings.keep == "all" else {})}

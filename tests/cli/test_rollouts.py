@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,18 @@ def problems(tmp_path: Path) -> Path:
     path = tmp_path / "p.jsonl"
     path.write_text("".join(f'{{"problem": "{text}", "gt": 1}}\n' for text in ("Hello", "What?", "x")))
     return path
+
+
+def test_right_but_cut(
+    merged: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setitem(checkers.CHECKERS, "boxed", lambda text, answer: True)
+    outcome = run(capfd, merged, "--task", problems, "-o", tmp_path / "out.jsonl", "-k", 8, "-n", 4, "-c", 128)
+    (kept, cut) = map(
+        int, re.findall(r"(\d+) of 24 samples are correct, .* have none; (\d+) more are right but cut", outcome.err)[0]
+    )
+    assert (kept + cut, cut > 0) == (24, True)
+    assert "which a larger -n or --keep all would keep" in outcome.err
 
 
 def test_command(merged: Path, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
@@ -87,7 +100,7 @@ def test_command_interrupted(
     outcome = run(capfd, qwen2.base, "--problems", problems, "-o", output, "-k", 3, "-c", 256)
     assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "interrupted")
     assert not output.exists()
-    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 3, ')
+    assert (tmp_path / "out.jsonl.partial").read_bytes().startswith(b'{"rollouts": 4, ')
 
 
 USAGE: dict[str, tuple[list[object], int, str]] = {

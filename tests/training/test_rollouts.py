@@ -188,7 +188,7 @@ def test_it_goes_on_after_an_interruption(done: int, engine: Engine, undisturbed
 
 
 def test_an_interruption_while_the_settings_were_written(engine: Engine, undisturbed: bytes, tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 3, "mo')
+    (tmp_path / "out.jsonl.partial").write_bytes(b'{"rollouts": 4, "mo')
     sample(engine, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
 
@@ -296,6 +296,20 @@ def test_nothing_correct(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"^none of 4 samples is correct, so there is nothing for .*out\.jsonl$"):
         sample(engine, tmp_path / "out.jsonl", RolloutSettings(k=1, max_tokens=3), checker="never")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_right_but_cut(engine: Engine, tmp_path: Path) -> None:
+    """They are counted, the file has none of them, and where there is nothing else it is said."""
+    sample(engine, tmp_path / "all.jsonl", replace(SETTINGS, keep="all"))
+    lines = map(json.loads, (tmp_path / "all.jsonl").read_text().splitlines())
+    right = [line["finish_reason"] for line in lines if line["correct"]]
+    summary = sample(engine, tmp_path / "some.jsonl")
+    assert (summary.correct, summary.cut) == (right.count("stop"), right.count("length"))
+    assert 0 < summary.correct < len(right)
+    assert len((tmp_path / "some.jsonl").read_text().splitlines()) == summary.correct
+    short = RolloutSettings(k=9, max_tokens=1)  # what ends at once is empty
+    with pytest.raises(BadFile, match=r"no right sample has ended, .*: [1-9] of 9 are right but cut; keep all, or let"):
+        sample(engine, tmp_path / "out.jsonl", short, problems=[Problem("Hello", ".", 1)], checker="regex")
 
 
 def test_problems_are_looked_at_before_anything_is_drawn(engine: Engine, tmp_path: Path) -> None:
