@@ -66,7 +66,7 @@ class RolloutSettings:
 
 
 class Kept(NamedTuple):
-    """A sample for the output: its number, its text, whether it is right, and why it ended: "stop" or "length"."""
+    """A sample that is finished: its number, its text, whether it is right, and why it ended: "stop" or "length"."""
 
     sample: int
     text: str

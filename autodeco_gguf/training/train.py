@@ -144,10 +144,10 @@ def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
 def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
     """What makes a training too small to tell anything, before it has taken its time."""
     found = []
-    least = LEAST_STEPS
-    if trainer.steps < least:
+    if trainer.steps < LEAST_STEPS:
         steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {trainer.batch} examples"
-        found.append(f"only {steps}: heads hardly learn in less than {least}; give more data, --epochs or --steps")
+        few = f"only {steps}: heads hardly learn in less than {LEAST_STEPS}"
+        found.append(f"{few}; give more data, --epochs or --steps")
     n_examples = len(trainer.validation_ids)
     n_tokens = sum(int((dataset[int(i)][0] < 0).sum()) for i in trainer.validation_ids)
     if n_examples and is_too_little(n_examples, n_tokens):

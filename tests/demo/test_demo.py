@@ -93,8 +93,9 @@ def test_the_heads_are_sure_of_sums_and_free_with_words(engine: ad.Engine) -> No
 
 def test_commands_move_temperature(engine: ad.Engine, tmp_path: Path) -> None:
     result = to_json(evaluate_control(engine, [others(40)], tmp_path, Commands.read(), EvalSettings()))
-    for kind in ("low", "high"):
-        assert result["consistency"][kind]["temperature"] >= 0.8
+    assert result["consistency"]["low"]["temperature"] >= 0.9
+    assert result["consistency"]["low"]["top_p"] >= 0.8
+    assert result["consistency"]["high"]["temperature"] >= 0.8  # these heads saw no command in their training
 
 
 def test_autodeco_beats_every_static_pair(published: dict[str, Any]) -> None:

@@ -180,7 +180,7 @@ HOSTILE = (
 
 
 def largest_child() -> int:
-    """KiB of memory of the largest process that this one has started and that still runs."""
+    """KiB of memory of the largest process that this one has started and that still runs; 0 without /proc."""
     sizes = [0]
     for status in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):  # it has ended meanwhile
@@ -190,7 +190,6 @@ def largest_child() -> int:
     return max(sizes)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_hostile_boxes_in_a_row_from_a_thread() -> None:
     """None holds its process for ever, nor takes the machine's memory, nor the next answer's grade."""
     grades: list[tuple[str, Grade]] = []
@@ -202,13 +201,14 @@ def test_hostile_boxes_in_a_row_from_a_thread() -> None:
 
     thread = threading.Thread(target=grade)
     thread.start()
-    largest = 0
-    while thread.is_alive():
+    largest, begin = 0, time.monotonic()
+    while thread.is_alive() and time.monotonic() < begin + 60:
         largest = max(largest, largest_child())
         thread.join(0.05)
     too_long = Grade(False, "the checker took longer than 1 s")
     assert grades == [*((text, too_long) for text in HOSTILE), ("7", Grade(True))]
-    assert 0 < largest < 1 << 20
+    assert largest < 1 << 20
+    assert largest > 0 or sys.platform != "linux"
 
 
 def test_a_checker_that_hangs(own: str) -> None:

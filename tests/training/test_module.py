@@ -15,7 +15,7 @@ from training_helpers import module_of, plain_features
 from autodeco_gguf import Heads
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.checkpoint import read_checkpoint
-from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.module import Head, HeadsModule, probability_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,9 +66,15 @@ def test_initialization_follows_from_the_seed_alone() -> None:
 
 def test_new_heads_cut_little() -> None:
     hidden, features = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(200, 5)
+    heads = HeadsModule(64, 3)
     with torch.no_grad():
-        heads = HeadsModule(64, 3)
         t, p = heads.temperature(hidden), heads.top_p(hidden, features)
+        torch.manual_seed(3)  # as upstream draws them
+        drawn_temperature, drawn_top_p = Head(64), Head(69)
+        assert torch.equal(t, 2 * drawn_temperature(hidden))
+        drawn = drawn_top_p(torch.cat([hidden, features], dim=-1))
+        odds = [x / (1 - x) for x in (drawn, p)]
+        torch.testing.assert_close(odds[1] / odds[0], torch.full((200,), math.exp(2.5)), rtol=1e-3, atol=0.0)
     assert 0.9 < float(t.mean()) < 1.1
     assert 0.8 < float(p.min()) < 0.92 < float(p.max()) < 0.97
 
