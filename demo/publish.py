@@ -69,11 +69,13 @@ def publish(directory: Path, **more: Any) -> None:
 
 
 def replace_parts(page: Path, parts: Mapping[str, str]) -> None:
-    """Put texts between their marks on a page."""
+    """Put texts between their marks on a page; raises ClickException where one is missing."""
     text = page.read_text(encoding="utf-8")
     for mark, content in parts.items():
         before, begin, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, after = rest.partition(f"<!-- /{mark} -->\n")
+        if not end:
+            raise click.ClickException(f"{page}: no place for {mark}: expected <!-- {mark} --> and <!-- /{mark} -->")
         text = f"{before}{begin}{content}\n{end}{after}"
     page.write_text(text, encoding="utf-8")
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import click
 import publish
 import pytest
 
@@ -39,3 +40,12 @@ def test_publishing_it_again_changes_nothing(
     for name in (*pages, "demo/evaluation.json"):
         assert (root / name).read_bytes() == (ROOT / name).read_bytes()
     assert (root / "docs" / "evaluation-pass_at_k.png").read_bytes() == b"pass_at_k"
+
+
+@pytest.mark.parametrize("marked", ["", "<!-- a -->\nkept\n", "kept\n<!-- /a -->\n"])
+def test_a_page_without_its_marks_is_left_as_it_is(marked: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n{marked}", encoding="utf-8")
+    with pytest.raises(click.ClickException, match=f"{page}: no place for a: expected <!-- a --> and <!-- /a -->"):
+        publish.replace_parts(page, {"a": "new"})
+    assert page.read_text(encoding="utf-8") == f"# Page\n{marked}"
