@@ -87,11 +87,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far AutoDeco is ahead of a method, problem by problem; ``ahead`` is which, where there are several heads."""
+    """How far AutoDeco is ahead of a method, problem by problem; ``ahead`` is which, where there are several heads.
+
+    ``metric`` is "pass@1", "distinct" or "maj", or "distinct@N" of the N samples that several seeds come to.
+    """
 
     method: str
     config: Config
-    metric: str  # "pass@1", "distinct" or "maj"
+    metric: str
     difference: float
     ci: tuple[float, ...]  # of 95 %
     p: float

@@ -221,9 +221,11 @@ def _comparisons(methods: Sequence[Method], scores: Mapping[Config, Scores], k: 
     every = [(a, b) for a in methods if a.of_heads is not None for b in methods if a.found != b.found]
     for first, method in every:
         ours, other = scores[first.found], scores[method.found]
+        most = max(ours.distinct.keys() & other.distinct.keys())  # of all seeds together
+        of = {"distinct": k, f"distinct@{most}": most} if most > k else {"distinct": k}
         for metric, a, b, limit in (
             ("pass@1", ours.right, other.right, 1.0),
-            ("distinct", ours.distinct[k], other.distinct[k], float(k)),
+            *((name, ours.distinct[n], other.distinct[n], float(n)) for name, n in of.items()),
             ("maj", ours.majority, other.majority, 1.0),
         ):
             if np.isnan(a).any() or np.isnan(b).any():

@@ -229,12 +229,17 @@ def test_greedy_counts_as_all_its_samples() -> None:
 
 def test_comparisons_are_autodeco_minus_the_other() -> None:
     methods = [GREEDY, AUTODECO, Method("static:0,1", "constant", config_of("static:0,1"))]
-    first, second, *rest = summarized(hand_made(), methods, SETTINGS, {})["comparisons"]
+    first, second, third, *rest = summarized(hand_made(), methods, SETTINGS, {})["comparisons"]
     assert [first[key] for key in ("method", "config", "metric")] == ["greedy", "static:0,1", "pass@1"]
     assert (first["difference"], first["p"] >= 0.5) == (about((3 / 4 - 1) / 2), True)
     assert first["ci"] == [-1.0, 1.0], "two problems tell nothing"
     assert (second["metric"], second["difference"]) == ("distinct", about((4 / 3 - 1) / 2))
-    assert [(c["method"], c["metric"]) for c in rest] == [("static:0,1", "pass@1"), ("static:0,1", "distinct")]
+    assert (third["metric"], third["difference"]) == ("distinct@4", about((2 - 1) / 2)), "of both seeds"
+    assert [(c["method"], c["metric"]) for c in rest] == [
+        ("static:0,1", metric) for metric in ("pass@1", "distinct", "distinct@4")
+    ]
+    one = [[s for s in hand_made() if s["seed"] == 0], replace(SETTINGS, seeds=1)]
+    assert {c["metric"] for c in summarized(one[0], methods, one[1], {})["comparisons"]} == {"pass@1", "distinct"}
     assert summarized(hand_made(), [GREEDY], SETTINGS, {})["comparisons"] == []
 
 
