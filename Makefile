@@ -2,6 +2,7 @@
 # make chat   a chat with SmolLM2-135M-Instruct, with T and P under its answers: downloads 98 MB once
 # make test   the tests
 # make demo   the demo model from its seed, under an hour on two cores
+# make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
@@ -20,7 +21,7 @@ endif
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test demo lint sanitize clean
+.PHONY: run chat test demo smollm2 lint sanitize clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
@@ -33,6 +34,9 @@ test: $(BIN)/.installed-test
 
 demo: $(BIN)/.installed-demo
 	$(BIN)/python demo/make.py
+
+smollm2: $(BIN)/.installed-demo $(BIN)/.installed-smollm2
+	$(BIN)/python demo/smollm2.py $(if $(DATA),--data $(DATA))
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/ruff check
