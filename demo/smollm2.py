@@ -61,8 +61,8 @@ class Measured:
 
 MEASURED = {
     "questions": Measured("questions", None, "--limit 155 -k 4 --seeds 4 -n 24 -c 128"),
-    "instructions": Measured("instructions", None, "--limit 150 -k 1 --seeds 4 -n 192 -c 384"),
-    "ifeval": Measured("ifeval:google/IFEval", "ifeval.jsonl", "-k 1 --seeds 4 -n 192 -c 768"),
+    "instructions": Measured("instructions", None, "--limit 100 -k 1 --seeds 4 -n 192 -c 384"),
+    "ifeval": Measured("ifeval:google/IFEval", "ifeval.jsonl", "--limit 250 -k 1 --seeds 4 -n 192 -c 768"),
     "ifbench": Measured("ifbench:allenai/IFBench_test", "ifbench.jsonl", "--limit 60 -k 1 --seeds 4 -n 192 -c 1024"),
     "gsm8k": Measured("gsm8k:openai/gsm8k:main", "gsm8k_test.jsonl", "--limit 60 -k 1 --seeds 4 -n 192 -c 512"),
 }
