@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from autodeco_gguf.evaluation.compare import compare
 from autodeco_gguf.evaluation.report import table, verdict
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.heads.known import KNOWN
+from autodeco_gguf.model.machine import default_threads
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "smollm2"
@@ -100,7 +99,7 @@ def train(stages: Stages, base: Path) -> None:
 
 
 def evaluate(base: Path, data: Path | None) -> dict[str, Results]:
-    """All heads on all tasks, as many at a time as there are cores: a thread each is faster than all for one."""
+    """All heads on all tasks, as many at a time as this process has cores: a thread each is faster than all for one."""
 
     def directory(task: str, name: str) -> Path:
         return WORK / "evaluation" / task / (name or "constants")
@@ -111,7 +110,7 @@ def evaluate(base: Path, data: Path | None) -> dict[str, Results]:
         verb("eval", base, *adapter, "--task", MEASURED[task].spec(data), *how, "-o", directory(task, name))
 
     heads = methods_of_heads()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         list(pool.map(lambda job: measure(*job), [(task, *of) for task in MEASURED for of in heads.items()]))
     return {task: compare([(name, directory(task, name)) for name in heads]) for task in MEASURED}
 
@@ -168,9 +167,8 @@ def publish(found: Mapping[str, Results]) -> None:
         replace_parts(ROOT / name, parts)
     verb(
         "export", "--base", MODEL.name, "--heads", WORK / SHIPPED, "--adapter", "--head-type", "f16",
-        "-o", WORK / "shipped.gguf", "--force",
+        "-o", MODEL.heads, "--force",
     )  # fmt: skip
-    shutil.copyfile(WORK / "shipped.gguf", MODEL.heads)
 
 
 @click.command()

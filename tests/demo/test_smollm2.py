@@ -67,13 +67,13 @@ def test_it_converts_to_16_bits(tmp_path: Path) -> None:
 def found(published: dict[str, Any]) -> dict[str, Results]:
     """Results as of two tasks, the heads of the demo as those that are shipped."""
     results = from_json(Results, published["results"])
-    named = {"autodeco": smollm2.OURS}
-    methods = [replace(row, name=named.get(row.name, row.name)) for row in results.methods]
-    methods += [replace(row, name="autodeco (correct)") for row in results.methods if row.name == "autodeco"]
+    (heads,) = (row for row in results.methods if row.name == "autodeco")
+    others = [row for row in results.methods if row is not heads]
+    methods = [replace(heads, name=smollm2.OURS), *others, replace(heads, name="autodeco (correct)")]
     ahead = tuple(replace(c, ahead=smollm2.OURS) for c in results.comparisons)
     ahead += tuple(replace(c, metric="distinct@16") for c in ahead if c.metric == "distinct")
-    others = tuple(replace(c, ahead="autodeco (correct)") for c in results.comparisons)
-    results = replace(results, methods=tuple(methods), comparisons=ahead + others)
+    ahead += tuple(replace(c, ahead="autodeco (correct)") for c in results.comparisons)
+    results = replace(results, methods=tuple(methods), comparisons=ahead)
     return {"questions": results, "ifeval": results}
 
 
