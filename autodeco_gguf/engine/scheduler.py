@@ -246,6 +246,8 @@ class Scheduler:
         self._predictor.detach()  # in the graph they take one output of a sequence
         for i in range(0, len(part), self._context.n_outputs):
             tokens = part[i : i + self._context.n_outputs]
+            if len(tokens) == 1 and not self._alone:
+                return  # goes with the others
             positions = range(user.n_decoded, user.n_decoded + len(tokens))
             self._context.decode(tokens, positions, [place] * len(tokens), hidden=False)
             if not self._score(user, 0, len(tokens)):
