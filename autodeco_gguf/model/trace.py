@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -85,7 +85,7 @@ class TraceToken:
     entropy: float
     nucleus: int
     prob: float
-    logprob: float = math.nan
+    logprob: float = field(default=math.nan, compare=False)  # NaN equals nothing
     alternatives: tuple[Alternative, ...] = ()
 
     def to_dict(self, text: str) -> dict[str, Any]:

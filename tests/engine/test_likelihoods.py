@@ -114,17 +114,22 @@ def test_probabilities_are_those_of_the_draw(engine: Engine, logits_of: Logits) 
             slack = reference.distribution(row, token.temperature, min(1.0, token.top_p + 1e-4))
             if (exact == slack).all():
                 found = [other.prob for other in token.alternatives]
-                np.testing.assert_allclose(found, [exact[other.id] for other in token.alternatives], rtol=0.01, atol=1e-4)
+                np.testing.assert_allclose(
+                    found, [exact[other.id] for other in token.alternatives], rtol=0.01, atol=1e-4
+                )
 
 
 def test_a_grammar_cuts_what_is_likely(engine: Engine) -> None:
     only = LlamaGrammar.from_string('root ::= "qq"', verbose=False)
-    (result,) = answers(engine, [Request(PROMPTS[0], max_tokens=1, top=5, grammar=only)])
-    (token,) = result.trace
-    assert [other.prob for other in token.alternatives if other.id != token.id] == [0.0] * sum(
-        other.id != token.id for other in token.alternatives
+    free, bound = answers(
+        engine, [Request(PROMPTS[0], temperature=0.0, max_tokens=1, top=5, grammar=g) for g in (None, only)]
     )
-    assert sum(math.exp(other.logprob) for other in token.alternatives) <= 1.0
+    (token,), (other,) = bound.trace, free.trace
+    assert other.id == other.alternatives[0].id
+    assert token.logprob < other.logprob
+    assert [(x.id, x.logprob) for x in token.alternatives] == [(x.id, x.logprob) for x in other.alternatives]
+    assert [x.prob for x in token.alternatives] == [0.0] * 5
+    assert token.prob == 1.0
 
 
 # ---- prompts ----
@@ -229,18 +234,19 @@ def test_the_pieces_have_no_say(merged: Path) -> None:
 # ---- as values ----
 
 
-def test_text_of_a_part_of_a_character(merged: Path) -> None:
-    """Bytes as they are, and as JSON has them."""
+def test_a_part_of_a_character() -> None:
+    """Its bytes as they are; in JSON the text that became certain with it, and U+FFFD for an alternative."""
     engine = Engine(DEMO_MODEL, n_parallel=2, n_ctx=64)
-    prompt = engine.context.tokenize("é")
-    assert any(not engine.context.token_bytes(token).isascii() for token in prompt)
-    (result,) = engine.generate([Request([1, *prompt], max_tokens=1, temperature=5.0, top=64, prompt_logprobs=True)])
-    assert b"".join(token.text for token in result.prompt_logprobs or ()).endswith("é".encode())
-    bias = {token: math.inf for token in ()} | {prompt[0]: 1e4}
-    (result,) = engine.generate([Request([1], max_tokens=1, logit_bias=bias, top=64)])
-    (token,) = result.trace
-    assert token.id == prompt[0]
-    json.dumps(token.to_dict(result.text), allow_nan=False)
+    first, second = engine.context.tokenize("é")
+    both = {first: 1e4, second: 1e4}
+    request = Request([first, second], max_tokens=2, temperature=0, logit_bias=both, top=64, prompt_logprobs=True)
+    (result,) = engine.generate([request])
+    assert [token.text for token in result.prompt_logprobs or ()] == [b"\xc3", b"\xa9"]
+    assert {token.id for token in result.trace} <= {first, second}
+    for token in result.trace:
+        found = json.loads(json.dumps(token.to_dict("é"), allow_nan=False))
+        assert found["text"] == "é"
+        assert len(found["alternatives"]) == 64
     engine.close()
 
 
@@ -250,6 +256,7 @@ def test_results_are_values(copied: Callable[[Result], Result], engine: Engine) 
     (result,) = answers(engine, [request])
     other = copied(result)
     assert list(other.trace) == list(result.trace)
+    assert [token.logprob for token in other.trace] == [token.logprob for token in result.trace]
     assert [len(token.alternatives) for token in other.trace] == [3] * len(result.trace)
     assert all(other.text for token in other.trace for other in token.alternatives if other.id > 2)
     assert [(t.id, t.text, t.logprob) for t in other.prompt_logprobs or ()] == [

@@ -79,9 +79,13 @@ def log_softmax(logits: Any) -> np.ndarray[Any, Any]:
 )
 def test_as_drawn_and_raw(sampling: dict[str, Any], probs: list[float], context: Context) -> None:
     put(context, FOUR)
-    for token in drawn(context, n=1 if "mirostat_mode" in sampling else 9, **sampling):  # which learns from what it draws
+    for token in drawn(
+        context, n=1 if "mirostat_mode" in sampling else 9, **sampling
+    ):  # which learns from what it draws
         assert [a.id for a in token.alternatives] == [7, 3, 5, 9]
-        np.testing.assert_allclose([a.logprob for a in token.alternatives], np.log([0.5, 0.25, 0.125, 0.125]), atol=1e-7)
+        np.testing.assert_allclose(
+            [a.logprob for a in token.alternatives], np.log([0.5, 0.25, 0.125, 0.125]), atol=1e-7
+        )
         np.testing.assert_allclose([a.prob for a in token.alternatives], probs, atol=1e-6)
         assert [(token.logprob, token.prob)] == [(a.logprob, a.prob) for a in token.alternatives if a.id == token.id]
         assert [a.text for a in token.alternatives] == [context.token_bytes(id_) for id_ in (7, 3, 5, 9)]
