@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -66,36 +67,33 @@ class Choice:
         text: so far, without calls of tools.
         calls: of tools.
         tokens: all whose place in the text is known.
+        first_ns: when the first token came, by the monotonic clock; 0 where it is not known.
         result: at the end.
     """
 
-    def __init__(
-        self, index: int, words: Words, calls: CallFinder | None = None, *, silent: bool = False
-    ) -> None:
-        """Begin one; ``calls`` finds calls of tools in it; ``silent``: nothing of it counts."""
-        self.index, self._words, self._finder, self._silent = index, words, calls, silent
+    def __init__(self, index: int, words: Words, calls: CallFinder | None = None) -> None:
+        """Begin one; ``calls`` finds calls of tools in it."""
+        self.index, self._words, self._finder = index, words, calls
         self.text, self.calls, self.tokens = "", Calls(), list[Said]()
         self.result: Result | None = None
+        self.first_ns = 0
         self._waiting: deque[tuple[Piece, bytes]] = deque()  # tokens whose text is not certain yet
         self._released = self._begin = 0  # bytes of the text, and of it before the first token that waits
 
     @property
     def n_tokens(self) -> int:
         """Tokens drawn so far, that which ended it included."""
-        if self._silent:
-            return 0
         return len(self.tokens) + len(self._waiting) if self.result is None else len(self.result.trace)
 
     @property
     def finish_reason(self) -> str:
         """As OpenAI's API has it."""
         assert self.result is not None
-        return "tool_calls" if self.calls else "length" if self._silent else self.result.finish_reason
+        return "tool_calls" if self.calls else self.result.finish_reason
 
     def add(self, piece: Piece) -> Delta:
         """Take a token."""
-        if self._silent:
-            return Delta("", Calls(), [])
+        self.first_ns = self.first_ns or time.monotonic_ns()
         self._waiting.append((piece, self._words.shown(piece.token.id)))
         self._released += len(piece.text.encode("utf-8"))
         tokens = []
@@ -106,7 +104,7 @@ class Choice:
     def end(self, result: Result) -> Delta:
         """Take the end. What still waits is of a stop, or ended the answer."""
         self.result = result
-        if not self._waiting and not self.tokens and not self._silent:  # tokens were not asked for
+        if not self._waiting and not self.tokens:  # tokens were not asked for
             return self._end(self._said(result.text, []))
         tokens = []
         while self._waiting:

@@ -31,18 +31,17 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
     decision = service.decider.decide(body)
     top = 0 if body.logprobs is None and drawn > n else body.logprobs
     options = engine_options(service, body, top)
-    silent = body.limit == 0
-    if silent:
-        options["max_tokens"] = 1
-    if body.echo and body.logprobs is not None:
-        options["prompt_logprobs"] = True
+    scored = bool(body.echo) and body.logprobs is not None
+    if scored and body.stream:
+        raise ApiError(400, "echo with logprobs cannot be streamed", param="stream")
+    options["prompt_logprobs"] = scored or body.limit == 0  # for the engine nothing is to be drawn only then
     many = len(body.prompt) > 1
     prompts = [
         service.prompts.text_or_tokens(prompt, f"prompt[{i}]" if many else "prompt")
         for i, prompt in enumerate(body.prompt)
     ]
     pieces = body.autodeco is not None or body.logprobs is not None
-    plan = Plan(prompts, decision, drawn, options, pieces=pieces, silent=silent, prompt_param="prompt")
+    plan = Plan(prompts, decision, drawn, options, pieces=pieces, prompt_param="prompt")
     return plan, CompletionVoice(service, plan, body)
 
 
@@ -88,7 +87,8 @@ class CompletionVoice:
         return b"".join(map(self._words.piece, prompt)).decode("utf-8", "replace")
 
     def _prompt_rows(self, choice: Choice) -> list[tuple[bytes, float | None, Sequence[Any] | None]]:
-        raise NotImplementedError
+        assert choice.result is not None
+        return [(token.text, token.logprob, token.alternatives) for token in choice.result.prompt_logprobs or ()]
 
     def begin(self, choices: Sequence[Choice]) -> bytes:
         """The prompt, where it is to be repeated without log-probabilities."""
@@ -120,9 +120,7 @@ class CompletionVoice:
         found = []
         for choice in self._best(choices):
             text = (self._prompt_text(choice) if self._body.echo else "") + choice.text
-            found.append(
-                self._choice(choice, text, choice.tokens, choice.finish_reason, echo=bool(self._body.echo))
-            )
+            found.append(self._choice(choice, text, choice.tokens, choice.finish_reason, echo=bool(self._body.echo)))
         return {
             **self._head,
             "choices": [{**choice, "index": i} for i, choice in enumerate(found)],

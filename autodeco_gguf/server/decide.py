@@ -104,7 +104,9 @@ class Decider:
         }
         sources: dict[str, Source] = {}
         sampling: dict[str, Any] = {}
-        if "temperature" in numbers and body.heads is None:  # OpenAI's default beside it, not a prediction for another T
+        if (
+            "temperature" in numbers and body.heads is None
+        ):  # OpenAI's default beside it, not a prediction for another T
             numbers.setdefault("top_p", DEFAULT)
         for name in ("temperature", "top_p"):
             if name in numbers:

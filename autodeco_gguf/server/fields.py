@@ -30,7 +30,7 @@ def _number(value: Any) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refused("expected a number")
-    if isinstance(value, int) and abs(value) > 1 << 64 or not math.isfinite(value):
+    if (isinstance(value, int) and abs(value) > 1 << 64) or not math.isfinite(value):
         raise refused("expected a number within the range of float32")
     return float(value)
 

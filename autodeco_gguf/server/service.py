@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -17,7 +18,9 @@ from starlette.concurrency import run_in_threadpool
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
 from autodeco_gguf.engine.request import Request as Ask
+from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.server.choice import Choice, Delta, Words
 from autodeco_gguf.server.decide import Decider, Decision, seed_of
 from autodeco_gguf.server.driver import Driver, Job
@@ -42,7 +45,6 @@ class Plan:
         options: more arguments of the engine's requests.
         finder: makes what finds calls of tools in a choice.
         pieces: every token is wanted, even where nothing is streamed.
-        silent: the prompt alone is wanted: nothing of what is drawn counts.
         prompt_param: the field that holds the prompt.
     """
 
@@ -52,7 +54,6 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     finder: Callable[[], CallFinder | None] = lambda: None
     pieces: bool = False
-    silent: bool = False
     prompt_param: str = "messages"
 
     def asks(self) -> list[Ask]:
@@ -95,6 +96,30 @@ class Voice(Protocol):
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """All of it."""
+
+
+def load(
+    model: Path,
+    heads: Path | None,
+    n_parallel: int,
+    n_ctx: int | None,
+    machine: Machine | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> Engine:
+    """The engine of a server: the driver bounds the queue, so its own is long.
+
+    Raises:
+        AutoDecoError: as :class:`Engine`.
+    """
+    return Engine(
+        model,
+        n_parallel=n_parallel,
+        n_ctx=n_ctx,
+        heads=heads,
+        machine=machine,
+        batching=Batching(max_waiting=1 << 20),
+        chat_template_kwargs=chat_template_kwargs,
+    )
 
 
 class Service:
@@ -168,9 +193,7 @@ class _Answering:
 
     def __init__(self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float) -> None:
         self._service, self._plan, self._voice, self._job, self._begun = service, plan, voice, job, begun
-        self._choices = [
-            Choice(i, service.words, plan.finder(), silent=plan.silent) for i in range(len(job.requests))
-        ]
+        self._choices = [Choice(i, service.words, plan.finder()) for i in range(len(job.requests))]
         self._ended = False
 
     def gone(self) -> None:

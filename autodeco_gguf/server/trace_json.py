@@ -25,16 +25,8 @@ def autodeco(tokens: Sequence[Said], options: AutoDecoOptions, decision: Decisio
 
 
 def trace(said: Said) -> dict[str, Any]:
-    """A token with all that is known of it; what is no number is left out."""
-    token = said.token
-    values = {name: getattr(token, name) for name in ("temperature", "top_p", "entropy", "nucleus", "prob", "logprob")}
-    found = {"id": token.id, "text": said.text, **{k: v for k, v in values.items() if math.isfinite(v)}}
-    if token.alternatives:
-        found["alternatives"] = [
-            {"id": a.id, "text": a.text.decode("utf-8", "replace"), "logprob": finite(a.logprob), "prob": a.prob}
-            for a in token.alternatives
-        ]
-    return found
+    """A token with all that is known of it."""
+    return said.token.to_dict(said.text)
 
 
 LEAST = -9999.0
