@@ -124,7 +124,7 @@ def _add_errors(app: FastAPI, paths: frozenset[str]) -> None:
         (Gone, gone),
         (Exception, bug),
     ):
-        app.add_exception_handler(kind, handler)  # type: ignore[arg-type]
+        app.add_exception_handler(kind, handler)
 
 
 def _hint(path: str, paths: frozenset[str]) -> str:

@@ -59,7 +59,7 @@ def seed_of(seed: int | None, i: int = 0) -> int:
 
     Modulo 2**32 - 1, because llama.cpp takes that number itself for a random seed.
     """
-    return (check_seed(None) if seed in (None, -1) else seed + i) % MAX_SEED  # type: ignore[operator]
+    return (check_seed(None) if seed in (None, -1) else seed + i) % MAX_SEED
 
 
 def file_sampling(engine: Engine) -> dict[str, Any]:
@@ -70,9 +70,9 @@ def file_sampling(engine: Engine) -> dict[str, Any]:
     """
     base = engine.context.file.base()
     found = {name: base.get(f"general.sampling.{key}", object) for key, name in _FILE_KEYS.items()}
-    given = {name: value for name, value in found.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     try:
-        Sampling(**given).check()  # type: ignore[arg-type]
+        Sampling(**given).check()
     except InvalidInput as e:
         raise BadFile.of(base.path, f"general.sampling.*: {e}") from e
     return given
@@ -104,9 +104,7 @@ class Decider:
         }
         sources: dict[str, Source] = {}
         sampling: dict[str, Any] = {}
-        if (
-            "temperature" in numbers and body.heads is None
-        ):  # OpenAI's default beside it, not a prediction for another T
+        if "temperature" in numbers and body.heads is None:  # as in OpenAI's API; P is predicted for another T
             numbers.setdefault("top_p", DEFAULT)
         for name in ("temperature", "top_p"):
             if name in numbers:

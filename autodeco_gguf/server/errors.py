@@ -53,9 +53,7 @@ class ApiError(Exception):
         if not isinstance(error, InvalidInput):
             return cls(500, str(error), code="model_failed")
         if error.key == "n_ctx":
-            text = (
-                f"the prompt has {error.found} tokens, the context holds {error.expected}, room for one more included"
-            )
+            text = f"the prompt has {error.found} tokens, the context holds {error.expected}, the answer included"
             return cls(400, text, param=prompt, code="context_length_exceeded")
         if error.key in (TEMPLATE_KEY, "prompt", "text"):
             return cls(400, str(error).rpartition(": its chat ")[2], param=prompt)

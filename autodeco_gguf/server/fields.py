@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 def refused(message: str, param: str | None = None, kind: str = "value") -> PydanticCustomError:
     """The error for a value that will not do; ``param`` is the field below it that it is about."""
-    return PydanticCustomError(kind, "{text}", {"text": message, "param": param})  # type: ignore[arg-type]
+    return PydanticCustomError(kind, "{text}", {"text": message, "param": param})
 
 
 def _whole(value: Any) -> Any:

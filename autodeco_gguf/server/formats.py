@@ -28,7 +28,7 @@ def grammar_of(response_format: Mapping[str, Any] | None, grammar: str | None) -
         return None
     try:
         check_gbnf(grammar)
-        return LlamaGrammar.from_string(grammar, verbose=False)  # type: ignore[return-value]
+        return LlamaGrammar(_grammar=grammar)
     except InvalidInput as e:
         raise ApiError(400, str(e), param="grammar") from e
 

@@ -49,6 +49,8 @@ class Guard:
         except ApiError as e:
             await e.response(path)(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # what GET answers, without the body
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         await self._app(scope, receive, send)
 
     def _check_host(self, header: str) -> None:
@@ -106,6 +108,13 @@ class Guard:
     def _too_large(self) -> ApiError:
         text = f"the body is larger than {self._settings.max_body} bytes"
         return ApiError(413, text, code="body_too_large", headers={"Connection": "close"})
+
+
+def _without_body(send: Send) -> Send:
+    async def headers_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headers_only
 
 
 def _digest(key: str | bytes) -> bytes:

@@ -75,9 +75,8 @@ def _plan(service: Service, body: OllamaBody, tokens: list[int], tools: ToolUse 
     if body.autodeco is not None and body.autodeco.top is not None:
         asked["top"] = body.autodeco.top
     finder = tools.finder if tools is not None else lambda: None
-    return Plan(
-        [tokens], service.decider.decide(sampling), 1, asked, finder, pieces=True
-    )  # for when the first one came
+    # pieces: for the time of the first token
+    return Plan([tokens], service.decider.decide(sampling), 1, asked, finder, pieces=True)
 
 
 def ollama_chat_plan(service: Service, body: OllamaChatBody) -> tuple[Plan, OllamaVoice]:

@@ -48,7 +48,7 @@ def ollama_routes(service: Service) -> APIRouter:
         check_model(service, name)
         return JSONResponse(about.show(service))
 
-    @router.api_route("/api/version", methods=["GET", "HEAD"])
+    @router.get("/api/version")
     async def version() -> JSONResponse:
         """The version, of this server."""
         return JSONResponse({"version": __version__})

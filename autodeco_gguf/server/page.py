@@ -37,9 +37,9 @@ def add_page(app: FastAPI, folder: Path = FOLDER) -> None:
             return FileResponse(known["/index.html"], headers=_HEADERS)
         return PlainTextResponse("Ollama is running")
 
-    app.add_api_route("/", root, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/", root, include_in_schema=False)
     for url, path in known.items():
-        app.add_api_route(url, _serve(path), methods=["GET", "HEAD"], include_in_schema=False)
+        app.add_api_route(url, _serve(path), include_in_schema=False)
 
 
 def _serve(path: Path):  # type: ignore[no-untyped-def]

@@ -70,7 +70,8 @@ async def or_gone(work: Awaitable[T], receive: Receive, gone: Callable[[], None]
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    tasks = working, watching = asyncio.ensure_future(work), asyncio.ensure_future(watch())
+    working = asyncio.ensure_future(work)
+    tasks = working, asyncio.ensure_future(watch())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
