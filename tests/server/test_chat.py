@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from server_helpers import STORY, Api, events, ok, refused, text_of
+from server_helpers import STORY, Api, events, failing, ok, refused, text_of
 
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.server.service import Service
@@ -229,21 +229,6 @@ def test_half_a_stop_is_released(api: Api) -> None:
 
 
 # ---- failures ----
-
-
-def failing(service: Service, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Let the engine fail for the whole batch after so many steps."""
-    scheduler = service.engine._scheduler
-    draw, n = scheduler._draw, 0
-
-    def step() -> None:
-        nonlocal n
-        n += 1
-        if n > after:
-            raise RuntimeError("the device is gone")
-        draw()
-
-    monkeypatch.setattr(scheduler, "_draw", step)
 
 
 def test_a_failure_in_the_middle(api: Api, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

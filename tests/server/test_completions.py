@@ -98,7 +98,7 @@ def test_scoring_a_text(api: Api) -> None:
 def test_lm_eval_s_own_body(api: Api) -> None:
     """lm-evaluation-harness sums token_logprobs[ctxlen:-1], and calls a token greedy if it equals max(top.values())."""
     context = tokens_of(api, "Tell a story about Mia with 4")
-    texts = [context + [tokens_of(api, word)[0]] for word in ("7", " and")]
+    texts = [[*context, tokens_of(api, word)[0]] for word in ("7", " and")]
     body = {"prompt": texts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
     choices = ok(api.compl(**body))["choices"]
     assert [choice["index"] for choice in choices] == [0, 1]
