@@ -80,7 +80,7 @@ def test_readme_make_targets_exist() -> None:
 
 def test_what_is_generated_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_docs.py"))
-    for page, make in (("cli.md", "cli_reference"), ("design.md", "design_page")):
+    for page, make in (("cli.md", "cli_reference"), ("design.md", "design_page"), ("server.md", "server_page")):
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made[make](), "run python docs/make_docs.py"
 
 
