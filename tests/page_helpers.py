@@ -1,4 +1,4 @@
-"""A small server that serves the page and says what a test wants."""
+"""A small server that serves the page and says what a test wants; pages that are watched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 CSP = "default-src 'self'"
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -110,3 +113,47 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(reply.pause)
         except OSError:
             self.fake.cut.set()
+
+
+# ---- a page ----
+
+
+class Watched:
+    """Pages of which nothing may be said on the console, and which may ask nobody but their own server."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.said: list[str] = []
+        self.asked: list[str] = []
+
+    def open(self, url: str, **options: Any) -> Page:
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(10_000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: self.said.append(str(e)))
+        page.on("request", lambda r: self.asked.append(r.url))
+        page.goto(url)
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+def ask(page: Page, text: str = "Tell a story") -> None:
+    """Ask, and wait for the end of the answer."""
+    before = page.locator(".turn.assistant").count()
+    page.fill("#prompt", text)
+    page.press("#prompt", "Enter")
+    page.locator(".turn.assistant").nth(before).locator(".again").wait_for()
+
+
+def text_of(page: Page) -> str:
+    return "".join(page.locator(".turn.assistant").last.locator(".tok").all_text_contents())
+
+
+def seed_of(page: Page) -> str:
+    return page.locator(".turn.assistant").last.locator(".buttons button").first.inner_text().removeprefix("seed ")

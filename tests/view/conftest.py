@@ -7,13 +7,13 @@ import shutil
 import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from page_helpers import Fake, Handler
+from page_helpers import Fake, Handler, Watched
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -28,34 +28,11 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--host-resolver-rules=MAP page.test 127.0.0.1"]
+        )
         yield browser
         browser.close()
-
-
-class Watched:
-    """Pages of which nothing may be said on the console, and which may ask nobody but their own server."""
-
-    def __init__(self, browser: Browser) -> None:
-        self._browser = browser
-        self._contexts: list[Any] = []
-        self.said: list[str] = []
-        self.asked: list[str] = []
-
-    def open(self, url: str, **options: Any) -> Page:
-        context = self._browser.new_context(**options)
-        context.set_default_timeout(5000)
-        self._contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: self.said.append(str(e)))
-        page.on("request", lambda r: self.asked.append(r.url))
-        page.goto(url)
-        return page
-
-    def close(self) -> None:
-        for context in self._contexts:
-            context.close()
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ export function compare(by) {
   async function column(heading, end, request, controller) {
     const shown = new Answer(), about = make("p", { class: "about" });
     const element = make("article", { class: "turn assistant", "aria-label": heading }, make("h2", {}, heading));
-    if (end) element.append(make("p", { class: "command" }, `…${end}`));
+    element.append(make("p", { class: "command" }, end ? `…${end}` : "the prompt as it is"));
     element.append(shown.element, about);
     by("columns").append(element);
     const server = { key: by("key").value, signal: controller.signal };

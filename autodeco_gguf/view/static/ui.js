@@ -1,6 +1,6 @@
 // What all pages have: colours of tokens and of the page, copying, an answer with its chart.
 
-import { MODES, TokenView, make, number, tip } from "./tokens.js";
+import { MODES, TokenView, make, number } from "./tokens.js";
 import { Chart } from "./chart.js";
 
 const views = new Set();
@@ -107,5 +107,3 @@ async function copied(text) {
 
 /** An answer's text without what the model thought. */
 export const spoken = (text) => text.replace(/^((?!<think>)[^])*?<\/think>\s*|<think>[^]*?(<\/think>\s*|$)/g, "");
-
-export const hideTip = () => tip().hide();
