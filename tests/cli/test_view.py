@@ -45,7 +45,7 @@ def test_several_files_on_a_page(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_page_stays_small(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "MOST_BYTES", 2000)
+    monkeypatch.setattr(view, "MOST_BYTES", 1500)
     Path("many.jsonl").write_text(f"{json.dumps({'tokens': STORY})}\n" * 9)
     assert "traces" in invoke(capfd, "view", "many.jsonl").err
     note, *traces = data_of(Path("many.html"))["sections"]

@@ -12,7 +12,11 @@ function tokens(columns) {
 }
 
 const SHOW = {
-  words: ({ lines }) => lines.map((line) => make("p", {}, line)),
+  words: ({ lines }) => {
+    const isItem = (line) => line.startsWith("- ");
+    const items = lines.filter(isItem).map((line) => make("li", {}, line.slice(2)));
+    return [...lines.filter((line) => !isItem(line)).map((line) => make("p", {}, line)), ...(items.length ? [make("ul", {}, ...items)] : [])];
+  },
 
   table: ({ title, head, rows }) => {
     const cells = (tag, values) => make("tr", {}, ...values.map((value) => make(tag, {}, value)));
