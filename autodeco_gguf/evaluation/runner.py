@@ -43,7 +43,9 @@ def evaluate(
     also: Collection[str] = ("plots",),
     watch: EvalWatch = lambda progress: None,
 ) -> Results | None:
-    """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json, report.md, ``also`` "plots", "traces".
+    """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json and report.md.
+
+    ``also`` may have "plots", and "traces": T and P of every token that is drawn, in traces.jsonl.
 
     What is finished stays in the directory, whatever ends the run: the same call goes on from there, and so does one
     with other methods, another ``k`` or another number of seeds. Where ``watch`` raises Enough, the results are those
@@ -65,9 +67,7 @@ def evaluate(
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
         engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings.max_tokens))
-    make_directory(directory)
-    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
-        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    _open(directory)
     header = {**header, "shard": None if shard is None else str(shard)}
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
@@ -93,6 +93,13 @@ def evaluate(
             raise
         samples.check_graded()
     return results
+
+
+def _open(directory: Path) -> None:
+    """Make a directory, or see that it is that of an evaluation."""
+    make_directory(directory)
+    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
+        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:
