@@ -45,11 +45,10 @@ def evaluate(
 ) -> Results | None:
     """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json and report.md.
 
-    ``also`` may have "plots", and "traces": T and P of every token that is drawn, in traces.jsonl.
-
-    What is finished stays in the directory, whatever ends the run: the same call goes on from there, and so does one
-    with other methods, another ``k`` or another number of seeds. Where ``watch`` raises Enough, the results are those
-    of the methods that are complete, and None where none is.
+    ``also`` may have "plots", and "traces": T and P of every token that is drawn, in traces.jsonl. What is finished
+    stays in the directory, whatever ends the run: the same call goes on from there, and so does one with other
+    methods, another ``k`` or another number of seeds. Where ``watch`` raises Enough, the results are those of the
+    methods that are complete, and None where none is.
 
     The ``tasks`` are open; each problem is one user message, rendered with the model's chat template. The ``methods``
     are for this model. The settings' ``tasks`` are set here. With a ``shard`` this part of the problems is taken only,

@@ -7,11 +7,12 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autodeco_gguf.view.traces import ReadTrace
+from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.view.traces import ReadTrace, traces_of
 
 STATIC = Path(__file__).parent / "static"
 """The files of the page that a server has at ``/``; ``index.html`` is that page."""
@@ -48,6 +49,18 @@ def trace_page(title: str, traces: Sequence[ReadTrace], left_out: int = 0) -> by
     note = f"{left_out:,} more traces were left out, or this page would be too large; name fewer files."
     words: list[Section] = [{"kind": "words", "lines": [note]}] if left_out else []
     return page(title, [*words, *map(_trace, traces)])
+
+
+def write_page(path: Path, answers: Iterable[Iterable[Mapping[str, Any]]]) -> None:
+    """Write the page of some answers, each the lines that ``run --json`` prints of it.
+
+    Raises:
+        BadFile: the file cannot be written; InvalidInput: what they are is something else.
+    """
+    found = [trace for lines in answers for trace in traces_of("", lines)]
+    for number, trace in enumerate(found, 1):
+        trace.title = f"Answer {number}"
+    write_bytes(path, trace_page(path.stem, found))
 
 
 def _trace(trace: ReadTrace) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -56,6 +56,14 @@ def read_traces(path: Path) -> list[ReadTrace]:
             raise BadFile(f"{path}:{number}: no line of a trace: {e}", file=path) from e
     if not reader.found:
         raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
+    return reader.found
+
+
+def traces_of(name: str, lines: Iterable[Mapping[str, Any]]) -> list[ReadTrace]:
+    """The traces of lines, as :func:`read_traces` has them; InvalidInput where one is no line of a trace."""
+    reader = _Reader(name)
+    for line in lines:
+        reader.take(line)
     return reader.found
 
 

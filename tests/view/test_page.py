@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from page_helpers import STORY, Watched, token
 
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.view.figures import write_png
-from autodeco_gguf.view.page import STATIC, columns, page, picture, trace_page
+from autodeco_gguf.view.page import STATIC, columns, page, picture, trace_page, write_page
 from autodeco_gguf.view.traces import ReadTrace
 
 HOSTILE = "</script><script>window.x=1</script><img src=x onerror=window.x=1><!-- \ud800 \u2028"
@@ -95,6 +97,22 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     found = Axe().run(shown).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
     assert shown.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_answers_of_a_chat(tmp_path: Path) -> None:
+    answers = [[{"prompt": "Tell", "ids": [1]}, *STORY, {"summary": {"seed": 7}}], [{"prompt": "And", "ids": [2]}]]
+    write_page(tmp_path / "chat.html", answers)
+    text = (tmp_path / "chat.html").read_text()
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert data["title"] == "chat"
+    first, second = data["sections"]
+    assert (first["title"], first["prompt"], first["about"]) == ("Answer 1", "Tell", ["seed 7"])
+    assert first["columns"]["text"][0] == "Near"
+    assert (second["title"], second["prompt"], second["text"]) == ("Answer 2", "And", "")
+    with pytest.raises(InvalidInput, match="no token with a text"):
+        write_page(tmp_path / "no.html", [[{"tokens": [7]}]])
+    with pytest.raises(BadFile, match=r"no such directory|cannot be written"):
+        write_page(tmp_path / "no" / "chat.html", answers)
 
 
 def test_columns_have_what_some_tokens_have() -> None:
