@@ -72,6 +72,8 @@ class Fake:
         self.url = f"http://127.0.0.1:{port}/"
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.props: dict[str, Any] = {"model": "demo", "heads": ["temperature", "top_p"]}
+        self.key: str | None = None
         self.cut = threading.Event()  # a client has gone
         self.reply: Callable[[dict[str, Any]], Reply] = lambda body: story()
 
@@ -91,8 +93,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.strip("/") or "index.html"
-        if name == "v1/models":
-            return self._send(b'{"data": [{"id": "demo"}]}', "application/json")
+        if name == "props":
+            is_known = self.fake.key is None or self.headers["Authorization"] == f"Bearer {self.fake.key}"
+            props = self.fake.props if is_known else {"error": {"message": "no API key"}}
+            return self._send(json.dumps(props).encode(), "application/json", 200 if is_known else 401)
         path = Path(str(files("autodeco_gguf.view") / "static" / name))
         if not path.is_file():
             return self._send(b"", "text/plain", 404)

@@ -43,8 +43,8 @@ def test_an_answer_streams_in(fake: Fake, watched: Watched) -> None:
     assert not page.locator("#empty").is_visible()
     (body,) = fake.bodies
     assert body["messages"] == [{"role": "user", "content": "Tell a story"}]
-    assert (body["stream"], body["autodeco"], body["heads"]) == (True, {"tokens": True, "top": 5}, "on")
-    assert not {"temperature", "top_p", "max_tokens"} & body.keys()
+    assert (body["stream"], body["autodeco"]) == (True, {"tokens": True, "top": 5})
+    assert not {"temperature", "top_p", "max_tokens", "heads"} & body.keys()
     assert seed_of(page) == str(body["seed"])
     about = page.locator(".about").inner_text()
     assert "5 tokens · mean T 0.77 · mean P 0.61" in about

@@ -1,6 +1,6 @@
 // The page at /: a chat, and the same prompt asked in several ways.
 
-import { newSeed, stream } from "./stream.js";
+import { bearer, newSeed, stream } from "./stream.js";
 import { make } from "./tokens.js";
 import { Answer, copyButton, options, spoken } from "./ui.js";
 import { compare } from "./compare.js";
@@ -17,7 +17,7 @@ const value = (id) => by(id).value.trim();
 
 /** What the fields of the settings say of a request. */
 function settings() {
-  const heads = value("heads"), request = { heads };
+  const heads = value("heads"), request = heads === "on" ? {} : { heads };
   if (!["on", "temperature"].includes(heads)) request.temperature = Number(value("temperature"));
   if (!["on", "top_p"].includes(heads)) request.top_p = Number(value("top-p"));
   if (value("max-tokens")) request.max_tokens = Number(value("max-tokens"));
@@ -158,5 +158,17 @@ for (const name of ["chat", "compare"])
   });
 options(by("view-options"));
 compare(by);
-fetch("v1/models").then((r) => r.json()).then((r) => (by("model").textContent = r.data[0].id)).catch(() => {});
+/** What the server is, once it tells. */
+async function introduce() {
+  const response = await fetch("props", { headers: bearer(value("key")) }).catch(() => null);
+  const props = response?.ok ? await response.json() : {};
+  by("model").textContent = props.model ?? "";
+  const notes = [];
+  if (response?.status === 401) notes.push("The server wants an API key: give it in the settings.");
+  if (props.heads?.length === 0) notes.push("This model has no heads: nothing is predicted, T and P are yours, its file's, or 1.");
+  by("note").textContent = notes.join(" ");
+  by("note").hidden = !notes.length;
+}
+by("key").addEventListener("change", introduce);
+introduce();
 prompt.focus();

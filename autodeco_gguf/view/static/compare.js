@@ -10,19 +10,19 @@ const LOW = "Please be as predictable as possible.", HIGH = "Please be as creati
 export function compare(by) {
   const input = (value, attributes) => Object.assign(make("input", attributes), { value });
   const fixed = (value, top) => input(value, { type: "number", min: 0, max: top, step: 0.05 });
-  const kind = make("select", {}, make("option", { value: "commands" }, "commands in the prompt"), make("option", { value: "numbers" }, "heads against fixed numbers"));
+  const kind = make("select", {}, make("option", { value: "commands" }, "commands"), make("option", { value: "numbers" }, "fixed numbers"));
   const low = input(LOW, {}), high = input(HIGH, {}), seed = input("", { inputmode: "numeric", pattern: "[0-9]*", placeholder: "a new one each time" });
   const longest = input("256", { type: "number", min: 1 });
   const pairs = [[fixed("0.7", 2), fixed("0.9", 1)], [fixed("1", 2), fixed("1", 1)]];
-  const label = (text, field, of = "") => make("label", { class: of }, text, field);
+  const label = (text, field, of = "") => make("label", { "data-of": of }, text, field);
   by("compare-fields").append(
-    label("Compare", kind), label("For little diversity", low, "commands"), label("For much", high, "commands"),
+    label("Compare with", kind), label("For little diversity", low, "commands"), label("For much", high, "commands"),
     ...pairs.flatMap(([t, p], i) => [label(`T of pair ${i + 1}`, t, "numbers"), label(`P of pair ${i + 1}`, p, "numbers")]),
     label("Seed", seed), label("Longest answer, tokens", longest),
   );
   const show = () => {
     for (const field of by("compare-fields").children)
-      if (field.className) field.hidden = field.className !== kind.value;
+      if (field.dataset.of) field.hidden = field.dataset.of !== kind.value;
   };
   kind.addEventListener("change", show);
   show();
@@ -34,7 +34,7 @@ export function compare(by) {
     const numbers = pairs.map(([t, p]) => [
       `T = ${t.value}, P = ${p.value}`, "", { heads: "off", temperature: Number(t.value), top_p: Number(p.value) },
     ]);
-    return [["heads", "", { heads: "on" }], ...numbers];
+    return [["heads", "", {}], ...numbers];
   }
 
   let running = null;

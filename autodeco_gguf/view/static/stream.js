@@ -24,9 +24,11 @@ export class Events {
   }
 }
 
+export const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
+
 /** Ask, and give {tokens, source, finish} for each chunk; an Error says in words what went wrong. */
 async function* answer(body, { key, signal }) {
-  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const headers = { "Content-Type": "application/json", ...bearer(key) };
   const request = { ...body, stream: true, autodeco: { tokens: true, top: 5 } };
   let response;
   try {
