@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from page_helpers import DONE, STORY, Fake, Reply, Watched, ask, chunk, seed_of, story, text_of, token
@@ -192,7 +193,7 @@ def test_pieces_may_end_anywhere(fake: Fake, watched: Watched) -> None:
 
 def test_every_cut_of_a_stream_gives_the_same_events(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url)
-    stream = ": c\r\ndata: é🙂\r\n\r\ndata:a\ndata: b\n\ndata\n\nretry: 1\n\n\ndata:  c\r\rdata: lost"
+    stream = ": c\r\ndata: é🙂\r\n\r\ndata:a\r\ndata: b\r\n\r\ndata\n\nretry: 1\n\n\ndata:  c\r\rdata: lost"
     script = """async text => {
       const { Events } = await import('/stream.js'), bytes = new TextEncoder().encode(text), found = new Set();
       for (let i = 0; i <= bytes.length; i++) for (let j = i; j <= bytes.length; j++) {
@@ -227,6 +228,15 @@ def test_a_server_without_traces_will_do(fake: Fake, watched: Watched) -> None:
     assert not page.locator(".chart").is_visible()
     page.locator(".tok").first.hover()
     assert tip(page)["T"] == "\N{EN DASH}"
+
+
+def test_a_long_answer_is_no_slower_at_its_end(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(*(token(f" word{i % 7}", i % 20 / 10) for i in range(6000)))
+    page = watched.open(fake.url)
+    began = time.monotonic()
+    ask(page)
+    assert time.monotonic() - began < 10  # a layout of all of it at every token takes minutes
+    assert page.locator(".tok").count() == 6000
 
 
 # ---- thinking ----

@@ -82,19 +82,26 @@ function chunk(data) {
 
 export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 2 ** 31;
 
-/** Ask, show the answer as it comes, with a step() after each chunk; gives the notes, or the error, of its end. */
+/** Ask, show the answer as it comes, with a step() in each frame; gives the notes, or the error, of its end. */
 export async function stream(body, server, shown, step) {
   const begin = performance.now();
-  let source, finish;
+  let source, finish, frame;
+  const inFrame = () => {
+    frame = undefined;
+    step();
+  };
   try {
     for await (const chunk of answer(body, server)) {
       source = chunk.source ?? source;
       finish = chunk.finish ?? finish;
       shown.append(chunk.tokens);
-      step();
+      frame ??= requestAnimationFrame(inFrame);
     }
   } catch (e) {
     return e.name === "AbortError" ? { notes: ["stopped"] } : { notes: [], error: e.message };
+  } finally {
+    cancelAnimationFrame(frame);
+    step();
   }
   const speed = shown.view.tokens.length / ((performance.now() - begin) / 1000);
   const notes = [`${speed.toFixed(0)} tokens/s`];
