@@ -6,6 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,6 +15,7 @@ import numpy as np
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.files.reading import read_json
 
 _VALUES = ("id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob")
 _SSE = (b":", b"event:", b"id:", b"retry:")
@@ -44,19 +46,36 @@ def read_traces(path: Path) -> list[ReadTrace]:
         BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
     """
     reader = _Reader(path.name)
+    for number, value in _values(path):
+        try:
+            if not isinstance(value, dict):
+                raise InvalidInput(f"is {type_name(value)}, expected an object")
+            reader.take(value)
+        except InvalidInput as e:
+            raise _refused(path, number, e) from e
+    if not reader.found:
+        raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
+    return reader.found
+
+
+def _values(path: Path) -> Iterator[tuple[int, object]]:
+    """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes."""
+    with suppress(BadFile):
+        whole = read_json(path)
+        yield from ((1, value) for value in (whole if isinstance(whole, list) else [whole]))
+        return
     for number, line in read_lines(path):
         if line.startswith(_SSE) or line.split() == [b"data:", b"[DONE]"]:
             continue
         try:
             value = parse_line(line.removeprefix(b"data:"))
-            if not isinstance(value, dict):
-                raise InvalidInput(f"is {type_name(value)}, expected an object")
-            reader.take(value)
         except InvalidInput as e:
-            raise BadFile(f"{path}:{number}: no line of a trace: {e}", file=path) from e
-    if not reader.found:
-        raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
-    return reader.found
+            raise _refused(path, number, e) from e
+        yield number, value
+
+
+def _refused(path: Path, number: int, reason: InvalidInput) -> BadFile:
+    return BadFile(f"{path}:{number}: no line of a trace: {reason}", file=path)
 
 
 def traces_of(name: str, lines: Iterable[Mapping[str, Any]]) -> list[ReadTrace]:

@@ -65,6 +65,20 @@ def test_a_stream_as_curl_has_it(path: Path) -> None:
     assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."]
 
 
+def test_a_file_that_is_one_value(path: Path) -> None:
+    answer = {"choices": [{"index": 0, "message": {}, "autodeco": {"tokens": STORY}}]}
+    for value, n in ((answer, 1), ([answer, answer], 2)):
+        for indent in (None, 2):
+            path.write_text(json.dumps(value, indent=indent))
+            assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."] * n
+    path.write_text("[1,\n2]")
+    with pytest.raises(BadFile, match=r"a\.jsonl:1: no line of a trace: is a number, expected an object"):
+        read_traces(path)
+    path.write_text('[{"tokens":\n [7]}]')
+    with pytest.raises(BadFile, match=r"a\.jsonl:1: no line of a trace: .*no token with a text"):
+        read_traces(path)
+
+
 SAMPLE = {"task": "sums", "problem": 0, "seed": 0, "sample": 2}
 
 
@@ -97,13 +111,14 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b"", 'a.jsonl: no trace in it; one comes from run --json, or an answer asked with "autodeco"'),
         (b'{"choices": []}\n', "a.jsonl: no trace in it"),
         (b"Once upon a time\n", "a.jsonl:1: no line of a trace: not JSON: Expecting value at column 1"),
-        (b'\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:2: no line of a trace: temperature "hot", expected a n'),
+        (b'{}\n\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:3: no line of a trace: temperature "hot", expected a n'),
         (b'{"text": "a", "temperature": NaN}\n', "a.jsonl:1: no line of a trace: temperature NaN, expected a number"),
         (b'{"text": "a", "temperature": 1, "prob": 1e999}\n', "prob Infinity, expected a number"),
         (b'{"text": 5, "temperature": 1}\n', "no token with a text"),
         (b'{"tokens": [7]}\n', "a.jsonl:1: no line of a trace: 7: no token with a text"),
         (b'{"text": "", "temperature": 1, "alternatives": {}}', "alternatives {}, expected a list"),
-        (b"[1]\n", "a.jsonl:1: no line of a trace: is a list, expected an object"),
+        (b"7\n", "a.jsonl:1: no line of a trace: is a number, expected an object"),
+        (b"{}\n[1]\n", "a.jsonl:2: no line of a trace: is a list, expected an object"),
         (b'{"task": "a", "sample": "x"}\n', "no numbers of problem, seed and sample"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AAA="}\n', "pairs are no base64 of T and P"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "tokens": {"text": ["a"], "id": []}}\n', "same length"),
