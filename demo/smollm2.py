@@ -129,6 +129,7 @@ def tables(found: Mapping[str, Results]) -> dict[str, dict[str, str]]:
         alone = replace(ours, methods=tuple(row for row in results.methods if row.name not in others))
         parts[task] = f"{table(ours)}\n\n**{verdict(alone)}**"
     parts["of 16"] = of_sixteen(found["questions"])
+    parts["of 4"] = of_four(found)
     return {"docs/smollm2.md": parts, "README.md": {"smollm2 table": short_table(found)}}
 
 
@@ -140,6 +141,15 @@ def of_sixteen(results: Results) -> str:
         by = ahead.get(row.config)
         lead = "" if by is None else f"{by.difference:+.2f} [{by.ci[0]:+.2f}, {by.ci[1]:+.2f}], p = {by.p:.4f}"
         lines.append(f"| {row.label} | {100 * row.overall.pass_1:.1f} | {row.overall.distinct_k[16]:.2f} | {lead} |")
+    return "\n".join(lines)
+
+
+def of_four(found: Mapping[str, Results]) -> str:
+    """Problems of which at least one of four answers is right, in percent by task, as Markdown."""
+    lines = [f"| pass@4, % | {' | '.join(found)} |", f"|---|{'---:|' * len(found)}"]
+    for row in found["questions"].methods:
+        same = (next(other for other in results.methods if other.label == row.label) for results in found.values())
+        lines.append(f"| {row.label} | {' | '.join(f'{100 * other.overall.pass_k[4]:.1f}' for other in same)} |")
     return "\n".join(lines)
 
 

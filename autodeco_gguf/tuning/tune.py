@@ -33,6 +33,9 @@ from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.speed import measure_speed
 from autodeco_gguf.tuning.split import Split, size, split
 
+WRITTEN_S = 10.0
+"""So many seconds at most are forgotten where a run is killed."""
+
 JOURNAL, REPORT, RESULT = "tune.jsonl", "report.md", "result.json"
 """In the directory of a tuning: what is decided so far, and the end as text and as values."""
 
@@ -127,16 +130,19 @@ class _Clock:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._since, self._before = clock, clock(), 0.0
+        self._log: Journal | None = None
 
     def read(self, log: Journal) -> None:
-        """Add those of the runs before."""
+        """Add those of the runs before, and write to it from now on."""
         self._before = sum(line.value["seconds"] for line in log.lines() if "seconds" in line.value)
+        self._log = log
 
-    def write(self, log: Journal) -> None:
-        """Write down what was not yet."""
+    def write(self, after_s: float = 0.0) -> None:
+        """Write down what was not yet, if it is so much."""
         now = self._clock()
-        log.append({"seconds": round(now - self._since, 3)})
-        self._before, self._since = self._before + now - self._since, now
+        if self._log is not None and now - self._since >= after_s:
+            self._log.append({"seconds": round(now - self._since, 3)})
+            self._before, self._since = self._before + now - self._since, now
 
     @property
     def seconds(self) -> float:
@@ -168,11 +174,11 @@ class _Run:
                     plan, speed = _planned(log) or self._plan(engine, log, loaded_s)
                     self.watch.plan(plan, speed)
                     found, rows = self._pairs(engine, plan)
-                    self.clock.write(log)
+                    self.clock.write()
                     engine.close()
                     rows += self._heads(plan)
                 finally:
-                    self.clock.write(log)
+                    self.clock.write()
                 return self._end(plan, speed, found, rows)
 
     def _open(self, heads: HeadWeights | Path | None) -> Engine:
@@ -201,6 +207,7 @@ class _Run:
         return {**header, "heads": own, **told, "train": obstacle(s) is None}
 
     def _say(self, text: str) -> None:
+        self.clock.write(WRITTEN_S)
         self.watch.progress(TuneProgress(text, self.clock.seconds, 60 * self.settings.minutes))
 
     # ---- plan ----

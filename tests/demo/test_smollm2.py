@@ -88,7 +88,7 @@ def test_the_pages_show_what_is_kept() -> None:
 
 def test_its_tables(found: dict[str, Results]) -> None:
     tables = smollm2.tables(found)
-    assert list(tables["docs/smollm2.md"]) == ["questions", "ifeval", "of 16"]
+    assert list(tables["docs/smollm2.md"]) == ["questions", "ifeval", "of 16", "of 4"]
     page = tables["docs/smollm2.md"]["ifeval"]
     assert "autodeco (distinct) ahead by" in page
     assert "autodeco (correct) ahead by" not in page
@@ -109,3 +109,7 @@ def test_its_tables(found: dict[str, Results]) -> None:
     greedy = next(c for c in found["questions"].comparisons if (c.method, c.metric) == ("greedy", "distinct@16"))
     (line,) = (line for line in of_16 if line.startswith("| greedy"))
     assert line.endswith(f"{greedy.difference:+.2f} [{greedy.ci[0]:+.2f}, {greedy.ci[1]:+.2f}], p = {greedy.p:.4f} |")
+    of_4 = tables["docs/smollm2.md"]["of 4"].splitlines()
+    assert of_4[0] == "| pass@4, % | questions | ifeval |"
+    assert of_4[2] == f"| {smollm2.OURS} | {100 * ours.pass_k[4]:.1f} | {100 * ours.pass_k[4]:.1f} |"
+    assert len(of_4) == len(of_16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tuning_helpers import MODEL, SETTINGS, SPEED, TuneEngine, task, tuned
+from tuning_helpers import MODEL, SETTINGS, SPEED, TASKS, TuneEngine, task, tuned
 
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.journal import Journal
@@ -217,3 +218,19 @@ def test_seconds_of_all_runs_count(tmp_path: Path, made_up: pytest.MonkeyPatch) 
     assert first > 0.3
     made_up.setattr(TuneEngine, "stop_at", None)
     assert tuned(tmp_path).seconds > first + 0.1
+
+
+def test_seconds_of_a_run_that_was_killed_count(tmp_path: Path) -> None:
+    seconds: list[float] = []
+    killed = tmp_path / "killed"
+
+    def kill(progress: TuneProgress) -> None:
+        if progress.text.startswith("test of pairs") and not killed.exists():
+            shutil.copytree(tmp_path / "run", killed)  # as it lies there at that moment
+            seconds.append(progress.seconds)
+
+    passed = itertools.count(0.0, 0.01)
+    module.tune(MODEL, TASKS, tmp_path / "run", SETTINGS, clock=lambda: next(passed), watch=TuneWatch(progress=kill))
+    assert seconds[0] > 2 * module.WRITTEN_S
+    goes_on = module.tune(MODEL, TASKS, killed, SETTINGS, clock=lambda: 0.0)
+    assert goes_on.seconds > seconds[0] - module.WRITTEN_S
