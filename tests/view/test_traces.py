@@ -111,7 +111,7 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b"", 'a.jsonl: no trace in it; one comes from run --json, or an answer asked with "autodeco"'),
         (b'{"choices": []}\n', "a.jsonl: no trace in it"),
         (b"Once upon a time\n", "a.jsonl:1: no line of a trace: not JSON: Expecting value at column 1"),
-        (b'{}\n\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:3: no line of a trace: temperature "hot", expected a n'),
+        (b'{}\n\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:3: no line of a trace: temperature "hot", expec'),
         (b'{"text": "a", "temperature": NaN}\n', "a.jsonl:1: no line of a trace: temperature NaN, expected a number"),
         (b'{"text": "a", "temperature": 1, "prob": 1e999}\n', "prob Infinity, expected a number"),
         (b'{"text": 5, "temperature": 1}\n', "no token with a text"),
