@@ -86,7 +86,15 @@ def test_what_is_generated_is_current() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "demo/README.md", "docs/design.md", "docs/evaluation.md", "docs/format.md", "docs/training.md"],
+    [
+        "README.md",
+        "demo/README.md",
+        "docs/design.md",
+        "docs/evaluation.md",
+        "docs/format.md",
+        "docs/seeing.md",
+        "docs/training.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
