@@ -126,7 +126,7 @@ class Driver:
             Busy: the queue is full.
             Closed: the driver is.
         """
-        for request in requests[self.engine.n_parallel :]:
+        for request in requests:  # first: what can never be answered is not to try again later
             self.engine.check(request)
         with self._lock:
             if self._closing:
