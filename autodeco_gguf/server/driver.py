@@ -160,10 +160,12 @@ class Driver:
             for generation in job.running.values():
                 generation.cancel()
 
-    def close(self) -> None:
-        """Take no more jobs, and wait for those under way."""
+    def close(self, *, cut: bool = False) -> None:
+        """Take no more jobs, and wait for those under way, or cut them off."""
         with self._lock:
             self._closing = True
+            for job in list(self._jobs) if cut else ():
+                self.cancel(job)
             self._changed.notify()
         self._thread.join()
 

@@ -261,3 +261,17 @@ def test_a_signal_drains(number: int, status: int) -> None:
         assert child.wait(10) == status
         assert child.stderr is not None
         assert "Traceback" not in child.stderr.read()
+
+
+def test_a_second_ctrl_c_cuts() -> None:
+    with process() as (child, url), connected(url) as connection:
+        connection.sendall(raw_request({**ENDLESS, "n": 128, "stream": True}))
+        connection.recv(100)
+        begun = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+        assert time.monotonic() - begun < 8
+        assert child.stderr is not None
+        assert "Traceback" not in child.stderr.read()
