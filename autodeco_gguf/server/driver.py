@@ -126,7 +126,7 @@ class Driver:
             Busy: the queue is full.
             Closed: the driver is.
         """
-        for request in requests[self.engine.n_parallel :]:
+        for request in requests:  # first: what can never be answered is not to try again later
             self.engine.check(request)
         with self._lock:
             if self._closing:
@@ -160,10 +160,12 @@ class Driver:
             for generation in job.running.values():
                 generation.cancel()
 
-    def close(self) -> None:
-        """Take no more jobs, and wait for those under way."""
+    def close(self, *, cut: bool = False) -> None:
+        """Take no more jobs, and wait for those under way, or cut them off."""
         with self._lock:
             self._closing = True
+            for job in list(self._jobs) if cut else ():
+                self.cancel(job)
             self._changed.notify()
         self._thread.join()
 

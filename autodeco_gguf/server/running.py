@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import h11
@@ -84,6 +84,12 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's log says more than that an answer was cut off at the end."""
+    cause = record.exc_info[1] if record.exc_info else None
+    return not isinstance(cause, asyncio.CancelledError | KeyboardInterrupt)
+
+
 class Server:
     """A service on sockets, until it is told to stop."""
 
@@ -102,9 +108,10 @@ class Server:
             backlog=_BACKLOG,
         )
         self._server = uvicorn.Server(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def run(self, started: Callable[[], Any] = lambda: None) -> None:
-        """Serve until SIGTERM or SIGINT, then let what is under way come to its end; a second signal cuts it.
+        """Serve until SIGTERM or SIGINT, then let what is under way come to its end; a second Ctrl-C cuts it.
 
         Raises:
             KeyboardInterrupt: it was SIGINT.
@@ -125,8 +132,7 @@ class Server:
         try:
             await serving
         finally:
-            with suppress(RuntimeError):
-                self._service.driver.close()
+            self._service.driver.close(cut=True)  # whose clients have waited long enough
 
     def stop(self) -> None:
         """As SIGTERM; from any thread."""
