@@ -17,6 +17,7 @@ from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
 
 VERBS = {
     "run": "Generate text, or chat.",
+    "serve": "Serve a model over HTTP.",
     "tune": "Find the best way to decode for a task of one's own.",
     "eval": "Compare ways to decode on problems.",
     "join": "Put the shards of an evaluation together.",

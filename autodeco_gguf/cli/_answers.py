@@ -119,7 +119,7 @@ def _echo_text(piece: Piece) -> None:
 
 
 def _echo_json(piece: Piece) -> None:
-    click.echo(json.dumps(vars(piece.token) | {"text": piece.text}))
+    click.echo(json.dumps(piece.token.to_dict(piece.text)))
 
 
 def _print(given: Answer, echo: Callable[[Piece], None], ctrl_c: CtrlC) -> dict[str, Any]:

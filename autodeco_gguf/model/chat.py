@@ -54,6 +54,15 @@ class Chat:
                 others = ", ".join(sorted(reads - _GIVEN)) or "nothing else"
                 raise InvalidInput(f"chat template kwargs: {path} reads no {key}, it reads {others}", key=key)
 
+    @property
+    def source(self) -> str:
+        """The template itself."""
+        return str(self._formatter.template)
+
+    def reads(self) -> set[str]:
+        """What the template reads; InvalidInput where it does not parse."""
+        return self._formatter.names()
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -219,7 +219,7 @@ class Context:
         Raises:
             AutoDecoError: the model has another hidden size or vocabulary.
         """
-        return predictor.attach_rows(self._ctx.ctx, self.n_outputs)
+        return predictor.attach_rows(self._ctx.ctx, min(self.n_outputs, self.n_seq))
 
     def takes(self, predictor: Predictor) -> bool:
         """Whether the device and the architecture take heads in the graph, found out by decoding a token."""

@@ -1,0 +1,104 @@
+"""``autodeco-gguf serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, option
+from autodeco_gguf.errors import not_installed
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
+
+
+@click.command("serve", cls=Verb)
+@click.argument("model", type=GGUF, required=False)
+@click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
+@option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: all of this machine's.")
+@option("--port", type=click.IntRange(0, 65535), default=8080, help="0: any that is free.")
+@option("--parallel", type=click.IntRange(1, 256), default=4, help="Answers at a time; others wait.")
+@option("--queue", "max_queue", type=click.IntRange(0, 2**16), default=64, help="Answers that may wait; then 503.")
+@click.option(
+    "-c",
+    "--ctx",
+    type=click.IntRange(1, 2**24),
+    help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
+)
+@machine_options()
+@option(
+    "--sampling",
+    type=click.Choice(["client", "heads"]),
+    default="client",
+    help="Who decides where a client sends a temperature or top-p.",
+)
+@click.option("--alias", help="Name of the model for clients.  [default: from its file]")
+@click.option("--api-key", "api_keys", multiple=True, envvar="AUTODECO_API_KEY", help="Key of a client; repeatable.")
+@click.option("--cors", "cors_origins", multiple=True, help="Origin whose pages may use it, or *; repeatable.")
+@click.option("--allow-host", "allowed_hosts", multiple=True, help="Own name in Host headers, or *; repeatable.")
+@option("--max-body", "max_body_mib", type=click.FloatRange(0.001, 1024), default=8.0, help="MiB of a request.")
+@option(
+    "--drain", "drain_s", type=click.FloatRange(1, 3600), default=30.0, help="Seconds for answers under way at the end."
+)
+@chat_template_option
+@click.option("--log-requests", is_flag=True, help="A line on stderr for each request.")
+def serve_command(
+    model: Path | None,
+    heads: Path | None,
+    host: str,
+    port: int,
+    parallel: int,
+    max_queue: int,
+    ctx: int | None,
+    machine: Machine,
+    sampling: str,
+    alias: str | None,
+    api_keys: tuple[str, ...],
+    cors_origins: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
+    max_body_mib: float,
+    drain_s: float,
+    chat_template_kwargs: dict[str, Any] | None,
+    log_requests: bool,
+) -> None:
+    """Serve MODEL over HTTP: OpenAI's API, Ollama's, and a page to chat on at /.
+
+    MODEL is a GGUF, or smollm2; without it, the demo model. Temperature and top-p that a client does not send are
+    predicted. SIGTERM and Ctrl-C let the answers under way come to their end. docs/server.md has the routes.
+
+    Example: autodeco-gguf serve qwen-autodeco.gguf --parallel 8
+    """
+    if any(not key.strip() for key in api_keys):
+        raise click.UsageError("--api-key is empty")
+    try:
+        from autodeco_gguf.server.running import Server, address_of, bind
+    except ModuleNotFoundError as e:
+        raise not_installed(f"serving needs {e.name}", "fastapi uvicorn prometheus-client", "server") from e
+    from autodeco_gguf.server.service import Service, load
+    from autodeco_gguf.server.settings import ServerSettings
+
+    settings = ServerSettings(
+        model_id=alias or ("demo" if model is None else None),
+        api_keys=api_keys,
+        cors_origins=cors_origins,
+        allowed_hosts=(*allowed_hosts, host),
+        max_body=round(max_body_mib * 2**20),
+        max_queue=max_queue,
+        sampling=cast("Any", sampling),
+    )
+    sockets = bind(host, port)  # before a model is loaded
+    try:
+        engine = load(model or DEMO_MODEL, heads, parallel, ctx, machine, chat_template_kwargs)
+        with engine:
+            service = Service(engine, settings, chat_template_kwargs)
+
+            def started() -> None:
+                click.echo(f"heads: {heads_text(engine.heads)}", err=True)
+                for listening in sockets:
+                    click.echo(f"{service.model_id} on {address_of(listening)}", err=True)
+
+            Server(service, sockets, drain_s=drain_s, access_log=log_requests).run(started)
+    finally:
+        for listening in sockets:
+            listening.close()

@@ -1,0 +1,1 @@
+"""A server of OpenAI's and Ollama's HTTP APIs over one engine."""

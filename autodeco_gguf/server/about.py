@@ -1,0 +1,103 @@
+"""What a server says of itself and its model."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from autodeco_gguf import __version__
+from autodeco_gguf.server.ollama import rfc3339
+from autodeco_gguf.server.service import Service
+
+
+def health(service: Service) -> dict[str, Any]:
+    """Whether it works: "degraded" from a failure of the whole batch to the next answer."""
+    running, waiting = service.driver.counts
+    found: dict[str, Any] = {
+        "status": "ok" if service.driver.failure is None else "degraded",
+        "running": running,
+        "waiting": waiting,
+    }
+    return found if service.driver.failure is None else {**found, "error": service.driver.failure}
+
+
+def model(service: Service) -> dict[str, Any]:
+    """The model as /v1/models has it."""
+    return {
+        "id": service.model_id,
+        "object": "model",
+        "created": int(service.started),
+        "owned_by": "autodeco-gguf",
+        "meta": {"n_ctx": service.engine.n_ctx, "n_vocab": service.engine.context.n_vocab},
+    }
+
+
+def props(service: Service) -> dict[str, Any]:
+    """What a request can count on."""
+    engine = service.engine
+    return {
+        "model": service.model_id,
+        "version": __version__,
+        "n_ctx": engine.n_ctx,
+        "n_parallel": engine.n_parallel,
+        "heads": sorted(engine.heads),
+        "sampling": service.settings.sampling,
+        "defaults": service.decider.defaults(),
+        "chat_template": engine.chat is not None,
+        "tools": "tools" in service.prompts.reads,
+    }
+
+
+def tag(service: Service) -> dict[str, Any]:
+    """The model as /api/tags has it."""
+    engine, name = service.engine, service.model_id
+    return {
+        "name": name if ":" in name else f"{name}:latest",
+        "model": name if ":" in name else f"{name}:latest",
+        "modified_at": rfc3339(service.started),
+        "size": engine.context.file.base_nbytes,
+        "digest": hashlib.sha256(engine.fingerprint.encode()).hexdigest(),
+        "details": _details(service),
+    }
+
+
+def show(service: Service) -> dict[str, Any]:
+    """The model as /api/show has it."""
+    base = service.engine.context.file.base()
+    info = {key: base.get(key, object) for key in base.header.scalar_keys() if not key.startswith("tokenizer.")}
+    defaults = service.decider.defaults()
+    return {
+        "modelfile": "",
+        "parameters": "\n".join(f"{k:<30} {v}" for k, v in defaults.items() if k != "source"),
+        "template": service.prompts.template,
+        "details": _details(service),
+        "model_info": {**info, "general.parameter_count": _parameters(service)},
+        "capabilities": ["completion", *(["tools"] if "tools" in service.prompts.reads else [])],
+        "modified_at": rfc3339(service.started),
+        "license": str(base.get("general.license", object, "")),
+    }
+
+
+def _parameters(service: Service) -> int:
+    total = 0
+    for tensor in service.engine.context.file.base_tensors:
+        n = 1
+        for size in tensor.shape:
+            n *= size
+        total += n
+    return total
+
+
+def _details(service: Service) -> dict[str, Any]:
+    base = service.engine.context.file.base()
+    types = [tensor.type for tensor in service.engine.context.file.base_tensors if len(tensor.shape) > 1]
+    n = _parameters(service)
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": base.architecture,
+        "families": [base.architecture],
+        "parameter_size": f"{n / 1e9:.1f}B" if n >= 1e9 else f"{n / 1e6:.1f}M",
+        "quantization_level": max(set(types), key=types.count).upper() if types else "",
+        "context_length": service.engine.n_ctx,
+    }

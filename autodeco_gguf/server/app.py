@@ -1,0 +1,134 @@
+"""The FastAPI application: routes, and errors as answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from autodeco_gguf.server import about, page
+from autodeco_gguf.server.errors import ApiError, of_validation
+from autodeco_gguf.server.guard import Guard
+from autodeco_gguf.server.json_route import JsonRoute
+from autodeco_gguf.server.ollama_routes import ollama_routes
+from autodeco_gguf.server.openai_routes import openai_routes
+from autodeco_gguf.server.service import Service
+from autodeco_gguf.server.streaming import Gone
+
+
+class _Measured:
+    """Counts what is answered, by route and status."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = getattr(scope.get("route"), "path", "other")  # never a client's own words
+                method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
+                self._service.metrics.requests.labels(method, path, message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, counting)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application that serves a service."""
+    app = FastAPI(
+        title="autodeco-gguf",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect loses the body of a POST
+    )
+    for router in (about_routes(service), openai_routes(service), ollama_routes(service)):
+        app.include_router(router)
+    page.add_page(app)
+    _add_errors(app, frozenset(app.openapi()["paths"]))
+    settings = service.settings
+    app.add_middleware(_Measured, service=service)
+    app.add_middleware(Guard, settings=settings, files=page.files())
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            max_age=3600,
+        )
+    return app
+
+
+def about_routes(service: Service) -> APIRouter:
+    """What the server says of itself."""
+    router = APIRouter(route_class=JsonRoute)
+
+    @router.get("/health")
+    @router.get("/v1/health")
+    async def health() -> JSONResponse:
+        """Whether the server works, and how much is under way."""
+        return JSONResponse(about.health(service))
+
+    @router.get("/props")
+    async def props() -> JSONResponse:
+        """The model's id, context and heads, and what a request without fields gets."""
+        return JSONResponse(about.props(service))
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Counts, in Prometheus' text format."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _add_errors(app: FastAPI, paths: frozenset[str]) -> None:
+    async def api(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return error.response(request.url.path)
+
+    async def validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return of_validation(error.errors(), request.url.path).response(request.url.path)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        path, message = request.url.path, str(error.detail)
+        if error.status_code == 404:
+            message = f"there is no {path[:200]}{_hint(path, paths)}"
+        elif error.status_code == 405:
+            allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+            message = f"{path[:200]} does not take {request.method[:20]}, only {allowed}"
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(error.status_code)
+        return ApiError(error.status_code, message, code=code, headers=error.headers).response(path)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    async def bug(request: Request, error: Exception) -> Response:
+        return ApiError(500, "an error of the server, see its log", code="internal").response(request.url.path)
+
+    for kind, handler in (
+        (ApiError, api),
+        (RequestValidationError, validation),
+        (StarletteHTTPException, http),
+        (Gone, gone),
+        (Exception, bug),
+    ):
+        app.add_exception_handler(kind, handler)
+
+
+def _hint(path: str, paths: frozenset[str]) -> str:
+    """The route that a path may be meant to be."""
+    wanted = path.lower().strip("/").rsplit("v1/", 1)[-1]
+    close = sorted(known for known in paths if wanted and known.strip("/").rsplit("v1/", 1)[-1] == wanted)
+    return f"; is it {close[0]}?" if close else ""

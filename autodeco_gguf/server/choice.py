@@ -1,0 +1,135 @@
+"""One answer as it grows: its text, and which tokens that text is of."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Piece, Result
+from autodeco_gguf.model.trace import TraceToken
+from autodeco_gguf.server.tools import CallFinder, Calls
+
+
+class Words:
+    """The text of tokens as an answer shows them."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Of an engine's vocabulary."""
+        self._context = engine.context
+        self._shown: dict[int, bytes] = {}
+
+    def shown(self, token: int) -> bytes:
+        """The bytes of a token; none of one that ends an answer, or is a control token."""
+        if token not in self._shown:
+            ends = self._context.is_eog(token)
+            self._shown[token] = b"" if ends else self._context.token_bytes(token, special=False)
+        return self._shown[token]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, the name of a control token included."""
+        return self._context.token_bytes(token)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A token of an answer.
+
+    Attributes:
+        token: what was drawn.
+        text: what became certain with it.
+        shown: its own bytes as far as they are part of the answer; None where none of it is, as of what ends it.
+    """
+
+    token: TraceToken
+    text: str
+    shown: bytes | None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is new of an answer: text, calls of tools, and the tokens that they are of."""
+
+    text: str
+    calls: Calls
+    tokens: list[Said]
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.calls or self.tokens)
+
+
+class Choice:
+    """An answer.
+
+    Attributes:
+        index: its place.
+        text: so far, without calls of tools.
+        calls: of tools.
+        tokens: all whose place in the text is known.
+        first_ns: when the first token came, by the monotonic clock; 0 where it is not known.
+        result: at the end.
+    """
+
+    def __init__(self, index: int, words: Words, calls: CallFinder | None = None) -> None:
+        """Begin one; ``calls`` finds calls of tools in it."""
+        self.index, self._words, self._finder = index, words, calls
+        self.text, self.calls, self.tokens = "", Calls(), list[Said]()
+        self.result: Result | None = None
+        self.first_ns = 0
+        self._waiting: deque[tuple[Piece, bytes]] = deque()  # tokens whose text is not certain yet
+        self._released = self._begin = 0  # bytes of the text, and of it before the first token that waits
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens drawn so far, that which ended it included."""
+        return len(self.tokens) + len(self._waiting) if self.result is None else len(self.result.trace)
+
+    @property
+    def finish_reason(self) -> str:
+        """As OpenAI's API has it."""
+        assert self.result is not None
+        return "tool_calls" if self.calls else self.result.finish_reason
+
+    def add(self, piece: Piece) -> Delta:
+        """Take a token."""
+        self.first_ns = self.first_ns or time.monotonic_ns()
+        self._waiting.append((piece, self._words.shown(piece.token.id)))
+        self._released += len(piece.text.encode("utf-8"))
+        tokens = []
+        while self._waiting and self._begin + len(self._waiting[0][1]) <= self._released:
+            tokens.append(self._take())
+        return self._said(piece.text, tokens)
+
+    def end(self, result: Result) -> Delta:
+        """Take the end. What still waits is of a stop, or ended the answer."""
+        self.result = result
+        if not self._waiting and not self.tokens:  # tokens were not asked for
+            return self._end(self._said(result.text, []))
+        tokens = []
+        while self._waiting:
+            tokens.append(self._take())
+        return self._end(self._said("", tokens))
+
+    def _end(self, delta: Delta) -> Delta:
+        if self._finder is not None:
+            rest = self._finder.rest()
+            self.text += rest
+            delta = Delta(delta.text + rest, delta.calls, delta.tokens)
+        return delta
+
+    def _take(self) -> Said:
+        piece, shown = self._waiting.popleft()
+        n = max(0, min(len(shown), self._released - self._begin))
+        ends = self._words.piece(piece.token.id) != b"" and not shown
+        self._begin += len(shown)
+        return Said(piece.token, piece.text, shown[:n] if n and not ends else None)
+
+    def _said(self, text: str, tokens: list[Said]) -> Delta:
+        calls = Calls()
+        if self._finder is not None:
+            text, calls = self._finder.add(text)
+        self.text += text
+        self.calls += calls
+        self.tokens += tokens
+        return Delta(text, calls, tokens)

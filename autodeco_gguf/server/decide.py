@@ -1,0 +1,143 @@
+"""Who decides with what a token is drawn: the request, the heads, the model's file, or the default, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.heads.weights import HEADS
+from autodeco_gguf.model.sampling import MAX_SEED, Sampling, check_seed
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.schemas import SamplingBody
+
+Source = Literal["client", "heads", "file", "default"]
+
+DEFAULT = 1.0
+"""Of temperature and top-p, where nothing else says: the model's own distribution, as in OpenAI's API."""
+
+_FILE_KEYS = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_last_n": "penalty_last_n",
+    "penalty_repeat": "repeat_penalty",
+    "mirostat": "mirostat_mode",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
+}
+"""Names of ``Sampling`` by llama.cpp's ``general.sampling.*``."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """With what the tokens of a request are drawn.
+
+    Attributes:
+        sources: who decides "temperature" and "top_p".
+        sampling: arguments of a ``Sampling``, without a seed; None for what the heads decide.
+        seed: the client's as 32 bits, or a random one.
+    """
+
+    sources: dict[str, Source]
+    sampling: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def source(self) -> Source | dict[str, Source]:
+        """One word where both have the same."""
+        kinds = set(self.sources.values())
+        return kinds.pop() if len(kinds) == 1 else self.sources
+
+
+def seed_of(seed: int | None, i: int = 0) -> int:
+    """The engine's 32 bits for choice ``i`` of a client's seed; random for None and -1.
+
+    Modulo 2**32 - 1, because llama.cpp takes that number itself for a random seed.
+    """
+    return (check_seed(None) if seed in (None, -1) else seed + i) % MAX_SEED
+
+
+def file_sampling(engine: Engine) -> dict[str, Any]:
+    """What the model's file recommends in ``general.sampling.*``.
+
+    Raises:
+        BadFile: a value out of range.
+    """
+    base = engine.context.file.base()
+    found = {name: base.get(f"general.sampling.{key}", object) for key, name in _FILE_KEYS.items()}
+    given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    try:
+        Sampling(**given).check()
+    except InvalidInput as e:
+        raise BadFile.of(base.path, f"general.sampling.*: {e}") from e
+    return given
+
+
+class Decider:
+    """Decides for one engine.
+
+    A client's number wins for what it names. One that sends a temperature and no word about the heads decides both:
+    its top-p is 1 unless it says otherwise. Where no head decides, the file's other values count as well, but for
+    what the request names.
+    """
+
+    def __init__(self, engine: Engine, sampling: Literal["client", "heads"]) -> None:
+        """Read the file's values; ``sampling``: as the settings have it."""
+        self._heads, self._locked, self._n_ctx = engine.heads, sampling == "heads", engine.n_ctx
+        self._file = file_sampling(engine)
+        if self._locked and not self._heads:
+            raise InvalidInput(f"sampling by the heads: {engine.context.file.path} has none", key="sampling")
+
+    def decide(self, body: SamplingBody) -> Decision:
+        """What a request leaves open."""
+        heads = self._deciding(body)
+        numbers = {
+            name: value
+            for name in ("temperature", "top_p")
+            if (value := getattr(body, name)) is not None
+            and not (self._locked and body.heads is None and name in self._heads)
+        }
+        sources: dict[str, Source] = {}
+        sampling: dict[str, Any] = {}
+        if "temperature" in numbers and body.heads is None:  # as in OpenAI's API; P is predicted for another T
+            numbers.setdefault("top_p", DEFAULT)
+        for name in ("temperature", "top_p"):
+            if name in numbers:
+                sources[name], sampling[name] = "client", numbers[name]
+            elif name in heads:
+                sources[name], sampling[name] = "heads", None
+            elif name in self._file:
+                sources[name], sampling[name] = "file", float(self._file[name])
+            else:
+                sources[name], sampling[name] = "default", DEFAULT
+        if "heads" not in sources.values():
+            sampling = {**self._file, **sampling}
+        return Decision(sources, {**sampling, **self._others(body)}, seed_of(body.seed))
+
+    def _deciding(self, body: SamplingBody) -> frozenset[str]:
+        wanted = frozenset() if body.heads == "off" else HEADS
+        if body.heads in HEADS:
+            wanted = frozenset([body.heads])
+        if body.heads not in (None, "off") and (missing := wanted - self._heads):
+            raise ApiError(400, f"heads: the model has no head for {' and '.join(sorted(missing))}", param="heads")
+        return wanted & self._heads
+
+    def _others(self, body: SamplingBody) -> dict[str, Any]:
+        names = ("top_k", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+        given = {name: value for name in names if (value := getattr(body, name)) is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        if given.get("frequency_penalty") or given.get("presence_penalty"):
+            given["penalty_last_n"] = self._n_ctx  # all of the answer, as OpenAI has it
+        return given
+
+    def defaults(self) -> dict[str, Any]:
+        """What a request without fields gets, for ``/props``."""
+        decision = self.decide(SamplingBody())
+        values = {name: value for name, value in decision.sampling.items() if value is not None}
+        return {"source": decision.source, **values}

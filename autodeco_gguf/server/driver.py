@@ -1,0 +1,212 @@
+"""One thread that runs the engine for all requests, and hands what comes to asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Generation
+from autodeco_gguf.engine.request import Piece, Request, Result
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed
+
+_log = logging.getLogger("autodeco_gguf.server")
+
+Event = tuple[int, Piece | Result | AutoDecoError]
+"""Of which request of a job, and what: a token, the end, or why there is none."""
+
+
+class _Mailbox:
+    """Wakes jobs in their event loop: once for all that came in the meantime, since waking costs a system call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._jobs: deque[Job] = deque()
+        self._rung = False
+
+    def ring(self, job: Job) -> None:
+        """From any thread."""
+        self._jobs.append(job)
+        if not self._rung:
+            self._rung = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._rung = False  # before it is emptied: who comes now rings again
+        while self._jobs:
+            self._jobs.popleft().news.set()
+
+
+class Job:
+    """The answers to one HTTP request, as they come.
+
+    Attributes:
+        requests: what the engine is asked.
+        news: set when there is something.
+    """
+
+    def __init__(self, driver: Driver, requests: Sequence[Request], mailbox: _Mailbox, pieces: bool) -> None:
+        """Made by :meth:`Driver.start`; ``pieces``: every token is wanted, not the results alone."""
+        self.requests, self.news = requests, asyncio.Event()
+        self._driver, self._mailbox, self._pieces = driver, mailbox, pieces
+        self._events: deque[Event] = deque()
+        self._left = len(requests)
+        # for the driver, under its lock
+        self.next, self.running = 0, dict[int, Generation]()
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """What has come, all of it at once, until every request has its end."""
+        while self._left:
+            await self.news.wait()
+            self.news.clear()
+            events = []
+            while self._events:
+                index, event = self._events.popleft()
+                self._left -= not isinstance(event, Piece)
+                events.append((index, event))
+            if events:
+                yield events
+
+    def cancel(self) -> None:
+        """End what is under way, within a token; nothing comes any more. From any thread, and again."""
+        self._driver.cancel(self)
+
+    def put(self, index: int, event: Piece | Result | AutoDecoError) -> None:
+        """For the driver."""
+        self._events.append((index, event))
+        self._mailbox.ring(self)
+
+    def submit_next(self, engine: Engine) -> None:
+        """For the driver: give the engine one more request."""
+        index = self.next
+        self.next += 1
+        on_token = (lambda piece: self.put(index, piece)) if self._pieces else None
+        self.running[index] = engine.submit(self.requests[index], on_token)
+
+
+class Driver:
+    """Runs an engine while there is something to do.
+
+    Attributes:
+        engine: the engine; its own queue must be long enough.
+        failure: why the last step failed for the whole batch; None once one has succeeded again.
+    """
+
+    def __init__(self, engine: Engine, max_queue: int) -> None:
+        """Begin to run; ``max_queue`` answers may wait for a sequence."""
+        self.engine = engine
+        self.failure: str | None = None
+        self._max_queue = max_queue
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._jobs: dict[Job, None] = {}
+        self._starting = 0  # answers of jobs that are about to be queued
+        self._mailbox: _Mailbox | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="autodeco-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Answers that have a sequence, and those that wait for one."""
+        with self._lock:
+            n = self._starting + sum(len(job.requests) - job.next + len(job.running) for job in self._jobs)
+        return min(n, self.engine.n_parallel), max(0, n - self.engine.n_parallel)
+
+    def start(self, requests: Sequence[Request], loop: asyncio.AbstractEventLoop, *, pieces: bool) -> Job:
+        """Queue the requests of a job, whose events come in ``loop``. May take its time: grammars are compiled.
+
+        Raises:
+            InvalidInput: one of them cannot be met.
+            Busy: the queue is full.
+            Closed: the driver is.
+        """
+        for request in requests[self.engine.n_parallel :]:
+            self.engine.check(request)
+        with self._lock:
+            if self._closing:
+                raise Closed("the server is shutting down")
+            running, waiting = self.counts
+            if running == self.engine.n_parallel and waiting >= self._max_queue:
+                raise Busy(f"{waiting} requests are waiting already; try again later")
+            if self._mailbox is None or self._mailbox.loop is not loop:
+                self._mailbox = _Mailbox(loop)
+            job = Job(self, requests, self._mailbox, pieces)
+            self._starting += len(requests)
+        try:
+            # not all at once: each holds scratch space as wide as the vocabulary
+            for _ in range(min(len(requests), self.engine.n_parallel)):
+                job.submit_next(self.engine)
+            with self._lock:
+                self._jobs[job] = None
+                self._changed.notify()
+        except BaseException:
+            self.cancel(job)
+            raise
+        finally:
+            with self._lock:
+                self._starting -= len(requests)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """See :meth:`Job.cancel`."""
+        with self._lock:
+            self._jobs.pop(job, None)
+            for generation in job.running.values():
+                generation.cancel()
+
+    def close(self) -> None:
+        """Take no more jobs, and wait for those under way."""
+        with self._lock:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    # ---- its thread ----
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._changed.wait_for(lambda: self._jobs or self._closing)
+                if not self._jobs:
+                    return
+            try:
+                self.engine.run_until(self._settle)
+            except Exception as e:  # whatever fails, others are to be served
+                self.failure = str(e) or type(e).__name__
+                _log.error("the engine failed: %s", self.failure, exc_info=not isinstance(e, AutoDecoError))
+                if isinstance(e, Closed):
+                    self._give_up(e)
+            self._settle()
+
+    def _settle(self) -> bool:
+        """Hand over what has ended, and start what follows; whether nothing is left to do. After every step."""
+        with self._lock:
+            for job in list(self._jobs):
+                ended = [index for index, g in job.running.items() if g.finish_reason is not None]
+                for index in ended:
+                    result = job.running.pop(index).result()
+                    if result.finish_reason != "error":
+                        self.failure = None
+                    job.put(index, result)
+                while job.next < len(job.requests) and len(job.running) < self.engine.n_parallel:
+                    index = job.next
+                    try:
+                        job.submit_next(self.engine)
+                    except AutoDecoError as e:
+                        job.put(index, e)
+                if not job.running and job.next == len(job.requests):
+                    del self._jobs[job]
+            return not self._jobs
+
+    def _give_up(self, error: AutoDecoError) -> None:
+        with self._lock:
+            for job in self._jobs:
+                for index in (*job.running, *range(job.next, len(job.requests))):
+                    job.put(index, error)
+            self._jobs.clear()

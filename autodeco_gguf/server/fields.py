@@ -1,0 +1,125 @@
+"""Types of fields: JSON's, taken by the letter. A text is no number, true is not 1, and 1.0 is 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def refused(message: str, param: str | None = None, kind: str = "value") -> PydanticCustomError:
+    """The error for a value that will not do; ``param`` is the field below it that it is about."""
+    return PydanticCustomError(kind, "{text}", {"text": message, "param": param})
+
+
+def _whole(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise refused("expected a whole number")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refused("expected a number")
+    if (isinstance(value, int) and abs(value) > 1 << 64) or not math.isfinite(value):
+        raise refused("expected a number within the range of float32")
+    return float(value)
+
+
+def kind_check(kind: type, words: str) -> Callable[[Any], Any]:
+    """A validator that wants a JSON type, or null."""
+
+    def check(value: Any) -> Any:
+        if value is not None and not isinstance(value, kind):
+            raise refused(f"expected {words}")
+        return value
+
+    return check
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number)]
+Flag = Annotated[bool, BeforeValidator(kind_check(bool, "true or false"))]
+Text = Annotated[str, BeforeValidator(kind_check(str, "a text"))]
+Object = Annotated[dict[str, Any], BeforeValidator(kind_check(dict, "an object"))]
+
+
+class Body(BaseModel):
+    """A JSON object of a request. A field that is null is as if it were not there; unknown ones are passed over."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True, protected_namespaces=())
+
+
+def _autodeco(value: Any) -> Any:
+    if isinstance(value, bool):
+        return AutoDecoOptions() if value else None
+    if value is not None and not isinstance(value, dict | AutoDecoOptions):
+        raise refused("expected true, false or an object")
+    return value
+
+
+class AutoDecoOptions(Body):
+    """What of a trace an answer carries."""
+
+    tokens: Annotated[Flag | None, Field(description="Also each token, with entropy, nucleus and probability.")] = None
+    top: Annotated[Whole | None, Field(ge=0, le=64, description="So many alternatives of each token.")] = None
+
+
+def _stop(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [value]
+    if value is not None and (not isinstance(value, list) or not all(isinstance(text, str) for text in value)):
+        raise refused("expected a text or a list of texts")
+    return value
+
+
+MAX_SEED = 2**63
+
+
+def _seed(value: Any) -> Any:
+    value = _whole(value)
+    if value is not None and not -MAX_SEED <= value < MAX_SEED:
+        raise refused("expected a whole number of 64 bits")
+    return value
+
+
+def _bias(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise refused("expected an object of numbers by token id")
+    biases = {}
+    for token, bias in value.items():
+        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+            raise refused(f"expected token ids as keys, not {token[:40]!r}")
+        number = _number(bias)
+        if number is None or abs(number) > 100:
+            raise refused(f"expected -100 to 100 for token {token}")
+        biases[int(token)] = number
+    return biases
+
+
+Seed = Annotated[int, BeforeValidator(_seed)]
+Stop = Annotated[list[str], BeforeValidator(_stop)]
+LogitBias = Annotated[dict[int, float], BeforeValidator(_bias)]
+AutoDeco = Annotated[AutoDecoOptions, BeforeValidator(_autodeco)]
+
+
+def one_of(*names: str) -> BeforeValidator:
+    """A text that is one of some."""
+
+    def check(value: Any) -> Any:
+        if value is not None and (not isinstance(value, str) or value not in names):
+            raise refused(f"expected one of {', '.join(names)}")
+        return value
+
+    return BeforeValidator(check, json_schema_input_type=str)

@@ -1,0 +1,58 @@
+"""What an answer must follow: ``response_format`` and ``grammar`` of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.gbnf import check_gbnf
+from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
+from autodeco_gguf.server.errors import ApiError
+
+_EXPECTED = "type text, json_object, or json_schema with its json_schema"
+
+
+def grammar_of(response_format: Mapping[str, Any] | None, grammar: str | None) -> LlamaGrammar | None:
+    """What the answer must follow; None where it is free.
+
+    Raises:
+        ApiError: not a format, not a grammar, or one of which something would not be enforced.
+    """
+    schema = _schema(response_format) if response_format is not None else None
+    if schema is not None and grammar:
+        raise ApiError(400, "grammar and response_format: give one of them", param="grammar")
+    if schema is not None:
+        return schema_grammar(schema, "response_format")
+    if not grammar:
+        return None
+    try:
+        check_gbnf(grammar)
+        return LlamaGrammar(_grammar=grammar)
+    except InvalidInput as e:
+        raise ApiError(400, str(e), param="grammar") from e
+
+
+def schema_grammar(schema: Mapping[str, Any], param: str) -> SchemaGrammar:
+    """JSON by a schema.
+
+    Raises:
+        ApiError: it would not be enforced as a whole.
+    """
+    try:
+        return SchemaGrammar(schema)
+    except InvalidInput as e:
+        raise ApiError(400, str(e), param=param) from e
+
+
+def _schema(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        schema = response_format.get("schema")
+        return schema if isinstance(schema, dict) else {"type": "object"}
+    inner = response_format.get("json_schema")
+    if kind == "json_schema" and isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+        return inner["schema"]  # type: ignore[no-any-return]
+    raise ApiError(400, f"response_format: expected {_EXPECTED}", param="response_format")

@@ -1,0 +1,134 @@
+"""What stands before the routes: who may come in, how much they may send, and which path they mean."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.settings import ServerSettings
+
+_READ_AT_MOST = 64 << 20
+"""Bytes of a body too large that are read and thrown away, so that a client that sends first sees the answer."""
+
+_WITHOUT_V1 = re.compile(r"/(chat/completions|completions|models|responses|embeddings)(/.*)?")
+
+OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})
+"""What needs no key, beside the files of the page: nothing of a model is in it."""
+
+
+class Guard:
+    """An ASGI application around another: paths made canonical, Host and key checked, bodies bounded."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, files: Iterable[str]) -> None:
+        """Args: what it guards, how, and the paths of the page's files, which need no key."""
+        self._app, self._settings = app, settings
+        self._open = OPEN_PATHS | set(files)
+        self._keys = [_digest(key) for key in settings.api_keys]
+        self._hosts = {host.lower().rstrip(".") for host in settings.allowed_hosts} | {"localhost"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or have the application answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = canonical(scope["path"])
+        scope = {**scope, "path": path, "raw_path": path.encode("utf-8", "surrogateescape")}
+        headers = dict(scope["headers"])
+        try:
+            self._check_host(headers.get(b"host", b"").decode("latin-1"))
+            if self._keys and path not in self._open:
+                self._check_key(headers.get(b"authorization", b""))
+            if scope["method"] in ("POST", "PUT", "PATCH"):
+                receive = await self._bounded(headers, receive)
+        except ApiError as e:
+            await e.response(path)(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":  # what GET answers, without the body
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        await self._app(scope, receive, send)
+
+    def _check_host(self, header: str) -> None:
+        """Raise for a name that is not ours: a page of another site that has its name lead here."""
+        name = re.sub(r":\d*$", "", header.strip()).lower().rstrip(".")
+        if not name or name in self._hosts or "*" in self._hosts:
+            return
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            text = f"Host {header!r} is not allowed; serve with --allow-host to allow a name"
+            raise ApiError(403, text, code="host_not_allowed") from None
+
+    def _check_key(self, header: bytes) -> None:
+        kind, _, key = header.partition(b" ")
+        given = _digest(key.strip()) if kind.lower() == b"bearer" else b""
+        matches = [hmac.compare_digest(given, known) for known in self._keys]  # all of them, whichever is right
+        if not any(matches):
+            text = "no API key, or a wrong one; send it as Authorization: Bearer KEY"
+            raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    async def _bounded(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        """A ``receive`` that gives the body, which is no larger than allowed."""
+        size = headers.get(b"content-length", b"")
+        if size.isdigit() and len(size) < 20 and int(size) > _READ_AT_MOST:
+            raise self._too_large()
+        body, n, ended = [], 0, False
+        while not ended:
+            message = await receive()
+            if message["type"] != "http.request":
+                break
+            part = message.get("body", b"")
+            n += len(part)
+            if n <= self._settings.max_body:
+                body.append(part)
+            elif n > _READ_AT_MOST:
+                raise self._too_large()
+            else:
+                body.clear()
+            ended = not message.get("more_body", False)
+        if n > self._settings.max_body:
+            raise self._too_large()
+        whole: Message = {"type": "http.request", "body": b"".join(body), "more_body": False}
+        given = False
+
+        async def receive_whole() -> Message:
+            nonlocal given
+            if given or not ended:
+                return await receive() if ended else {"type": "http.disconnect"}
+            given = True
+            return whole
+
+        return receive_whole
+
+    def _too_large(self) -> ApiError:
+        text = f"the body is larger than {self._settings.max_body} bytes"
+        return ApiError(413, text, code="body_too_large", headers={"Connection": "close"})
+
+
+def _without_body(send: Send) -> Send:
+    async def headers_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headers_only
+
+
+def _digest(key: str | bytes) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key).digest()
+
+
+def canonical(path: str) -> str:
+    """A path as the routes have it: no doubled slash, none at the end, OpenAI's with its /v1.
+
+    Examples:
+        >>> [canonical(path) for path in ("//v1/chat/completions", "/chat/completions/", "//api//chat", "/")]
+        ['/v1/chat/completions', '/v1/chat/completions', '/api/chat', '/']
+    """
+    path = re.sub("/{2,}", "/", path)
+    path = path.rstrip("/") or "/"
+    path = re.sub(r"^(/v1){2,}/", "/v1/", path)
+    return f"/v1{path}" if _WITHOUT_V1.fullmatch(path) else path

@@ -1,0 +1,56 @@
+"""Ollama's routes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from autodeco_gguf import __version__
+from autodeco_gguf.server import about
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.json_route import JsonRoute
+from autodeco_gguf.server.ollama import check_model, loaded, ollama_chat_plan, ollama_generate_plan
+from autodeco_gguf.server.ollama_schemas import OllamaChatBody, OllamaGenerateBody, ShowBody
+from autodeco_gguf.server.service import Service
+
+
+def ollama_routes(service: Service) -> APIRouter:
+    """The routes of Ollama's API that clients use to find and to ask a model."""
+    router = APIRouter(route_class=JsonRoute)
+
+    @router.post("/api/chat")
+    async def chat(body: OllamaChatBody, request: Request) -> Response:
+        """Answer a conversation."""
+        if (at_once := loaded(service, body, await request.json())) is not None:
+            return JSONResponse(at_once)
+        return await service.answer(request, partial(ollama_chat_plan, service, body), body.stream is not False)
+
+    @router.post("/api/generate")
+    async def generate(body: OllamaGenerateBody, request: Request) -> Response:
+        """Answer a prompt."""
+        if (at_once := loaded(service, body, await request.json())) is not None:
+            return JSONResponse(at_once)
+        return await service.answer(request, partial(ollama_generate_plan, service, body), body.stream is not False)
+
+    @router.get("/api/tags")
+    async def tags() -> JSONResponse:
+        """The one model."""
+        return JSONResponse({"models": [about.tag(service)]})
+
+    @router.post("/api/show")
+    async def show(body: ShowBody) -> JSONResponse:
+        """What is known of a model."""
+        name = body.model or body.name
+        if not name:
+            raise ApiError(400, "model is required", param="model")
+        check_model(service, name)
+        return JSONResponse(about.show(service))
+
+    @router.get("/api/version")
+    async def version() -> JSONResponse:
+        """The version, of this server."""
+        return JSONResponse({"version": __version__})
+
+    return router

@@ -1,0 +1,124 @@
+"""Prompts of requests: through the chat template where there is one, and as tokens that fit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.chat import Chat
+from autodeco_gguf.model.token_text import check_token
+from autodeco_gguf.server.errors import ApiError
+
+_CACHED = 8
+"""Templates kept, by what else they read."""
+
+
+class Prompts:
+    """Makes the prompts of an engine's requests. Any thread may."""
+
+    def __init__(self, engine: Engine, kwargs: Mapping[str, Any] | None = None) -> None:
+        """Args: the engine, and what its chat template reads besides unless a request says otherwise."""
+        self._engine, self._kwargs = engine, dict(kwargs or {})
+        self._lock = threading.Lock()  # a template keeps count of one rendering at a time
+        self._chats: dict[str, Chat] = {}
+
+    @property
+    def template(self) -> str:
+        """The chat template's source; empty where there is none."""
+        return "" if self._engine.chat is None else self._engine.chat.source
+
+    @functools.cached_property
+    def reads(self) -> set[str]:
+        """What the chat template reads; nothing where it does not parse, as rendering will say."""
+        try:
+            return set() if self._engine.chat is None else self._engine.chat.reads()
+        except InvalidInput:
+            return set()
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens of a conversation that the model is to go on with.
+
+        Raises:
+            ApiError: there is no template, it refuses, or the prompt is too long.
+        """
+        if self._engine.chat is None:
+            raise ApiError(400, "the model has no chat template; use /v1/completions", param="messages")
+        with self._lock:
+            chat = self._with(kwargs) if kwargs else self._engine.chat
+            try:
+                text = chat.render(messages, tools=tools)
+            except InvalidInput:
+                as_text = [_with_texts(message) for message in messages]
+                if as_text == messages:
+                    raise
+                text = chat.render(as_text, tools=tools)  # a template that joins the arguments as the model wrote them
+        return self.tokens(text, add_bos=False)
+
+    def _with(self, kwargs: Mapping[str, Any]) -> Chat:
+        key = repr(sorted(kwargs.items()))
+        if key not in self._chats:
+            context = self._engine.context
+            try:
+                chat = Chat(self.template, context.vocab, context.file.path, {**self._kwargs, **kwargs})
+            except InvalidInput as e:
+                text = str(e).removeprefix("chat template kwargs: ").replace(str(context.file.path), "the template")
+                raise ApiError(400, f"chat_template_kwargs: {text}", param="chat_template_kwargs") from e
+            while len(self._chats) >= _CACHED:
+                self._chats.pop(next(iter(self._chats)))
+            self._chats[key] = chat
+        return self._chats[key]
+
+    def text_or_tokens(self, prompt: str | Sequence[int], param: str) -> list[int]:
+        """A prompt as it stands; tokens are taken as they are."""
+        if isinstance(prompt, str):
+            return self.tokens(prompt, add_bos=True) or self._beginning(param)
+        try:
+            return [check_token(token, self._engine.context.n_vocab) for token in prompt] or self._beginning(param)
+        except InvalidInput as e:
+            raise ApiError(400, f"{param}: {e}", param=param) from e
+
+    def _beginning(self, param: str) -> list[int]:
+        raise ApiError(400, f"{param}: the prompt is empty", param=param)
+
+    def tokens(self, text: str, *, add_bos: bool) -> list[int]:
+        """The tokens of a text.
+
+        Raises:
+            InvalidInput: it is too long to be worth the time, which grows with the text.
+        """
+        engine = self._engine
+        longest = self._longest_piece if len(text) > 64 * engine.n_ctx else 0
+        if longest and (least := len(text.encode("utf-8")) // longest) >= engine.n_ctx:
+            message = f"the prompt has at least {least} tokens, the context holds {engine.n_ctx}"
+            raise InvalidInput(message, key="n_ctx", found=f"at least {least}", expected=engine.n_ctx)
+        return engine.context.tokenize(text, add_bos=add_bos)
+
+    @functools.cached_property
+    def _longest_piece(self) -> int:
+        """Bytes of the longest token; 0 for a tokenizer that may leave something of a text out."""
+        context = self._engine.context
+        if context.metadata.get("tokenizer.ggml.model") not in ("gpt2", "llama"):
+            return 0
+        return max(len(context.token_bytes(token)) for token in range(context.n_vocab))
+
+
+def _with_texts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose calls have their arguments as JSON texts."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return dict(message)
+    functions = [
+        {**c["function"], "arguments": a if isinstance(a := c["function"]["arguments"], str) else json.dumps(a)}
+        for c in calls
+    ]
+    return {**message, "tool_calls": [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]}

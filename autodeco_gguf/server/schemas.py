@@ -1,0 +1,260 @@
+"""What a request to OpenAI's API may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from autodeco_gguf.server.fields import (
+    AutoDeco,
+    Body,
+    Flag,
+    LogitBias,
+    Number,
+    Object,
+    Seed,
+    Stop,
+    Text,
+    Whole,
+    one_of,
+    refused,
+)
+
+MAX_CHOICES = 128
+"""Answers to one prompt."""
+
+MAX_PROMPTS = 1024
+"""Prompts of one request."""
+
+Heads = Annotated[str, one_of("on", "off", "temperature", "top_p")]
+
+
+class StreamOptions(Body):
+    """What a stream says beside the answer."""
+
+    include_usage: Annotated[Flag | None, Field(description="A last chunk with the usage.")] = None
+
+
+class SamplingBody(Body):
+    """How tokens are drawn, whichever API asks."""
+
+    temperature: Annotated[
+        Number | None, Field(ge=0, le=1e6, description="0: the most likely token. Absent: the heads decide.")
+    ] = None
+    top_p: Annotated[
+        Number | None, Field(ge=0, le=1, description="0: the most likely token. Absent: the heads decide.")
+    ] = None
+    top_k: Annotated[Whole | None, Field(ge=-1, le=2**31 - 1, description="Tokens kept; 0 and -1: all.")] = None
+    min_p: Annotated[Number | None, Field(ge=0, le=1, description="Least share of the largest probability.")] = None
+    repeat_penalty: Annotated[
+        Number | None, Field(gt=0, le=1e6, description="On the logits of the last 64 tokens; 1: off.")
+    ] = None
+    frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="For each time a token came.")] = None
+    presence_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="Once a token came.")] = None
+    logit_bias: Annotated[LogitBias | None, Field(description="-100 to 100, by token id as a text.")] = None
+    seed: Annotated[
+        Seed | None, Field(description="64 bits, taken modulo 2**32 - 1; -1: random. Choice i has seed + i.")
+    ] = None
+    heads: Annotated[Heads | None, Field(description="Which heads decide: on, off, temperature or top_p.")] = None
+
+
+class OpenAIBody(SamplingBody):
+    """What chat and text completions have in common."""
+
+    model: Annotated[Text | None, Field(description="Any name: the one model answers, under its own.")] = None
+    stream: Annotated[Flag | None, Field(description="Answer as server-sent events.")] = None
+    stream_options: Annotated[StreamOptions | None, Field(description="Taken only with stream.")] = None
+    max_tokens: Annotated[
+        Whole | None, Field(ge=-1, description="Absent and -1: to the end, or until the context is full.")
+    ] = None
+    max_completion_tokens: Annotated[
+        Whole | None, Field(ge=-1, description="The same; counts where both are given.")
+    ] = None
+    n: Annotated[Whole | None, Field(ge=1, le=MAX_CHOICES, description="Choices for each prompt.")] = None
+    stop: Annotated[Stop | None, Field(description="Texts that end an answer; empty ones are passed over.")] = None
+    response_format: Annotated[
+        Object | None, Field(description="type text, json_object, or json_schema with its json_schema.")
+    ] = None
+    grammar: Annotated[Text | None, Field(description="What the answer must follow, in llama.cpp's GBNF.")] = None
+    autodeco: Annotated[AutoDeco | None, Field(description="true, or an object: T and P with the answer.")] = None
+    user: Annotated[Any, Field(description="Passed over.")] = None
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens at most; None: until the end."""
+        given = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        return None if given == -1 else given
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options is not None and self.stream_options.include_usage)
+
+
+def _parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def refuse_fields(values: Any, reasons: dict[str, str]) -> Any:
+    """Raise for a field that asks for what there is not, rather than pass over it."""
+    for name, reason in reasons.items():
+        if isinstance(values, dict) and values.get(name) not in (None, [], {}, "", False):
+            raise refused(f"not supported: {reason}", name)
+    return values
+
+
+class Part(Body):
+    """A part of a message."""
+
+    type: Text
+    text: Text | None = None
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Part:
+        if self.type not in ("text", "input_text", "output_text"):
+            raise refused(f"a part of type {self.type!r} is not supported, only text is")
+        if self.text is None:
+            raise refused("expected a text part to have it", "text")
+        return self
+
+
+class CalledFunction(Body):
+    """The function of a tool call."""
+
+    name: Text
+    arguments: Annotated[Any, Field(description="JSON as a text, or an object.")] = None
+
+
+class ToolCall(Body):
+    """A call that the model made."""
+
+    id: Text | None = None
+    type: Text | None = None
+    function: CalledFunction
+
+
+class Message(Body):
+    """A message of a chat."""
+
+    role: Annotated[str, one_of("system", "developer", "user", "assistant", "tool", "function")]
+    content: Annotated[list[Part] | None, BeforeValidator(_parts, json_schema_input_type=str | list[Part])] = None
+    name: Text | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: Text | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise refused(f"expected a message of role {self.role} to have it", "content")
+        return self
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return "".join(part.text or "" for part in self.content or ())
+
+
+class Function(Body):
+    """What a tool is."""
+
+    name: Text
+    description: Text | None = None
+    parameters: Object | None = None
+
+
+class Tool(Body):
+    """A tool that the model may call."""
+
+    type: Annotated[str, one_of("function")] = "function"
+    function: Function
+
+
+_NOT_IN_CHAT = {
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "audio": "answers are text",
+    "prediction": "every token is drawn",
+    "web_search_options": "there is no way to the web",
+    "best_of": "use n",
+}
+
+
+class ChatBody(OpenAIBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, description="The conversation, the last message last.")]
+    logprobs: Annotated[Flag | None, Field(description="Log-probabilities of the answer's tokens.")] = None
+    top_logprobs: Annotated[
+        Whole | None, Field(ge=0, le=20, description="So many alternatives of each; needs logprobs.")
+    ] = None
+    tools: Annotated[list[Tool] | None, Field(description="Functions that the model may call.")] = None
+    tool_choice: Annotated[Any, Field(description="none, auto, required, or a function of tools.")] = None
+    parallel_tool_calls: Annotated[Flag | None, Field(description="Passed over: the model decides.")] = None
+    modalities: Annotated[list[Text] | None, Field(description='["text"].')] = None
+    chat_template_kwargs: Annotated[Object | None, Field(description="What the chat template reads besides.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unsupported(cls, values: Any) -> Any:
+        return refuse_fields(values, _NOT_IN_CHAT)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refused("needs logprobs: true", "top_logprobs")
+        if self.limit == 0:
+            name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+            raise refused("0, expected at least 1 for a chat", name)
+        if self.modalities and self.modalities != ["text"]:
+            raise refused("answers are text", "modalities")
+        return self
+
+
+def _prompts(value: Any) -> Any:
+    """Texts or tokens as a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise refused("expected a text, tokens, or a list of either that is not empty")
+    is_token = [isinstance(item, int) and not isinstance(item, bool) for item in value]
+    if all(is_token):
+        return [value]
+    for prompt in value:
+        if isinstance(prompt, str):
+            continue
+        if not isinstance(prompt, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
+            raise refused("expected each prompt to be a text or a list of token ids")
+    if len(value) > MAX_PROMPTS:
+        raise refused(f"expected at most {MAX_PROMPTS} prompts")
+    return value
+
+
+class CompletionBody(OpenAIBody):
+    """POST /v1/completions."""
+
+    prompt: Annotated[
+        list[Any],
+        BeforeValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+        Field(description="A text, token ids, or a list of either; ids are taken as they are."),
+    ]
+    logprobs: Annotated[Whole | None, Field(ge=0, le=20, description="0: of the tokens drawn; N: and N others.")] = None
+    echo: Annotated[Flag | None, Field(description="The prompt before the answer, with its log-probabilities.")] = None
+    best_of: Annotated[
+        Whole | None, Field(ge=1, le=MAX_CHOICES, description="Draw so many, keep the n with the most probable tokens.")
+    ] = None
+    suffix: Annotated[Any, Field(description="Refused.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unsupported(cls, values: Any) -> Any:
+        return refuse_fields(values, {"suffix": "nothing is inserted"})
+
+    @model_validator(mode="after")
+    def _fits(self) -> CompletionBody:
+        n = self.n or 1
+        if self.best_of is not None and self.best_of < n:
+            raise refused(f"{self.best_of}, expected at least n, which is {n}", "best_of")
+        if self.best_of is not None and self.best_of > n and self.stream:
+            raise refused("cannot be streamed", "best_of")
+        return self

@@ -1,0 +1,260 @@
+"""What answers requests, whichever API they come by."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Piece, Result
+from autodeco_gguf.engine.request import Request as Ask
+from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.server.choice import Choice, Delta, Words
+from autodeco_gguf.server.decide import Decider, Decision, seed_of
+from autodeco_gguf.server.driver import Driver, Job
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.metrics import Metrics
+from autodeco_gguf.server.prompts import Prompts
+from autodeco_gguf.server.settings import ServerSettings
+from autodeco_gguf.server.streaming import Stream, while_there
+from autodeco_gguf.server.tools import CallFinder
+
+_log = logging.getLogger("autodeco_gguf.server")
+
+
+@dataclass
+class Plan:
+    """What is to be answered, and how.
+
+    Attributes:
+        prompts: as tokens.
+        decision: with what tokens are drawn.
+        n: choices for each prompt.
+        options: more arguments of the engine's requests.
+        finder: makes what finds calls of tools in a choice.
+        pieces: every token is wanted, even where nothing is streamed.
+        prompt_param: the field that holds the prompt.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    decision: Decision
+    n: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    finder: Callable[[], CallFinder | None] = lambda: None
+    pieces: bool = False
+    prompt_param: str = "messages"
+
+    def asks(self) -> list[Ask]:
+        """The engine's requests: choice i of prompt p is number p * n + i."""
+        return [
+            Ask(prompt, **self.options, **self.decision.sampling, seed=self.seed(i))
+            for prompt in self.prompts
+            for i in range(self.n)
+        ]
+
+    def seed(self, index: int) -> int:
+        """Of a choice."""
+        return seed_of(self.decision.seed, index % self.n)
+
+    def usage(self, choices: Sequence[Choice]) -> tuple[int, int]:
+        """Tokens of the prompts, and drawn ones."""
+        return sum(map(len, self.prompts)), sum(choice.n_tokens for choice in choices)
+
+
+class Voice(Protocol):
+    """How an API words an answer: as a whole, or bit by bit."""
+
+    media_type: str
+    plan: Plan
+
+    def begin(self, choices: Sequence[Choice]) -> bytes:
+        """What a stream begins with."""
+
+    def delta(self, choice: Choice, delta: Delta) -> bytes:
+        """What is new of a choice."""
+
+    def end(self, choice: Choice, delta: Delta) -> bytes:
+        """The end of a choice, and what is new with it."""
+
+    def done(self, choices: Sequence[Choice]) -> bytes:
+        """What a stream ends with."""
+
+    def failed(self, error: ApiError) -> bytes:
+        """What a stream ends with when it cannot go on."""
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """All of it."""
+
+
+def load(
+    model: Path,
+    heads: Path | None,
+    n_parallel: int,
+    n_ctx: int | None,
+    machine: Machine | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> Engine:
+    """The engine of a server: the driver bounds the queue, so its own is long.
+
+    Raises:
+        AutoDecoError: as :class:`Engine`.
+    """
+    return Engine(
+        model,
+        n_parallel=n_parallel,
+        n_ctx=n_ctx,
+        heads=heads,
+        machine=machine,
+        batching=Batching(max_waiting=1 << 20),
+        chat_template_kwargs=chat_template_kwargs,
+    )
+
+
+class Service:
+    """A served model.
+
+    Attributes:
+        engine: answers.
+        settings: how it is served.
+        model_id: its name.
+        started: seconds since 1970.
+    """
+
+    def __init__(self, engine: Engine, settings: ServerSettings, chat_template_kwargs: dict[str, Any] | None = None):
+        """Serve an engine.
+
+        Raises:
+            InvalidInput: the heads are to decide, and there are none.
+            BadFile: the file recommends what is out of range.
+        """
+        self.engine, self.settings, self.started = engine, settings, time.time()
+        self.model_id = settings.model_id or engine.context.file.path.stem
+        self.decider = Decider(engine, settings.sampling)
+        self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
+        self.driver = Driver(engine, settings.max_queue)
+        self.metrics = Metrics(self.driver)
+        self._grammars = threading.Lock()  # compiling one sets the stack size of the process's next thread
+
+    async def answer(self, request: Request, make: Callable[[], tuple[Plan, Voice]], stream: bool) -> Response:
+        """Answer a request.
+
+        Args:
+            request: which may go away.
+            make: reads the body, in a thread: rendering, tokenizing and compiling take their time.
+            stream: bit by bit.
+
+        Raises:
+            ApiError: it cannot be answered; nothing has been sent.
+        """
+        begun, loop = time.monotonic(), asyncio.get_running_loop()
+        plan, voice, job = await run_in_threadpool(self._start, make, stream, loop)
+        answering = _Answering(self, plan, voice, job, begun)
+        if stream:
+            return Stream(answering.stream(), voice.media_type, answering.gone)
+        return JSONResponse(await while_there(answering.whole(), request, answering.gone))
+
+    def _start(
+        self, make: Callable[[], tuple[Plan, Voice]], stream: bool, loop: asyncio.AbstractEventLoop
+    ) -> tuple[Plan, Voice, Job]:
+        param = "messages"
+        try:
+            plan, voice = make()
+            param = plan.prompt_param
+            if plan.options.get("grammar") is not None:
+                with self._grammars:
+                    return plan, voice, self.driver.start(plan.asks(), loop, pieces=stream or plan.pieces)
+            return plan, voice, self.driver.start(plan.asks(), loop, pieces=stream or plan.pieces)
+        except AutoDecoError as e:
+            error = ApiError.of(e, param)
+            if error.status >= 500 and error.status != 503:
+                _log.error("%s", error.message)
+            raise error from e
+
+    def compile(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, which compiles a grammar: one at a time."""
+        with self._grammars:
+            return make()
+
+
+class _Answering:
+    """One answer under way."""
+
+    def __init__(self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float) -> None:
+        self._service, self._plan, self._voice, self._job, self._begun = service, plan, voice, job, begun
+        self._choices = [Choice(i, service.words, plan.finder()) for i in range(len(job.requests))]
+        self._ended = False
+
+    def gone(self) -> None:
+        """Nobody waits any more, or all is done."""
+        self._job.cancel()
+        if not self._ended:
+            self._ended = True
+            self._service.metrics.cancelled.inc()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        yield self._voice.begin(self._choices)
+        try:
+            async for deltas in self._deltas():
+                parts = [
+                    self._voice.delta(c, d) if c.result is None else self._voice.end(c, d) if d is not None else b""
+                    for c, d in deltas
+                ]
+                if any(parts):
+                    yield b"".join(parts)
+        except ApiError as e:
+            self._ended = True
+            yield self._voice.failed(e)
+            return
+        yield self._voice.done(self._choices)
+
+    async def whole(self) -> dict[str, Any]:
+        async for _ in self._deltas():
+            pass
+        return self._voice.whole(self._choices)
+
+    async def _deltas(self) -> AsyncIterator[list[tuple[Choice, Delta]]]:
+        metrics, n_drawn = self._service.metrics, 0
+        metrics.prompt_tokens.inc(sum(map(len, self._plan.prompts)))
+        try:
+            async for events in self._job.events():
+                found: list[tuple[Choice, Delta]] = []
+                for index, event in events:
+                    choice = self._choices[index]
+                    if not n_drawn:
+                        metrics.first_token.observe(time.monotonic() - self._begun)
+                    n_drawn += 1
+                    if isinstance(event, Piece):
+                        found.append((choice, choice.add(event)))
+                    elif isinstance(event, Result) and event.finish_reason in ("stop", "length"):
+                        found.append((choice, choice.end(event)))
+                    else:
+                        if found:
+                            yield found
+                        raise self._error(event)
+                yield found
+        finally:
+            metrics.completion_tokens.inc(self._plan.usage(self._choices)[1])
+            metrics.duration.observe(time.monotonic() - self._begun)
+        self._ended = True
+
+    def _error(self, event: Result | AutoDecoError) -> ApiError:
+        if isinstance(event, AutoDecoError):
+            return ApiError.of(event, self._plan.prompt_param)
+        if event.finish_reason == "cancelled":
+            return ApiError(503, "the server is shutting down", code="shutting_down")
+        if self._service.driver.failure is None and self._plan.options.get("grammar") is not None:
+            return ApiError(400, f"nothing that follows the grammar can be drawn: {event.error}", param="grammar")
+        _log.error("a request failed: %s", event.error)
+        return ApiError(500, f"the model failed: {event.error}", code="model_failed")

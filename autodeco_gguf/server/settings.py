@@ -1,0 +1,29 @@
+"""What a server is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """How a model is served.
+
+    Attributes:
+        model_id: the model's name; None: from its file.
+        api_keys: any of these lets a client in; empty: no key is asked for.
+        cors_origins: pages of these origins may use the server, "*" for all; empty: none.
+        allowed_hosts: names that a request may have in its Host header, beside localhost and addresses; "*": any.
+        max_body: bytes of a request's body.
+        max_queue: answers that may wait for a sequence; more are refused with 503.
+        sampling: "client": a number from the client wins. "heads": the heads decide whatever the client sends.
+    """
+
+    model_id: str | None = None
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    max_body: int = 8 << 20
+    max_queue: int = 64
+    sampling: Literal["client", "heads"] = "client"

@@ -1,0 +1,193 @@
+"""Calls of tools: how a template is told of them, and where an answer has them."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from autodeco_gguf.model.grammar import SchemaGrammar
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.schemas import ChatBody, Message, Tool
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+"""How Hermes' and Qwen's models write a call: JSON with "name" and "arguments" between these."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a function, with its arguments as JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Calls(tuple[Call, ...]):
+    """Calls in their order."""
+
+    __slots__ = ()
+
+    def __add__(self, other: object) -> Calls:
+        return Calls((*self, *other))  # type: ignore[misc]
+
+
+def _call(text: str) -> Call | None:
+    """The call that a text is; None where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return Call(f"call_{uuid.uuid4().hex[:24]}", value["name"], arguments)
+
+
+class CallFinder:
+    """Takes the calls out of a text that comes bit by bit.
+
+    Text that may become a call is held back. What turns out to be none is text as it stands.
+
+    Examples:
+        >>> finder = CallFinder()
+        >>> [finder.add(text)[0] for text in ("Well <to", "ast", " <tool_call>{")]
+        ['Well ', '<toast', ' ']
+        >>> text, (call,) = finder.add('"name": "f", "arguments": {"a": 1}}</tool_call>')
+        >>> text, call.name, call.arguments
+        ('', 'f', '{"a": 1}')
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        """``whole``: the answer as a whole is a call, or several, as its grammar has it."""
+        self._held, self._whole = "", whole
+
+    def add(self, text: str) -> tuple[str, Calls]:
+        """The text and the calls that are certain now."""
+        self._held += text
+        shown, calls = "", Calls()
+        if self._whole:
+            call = _call(self._held) if text else None
+            if call is not None:
+                self._held, calls = "", Calls([call])
+            return "", calls
+        while True:
+            begin = self._held.find(_OPEN)
+            if begin < 0:
+                keep = next(n for n in range(len(_OPEN) - 1, -1, -1) if self._held.endswith(_OPEN[:n]))
+                end = len(self._held) - keep
+                return shown + self._cut(end), calls
+            shown += self._cut(begin)
+            end = self._held.find(_CLOSE)
+            if end < 0:
+                return shown, calls
+            call = _call(self._held[len(_OPEN) : end])
+            taken = self._cut(end + len(_CLOSE))
+            if call is None:
+                shown += taken
+            else:
+                calls += Calls([call])
+
+    def _cut(self, n: int) -> str:
+        cut, self._held = self._held[:n], self._held[n:]
+        return cut
+
+    def rest(self) -> str:
+        """What is held back, once there is no more."""
+        return self._cut(len(self._held))
+
+
+class ToolUse:
+    """How one chat may use tools: what its template gets, how its answers are read, and what they must follow."""
+
+    def __init__(self, body: ChatBody, template: str, reads: set[str]) -> None:
+        """Read the request; ``reads``: what the template reads.
+
+        Raises:
+            ApiError: the template knows no tools, or the choice is none of them.
+        """
+        self.tools: list[dict[str, Any]] | None = None
+        self.grammar: SchemaGrammar | None = None
+        self._parses = False
+        choice = body.tool_choice
+        chosen = self._chosen(body.tools or [], choice)
+        if not body.tools or choice == "none":
+            return
+        if "tools" not in reads:
+            raise ApiError(400, "the model's chat template knows no tools", param="tools")
+        self.tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
+        if chosen:
+            self.grammar = SchemaGrammar(_schema(chosen))
+        self._parses = bool(chosen) or _OPEN in template
+
+    def _chosen(self, tools: list[Tool], choice: Any) -> list[Tool]:
+        """Those of which one must be called."""
+        if choice in (None, "none", "auto"):
+            return []
+        if choice == "required" and tools:
+            return tools
+        function = choice.get("function") if isinstance(choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        found = [tool for tool in tools if tool.function.name == name]
+        if not found:
+            raise ApiError(
+                400, "tool_choice: expected none, auto, required or a function of tools", param="tool_choice"
+            )
+        return found[:1]
+
+    def finder(self) -> CallFinder | None:
+        """What finds calls in an answer; None where there can be none."""
+        return CallFinder(whole=self.grammar is not None) if self._parses else None
+
+
+def _schema(tools: list[Tool]) -> dict[str, Any]:
+    """JSON that calls one of these."""
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": tool.function.name},
+                    "arguments": tool.function.parameters or {"type": "object"},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for tool in tools
+        ]
+    }
+
+
+def template_messages(messages: list[Message], template: str) -> list[dict[str, Any]]:
+    """Messages as a chat template has them: content as one text, arguments of calls as objects.
+
+    Raises:
+        ApiError: a turn that the template would leave out.
+    """
+    found = []
+    for i, message in enumerate(messages):
+        role = "system" if message.role == "developer" else "tool" if message.role == "function" else message.role
+        turn: dict[str, Any] = {"role": role, "content": message.text}
+        calls = message.tool_calls or []
+        if (calls and "tool_calls" not in template) or (role == "tool" and not re.search(r"\btool\b", template)):
+            what = "tool_calls" if calls else "messages of role tool"
+            raise ApiError(400, f"the model's chat template knows no {what}", param=f"messages[{i}]")
+        if calls:
+            turn["tool_calls"] = [_template_call(call.model_dump(exclude_none=True)) for call in calls]
+        extras = {"name": message.name, "tool_call_id": message.tool_call_id}
+        found.append({**turn, **{name: value for name, value in extras.items() if value is not None}})
+    return found
+
+
+def _template_call(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"].get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return call  # as the model wrote it
+    return {**call, "type": "function", "function": {**call["function"], "arguments": arguments}}
