@@ -6,6 +6,7 @@ llama.cpp is loaded with the first prompt, so that ``llm models`` answers at onc
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import json
 import signal
@@ -34,6 +35,7 @@ PREFIX = "autodeco/"
 """What the models' names begin with."""
 
 _engines: dict[Source, Engine] = {}
+atexit.register(_engines.clear)  # while what closes them is still there
 _loading = threading.Lock()
 
 

@@ -149,7 +149,10 @@ def test_a_seed_repeats_the_answer(api: Api, seed: Any) -> None:
 
 @pytest.mark.parametrize("seed", [None, -1])
 def test_a_random_seed(api: Api, seed: Any) -> None:
-    assert len({ok(api.chat(seed=seed, max_tokens=1, autodeco=True))["choices"][0]["autodeco"]["seed"] for _ in range(8)}) == 8
+    assert (
+        len({ok(api.chat(seed=seed, max_tokens=1, autodeco=True))["choices"][0]["autodeco"]["seed"] for _ in range(8)})
+        == 8
+    )
 
 
 @pytest.mark.parametrize("seed", [MAX + 1, 2**64 - 1, -MAX - 2, 1.5, True, "42", [1], 1e300])
