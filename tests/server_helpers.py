@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -149,3 +150,18 @@ def wait_until(ready: Callable[[], bool], seconds: float = 5) -> None:
             return
         done.wait(0.005)
     raise AssertionError("waited in vain")
+
+
+def failing(service: Service, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let the engine fail for the whole batch after so many steps."""
+    scheduler = service.engine._scheduler
+    draw, n = scheduler._draw, 0
+
+    def step() -> None:
+        nonlocal n
+        n += 1
+        if n > after:
+            raise RuntimeError("the device is gone")
+        draw()
+
+    monkeypatch.setattr(scheduler, "_draw", step)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from autodeco_gguf import __version__
 from autodeco_gguf.server import about, page
 from autodeco_gguf.server.errors import ApiError, of_validation
 from autodeco_gguf.server.guard import Guard
@@ -18,6 +19,18 @@ from autodeco_gguf.server.ollama_routes import ollama_routes
 from autodeco_gguf.server.openai_routes import openai_routes
 from autodeco_gguf.server.service import Service
 from autodeco_gguf.server.streaming import Gone
+
+ERRORS = {
+    400: "What was asked for cannot be done; the message says why, param which field it is.",
+    401: "No API key, or a wrong one.",
+    403: "A foreign Host header.",
+    404: "No such path or model.",
+    405: "Another method; Allow says which.",
+    413: "The body is too large.",
+    500: "The model failed.",
+    503: "The queue is full, try again after Retry-After seconds; or the server is shutting down.",
+}
+"""Statuses of errors, and what they mean."""
 
 
 class _Measured:
@@ -48,11 +61,16 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect loses the body of a POST
+        version=__version__,
+        responses={status: {"description": text} for status, text in ERRORS.items()},
     )
     for router in (about_routes(service), openai_routes(service), ollama_routes(service)):
         app.include_router(router)
     page.add_page(app)
-    _add_errors(app, frozenset(app.openapi()["paths"]))
+    for path in (paths := app.openapi()["paths"]).values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # which FastAPI has for what is 400 here
+    _add_errors(app, frozenset(paths))
     settings = service.settings
     app.add_middleware(_Measured, service=service)
     app.add_middleware(Guard, settings=settings, files=page.files())
@@ -82,7 +100,7 @@ def about_routes(service: Service) -> APIRouter:
         """The model's id, context and heads, and what a request without fields gets."""
         return JSONResponse(about.props(service))
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counts, in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -111,7 +111,7 @@ def _bias(value: Any) -> Any:
 Seed = Annotated[int, BeforeValidator(_seed)]
 Stop = Annotated[list[str], BeforeValidator(_stop)]
 LogitBias = Annotated[dict[int, float], BeforeValidator(_bias)]
-AutoDeco = Annotated[AutoDecoOptions, BeforeValidator(_autodeco)]
+AutoDeco = Annotated[AutoDecoOptions | None, BeforeValidator(_autodeco)]
 
 
 def one_of(*names: str) -> BeforeValidator:

@@ -20,6 +20,11 @@ class _JsonRequest(Request):
             raise HTTPException(400, f"the body is not JSON: {e}") from e
 
 
+def streams(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What a route documents that answers with JSON or as a stream."""
+    return {200: {"content": {media_type: {}}}}
+
+
 class JsonRoute(APIRoute):
     """A route that takes JSON."""
 

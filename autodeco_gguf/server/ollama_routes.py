@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from autodeco_gguf import __version__
 from autodeco_gguf.server import about
 from autodeco_gguf.server.errors import ApiError
-from autodeco_gguf.server.json_route import JsonRoute
+from autodeco_gguf.server.json_route import JsonRoute, streams
 from autodeco_gguf.server.ollama import check_model, loaded, ollama_chat_plan, ollama_generate_plan
 from autodeco_gguf.server.ollama_schemas import OllamaChatBody, OllamaGenerateBody, ShowBody
 from autodeco_gguf.server.service import Service
@@ -20,14 +20,14 @@ def ollama_routes(service: Service) -> APIRouter:
     """The routes of Ollama's API that clients use to find and to ask a model."""
     router = APIRouter(route_class=JsonRoute)
 
-    @router.post("/api/chat")
+    @router.post("/api/chat", responses=streams("application/x-ndjson"))
     async def chat(body: OllamaChatBody, request: Request) -> Response:
         """Answer a conversation."""
         if (at_once := loaded(service, body, await request.json())) is not None:
             return JSONResponse(at_once)
         return await service.answer(request, partial(ollama_chat_plan, service, body), body.stream is not False)
 
-    @router.post("/api/generate")
+    @router.post("/api/generate", responses=streams("application/x-ndjson"))
     async def generate(body: OllamaGenerateBody, request: Request) -> Response:
         """Answer a prompt."""
         if (at_once := loaded(service, body, await request.json())) is not None:

@@ -91,7 +91,7 @@ class OllamaBody(Body):
     keep_alive: Annotated[Any, Field(description="Passed over: the model stays.")] = None
     think: Annotated[Any, Field(description="enable_thinking for a chat template that reads it.")] = None
     heads: Annotated[Heads | None, Field(description="Which heads decide: on, off, temperature or top_p.")] = None
-    autodeco: Annotated[AutoDeco | None, Field(description="true, or an object: T and P with the answer.")] = None
+    autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
 
     @property
     def response_format(self) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from autodeco_gguf.server.chat import chat_plan
 from autodeco_gguf.server.completions import completion_plan
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.fields import Body, Flag, Text, Whole
-from autodeco_gguf.server.json_route import JsonRoute
+from autodeco_gguf.server.json_route import JsonRoute, streams
 from autodeco_gguf.server.responses import ResponsesBody, responses_plan
 from autodeco_gguf.server.schemas import ChatBody, CompletionBody
 from autodeco_gguf.server.service import Service
@@ -42,17 +42,17 @@ def openai_routes(service: Service) -> APIRouter:
     """The routes of OpenAI's API, and llama-server's for tokens."""
     router = APIRouter(route_class=JsonRoute)
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=streams("text/event-stream"))
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
         return await service.answer(request, partial(chat_plan, service, body), bool(body.stream))
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=streams("text/event-stream"))
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Go on with a text."""
         return await service.answer(request, partial(completion_plan, service, body), bool(body.stream))
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=streams("text/event-stream"))
     async def responses(body: ResponsesBody, request: Request) -> Response:
         """Answer text with text."""
         return await service.answer(request, partial(responses_plan, service, body), bool(body.stream))

@@ -62,7 +62,7 @@ class ResponsesBody(SamplingBody):
     text: Annotated[TextOptions | None, Field(description="The format of the answer.")] = None
     metadata: Annotated[Any, BeforeValidator(kind_check(dict, "an object")), Field(description="Sent back.")] = None
     store: Annotated[Flag | None, Field(description="Passed over: nothing is stored.")] = None
-    autodeco: Annotated[AutoDeco | None, Field(description="true, or an object: T and P with the answer.")] = None
+    autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
     chat_template_kwargs: Annotated[Object | None, Field(description="What the chat template reads besides.")] = None
 
     @model_validator(mode="before")

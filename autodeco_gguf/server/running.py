@@ -34,7 +34,7 @@ class Protocol(H11Protocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether to keep the connection for writing."""
-        if self.cycle is None or self.cycle.response_complete or self.conn.their_state is not h11.DONE:
+        if self.cycle is None or self.cycle.response_complete or self.conn.their_state is h11.SEND_BODY:
             return False
         if not self.cycle.response_started and self.scope["http_version"] == "1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -77,7 +77,7 @@ class OpenAIBody(SamplingBody):
         Object | None, Field(description="type text, json_object, or json_schema with its json_schema.")
     ] = None
     grammar: Annotated[Text | None, Field(description="What the answer must follow, in llama.cpp's GBNF.")] = None
-    autodeco: Annotated[AutoDeco | None, Field(description="true, or an object: T and P with the answer.")] = None
+    autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
     user: Annotated[Any, Field(description="Passed over.")] = None
 
     @property

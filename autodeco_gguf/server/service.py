@@ -207,10 +207,8 @@ class _Answering:
         yield self._voice.begin(self._choices)
         try:
             async for deltas in self._deltas():
-                parts = [
-                    self._voice.delta(c, d) if c.result is None else self._voice.end(c, d) if d is not None else b""
-                    for c, d in deltas
-                ]
+                voice = self._voice
+                parts = [voice.end(c, delta) if ends else voice.delta(c, delta) for c, delta, ends in deltas]
                 if any(parts):
                     yield b"".join(parts)
         except ApiError as e:
@@ -224,21 +222,21 @@ class _Answering:
             pass
         return self._voice.whole(self._choices)
 
-    async def _deltas(self) -> AsyncIterator[list[tuple[Choice, Delta]]]:
+    async def _deltas(self) -> AsyncIterator[list[tuple[Choice, Delta, bool]]]:
         metrics, n_drawn = self._service.metrics, 0
         metrics.prompt_tokens.inc(sum(map(len, self._plan.prompts)))
         try:
             async for events in self._job.events():
-                found: list[tuple[Choice, Delta]] = []
+                found: list[tuple[Choice, Delta, bool]] = []
                 for index, event in events:
                     choice = self._choices[index]
                     if not n_drawn:
                         metrics.first_token.observe(time.monotonic() - self._begun)
                     n_drawn += 1
                     if isinstance(event, Piece):
-                        found.append((choice, choice.add(event)))
+                        found.append((choice, choice.add(event), False))
                     elif isinstance(event, Result) and event.finish_reason in ("stop", "length"):
-                        found.append((choice, choice.end(event)))
+                        found.append((choice, choice.end(event), True))
                     else:
                         if found:
                             yield found

@@ -1,0 +1,114 @@
+"""The thread that runs the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from server_helpers import Loop, demo_engine, wait_until
+
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Piece, Request, Result
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput
+from autodeco_gguf.server.driver import Driver, Event, Job
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with demo_engine(2) as engine:
+        yield engine
+
+
+@pytest.fixture
+def driver(engine: Engine) -> Iterator[Driver]:
+    driver = Driver(engine, max_queue=3)
+    yield driver
+    driver.close()
+
+
+def requests(engine: Engine, n: int, **fields: object) -> list[Request]:
+    tokens = engine.prompt("Tell a story about Mia")
+    return [Request(tokens, seed=i, **{"max_tokens": 5, **fields}) for i in range(n)]  # type: ignore[arg-type]
+
+
+async def read(job: Job) -> list[Event]:
+    return [event async for events in job.events() for event in events]
+
+
+def test_results_are_the_engine_s(engine: Engine, driver: Driver, loop: Loop) -> None:
+    asked = requests(engine, 7)
+    expected = [result.text for result in engine.generate(asked)]
+    found = loop.run(read(driver.start(asked, loop.loop, pieces=False)))
+    results = {index: event for index, event in found if isinstance(event, Result)}
+    assert [results[i].text for i in range(7)] == expected
+    assert len(found) == 7  # pieces were not asked for
+    pieces = loop.run(read(driver.start(asked[:1], loop.loop, pieces=True)))
+    assert "".join(event.text for _, event in pieces if isinstance(event, Piece)) == expected[0]
+
+
+def test_the_queue_is_bounded(engine: Engine, driver: Driver, loop: Loop) -> None:
+    jobs = [
+        driver.start(requests(engine, 1, max_tokens=400, logit_bias={0: -100, 2: -100}), loop.loop, pieces=True)
+        for _ in range(5)
+    ]
+    assert driver.counts == (2, 3)
+    with pytest.raises(Busy, match="3 requests are waiting"):
+        driver.start(requests(engine, 1), loop.loop, pieces=False)
+    for job in jobs:
+        job.cancel()
+    assert driver.counts == (0, 0)
+    loop.run(read(driver.start(requests(engine, 1), loop.loop, pieces=False)))
+
+
+def test_what_is_refused_leaves_nothing(engine: Engine, driver: Driver, loop: Loop) -> None:
+    good, bad = requests(engine, 1)[0], Request([1] * 600)
+    for asked in ([bad], [good, bad], [good, good, good, bad]):
+        with pytest.raises(InvalidInput, match="600"):
+            driver.start(asked, loop.loop, pieces=False)
+        assert driver.counts == (0, 0)
+
+
+def test_a_failure_ends_what_runs_and_no_more(
+    engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, failures = engine._scheduler._draw, [RuntimeError("gone")]
+
+    def once() -> None:
+        if failures:
+            raise failures.pop()
+        draw()
+
+    monkeypatch.setattr(engine._scheduler, "_draw", once)
+    found = loop.run(read(driver.start(requests(engine, 4), loop.loop, pieces=False)))
+    reasons = sorted((i, event.finish_reason) for i, event in found if isinstance(event, Result))
+    assert reasons == [(0, "error"), (1, "error"), (2, "length"), (3, "length")]
+    assert driver.failure is None  # an answer came after it
+
+
+def test_an_engine_that_is_closed(loop: Loop) -> None:
+    with demo_engine(2) as engine:
+        driver = Driver(engine, max_queue=3)
+        job = driver.start(requests(engine, 5, max_tokens=None), loop.loop, pieces=False)
+    found = loop.run(read(job))
+    assert len(found) == 5
+    assert all(isinstance(event, AutoDecoError | Result) for _, event in found)
+    driver.close()
+    with pytest.raises(Closed):
+        driver.start([], loop.loop, pieces=False)
+
+
+def test_closing_waits(engine: Engine, loop: Loop) -> None:
+    driver = Driver(engine, max_queue=3)
+    job = driver.start(requests(engine, 3), loop.loop, pieces=False)
+    driver.close()
+    assert [event.finish_reason for _, event in loop.run(read(job)) if isinstance(event, Result)] == ["length"] * 3
+    with pytest.raises(Closed):
+        driver.start(requests(engine, 1), loop.loop, pieces=False)
+
+
+def test_a_loop_that_is_gone(engine: Engine, driver: Driver) -> None:
+    gone = asyncio.new_event_loop()
+    driver.start(requests(engine, 2), gone, pieces=True)
+    gone.close()
+    wait_until(lambda: driver.counts == (0, 0))

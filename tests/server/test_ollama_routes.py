@@ -1,0 +1,68 @@
+"""Ollama's routes that tell of the model, and its Python client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ollama
+import pytest
+from server_helpers import STORY, Api, ok
+
+
+@pytest.mark.parametrize(
+    "body", [{"model": "demo"}, {"name": "demo"}, {"model": "demo:latest"}, {"model": None, "name": "demo"}]
+)
+def test_show(api: Api, body: Any) -> None:
+    shown = ok(api.post("/api/show", body))
+    assert shown["details"]["family"] == "qwen2"
+    assert shown["details"]["quantization_level"] == "F16"
+    assert shown["model_info"]["general.architecture"] == "qwen2"
+    assert shown["model_info"]["qwen2.context_length"] == 512
+    assert "completion" in shown["capabilities"]
+    assert shown["template"]
+
+
+def test_show_what_is_not_there(api: Api) -> None:
+    assert api.post("/api/show", {}).status_code == 400
+    missing = api.post("/api/show", {"model": "x"})
+    assert (missing.status_code, missing.json()) == (404, {"error": "model 'x' not found"})
+
+
+def test_tags(api: Api) -> None:
+    (model,) = ok(api.get("/api/tags"))["models"]
+    assert model["name"] == model["model"] == "demo:latest"
+    assert len(model["digest"]) == 64
+    assert model["size"] > 1_000_000
+
+
+@pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags", "/v1/models", "/health"])
+def test_head(api: Api, path: str) -> None:
+    response = api.request("HEAD", path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_version(api: Api) -> None:
+    assert ok(api.get("/api/version"))["version"]
+
+
+def test_ollama_s_client(url: str) -> None:
+    with ollama.Client(url, trust_env=False) as client:
+        use(client)
+
+
+def use(client: ollama.Client) -> None:
+    (model,) = client.list().models
+    assert model.model == "demo:latest"
+    shown = client.show("demo:latest")
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["general.architecture"] == "qwen2"
+    messages, options = STORY["messages"], {"seed": 1}
+    whole = client.chat("demo:latest", messages, options=options)
+    assert whole.message.content is not None
+    parts = [part.message.content or "" for part in client.chat("demo", messages, options=options, stream=True)]
+    assert "".join(parts) == whole.message.content
+    assert client.generate("demo", messages[0]["content"], options=options).response == whole.message.content
+    with pytest.raises(ollama.ResponseError, match="must be of type float32"):
+        client.chat("demo", messages, options={"temperature": "hot"})
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        client.chat("other", messages)

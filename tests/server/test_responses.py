@@ -1,0 +1,94 @@
+"""/v1/responses in its text form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from server_helpers import STORY, Api, events, ok, refused, text_of
+
+EVENTS = ["created", "in_progress", "output_item.added", "content_part.added"]
+LAST = ["output_text.done", "content_part.done", "output_item.done"]
+
+
+def output(answer: Any) -> str:
+    return str(answer["output"][0]["content"][0]["text"])
+
+
+def test_a_text_is_a_message(api: Api) -> None:
+    text = STORY["messages"][0]["content"]
+    expected = text_of(api.chat(STORY, seed=1))
+    parts = [{"role": "user", "content": [{"type": "input_text", "text": text}], "type": "message"}]
+    for given in (text, STORY["messages"], parts):
+        answer = ok(api.resp(input=given, seed=1))
+        assert output(answer) == expected
+    assert answer["status"] == "completed"
+    assert answer["usage"]["total_tokens"] == 75
+    assert answer["incomplete_details"] is None
+
+
+def test_instructions_are_a_system_message(api: Api) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    assert output(ok(api.resp(input="hi", instructions="Be brief.", seed=1))) == text_of(
+        api.chat({"messages": messages}, seed=1)
+    )
+
+
+def test_the_events(api: Api) -> None:
+    found = events(api.resp(input="What is 2 + 2?", stream=True, seed=1))
+    kinds = [event["type"].removeprefix("response.") for event in found]
+    n = len(kinds) - 8
+    assert kinds == [*EVENTS, *["output_text.delta"] * n, *LAST, "completed"]
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    assert len({event["item_id"] for event in found if "item_id" in event}) == 1
+    for event in found:
+        if event["type"].startswith(("response.output_text", "response.content_part")):
+            assert (event["output_index"], event["content_index"]) == (0, 0)
+    text = "".join(event["delta"] for event in found if event["type"] == "response.output_text.delta")
+    whole = ok(api.resp(input="What is 2 + 2?", seed=1))
+    assert text == found[-4]["text"] == output(found[-1]["response"]) == output(whole)
+    assert found[-1]["response"]["usage"] == whole["usage"]
+
+
+def test_cut_off(api: Api) -> None:
+    found = events(api.resp(input="What is 2 + 2?", stream=True, max_output_tokens=1))
+    assert found[-1]["type"] == "response.incomplete"
+    assert found[-1]["response"]["status"] == "incomplete"
+    assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_a_format(api: Api) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    form = {"type": "json_schema", "name": "n", "schema": schema}
+    text = output(ok(api.resp(input="hi", text={"format": form}, seed=1)))
+    assert text.replace(" ", "").replace("\n", "") in ('{"a":1}', '{"a":2}')
+
+
+def test_autodeco(api: Api) -> None:
+    whole = ok(api.resp(input="hi", seed=1, autodeco=True))["autodeco"]
+    found = events(api.resp(input="hi", seed=1, stream=True, autodeco=True))
+    deltas = [event["autodeco"] for event in found if event["type"] == "response.output_text.delta"]
+    assert [t for delta in deltas for t in delta["temperature"]] == whole["temperature"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "input"),
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 7}, "input"),
+        ({"input": [{"type": "function_call_output"}]}, "input"),
+        ({"input": [{"content": "x"}]}, "input"),
+        ({"input": "x", "previous_response_id": "r"}, "previous_response_id"),
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": "x", "background": True}, "background"),
+        ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": "x", "text": {"format": {"type": "xml"}}}, "response_format"),
+        ({"input": "x", "temperature": -1}, "temperature"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        ({"input": "1" * 600}, "input"),
+    ],
+)
+def test_refused(api: Api, fields: Any, param: str) -> None:
+    refused(api.resp(**fields), param)

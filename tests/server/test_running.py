@@ -1,0 +1,263 @@
+"""A server on a socket: clients that hang up, old protocols, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+from server_helpers import STORY, U, demo_engine, served, serving, wait_until
+
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.server.running import bind
+from autodeco_gguf.server.service import Service
+
+ENDLESS = {**STORY, "seed": 1, "logit_bias": {"0": -100, "2": -100}}
+"""An answer that fills the context: some hundred tokens."""
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[tuple[Service, str]]:
+    """A server of 2 sequences, in which every token takes 20 ms."""
+    with demo_engine(2) as engine:
+        draw = engine._scheduler._draw
+
+        def slowly() -> None:
+            time.sleep(0.02)
+            draw()
+
+        engine._scheduler._draw = slowly  # type: ignore[method-assign]
+        service = serving(engine, max_queue=2)
+        with served(service) as url:
+            yield service, url
+
+
+def raw_request(body: dict[str, Any], version: str = "1.1", path: str = "/v1/chat/completions") -> bytes:
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        yield connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    found = b""
+    while part := connection.recv(65536):
+        found += part
+    return found
+
+
+def running(service: Service) -> int:
+    return service.driver.counts[0]
+
+
+# ---- hang-ups ----
+
+
+def test_a_stream_that_is_killed(slow: tuple[Service, str]) -> None:
+    service, url = slow
+    with connected(url) as connection:
+        connection.sendall(raw_request({**ENDLESS, "stream": True}))
+        got = b""
+        while got.count(b"data:") < 3:
+            got += connection.recv(4096)
+        assert running(service) == 1
+    wait_until(lambda: running(service) == 0, 0.5)
+
+
+def test_an_answer_that_nobody_waits_for(slow: tuple[Service, str]) -> None:
+    service, url = slow
+    with connected(url) as connection:
+        connection.sendall(raw_request(ENDLESS))
+        wait_until(lambda: running(service) == 1)
+    wait_until(lambda: running(service) == 0, 0.5)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_killed_while_the_prompt_is_read(slow: tuple[Service, str], stream: bool) -> None:
+    service, url = slow
+    body = {"messages": [{"role": "user", "content": "1" * 480}], "stream": stream, "logprobs": True}
+    with connected(url) as connection:
+        connection.sendall(raw_request(body))
+        wait_until(lambda: running(service) == 1)
+    wait_until(lambda: running(service) == 0, 0.5)
+
+
+def test_a_half_closed_socket_is_answered(slow: tuple[Service, str]) -> None:
+    _, url = slow
+    for version in ("1.1", "1.0"):
+        for stream in (False, True):
+            with connected(url) as connection:
+                connection.sendall(raw_request({**STORY, "seed": 1, "stream": stream}, version))
+                connection.shutdown(socket.SHUT_WR)
+                answer = read_all(connection)
+            assert b" 200 OK" in answer
+            assert b"What a lovely day!" in answer or b" day" in answer
+            assert answer.count(b"100 Continue") <= (version == "1.1")
+
+
+def test_others_are_not_hurt(slow: tuple[Service, str]) -> None:
+    _, url = slow
+    found: list[str] = []
+
+    def ask() -> None:
+        answer = httpx.post(f"{url}/v1/chat/completions", json={**STORY, "seed": 3}, timeout=30, trust_env=False)
+        found.append(answer.json()["choices"][0]["message"]["content"])
+
+    ask()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for _ in range(5):
+        with connected(url) as connection:
+            connection.sendall(raw_request({**ENDLESS, "stream": True}))
+            connection.recv(100)
+    thread.join(30)
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+# ---- the queue ----
+
+
+def test_a_full_queue(slow: tuple[Service, str]) -> None:
+    service, url = slow
+    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        streams = []
+        for n in range(4):
+            request = client.build_request("POST", "/v1/chat/completions", json={**ENDLESS, "stream": True})
+            streams.append(client.send(request, stream=True))
+            wait_until(lambda n=n: sum(service.driver.counts) == n + 1)  # type: ignore[misc]
+        assert client.get("/health").json() == {"status": "ok", "running": 2, "waiting": 2}
+        refused = client.post("/v1/chat/completions", json=U)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["code"] == "queue_full"
+        long = {"messages": [{"role": "user", "content": "1" * 600}]}
+        for stream in (False, True):  # which could not be answered either way
+            assert client.post("/v1/chat/completions", json={**long, "stream": stream}).status_code in (400, 503)
+        for stream in streams:
+            stream.close()
+        wait_until(lambda: sum(service.driver.counts) == 0, 1)
+        assert client.post("/v1/chat/completions", json={**U, "max_tokens": 1}).status_code == 200
+
+
+# ---- old protocols, odd requests ----
+
+
+def test_http_1_0(url: str) -> None:
+    with connected(url) as connection:
+        connection.sendall(raw_request({**STORY, "seed": 1, "stream": True}, "1.0"))
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    for line in (b"content-type: text/event-stream", b"cache-control: no-cache", b"x-accel-buffering: no"):
+        assert line in head.lower()
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+    with connected(url) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in read_all(connection)
+
+
+def test_events_come_one_by_one(slow: tuple[Service, str]) -> None:
+    _, url = slow
+    times = []
+    with connected(url) as connection:
+        connection.sendall(raw_request({**STORY, "seed": 1, "stream": True, "max_tokens": 10}, "1.0"))
+        while connection.recv(65536):
+            times.append(time.monotonic())
+    assert len(times) >= 8
+    assert times[-1] - times[0] > 0.1
+
+
+def test_what_is_too_large(url: str) -> None:
+    def ask(request: bytes) -> bytes:
+        with connected(url) as connection, suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+            return connection.recv(4096)
+        return b""
+
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    assert b" 413 " in ask(head + b"Content-Length: 2147483648\r\n\r\n" + b"x" * 1000)
+    assert b" 400 " in ask(head + b"X: " + b"x" * 1_000_000)[:20] + b" 400 "  # or cut off
+    chat = b'{"messages":[{"role":"user","content":"'
+    for body in (chat + b"\\n" * (4 << 20) + b'"}]}', b"[" * 100_000, b'{"n":' + b"9" * 1_000_000 + b"}"):
+        begun = time.monotonic()
+        answer = ask(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert b" 400 " in answer or b" 413 " in answer
+        assert time.monotonic() - begun < 5
+    assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+
+
+def test_8_megabytes_of_newlines(url: str) -> None:
+    body = {"messages": [{"role": "user", "content": "\n" * (4_100_000)}]}
+    begun = time.monotonic()
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=20, trust_env=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert time.monotonic() - begun < 5
+
+
+# ---- addresses ----
+
+
+def test_an_address_in_use() -> None:
+    (first,) = bind("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with pytest.raises(AutoDecoError, match=rf"127\.0\.0\.1:{port}: cannot listen"):
+        bind("127.0.0.1", port)
+    first.close()
+
+
+def test_an_address_of_others() -> None:
+    for host in ("192.0.2.1", "no.such.host.invalid"):
+        with pytest.raises(AutoDecoError, match=host):
+            bind(host, 0)
+
+
+# ---- the end ----
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "autodeco_gguf", "serve", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stderr is not None
+            lines: list[str] = []
+            while not lines or " on http" not in lines[-1]:
+                lines.append(child.stderr.readline())
+                assert lines[-1], lines
+            yield child, lines[-1].split()[-1]
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_drains(number: int, status: int) -> None:
+    with process() as (child, url), httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+        body = {**STORY, "seed": 1, "stream": True, "n": 100}
+        with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            os.kill(child.pid, number)
+            rest = list(lines)
+        assert rest[-2:] == ["data: [DONE]", ""]
+        assert sum('"finish_reason":"stop"' in line for line in rest) == 100
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health", trust_env=False)
+        assert child.wait(10) == status
+        assert child.stderr is not None
+        assert "Traceback" not in child.stderr.read()

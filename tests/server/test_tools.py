@@ -1,0 +1,182 @@
+"""Calls of tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from server_helpers import Api, Loop, U, demo_engine, events, ok, refused, serving, text_of
+
+from autodeco_gguf.model.chat import Chat
+from autodeco_gguf.server.tools import CallFinder
+
+TEMPLATE = """{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}as <tool_call>{"name": .., "arguments": ..}</tool_call><|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>{{ {"name": call.function.name,
+"arguments": call.function.arguments} | tojson }}</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}{# tool #}"""
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": None,
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"enum": [1, 2]}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+    },
+}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":2,"b":3}'}}
+
+
+def conversation(**assistant: Any) -> dict[str, Any]:
+    turn = {"role": "assistant", "tool_calls": [CALL], **assistant}
+    return {
+        "messages": [
+            {"role": "user", "content": "2+3?"},
+            turn,
+            {"role": "tool", "tool_call_id": "c1", "content": "5"},
+        ]
+    }
+
+
+@pytest.fixture(scope="module")
+def with_tools(loop: Loop) -> Iterator[Api]:
+    with demo_engine() as engine:
+        engine.chat = Chat(TEMPLATE, engine.context.vocab, engine.context.file.path)
+        service = serving(engine)
+        yield Api(service, loop)
+        service.driver.close()
+
+
+def test_the_server_s_own_answer_comes_back(with_tools: Api) -> None:
+    bodies = (conversation(content=None), conversation(), conversation(content=""))
+    answers = [ok(with_tools.chat(body, seed=1)) for body in bodies]
+    assert len({json.dumps([a["choices"], a["usage"]]) for a in answers}) == 1
+    left_out = {"messages": [m for m in bodies[0]["messages"] if "tool_calls" not in m]}
+    assert ok(with_tools.chat(left_out, seed=1))["usage"]["prompt_tokens"] < answers[0]["usage"]["prompt_tokens"]
+
+
+def test_null_ids(with_tools: Api) -> None:
+    call = {**CALL, "id": None, "type": None}
+    body = conversation(content=None, tool_calls=[call])
+    body["messages"][2]["tool_call_id"] = None
+    ok(with_tools.chat(body, stream=False, max_tokens=1))
+
+
+@pytest.mark.parametrize("arguments", ['{"a":2,"b":3}', {"a": 2, "b": 3}])
+def test_both_forms_of_arguments(with_tools: Api, arguments: Any) -> None:
+    call = {**CALL, "function": {"name": "add", "arguments": arguments}}
+    expected = ok(with_tools.chat(conversation(), seed=1))["choices"]
+    assert ok(with_tools.chat(conversation(tool_calls=[call]), seed=1))["choices"] == expected
+
+
+def test_a_template_that_joins_arguments_as_text(loop: Loop) -> None:
+    template = TEMPLATE.replace(
+        '{"name": call.function.name,\n"arguments": call.function.arguments} | tojson', "'x' + call.function.arguments"
+    )
+    assert template != TEMPLATE
+    with demo_engine() as engine:
+        engine.chat = Chat(template, engine.context.vocab, engine.context.file.path)
+        service = serving(engine)
+        ok(Api(service, loop).chat(conversation(), max_tokens=1))
+        service.driver.close()
+
+
+def test_a_template_without_tools(api: Api) -> None:
+    refused(api.chat(conversation(content=None)), "messages[1]", says="tool_calls")
+    refused(api.chat({"messages": [*U["messages"], {"role": "tool", "content": "5"}]}), "messages[1]", says="tool")
+    refused(api.chat(tools=[TOOL]), "tools", says="no tools")
+    ok(api.chat(tools=[TOOL], tool_choice="none", max_tokens=1))
+    ok(api.chat(tools=[], max_tokens=1))
+
+
+def test_the_template_gets_them(with_tools: Api) -> None:
+    plain, told = (ok(with_tools.chat(max_tokens=1, **f))["usage"]["prompt_tokens"] for f in ({}, {"tools": [TOOL]}))
+    assert told > plain + 20
+    answers = events(with_tools.chat(stream=True, tools=[TOOL], tool_choice=None, max_tokens=2))
+    assert answers[-1] == "[DONE]"
+
+
+def test_a_call_in_an_answer(with_tools: Api) -> None:
+    text = '"Well <tool_call>\\n" "{\\"name\\": \\"add\\", \\"arguments\\": {\\"a\\": 2}}" "\\n</tool_call>"'
+    fields: dict[str, Any] = {"tools": [TOOL], "grammar": f"root ::= {text}", "logprobs": True}
+    choice = ok(with_tools.chat(**fields))["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "Well"
+    (call,) = choice["message"]["tool_calls"]
+    assert (call["type"], call["function"]["name"]) == ("function", "add")
+    assert json.loads(call["function"]["arguments"]) == {"a": 2}
+    chunks = events(with_tools.chat(stream=True, **fields))[:-1]
+    parts = [chunk["choices"][0] for chunk in chunks]
+    deltas = [call for part in parts for call in part["delta"].get("tool_calls", [])]
+    assert [(d["index"], d["function"]["name"]) for d in deltas] == [(0, "add")]
+    assert "".join(part["delta"].get("content") or "" for part in parts).strip() == "Well"
+    assert parts[-1]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be(with_tools: Api, choice: Any, stream: bool) -> None:
+    response = with_tools.chat(tools=[TOOL], tool_choice=choice, seed=3, stream=stream, temperature=0)
+    if stream:
+        parts = [chunk["choices"][0] for chunk in events(response)[:-1]]
+        (call,) = [call for part in parts for call in part["delta"].get("tool_calls", [])]
+        assert parts[-1]["finish_reason"] == "tool_calls"
+    else:
+        (call,) = ok(response)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "add"
+    assert json.loads(call["function"]["arguments"])["a"] in (1, 2)
+
+
+@pytest.mark.parametrize("choice", ["sometimes", {"type": "function", "function": {"name": "none"}}, 7, {}, []])
+def test_choices_that_are_none(with_tools: Api, choice: Any) -> None:
+    refused(with_tools.chat(tools=[TOOL], tool_choice=choice), "tool_choice")
+
+
+def test_a_choice_needs_tools(with_tools: Api) -> None:
+    refused(with_tools.chat(tool_choice="required"), "tool_choice")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>{broken</tool_call> and on",
+        "<tool_call>[1]</tool_call>",
+        "<tool_call>" + "[" * 100_000 + "</tool_call>",
+        "a < b, <tool_cal",
+        "<tool_call>{}",
+        "</tool_call>",
+    ],
+)
+def test_what_is_no_call_is_text(text: str) -> None:
+    for size in (1, 7, len(text)):
+        finder, found = CallFinder(), ""
+        for i in range(0, len(text), size):
+            shown, calls = finder.add(text[i : i + size])
+            assert not calls
+            found += shown
+            if size == 1 and i > 50:
+                found += finder.add(text[i + 1 :])[0]
+                break
+        assert found + finder.rest() == text
+
+
+def test_two_calls_and_text_between() -> None:
+    text = 'x<tool_call>{"name":"f"}</tool_call>y<tool_call>{"name":"g","arguments":{}}</tool_call>z'
+    finder = CallFinder()
+    found = [finder.add(c) for c in text]
+    assert "".join(shown for shown, _ in found) + finder.rest() == "xyz"
+    assert [call.name for _, calls in found for call in calls] == ["f", "g"]
+
+
+def test_plain_chats_with_such_a_template(with_tools: Api) -> None:
+    assert text_of(with_tools.chat(seed=1)) == text_of(with_tools.chat(seed=1, tools=None))
