@@ -41,6 +41,7 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 @option(
     "--drain", "drain_s", type=click.FloatRange(1, 3600), default=30.0, help="Seconds for answers under way at the end."
 )
+@click.option("--batch-invariant", is_flag=True, help="Same seed, same bits, whatever runs beside; slower when alone.")
 @chat_template_option
 @click.option("--log-requests", is_flag=True, help="A line on stderr for each request.")
 def serve_command(
@@ -59,6 +60,7 @@ def serve_command(
     allowed_hosts: tuple[str, ...],
     max_body_mib: float,
     drain_s: float,
+    batch_invariant: bool,
     chat_template_kwargs: dict[str, Any] | None,
     log_requests: bool,
 ) -> None:
@@ -89,7 +91,15 @@ def serve_command(
     )
     sockets = bind(host, port)  # before a model is loaded
     try:
-        engine = load(model or DEMO_MODEL, heads, parallel, ctx, machine, chat_template_kwargs)
+        engine = load(
+            model or DEMO_MODEL,
+            heads,
+            parallel,
+            ctx,
+            machine,
+            chat_template_kwargs,
+            batch_invariant=batch_invariant,
+        )
         with engine:
             service = Service(engine, settings, chat_template_kwargs)
 

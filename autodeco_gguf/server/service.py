@@ -105,6 +105,8 @@ def load(
     n_ctx: int | None,
     machine: Machine | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    *,
+    batch_invariant: bool = False,
 ) -> Engine:
     """The engine of a server: the driver bounds the queue, so its own is long.
 
@@ -117,7 +119,7 @@ def load(
         n_ctx=n_ctx,
         heads=heads,
         machine=machine,
-        batching=Batching(max_waiting=1 << 20),
+        batching=Batching(max_waiting=1 << 20, batch_invariant=batch_invariant),
         chat_template_kwargs=chat_template_kwargs,
     )
 

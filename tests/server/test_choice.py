@@ -1,0 +1,73 @@
+"""Which tokens a text is of."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from autodeco_gguf.engine.request import Piece, Result
+from autodeco_gguf.model.trace import Rows, Trace, TraceToken
+from autodeco_gguf.server.choice import Choice, Words
+
+TEXTS = {1: b"ab", 2: b"cd", 3: b"\xf0\x9f", 4: b"\x99\x82", 9: b"<|end|>"}
+
+
+class Vocabulary:
+    def shown(self, token: int) -> bytes:
+        return b"" if token == 9 else TEXTS[token]
+
+    def piece(self, token: int) -> bytes:
+        return TEXTS[token]
+
+
+def piece(token: int, text: str) -> Piece:
+    return Piece(text, TraceToken(token, TEXTS[token], 1.0, 1.0, 0.0, 1, 1.0))
+
+
+def ended(choice: Choice, reason: Any, tokens: list[int]) -> Any:
+    trace = Trace(Rows([(t, 1.0, 1.0, 0.0, 1, 1.0) for t in tokens]), TEXTS.__getitem__)
+    return choice.end(Result(0, tokens, choice.text, reason, None, trace, *trace.parameters))
+
+
+def begun() -> Choice:
+    return Choice(0, cast("Words", Vocabulary()))
+
+
+def test_tokens_come_with_their_text() -> None:
+    choice = begun()
+    assert [said.shown for said in choice.add(piece(1, "ab")).tokens] == [b"ab"]
+    assert not choice.add(piece(2, ""))  # held back, as what may be a stop
+    assert choice.n_tokens == 2
+    delta = choice.add(piece(1, "cdab"))
+    assert (delta.text, [said.token.id for said in delta.tokens]) == ("cdab", [2, 1])
+
+
+def test_half_a_character() -> None:
+    choice = begun()
+    assert not choice.add(piece(3, ""))
+    delta = choice.add(piece(4, "🙂"))
+    assert b"".join(said.shown or b"" for said in delta.tokens).decode() == "🙂"
+
+
+def test_a_stop_within_a_token() -> None:
+    choice = begun()
+    choice.add(piece(1, "ab"))
+    choice.add(piece(2, "c"))
+    delta = ended(choice, "stop", [1, 2])
+    assert [said.shown for said in delta.tokens] == [b"c"]
+    assert (choice.text, choice.n_tokens, choice.finish_reason) == ("abc", 2, "stop")
+
+
+def test_what_ends_it_is_not_part_of_it() -> None:
+    choice = begun()
+    choice.add(piece(1, "ab"))
+    choice.add(piece(9, ""))
+    ended(choice, "stop", [1, 9])
+    assert [said.shown for said in choice.tokens] == [b"ab", None]
+    assert choice.n_tokens == 2
+
+
+def test_without_pieces() -> None:
+    choice = begun()
+    trace = Trace(Rows([(1, 1.0, 1.0, 0.0, 1, 1.0)]), TEXTS.__getitem__)
+    choice.end(Result(0, [1], "ab", "length", None, trace, *trace.parameters))
+    assert (choice.text, choice.n_tokens, choice.tokens) == ("ab", 1, [])

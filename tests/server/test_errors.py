@@ -1,0 +1,48 @@
+"""Errors as answers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, Closed, InvalidInput, ModelFailed
+from autodeco_gguf.server.errors import ApiError, param_of
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (InvalidInput.of("temperature", 3, "less"), 400, None),
+        (InvalidInput("too long", key="n_ctx", found=9, expected=8), 400, "context_length_exceeded"),
+        (Busy("full"), 503, "queue_full"),
+        (Closed("closed"), 503, "shutting_down"),
+        (ModelFailed("gone"), 500, "model_failed"),
+        (BadFile("broken"), 500, "model_failed"),
+    ],
+)
+def test_the_status_is_by_the_type(error: AutoDecoError, status: int, code: str | None) -> None:
+    found = ApiError.of(error, "prompt")
+    assert (found.status, found.code) == (status, code)
+    if code == "context_length_exceeded":
+        assert found.param == "prompt"
+
+
+def test_params_are_fields_of_the_request() -> None:
+    for key, param in (
+        ("temperature", "temperature"),
+        ("logit_bias of token", "logit_bias"),
+        ("schema", "response_format"),
+    ):
+        assert ApiError.of(InvalidInput("x", key=key)).param == param
+
+
+def test_places() -> None:
+    assert param_of(["body", "messages", 0, "content", 1]) == "messages[0].content[1]"
+    assert param_of(["body"]) == ""
+
+
+def test_messages_are_one_line() -> None:
+    response = ApiError(400, "a\nb\x1b[2J").response("/v1/x")
+    assert json.loads(bytes(response.body))["error"]["message"] == "a\\nb\\x1b[2J"
+    assert json.loads(bytes(ApiError(404, "no").response("/api/x").body)) == {"error": "no"}

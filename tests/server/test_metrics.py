@@ -1,0 +1,24 @@
+"""Counts."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+from server_helpers import STORY, Api, events, ok
+
+
+def values(api: Api) -> dict[str, float]:
+    families = text_string_to_metric_families(api.get("/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def test_tokens_are_counted(api: Api) -> None:
+    before = values(api)
+    ok(api.chat(STORY, seed=1, n=2, max_tokens=4))
+    events(api.chat(STORY, seed=1, max_tokens=3, stream=True))
+    after = values(api)
+    assert after["autodeco_completion_tokens_total"] - before["autodeco_completion_tokens_total"] == 11
+    assert after["autodeco_prompt_tokens_total"] - before["autodeco_prompt_tokens_total"] == 44
+    assert after["autodeco_first_token_seconds_count"] - before["autodeco_first_token_seconds_count"] == 2
+    assert after["autodeco_request_seconds_count"] - before["autodeco_request_seconds_count"] == 2
+    assert after["autodeco_cancelled_total"] == before["autodeco_cancelled_total"]
+    assert (after["autodeco_running"], after["autodeco_waiting"]) == (0, 0)

@@ -1,0 +1,78 @@
+"""A plan, and what answers it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from server_helpers import STORY, Api, Loop, demo_engine, events, ok, serving, text_of
+
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.server.decide import Decision
+from autodeco_gguf.server.service import Plan, load
+
+
+def test_a_plan_s_order_and_seeds() -> None:
+    plan = Plan([[1], [2]], Decision({}, {"temperature": 0.5}, 2**32 - 2), n=2, options={"max_tokens": 3})
+    asks = plan.asks()
+    assert [(ask.prompt, ask.seed) for ask in asks] == [([1], 2**32 - 2), ([1], 0), ([2], 2**32 - 2), ([2], 0)]
+    assert {(ask.temperature, ask.max_tokens) for ask in asks} == {(0.5, 3)}
+    assert [plan.seed(i) for i in range(4)] == [ask.seed for ask in asks]
+
+
+def test_many_at_once_are_each_the_same_alone(api: Api) -> None:
+    def ask(seed: int) -> str:
+        if seed % 2:
+            chunks = events(api.chat(STORY, seed=seed, stream=True))[:-1]
+            return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        return text_of(api.chat(STORY, seed=seed))
+
+    alone = [ask(seed) for seed in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        assert list(pool.map(ask, range(24))) == alone
+
+
+def test_grammars_at_once(api: Api) -> None:
+    def schema(i: int) -> Any:
+        properties = {f"k{i}": {"const": i}}
+        return {"type": "object", "properties": properties, "required": [f"k{i}"], "additionalProperties": False}
+
+    def ask(i: int) -> Any:
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema(i)}}
+        return text_of(api.chat(response_format=form)).replace(" ", "").replace("\n", "")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == [f'{{"k{i}":{i}}}' for i in range(8)]
+
+
+def test_a_model_without_a_name_has_its_file_s(loop: Loop) -> None:
+    with demo_engine(1) as engine:
+        service = serving(engine, model_id=None)
+        assert ok(Api(service, loop).get("/v1/models"))["data"][0]["id"] == "demo"
+        service.driver.close()
+
+
+def test_load_bounds_nothing_that_the_driver_bounds() -> None:
+    from autodeco_gguf.model.shipped import DEMO_MODEL
+
+    with load(DEMO_MODEL, None, 1, 64) as engine:
+        assert engine.n_ctx == 64
+        generations = [engine.submit(Request([1], max_tokens=1)) for _ in range(5000)]
+        assert len(generations) == 5000
+
+
+def test_a_request_that_is_cancelled_in_its_loop(api: Api, loop: Loop) -> None:
+    import httpx
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(api._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            body = {**STORY, "logit_bias": {"0": -100, "2": -100}, "n": 20}
+            task = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    loop.run(work())
+    assert api.service.driver.counts == (0, 0)

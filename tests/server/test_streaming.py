@@ -1,0 +1,65 @@
+"""Bodies that come bit by bit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import Request
+
+from autodeco_gguf.server.streaming import Gone, ndjson, or_gone, sse, while_there
+
+
+def test_forms() -> None:
+    assert sse({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
+    assert sse([], "x") == b"event: x\ndata: []\n\n"
+    assert ndjson({"a": 1}) == b'{"a":1}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        sse(float("nan"))
+
+
+def receiving(*messages: str) -> Any:
+    left = list(messages)
+
+    async def receive() -> dict[str, str]:
+        if not left:
+            await asyncio.sleep(60)
+        return {"type": left.pop(0)}
+
+    return receive
+
+
+@pytest.mark.parametrize(("messages", "expected"), [((), 7), (("http.request", "http.disconnect"), None)])
+def test_work_or_the_client(messages: tuple[str, ...], expected: int | None) -> None:
+    calls, ended = [], []
+
+    async def work() -> int:
+        try:
+            await asyncio.sleep(60 if messages else 0)
+            return 7
+        finally:
+            ended.append(True)
+
+    async def run() -> int | None:
+        return await or_gone(work(), receiving(*messages), lambda: calls.append(True))
+
+    assert asyncio.run(run()) == expected
+    assert (calls, ended) == ([True], [True])
+
+
+def test_an_error_of_the_work() -> None:
+    async def work() -> int:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        asyncio.run(or_gone(work(), receiving(), lambda: None))
+
+
+def test_nobody_is_there() -> None:
+    async def run() -> None:
+        request = Request({"type": "http", "method": "GET", "headers": []}, receiving("http.disconnect"))
+        await while_there(asyncio.sleep(60), request, lambda: None)
+
+    with pytest.raises(Gone):
+        asyncio.run(run())
