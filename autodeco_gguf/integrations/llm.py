@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import llm
+from llm.parts import TextPart
 from pydantic import Field, field_validator
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
@@ -111,7 +112,7 @@ class _Answering:
                         yield piece.text
         finally:
             answer.generation.cancel()
-            _note(response, answer, engine)
+            _note(response, answer, _source(engine, prompt.options, answer.generation.request))
 
 
 class AutoDeco(_Answering, llm.Model):
@@ -159,15 +160,14 @@ def _ask(engine: Engine, prompt: llm.Prompt) -> Answer:
 def _conversation(prompt: llm.Prompt) -> tuple[str | None, list[Message], str]:
     """The system message, what was said, and what to answer: texts, which is all that these models read."""
     messages = [
-        {"role": message.role, "content": "".join(part.text for part in message.parts if hasattr(part, "text"))}
+        {"role": message.role, "content": "".join(part.text for part in message.parts if isinstance(part, TextPart))}
         for message in prompt.messages
     ]
-    texts = [message for message in messages if message["content"]]
-    if not texts or texts[-1]["role"] != "user":
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"]:
         raise InvalidInput("the prompt is empty", key="prompt")
-    systems = [message["content"] for message in texts if message["role"] == "system"]
-    said = [message for message in texts[:-1] if message["role"] != "system"]
-    return prompt.system or "\n\n".join(systems) or None, said, texts[-1]["content"]
+    systems = [message["content"] for message in messages if message["role"] == "system"]
+    said = [message for message in messages[:-1] if message["role"] in ("user", "assistant")]
+    return prompt.system or "\n\n".join(systems) or None, said, messages[-1]["content"]
 
 
 def _request(engine: Engine, message: str, options: Any, schema: Any) -> Request:
@@ -199,14 +199,23 @@ def _deciding(engine: Engine, heads: str | None) -> frozenset[str]:
     return wanted
 
 
-def _note(response: Any, answer: Answer, engine: Engine) -> None:
+def _source(engine: Engine, options: Any, request: Request) -> str | dict[str, str]:
+    """Who decides T and P, as the server has it: one word where both have the same."""
+    found = {}
+    for name in ("temperature", "top_p"):
+        predicted = getattr(request, name) is None and name in engine.heads
+        found[name] = "heads" if predicted else "default" if getattr(options, name) is None else "client"
+    return found["temperature"] if len(set(found.values())) == 1 else found
+
+
+def _note(response: Any, answer: Answer, source: str | dict[str, str]) -> None:
     """Tell llm's log of T and P of every token, and what repeats the answer."""
     tokens = [piece.token for piece in answer.pieces]
     temperature, top_p = [token.temperature for token in tokens], [token.top_p for token in tokens]
     n, reason = len(tokens), answer.generation.finish_reason
     response.response_json = {
         "finish_reason": "interrupt" if reason in ("cancelled", None) else reason,
-        "heads": sorted(engine.heads),
+        "source": source,
         "seed": answer.seed,
         "tokens": n,
         "temperature": temperature,
