@@ -61,7 +61,6 @@ likelihood likelihood_of(const float * logits, size_t n, llama_token id, size_t 
 
 std::vector<likelihood> context_likelihoods(llama_context * ctx, int32_t idx, const std::vector<llama_token> & tokens,
                                             size_t n_top) {
-    static constexpr size_t COST = 8; // a logit's, in units of those that a token is drawn from
     llama_synchronize(ctx);
     const size_t n = (size_t) context_n_vocab(ctx), n_rows = tokens.size();
     std::vector<const float *> logits(n_rows);
@@ -72,7 +71,7 @@ std::vector<likelihood> context_likelihoods(llama_context * ctx, int32_t idx, co
         }
     }
     std::vector<likelihood> result(n_rows);
-    share_rows(n_rows, COST * n * n_rows, (size_t) llama_n_threads(ctx), [&](size_t i) {
+    share_rows(n_rows, LIKELIHOOD_COST * n * n_rows, (size_t) llama_n_threads(ctx), [&](size_t i) {
         result[i] = likelihood_of(logits[i], n, tokens[i], n_top);
     });
     return result;

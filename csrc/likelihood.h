@@ -21,6 +21,9 @@ struct likelihood {
     std::vector<alternative> alternatives = {};  // the most likely, of equal ones the lower id first; none whose logit is -inf
 };
 
+// what it costs for each logit, in units of those that a token is drawn from
+static constexpr size_t LIKELIHOOD_COST = 8;
+
 // Of token id and of the n_top most likely ones; their prob is NaN. In double: two passes over the logits.
 likelihood likelihood_of(const float * logits, size_t n, llama_token id, size_t n_top);
 

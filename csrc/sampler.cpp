@@ -176,7 +176,7 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
         logits[i] = context_logits(ctx, first + (int32_t) i);
         if (s) {
             any        = any || predicts(*s);
-            work_size += n * (s->before || s->after ? CHAIN_COST : 1);
+            work_size += n * ((s->before || s->after ? CHAIN_COST : 1) + (s->top < 0 ? 0 : LIKELIHOOD_COST));
         }
     }
     if (any) {

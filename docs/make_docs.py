@@ -1,4 +1,5 @@
-"""Writes docs/cli.md from the commands' own help, and the layers in docs/design.md from the imports' contracts.
+"""Writes docs/cli.md from the commands' own help, the layers in docs/design.md from the imports' contracts, and the
+routes in docs/server.md from the server's own schema.
 
 python docs/make_docs.py
 """
@@ -21,6 +22,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "autodeco_gguf"
+ROUTES = re.compile(r"(?<=<!-- routes -->\n).*?(?=<!-- /routes -->)", re.S)
 LAYERS = re.compile(r"(?<=<!-- layers -->\n).*?(?=<!-- /layers -->)", re.S)
 
 
@@ -74,6 +76,64 @@ def _allowed(protected: list[dict[str, Any]], name: str) -> list[str]:
     return found
 
 
+def server_page() -> str:
+    """docs/server.md with the routes and the fields of their bodies."""
+    page = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    return ROUTES.sub(lambda _: routes(), page)
+
+
+def routes() -> str:
+    """Each route, what it does, and what its body may say."""
+    from autodeco_gguf.server.app import documented
+
+    _SHOWN.clear()
+    schema = documented().openapi()
+    models, lines = schema["components"]["schemas"], []
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            lines += [f"### {method.upper()} {path}", "", operation["description"], ""]
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            if "$ref" in body:
+                lines += _fields(models, body["$ref"].rpartition("/")[2])
+    return "\n".join(lines)
+
+
+def _fields(models: dict[str, Any], name: str) -> list[str]:
+    """A table of a model's fields, those of the objects in it included."""
+    model, lines, inner = models[name], ["| field | type | |", "|---|---|---|"], []
+    for field, schema in model["properties"].items():
+        kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        refs = [ref.rpartition("/")[2] for kind in kinds for ref in re.findall(r"'\$ref': '([^']+)'", str(kind))]
+        inner += [ref for ref in refs if ref not in inner]
+        limits = ", ".join(f"{sign} {k[key]:,.10g}" for k in kinds for key, sign in _LIMITS.items() if key in k)
+        about = schema.get("description", "") + (f" {limits[0].upper()}{limits[1:]}." if limits else "")
+        star = " (required)" if field in model.get("required", ()) else ""
+        lines.append(f"| `{field}`{star} | {' or '.join(map(_kind, kinds))} | {about.strip()} |")
+    lines.append("")
+    for ref in inner:
+        if ref not in _SHOWN:
+            _SHOWN.add(ref)
+            lines += [f"`{ref}`: {models[ref]['description']}", "", *_fields(models, ref)]
+    return lines
+
+
+_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+_SHOWN: set[str] = set()
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'])}" if schema.get("items") else "list"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    return str(schema.get("type", "any"))
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "cli.md").write_text(cli_reference(), encoding="utf-8")
     (ROOT / "docs" / "design.md").write_text(design_page(), encoding="utf-8")
+    (ROOT / "docs" / "server.md").write_text(server_page(), encoding="utf-8")

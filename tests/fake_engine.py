@@ -22,6 +22,7 @@ from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.trace import TraceToken
 from autodeco_gguf.tasks.grading import Grade
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
@@ -93,9 +94,15 @@ class FakeEngine:
         text = f"{message.replace(' ', '')}{'!' * rng.randrange(self.variety(*fixed))}" if right else f"no {n}"
         reason = self.finish.get(len(self.drawn), "stop")
         error = "out of memory" if reason == "error" else None
-        return SimpleNamespace(
-            index=index, tokens=[1] * n, text=text, finish_reason=reason, error=error, temperature=t, top_p=p
-        )
+        pieces = [text[:2].encode(), text[2:].encode(), *[b""] * (n - 2)]
+        rows = zip(pieces, t.tolist(), p.tolist(), strict=True)
+        values = {
+            "error": error,
+            "temperature": t,
+            "top_p": p,
+            "trace": [TraceToken(1, *row, 0.0, 1, 1.0) for row in rows],
+        }
+        return SimpleNamespace(index=index, tokens=[1] * n, text=text, finish_reason=reason, **values)
 
 
 class FakeGrader:
@@ -138,7 +145,7 @@ def run(
     engine = engine or FakeEngine()
     parsed = parse_methods(methods, engine.heads, engine.context.metadata)
     with GradedTasks(tasks, time_limit) as graded:
-        results = evaluate(engine, graded, directory, parsed, settings, plots=False, **kwargs)  # type: ignore[arg-type]
+        results = evaluate(engine, graded, directory, parsed, settings, **{"also": (), **kwargs})  # type: ignore[arg-type]
     if results is None:
         return None
     assert from_json(Results, to_json(results)) == results

@@ -80,13 +80,21 @@ def test_readme_make_targets_exist() -> None:
 
 def test_what_is_generated_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_docs.py"))
-    for page, make in (("cli.md", "cli_reference"), ("design.md", "design_page")):
+    for page, make in (("cli.md", "cli_reference"), ("design.md", "design_page"), ("server.md", "server_page")):
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made[make](), "run python docs/make_docs.py"
 
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "demo/README.md", "docs/design.md", "docs/evaluation.md", "docs/format.md", "docs/training.md"],
+    [
+        "README.md",
+        "demo/README.md",
+        "docs/design.md",
+        "docs/evaluation.md",
+        "docs/format.md",
+        "docs/seeing.md",
+        "docs/training.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page

@@ -18,8 +18,10 @@ from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
 VERBS = {
     "run": "Generate text, or chat.",
     "serve": "Serve a model over HTTP.",
+    "view": "Show what the tokens of answers were drawn with, on a page.",
     "tune": "Find the best way to decode for a task of one's own.",
     "eval": "Compare ways to decode on problems.",
+    "report": "Show an evaluation on a page, with its samples.",
     "join": "Put the shards of an evaluation together.",
     "rollouts": "Sample correct answers to train on.",
     "train": "Train heads on a GGUF.",

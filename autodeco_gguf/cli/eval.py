@@ -83,6 +83,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 )
 @option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@option("--traces", is_flag=True, help="Keep T and P of every token drawn, for autodeco-gguf report and view.")
 @option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
 @option("--wide", is_flag=True, help="Print every column, as report.md has them.")
 @machine_options()
@@ -91,6 +92,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     until = math.inf if options["budget"] is None else time.monotonic() + 60 * options["budget"]
     names, plots = _check_usage(model, options), not options["no_plots"]
     settings, shard = _settings(options)
+    also = [name for name, wanted in (("plots", plots), ("traces", options["traces"])) if wanted]
 
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
     from autodeco_gguf.evaluation.report import summary
@@ -109,7 +111,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         with resumable(output), _progress(until, options["parallel"]) as (watch, watch_control):
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
-            results = evaluate(engine, tasks, output, methods, settings, shard=shard, plots=plots, watch=watch)
+            results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
     if results is None or results.unfinished:
         left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"
         click.echo(f"{output}: {left}; the same command goes on from there", err=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, option
+from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
 from autodeco_gguf.errors import not_installed
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -33,11 +33,17 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
     default="client",
     help="Who decides where a client sends a temperature or top-p.",
 )
-@click.option("--alias", help="Name of the model for clients.  [default: from its file]")
+@click.option("--alias", "model_id", help="Name of the model for clients.  [default: its own, or its file's]")
 @click.option("--api-key", "api_keys", multiple=True, envvar="AUTODECO_API_KEY", help="Key of a client; repeatable.")
 @click.option("--cors", "cors_origins", multiple=True, help="Origin whose pages may use it, or *; repeatable.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="Own name in Host headers, or *; repeatable.")
-@option("--max-body", "max_body_mib", type=click.FloatRange(0.001, 1024), default=8.0, help="MiB of a request.")
+@option(
+    "--max-body",
+    type=click.FloatRange(0.001, 1024),
+    default=8.0,
+    callback=lambda *given: round(given[2] * 2**20),
+    help="MiB of a request.",
+)
 @option(
     "--drain", "drain_s", type=click.FloatRange(1, 3600), default=30.0, help="Seconds for answers under way at the end."
 )
@@ -50,19 +56,13 @@ def serve_command(
     host: str,
     port: int,
     parallel: int,
-    max_queue: int,
     ctx: int | None,
     machine: Machine,
-    sampling: str,
-    alias: str | None,
-    api_keys: tuple[str, ...],
-    cors_origins: tuple[str, ...],
-    allowed_hosts: tuple[str, ...],
-    max_body_mib: float,
     drain_s: float,
     batch_invariant: bool,
     chat_template_kwargs: dict[str, Any] | None,
     log_requests: bool,
+    **options: Any,
 ) -> None:
     """Serve MODEL over HTTP: OpenAI's API, Ollama's, and a page to chat on at /.
 
@@ -71,7 +71,7 @@ def serve_command(
 
     Example: autodeco-gguf serve qwen-autodeco.gguf --parallel 8
     """
-    if any(not key.strip() for key in api_keys):
+    if any(not key.strip() for key in options["api_keys"]):
         raise click.UsageError("--api-key is empty")
     try:
         from autodeco_gguf.server.running import Server, address_of, bind
@@ -80,28 +80,12 @@ def serve_command(
     from autodeco_gguf.server.service import Service, load
     from autodeco_gguf.server.settings import ServerSettings
 
-    settings = ServerSettings(
-        model_id=alias or ("demo" if model is None else None),
-        api_keys=api_keys,
-        cors_origins=cors_origins,
-        allowed_hosts=(*allowed_hosts, host),
-        max_body=round(max_body_mib * 2**20),
-        max_queue=max_queue,
-        sampling=cast("Any", sampling),
-    )
+    settings = named(ServerSettings, {**options, "allowed_hosts": (*options["allowed_hosts"], host)})
     sockets = bind(host, port)  # before a model is loaded
     try:
-        engine = load(
-            model or DEMO_MODEL,
-            heads,
-            parallel,
-            ctx,
-            machine,
-            chat_template_kwargs,
-            batch_invariant=batch_invariant,
-        )
-        with engine:
-            service = Service(engine, settings, chat_template_kwargs)
+        kwargs, model = chat_template_kwargs, model or DEMO_MODEL
+        with load(model, heads, parallel, ctx, machine, kwargs, batch_invariant=batch_invariant) as engine:
+            service = Service(engine, settings, kwargs)
 
             def started() -> None:
                 click.echo(f"heads: {heads_text(engine.heads)}", err=True)

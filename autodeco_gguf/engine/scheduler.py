@@ -18,7 +18,7 @@ _SHARED = 32
 """Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
 
 SCORED = 32
-"""Outputs of one decode where the log-probabilities of a prompt are wanted: more cost memory, fewer time."""
+"""Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +243,10 @@ class Scheduler:
             self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
             user.n_decoded += len(part)
             return
-        self._predictor.detach()  # in the graph they take one output of a sequence
         for i in range(0, len(part), self._context.n_outputs):
             tokens = part[i : i + self._context.n_outputs]
+            if len(tokens) == 1 and not self._alone:
+                return  # goes with the others
             positions = range(user.n_decoded, user.n_decoded + len(tokens))
             self._context.decode(tokens, positions, [place] * len(tokens), hidden=False)
             if not self._score(user, 0, len(tokens)):

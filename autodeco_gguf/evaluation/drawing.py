@@ -19,6 +19,7 @@ from autodeco_gguf.evaluation.methods import AUTODECO, Config, Method, Points
 from autodeco_gguf.evaluation.pairs import PairsFile, shuffled
 from autodeco_gguf.evaluation.samples import PARAMETERS, Key, Sample, Samples, keys_of, make_sample, sample_seed
 from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.evaluation.traces import trace_line
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.tasks.grading import Grade
 
@@ -88,6 +89,8 @@ class Run:
     order: Sequence[str] = ()
     """Names of the methods, as they are completed."""
     left: int = 0
+    traces: Journal | None = None
+    """Where the tokens of what is drawn are kept."""
 
     def regrade(self, items: Iterable[Item]) -> None:
         """Grade what an earlier run could not, and read the answers that an older version did not."""
@@ -171,6 +174,8 @@ class Run:
                     if self.pairs is not None and config == AUTODECO:
                         self.pairs.add(key, answer.result)  # first: a sample without pairs is drawn again for these
                     if key not in self.samples.of(config):
+                        if self.traces is not None:
+                            self.traces.append(trace_line(sample, answer.result))
                         self.samples.add(sample)
                     progress = progress.plus(sample, answer.seconds)
                     self.watch(progress)

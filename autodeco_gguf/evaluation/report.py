@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from autodeco_gguf.evaluation.estimates import holm
 from autodeco_gguf.evaluation.methods import Config, heads_of
-from autodeco_gguf.evaluation.results import Comparison, Moments, Origin, Results, Row, Stats
+from autodeco_gguf.evaluation.results import Comparison, Moments, Results, Row, Stats
 
 WIDTH = 80
 """Characters of a line for a terminal."""
@@ -30,27 +30,29 @@ def summary(results: Results, *, wide: bool = False) -> str:
     """Table and verdict: for a terminal of 80 characters, or ``wide``, with every column, as :func:`table` has them."""
     if wide:
         return f"{table(results)}\n\n{results.verdict}"
-    notes = [f"- {note}" for note in (*_notes(results, wide=False), "All columns: --wide, or report.md.")]
-    texts = ("\n".join(map(_wrapped, lines)) for lines in (notes, results.verdict.splitlines()))
+    below = [f"- {note}" for note in (*notes(results, wide=False), "All columns: --wide, or report.md.")]
+    texts = ("\n".join(map(_wrapped, lines)) for lines in (below, results.verdict.splitlines()))
     return "\n\n".join([*_tables(results, _narrow_cells, _narrow), *texts])
 
 
 def table(results: Results) -> str:
     """The results as Markdown with every column, with several tasks a table of each and one of all."""
-    notes = "\n".join(f"- {note}" for note in _notes(results, wide=True))
-    return "\n\n".join([*_tables(results, _cells, markdown), notes])
+    below = "\n".join(f"- {note}" for note in notes(results))
+    return "\n\n".join([*_tables(results, _cells, markdown), below])
 
 
 def page(results: Results) -> str:
     """The report as a Markdown page: what was evaluated, the table, and the verdict."""
-    facts = [] if results.origin is None else _facts(results.origin)
-    head = "\n".join([f"# Evaluation of {', '.join(results.tasks)}", *([""] if facts else []), *facts])
+    what = facts(results)
+    head = "\n".join([f"# Evaluation of {', '.join(results.tasks)}", *([""] if what else []), *what])
     return "\n\n".join([head, table(results), *results.verdict.splitlines()]) + "\n"
 
 
-def _facts(origin: Origin) -> list[str]:
-    """What was evaluated, and with what."""
-    heads = "none"
+def facts(results: Results) -> list[str]:
+    """What was evaluated, and with what; nothing where an older version wrote them."""
+    origin, heads = results.origin, "none"
+    if origin is None:
+        return []
     if origin.heads:
         of = "the model's own" if origin.heads_file is None else f"of {origin.heads_file}"
         heads = f"{', '.join(origin.heads)}, {of} ({origin.heads_digest})"
@@ -66,17 +68,21 @@ def _facts(origin: Origin) -> list[str]:
 
 def _tables(results: Results, cells: _Cells, lay_out: Callable[[Sequence[Mapping[str, str]]], str]) -> list[str]:
     """Headings and tables."""
-    tasks, methods, k = results.tasks, results.methods, results.settings.k
+    return [part for title, rows in tables(results, cells) for part in (f"{title}:", lay_out(rows))]
+
+
+def tables(results: Results, cells: _Cells | None = None) -> list[tuple[str, list[dict[str, str]]]]:
+    """Headings and rows, with the cells of every column where none are given; with several tasks each has a table."""
+    cells, tasks, methods, k = cells or _cells, results.tasks, results.methods, results.settings.k
     compared = {(c.ahead, c.config): c for c in results.comparisons if c.metric == "pass@1"}
     ours = dict.fromkeys(c.ahead for c in results.comparisons)
-    parts = []
+    found = []
     for task, size in tasks.items() if len(tasks) > 1 else ():
-        parts.append(f"{task}, {count(size, 'problem')}:")
-        parts.append(lay_out([cells(row, row.tasks[task], k, {}) for row in methods]))
-    parts.append(f"{'all tasks' if len(tasks) > 1 else next(iter(tasks))}, {count(sum(tasks.values()), 'problem')}:")
+        found.append((f"{task}, {count(size, 'problem')}", [cells(row, row.tasks[task], k, {}) for row in methods]))
     ahead = [{name: compared.get((name, row.config)) for name in ours} for row in methods]
-    parts.append(lay_out([cells(row, row.overall, k, by) for row, by in zip(methods, ahead, strict=True)]))
-    return parts
+    rows = [cells(row, row.overall, k, by) for row, by in zip(methods, ahead, strict=True)]
+    name = "all tasks" if len(tasks) > 1 else next(iter(tasks))
+    return [*found, (f"{name}, {count(sum(tasks.values()), 'problem')}", rows)]
 
 
 def _cells(row: Row, stats: Stats, k: int, ahead: _Ahead) -> dict[str, str]:
@@ -178,37 +184,37 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-def _notes(results: Results, *, wide: bool) -> list[str]:
+def notes(results: Results, *, wide: bool = True) -> list[str]:
     """What the table's figures are, and what to beware of."""
     methods, k, seeds = results.methods, results.settings.k, results.settings.seeds
     error = f"over {seeds} seeds" if seeds > 1 else "over problems"
     moments = " T and P ± standard deviation." if wide else ""
-    notes = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem.{moments}"]
+    found = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem.{moments}"]
     if k > 1:
         if any(row.overall.majority is not None for row in methods):
             of = f"the most frequent answer of {k} is right, of those that are level one at random"
-            notes.append(f"maj@{k}: {of} ± standard error over problems." if wide else f"maj: {of}.")
+            found.append(f"maj@{k}: {of} ± standard error over problems." if wide else f"maj: {of}.")
         of = f"different right answers among {k} samples"
-        notes.append(f"distinct@{k}: {of} ± standard error over problems." if wide else f"distinct: {of}.")
+        found.append(f"distinct@{k}: {of} ± standard error over problems." if wide else f"distinct: {of}.")
     if results.comparisons:
         by = "by: points of pass@1 with a 95 % interval, problem by problem (bootstrap-t)."
-        notes.append(f"{_AHEAD} {by}" if wide else f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
+        found.append(f"{_AHEAD} {by}" if wide else f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
     if not wide:
-        notes.append("T and P: means.")
+        found.append("T and P: means.")
     if len(results.tasks) > 1:
-        notes.append("all tasks: every problem counts the same.")
+        found.append("all tasks: every problem counts the same.")
     fixed = [row.name for row in methods if row.deterministic]
     if fixed:
-        notes.append(f"{_listed(fixed)}: deterministic, one sample a problem that counts for all.")
+        found.append(f"{_listed(fixed)}: deterministic, one sample a problem that counts for all.")
     tuned = [row.name for row in methods if row.name in ("oracle", "distinct")]
     if tuned:
         it = "it" if len(tuned) == 1 else "them"
-        notes.append(f"{_listed(tuned)}: chosen on these test problems themselves, which favours {it}.")
+        found.append(f"{_listed(tuned)}: chosen on these test problems themselves, which favours {it}.")
     names = {row.name.partition(" (")[0] for row in methods}
     if "mean-shift" in names:
-        notes.append("mean-shift: autodeco's own mean T and P, as constants.")
+        found.append("mean-shift: autodeco's own mean T and P, as constants.")
     if "shuffle" in names:
-        notes.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
+        found.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
     stats = [row.overall for row in methods]
     for words, affected in (
         ("cut off by length", [round(s.truncated * s.samples) for s in stats]),
@@ -216,12 +222,12 @@ def _notes(results: Results, *, wide: bool) -> list[str]:
         ("not graded, which count neither as right nor as wrong", [s.ungraded for s in stats]),
         ("that failed, or took too long to check, which count as wrong", [s.failed for s in stats]),
     ):
-        found = [f"{row.name} {n:,} of {row.overall.samples:,}" for row, n in zip(methods, affected, strict=True) if n]
-        if found:
-            notes.append(f"samples {words}: {', '.join(found)}.")
+        named = [f"{row.name} {n:,} of {row.overall.samples:,}" for row, n in zip(methods, affected, strict=True) if n]
+        if named:
+            found.append(f"samples {words}: {', '.join(named)}.")
     if results.unfinished:
-        notes.append(f"not finished, and not in the table: {', '.join(results.unfinished)}; the same command goes on.")
-    return notes
+        found.append(f"not finished, and not in the table: {', '.join(results.unfinished)}; the same command goes on.")
+    return found
 
 
 def _many(stats: Sequence[Stats]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, Samples
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Shard, make_directory, make_header
 from autodeco_gguf.evaluation.summary import summarize
+from autodeco_gguf.evaluation.traces import TRACES
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 
@@ -39,14 +40,15 @@ def evaluate(
     settings: EvalSettings,
     *,
     shard: Shard | None = None,
-    plots: bool = True,
+    also: Collection[str] = ("plots",),
     watch: EvalWatch = lambda progress: None,
 ) -> Results | None:
-    """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json, report.md and plots.
+    """Sample every method on every problem; write samples.jsonl, evaluation.jsonl, results.json and report.md.
 
-    What is finished stays in the directory, whatever ends the run: the same call goes on from there, and so does one
-    with other methods, another ``k`` or another number of seeds. Where ``watch`` raises Enough, the results are those
-    of the methods that are complete, and None where none is.
+    ``also`` may have "plots", and "traces": T and P of every token that is drawn, in traces.jsonl. What is finished
+    stays in the directory, whatever ends the run: the same call goes on from there, and so does one with other
+    methods, another ``k`` or another number of seeds. Where ``watch`` raises Enough, the results are those of the
+    methods that are complete, and None where none is.
 
     The ``tasks`` are open; each problem is one user message, rendered with the model's chat template. The ``methods``
     are for this model. The settings' ``tasks`` are set here. With a ``shard`` this part of the problems is taken only,
@@ -64,15 +66,15 @@ def evaluate(
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
         engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings.max_tokens))
-    make_directory(directory)
-    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
-        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    _open(directory)
     header = {**header, "shard": None if shard is None else str(shard)}
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
         samples = files.enter_context(Samples(directory, header["tasks"]))
         pairs = files.enter_context(PairsFile(directory)) if shuffles else None
         run = Run(engine, mine, tasks, settings, samples, pairs, log, watch)
+        if "traces" in also:
+            run.traces = files.enter_context(Journal(directory / TRACES, None, advice=ADVICE))
         run.regrade(items)
         found = run.complete_all(methods)
         if not found:
@@ -84,12 +86,19 @@ def evaluate(
             names = {method.name for method in found}
             unfinished = tuple(method.name for method in methods if method.name not in names)
             results = replace(results, origin=_origin(engine, header, drawn), unfinished=unfinished)
-            write_results(directory, results, plots)
+            write_results(directory, results, "plots" in also)
         except AutoDecoError:
             samples.check_graded()  # the likely reason
             raise
         samples.check_graded()
     return results
+
+
+def _open(directory: Path) -> None:
+    """Make a directory, or see that it is that of an evaluation."""
+    make_directory(directory)
+    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
+        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:

@@ -18,6 +18,7 @@ from autodeco_gguf.evaluation.runner import EVALUATION, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, make_directory
 from autodeco_gguf.evaluation.summary import summarize
+from autodeco_gguf.evaluation.traces import TRACES
 from autodeco_gguf.files.atomic import bad_file, same_file
 from autodeco_gguf.files.journal import Journal, difference, reading
 from autodeco_gguf.files.jsonl import dump_line, write_lines
@@ -67,8 +68,9 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
                 raise BadFile.of(output, _TAKEN)
         else:  # last, so that what an interrupted join leaves is no evaluation
             write_lines(output / EVALUATION, chain([header], sessions_of(directories)))
-            if any((directory / PAIRS).exists() for directory in directories):
-                write_lines(output / PAIRS, _pairs(directories))
+            for name in (PAIRS, TRACES):
+                if any((directory / name).exists() for directory in directories):
+                    write_lines(output / name, _all_lines(directories, name))
             write_lines(output / SAMPLES, _lines(directories, kept))
         return _summarize(directories, output, header, samples, plots)
 
@@ -77,10 +79,10 @@ def _lines(directories: Sequence[Path], kept: set[Where]) -> Iterator[object]:
     return (line for where, line, _ in read_samples(directories) if where in kept)
 
 
-def _pairs(directories: Sequence[Path]) -> Iterator[object]:
+def _all_lines(directories: Sequence[Path], name: str) -> Iterator[object]:
     for directory in directories:
-        if (directory / PAIRS).exists():
-            with reading(directory / PAIRS, None, VERSION) as (_, lines):
+        if (directory / name).exists():
+            with reading(directory / name, None, VERSION) as (_, lines):
                 yield from (line.value for line in lines)
 
 

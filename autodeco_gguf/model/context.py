@@ -213,6 +213,8 @@ class Context:
     def attach(self, predictor: Predictor) -> bool:
         """Put heads into the graph for every output of a decode of consecutive sequences, a token each.
 
+        A decode of more outputs than sequences is computed without them.
+
         Returns:
             False where the device does not take them.
 

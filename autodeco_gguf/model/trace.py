@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.model.trace_html import marked
 
 if TYPE_CHECKING:
     from autodeco_gguf._native import core
@@ -85,7 +89,7 @@ class TraceToken:
     entropy: float
     nucleus: int
     prob: float
-    logprob: float = math.nan
+    logprob: float = field(default=math.nan, compare=False)  # NaN equals nothing
     alternatives: tuple[Alternative, ...] = ()
 
     def to_dict(self, text: str) -> dict[str, Any]:
@@ -203,12 +207,58 @@ class Trace(Sequence[TraceToken]):
             about += f", T {t0:.2f} to {t1:.2f}, P {p0:.2f} to {p1:.2f}, {shortened(text)}"
         return f"<Trace: {about}>"
 
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_html(self, by: str = "temperature") -> str:
+        """The text as HTML, each token coloured ``by`` "temperature" or "top_p"; who points at one sees its values.
+
+        A fragment without scripts, which notebooks show by themselves; ``autodeco-gguf view`` makes pages with charts.
+
+        Raises:
+            InvalidInput: ``by`` is something else.
+        """
+        top = {"temperature": 2.0, "top_p": 1.0}.get(by)
+        if top is None:
+            raise InvalidInput.of("by", repr(by), '"temperature" or "top_p"')
+        tokens = list(self)
+        pieces = [(text, getattr(t, by) / top, _values(t)) for t, text in zip(tokens, _texts(tokens), strict=True)]
+        return marked(pieces, repr(self).strip("<>"))
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``: a row for each token, a column for each attribute of TraceToken.
+
+        ``text`` is what is certain with the token: a character that two of them share stands at the second.
+
+        Raises:
+            AutoDecoError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as e:
+            raise AutoDecoError("to_pandas needs pandas; pip install pandas", key="pandas") from e
+        tokens = list(self)
+        rows = [vars(token) | {"text": text} for token, text in zip(tokens, _texts(tokens), strict=True)]
+        return pandas.DataFrame(rows, columns=[attribute.name for attribute in fields(TraceToken)])
+
     def __reduce__(self) -> tuple[Any, ...]:
         rows = Rows(self._records.record(i) for i in range(len(self)))
         found = (self._records.likelihood(i) for i in range(len(rows)))
         rows.likelihoods.extend(likelihood for likelihood in found if likelihood is not None)
         ids = {*rows.ids(), *(id_ for _, others in rows.likelihoods for id_, _, _ in others)}
         return _kept, (rows, {id_: self._text(id_) for id_ in ids})
+
+
+def _texts(tokens: Sequence[TraceToken]) -> list[str]:
+    """The text that is certain with each of them; at the last one what is left."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    return [decode(token.text, token is tokens[-1]) for token in tokens]
+
+
+def _values(token: TraceToken) -> str:
+    entropy = "" if math.isnan(token.entropy) else f", entropy {token.entropy:.3f} nats"
+    shown = f"T {token.temperature:.3f}, P {token.top_p:.3f}{entropy}"
+    return f"{shown}, nucleus {token.nucleus}, probability {token.prob:.3f}"
 
 
 def _kept(rows: Rows, texts: dict[int, bytes]) -> Trace:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -82,6 +84,14 @@ def create_app(service: Service) -> FastAPI:
             allow_headers=["*"],
             max_age=3600,
         )
+    return app
+
+
+def documented() -> FastAPI:
+    """The routes alone, for their schema: nothing answers them."""
+    app, nobody = FastAPI(title="autodeco-gguf"), cast("Service", None)
+    for router in (openai_routes(nobody), ollama_routes(nobody), about_routes(nobody)):
+        app.include_router(router)
     return app
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -53,10 +53,21 @@ Text = Annotated[str, BeforeValidator(kind_check(str, "a text"))]
 Object = Annotated[dict[str, Any], BeforeValidator(kind_check(dict, "an object"))]
 
 
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+
+
+def _with_limits(schema: dict[str, Any]) -> None:
+    """Name limits as JSON schemas do; pydantic does not where a validator of ours stands before them."""
+    for field in schema.get("properties", {}).values():
+        for kind in field.get("anyOf", ()):
+            for name in _LIMITS.keys() & kind.keys():
+                kind[_LIMITS[name]] = kind.pop(name)
+
+
 class Body(BaseModel):
     """A JSON object of a request. A field that is null is as if it were not there; unknown ones are passed over."""
 
-    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_with_limits)
 
 
 def _autodeco(value: Any) -> Any:
@@ -122,4 +133,4 @@ def one_of(*names: str) -> BeforeValidator:
             raise refused(f"expected one of {', '.join(names)}")
         return value
 
-    return BeforeValidator(check, json_schema_input_type=str)
+    return BeforeValidator(check, json_schema_input_type=Literal[names])

@@ -20,6 +20,10 @@ _HEADERS = {
 }
 
 
+_TYPES = mimetypes.MimeTypes()
+"""Without the system's own, which may differ."""
+
+
 def files(folder: Path = FOLDER) -> dict[str, Path]:
     """The page's files by their path on the server."""
     if not folder.is_dir():
@@ -43,7 +47,7 @@ def add_page(app: FastAPI, folder: Path = FOLDER) -> None:
 
 
 def _serve(path: Path):  # type: ignore[no-untyped-def]
-    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    media_type = _TYPES.guess_type(path.name)[0] or "application/octet-stream"
 
     async def file() -> Response:
         return FileResponse(path, media_type=media_type, headers=_HEADERS)

@@ -137,11 +137,19 @@ class ToolCall(Body):
 class Message(Body):
     """A message of a chat."""
 
-    role: Annotated[str, one_of("system", "developer", "user", "assistant", "tool", "function")]
-    content: Annotated[list[Part] | None, BeforeValidator(_parts, json_schema_input_type=str | list[Part])] = None
-    name: Text | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: Text | None = None
+    role: Annotated[
+        str,
+        one_of("system", "developer", "user", "assistant", "tool", "function"),
+        Field(description="Who says it; developer is system."),
+    ]
+    content: Annotated[
+        list[Part] | None,
+        BeforeValidator(_parts, json_schema_input_type=str | list[Part]),
+        Field(description="What is said; may be missing for an assistant."),
+    ] = None
+    name: Annotated[Text | None, Field(description="For templates that read it.")] = None
+    tool_calls: Annotated[list[ToolCall] | None, Field(description="As an answer had them.")] = None
+    tool_call_id: Annotated[Text | None, Field(description="Which call a tool answers.")] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:

@@ -142,7 +142,8 @@ class Service:
             BadFile: the file recommends what is out of range.
         """
         self.engine, self.settings, self.started = engine, settings, time.time()
-        self.model_id = settings.model_id or engine.context.file.path.stem
+        file = engine.context.file
+        self.model_id = settings.model_id or (file.known.name if file.known is not None else file.path.stem)
         self.decider = Decider(engine, settings.sampling)
         self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
         self.driver = Driver(engine, settings.max_queue)

@@ -57,7 +57,7 @@ class Trial:
         def watch(progress: Progress) -> None:
             self.watch(stage, progress)
 
-        results = evaluate(self.engine, self.tasks.of(tasks), directory, methods, settings, plots=False, watch=watch)
+        results = evaluate(self.engine, self.tasks.of(tasks), directory, methods, settings, also=(), watch=watch)
         assert results is not None  # only a watch that has had enough ends it before
         return rows(directory, results, tasks, self.measure)
 

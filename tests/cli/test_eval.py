@@ -71,7 +71,7 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     done = run(
         "--task", "more.jsonl", "--limit", 2, "--seed", 7, "-n", 9, "-c", 40, "--parallel", 3, "--heads", "h.gguf",
         "--search-samples", 1, "-t", 5, "--gpu-layers", 6, "-v", "--time-limit", 4,
-        "--chat-template-kwargs", '{"a": 1}', methods="oracle",
+        "--chat-template-kwargs", '{"a": 1}', "--traces", methods="oracle",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert Loaded.model == Path("m.gguf")
@@ -86,6 +86,7 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     }  # fmt: skip
     assert results["tasks"] == {"sums": 2, "more": 2}
     assert {r.max_tokens for r in Loaded.last.drawn} == {9}
+    assert (tasks / "out" / "traces.jsonl").read_text().count("\n") == len(Loaded.last.drawn)
     assert len(Loaded.last.drawn) == 28 * 4 * 1 + 4 * 2 * 2  # the search, and the pair that was found
 
 

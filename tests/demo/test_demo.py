@@ -57,7 +57,7 @@ def test_published_figures_are_met(engine: ad.Engine, published: dict[str, Any],
     names = ["autodeco", "greedy", "default"]
     methods = parse_methods(names, engine.heads, {})
     with GradedTasks([others(16)]) as tasks:
-        evaluated = evaluate(engine, tasks, tmp_path, methods, EvalSettings(k=16, seeds=1), plots=False)
+        evaluated = evaluate(engine, tasks, tmp_path, methods, EvalSettings(k=16, seeds=1), also=())
     results = to_json(evaluated)
     for name in names:
         found, said = method(results, name), method(published["results"], name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from server_helpers import STORY, Api, Loop, demo_engine, events, ok, serving, text_of
@@ -50,6 +51,13 @@ def test_a_model_without_a_name_has_its_file_s(loop: Loop) -> None:
     with demo_engine(1) as engine:
         service = serving(engine, model_id=None)
         assert ok(Api(service, loop).get("/v1/models"))["data"][0]["id"] == "demo"
+        service.driver.close()
+
+
+def test_a_known_model_has_its_own(tiny: Any, loop: Loop) -> None:
+    with load(Path("tiny"), None, 1, 64) as engine:
+        service = serving(engine, model_id=None)
+        assert ok(Api(service, loop).get("/v1/models"))["data"][0]["id"] == "tiny"
         service.driver.close()
 
 

@@ -28,7 +28,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(items, "Grader", FakeGrader)
         with GradedTasks(TASKS) as graded:
-            results = evaluate(engine, graded, directory, methods, SETTINGS, plots=False)  # type: ignore[arg-type]
+            results = evaluate(engine, graded, directory, methods, SETTINGS, also=())  # type: ignore[arg-type]
     return directory, results
 
 

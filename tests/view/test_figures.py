@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.view.figures import write_png
+from autodeco_gguf.view.figures import MOST_PANELS, trace_figure, write_png
+from autodeco_gguf.view.traces import ReadTrace
 
 
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -22,3 +24,24 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(AutoDecoError, match=r"directory: is no regular file; give another name"):
         write_png(figure, tmp_path / "directory")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "directory"]
+
+
+def test_traces_as_a_figure() -> None:
+    pytest.importorskip("matplotlib")
+    tokens = [{"text": "a", "temperature": 0.5, "top_p": 1.0}, {"text": "b"}, {"text": "c", "temperature": 3.0}]
+    traces = [ReadTrace(f"costs $1 {i}", tokens=tokens) for i in range(12)]
+    figure = trace_figure(traces)
+    panels = figure.axes[: len(figure.axes) // 2]
+    assert len(panels) == MOST_PANELS == 8
+    (line,) = panels[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 3], [0.5, 3.0])
+    assert panels[0].get_ylim()[1] > 3.0
+    (p,) = figure.axes[MOST_PANELS].lines
+    assert (list(p.get_xdata()), list(p.get_ydata())) == ([1], [1.0])
+    assert figure.axes[MOST_PANELS].get_ylim()[1] == pytest.approx(1.02)
+
+
+def test_a_figure_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(AutoDecoError, match="matplotlib is not installed; pip install matplotlib"):
+        trace_figure([ReadTrace("a")])

@@ -1,0 +1,52 @@
+"""``autodeco-gguf view``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autodeco_gguf.cli._common import GGUF, Verb, human_size
+from autodeco_gguf.errors import BadFile
+
+MOST_BYTES = 20_000_000
+"""Of a page; a browser takes some seconds for it."""
+
+
+@click.command("view", cls=Verb)
+@click.argument("files", metavar="TRACE.jsonl...", type=GGUF, nargs=-1, required=True)
+@click.option(
+    "-o", "--output", type=GGUF, help="Page to write, or with .png a plot.  [default: that of the first file, here]"
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> None:
+    """Show traces on a page of its own, or as a plot of T and P.
+
+    TRACE.jsonl is what run --json prints, what the server answers to a request with "autodeco" (as it is, or its
+    stream), or the samples.jsonl, traces.jsonl or pairs.jsonl of an evaluation.
+
+    Example: autodeco-gguf view trace.jsonl -o trace.html
+    """
+    from autodeco_gguf.files.atomic import check_output, write_bytes
+    from autodeco_gguf.view.figures import MOST_PANELS, trace_figure, write_png
+    from autodeco_gguf.view.page import trace_page
+    from autodeco_gguf.view.traces import read_traces, within
+
+    output = Path(f"{files[0].stem}.html") if output is None else output
+    if output.suffix.lower() not in (".html", ".htm", ".png"):
+        raise click.UsageError(f"{output}: ends in {output.suffix or 'nothing'}, expected .html or .png")
+    check_output(output, inputs=files, force=force)
+    traces = [trace for file in files for trace in read_traces(file)]
+    if output.suffix.lower() == ".png":
+        with_tokens = [trace for trace in traces if trace.tokens]
+        if not with_tokens:
+            raise BadFile.of(files[0], "no values of single tokens in it, which a plot needs; eval --traces keeps them")
+        write_png(trace_figure(with_tokens), output)
+        shown = min(len(with_tokens), MOST_PANELS)
+    else:
+        most = list(within(traces, MOST_BYTES)) or traces[:1]
+        left_out = len(traces) - len(most)
+        write_bytes(output, trace_page(", ".join(file.name for file in files), most, left_out))
+        shown = len(most)
+    of = "" if shown == len(traces) else f" of {len(traces):,}"
+    click.echo(f"{output}: {shown:,}{of} traces, {human_size(output.stat().st_size)}", err=True)

@@ -1,0 +1,93 @@
+// T and P over the tokens of an answer: figure 4 of the AutoDeco paper, live.
+
+import { make, number } from "./tokens.js";
+
+const HEIGHT = 112, LEFT = 30, RIGHT = 34, TOP = 8, BOTTOM = 20;
+
+function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export class Chart {
+  /** Fills an element; onPoint(place) is called with the token that is pointed at. */
+  constructor(element, tokens, onPoint = () => {}) {
+    Object.assign(this, { element, tokens, marked: -1 });
+    this.picture = svg("svg", { role: "img", height: HEIGHT });
+    const key = (name, text) => make("span", { class: `key ${name}` }, text);
+    element.classList.add("chart");
+    element.append(this.picture, make("p", {}, key("t", "T, temperature"), key("p", "P, top-p")));
+    new ResizeObserver(() => this.draw()).observe(element);
+    const point = (e) => {
+      const x = e.clientX - this.picture.getBoundingClientRect().left;
+      const place = Math.round(((x - LEFT) / this.width) * Math.max(1, this.tokens.length - 1));
+      if (this.tokens.length) onPoint(Math.min(Math.max(place, 0), this.tokens.length - 1));
+    };
+    this.picture.addEventListener("pointermove", point);
+    this.picture.addEventListener("click", point);
+    this.picture.addEventListener("pointerleave", (e) => e.pointerType === "mouse" && onPoint(-1));
+  }
+
+  /** Draw again in the next frame. */
+  update() {
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
+  mark(place) {
+    this.marked = place;
+    this.update();
+  }
+
+  x(place) {
+    return LEFT + (this.width * place) / Math.max(1, this.tokens.length - 1);
+  }
+
+  y(value, top) {
+    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - Math.min(value / top, 1));
+  }
+
+  draw() {
+    this.frame = undefined;
+    const full = this.element.clientWidth, n = this.tokens.length;
+    this.width = Math.max(10, full - LEFT - RIGHT);
+    this.picture.setAttribute("width", full);
+    const [t, p] = ["temperature", "top_p"].map((name) => this.tokens.map((token) => token[name]));
+    this.picture.setAttribute("aria-label", `${n} tokens: ${summary("T", t)}, ${summary("P", p)}`);
+    const top = t.reduce((most, value) => (value > most ? Math.ceil(value) : most), 2);
+    const parts = [0, 0.5, 1].flatMap((share) => {
+      const y = this.y(share, 1);
+      const label = (x, anchor, text) => svg("text", { x, y: y + 4, "text-anchor": anchor }, text);
+      return [
+        svg("line", { class: "grid", x1: LEFT, x2: LEFT + this.width, y1: y, y2: y }),
+        label(LEFT - 6, "end", number(share * top, 1)), label(LEFT + this.width + 6, "start", number(share, 1)),
+      ];
+    });
+    parts.push(svg("path", { class: "t", d: this.path(t, top) }), svg("path", { class: "p", d: this.path(p, 1) }));
+    if (n) parts.push(svg("text", { x: LEFT, y: HEIGHT - 4 }, "1"));
+    if (n > 1) parts.push(svg("text", { x: LEFT + this.width, y: HEIGHT - 4, "text-anchor": "end" }, `${n} tokens`));
+    if (this.marked >= 0 && this.marked < n) {
+      const x = this.x(this.marked);
+      parts.push(svg("line", { class: "mark", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
+    }
+    this.picture.replaceChildren(...parts);
+  }
+
+  path(values, top) {
+    let d = "", joined = false;
+    values.forEach((value, place) => {
+      const known = typeof value === "number";
+      if (known) d += `${joined ? "L" : "M"}${this.x(place).toFixed(1)} ${this.y(value, top).toFixed(1)}`;
+      joined = known;
+    });
+    return values.length === 1 && d ? `${d}h1` : d;
+  }
+}
+
+export function summary(name, values) {
+  const known = values.filter((value) => typeof value === "number");
+  if (!known.length) return `${name} unknown`;
+  const sum = known.reduce((a, b) => a + b), least = known.reduce((a, b) => Math.min(a, b)), most = known.reduce((a, b) => Math.max(a, b));
+  return `mean ${name} ${number(sum / known.length, 2)} (${number(least, 2)} to ${number(most, 2)})`;
+}

@@ -1,0 +1,174 @@
+// The page at /: a chat, and the same prompt asked in several ways.
+
+import { bearer, newSeed, stream } from "./stream.js";
+import { make } from "./tokens.js";
+import { Answer, copyButton, options, spoken } from "./ui.js";
+import { compare } from "./compare.js";
+
+const by = (id) => document.getElementById(id);
+const EXAMPLES = ["Tell a story about Mia with 47 and 38.", "Why is the sky blue?", "Write a haiku about rain.", "What is 12 times 12?"];
+const log = by("log"), prompt = by("prompt");
+const turns = [];  // {role, content, element}
+let running;
+
+// ---- settings ----
+
+const value = (id) => by(id).value.trim();
+
+/** What the fields of the settings say of a request. */
+function settings() {
+  const heads = value("heads"), request = heads === "on" ? {} : { heads };
+  if (!["on", "temperature"].includes(heads)) request.temperature = Number(value("temperature"));
+  if (!["on", "top_p"].includes(heads)) request.top_p = Number(value("top-p"));
+  if (value("max-tokens")) request.max_tokens = Number(value("max-tokens"));
+  return request;
+}
+
+by("heads").addEventListener("change", () => {
+  by("temperature").disabled = ["on", "temperature"].includes(value("heads"));
+  by("top-p").disabled = ["on", "top_p"].includes(value("heads"));
+});
+
+// ---- scrolling: at the newest line, unless the reader has gone elsewhere ----
+
+let follows = true, last = 0;
+const below = () => log.scrollHeight - log.scrollTop - log.clientHeight;
+
+function follow(always = false) {
+  if (always) follows = true;
+  if (follows) log.scrollTop = last = log.scrollHeight - log.clientHeight;
+  by("newest").hidden = follows;
+}
+log.addEventListener("wheel", (e) => (follows &&= !(e.deltaY < 0 && log.scrollTop > 0)), { passive: true });
+log.addEventListener("scroll", () => {
+  if (log.scrollTop < last && below() >= 2) follows = false;
+  if (log.scrollTop > last && below() < 2) follows = true;
+  last = log.scrollTop;
+  by("newest").hidden = follows || below() < 2;
+});
+by("newest").addEventListener("click", () => follow(true));
+
+// ---- turns ----
+
+function add(role, content, ...children) {
+  const name = { user: "You", assistant: "Model" }[role];
+  const element = make("article", { class: `turn ${role}`, "aria-label": name }, ...children);
+  by("turns").append(element);
+  by("empty").hidden = true;
+  by("clear").hidden = false;
+  turns.push({ role, content, element });
+  return turns.at(-1);
+}
+
+async function ask(text) {
+  add("user", text, make("p", { class: "said" }, text));
+  await reply();
+}
+
+async function reply() {
+  const seed = value("seed") ? Number(value("seed")) : newSeed();
+  const system = value("system") ? [{ role: "system", content: value("system") }] : [];
+  const messages = [...system, ...turns.map(({ role, content }) => ({ role, content }))];
+  const shown = new Answer(), about = make("p", { class: "about" });
+  const turn = add("assistant", "", shown.element, about);
+  turn.element.setAttribute("aria-busy", "true");
+  document.querySelectorAll(".again").forEach((button) => button.remove());
+  working(true);
+  follow(true);
+  running = new AbortController();
+  const server = { key: value("key"), signal: running.signal };
+  const ended = await stream({ messages, seed, ...settings() }, server, shown, () => {
+    turn.content = shown.text;
+    about.textContent = shown.facts.join(" · ");
+    follow();
+  });
+  turn.element.removeAttribute("aria-busy");
+  finish(turn, shown, about, seed, ended);
+  working(false);
+  follow();
+}
+
+function finish(turn, shown, about, seed, { notes, error }) {
+  const repeat = make("button", { type: "button", class: "quiet", title: "Use this seed again" }, `seed ${seed}`);
+  repeat.addEventListener("click", () => {
+    by("seed").value = seed;
+    by("settings").open = true;
+  });
+  const again = make("button", { type: "button", class: "quiet again" }, "Regenerate");
+  again.addEventListener("click", () => {
+    turn.element.remove();
+    turns.splice(turns.indexOf(turn), 1);
+    reply();
+  });
+  about.textContent = [...shown.facts, ...notes].join(" · ");
+  about.after(make("p", { class: "buttons" }, repeat, copyButton(() => spoken(shown.text)), again));
+  if (error) about.before(make("p", { class: "error", role: "alert" }, error));
+}
+
+function working(now) {
+  by("send").hidden = now;
+  by("stop").hidden = !now;
+  by("clear").disabled = now;
+}
+
+// ---- the composer ----
+
+by("composer").addEventListener("submit", (e) => {
+  e.preventDefault();
+  const text = prompt.value.trim();
+  if (!text || by("send").hidden) return;
+  prompt.value = "";
+  grow();
+  ask(text);
+});
+prompt.addEventListener("keydown", (e) => {
+  // an Enter that accepts what an input method proposes is not for us; Safari has 229 for it
+  if (e.key !== "Enter" || e.shiftKey || e.isComposing || e.keyCode === 229) return;
+  e.preventDefault();
+  by("composer").requestSubmit();
+});
+function grow() {
+  prompt.style.height = "auto";
+  prompt.style.height = `${Math.min(prompt.scrollHeight + 2, innerHeight / 3)}px`;
+}
+prompt.addEventListener("input", grow);
+by("stop").addEventListener("click", () => running?.abort());
+by("clear").addEventListener("click", () => {
+  turns.length = 0;
+  by("turns").replaceChildren();
+  by("empty").hidden = false;
+  by("clear").hidden = true;
+  prompt.focus();
+});
+document.addEventListener("keydown", (e) => e.key === "Escape" && running?.abort());
+for (const text of EXAMPLES) {
+  const button = make("button", { type: "button" }, text);
+  button.addEventListener("click", () => by("send").hidden || ask(text));
+  by("examples").append(button);
+}
+
+// ---- the page ----
+
+for (const name of ["chat", "compare"])
+  by(`show-${name}`).addEventListener("click", () => {
+    for (const other of ["chat", "compare"]) {
+      by(other).hidden = other !== name;
+      by(`show-${other}`).setAttribute("aria-pressed", other === name);
+    }
+  });
+options(by("view-options"));
+compare(by);
+/** What the server is, once it tells. */
+async function introduce() {
+  const response = await fetch("props", { headers: bearer(value("key")) }).catch(() => null);
+  const props = response?.ok ? await response.json() : {};
+  by("model").textContent = props.model ?? "";
+  const notes = [];
+  if (response?.status === 401) notes.push("The server wants an API key: give it in the settings.");
+  if (props.heads?.length === 0) notes.push("This model has no heads: nothing is predicted, T and P are yours, its file's, or 1.");
+  by("note").textContent = notes.join(" ");
+  by("note").hidden = !notes.length;
+}
+by("key").addEventListener("change", introduce);
+introduce();
+prompt.focus();

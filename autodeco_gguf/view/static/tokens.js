@@ -1,0 +1,219 @@
+// Tokens as text, each coloured by one of its values; what points at one shows all of them.
+
+export const MODES = {
+  temperature: { name: "temperature", short: "T", top: 2 },
+  top_p: { name: "top-p", short: "P", top: 1 },
+  entropy: { name: "entropy", short: "entropy", top: 4 },
+  prob: { name: "probability", short: "probability", top: 1 },
+  none: { name: "no colour" },
+};
+
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
+export const quoted = (text) => (text ? JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"') : "(no text of its own)");
+
+/** Blue below the middle of the scale, orange above. */
+export function tint(element, value, top) {
+  const known = typeof value === "number" && top;
+  const v = known ? Math.min(Math.max(value / top, 0), 1) * 2 - 1 : 0;
+  element.classList.toggle("tinted", Boolean(known));
+  element.style.setProperty("--hue", v < 0 ? 255 : 55);
+  element.style.setProperty("--much", Math.abs(v).toFixed(3));
+}
+
+// ---- the values of one token ----
+
+class Tip {
+  constructor() {
+    this.box = make("div", { class: "tip", id: "tip", role: "status" });
+    this.box.hidden = true;
+    document.body.append(this.box);
+    document.addEventListener("keydown", (e) => e.key === "Escape" && this.hide());
+    document.addEventListener("click", (e) => e.target.closest(".tok, .chart") || this.hide());
+    for (const event of ["scroll", "resize"]) addEventListener(event, () => this.place(), true);
+  }
+
+  show(at, token, place) {
+    this.at?.classList.remove("current");
+    this.at = at;
+    at.classList.add("current");
+    const values = [
+      ["T", number(token.temperature)], ["P", number(token.top_p)],
+      ["entropy", typeof token.entropy === "number" ? `${number(token.entropy)} nats` : "–"],
+      ["nucleus", token.nucleus ?? "–"], ["probability", number(token.prob)],
+    ];
+    if (typeof token.logprob === "number") values.push(["by the model alone", number(Math.exp(token.logprob))]);
+    const list = make("dl", {}, ...values.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, String(v))]));
+    const id = typeof token.id === "number" ? `, id ${token.id}` : "";
+    const head = make("p", {}, make("code", {}, quoted(token.text)), make("small", {}, ` token ${place + 1}${id}`));
+    this.box.replaceChildren(head, list, ...alternatives(token));
+    this.box.hidden = false;
+    this.place();
+  }
+
+  place() {
+    if (this.box.hidden) return;
+    const at = this.at.getClientRects()[0], width = this.box.offsetWidth, height = this.box.offsetHeight;
+    if (!at || at.bottom < 0 || at.top > innerHeight) return this.hide();
+    const above = at.bottom + height + 8 > innerHeight && at.top > height + 8;
+    this.box.style.left = `${Math.max(4, Math.min(at.left, document.documentElement.clientWidth - width - 4))}px`;
+    this.box.style.top = `${above ? at.top - height - 6 : at.bottom + 6}px`;
+  }
+
+  hide() {
+    this.pinned = false;
+    this.at?.classList.remove("current");
+    this.box.hidden = true;
+  }
+}
+
+function alternatives(token) {
+  if (!token.alternatives?.length) return [];
+  const rows = token.alternatives.map((other) => {
+    const bar = make("span", { class: "bar" });
+    bar.style.setProperty("--share", other.prob ?? 0);
+    const cells = [make("code", {}, quoted(other.text)), number(Math.exp(other.logprob)), number(other.prob)];
+    const row = make("tr", other.id === token.id ? { class: "drawn" } : {}, ...cells.map((c) => make("td", {}, c)));
+    row.lastChild.append(bar);
+    return row;
+  });
+  const heads = ["instead", "model", "drawn with"].map((text) => make("th", { scope: "col" }, text));
+  return [make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows))];
+}
+
+let theTip;
+export const tip = () => (theTip ??= new Tip());
+
+// ---- the text ----
+
+const OPEN = "<think>", CLOSE = "</think>";
+
+export class TokenView {
+  /** Fills an element; onPoint(place) is called with the token that is pointed at, or with -1. */
+  constructor(element, mode, onPoint = () => {}) {
+    Object.assign(this, { element, mode, onPoint, tokens: [], spans: [], at: -1, into: element });
+    this.begin(null);
+    element.classList.add("tokens");
+    for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", "Answer; arrow keys go from token to token"]])
+      element.setAttribute(name, value);
+    element.addEventListener("pointerover", (e) => e.pointerType === "mouse" && !tip().pinned && this.point(e.target));
+    element.addEventListener("pointerleave", () => tip().pinned || this.leave());
+    element.addEventListener("click", (e) => {
+      if (e.target.closest("summary")) return;
+      tip().pinned = this.point(e.target);
+    });
+    element.addEventListener("keydown", (e) => this.key(e));
+    element.addEventListener("blur", () => this.leave());
+  }
+
+  append(tokens) {
+    for (const token of tokens) {
+      this.tokens.push(token);
+      this.put(token, this.tokens.length - 1, token.text ?? "");
+    }
+  }
+
+  get text() {
+    return this.tokens.map((token) => token.text ?? "").join("");
+  }
+
+  recolour(mode) {
+    this.mode = mode;
+    for (const span of this.element.querySelectorAll(".tok")) this.colour(span);
+  }
+
+  colour(span) {
+    tint(span, this.tokens[span.place][this.mode], MODES[this.mode].top);
+  }
+
+  /** Parts between <think> and </think> stand in a fold of their own; a mark may be split over tokens. */
+  put(token, place, text) {
+    const before = this.seen.length;
+    const find = (mark) => this.seen.indexOf(mark, Math.max(0, before - mark.length));
+    this.seen += text;
+    let ends = this.fold !== null, found = find(ends ? CLOSE : OPEN);
+    if (found < 0 && !this.folded) {  // a template may have opened it in the prompt
+      found = find(CLOSE);
+      ends = found >= 0;
+    }
+    if (found < 0) return this.span(token, place, text, before);
+    const end = found + (ends ? CLOSE : OPEN).length - before;
+    if (!ends && found > before) this.span(token, place, text.slice(0, found - before), before);
+    if (!this.fold) this.open(ends ? 0 : found);
+    const inside = ends ? 0 : Math.max(0, found - before);
+    this.span(token, place, text.slice(inside, end), before + inside);
+    if (ends) this.into = this.element;
+    this.begin(ends ? null : this.fold);
+    if (end < text.length) this.put(token, place, text.slice(end));
+  }
+
+  begin(fold) {
+    Object.assign(this, { fold, seen: "", part: [] });
+  }
+
+  /** Open a fold for what stands from a place of the text on. */
+  open(from) {
+    const inside = this.part.filter((span) => span.from + span.textContent.length > from);
+    const [first] = inside;
+    if (first && first.from < from) {
+      const text = first.textContent, cut = from - first.from;
+      first.textContent = text.slice(0, cut);
+      this.span(this.tokens[first.place], first.place, text.slice(cut), from);
+      inside[0] = this.part.pop();
+    }
+    this.fold = make("details", { class: "think", open: "" }, make("summary", {}, "Thinking"));
+    this.folded = true;
+    this.into.append(this.fold);
+    this.into = this.fold;
+    this.fold.append(...inside);
+    this.part = inside;
+  }
+
+  span(token, place, text, from) {
+    const span = make("span", { class: "tok" }, text);
+    Object.assign(span, { place, from });
+    if (text.includes("\n")) span.classList.add("line");
+    this.spans[place] ??= span;
+    this.part.push(span);
+    this.colour(span);
+    this.into.append(span);
+  }
+
+  // ---- pointing ----
+
+  point(target) {
+    const span = target.closest?.(".tok");
+    if (!span) return false;
+    this.select(span.place, span);
+    return true;
+  }
+
+  select(place, span = this.spans[place]) {
+    this.at = place;
+    tip().show(span, this.tokens[place], place);
+    this.onPoint(place);
+  }
+
+  leave() {
+    tip().hide();
+    this.onPoint(-1);
+  }
+
+  key(e) {
+    const last = this.tokens.length - 1;
+    const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last }[e.key];
+    if (to === undefined || last < 0 || e.target !== this.element) return;
+    e.preventDefault();
+    const place = Math.min(Math.max(to, 0), last);
+    const fold = this.spans[place].closest("details");
+    if (fold) fold.open = true;
+    this.spans[place].scrollIntoView({ block: "nearest" });
+    this.select(place);
+  }
+}

@@ -1,0 +1,222 @@
+"""Traces from files: of ``run --json``, of a server's answers, of an evaluation."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
+from autodeco_gguf.files.reading import read_json
+
+_VALUES = ("id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob")
+_SSE = (b":", b"event:", b"id:", b"retry:")
+
+Token = dict[str, Any]
+"""Trace JSON: "text", and what is known of "id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob" and
+"alternatives"."""
+
+
+@dataclass
+class ReadTrace:
+    """A trace and what a file says of it. Without tokens, ``text`` is the answer."""
+
+    title: str
+    prompt: str | None = None
+    tokens: list[Token] = field(default_factory=list)
+    text: str = ""
+    about: list[str] = field(default_factory=list)
+
+
+def read_traces(path: Path) -> list[ReadTrace]:
+    """All traces of a file; lines that are none, such as a server's other answers, are passed over.
+
+    It may have lines of ``run --json``, answers of the server or their streams ("choices"), objects with "tokens", and
+    lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an evaluation.
+
+    Raises:
+        BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
+    """
+    reader = _Reader(path.name)
+    for number, value in _values(path):
+        try:
+            if not isinstance(value, dict):
+                raise InvalidInput(f"is {type_name(value)}, expected an object")
+            reader.take(value)
+        except InvalidInput as e:
+            raise _refused(path, number, e) from e
+    if not reader.found:
+        raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
+    return reader.found
+
+
+def _values(path: Path) -> Iterator[tuple[int, object]]:
+    """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes."""
+    with suppress(BadFile):
+        whole = read_json(path)
+        yield from ((1, value) for value in (whole if isinstance(whole, list) else [whole]))
+        return
+    for number, line in read_lines(path):
+        if line.startswith(_SSE) or line.split() == [b"data:", b"[DONE]"]:
+            continue
+        try:
+            value = parse_line(line.removeprefix(b"data:"))
+        except InvalidInput as e:
+            raise _refused(path, number, e) from e
+        yield number, value
+
+
+def _refused(path: Path, number: int, reason: InvalidInput) -> BadFile:
+    return BadFile(f"{path}:{number}: no line of a trace: {reason}", file=path)
+
+
+def traces_of(name: str, lines: Iterable[Mapping[str, Any]]) -> list[ReadTrace]:
+    """The traces of lines, as :func:`read_traces` has them; InvalidInput where one is no line of a trace."""
+    reader = _Reader(name)
+    for line in lines:
+        reader.take(line)
+    return reader.found
+
+
+class _Reader:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: list[ReadTrace] = []
+        self._streams: dict[tuple[Any, Any], ReadTrace] = {}
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """A line, by what is in it."""
+        if isinstance(line.get("choices"), list):
+            for choice in line["choices"]:
+                self._choice(line, choice if isinstance(choice, dict) else {})
+        elif "task" in line and "sample" in line:
+            self._sample(line)
+        elif "tokens" in line and isinstance(line["tokens"], list):
+            self._new(line.get("prompt")).tokens += map(token_of, line["tokens"])
+        elif isinstance(line.get("summary"), dict) and self.found:
+            facts = {words: line["summary"].get(key) for key, words in _FACTS.items()}
+            self.found[-1].about += [f"{words} {value}" for words, value in facts.items() if value is not None]
+        elif isinstance(line.get("prompt"), str) and isinstance(line.get("ids"), list):
+            self._new(line["prompt"])
+        elif "text" in line and "temperature" in line:
+            if not self.found:
+                self._new(None)
+            self.found[-1].tokens.append(token_of(line))
+
+    def _new(self, prompt: Any, title: str | None = None) -> ReadTrace:
+        title = f"{self.name}, answer {len(self.found) + 1}" if title is None else title
+        self.found.append(ReadTrace(title, prompt if isinstance(prompt, str) else None))
+        return self.found[-1]
+
+    def _choice(self, answer: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+        """A choice of an answer, or of a piece of one that is streamed."""
+        traced = choice.get("autodeco")
+        if not isinstance(traced, dict):
+            return
+        if isinstance(traced.get("tokens"), list):
+            tokens = [token_of(token) for token in traced["tokens"]]
+        else:
+            pairs = zip(traced.get("temperature") or (), traced.get("top_p") or (), strict=False)
+            tokens = [token_of({"text": "", "temperature": t, "top_p": p}) for t, p in pairs]
+        key = (answer.get("id"), choice.get("index"))
+        if "delta" not in choice or key not in self._streams:
+            self._streams[key] = self._new(answer.get("prompt"))
+        self._streams[key].tokens += tokens
+
+    def _sample(self, line: Mapping[str, Any]) -> None:
+        """A line of an evaluation: a sample with its means, the tokens of one, or their T and P alone."""
+        trace = self._new(None, sample_title(line))
+        if isinstance(line.get("tokens"), dict):
+            trace.tokens = tokens_of(line["tokens"])
+        elif isinstance(line.get("pairs"), str):
+            trace.tokens = [token_of({"text": "", "temperature": t, "top_p": p}) for t, p in pairs_of(line["pairs"])]
+            trace.about.append("the file has T and P alone, no text")
+        else:
+            trace.text = str(line.get("text", ""))
+            trace.about = [*means(line), "the file has no values of single tokens; eval --traces keeps them"]
+
+
+_FACTS = {"seed": "seed", "finish_reason": "ended by"}
+"""Of a summary of run --json, with words for them."""
+
+
+def means(line: Mapping[str, Any]) -> list[str]:
+    """Mean T and P of a sample, for a reader."""
+    found = {name: line.get(key) for name, key in (("T", "temperature"), ("P", "top_p"))}
+    known = {name: drawn.get("mean") for name, drawn in found.items() if isinstance(drawn, dict)}
+    return [f"mean {name} {value:.2f}" for name, value in known.items() if _is_number(value)]
+
+
+def sample_title(line: Mapping[str, Any]) -> str:
+    """Which sample of an evaluation a line is, for a reader.
+
+    Examples:
+        >>> sample_title({"task": "sums", "problem": 4, "config": "greedy", "seed": 0, "sample": 1, "correct": True})
+        'sums, problem 5: greedy, seed 1, sample 2: right'
+    """
+    problem, seed, sample = (line.get(k) for k in ("problem", "seed", "sample"))
+    if not all(isinstance(n, int) for n in (problem, seed, sample)):
+        raise InvalidInput("no numbers of problem, seed and sample")
+    config = f"{line['config']}, " if isinstance(line.get("config"), str) else ""
+    verdict = {True: ": right", False: ": wrong"}.get(line.get("correct"), "")  # type: ignore[arg-type]
+    return f"{line['task']}, problem {problem + 1}: {config}seed {seed + 1}, sample {sample + 1}{verdict}"  # type: ignore[operator]
+
+
+def token_of(value: Any) -> Token:
+    """Trace JSON with nothing in it that a page does not know; InvalidInput where it is none."""
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        raise InvalidInput(f"{_shown(value)}: no token with a text")
+    wrong = next((k for k in _VALUES if value.get(k) is not None and not _is_number(value[k])), None)
+    if wrong is not None:
+        raise InvalidInput(f"{wrong} {_shown(value[wrong])}, expected a number", key=wrong)
+    token = {"text": value["text"], **{k: value[k] for k in _VALUES if value.get(k) is not None}}
+    others = value.get("alternatives")
+    if others is not None:
+        if not isinstance(others, list):
+            raise InvalidInput(f"alternatives {_shown(others)}, expected a list", key="alternatives")
+        token["alternatives"] = [token_of(other) for other in others]
+    return token
+
+
+def tokens_of(columns: Mapping[str, Any]) -> list[Token]:
+    """The tokens of lists, one for each value; InvalidInput where they are none."""
+    texts = columns.get("text")
+    if not isinstance(texts, list) or any(not isinstance(c, list) or len(c) != len(texts) for c in columns.values()):
+        raise InvalidInput("tokens are no lists of the same length")
+    return [token_of(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def pairs_of(text: str) -> Sequence[tuple[float, float]]:
+    """T and P of each token, from base64 of float32 [n, 2]; InvalidInput where it is something else."""
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, 2)
+    except ValueError as e:
+        raise InvalidInput(f"pairs are no base64 of T and P: {e}", key="pairs") from e
+    return [(temperature, top_p) for temperature, top_p in values.tolist()]
+
+
+def within(traces: Sequence[ReadTrace], most: int) -> Iterator[ReadTrace]:
+    """The first of them whose pages have at most so many bytes together, roughly."""
+    size = 0
+    for trace in traces:
+        size += 200 + len(trace.text) + len(trace.prompt or "") + len(json.dumps(trace.tokens))
+        if size > most:
+            return
+        yield trace
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,0 +1,106 @@
+"""An evaluation as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import run, samples_of
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.evaluation import report_page as module
+from autodeco_gguf.evaluation.report_page import report_page
+
+METHODS = ("autodeco", "greedy", "default")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluated")
+    run(path, METHODS, also=["traces"])
+    return path
+
+
+def data_of(content: bytes) -> dict[str, Any]:
+    page: dict[str, Any] = json.loads(content.decode().split('id="data">')[1].split("</script>")[0])
+    return page
+
+
+def of_kind(content: bytes, kind: str) -> list[dict[str, Any]]:
+    return [section for section in data_of(content)["sections"] if section["kind"] == kind]
+
+
+def test_every_sample_is_on_it_right_and_wrong(directory: Path) -> None:
+    content, shown, total = report_page(directory)
+    (section,) = of_kind(content, "samples")
+    samples = samples_of(directory)
+    assert shown == total == len(samples) == len(section["list"]) == 45
+    verdicts = [s["verdict"] for s in section["list"]]
+    assert verdicts.count("right") == sum(s["correct"] for s in samples)
+    assert verdicts.count("wrong") == sum(not s["correct"] for s in samples) > 0
+    assert sorted("".join(s["columns"]["text"]) for s in section["list"]) == sorted(s["text"] for s in samples)
+    titles = [s["title"] for s in section["list"][:6]]
+    assert titles[0] == "sums, problem 1: autodeco, seed 1, sample 1"
+    assert titles[4] == "sums, problem 1: greedy, seed 1, sample 1"
+
+
+def test_it_has_the_tables_and_what_they_say(directory: Path) -> None:
+    content, _, _ = report_page(directory)
+    page = data_of(content)
+    assert page["title"] == "Evaluation of sums, words"
+    tables = of_kind(content, "table")
+    assert [table["title"] for table in tables] == ["sums, 3 problems", "words, 2 problems", "all tasks, 5 problems"]
+    assert [row[0] for row in tables[2]["rows"]] == list(METHODS)
+    assert tables[2]["head"][:2] == ["method", "pass@1, %"]
+    report = (directory / "report.md").read_text()
+    words = [line for section in of_kind(content, "words") for line in section["lines"]]
+    assert len(words) > 6
+    assert all(line in report for line in words)
+    assert all(cell in report for table in tables for row in table["rows"] for cell in row)
+
+
+def test_it_has_the_plots_that_are_there(directory: Path) -> None:
+    assert of_kind(report_page(directory)[0], "plot") == []
+    (directory / "pass_at_1.png").write_bytes(b"\x89PNG")
+    (plot,) = of_kind(report_page(directory)[0], "plot")
+    assert plot == {"kind": "plot", "title": "pass at 1", "src": "data:image/png;base64,iVBORw=="}
+
+
+def test_samples_without_traces_have_their_means(tmp_path: Path) -> None:
+    run(tmp_path, ["autodeco"])
+    (section,) = of_kind(report_page(tmp_path)[0], "samples")
+    first, line = section["list"][0], samples_of(tmp_path)
+    of = next(s for s in line if (s["task"], s["problem"], s["seed"], s["sample"]) == ("sums", 0, 0, 0))
+    assert first["text"] == of["text"]
+    assert f"{of['tokens']} tokens" in first["about"]
+    assert f"mean T {of['temperature']['mean']:.2f}" in first["about"]
+    assert "columns" not in first
+
+
+def test_a_large_evaluation_has_the_first_samples_and_says_so(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 8000)
+    content, shown, total = report_page(directory)
+    assert (shown < 25, total) == (True, 45)
+    (section,) = of_kind(content, "samples")
+    assert len(section["list"]) == shown
+    assert all("seed 1, sample " in s["title"] for s in section["list"])
+    assert {s["method"] for s in section["list"]} == set(METHODS)
+    words = [line for part in of_kind(content, "words") for line in part["lines"]]
+    assert any(line.startswith(f"{shown} of 45 samples are on this page") for line in words)
+
+
+def test_a_directory_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"has no results\.json; give the directory of an evaluation that is finished"):
+        report_page(tmp_path)
+    with pytest.raises(BadFile, match=r"nowhere/results\.json: cannot be read: No such file"):
+        report_page(tmp_path / "nowhere")
+    for content, words in (
+        ("{}", "cannot be read as results"),
+        ("{", "not JSON"),
+        ("[1]", "cannot be read as results"),
+    ):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(BadFile, match=words):
+            report_page(tmp_path)

@@ -1,0 +1,57 @@
+"""A real browser, and a small server that serves the page and says what a test wants."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+from page_helpers import Fake, Handler, Watched
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window. Where there is none the tests are skipped, with CI=1 they fail."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        complain = pytest.fail if os.environ.get("CI") else pytest.skip
+        complain("no Chromium on the PATH: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--host-resolver-rules=MAP page.test 127.0.0.1"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    """Opens pages; at the end the console has to be empty."""
+    watched = Watched(browser)
+    yield watched
+    watched.close()
+    assert watched.said == []
+
+
+@pytest.fixture
+def fake() -> Iterator[Fake]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {}))
+    server.daemon_threads = True
+    fake = server.RequestHandlerClass.fake = Fake(server.server_port)  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield fake
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -1,0 +1,148 @@
+"""Traces from files."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from page_helpers import STORY, story, token
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.view.traces import ReadTrace, read_traces, sample_title, within
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.jsonl"
+
+
+def written(path: Path, *lines: Any) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def texts(trace: ReadTrace) -> str:
+    return "".join(t["text"] for t in trace.tokens)
+
+
+def test_what_run_prints(path: Path) -> None:
+    prompt, summary = {"prompt": "Tell", "ids": [1, 2]}, {"summary": {"tokens": 5, "seed": 7, "finish_reason": "stop"}}
+    first, second = read_traces(written(path, prompt, *STORY, summary, prompt, token("x")))
+    assert (first.title, first.prompt, first.about) == ("a.jsonl, answer 1", "Tell", ["seed 7", "ended by stop"])
+    assert first.tokens == STORY
+    assert (second.title, texts(second), second.about) == ("a.jsonl, answer 2", "x", [])
+
+
+def test_tokens_alone(path: Path) -> None:
+    (only,) = read_traces(written(path, *STORY))
+    assert only.tokens == STORY
+
+
+def test_answers_of_the_server(path: Path) -> None:
+    choices = [{"index": i, "message": {"content": "x"}, "autodeco": {"tokens": [token(f"{i}")]}} for i in range(2)]
+    pairs = {"choices": [{"text": "x", "autodeco": {"temperature": [0.5, 0.25], "top_p": [1, 0.5], "source": "heads"}}]}
+    unasked = {"choices": [{"text": "x"}]}
+    traces = read_traces(written(path, {"choices": choices}, unasked, {"status": 200}, pairs, {"tokens": STORY}))
+    assert [texts(trace) for trace in traces] == ["0", "1", "", "Near the café 🙂."]
+    assert traces[2].tokens == [
+        {"text": "", "temperature": 0.5, "top_p": 1}, {"text": "", "temperature": 0.25, "top_p": 0.5},
+    ]  # fmt: skip
+
+
+def test_a_stream_as_curl_has_it(path: Path) -> None:
+    def piece(id_: str, index: int, text: str) -> bytes:
+        choice = {"index": index, "delta": {"content": text}, "autodeco": {"tokens": [token(text)]}}
+        return b"data: " + json.dumps({"id": id_, "choices": [choice]}).encode() + b"\r\n\r\n"
+
+    mixed = [piece("a", 0, "A"), piece("a", 1, "B"), piece("a", 0, "a"), b": ping\n", piece("b", 0, "C")]
+    path.write_bytes(b"".join(mixed) + b"data: [DONE]\n")
+    assert [texts(trace) for trace in read_traces(path)] == ["Aa", "B", "C"]
+    path.write_bytes(b"".join(story().pieces))
+    assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."]
+
+
+def test_a_file_that_is_one_value(path: Path) -> None:
+    answer = {"choices": [{"index": 0, "message": {}, "autodeco": {"tokens": STORY}}]}
+    for value, n in ((answer, 1), ([answer, answer], 2)):
+        for indent in (None, 2):
+            path.write_text(json.dumps(value, indent=indent))
+            assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."] * n
+    path.write_text("[1,\n2]")
+    with pytest.raises(BadFile, match=r"a\.jsonl:1: no line of a trace: is a number, expected an object"):
+        read_traces(path)
+    path.write_text('[{"tokens":\n [7]}]')
+    with pytest.raises(BadFile, match=r"a\.jsonl:1: no line of a trace: .*no token with a text"):
+        read_traces(path)
+
+
+SAMPLE = {"task": "sums", "problem": 0, "seed": 0, "sample": 2}
+
+
+def test_lines_of_an_evaluation(path: Path) -> None:
+    pairs = base64.b64encode(np.array([[0.5, 1.0], [0.25, 0.5]], "<f4").tobytes()).decode()
+    drawn = {"temperature": {"mean": 0.456, "sd": 0.1}, "top_p": {"mean": None, "sd": None}}
+    columns = {"text": ["a", "b"], "temperature": [0.5, 1.0], "top_p": [1.0, None]}
+    sample, paired, traced = read_traces(
+        written(
+            path,
+            {**SAMPLE, "config": "autodeco", "text": "It is 85.", "correct": False, "tokens": 3, **drawn},
+            {**SAMPLE, "pairs": pairs},
+            {**SAMPLE, "config": "autodeco", "tokens": columns},
+        )
+    )
+    assert (sample.title, sample.text, sample.tokens) == (
+        "sums, problem 1: autodeco, seed 1, sample 3: wrong", "It is 85.", [],
+    )  # fmt: skip
+    assert sample.about == ["mean T 0.46", "the file has no values of single tokens; eval --traces keeps them"]
+    assert paired.tokens == [
+        {"text": "", "temperature": 0.5, "top_p": 1.0}, {"text": "", "temperature": 0.25, "top_p": 0.5},
+    ]  # fmt: skip
+    assert paired.about == ["the file has T and P alone, no text"]
+    assert traced.tokens == [{"text": "a", "temperature": 0.5, "top_p": 1.0}, {"text": "b", "temperature": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", 'a.jsonl: no trace in it; one comes from run --json, or an answer asked with "autodeco"'),
+        (b'{"choices": []}\n', "a.jsonl: no trace in it"),
+        (b"Once upon a time\n", "a.jsonl:1: no line of a trace: not JSON: Expecting value at column 1"),
+        (b'{}\n\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:3: no line of a trace: temperature "hot", expec'),
+        (b'{"text": "a", "temperature": NaN}\n', "a.jsonl:1: no line of a trace: temperature NaN, expected a number"),
+        (b'{"text": "a", "temperature": 1, "prob": 1e999}\n', "prob Infinity, expected a number"),
+        (b'{"text": 5, "temperature": 1}\n', "no token with a text"),
+        (b'{"tokens": [7]}\n', "a.jsonl:1: no line of a trace: 7: no token with a text"),
+        (b'{"text": "", "temperature": 1, "alternatives": {}}', "alternatives {}, expected a list"),
+        (b"7\n", "a.jsonl:1: no line of a trace: is a number, expected an object"),
+        (b"{}\n[1]\n", "a.jsonl:2: no line of a trace: is a list, expected an object"),
+        (b'{"task": "a", "sample": "x"}\n', "no numbers of problem, seed and sample"),
+        (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AAA="}\n', "pairs are no base64 of T and P"),
+        (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "tokens": {"text": ["a"], "id": []}}\n', "same length"),
+        (b"{\"text\": \"\xff\"}", "a.jsonl:1: no line of a trace: not UTF-8 at byte 10"),
+    ],
+)  # fmt: skip
+def test_what_is_none_is_named_in_a_line(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(BadFile) as e:
+        read_traces(path)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_file_that_is_missing(path: Path) -> None:
+    with pytest.raises(BadFile, match=r"a\.jsonl: cannot be read"):
+        read_traces(path)
+
+
+def test_a_page_has_a_bound() -> None:
+    traces = [ReadTrace("a", tokens=[token("x")] * 10) for _ in range(10)]
+    assert len(list(within(traces, 5000))) in range(2, 8)
+    assert list(within(traces, 10**6)) == traces
+
+
+def test_a_title_says_which_sample() -> None:
+    assert sample_title({**SAMPLE, "correct": None}) == "sums, problem 1: seed 1, sample 3"
