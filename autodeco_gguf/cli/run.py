@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._answers import CtrlC, Show, answer
-from autodeco_gguf.cli._chat import Guide, chat, guide_to
-from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, heads_text, machine_options
+from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
+from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
+from autodeco_gguf.cli._reader import history_path, reader
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.heads.known import KNOWN, known_model
@@ -21,7 +22,8 @@ from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine.conversation import Conversation
+    from autodeco_gguf.cli._chat import Guide
+    from autodeco_gguf.engine.conversation import Conversation, Overflow
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
@@ -80,8 +82,16 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
 @chat_template_option
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @sampling_options
-@click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: prompt, each token, summary.")
+@show_options
+@click.option(
+    "--context-overflow",
+    "overflow",
+    type=click.Choice(["forget", "stop"]),
+    default="forget",
+    show_default=True,
+    help="When a chat fills the context: forget its oldest messages, or stop.",
+)
+@click.option("--history/--no-history", default=True, help="Keep what is typed in a chat for the next.  [default: on]")
 def run_command(
     model: Path | None,
     words: tuple[str, ...],
@@ -97,8 +107,9 @@ def run_command(
     chat_template_kwargs: dict[str, Any] | None,
     raw: bool,
     sampling: dict[str, Any],
-    show_trace: bool,
-    as_json: bool,
+    show: Show,
+    overflow: Overflow,
+    history: bool,
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
@@ -113,8 +124,7 @@ def run_command(
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
     wrong = (
-        (chats and as_json, "--json needs a prompt: give -p or standard input"),
-        (as_json and show_trace, "--json has the trace already; leave --trace out"),
+        (chats and show.as_json, "--json needs a prompt: give -p or standard input"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
         (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
@@ -128,16 +138,23 @@ def run_command(
     if not (chats or text):
         raise click.UsageError("the prompt is empty")
 
+    from autodeco_gguf.cli._chat import chat, guide_to
+    from autodeco_gguf.cli._commands import Session, completions
+    from autodeco_gguf.cli._settings import heads_line
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
 
-    request = Request(text, max_tokens=max_tokens, entropy=as_json, **sampling)
+    entropy = show.as_json or chats or show.color == "entropy"
+    request = Request(text, max_tokens=max_tokens, entropy=entropy, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
+        click.echo(f"heads: {heads_line(engine, request)}", err=True)
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
-        show = Show(show_trace, as_json, completes=engine.chat is None and not raw)
+        conversation.overflow, show = overflow, replace(show, completes=engine.chat is None and not raw)
         if chats:
-            chat(conversation, request, show, guide)
+            with CtrlC() as ctrl_c:
+                typed = reader(ctrl_c, history_path() if history else None, completions)
+                chat(Session(engine, conversation, request, show, ctrl_c, typed), guide)
         else:
             _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
@@ -167,8 +184,9 @@ def _answer(conversation: Conversation, request: Request, show: Show, guide: Gui
         click.echo(guide.advice, err=not is_person)
         if is_person:  # a program gets what it asks for
             return
+    show_legend(show)
     with CtrlC(once=True) as ctrl_c:
-        if not answer(conversation, request, show, ctrl_c):
+        if answer(conversation, request, show, ctrl_c).summary["finish_reason"] == "interrupt":
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
@@ -180,7 +198,7 @@ def _load(
     request: Request,
     chat_template_kwargs: dict[str, Any] | None,
 ) -> Engine:
-    """An engine that predicts, unless T and P are fixed both; says what it is."""
+    """An engine with heads, unless T and P are fixed both and, in a chat, it has none that could decide later."""
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.heads.base_model import fitting_heads
     from autodeco_gguf.heads.model_file import ModelFile
@@ -188,7 +206,10 @@ def _load(
 
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
-    file, fixed = ModelFile.open(model or DEMO_MODEL), request.temperature is not None and request.top_p is not None
+    file = ModelFile.open(model or DEMO_MODEL)
+    fixed = request.temperature is not None and request.top_p is not None
+    if not request.prompt:  # a chat
+        fixed = fixed and heads is None and not file.heads_source.head_tensors
     engine = Engine(
         file,
         n_parallel=1,
@@ -201,15 +222,4 @@ def _load(
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:
         click.echo(f"context: {engine.n_ctx} tokens; beyond {trained}, what it was trained for, it may fail", err=True)
-    click.echo(f"heads: {_heads_line(engine, request)}", err=True)
     return engine
-
-
-def _heads_line(engine: Engine, request: Request) -> str:
-    fixed = {"temperature": request.temperature, "top_p": request.top_p}
-    in_use = [name for name in engine.heads if fixed[name] is None]
-    notes = [f"{heads_text([name])} fixed at {value:g}" for name, value in fixed.items() if value is not None]
-    notes += [
-        f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in engine.heads
-    ]
-    return heads_text(in_use) + (f" ({', '.join(notes)})" if notes else "")
