@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float32]
 _Ints = Sequence[int] | npt.NDArray[np.integer]
+_Alternatives = tuple[tuple[int, float, float], ...]
+"""Token, log-probability, and the probability with which it would have been drawn."""
 _Layers = Sequence[tuple[_Floats, _Floats]]
 
 class Heads:
@@ -47,6 +49,8 @@ class Records:
     def __len__(self) -> int: ...
     def record(self, i: int) -> tuple[int, float, float, float, int, float]:
         """Token, temperature, top-p, entropy, nucleus, probability."""
+    def likelihood(self, i: int) -> tuple[float, _Alternatives] | None:
+        """The token's log-probability and the most likely ones; None where the sampler's ``top`` was negative."""
     def ids(self) -> list[int]: ...
     def parameters(self) -> _Floats:
         """Temperatures and top-p, [2, n]."""
@@ -68,6 +72,7 @@ class Sampler:
     temperature: float | None
     top_p: float | None
     gate: float
+    top: int
     def sample(self, ctx: int, idx: int, changed: _Floats | None) -> int: ...
     @property
     def records(self) -> Records: ...
@@ -117,6 +122,9 @@ def matcher_sampler(matcher: object) -> int:
 
 def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, n_outputs: int) -> int:
     """llama_decode's status; the last n_outputs of the tokens are outputs."""
+
+def likelihoods(ctx: int, idx: int, tokens: Sequence[int], top: int) -> list[tuple[float, _Alternatives]]:
+    """Of tokens after outputs idx, idx + 1, ... of the last decode; the alternatives' probability is NaN."""
 
 def logits(ctx: int, idx: int) -> _Floats: ...
 def draw(logits: _Floats, temperature: float, top_p: float, n: int, seed: int) -> npt.NDArray[np.int32]: ...

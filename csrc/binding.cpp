@@ -4,6 +4,7 @@
 #include "context.h"
 #include "errors.h"
 #include "gguf_file.h"
+#include "likelihood.h"
 #include "log_capture.h"
 #include "sampler.h"
 #include "vocab.h"
@@ -154,6 +155,16 @@ static llama_sampler_i matcher_sampler_i = {
     /* .copy_state        = */ nullptr,
 };
 
+// (log-probability, ((id, log-probability, probability), ...))
+static py::object tuple_of(const likelihood & l) {
+    py::tuple others(l.alternatives.size());
+    for (size_t i = 0; i < l.alternatives.size(); ++i) {
+        const alternative & a = l.alternatives[i];
+        others[i] = py::make_tuple(a.id, a.logprob, a.prob);
+    }
+    return py::make_tuple(l.logprob, others);
+}
+
 static void bind_predictor(py::module_ & m) {
     py::class_<predictor, std::shared_ptr<predictor>>(m, "Predictor")
         .def(py::init([](std::shared_ptr<heads> h, bool use_temp, bool use_top_p) {
@@ -178,7 +189,7 @@ static void bind_sampler(py::module_ & m) {
         .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
                          uint32_t seed, uintptr_t before, uintptr_t after, bool trace, bool entropy) {
             return sampler { std::move(p), temperature, top_p, (llama_sampler *) before, (llama_sampler *) after, trace,
-                             entropy, 1.0f, std::mt19937(seed) };
+                             entropy, 1.0f, -1, std::mt19937(seed) };
         }), "predictor"_a, "temperature"_a, "top_p"_a, "seed"_a, "before"_a, "after"_a, "trace"_a, "entropy"_a)
         .def("sample", [](sampler & s, uintptr_t ctx, int32_t idx, const std::optional<floats> & changed) {
             const f32_array logits = changed ? array_of(*changed) : f32_array {};
@@ -187,6 +198,7 @@ static void bind_sampler(py::module_ & m) {
         .def_readwrite("temperature", &sampler::temperature)
         .def_readwrite("top_p", &sampler::top_p)
         .def_readwrite("gate", &sampler::gate)
+        .def_readwrite("top", &sampler::top)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
     m.def("sample_rows", &sample_rows, "samplers"_a, "predictor"_a, "ctx"_a);
     m.def("matcher_sampler", [](const py::object & matcher) { // for a chain, which frees it
@@ -198,6 +210,9 @@ static void bind_sampler(py::module_ & m) {
         .def("record", [](const sampler_records & r, size_t i) {
             const sampler_record & x = r.all.at(i);
             return py::make_tuple(x.id, x.temperature, x.top_p, x.entropy, x.nucleus, x.prob);
+        }, "i"_a)
+        .def("likelihood", [](const sampler_records & r, size_t i) -> py::object {
+            return i < r.likelihoods.size() ? tuple_of(r.likelihoods[i]) : py::none();
         }, "i"_a)
         .def("ids", [](const sampler_records & r) {
             py::list ids;
@@ -227,6 +242,13 @@ static void bind_context(py::module_ & m) {
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
         return floats(context_n_vocab(context(ctx)), context_logits(context(ctx), idx));
     }, "ctx"_a, "idx"_a);
+    m.def("likelihoods", [](uintptr_t ctx, int32_t idx, const std::vector<int32_t> & tokens, size_t top) {
+        py::list result;
+        for (const likelihood & l : without_gil([&] { return context_likelihoods(context(ctx), idx, tokens, top); })) {
+            result.append(tuple_of(l));
+        }
+        return result;
+    }, "ctx"_a, "idx"_a, "tokens"_a, "top"_a);
     m.def("draw", [](const floats & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
         const auto tokens = without_gil([&, x = array_of(logits)] { return draw_tokens(x, temperature, top_p, n, seed); });
         return py::array_t<int32_t>((py::ssize_t) tokens.size(), tokens.data());

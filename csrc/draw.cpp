@@ -265,12 +265,22 @@ static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, c
             }
         }
     }
-    return { (int32_t) drawn, (int32_t) kept, (float) (weight[drawn] / mass) };
+    return { (int32_t) drawn, (int32_t) kept, (float) (weight[drawn] / mass), weight, mass, c.threshold, c.n_equal };
+}
+
+float draw_prob(const draw_result & r, size_t i) {
+    if (!r.weight) {
+        return (int32_t) i == r.index ? 1.0f : 0.0f;
+    }
+    const float w = r.weight[i];
+    const bool kept = w > r.threshold ||
+                      (w == r.threshold && (size_t) std::count(r.weight, r.weight + i, w) < r.n_equal);
+    return kept ? (float) (w / r.mass) : 0.0f;
 }
 
 // the first of the largest
 static draw_result draw_greedy(const float * x, size_t n, float max) {
-    return { (int32_t) (std::find(x, x + n, max) - x), 1, 1.0f };
+    return { (int32_t) (std::find(x, x + n, max) - x), 1, 1.0f, nullptr, 0.0, 0.0f, 0 };
 }
 
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & s, draw_result & result) {

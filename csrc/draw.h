@@ -24,6 +24,11 @@ struct draw_result {
     int32_t index;   // into logits
     int32_t nucleus; // tokens left after the cut, >= 1
     float   prob;    // probability with which index was drawn, among those left
+    // what was drawn from, for draw_prob: good until the scratch space or the weights are used again
+    const float * weight    = nullptr; // NULL: there was no choice
+    double        mass      = 0.0;     // of what the cut kept
+    float         threshold = 0.0f;    // kept are the weights above it,
+    uint32_t      n_equal   = 0;       // and the first so many of those that are it
 };
 
 enum draw_status {
@@ -43,6 +48,9 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
 
 static constexpr size_t DRAW_PADDING = 8;
+
+// probability with which token i would have been drawn
+float draw_prob(const draw_result & r, size_t i);
 
 // n tokens, drawn one after the other from the same logits [n_vocab]; seed is the generator's. Throws where there is nothing
 // to draw from.

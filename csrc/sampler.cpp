@@ -2,28 +2,26 @@
 
 #include "context.h"
 #include "errors.h"
+#include "threads.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <future>
 
 [[noreturn]] static void refuse(draw_status status) {
     throw refusal(MODEL_FAILED, status == DRAW_NOT_FINITE ? "a logit is NaN or +inf; no token was drawn"
                                                           : "every logit is -inf: the grammar or the biases allow no token");
 }
 
-// The record of a draw, its temperature and entropy still to come. Throws where nothing was drawn.
-static sampler_record drawn(draw_status status, const draw_result & r, double top_p) {
+// The record of the draw in s.result, its temperature and entropy still to come. Throws where nothing was drawn.
+static sampler_record drawn(draw_status status, const sampler & s, double top_p) {
     if (status != DRAW_OK) {
         refuse(status);
     }
-    return { r.index, NAN, (float) top_p, NAN, r.nucleus, r.prob };
+    return { s.result.index, NAN, (float) top_p, NAN, s.result.nucleus, s.result.prob };
 }
 
 static sampler_record draw_from_logits(const float * logits, size_t n, float temperature, double top_p, sampler & s) {
-    draw_result result = {};
-    return drawn(draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, result), result, top_p);
+    return drawn(draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
 }
 
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
@@ -37,7 +35,7 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
     if (!finite) { // their sorting, and mirostat, would make something of it
         refuse(DRAW_NOT_FINITE);
     }
-    llama_token_data_array cur = { s.candidates.data(), n, -1, false };
+    llama_token_data_array & cur = s.left = { s.candidates.data(), n, -1, false };
     guarded([&] { llama_sampler_apply(s.before, &cur); });
     if (s.after && temperature > 0.0f) {
         float max = -INFINITY; // taken off first: a tiny temperature must not make infinities
@@ -57,6 +55,7 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
         }
         return { token.id, NAN, 1.0f, NAN, (int32_t) cur.size, token.p };
     }
+    cur.selected = -1;
     s.logits.resize(cur.size);
     for (size_t i = 0; i < cur.size; ++i) {
         s.logits[i] = cur.data[i].logit;
@@ -74,8 +73,39 @@ static sampler_record draw_plainly(const float * logits, size_t n, float tempera
     if (!weight) {
         return draw_from_logits(logits, n, temperature, top_p, s);
     }
-    draw_result result = {};
-    return drawn(draw_weights(weight, n_weights, top_p, uniform(s.rng), s.scratch, result), result, top_p);
+    return drawn(draw_weights(weight, n_weights, top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
+}
+
+static bool by_id(const alternative & a, const alternative & b) {
+    return a.id < b.id;
+}
+
+// The likelihoods of what has just been drawn, with the probabilities that the draw gave to each.
+static likelihood likelihood_of_draw(const sampler & s, const float * raw, size_t n, llama_token id) {
+    likelihood result = likelihood_of(raw, n, id, (size_t) s.top);
+    std::vector<alternative> & others = result.alternatives;
+    if (!s.before && !s.after) {
+        for (alternative & a : others) {
+            a.prob = draw_prob(s.result, (size_t) a.id);
+        }
+        return result;
+    }
+    const bool drew = s.left.selected >= 0; // the chain did
+    std::vector<alternative> sorted = others;
+    std::sort(sorted.begin(), sorted.end(), by_id);
+    for (alternative & a : sorted) {
+        a.prob = 0.0f;
+    }
+    for (size_t i = 0; i < s.left.size; ++i) {
+        const auto a = std::lower_bound(sorted.begin(), sorted.end(), alternative { s.left.data[i].id, 0.0, 0.0f }, by_id);
+        if (a != sorted.end() && a->id == s.left.data[i].id) {
+            a->prob = drew ? s.left.data[i].p : draw_prob(s.result, i);
+        }
+    }
+    for (alternative & a : others) {
+        a.prob = std::lower_bound(sorted.begin(), sorted.end(), a, by_id)->prob;
+    }
+    return result;
 }
 
 // Draws from one row of logits. p: who predicted T and P, for output number row of its graph; NULL: nobody did, and the
@@ -101,6 +131,10 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
     if (s.trace) {
         r.temperature = temperature;
         r.entropy     = s.entropy ? logits_entropy(raw, n) : NAN;
+        if (s.top >= 0) {
+            s.records->likelihoods.resize(s.records->all.size());
+            s.records->likelihoods.push_back(likelihood_of_draw(s, raw, n, r.id));
+        }
         s.records->all.push_back(r);
     }
     return r.id;
@@ -125,9 +159,7 @@ llama_token sampler_sample(sampler & s, llama_context * ctx, int32_t idx, const 
                     temperature, top_p);
 }
 
-// Logits in one batch from which on a second thread is worth its start, some 50 us. llama.cpp's samplers take many
-// times as long for each.
-static constexpr size_t MANY_LOGITS = 1 << 18;
+// llama.cpp's samplers take many times as long for each logit.
 static constexpr size_t CHAIN_COST  = 16;
 
 void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_context * ctx) {
@@ -144,35 +176,23 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
         logits[i] = context_logits(ctx, first + (int32_t) i);
         if (s) {
             any        = any || predicts(*s);
-            work_size += n * (s->before || s->after ? CHAIN_COST : 1);
+            work_size += n * ((s->before || s->after ? CHAIN_COST : 1) + (s->top < 0 ? 0 : LIKELIHOOD_COST));
         }
     }
     if (any) {
         predictor_read(p, ctx, first, (int64_t) n_rows, temperature.data(), top_p.data());
     }
-    std::atomic<size_t> next { 0 };
-    const auto work = [&] {
-        for (size_t i = next++; i < n_rows; i = next++) {
-            sampler_row & row = rows[i];
-            if (!row.s) {
-                continue;
-            }
-            try {
-                row.token = draw_row(*row.s, logits[i], nullptr, n, predicts(*row.s) ? p : nullptr, (int64_t) i,
-                                     temperature[i], top_p[i]);
-                row.ends  = llama_vocab_is_eog(vocab, row.token);
-            } catch (const refusal & e) {
-                row.error = e.what();
-            }
+    share_rows(n_rows, work_size, (size_t) llama_n_threads(ctx), [&](size_t i) {
+        sampler_row & row = rows[i];
+        if (!row.s) {
+            return;
         }
-    };
-    const size_t n_threads = std::min<size_t>({ n_rows, work_size / MANY_LOGITS, (size_t) llama_n_threads(ctx) });
-    std::vector<std::future<void>> others;
-    for (size_t i = 1; i < n_threads; ++i) {
-        others.push_back(std::async(std::launch::async, work));
-    }
-    work();
-    for (auto & other : others) {
-        other.get();
-    }
+        try {
+            row.token = draw_row(*row.s, logits[i], nullptr, n, predicts(*row.s) ? p : nullptr, (int64_t) i,
+                                 temperature[i], top_p[i]);
+            row.ends  = llama_vocab_is_eog(vocab, row.token);
+        } catch (const refusal & e) {
+            row.error = e.what();
+        }
+    });
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "draw.h"
+#include "likelihood.h"
 #include "predictor.h"
 
 #include <optional>
@@ -19,6 +20,7 @@ struct sampler_record {
 // what a sampler has drawn; outlives it
 struct sampler_records {
     std::vector<sampler_record> all;
+    std::vector<likelihood>     likelihoods; // of each of them, where they were asked for
 };
 
 struct sampler {
@@ -31,8 +33,12 @@ struct sampler {
     bool                       entropy = true; // in them
     float                      gate    = 1.0f; // T is 0 where the most likely token's probability is above it; 1: off
 
+    int32_t                    top     = -1; // log-probability and so many alternatives of each token; negative: neither
+
     std::mt19937                  rng;
     draw_scratch                  scratch    = {};
+    draw_result                   result     = {}; // the last
+    llama_token_data_array        left       = {}; // what the chains left of the candidates, the last time
     std::vector<llama_token_data> candidates = {};
     std::vector<float>            logits     = {};
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -78,6 +77,11 @@ _OPTIONS = (
         type=click.Choice([*SCALES]),
         help="Colour the tokens by that, on a terminal; not with NO_COLOR in the environment.",
     ),
+    click.option(
+        "--top",
+        type=click.IntRange(0, 64),
+        help="With --json, and in what a chat writes: log-probabilities, and so many tokens that were likely too.",
+    ),
     click.option("--stats", is_flag=True, help="Show all statistics: speeds, range of T and P, seed."),
 )
 
@@ -92,6 +96,7 @@ class Show:
         completes: say that the model has no chat template, and completes the prompt instead.
         color: what colours the tokens, of ``SCALES``; None: nothing does.
         stats: all statistics, not one line of them.
+        top: tokens beside each that were likely too, in JSON; None: nothing of likelihoods.
     """
 
     trace: bool = False
@@ -99,6 +104,7 @@ class Show:
     completes: bool = False
     color: str | None = None
     stats: bool = False
+    top: int | None = None
 
     @property
     def colors(self) -> bool:
@@ -111,7 +117,7 @@ def show_options(command: F) -> F:
 
     @wraps(command)
     def collecting(*args: Any, **values: Any) -> Any:
-        names = {"trace": "show_trace", "as_json": "as_json", "color": "color", "stats": "stats"}
+        names = {"trace": "show_trace", "as_json": "as_json", "color": "color", "stats": "stats", "top": "top"}
         show = Show(**{name: values.pop(given) for name, given in names.items()})
         if show.as_json and show.trace:
             raise click.UsageError("--json has the trace already; leave --trace out")
@@ -179,9 +185,8 @@ def prompt_line(given: Answer) -> str:
 
 
 def token_line(piece: Piece) -> str:
-    """A token of it as JSON; what is not known is left out."""
-    values = asdict(piece.token) | {"text": piece.text}
-    return json.dumps({k: v for k, v in values.items() if not (isinstance(v, float) and math.isnan(v))})
+    """A token of it as JSON."""
+    return json.dumps(piece.token.to_dict(piece.text))
 
 
 def _print(given: Answer, show: Show, ctrl_c: CtrlC) -> dict[str, Any]:

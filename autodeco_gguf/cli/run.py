@@ -124,13 +124,11 @@ def run_command(
 
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
-    is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
-    if model is not None and model_option is not None and not is_typed and _is_model(model):
-        model_option = None  # a model that is typed goes before the user's default
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
     wrong = (
         (chats and show.as_json, "--json needs a prompt: give -p or standard input"),
+        (show.top is not None and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
         (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
@@ -151,7 +149,7 @@ def run_command(
     from autodeco_gguf.engine.request import Request
 
     entropy = show.as_json or chats or show.color == "entropy"
-    request = Request(text, max_tokens=max_tokens, entropy=entropy, **sampling)
+    request = Request(text, max_tokens=max_tokens, entropy=entropy, top=show.top, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
         click.echo(f"heads: {heads_line(engine, request)}", err=True)
         guide = None if raw else guide_to(engine)
@@ -168,7 +166,13 @@ def run_command(
 def _model_and_prompt(
     model: Path | None, option: Path | None, words: tuple[str, ...], prompt: str | None
 ) -> tuple[Path | None, str | None]:
-    """Which of the arguments is the model, and which are the prompt."""
+    """Which of the arguments is the model, and which are the prompt.
+
+    A model that is the first word goes before the one of the user's defaults.
+    """
+    is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
+    if option is not None and model is not None and not is_typed and _is_model(model):
+        option = None
     if option is not None and model is not None:
         words = (str(model), *words)
     if words and prompt is not None:

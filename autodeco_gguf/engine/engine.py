@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autodeco_gguf.engine.generation import Generation, Wait
 from autodeco_gguf.engine.request import OnToken, Request, Result
-from autodeco_gguf.engine.scheduler import Batching, Scheduler
+from autodeco_gguf.engine.scheduler import SCORED, Batching, Scheduler
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
@@ -97,7 +97,8 @@ class Engine:
         found = heads if isinstance(heads, HeadWeights) else _read_heads(model, heads, enabled)
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
-        self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_parallel, machine=machine)
+        n_outputs = max(n_parallel, SCORED)
+        self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_outputs, machine=machine)
         try:
             self.chat = self.context.chat(chat_template_kwargs)
         except InvalidInput:
@@ -215,7 +216,7 @@ class Engine:
         n = len(tokens)
         if n == 0:
             raise InvalidInput("the prompt is empty", key="prompt")
-        if n >= self.n_ctx:
+        if n + (request.max_tokens != 0) > self.n_ctx:
             text = f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it"
             raise InvalidInput(text, key="n_ctx", found=n, expected=self.n_ctx)
         return tokens
@@ -247,6 +248,7 @@ class Engine:
         temperature, top_p = request.pair(0)
         sampling = replace(request, pairs=None, temperature=temperature, top_p=top_p)
         sampler = build_sampler(self._predictor, sampling, self.context.model, trace=trace)
+        sampler.native.top = -1 if request.top is None else request.top
         generation = Generation(request, index, tokens, sampler, room, wait, self.context, on_token)
         self._scheduler.waiting.append(generation)
         return generation

@@ -10,7 +10,7 @@ from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, 
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.sampler import Sampler
 from autodeco_gguf.model.stops import StopFinder
-from autodeco_gguf.model.trace import Rows, Trace, shortened
+from autodeco_gguf.model.trace import Likelihood, PromptToken, Rows, Trace, alternatives, shortened
 
 Wait = Callable[[Callable[[], bool]], None]
 """Sees to it that what it is given becomes true."""
@@ -53,7 +53,10 @@ class Generation:
         self._trace = Trace(self._rows, self._texts.__getitem__)
         self._text = StoppedText(request.stop, words.vocab)  # type: ignore[arg-type]
         self._ended = False  # by the end-of-generation token
-        self._limit = min(request.max_tokens or room, room)
+        self._limit = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._scored: list[PromptToken] = []  # of the prompt, where that is asked for
+        if request.prompt_logprobs:
+            self._scored.append(PromptToken(prompt[0], words.token_bytes(prompt[0]), None))
         # for the engine
         self.sampler = sampler
         self.cancelled = False
@@ -67,6 +70,14 @@ class Generation:
         return f"<Generation {self._index}: {state}{about}, {n} token{'s' * (n != 1)}, {shortened(text)}>"
 
     # ---- for who asked ----
+
+    @property
+    def prompt_logprobs(self) -> list[PromptToken] | None:
+        """The tokens of the prompt, where :attr:`Request.prompt_logprobs` asks for them; None until all are computed.
+
+        They are there before the first token is drawn.
+        """
+        return list(self._scored) if len(self._scored) == len(self.prompt) else None
 
     def cancel(self) -> None:
         """End it with what it has; does nothing when it is done."""
@@ -103,15 +114,33 @@ class Generation:
 
     # ---- for the engine ----
 
+    def scored(self, tokens: Sequence[int], likelihoods: Sequence[Likelihood]) -> None:
+        """Take note of the next tokens of the prompt."""
+        text = self._words.token_bytes
+        for token, likelihood in zip(tokens, likelihoods, strict=True):
+            others = alternatives(likelihood, text)
+            self._scored.append(PromptToken(token, text(token), likelihood[0], others))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the prompt was all that is asked for, and it is computed."""
+        return self._limit == 0 and self.n_decoded >= len(self.head)
+
     def drawn(self, token: int, ends: bool) -> FinishReason | None:
         """Take note of a token; why it is the last, if it is."""
         n = self.n_drawn + 1
         full = n >= self._limit
-        if token not in self._texts:
-            self._texts[token] = self._words.token_bytes(token)
+        records = self.sampler.native.records
+        likelihood = records.likelihood(n - 1)
+        others = () if likelihood is None else likelihood[1]
+        for id_ in (token, *(other[0] for other in others)):
+            if id_ not in self._texts:
+                self._texts[id_] = self._words.token_bytes(id_)
+        if likelihood is not None:
+            self._rows.likelihoods.append(likelihood)
         piece = b"" if ends else self._words.token_bytes(token, special=False)
         self._shown.append(self._text.add(piece, ends or full, token))
-        self._rows.append(self.sampler.native.records.record(n - 1))
+        self._rows.append(records.record(n - 1))
         self.last, self._ended, self.n_drawn = token, ends, n
         if self.request.pairs is not None:
             self.sampler.native.temperature, self.sampler.native.top_p = self.request.pair(n)
@@ -126,7 +155,9 @@ class Generation:
         if self.finish_reason is None:
             n = self.n_drawn
             tokens, text = self._rows.ids()[: n - self._ended], "".join(self._shown[:n])
-            self._result = Result(self._index, tokens, text, reason, error, self._trace, *self._trace.parameters)
+            t, p = self._trace.parameters
+            prompt = self.prompt_logprobs
+            self._result = Result(self._index, tokens, text, reason, error, self._trace, t, p, prompt)
             self.error = error
             self.finish_reason = reason
             self._wait = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, SupportsIndex
@@ -11,7 +10,10 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p
 from autodeco_gguf.model.stops import stop_texts, stop_tuple
-from autodeco_gguf.model.trace import Trace, TraceToken
+from autodeco_gguf.model.trace import PromptToken, Trace, TraceToken
+
+MAX_TOP = 64
+"""Most alternatives of a token."""
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -22,13 +24,18 @@ class Request(Sampling):
 
     Attributes:
         prompt: tokens, at least one; or text, tokenized as it stands (:meth:`Engine.prompt` applies a chat template).
-        max_tokens: at most so many, the end-of-generation token included. None: until the context is full.
+        max_tokens: at most so many, the end-of-generation token included. None: until the context is full. 0, with
+            ``prompt_logprobs`` alone: nothing is drawn.
         stop: texts that end the answer, which does not contain them; one, several, or none (None). The name of a
             control token, as "<|im_end|>", ends it where the token is drawn. Of several that end with the same token
             the one that begins first counts. Kept as a tuple.
         pairs: T and P of each token in turn, after the last from the first again, in the place of predicted ones; None:
             as ``temperature`` and ``top_p`` say.
         entropy: put the entropy of the model's distribution into the trace, a pass over the vocabulary for each token.
+        top: put the log-probability of each token into the trace, and so many alternatives to it, 0 to 64; two passes
+            over the vocabulary for each token. None: neither.
+        prompt_logprobs: find out the log-probability of each token of the prompt too, with ``top`` alternatives; all of
+            the prompt is computed, whatever other sequences hold of it.
     """
 
     prompt: Sequence[int] | str
@@ -36,6 +43,8 @@ class Request(Sampling):
     stop: Iterable[str] | str | None = field(default=(), kw_only=True)
     pairs: Sequence[tuple[float, float]] | None = field(default=None, kw_only=True)
     entropy: bool = field(default=False, kw_only=True)
+    top: int | None = field(default=None, kw_only=True)
+    prompt_logprobs: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", stop_tuple(self.stop))  # a generator can be read only once
@@ -45,9 +54,11 @@ class Request(Sampling):
         super().check()
         if self.seed is not None:
             check_seed_range(self.seed)
-        n = self.max_tokens
-        if n is not None and (not isinstance(n, SupportsIndex) or isinstance(n, bool) or operator.index(n) < 1):
-            raise InvalidInput.of("max_tokens", repr(n), "at least 1")
+        least = 0 if self.prompt_logprobs else 1
+        if self.max_tokens is not None and not (_is_int(self.max_tokens) and self.max_tokens >= least):
+            raise InvalidInput.of("max_tokens", repr(self.max_tokens), f"at least {least}")
+        if self.top is not None and not (_is_int(self.top) and 0 <= self.top <= MAX_TOP):
+            raise InvalidInput.of("top", repr(self.top), f"0 to {MAX_TOP}")
         # the items of bytes would pass for tokens
         if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
             raise InvalidInput.of("prompt", f"of {type(self.prompt).__name__}", "a text or tokens")
@@ -72,6 +83,10 @@ class Request(Sampling):
         return (self.temperature, self.top_p) if self.pairs is None else self.pairs[n % len(self.pairs)]
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What became of a request: needs no engine, and can be pickled.
@@ -86,6 +101,7 @@ class Result:
         trace: all that was drawn, the end-of-generation token included.
         temperature: [n] what the tokens of the trace were drawn with.
         top_p: [n] likewise.
+        prompt_logprobs: the tokens of the prompt, where they were asked for and all were computed; else None.
     """
 
     index: int
@@ -96,6 +112,7 @@ class Result:
     trace: Trace
     temperature: Float32Array
     top_p: Float32Array
+    prompt_logprobs: list[PromptToken] | None = None
 
 
 @dataclass(frozen=True)

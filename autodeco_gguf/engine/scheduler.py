@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from autodeco_gguf.model.sampler import Predictor
 
 _SHARED = 32
 """Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
+
+SCORED = 32
+"""Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,12 @@ class Scheduler:
                     self._end(generation, "cancelled")
             self._admit()
             self._close_gaps()
-            if self._users and self._read_prompts():
+            ready = bool(self._users) and self._read_prompts()
+            for generation in self._in_use():
+                if generation.complete:
+                    self._end(generation, "length")
+            self._close_gaps()
+            if ready and self._users:
                 self._attach()
                 self._draw()
         except BaseException as e:
@@ -161,7 +170,7 @@ class Scheduler:
         """Give a sequence to a request, with what is known of its prompt; False where more of it soon will be."""
         place = self._free()
         assert place is not None
-        source, shared = self._source(generation.head)
+        source, shared = (place, 0) if generation.request.prompt_logprobs else self._source(generation.head)
         user = self._users[source] if source < len(self._users) else None
         if user is not None and user.n_decoded < shared:
             return False
@@ -215,17 +224,47 @@ class Scheduler:
         False where a long prompt is to be read on before anything is drawn.
         """
         users = self._in_use()
-        if self._alone and len(users[0].head) - users[0].n_decoded < BATCH:
-            return True  # what is left goes with the last token
+        if self._alone:
+            left = len(users[0].head) - users[0].n_decoded
+            if left < (1 if users[0].request.prompt_logprobs else BATCH):
+                return True  # what is left goes with the last token
         drawing = any(user.n_decoded >= len(user.head) for user in users)
         budget = self._batching.prompt_chunk if drawing else BATCH
         for place, user in enumerate(users):
             part = user.head[user.n_decoded : user.n_decoded + budget]
-            if len(part) > 1:  # a single one goes with the others
-                self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
-                user.n_decoded += len(part)
+            if len(part) > 1 - self._alone:  # a single one goes with the others
+                self._read(user, place, part)
                 budget -= len(part)
         return not self._alone
+
+    def _read(self, user: Generation, place: int, part: tuple[int, ...]) -> None:
+        """Decode a part of a prompt, with its log-probabilities where they are asked for."""
+        if not user.request.prompt_logprobs:
+            self._context.fill(part, range(user.n_decoded, user.n_decoded + len(part)), [place] * len(part))
+            user.n_decoded += len(part)
+            return
+        for i in range(0, len(part), self._context.n_outputs):
+            tokens = part[i : i + self._context.n_outputs]
+            if len(tokens) == 1 and not self._alone:
+                return  # goes with the others
+            positions = range(user.n_decoded, user.n_decoded + len(tokens))
+            self._context.decode(tokens, positions, [place] * len(tokens), hidden=False)
+            if not self._score(user, 0, len(tokens)):
+                return
+            user.n_decoded += len(tokens)
+
+    def _score(self, user: Generation, first: int, n: int) -> bool:
+        """Take down how likely the next tokens of a prompt are after outputs ``first``, ... of the last decode.
+
+        False where that cannot be said, and the request has ended.
+        """
+        following = user.prompt[user.n_decoded + 1 : user.n_decoded + 1 + n]
+        likelihoods = core.likelihoods(self._context.address, first, following, user.request.top or 0)
+        if any(math.isnan(logprob) for logprob, _ in likelihoods):
+            self._end(user, "error", "a logit of the prompt is NaN or +inf, or all of a token are -inf")
+            return False
+        user.scored(following, likelihoods)
+        return True
 
     def _attach(self) -> None:
         """Have the heads in the graph where somebody needs them."""
@@ -261,6 +300,8 @@ class Scheduler:
             self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
         tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
         for i, user in enumerate(users):
+            if user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
+                continue
             user.n_decoded += 1
             if i in errors:
                 self._end(user, "error", errors[i])

@@ -213,13 +213,15 @@ class Context:
     def attach(self, predictor: Predictor) -> bool:
         """Put heads into the graph for every output of a decode of consecutive sequences, a token each.
 
+        A decode of more outputs than sequences is computed without them.
+
         Returns:
             False where the device does not take them.
 
         Raises:
             AutoDecoError: the model has another hidden size or vocabulary.
         """
-        return predictor.attach_rows(self._ctx.ctx, self.n_outputs)
+        return predictor.attach_rows(self._ctx.ctx, min(self.n_outputs, self.n_seq))
 
     def takes(self, predictor: Predictor) -> bool:
         """Whether the device and the architecture take heads in the graph, found out by decoding a token."""

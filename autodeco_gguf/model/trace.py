@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -14,6 +15,49 @@ if TYPE_CHECKING:
 
 _SHOWN = 60
 """Characters of a text in a repr."""
+
+
+Likelihood = tuple[float, tuple[tuple[int, float, float], ...]]
+"""A token's log-probability, and the most likely ones: id, log-probability, probability as drawn."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that the model thought likely at a place.
+
+    Attributes:
+        id: token id.
+        text: its text piece; bytes, since a piece may end within a UTF-8 character.
+        logprob: log of softmax(raw logits), in nats, before penalties, biases and grammar.
+        prob: probability with which it would have been drawn, after all of these, T and the cuts; 0 where one of them
+            excluded it, NaN in a prompt, where nothing is drawn.
+    """
+
+    id: int
+    text: bytes
+    logprob: float
+    prob: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: what is no UTF-8 as U+FFFD."""
+        return _finite(vars(self) | {"text": self.text.decode("utf-8", "replace")})
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """One token of a prompt.
+
+    Attributes:
+        id: token id.
+        text: its text piece, bytes.
+        logprob: log of softmax(raw logits) after the tokens before it; None for the first.
+        alternatives: the tokens most likely there, the likeliest first, as many as were asked for.
+    """
+
+    id: int
+    text: bytes
+    logprob: float | None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,6 +72,10 @@ class TraceToken:
         entropy: of softmax(raw logits), in nats: how unsure the model was before anything was applied.
         nucleus: tokens left after the cut.
         prob: probability with which it was drawn, among those left.
+        logprob: log of softmax(raw logits), in nats, before penalties, biases and grammar; NaN where it was not asked
+            for.
+        alternatives: the most likely by the raw distribution, the likeliest first and of equal ones the lower id, as
+            many as were asked for; none with a logit of -inf.
     """
 
     id: int
@@ -37,6 +85,30 @@ class TraceToken:
     entropy: float
     nucleus: int
     prob: float
+    logprob: float = field(default=math.nan, compare=False)  # NaN equals nothing
+    alternatives: tuple[Alternative, ...] = ()
+
+    def to_dict(self, text: str) -> dict[str, Any]:
+        """As JSON has it, without what was not asked for.
+
+        Args:
+            text: what became certain with the token; its own piece may end within a character.
+        """
+        fields = _finite(vars(self) | {"text": text})
+        del fields["alternatives"]
+        if self.alternatives:
+            fields["alternatives"] = [alternative.to_dict() for alternative in self.alternatives]
+        return fields
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without NaN and infinities, which JSON does not have."""
+    return {name: x for name, x in fields.items() if not isinstance(x, float) or math.isfinite(x)}
+
+
+def alternatives(likelihood: Likelihood, text: Callable[[int], bytes]) -> tuple[Alternative, ...]:
+    """With their texts."""
+    return tuple(Alternative(id_, text(id_), logprob, prob) for id_, logprob, prob in likelihood[1])
 
 
 def shortened(text: str) -> str:
@@ -44,12 +116,28 @@ def shortened(text: str) -> str:
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
-class Rows(list[tuple[int, float, float, float, int, float]]):
-    """What ``core.Records`` holds, in Python: any thread may read it while it grows, and it can be pickled."""
+Row = tuple[int, float, float, float, int, float]
+"""Token, temperature, top-p, entropy, nucleus, probability."""
 
-    def record(self, i: int) -> tuple[int, float, float, float, int, float]:
-        """Token, temperature, top-p, entropy, nucleus, probability."""
+
+class Rows(list[Row]):
+    """What ``core.Records`` holds, in Python: any thread may read it while it grows, and it can be pickled.
+
+    Attributes:
+        likelihoods: of each row, where they were asked for; put there before the row.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), likelihoods: Iterable[Likelihood] = ()) -> None:
+        super().__init__(rows)
+        self.likelihoods = list(likelihoods)
+
+    def record(self, i: int) -> Row:
+        """A row."""
         return self[i]
+
+    def likelihood(self, i: int) -> Likelihood | None:
+        """That of a row, None where it was not asked for."""
+        return self.likelihoods[i] if i < len(self.likelihoods) else None
 
     def ids(self) -> list[int]:
         """The token ids."""
@@ -100,7 +188,11 @@ class Trace(Sequence[TraceToken]):
         if not 0 <= position < len(self):
             raise IndexError(f"token {index} of a trace of {len(self)}")
         id_, temperature, top_p, entropy, nucleus, prob = self._records.record(position)
-        return TraceToken(id_, self._text(id_), temperature, top_p, entropy, nucleus, prob)
+        token = id_, self._text(id_), temperature, top_p, entropy, nucleus, prob
+        likelihood = self._records.likelihood(position)
+        if likelihood is None:
+            return TraceToken(*token)
+        return TraceToken(*token, likelihood[0], alternatives(likelihood, self._text))
 
     def __repr__(self) -> str:
         n = len(self)
@@ -113,7 +205,10 @@ class Trace(Sequence[TraceToken]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         rows = Rows(self._records.record(i) for i in range(len(self)))
-        return _kept, (rows, {id_: self._text(id_) for id_ in set(rows.ids())})
+        found = (self._records.likelihood(i) for i in range(len(rows)))
+        rows.likelihoods.extend(likelihood for likelihood in found if likelihood is not None)
+        ids = {*rows.ids(), *(id_ for _, others in rows.likelihoods for id_, _, _ in others)}
+        return _kept, (rows, {id_: self._text(id_) for id_ in ids})
 
 
 def _kept(rows: Rows, texts: dict[int, bytes]) -> Trace:

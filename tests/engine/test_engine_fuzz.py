@@ -34,6 +34,13 @@ WAYS: list[dict[str, Any]] = [
     {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05, "order": "llama.cpp"},
     {"stop": ["e", "zz"]},
 ]
+ASKED: list[dict[str, Any]] = [
+    {},
+    {},
+    {"top": 2},
+    {"prompt_logprobs": True},
+    {"prompt_logprobs": True, "top": 3, "max_tokens": 0},
+]
 
 
 def requests() -> list[Request]:
@@ -41,7 +48,11 @@ def requests() -> list[Request]:
     rng = random.Random("requests")
     prompts = [SHARED[: rng.randrange(41)] + rng.choices(range(3, 380), k=rng.randrange(1, 20)) for _ in range(12)]
     return [
-        Request(rng.choice(prompts), seed=i, max_tokens=rng.choice((1, 2, 5, 11, 23)), **WAYS[i % len(WAYS)])
+        Request(
+            rng.choice(prompts),
+            seed=i,
+            **{"max_tokens": rng.choice((1, 2, 5, 11, 23)), **WAYS[i % len(WAYS)], **ASKED[i % len(ASKED)]},
+        )
         for i in range(66)
     ]
 
@@ -70,6 +81,13 @@ def play(engine: Engine, rng: random.Random, pool: list[Request]) -> list[tuple[
     return [(handle.request, handle.result()) for handle in handles]
 
 
+def logprobs(result: Result) -> list[float]:
+    """All that a result has of them."""
+    prompt, drawn = result.prompt_logprobs or (), [token for token in result.trace if token.alternatives]
+    found = [token.logprob for token in prompt if token.logprob is not None] + [token.logprob for token in drawn]
+    return found + [other.logprob for token in (*prompt, *drawn) for other in token.alternatives]
+
+
 def test_every_answer_is_the_one_it_gets_alone(engines: list[Engine], merged: Path) -> None:
     alone, pool = make(merged, n_parallel=1), requests()
 
@@ -87,6 +105,7 @@ def test_every_answer_is_the_one_it_gets_alone(engines: list[Engine], merged: Pa
             if result.finish_reason != "cancelled":
                 assert (n, result.finish_reason, result.text) == (len(want.tokens), want.finish_reason, want.text)
                 assert result.temperature == pytest.approx(want.temperature, abs=1e-5)
+                assert logprobs(result) == pytest.approx(logprobs(want), abs=1e-4, nan_ok=True)
                 finished += 1
     assert finished > 3000
     alone.close()

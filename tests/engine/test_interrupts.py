@@ -72,7 +72,7 @@ def requests(engine: Engine) -> list[Request]:
     prompts: list[list[int]] = [[*LONG, 1], [*LONG, 2], [7], [8]]
     stops: list[list[str]] = [[], ["no such"], [], []]
     return [
-        Request(prompt, seed=i, max_tokens=2 + i, logit_bias=bias, stop=stop)
+        Request(prompt, seed=i, max_tokens=2 + i, logit_bias=bias, stop=stop, top=i, prompt_logprobs=i == 1)
         for i, (prompt, stop) in enumerate(zip(prompts, stops, strict=True))
     ]
 

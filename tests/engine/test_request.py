@@ -38,6 +38,15 @@ BAD: dict[str, tuple[Request, str]] = {
     "tokens": (Request([1], seed=1, max_tokens=0), "max_tokens 0, expected at least 1"),
     "half a token": (Request([1], max_tokens=1.5), "max_tokens 1.5, expected at least 1"),  # type: ignore[arg-type]
     "tokens as text": (Request([1], max_tokens="5"), "max_tokens '5', expected at least 1"),  # type: ignore[arg-type]
+    "fewer than no token": (Request([1], max_tokens=-1, prompt_logprobs=True), "max_tokens -1, expected at least 0"),
+    "top": (Request([1], top=-1), "top -1, expected 0 to 64"),
+    "large top": (Request([1], top=65), "top 65, expected 0 to 64"),
+    "half a top": (Request([1], top=1.5), "top 1.5, expected 0 to 64"),  # type: ignore[arg-type]
+    "top as bool": (Request([1], top=True), "top True, expected 0 to 64"),
+    "longer than the context": (
+        Request([1] * 129, max_tokens=0, prompt_logprobs=True),
+        "the prompt has 129 tokens, the context holds 128; raise it",
+    ),
     "bytes": (Request(b"Once"), "prompt of bytes, expected a text or tokens"),
     "no prompt": (Request(None), "prompt of NoneType, expected a text or tokens"),  # type: ignore[arg-type]
     "a lone token": (Request(5), "prompt of int, expected a text or tokens"),  # type: ignore[arg-type]

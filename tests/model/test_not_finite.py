@@ -92,6 +92,18 @@ def test_engine(spoil: Callable[[str], Path], qwen2: Case, name: str, n_parallel
         assert any(text in (result.error or "") for text in ("a logit is NaN", "no finite value"))
 
 
+@pytest.mark.parametrize("n_parallel", [1, 3])
+@pytest.mark.parametrize("name", SPOILT)
+def test_log_probabilities_of_a_prompt(spoil: Callable[[str], Path], qwen2: Case, name: str, n_parallel: int) -> None:
+    requests = [Request(qwen2.tokens[:n], max_tokens=0, prompt_logprobs=True) for n in (5, 2, 1)]
+    with Engine(spoil(name), n_parallel=n_parallel, n_ctx=32) as engine:
+        *results, single = engine.generate(requests)
+    for result in results:
+        assert (result.finish_reason, result.prompt_logprobs) == ("error", None)
+        assert result.error == "a logit of the prompt is NaN or +inf, or all of a token are -inf"
+    assert (single.finish_reason, len(single.prompt_logprobs or ())) == ("length", 1)  # nothing is computed for it
+
+
 def test_the_command_line_prints_no_nan(spoil: Callable[[str], Path], capfd: pytest.CaptureFixture[str]) -> None:
     outcome = broken.invoke(capfd, "run", spoil("one NaN"), "--raw", "-p", "hi", "-n", "3", "--json")
     assert (outcome.status, outcome.out.count("\n")) == (1, 1)  # the prompt alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from autodeco_gguf import Sampler
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.trace import Rows, Trace
+from autodeco_gguf.model.trace import Alternative, Rows, Trace, TraceToken
 
 
 def drawn(merged: Path, n: int, **kwargs: object) -> tuple[Sampler, list[int]]:
@@ -87,3 +88,35 @@ def test_reprs() -> None:
     assert repr(Trace(rows, {7: b"a\n\xff"}.__getitem__)) == r"<Trace: 1 token, T 0.50 to 0.50, P 1.00 to 1.00, 'a\n�'>"
     long = Trace(Rows(rows * 100), {7: b"ab"}.__getitem__)
     assert repr(long).endswith(f"'{'ab' * 30}'...>")
+
+
+def test_as_json() -> None:
+    plain = TraceToken(7, b"\xc3", 0.5, 1.0, math.nan, 3, 0.25)
+    assert plain.to_dict("") == {"id": 7, "text": "", "temperature": 0.5, "top_p": 1.0, "nucleus": 3, "prob": 0.25}
+    others = (Alternative(8, b"\xa9", -0.5, 0.0), Alternative(9, b"a", -1.0, math.nan))
+    full = TraceToken(7, b"\xc3", 0.5, 1.0, 2.0, 3, 0.25, -1.5, others)
+    assert full.to_dict("é") == {
+        "id": 7,
+        "text": "é",
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "entropy": 2.0,
+        "nucleus": 3,
+        "prob": 0.25,
+        "logprob": -1.5,
+        "alternatives": [
+            {"id": 8, "text": "\ufffd", "logprob": -0.5, "prob": 0.0},
+            {"id": 9, "text": "a", "logprob": -1.0},
+        ],
+    }
+    assert " ".join(full.to_dict("é")) == "id text temperature top_p entropy nucleus prob logprob alternatives"
+
+
+def test_rows_with_likelihoods() -> None:
+    texts = {7: b"a", 8: b"b", 9: b"c"}
+    rows = Rows([(7, 0.5, 1.0, 2.0, 3, 0.5), (7, 0.5, 1.0, 2.0, 3, 0.5)], [(-0.5, ((8, -0.25, 0.5), (9, -2.0, 0.0)))])
+    for trace in (Trace(rows, texts.__getitem__), pickle.loads(pickle.dumps(Trace(rows, texts.__getitem__)))):
+        first, second = trace
+        assert first.logprob == -0.5
+        assert first.alternatives == (Alternative(8, b"b", -0.25, 0.5), Alternative(9, b"c", -2.0, 0.0))
+        assert (math.isnan(second.logprob), second.alternatives) == (True, ())
