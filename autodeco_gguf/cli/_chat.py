@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autodeco_gguf.cli._answers import show_legend
-from autodeco_gguf.cli._commands import Session, obey
+from autodeco_gguf.cli._answers import CtrlC, Show, show_legend
+from autodeco_gguf.cli._commands import Session, completions, obey
+from autodeco_gguf.cli._reader import history_path, reader
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.shipped import DEMO_NAME
 from autodeco_gguf.tasks.stories import EXAMPLE, NAMES
 
 if TYPE_CHECKING:
+    from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.engine.request import Request
 
 _COMMAND = re.compile(r"(/[\w?]*)(\s|$)")
 
@@ -51,8 +54,25 @@ def guide_to(engine: Engine) -> Guide | None:
     return _DEMO if engine.context.metadata.get("general.name") == DEMO_NAME else None
 
 
-def chat(session: Session, guide: Guide | None) -> None:
-    """Answer what is typed until the input ends."""
+def chat(
+    engine: Engine, conversation: Conversation, request: Request, show: Show, guide: Guide | None, history: bool
+) -> None:
+    """Answer what is typed until the input ends.
+
+    Args:
+        engine: what answers.
+        conversation: what was said before.
+        request: how messages are answered.
+        show: how answers are shown.
+        guide: what to say of the model; None: nothing.
+        history: keep what is typed for the next chat.
+    """
+    with CtrlC() as ctrl_c:
+        typed = reader(ctrl_c, history_path() if history else None, completions)
+        _run(Session(engine, conversation, request, show, ctrl_c, typed), guide)
+
+
+def _run(session: Session, guide: Guide | None) -> None:
     if guide is not None:
         click.echo(guide.advice, err=True)
     click.echo("Ctrl-C stops an answer, Ctrl-D ends, /help lists commands", err=True)

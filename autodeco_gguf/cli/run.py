@@ -14,7 +14,6 @@ from click.core import ParameterSource
 from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
-from autodeco_gguf.cli._reader import history_path, reader
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.heads.hub import is_hub_id
@@ -133,9 +132,7 @@ def run_command(
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
         (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
     )
-    for is_wrong, why in wrong:
-        if is_wrong:
-            raise click.UsageError(why)
+    _refuse(*wrong)
     if model is not None and model_option is None:
         _check_first(model)
     text = "" if chats else read_prompt(prompt, file)
@@ -143,22 +140,17 @@ def run_command(
         raise click.UsageError("the prompt is empty")
 
     from autodeco_gguf.cli._chat import chat, guide_to
-    from autodeco_gguf.cli._commands import Session, completions
-    from autodeco_gguf.cli._settings import heads_line
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
 
     entropy = show.as_json or chats or show.color == "entropy"
     request = Request(text, max_tokens=max_tokens, entropy=entropy, top=show.top, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
-        click.echo(f"heads: {heads_line(engine, request)}", err=True)
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
         conversation.overflow, show = overflow, replace(show, completes=engine.chat is None and not raw)
         if chats:
-            with CtrlC() as ctrl_c:
-                typed = reader(ctrl_c, history_path() if history else None, completions)
-                chat(Session(engine, conversation, request, show, ctrl_c, typed), guide)
+            chat(engine, conversation, request, show, guide, history)
         else:
             _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
@@ -178,6 +170,13 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _refuse(*wrong: tuple[object, str]) -> None:
+    """Raise UsageError for the first that is so."""
+    for is_so, why in wrong:
+        if is_so:
+            raise click.UsageError(why)
 
 
 def _is_model(name: Path) -> bool:
@@ -213,6 +212,7 @@ def _load(
     chat_template_kwargs: dict[str, Any] | None,
 ) -> Engine:
     """An engine with heads, unless T and P are fixed both and, in a chat, it has none that could decide later."""
+    from autodeco_gguf.cli._settings import heads_line
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.heads.base_model import fitting_heads
     from autodeco_gguf.heads.model_file import ModelFile
@@ -236,4 +236,5 @@ def _load(
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:
         click.echo(f"context: {engine.n_ctx} tokens; beyond {trained}, what it was trained for, it may fail", err=True)
+    click.echo(f"heads: {heads_line(engine, request)}", err=True)
     return engine
