@@ -217,10 +217,9 @@ def _show(session: Session, _: str) -> None:
 
 
 def _regen(session: Session, _: str) -> None:
-    said = session.last().answer.messages
-    kept, session.conversation.messages = session.conversation.messages, said[:-1]
+    kept = session.conversation.messages
     try:
-        session.answer(said[-1]["content"])
+        session.answer(session.conversation.reopen())
     except AutoDecoError:
         session.conversation.messages = kept
         raise

@@ -141,7 +141,7 @@ class Editor:
         self._session: PromptSession[str] = PromptSession(
             [("fg:ansidefault", "> ")],  # without a colour its space would be skipped, not written
             multiline=True,
-            prompt_continuation="... ",
+            prompt_continuation=lambda width, number, wraps: "" if wraps else "... ",
             history=history,
             completer=_completer(complete),
             complete_while_typing=False,

@@ -113,6 +113,7 @@ class Conversation:
             raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
         self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages, self.remembers, self.overflow = self._beginning, remembers, overflow
+        self._asked: str | None = None  # the last message that has an answer
         self.reseed(seed)
 
     def reseed(self, seed: int | None) -> None:
@@ -154,6 +155,7 @@ class Conversation:
         if begins and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and there is none", key="system")
         self._beginning, self.messages = begins, kept
+        self._asked = next((message["content"] for message in reversed(kept) if message["role"] == "user"), None)
 
     @property
     def n_tokens(self) -> int:
@@ -201,10 +203,24 @@ class Conversation:
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come."""
+        self._asked = answer.messages[-1]["content"]
         if self.remembers:
             self.messages = [*answer.messages, {"role": "assistant", "content": answer.text}]
         self.n_answers += 1
 
+    def reopen(self) -> str:
+        """Forget the last message and its answer; gives the message, to be asked again.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        if self._asked is None:
+            raise InvalidInput("there is no message yet")
+        if self.remembers:
+            last = max(i for i, message in enumerate(self.messages) if message["role"] == "user")
+            self.messages = self.messages[:last]
+        return self._asked
+
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
-        self.messages = self._beginning
+        self.messages, self._asked = self._beginning, None
