@@ -36,7 +36,7 @@ def is_offline() -> bool:
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """The file of an id, downloaded unless it is there already; an interrupted download goes on where it was.
+    """The file of an id, downloaded unless it is there already.
 
     Of a model in shards it is the first, with the others beside it.
 
@@ -58,7 +58,7 @@ def find(path: str | os.PathLike[str]) -> Path:
         folder = Path(_asked(name, lambda: snapshot_download(repo, local_files_only=True, allow_patterns=["*.gguf"])))
         here = [p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf")]
         return folder / choose(name, here, file, quant)[0]
-    files = [file] if file else _asked(name, lambda: HfApi().list_repo_files(repo))
+    files = [file] if file else _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
     parts = choose(name, files, file, quant)
     paths = [Path(_asked(name, functools.partial(hf_hub_download, repo, part))) for part in parts]
     return paths[0]
