@@ -251,8 +251,8 @@ main()
 """
 
 
-def start(*args: object, **kwargs: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", MAIN, *map(str, args)]
+def start(*args: object, python: str = MAIN, **kwargs: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", python, *map(str, args)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, bufsize=0, **{**pipes, **kwargs})
 

@@ -52,6 +52,13 @@ class Screen(Terminal):
             pass
         return self.lines
 
+    def until_bytes(self, wanted: bytes) -> None:
+        """Read until these have come."""
+        end = time.monotonic() + 20
+        while wanted not in self.bytes:
+            assert time.monotonic() < end, self.lines
+            self.read(0.1)
+
     def prompt(self) -> list[str]:
         return self.until(lambda lines: bool(lines) and lines[-1] == ">")
 

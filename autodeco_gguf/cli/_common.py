@@ -293,6 +293,25 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
             reporter.join()
 
 
+LARGE = 256 << 20
+"""Bytes of a model whose loading takes long enough to be watched."""
+
+
+@contextmanager
+def loading_bar(nbytes: int) -> Iterator[None]:
+    """A bar on a terminal while a large file is loaded."""
+    if nbytes < LARGE or sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    from autodeco_gguf.model.loading import watched
+
+    with (
+        progress_bar("loading", in_bytes=True) as bar,
+        watched(lambda share: bar.update(int(share * nbytes), nbytes)),
+    ):
+        yield
+
+
 def human_size(nbytes: int) -> str:
     """Bytes in decimal units: 1234567 -> "1.2 MB"."""
     size = float(nbytes)

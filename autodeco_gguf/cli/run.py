@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
-from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, machine_options
+from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, loading_bar, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
@@ -224,15 +224,16 @@ def _load(
     fixed = request.temperature is not None and request.top_p is not None
     if not request.prompt:  # a chat
         fixed = fixed and heads is None and not file.heads_source.head_tensors
-    engine = Engine(
-        file,
-        n_parallel=1,
-        n_ctx=default_context(file, at_most=MAX_CONTEXT) if ctx == 0 else ctx,
-        heads=None if fixed else fitting_heads(file, heads),
-        heads_enabled=() if fixed else None,
-        machine=machine,
-        chat_template_kwargs=chat_template_kwargs,
-    )
+    with loading_bar(file.outer.file_size):
+        engine = Engine(
+            file,
+            n_parallel=1,
+            n_ctx=default_context(file, at_most=MAX_CONTEXT) if ctx == 0 else ctx,
+            heads=None if fixed else fitting_heads(file, heads),
+            heads_enabled=() if fixed else None,
+            machine=machine,
+            chat_template_kwargs=chat_template_kwargs,
+        )
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:
         click.echo(f"context: {engine.n_ctx} tokens; beyond {trained}, what it was trained for, it may fail", err=True)
