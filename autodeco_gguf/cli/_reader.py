@@ -121,8 +121,8 @@ class PlainReader:
 
     def _line(self, prompt: str) -> str:
         """The next line; the prompt goes where the user sees it, and never into a pipe."""
-        click.echo(prompt, nl=False, err=sys.stdout is None or not sys.stdout.isatty())
         with self._ctrl_c.doing(_interrupt):
+            click.echo(prompt, nl=False, err=sys.stdout is None or not sys.stdout.isatty())
             line = sys.stdin.readline()
         if not line:
             raise EOFError
