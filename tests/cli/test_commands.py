@@ -86,7 +86,7 @@ def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
     counting = "{{ raise_exception(messages | length ~ ' messages') if messages | length > 4 }}" + TEMPLATE
     model = with_template(qwen2, tmp_path, counting)
     talk, trace = tmp_path / "talk.json", tmp_path / "trace.jsonl"
-    with Screen(model, "-n", 4, "-s", 7, "--top", 2, "-sys", "Be kind.", cwd=tmp_path, columns=110) as screen:
+    with Screen(model, "-n", 4, "-s", 7, "--top", 2, "-sys", "Be kind.", cwd=tmp_path, columns=250) as screen:
         screen.prompt()
         screen.say("One")
         screen.say("/save talk.json")
@@ -123,7 +123,7 @@ def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("autodeco_gguf.view.page") is None, reason="pages come with view.page")
 def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:
-    with Screen(with_template(qwen2, tmp_path), "-n", 4, cwd=tmp_path) as screen:
+    with Screen(with_template(qwen2, tmp_path), "-n", 4, cwd=tmp_path, columns=250) as screen:
         screen.prompt()
         assert "error: there is no answer yet" in screen.say("/view")[-2]
         screen.say("One")

@@ -63,7 +63,7 @@ def test_a_terminal_edits_lines(echo: Path) -> None:
 
 
 def test_messages_of_several_lines(echo: Path) -> None:
-    with Screen(echo) as screen:
+    with Screen(echo, columns=250) as screen:
         screen.prompt()
         for typed, given in (
             (b'"""one\rtwo\r\r/bye"""', "<one|two||/bye>"),
