@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,8 @@ main()
 """
 
 
-def start(*args: object, **kwargs: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", MAIN, *map(str, args)]
+def start(*args: object, python: str = MAIN, **kwargs: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", python, *map(str, args)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, bufsize=0, **{**pipes, **kwargs})
 
@@ -265,7 +266,7 @@ class Terminal:
         pipes = {**dict.fromkeys(("stdin", "stdout", "stderr"), slave), **kwargs}
         self.process = start(*args, **pipes, start_new_session=True, preexec_fn=own)
         os.close(slave)
-        self.seen = b""
+        self.seen = self.raw = b""
 
     def __enter__(self) -> Terminal:
         return self
@@ -277,22 +278,26 @@ class Terminal:
 
     def wait_for(self, pattern: bytes) -> str:
         """Read until the pattern stands in the output; gives what came up to it."""
+        until = time.monotonic() + 30
         while (match := re.search(pattern, self.seen)) is None:
-            assert self.read(30), f"no {pattern!r} in {self.seen[-400:]!r}"
+            assert time.monotonic() < until and self.read(30), f"no {pattern!r} in {self.seen[-400:]!r}"  # noqa: PT018
         text, self.seen = self.seen[: match.end()], self.seen[match.end() :]
         return text.decode("utf-8", "replace")
 
     def read(self, seconds: float) -> bool:
         ready, _, _ = select.select([self.fd], [], [], seconds)
         if ready:
-            self.seen += os.read(self.fd, 4096)
+            self.raw += os.read(self.fd, 4096)
+            text = re.sub(rb"\x1b\[[0-9;?]*[ -/]*[@-~]", b"", self.raw)
+            text, escape, rest = text.partition(b"\x1b")  # which has come in part
+            self.seen, self.raw = re.sub(rb"\r+\n", b"\r\n", self.seen + text), escape + rest
         return bool(ready)
 
     def send(self, keys: bytes) -> None:
         os.write(self.fd, keys)
 
     def ctrl_c_at_prompt(self) -> None:
-        """Press Ctrl-C until it shows: Python's readline loses one that comes before it waits for keys."""
+        """Press Ctrl-C until it shows: one that comes before keys are waited for does nothing."""
         self.seen = b""
         for _ in range(30):
             self.send(b"\x03")

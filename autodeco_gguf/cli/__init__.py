@@ -11,8 +11,8 @@ from types import FrameType
 
 import click
 
-from autodeco_gguf import __version__
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
+from autodeco_gguf.cli._config import defaults_from_file
 from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
 
 VERBS = {
@@ -30,6 +30,7 @@ VERBS = {
     "inspect": "Show what AutoDeco heads a GGUF has.",
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
+    "completion": "Print what completes commands in a shell.",
 }
 
 
@@ -51,10 +52,25 @@ class _Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from autodeco_gguf.cli._version import version_text
+
+        click.echo(version_text())
+        ctx.exit()
+
+
 @click.group(cls=_Verbs, context_settings=SETTINGS)
-@click.version_option(__version__, prog_name="autodeco-gguf")
-def cli() -> None:
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the versions."
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Run language models that choose their own temperature and top-p at every token."""
+    verb = ctx.invoked_subcommand or ""
+    command = cli.get_command(ctx, verb)
+    if command is not None and not ctx.resilient_parsing:
+        ctx.default_map = {verb: defaults_from_file(command, [*VERBS])}
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -71,6 +87,8 @@ def _let_any_text_pass() -> None:
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it runs on without its terminal, as nohup has it
+        signal.signal(signal.SIGHUP, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce, wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from autodeco_gguf.cli._common import terminal
-from autodeco_gguf.errors import InvalidInput, printable
+from autodeco_gguf.cli._screen import SCALES, Screen, can_color, legend
+from autodeco_gguf.cli._statistics import line, summarize, table
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine.conversation import Answer, Conversation
     from autodeco_gguf.engine.request import Piece, Request
 
 
-_STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""What a terminal does not show, but obeys."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CtrlC:
-    """Ctrl-C while it is entered: does what :meth:`doing` says, and else nothing, so that nothing is torn."""
+    """Ctrl-C while it is entered: does what :meth:`doing` says, and else nothing, so that nothing is torn.
+
+    Attributes:
+        pressed: it was, at a time when there was nothing to do; who can do something now may take it up.
+    """
 
     def __init__(self, *, once: bool = False) -> None:
         """Args: once: the second Ctrl-C is an ordinary one."""
         self._once = once
         self._action: Callable[[], object] | None = None
+        self.pressed = False
 
     def __enter__(self) -> CtrlC:
         self._before = signal.getsignal(signal.SIGINT)
@@ -59,6 +65,25 @@ class CtrlC:
         action, self._action = self._action, None
         if action is not None:
             action()
+        else:
+            self.pressed = True
+
+
+_OPTIONS = (
+    click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer."),
+    click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: prompt, each token, summary."),
+    click.option(
+        "--color",
+        type=click.Choice([*SCALES]),
+        help="Colour the tokens by that, on a terminal; not with NO_COLOR in the environment.",
+    ),
+    click.option(
+        "--top",
+        type=click.IntRange(0, 64),
+        help="With --json, and in what a chat writes: log-probabilities, and so many tokens that were likely too.",
+    ),
+    click.option("--stats", is_flag=True, help="Show all statistics: speeds, range of T and P, seed."),
+)
 
 
 @dataclass(frozen=True)
@@ -69,23 +94,66 @@ class Show:
         trace: T and P under every token, after the answer.
         as_json: an object a line.
         completes: say that the model has no chat template, and completes the prompt instead.
+        color: what colours the tokens, of ``SCALES``; None: nothing does.
+        stats: all statistics, not one line of them.
+        top: tokens beside each that were likely too, in JSON; None: nothing of likelihoods.
     """
 
     trace: bool = False
     as_json: bool = False
     completes: bool = False
+    color: str | None = None
+    stats: bool = False
+    top: int | None = None
+
+    @property
+    def colors(self) -> bool:
+        """Whether tokens are coloured: asked for, and possible there."""
+        return self.color is not None and not self.as_json and can_color(sys.stdout)
 
 
-def answer(conversation: Conversation, request: Request, show: Show, ctrl_c: CtrlC) -> bool:
+def show_options(command: F) -> F:
+    """The options that say how answers are shown; a command gets them as ``show``."""
+
+    @wraps(command)
+    def collecting(*args: Any, **values: Any) -> Any:
+        names = {"trace": "show_trace", "as_json": "as_json", "color": "color", "stats": "stats", "top": "top"}
+        show = Show(**{name: values.pop(given) for name, given in names.items()})
+        if show.as_json and show.trace:
+            raise click.UsageError("--json has the trace already; leave --trace out")
+        return command(*args, show=show, **values)
+
+    return reduce(lambda f, option: option(f), reversed(_OPTIONS), cast("F", collecting))
+
+
+@dataclass(frozen=True)
+class Told:
+    """An answer that has been shown, and its summary."""
+
+    answer: Answer
+    summary: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """It as JSON: the prompt, every token, the summary; what ``run --json`` prints."""
+        yield prompt_line(self.answer)
+        yield from map(token_line, self.answer.pieces)
+        yield json.dumps({"summary": self.summary})
+
+
+def show_legend(show: Show) -> None:
+    """What the colours stand for, where there are some."""
+    if show.color is not None and show.colors and can_color(sys.stderr):
+        click.echo(legend(SCALES[show.color]), err=True, color=True)
+
+
+def answer(conversation: Conversation, request: Request, show: Show, ctrl_c: CtrlC) -> Told:
     """Answer a message, and let the conversation go on from there; Ctrl-C ends the answer.
-
-    Returns:
-        False where Ctrl-C was pressed.
 
     Raises:
         InvalidInput: as :meth:`Conversation.ask`, in terms of the command line.
         ModelFailed: llama.cpp fails, or nothing can be drawn.
     """
+    ctrl_c.pressed = False
     if show.completes:
         click.echo("no chat template in the model; completing the prompt as it is (--raw)", err=True)
     given = _ask(conversation, request)
@@ -93,14 +161,14 @@ def answer(conversation: Conversation, request: Request, show: Show, ctrl_c: Ctr
         messages = "message is" if given.n_left_out == 1 else f"{given.n_left_out} messages are"
         click.echo(f"the context is full: the oldest {messages} left out, with the answer to it", err=True)
     if show.as_json:
-        click.echo(json.dumps({"prompt": given.prompt, "ids": given.generation.prompt}))
-    summary = _print(given, _echo_json if show.as_json else _echo_text, ctrl_c)
+        click.echo(prompt_line(given))
+    told = Told(given, _print(given, show, ctrl_c))
     conversation.keep(given)
-    click.echo(json.dumps({"summary": summary}) if show.as_json else None)
+    click.echo(json.dumps({"summary": told.summary}) if show.as_json else None)
     if show.trace:
         _show_trace(given)
-    click.echo(_statistics(summary, request.max_tokens), err=True)
-    return bool(summary["finish_reason"] != "interrupt")
+    click.echo((table if show.stats else line)(told.summary, request.max_tokens), err=True)
+    return told
 
 
 def _ask(conversation: Conversation, request: Request) -> Answer:
@@ -111,39 +179,42 @@ def _ask(conversation: Conversation, request: Request) -> Answer:
         raise InvalidInput(str(e).replace("; raise it", "; raise --ctx") + hint, key=e.key) from e
 
 
-def _echo_text(piece: Piece) -> None:
-    text = piece.text
-    if sys.stdout is not None and sys.stdout.isatty():
-        text = _STEERING.sub(lambda control: printable(control[0]), text)
-    click.echo(text, nl=False, color=True)  # whatever it is, as it is
+def prompt_line(given: Answer) -> str:
+    """What an answer is to, as JSON."""
+    return json.dumps({"prompt": given.prompt, "ids": given.generation.prompt})
 
 
-def _echo_json(piece: Piece) -> None:
-    click.echo(json.dumps(piece.token.to_dict(piece.text)))
+def token_line(piece: Piece) -> str:
+    """A token of it as JSON."""
+    return json.dumps(piece.token.to_dict(piece.text))
 
 
-def _print(given: Answer, echo: Callable[[Piece], None], ctrl_c: CtrlC) -> dict[str, Any]:
+def _print(given: Answer, show: Show, ctrl_c: CtrlC) -> dict[str, Any]:
     """Print the pieces of an answer as they come, and sum it up."""
     prompt_s = total_s = 0.0
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    screen = Screen(SCALES[show.color] if show.color is not None and show.colors else None)
     begin = time.perf_counter()
     with ctrl_c.doing(given.generation.cancel):
-        for piece in given:
-            total_s = time.perf_counter() - begin
-            prompt_s = prompt_s or total_s
-            echo(piece)
-    tokens, n_prompt = [piece.token for piece in given.pieces], len(given.generation.prompt)
-    n, generation_s = len(tokens), total_s - prompt_s  # of all tokens but the first, which the prompt's decode gave
-    reason = given.generation.finish_reason
-    return {
-        "tokens": n,
-        "tok_s": (n - 1) / generation_s if n > 1 and generation_s > 0 else 0.0,
-        "prompt_tokens": n_prompt,
-        "prompt_tok_s": n_prompt / prompt_s if prompt_s > 0 else 0.0,
-        "mean_temperature": sum(token.temperature for token in tokens) / n if n else None,
-        "mean_top_p": sum(token.top_p for token in tokens) / n if n else None,
-        "finish_reason": "interrupt" if reason == "cancelled" else reason,
-        "seed": given.seed,
-    }
+        if ctrl_c.pressed:
+            given.generation.cancel()
+        try:
+            for piece in given:
+                total_s = time.perf_counter() - begin
+                prompt_s = prompt_s or total_s
+                if show.as_json:
+                    click.echo(token_line(piece))
+                else:  # a pipe gets it as it is
+                    click.echo(
+                        screen.show(piece.text, piece.token) if is_terminal else piece.text, nl=False, color=True
+                    )
+        except AutoDecoError:
+            if given.pieces and not show.as_json:
+                click.echo()  # the error stands in a line of its own
+            raise
+    if is_terminal and not show.as_json:
+        click.echo(screen.end(), nl=False)
+    return summarize(given, prompt_s, total_s)
 
 
 def _show_trace(given: Answer) -> None:
@@ -151,17 +222,5 @@ def _show_trace(given: Answer) -> None:
 
     screen = terminal()
     screen.print()
-    for line in rows((piece.token for piece in given.pieces), screen.width):
-        screen.print(line, no_wrap=True, overflow="ignore", crop=False)
-
-
-def _statistics(summary: dict[str, Any], max_tokens: int | None) -> str:
-    n, seed = summary["tokens"], summary["seed"]
-    cut = "cut by -n" if n == max_tokens else "cut: the context is full"
-    how = {"length": f" ({cut})", "interrupt": " (stopped)"}.get(summary["finish_reason"], "")
-    if not n:
-        return f"0 tokens{how}, seed {seed}"
-    return (
-        f"{n} tokens{how}, {summary['tok_s']:.1f} tokens/s, mean temperature "
-        f"{summary['mean_temperature']:.3f}, mean top-p {summary['mean_top_p']:.3f}, seed {seed}"
-    )
+    for shown in rows((piece.token for piece in given.pieces), screen.width):
+        screen.print(shown, no_wrap=True, overflow="ignore", crop=False)

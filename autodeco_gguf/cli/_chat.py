@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from autodeco_gguf.cli._answers import CtrlC, Show, answer
-from autodeco_gguf.cli._prompt import clean
+from autodeco_gguf.cli._answers import CtrlC, Show, show_legend
+from autodeco_gguf.cli._commands import Session, completions, obey
+from autodeco_gguf.cli._reader import history_path, reader
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.shipped import DEMO_NAME
 from autodeco_gguf.tasks.stories import EXAMPLE, NAMES
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.request import Request
 
 _COMMAND = re.compile(r"(/[\w?]*)(\s|$)")
-
-_HELP = """\
-/clear      forget what was said
-/bye        end, as Ctrl-D does
-/help       this list
-Ctrl-C stops an answer. A message that begins with a slash: put a space before it."""
 
 
 @dataclass(frozen=True)
@@ -61,58 +54,49 @@ def guide_to(engine: Engine) -> Guide | None:
     return _DEMO if engine.context.metadata.get("general.name") == DEMO_NAME else None
 
 
-def chat(conversation: Conversation, request: Request, show: Show, guide: Guide | None) -> None:
-    """Answer what is typed until the input ends."""
-    with suppress(ImportError):
-        import readline  # input() edits lines once it is loaded
+def chat(
+    engine: Engine, conversation: Conversation, request: Request, show: Show, guide: Guide | None, history: bool
+) -> None:
+    """Answer what is typed until the input ends.
 
-        for setting in ("input-meta on", "output-meta on", "convert-meta off"):  # or LC_ALL=C drops what is not ASCII
-            readline.parse_and_bind(f"set {setting}")
+    Args:
+        engine: what answers.
+        conversation: what was said before.
+        request: how messages are answered.
+        show: how answers are shown.
+        guide: what to say of the model; None: nothing.
+        history: keep what is typed for the next chat.
+    """
+    with CtrlC() as ctrl_c:
+        typed = reader(ctrl_c, history_path() if history else None, completions)
+        _run(Session(engine, conversation, request, show, ctrl_c, typed), guide)
+
+
+def _run(session: Session, guide: Guide | None) -> None:
     if guide is not None:
         click.echo(guide.advice, err=True)
     click.echo("Ctrl-C stops an answer, Ctrl-D ends, /help lists commands", err=True)
-    with CtrlC() as ctrl_c:
-        while True:
-            try:
-                with ctrl_c.doing(_interrupt):
-                    line = clean(_read_line(), "the message")
-                if command := _COMMAND.match(line):
-                    if not _obey(command[1], conversation):
-                        return
-                elif guide is not None and line.strip() and not guide.understands(line):
-                    click.echo(guide.advice)
-                elif line.strip():
-                    answer(conversation, replace(request, prompt=line), show, ctrl_c)
-            except EOFError:
-                click.echo(err=True)
-                return
-            except AutoDecoError as e:
-                click.echo(f"error: {e}", err=True)
-            except KeyboardInterrupt:
-                click.echo("\n(Ctrl-D ends)", err=True)
+    show_legend(session.show)
+    while not session.ended:
+        try:
+            _turn(session, guide)
+        except EOFError:
+            click.echo(err=True)
+            return
+        except AutoDecoError as e:
+            click.echo(f"error: {e}", err=True)
+        except KeyboardInterrupt:
+            click.echo("(Ctrl-D ends)", err=True)
 
 
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-def _read_line() -> str:
-    """The next line; the prompt goes where the user sees it, and never into a pipe."""
-    if sys.stdout.isatty():
-        return input("> ")
-    click.echo("> ", nl=False, err=True)
-    return input()
-
-
-def _obey(command: str, conversation: Conversation) -> bool:
-    """Do what a slash command says; False where it ends the chat."""
-    if command in ("/bye", "/exit", "/quit"):
-        return False
-    if command == "/clear":
-        conversation.clear()
-        click.echo("(forgotten)", err=True)
-    elif command in ("/help", "/?"):
-        click.echo(_HELP, err=True)
+def _turn(session: Session, guide: Guide | None) -> None:
+    typed = session.reader.read()
+    command = None if typed.quoted else _COMMAND.match(typed.text)
+    if command is not None:
+        obey(session, command[1], typed.text[command.end() :])
+    elif not typed.text.strip():
+        return
+    elif guide is not None and not guide.understands(typed.text):
+        click.echo(guide.advice)
     else:
-        click.echo(f"unknown command {command}; /help lists them", err=True)
-    return True
+        session.answer(typed.text)

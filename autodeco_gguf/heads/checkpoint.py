@@ -15,6 +15,7 @@ from safetensors import safe_open
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, default_activation
+from autodeco_gguf.heads.hub import PREFIX, is_hub_id
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>[0-9]{1,4})\.(?P<part>weight|bias)$")
@@ -75,6 +76,8 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
 
 def _directory(path: str | Path) -> Path:
     directory = Path(path)
+    if is_hub_id(path):
+        return _download(str(path).removeprefix(PREFIX))
     if directory.is_dir():
         return directory
     if directory.exists():

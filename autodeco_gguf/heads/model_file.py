@@ -13,6 +13,7 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile, TensorInfo
 from autodeco_gguf.heads.format import BASE_SIZE, BASE_VIEW, PREFIX, VERSION, head_key, tensor_name
+from autodeco_gguf.heads.hub import find, is_hub_id
 from autodeco_gguf.heads.known import KnownModel, known_model
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
@@ -47,15 +48,19 @@ class ModelFile:
         """Read the headers.
 
         Args:
-            path: a file, or the name of a known model (:data:`~autodeco_gguf.heads.known.KNOWN`).
+            path: a file, the name of a known model (:data:`~autodeco_gguf.heads.known.KNOWN`), or an id of the
+                Hugging Face hub (:func:`~autodeco_gguf.heads.hub.find`).
 
         Raises:
-            BadFile: not a GGUF, broken, truncated, or of a newer format version.
-            AutoDecoError: a known model that is not installed.
+            BadFile: not a GGUF, broken, truncated, of a newer format version, or not to be downloaded.
+            InvalidInput: no id that the hub could have.
+            AutoDecoError: a known model, or what downloads, is not installed.
         """
         known = known_model(path)
         if known is not None:
             return replace(cls.open(known.find()), known=known)
+        if is_hub_id(path):
+            return cls.open(find(path))
         outer = GgufFile(path)
         if not any(t.name.startswith(PREFIX) for t in outer.tensors):
             return cls(path, "plain", outer)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from llama_cpp import _internals, llama, llama_chat_format
@@ -24,6 +25,8 @@ _MMAP_ALIGNMENT = 32
 """llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
 
 _load_lock = threading.RLock()
+
+_watcher: ContextVar[Callable[[float], object] | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
@@ -51,6 +54,37 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
             raise BadFile.of(base.path, f"cannot be loaded: too little memory for what it says of itself: {e}") from e
         finally:
             del capture
+
+
+@contextmanager
+def watched(report: Callable[[float], object]) -> Iterator[None]:
+    """Have ``report`` called with the share of a model that is loaded, from 0 to 1, as it grows."""
+    before = _watcher.set(report)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+class _Watch:
+    """llama.cpp's callback while it loads: reports, and ends the load for what is raised meanwhile, as by Ctrl-C."""
+
+    def __init__(self, report: Callable[[float], object] | None) -> None:
+        self._report, self._raised = report, list[BaseException]()
+        self.callback = lib.llama_progress_callback(self._call)
+
+    def _call(self, share: float, _: object) -> bool:
+        try:
+            if self._report is not None:
+                self._report(share)
+        except BaseException as e:  # which llama.cpp must not see
+            self._raised.append(e)
+        return not self._raised
+
+    def check(self) -> None:
+        """Raise what was raised."""
+        if self._raised:
+            raise self._raised[0]
 
 
 class _FileName(str):
@@ -82,9 +116,12 @@ def _replacements(base: GgufFile, outputs_max: int, capture: core.LogCapture) ->
     def open_here(path: bytes, params: Any) -> Any:
         if threading.get_ident() != owner:
             return open_model(path, params)
+        watch = _Watch(_watcher.get())
+        params.progress_callback = watch.callback
         if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         model = open_model(path, params) if base.start == 0 else open_inside(params)
+        watch.check()
         fault = core.vocab_fault(address(lib.llama_model_get_vocab(model))) if model and not params.vocab_only else ""
         if fault:
             lib.llama_model_free(model)

@@ -84,11 +84,11 @@ def test_slash_commands(qwen2: Case, tmp_path: Path) -> None:
     with Terminal("run", "-t", 1, remembering, "-n", 4) as terminal:
         terminal.wait_for(b"> ")
         for typed, reply in (
-            (b"/help", rb"/clear +forget.*\r\n/bye"),
+            (b"/help", rb"/clear +forget[\s\S]*?/bye"),
             (b"/?", rb"/clear +forget"),
             (b"/clear", rb"\(forgotten\)"),
             (b"/clear all of it", rb"\(forgotten\)"),
-            (b"/set temperature 1", rb"unknown command /set; /help lists them\r\n> "),
+            (b"/set temperature 1", rb"temperature: 1\r\n> "),
             (b"/nonsense", rb"unknown command /nonsense; /help lists them\r\n> "),
             (b"/etc/passwd is a file", LINE),
             (b" /bye is a word", LINE),

@@ -35,7 +35,8 @@ TOKEN_KEYS = ["id", "text", "temperature", "top_p", "entropy", "nucleus", "prob"
 
 
 SUMMARY_KEYS = [
-    "tokens", "tok_s", "prompt_tokens", "prompt_tok_s", "mean_temperature", "mean_top_p", "finish_reason", "seed",
+    "tokens", "tok_s", "prompt_tokens", "prompt_tok_s", "mean_temperature", "mean_top_p", "min_temperature",
+    "max_temperature", "min_top_p", "max_top_p", "finish_reason", "seed",
 ]  # fmt: skip
 
 

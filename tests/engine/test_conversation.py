@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -218,3 +219,75 @@ def test_an_engine_that_is_closed(merged: Path) -> None:
     with pytest.raises(Closed, match=r"the model is closed$"):
         conversation.ask(Request("x"))
     assert issubclass(Closed, AutoDecoError)
+
+
+def told(conversation: Conversation, text: str, **values: Any) -> None:
+    answer = conversation.ask(Request(text, max_tokens=2, temperature=0, **values))
+    list(answer)
+    conversation.keep(answer)
+
+
+def test_the_last_message_is_asked_again_with_the_system_message_of_now(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.", seed=5)
+    with pytest.raises(InvalidInput, match="there is no message yet"):
+        conversation.reopen()
+    told(conversation, "One")
+    told(conversation, "Two")
+    conversation.system = "Be brief."
+    assert conversation.messages[0] == {"role": "system", "content": "Be brief."}
+    assert conversation.reopen() == "Two"
+    assert [m["role"] for m in conversation.messages] == ["system", "user", "assistant"]
+    conversation.system = None
+    assert (conversation.system, conversation.messages[0]["content"]) == (None, "One")
+    conversation.clear()
+    assert conversation.n_tokens == 0
+    with pytest.raises(InvalidInput, match="there is no message yet"):
+        conversation.reopen()
+
+
+def test_a_conversation_goes_on_from_other_messages(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.")
+    messages = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+    conversation.resume([{**messages[0], "name": "x"}, *messages[1:]])
+    assert (conversation.messages, conversation.system) == (messages, "system")
+    assert conversation.n_tokens == len(
+        chatting.context.tokenize("<system>system<user>user<assistant>assistant<assistant>")
+    )
+    assert conversation.reopen() == "user"
+    conversation.resume(messages[1:])
+    assert conversation.system is None
+    for wrong in ([{"role": "tool", "content": "x"}], [{"role": "user"}], ["x"], [messages[1], messages[0]]):
+        with pytest.raises(InvalidInput, match=r"message \d .*expected an object with a"):
+            conversation.resume(wrong)  # type: ignore[arg-type]
+    assert conversation.messages == messages[1:]
+
+
+def test_a_seed_is_given_anew(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=5)
+    told(conversation, "One")
+    conversation.reseed(40)
+    assert [conversation.ask(Request("x", max_tokens=1)).seed, conversation.n_answers] == [40, 0]
+
+
+def test_a_full_context_stops_where_that_is_wanted(long: Engine) -> None:
+    conversation = Conversation(long, overflow="stop")
+    words = rf"the conversation has \d+ tokens, the context holds {long.n_ctx}; raise it"
+    refused = ""
+    for i in range(100):
+        try:
+            told(conversation, f"Message {i}")
+        except InvalidInput as e:
+            refused = str(e)
+            break
+    assert re.fullmatch(words, refused)
+    assert conversation.messages[0]["content"] == "Message 0"
+    assert len(conversation.messages) > 4
+
+
+def test_a_system_message_needs_a_template(merged: Path) -> None:
+    with make(merged, n_parallel=1) as engine:
+        conversation = Conversation(engine)
+        with pytest.raises(InvalidInput, match="a system message needs a chat template"):
+            conversation.system = "Be kind."
+        with pytest.raises(InvalidInput, match="a system message needs a chat template"):
+            conversation.resume([{"role": "system", "content": "x"}])

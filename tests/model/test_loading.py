@@ -17,7 +17,7 @@ from llama_cpp import llama_cpp as lib
 import autodeco_gguf as ad
 from autodeco_gguf.errors import BadFile, Closed
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.loading import freed
+from autodeco_gguf.model.loading import freed, watched
 
 REFUSED = {
     "blocks": ({"qwen2.block_count": (513, Kind.UINT32)}, "llama.cpp would crash on it: 513 blocks"),
@@ -86,3 +86,21 @@ def test_what_is_freed_says_so(merged: Path) -> None:
     for use in (lambda: model.n_vocab(), lambda: model.vocab, lambda: model.model):
         with pytest.raises(Closed, match=r"the model is closed$"):
             use()
+
+
+def test_a_load_is_watched_and_ends_for_what_is_raised(merged: Path) -> None:
+    shares: list[float] = []
+    with watched(shares.append):
+        Context(merged, n_ctx=32).close()
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+
+    def ctrl_c(share: float) -> None:
+        if share > 0:
+            raise KeyboardInterrupt
+
+    with watched(ctrl_c), pytest.raises(KeyboardInterrupt):
+        Context(merged, n_ctx=32)
+    seen = len(shares)
+    Context(merged, n_ctx=32).close()
+    assert len(shares) == seen

@@ -1,0 +1,113 @@
+"""A user's own defaults: variables ``AUTODECO_VERB_OPTION``, and below them a TOML file with a table for each verb."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.reading import read_bytes
+
+_MAX_BYTES = 1 << 20
+
+
+def config_path() -> Path:
+    """The file: AUTODECO_CONFIG, or ``autodeco-gguf/config.toml`` in the user's configuration directory (XDG)."""
+    if named := os.environ.get("AUTODECO_CONFIG"):
+        return Path(named)
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    folder = Path(config) if os.path.isabs(config) else Path(os.path.expanduser("~")) / ".config"
+    return folder / "autodeco-gguf" / "config.toml"
+
+
+def long_names(option: click.Option) -> list[str]:
+    """What an option is called with two dashes, without them: ["max-tokens", "n-predict"]."""
+    return [name[2:] for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
+
+
+def set_variables(command: click.Command) -> None:
+    """Let each option of a command read a variable: --max-tokens of run reads AUTODECO_RUN_MAX_TOKENS."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            names = [name for name in long_names(option) if f"--{name}" in option.opts]
+            option.envvar = [f"AUTODECO_{command.name}_{name}".upper().replace("-", "_") for name in names]
+
+
+def defaults_from_file(command: click.Command, verbs: list[str]) -> dict[str, Any]:
+    """The values that the file has for a command's options, by parameter, as if they were typed.
+
+    Args:
+        command: whose table is read.
+        verbs: the tables that may be there.
+
+    Raises:
+        BadFile: not TOML, or a key or value that is none.
+    """
+    path = config_path()
+    if not path.exists():
+        if os.environ.get("AUTODECO_CONFIG"):
+            raise BadFile.of(path, "no such file; AUTODECO_CONFIG names it", key="AUTODECO_CONFIG")
+        return {}
+    tables = _parse(path)
+    for verb, table in tables.items():
+        if verb not in verbs or not isinstance(table, dict):
+            raise BadFile.of(path, f"[{verb}]: no such verb{_near(verb, verbs)}", key=verb)
+    options = {name: o for o in command.params if isinstance(o, click.Option) for name in long_names(o)}
+    found: dict[str, Any] = {}
+    for key, value in tables.get(command.name or "", {}).items():
+        name = key.replace("_", "-")
+        if name not in options:
+            raise BadFile.of(path, f"[{command.name}] {key}: no such option{_near(name, list(options))}", key=key)
+        option = options[name]
+        if option.name in found:
+            raise BadFile.of(path, f"[{command.name}] {key}: the same option is given twice", key=key)
+        negated = f"--{name}" in option.secondary_opts
+        found[option.name or name] = _value(path, f"[{command.name}] {key}", option, value, negated)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        tables: dict[str, Any] = tomllib.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise BadFile.of(path, f"not TOML: {e}") from e
+    return tables
+
+
+def _value(path: Path, where: str, option: click.Option, value: Any, negated: bool) -> Any:
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise BadFile.of(path, f"{where} is {value!r:.40}, expected true or false", key=where)
+        return value != negated
+    values = value if isinstance(value, list) and option.multiple else [value]
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise BadFile.of(path, f"{where} is {one!r:.40}, expected a text or a number", key=where)
+    texts = [str(one) for one in values]
+    return texts if option.multiple else texts[0]
+
+
+def source_of(ctx: click.Context, name: str) -> str:
+    """Where the value of a parameter that was not typed is from, for a message; empty for one that was."""
+    source = ctx.get_parameter_source(name)
+    option = next((p for p in ctx.command.params if p.name == name), None)
+    if source == click.core.ParameterSource.DEFAULT_MAP:
+        return f" (in {config_path()})"
+    if source == click.core.ParameterSource.ENVIRONMENT and option is not None:
+        set_ones = [v for v in option.envvar or () if v in os.environ]
+        return f" (of {', '.join(set_ones)} in the environment)"
+    return ""
+
+
+def _near(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(names)}"

@@ -1,0 +1,216 @@
+"""Where the messages of a chat are typed: a line editor on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from autodeco_gguf.cli._answers import CtrlC
+from autodeco_gguf.cli._prompt import clean
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+    from prompt_toolkit.output import Output
+
+QUOTES = '"""'
+"""Begin and end a message of several lines."""
+
+Complete = Callable[[str], Iterable[str]]
+"""What the last word of a line may become."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What was typed; between quotes it is a message, whatever it begins with."""
+
+    text: str
+    quoted: bool = False
+
+
+class Reader(Protocol):
+    """Where messages and the answers to questions come from."""
+
+    def read(self) -> Typed:
+        """The next message.
+
+        Raises:
+            EOFError: there are no more.
+            KeyboardInterrupt: Ctrl-C, and nothing was typed.
+        """
+
+    def confirm(self, question: str) -> bool:
+        """Whether the answer is yes; Ctrl-C, Ctrl-D and an empty line are a no."""
+
+
+def is_open(text: str) -> bool:
+    """Whether a message has begun with quotes and not ended with them.
+
+    Examples:
+        >>> is_open('three quotes: \"\"\"'), is_open('\"\"\"one'), is_open('\"\"\"one\\ntwo\"\"\"')
+        (False, True, False)
+    """
+    stripped = text.strip()
+    return stripped.startswith(QUOTES) and not (stripped.endswith(QUOTES) and len(stripped) >= 2 * len(QUOTES))
+
+
+def unquoted(text: str) -> Typed:
+    """What stands between the quotes, and a text without them as it is."""
+    stripped = text.strip()
+    if not stripped.startswith(QUOTES) or is_open(text):
+        return Typed(text)
+    return Typed(stripped[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n"), quoted=True)
+
+
+def reader(ctrl_c: CtrlC, history: Path | None, complete: Complete) -> Reader:
+    """An editor where standard input and an output are a terminal that can move its cursor, else plain lines.
+
+    Args:
+        ctrl_c: what Ctrl-C does.
+        history: file for the lines of earlier chats; None: keep none.
+        complete: completes the last word of a line.
+    """
+    screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
+    if screen is None or not sys.stdin.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        return PlainReader(ctrl_c)
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    from autodeco_gguf.cli._history import open_history
+
+    # asked where its cursor is, a terminal may not answer; nothing here needs to know
+    output = Vt100_Output(screen, Vt100_Output.from_pty(screen).get_size, os.environ["TERM"], enable_cpr=False)
+    return Editor(open_history(history), complete, output)
+
+
+def history_path() -> Path:
+    """``autodeco-gguf/history`` in the user's state directory, as the XDG specification finds it."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    return folder / "autodeco-gguf" / "history"
+
+
+class PlainReader:
+    """Lines as they come."""
+
+    def __init__(self, ctrl_c: CtrlC) -> None:
+        """Ctrl-C while a line is waited for interrupts it."""
+        self._ctrl_c = ctrl_c
+
+    def read(self) -> Typed:
+        """See :class:`Reader`."""
+        text = self._line("> ")
+        while is_open(text):
+            text += "\n" + self._line("... ")
+        return unquoted(text)
+
+    def confirm(self, question: str) -> bool:
+        """See :class:`Reader`."""
+        try:
+            return _is_yes(self._line(f"{question} [y/N] "))
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
+            return False
+
+    def _line(self, prompt: str) -> str:
+        """The next line; the prompt goes where the user sees it, and never into a pipe."""
+        with self._ctrl_c.doing(_interrupt):
+            click.echo(prompt, nl=False, err=sys.stdout is None or not sys.stdout.isatty())
+            line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return clean(line.removesuffix("\n"), "the message")
+
+
+class Editor:
+    """prompt_toolkit's line editor."""
+
+    def __init__(self, history: Any, complete: Complete, output: Output) -> None:
+        """Args: a prompt_toolkit History, what completes a line, and the terminal."""
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.shortcuts import CompleteStyle
+
+        self._output = output
+        self._session: PromptSession[str] = PromptSession(
+            [("fg:ansidefault", "> ")],  # without a colour its space would be skipped, not written
+            multiline=True,
+            prompt_continuation=lambda width, number, wraps: "" if wraps else "... ",
+            history=history,
+            completer=_completer(complete),
+            complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,
+            enable_suspend=True,
+            key_bindings=_keys(),
+            output=output,
+        )
+
+    def read(self) -> Typed:
+        """See :class:`Reader`."""
+        return unquoted(clean(self._session.prompt(), "the message"))
+
+    def confirm(self, question: str) -> bool:
+        """See :class:`Reader`."""
+        from prompt_toolkit import PromptSession
+
+        ask: PromptSession[str] = PromptSession(f"{question} [y/N] ", output=self._output)
+        try:
+            return _is_yes(ask.prompt())
+        except (EOFError, KeyboardInterrupt):
+            return False
+
+
+def _keys() -> KeyBindings:
+    """Enter ends a message that is not open, Alt-Enter a line of it; Ctrl-C clears."""
+    from prompt_toolkit.filters import is_searching
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=~is_searching)
+    def _enter(event: KeyPressEvent) -> None:
+        if is_open(event.current_buffer.text):
+            event.current_buffer.newline(copy_margin=False)
+        else:
+            event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=~is_searching)
+    def _alt_enter(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    @keys.add("c-c", filter=~is_searching)
+    @keys.add("<sigint>")
+    def _ctrl_c(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt)
+
+    return keys
+
+
+def _completer(complete: Complete) -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    class _Words(Completer):
+        def get_completions(self, document: Document, complete_event: object) -> Iterator[Completion]:
+            line = document.text_before_cursor
+            word = line.rpartition(" ")[2]
+            for found in complete(line):
+                yield Completion(found, start_position=-len(word))
+
+    return _Words()
+
+
+def _is_yes(answer: str) -> bool:
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,129 @@
+"""What a chat can change of how it answers: the numbers of a request, by the names they have there."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from autodeco_gguf.cli._common import heads_text
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import InvalidInput
+
+HEADS = ("temperature", "top_p")
+"""What the heads can decide."""
+
+_KINDS: dict[object, Callable[[str], object]] = {
+    "int": int, "int | None": int, "float": float, "float | None": float,
+}  # fmt: skip
+
+NUMBERS = {f.name: _KINDS[f.type] for f in fields(Request) if f.type in _KINDS}
+"""Settings that are numbers: the fields of a request, those of ``Sampling`` among them."""
+
+_DEFAULTS = {f.name: f.default for f in fields(Request)}
+
+SETTINGS = (*NUMBERS, "stop", "grammar")
+"""All that :func:`changed` knows."""
+
+_ALIASES = {"temp": "temperature", "n_predict": "max_tokens", "n": "max_tokens"}
+
+RESET = ("default", "heads")
+"""Values that give a setting back: "heads" only where these can decide."""
+
+
+def setting_name(text: str) -> str:
+    """The name of a setting as a request has it: "top-p" is top_p."""
+    name = text.strip().lstrip("-").replace("-", "_").lower()
+    return _ALIASES.get(name, name)
+
+
+def changed(request: Request, name: str, value: str) -> Request:
+    """A request with another value of a setting.
+
+    Raises:
+        InvalidInput: no such setting, or a value that it cannot have.
+    """
+    new: Any = _DEFAULTS[name] if value in RESET and (value == "default" or name in HEADS) else _parsed(name, value)
+    result = replace(request, **{name: new})
+    result.check()
+    return result
+
+
+def _parsed(name: str, value: str) -> Any:
+    if name == "stop":
+        try:
+            return tuple(shlex.split(value))
+        except ValueError as e:
+            raise InvalidInput(f"stop {value}: {e}; quote a text with spaces", key=name) from e
+    if name == "grammar":
+        return _grammar(value)
+    try:
+        number: Any = NUMBERS[name](value)
+    except ValueError as e:
+        or_heads = ", or heads" if name in HEADS else ", or default"
+        kind = "a whole number" if NUMBERS[name] is int else "a number"
+        raise InvalidInput.of(name, value, kind + or_heads) from e
+    if isinstance(number, float) and not math.isfinite(number):
+        raise InvalidInput.of(name, value, "a finite number")
+    return None if name == "max_tokens" and number < 0 else number
+
+
+def _grammar(text: str) -> Any:
+    from autodeco_gguf.model.gbnf import check_gbnf
+    from autodeco_gguf.model.grammar import LlamaGrammar
+
+    check_gbnf(text)  # llama.cpp takes an empty one for none
+    return LlamaGrammar.from_string(text, verbose=False)
+
+
+def shown(request: Request, name: str, heads: frozenset[str]) -> str:
+    """The value of a setting, for a reader."""
+    value = getattr(request, name)
+    if name in HEADS and value is None:
+        return "predicted" if name in heads else "1 (no such head)"
+    if name == "grammar":
+        return "none" if value is None else "given"
+    if name == "stop":
+        return shlex.join(value) or "none"
+    if value is None:
+        return "until the end" if name == "max_tokens" else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(request: Request, heads: frozenset[str]) -> list[tuple[str, str]]:
+    """Temperature and top-p, and what is not as it is by default."""
+    names = [
+        n for n in SETTINGS if n != "seed" and (n in (*HEADS, "max_tokens") or getattr(request, n) != _DEFAULTS[n])
+    ]
+    return [(name, shown(request, name, heads)) for name in names]
+
+
+def with_heads(request: Request, which: str, heads: frozenset[str]) -> Request:
+    """A request for which these heads decide, of "on", "off" and the name of one; what no head decides is 1, or fixed.
+
+    Raises:
+        InvalidInput: the model has no such head, or there is none of that name.
+    """
+    name = setting_name(which)
+    wanted = {"on": heads, "off": frozenset[str]()}.get(name, frozenset([name]))
+    if name not in ("on", "off", *HEADS):
+        raise InvalidInput.of("heads", which, "on, off, temperature or top_p")
+    if name != "off" and not wanted & heads:
+        raise InvalidInput(f"the model has no {'heads' if name == 'on' else heads_text([name]) + ' head'}", key="heads")
+    values = {n: None if n in wanted else 1.0 if getattr(request, n) is None and n in heads else getattr(request, n)
+              for n in HEADS}  # fmt: skip
+    return replace(request, **values)  # type: ignore[arg-type]
+
+
+def heads_line(engine: Engine, request: Request) -> str:
+    """Which heads decide, and what is fixed."""
+    fixed = {name: getattr(request, name) for name in HEADS}
+    in_use = [name for name in engine.heads if fixed[name] is None]
+    notes = [f"{heads_text([name])} fixed at {value:g}" for name, value in fixed.items() if value is not None]
+    notes += [
+        f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in engine.heads
+    ]
+    return heads_text(in_use) + (f" ({', '.join(notes)})" if notes else "")

@@ -1,0 +1,138 @@
+"""Files of the Hugging Face hub by their id: ``hf:user/repo``, ``hf:user/repo:quant``, ``hf:user/repo/file.gguf``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, not_installed
+
+PREFIX = "hf:"
+FORMS = "hf:user/repo, hf:user/repo:quant or hf:user/repo/file.gguf"
+
+_ID = re.compile(r"hf:([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./ +-]+\.gguf)|:([\w.-]+))?")
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
+_PREFERRED = "Q4_K_M"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+T = TypeVar("T")
+
+
+def is_hub_id(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is meant that is on the hub; one that is called so here goes first."""
+    return os.fspath(path).startswith(PREFIX) and not os.path.exists(path)
+
+
+def is_offline() -> bool:
+    """Whether only what has been downloaded before is to be used: HF_HUB_OFFLINE, which ``--offline`` sets."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """The file of an id, downloaded unless it is there already.
+
+    Of a model in shards it is the first, with the others beside it.
+
+    Raises:
+        InvalidInput: no such id.
+        BadFile: it is not on the hub, there are several and no quant says which, or it cannot be downloaded.
+        AutoDecoError: huggingface_hub is not installed; names the extra.
+    """
+    name = os.fspath(path)
+    match = _ID.fullmatch(name)
+    if match is None or ".." in name:
+        raise InvalidInput.of("model id", name, FORMS)
+    repo, file, quant = match.groups()
+    try:
+        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    except ImportError as e:
+        raise not_installed(f"{name}: a download takes huggingface_hub", "huggingface_hub", "hub") from e
+    if is_offline():
+        folder = Path(_asked(name, lambda: snapshot_download(repo, local_files_only=True, allow_patterns=["*.gguf"])))
+        here = [p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf")]
+        return folder / choose(name, here, file, quant)[0]
+    files = [file] if file else _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
+    parts = choose(name, files, file, quant)
+    paths = [Path(_asked(name, functools.partial(hf_hub_download, repo, part))) for part in parts]
+    return paths[0]
+
+
+def choose(name: str, files: Sequence[str], file: str | None, quant: str | None) -> list[str]:
+    """The files that an id means of those in its repository: one, or all shards of a model.
+
+    Raises:
+        BadFile: none, or several; the message has what there is.
+    """
+    models = [f for f in files if f.endswith(".gguf") and not PurePosixPath(f).name.lower().startswith("mmproj")]
+    firsts = [f for f in models if (shard := _SHARD.search(f)) is None or shard[1] == "00001"]
+    if file is not None:
+        found = [f for f in models if f == file]
+    elif quant is not None:
+        found = [f for f in firsts if _has_quant(f, quant)]
+    else:
+        found = firsts if len(firsts) == 1 else [f for f in firsts if _has_quant(f, _PREFERRED)]
+    if len(found) != 1:
+        there = ", ".join(sorted(firsts)) or "no GGUF"
+        which = "which of them" if found or (quant is None and firsts) else "no such file"
+        where = " among what was downloaded" if is_offline() else ""
+        raise BadFile.of(name, f"{which}{where}? there is {there}; give {FORMS}", key="file", found=len(found))
+    shard = _SHARD.search(found[0])
+    if shard is None:
+        return found
+    begin, end, n = found[0][: shard.start()], found[0][shard.end() :], int(shard[2])
+    return [f"{begin}-{i:05}-of-{n:05}{end}" for i in range(1, n + 1)]
+
+
+def _has_quant(file: str, quant: str) -> bool:
+    stem = _SHARD.sub("", file).removesuffix(".gguf")
+    return re.search(rf"(?:^|[-._/]){re.escape(quant)}$", stem, re.IGNORECASE) is not None
+
+
+def _asked(name: str, question: Callable[[], T]) -> T:
+    """What the hub answers.
+
+    Raises:
+        BadFile: it does not; the reason in a line, with the proxy where there is one.
+    """
+    with _loopback_direct():
+        try:
+            return question()
+        except AutoDecoError:
+            raise
+        except Exception as e:  # of what lies between here and the hub, it can be any
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+            raise BadFile.of(name, f"not to be had from the Hugging Face hub: {reason}{_advice()}") from e
+
+
+def _advice() -> str:
+    if is_offline():
+        return "; it was not downloaded before, and --offline allows no download"
+    url = urlsplit(_endpoint())
+    proxy = {**getproxies()}.get(url.scheme) or getproxies().get("all")
+    if not proxy or proxy_bypass(url.hostname or ""):
+        return "; --offline takes what was downloaded before"
+    address = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    shown = f"{address.scheme or url.scheme}://{(address.netloc.rpartition('@')[2])}"  # without a password
+    return f"; by the proxy {shown} of {url.scheme.upper()}_PROXY or ALL_PROXY"
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+@contextmanager
+def _loopback_direct() -> Iterator[None]:
+    """Leave the proxies out for a hub on this machine."""
+    names = [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]
+    kept = {name: os.environ.pop(name) for name in names if urlsplit(_endpoint()).hostname in _LOOPBACK}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,131 @@
+"""The commands of a chat, typed on a terminal, and their table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Case
+from run_helpers import TEMPLATE, with_template
+from terminal_helpers import Screen
+
+from autodeco_gguf.cli._commands import COMMANDS, completions
+
+
+def test_help_and_completion_come_from_one_table() -> None:
+    names = [name for command in COMMANDS for name in command.names]
+    assert names == sorted(set(names), key=names.index)
+    assert set(completions("/")) == set(names)
+    assert list(completions("/sa")) == ["/save"]
+    assert list(completions("/heads o")) == ["on", "off"]
+    assert list(completions("/set repeat_p")) == ["repeat_penalty"]
+    assert list(completions("/set temperature ")) == ["heads", "default"]
+    assert list(completions("/set color e")) == ["entropy"]
+    assert [*completions(""), *completions("hello"), *completions("/no x"), *completions("/save /no/such/")] == []
+
+
+def test_files_are_completed(tmp_path: Path) -> None:
+    for name in ("talk.json", "two words.json", ".hidden"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "tales").mkdir()
+    assert list(completions(f"/save {tmp_path}/ta")) == [f"{tmp_path}/tales/", f"{tmp_path}/talk.json"]
+    assert list(completions(f"/load {tmp_path}/.h")) == [f"{tmp_path}/.hidden"]
+
+
+SAID = (
+    ("/set", "error: usage: /set NAME [VALUE]"),
+    ("/set temp 0.5", "temperature: 0.5"),
+    ("/set temperature", "temperature: 0.5"),
+    ("/set temperature -1", "error: temperature -1.0, expected a number >= 0"),
+    ("/set temperature heads", "temperature: predicted"),
+    ("/set top-k many", "error: top_k many, expected a whole number, or default"),
+    ("/set warmth 3", "error: setting warmth, expected seed, temperature"),
+    ("/set max_tokens 3", "max_tokens: 3"),
+    ('/set stop "a b" c', "stop: 'a b' c"),
+    ("/set stop default", "stop: none"),
+    ("/set stats on", "stats: on"),
+    ("/set stats off", "stats: off"),
+    ("/set seed 41", "seed: 41 for the next answer"),
+    ("/system Be kind.", "system: Be kind."),
+    ("/heads off", "heads: none (temperature fixed at 1, top-p fixed at 1)"),
+    ("/heads top_p", "heads: top-p (temperature fixed at 1)"),
+    ("/heads on", "heads: temperature, top-p"),
+    ("/heads maybe", "error: heads maybe, expected on, off, temperature or top_p"),
+    ("/regen", "error: there is no message yet"),
+    ("/trace x.jsonl", "error: there is no answer yet"),
+    ("/save", "error: usage: /save FILE"),
+    ("/load nowhere.json", "error: nowhere.json: cannot be read: No such file or directory"),
+    ("/what", "error: unknown command /what; /help lists them"),
+    ("/?", "/bye"),
+)
+"""What is typed, and what is said then."""
+
+
+def test_what_commands_say(qwen2: Case, tmp_path: Path) -> None:
+    with Screen(with_template(qwen2, tmp_path), cwd=tmp_path, columns=110) as screen:
+        screen.prompt()
+        for typed, said in SAID:
+            assert said in "\n".join(screen.say(typed)).rpartition(f"> {typed}\n")[2], typed
+        shown = "\n".join(screen.say("/show")).rpartition("> /show")[2]
+        for line in (
+            "system          Be kind.",
+            "max_tokens      3",
+            "seed            41 for",
+            "temperature     predicted",
+        ):
+            assert line in shown
+        assert "3 tokens (cut by -n)" in "\n".join(screen.say("Hello")[-3:])
+        screen.type("/bye")
+        assert screen.process.wait(10) == 0
+        screen.left_clean()
+
+
+def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
+    counting = "{{ raise_exception(messages | length ~ ' messages') if messages | length > 4 }}" + TEMPLATE
+    model = with_template(qwen2, tmp_path, counting)
+    talk, trace = tmp_path / "talk.json", tmp_path / "trace.jsonl"
+    with Screen(model, "-n", 4, "-s", 7, "--top", 2, "-sys", "Be kind.", cwd=tmp_path, columns=250) as screen:
+        screen.prompt()
+        screen.say("One")
+        screen.say("/save talk.json")
+        first = json.loads(talk.read_text())
+        assert [m["role"] for m in first["messages"]] == ["system", "user", "assistant"]
+        screen.say("/regen")
+        screen.say("/trace trace.jsonl")
+        prompt, *tokens, summary = map(json.loads, trace.read_text().splitlines())
+        assert prompt["prompt"] == "<system>Be kind.<user>One<assistant>"
+        assert [list(token) for token in tokens] == [
+            ["id", "text", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob", "alternatives"]
+        ] * 4
+        assert summary["summary"]["seed"] == 8
+        assert "".join(t["text"] for t in tokens) != first["messages"][2]["content"]
+        for answer, state in (
+            (b"\x03", "(nothing written)"),
+            (b"n\r", "(nothing written)"),
+            (b"y\r", "talk.json: written"),
+        ):
+            screen.type("/save talk.json")
+            screen.until(lambda lines: lines[-1].endswith("[y/N]"))
+            screen.send(answer)
+            screen.until(lambda lines, state=state: lines[-2:] == [state, ">"])  # type: ignore[misc]
+        assert json.loads(talk.read_text())["messages"][2]["content"] == "".join(t["text"] for t in tokens)
+        screen.say("Two")
+        assert "6 messages" in screen.say("Three")[-2]
+        screen.say("/clear")
+        assert "4 tokens" in screen.say("Two")[-2]
+        assert "talk.json: 3 messages" in screen.say("/load talk.json")[-2]
+        assert "4 tokens" in screen.say("/regen")[-2]
+        talk.write_text('[{"role": "tool", "content": "x"}]')
+        assert "error: talk.json: message 1 {'role': 'tool'" in "\n".join(screen.say("/load talk.json")[-4:])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("autodeco_gguf.view.page") is None, reason="pages come with view.page")
+def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:
+    with Screen(with_template(qwen2, tmp_path), "-n", 4, cwd=tmp_path, columns=250) as screen:
+        screen.prompt()
+        assert "error: there is no answer yet" in screen.say("/view")[-2]
+        screen.say("One")
+        assert "file:///" in "\n".join(screen.say("/view")[-4:])
+    assert (tmp_path / "autodeco.html").read_text().startswith("<!doctype html>")

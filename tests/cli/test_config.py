@@ -1,0 +1,116 @@
+"""A user's own defaults: which goes before which, and what is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from broken import assert_refused, invoke
+from click.testing import CliRunner
+
+from autodeco_gguf.cli import VERBS, cli
+from autodeco_gguf.cli._common import Verb
+from autodeco_gguf.cli._config import config_path, defaults_from_file
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("AUTODECO_CONFIG", str(path))
+    path.write_text("")
+    return path
+
+
+@click.group()
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    ctx.default_map = {"run": defaults_from_file(run, ["run", "eval"])}
+
+
+@group.command("run", cls=Verb)
+@click.option("-t", "--temperature", "--temp", type=float, default=1.0)
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--history/--no-history", default=True)
+@click.option("--data", multiple=True)
+def run(**values: object) -> None:
+    click.echo(sorted(values.items()))
+
+
+def values(*args: str, **environment: str) -> dict[str, object]:
+    result = CliRunner().invoke(group, ["run", *args], env=environment, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return dict(eval(result.output))
+
+
+def test_option_variable_file_default(config: Path) -> None:
+    assert values()["temperature"] == 1.0
+    config.write_text("[run]\ntemperature = 0.5\n")
+    assert values()["temperature"] == 0.5
+    assert values(AUTODECO_RUN_TEMPERATURE="0.25")["temperature"] == 0.25
+    assert values(AUTODECO_RUN_TEMP="0.125")["temperature"] == 0.125
+    assert values("--temp", "2", AUTODECO_RUN_TEMPERATURE="0.25")["temperature"] == 2.0
+
+
+def test_flags_and_lists(config: Path) -> None:
+    config.write_text('[run]\njson = true\nno_history = true\ndata = ["a", "b"]\n[eval]\n')
+    assert values() == {"as_json": True, "data": ("a", "b"), "history": False, "temperature": 1.0}
+    config.write_text("[run]\nhistory = false\n")
+    assert values()["history"] is False
+    assert values("--history")["history"] is True
+    assert values(AUTODECO_RUN_HISTORY="1")["history"] is True
+    assert values(AUTODECO_RUN_JSON="1")["as_json"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[run]\ntemprature = 1\n", "[run] temprature: no such option; did you mean temperature?"),
+        ("[rum]\n", "[rum]: no such verb; did you mean run?"),
+        ("temperature = 1\n", "[temperature]: no such verb; there is run"),
+        ("[run\n", "not TOML: "),
+        ("[run]\njson = 1\n", "[run] json is 1, expected true or false"),
+        ("[run]\ntemperature = [1]\n", "[run] temperature is [1], expected a text or a number"),
+        ("[run]\ntemperature = 1\ntemp = 2\n", "[run] temp: the same option is given twice"),
+    ],
+)
+def test_what_is_no_default(text: str, words: str, config: Path, capfd: Capture) -> None:
+    config.write_text(text)
+    assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), f"{config}: {words}")
+
+
+def test_where_a_wrong_value_is_from(config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    config.write_text('[run]\ntemperature = "warm"\n')
+    assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), "'warm'", f"(in {config})", status=2)
+    monkeypatch.setenv("AUTODECO_RUN_TEMPERATURE", "hot")
+    words = "'hot' is not a valid float range. (of AUTODECO_RUN_TEMPERATURE in the environment)"
+    assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), words, status=2)
+
+
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.delenv("AUTODECO_CONFIG", raising=False)
+    monkeypatch.setenv("HOME", "/home/x")
+    for folder, expected in (("/c", "/c"), ("", "/home/x/.config"), ("relative", "/home/x/.config")):
+        monkeypatch.setenv("XDG_CONFIG_HOME", folder)
+        assert config_path() == Path(expected, "autodeco-gguf", "config.toml")
+    monkeypatch.setenv("AUTODECO_CONFIG", "/nowhere.toml")
+    assert_refused(invoke(capfd, "run", "-p", "x"), "/nowhere.toml: no such file; AUTODECO_CONFIG names it")
+    assert invoke(capfd, "--help").status == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_variables_of_its_own(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    names = [name for p in command.params if isinstance(p, click.Option) for name in p.envvar or ()]
+    assert len(names) == len(set(names))
+    assert all(name.startswith(f"AUTODECO_{verb.upper()}_") for name in names)
+
+
+def test_a_model_that_is_typed_goes_before_the_user_s(config: Path, capfd: Capture, tmp_path: Path) -> None:
+    config.write_text('[run]\nmodel = "mine.gguf"\n')
+    (tmp_path / "typed.gguf").write_text("x")
+    assert_refused(invoke(capfd, "run", tmp_path / "typed.gguf", "-p", "x"), "typed.gguf: not a GGUF")
+    assert_refused(invoke(capfd, "run", "Why is the sky blue?"), "mine.gguf: cannot be opened")

@@ -1,0 +1,53 @@
+"""The file of what was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.history import InMemoryHistory
+
+from autodeco_gguf.cli import _history
+from autodeco_gguf.cli._history import open_history
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_lines_come_back_the_newest_first(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "history"
+    for line in ("one", "two\nlines", "caf\udce9"):
+        open_history(path).append_string(line)
+    assert list(open_history(path).load_history_strings()) == ["caf\ufffd", "two\nlines", "one"]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_nothing_can_be_kept_the_chat_goes_on(tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    for path, why in ((tmp_path / "file" / "history", "Not a directory|File exists"), (tmp_path, "is no regular file")):
+        history = open_history(path)
+        history.append_string("one")
+        assert isinstance(history, InMemoryHistory)
+        err = capfd.readouterr().err
+        assert any(part in err for part in why.split("|")), err
+        assert err.count("\n") == 1
+    assert isinstance(open_history(None), InMemoryHistory)
+
+
+def test_the_older_half_goes_when_it_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_history, "_MAX_BYTES", 4000)
+    path = tmp_path / "history"
+    for i in range(200):
+        open_history(path).append_string(f"message {i}")
+    kept = list(open_history(path).load_history_strings())
+    assert kept == [f"message {i}" for i in range(199, 199 - len(kept), -1)]
+    assert 20 < len(kept) < 110
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_goes_away_is_no_reason_to_end(tmp_path: Path, capfd: Capture) -> None:
+    history = open_history(tmp_path / "x" / "history")
+    (tmp_path / "x" / "history").unlink()
+    (tmp_path / "x").rmdir()
+    history.append_string("one")
+    assert "the message is not kept" in capfd.readouterr().err
+    assert list(history.load_history_strings()) == []

@@ -1,0 +1,86 @@
+"""What a chat can change of how it answers."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from autodeco_gguf.cli import _settings as settings
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.sampling import Sampling
+
+BOTH = frozenset(settings.HEADS)
+
+
+def test_every_number_of_a_request_is_a_setting() -> None:
+    left_out = {"logit_bias", "grammar", "order"}
+    assert {f.name for f in fields(Sampling)} - left_out < set(settings.NUMBERS)
+    assert {"max_tokens", "seed", "temperature"} < set(settings.NUMBERS)
+
+
+def test_a_setting_is_changed_and_given_back() -> None:
+    request = Request("")
+    for name, value, expected in (
+        ("temperature", "0.5", 0.5),
+        ("top_k", "7", 7),
+        ("min_p", "0.25", 0.25),
+        ("max_tokens", "-1", None),
+        ("stop", "'a b' c", ("a b", "c")),
+    ):
+        new = settings.changed(request, name, value)
+        assert getattr(new, name) == expected
+        assert settings.changed(new, name, "default") == request
+    assert settings.changed(settings.changed(request, "top_p", "0.5"), "top_p", "heads").top_p is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("temperature", "warm", "temperature warm, expected a number, or heads"),
+        ("temperature", "nan", "temperature nan, expected a finite number"),
+        ("top_p", "1.5", "top_p 1.5, expected"),
+        ("top_k", "heads", "top_k heads, expected a whole number, or default"),
+        ("top_k", "1.5", "top_k 1.5, expected a whole number"),
+        ("max_tokens", "0", "max_tokens 0, expected at least 1"),
+        ("stop", '"a', "No closing quotation"),
+        ("grammar", "root", "grammar"),
+    ],
+)
+def test_what_a_setting_cannot_be(name: str, value: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        settings.changed(Request(""), name, value)
+
+
+def test_names_as_people_write_them() -> None:
+    names = {"--top-p": "top_p", "Temp": "temperature", "n": "max_tokens", "top_k": "top_k"}
+    assert {name: settings.setting_name(name) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    ("before", "which", "heads", "after"),
+    [
+        ((None, None), "off", BOTH, (1.0, 1.0)),
+        ((0.5, None), "off", BOTH, (0.5, 1.0)),
+        ((1.0, 0.5), "on", BOTH, (None, None)),
+        ((1.0, 1.0), "temperature", BOTH, (None, 1.0)),
+        ((None, None), "top-p", BOTH, (1.0, None)),
+        ((None, None), "off", frozenset(), (None, None)),
+    ],
+)
+def test_which_heads_decide(
+    before: tuple[float | None, float | None],
+    which: str,
+    heads: frozenset[str],
+    after: tuple[float | None, float | None],
+) -> None:
+    request = settings.with_heads(Request("", temperature=before[0], top_p=before[1]), which, heads)
+    assert (request.temperature, request.top_p) == after
+
+
+@pytest.mark.parametrize("which", ["on", "top_p"])
+def test_heads_that_are_not_there(which: str) -> None:
+    missing = frozenset(["temperature"]) if which == "top_p" else frozenset[str]()
+    with pytest.raises(InvalidInput, match="the model has no"):
+        settings.with_heads(Request(""), which, missing)

@@ -1,0 +1,176 @@
+"""Models of the hub by their id, from a hub on this machine: which file, offline, and what can go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from broken import Outcome, spawn
+
+from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.heads import hub
+from autodeco_gguf.heads.hub import choose, find, is_hub_id
+
+COMMIT = "0" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the hub as a download asks for."""
+
+    daemon_threads = True
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.files, self.asked = files, list[str]()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        self.server.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
+        if self.path.split("/revision")[0] == "/api/models/u/r":
+            siblings = [{"rfilename": name} for name in self.server.files]
+            return self.send(200, json.dumps({"id": "u/r", "sha": COMMIT, "siblings": siblings}).encode(), {}, body)
+        match = re.fullmatch(r"/u/r/resolve/\w+/(.+)", self.path)
+        if match is None or match[1] not in self.server.files:
+            headers = {"X-Error-Code": "EntryNotFound" if match else "RepoNotFound"}
+            return self.send(404, b"", headers, body)
+        content = self.server.files[match[1]]
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
+        return self.send(200, content, headers, body)
+
+    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def fake_hub(merged: Path) -> Iterator[Hub]:
+    model = merged.read_bytes()
+    server = Hub({"README.md": b"x", "m-Q4_K_M.gguf": model, "m-Q8_0.gguf": b"GGUF?", "mmproj-F16.gguf": b"x"})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(server: Hub, home: Path, *args: object, **environment: str) -> Outcome:
+    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    env = {**clean, "HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment}
+    return spawn("run", "-t", 1, *args, "--raw", "-p", "x", "-n", 2, env=env)
+
+
+def test_a_model_of_the_hub_is_downloaded_once(fake_hub: Hub, tmp_path: Path) -> None:
+    for model in ("hf:u/r", "hf:u/r:q4_k_m", "hf:u/r/m-Q4_K_M.gguf"):
+        outcome = run(fake_hub, tmp_path, model)
+        assert (outcome.status, "heads: temperature, top-p" in outcome.err) == (0, True), outcome.err
+    assert sum(asked.startswith("GET /u/r/resolve/") for asked in fake_hub.asked) == 1
+    fake_hub.asked.clear()
+    for model in ("hf:u/r:Q4_K_M", "hf:u/r"):
+        assert run(fake_hub, tmp_path, model, "--offline").status == 0
+    assert fake_hub.asked == []
+    outcome = run(fake_hub, tmp_path, "hf:u/r:Q8_0", "--offline")
+    assert "error: hf:u/r:Q8_0: no such file among what was downloaded? there is m-Q4_K_M.gguf" in outcome.err
+    assert fake_hub.asked == []
+
+
+@pytest.mark.parametrize("proxy", ["http://user:secret@127.0.0.1:9", "socks5h://x"])
+def test_loopback_is_never_proxied_and_a_broken_proxy_is_named(proxy: str, fake_hub: Hub, tmp_path: Path) -> None:
+    variables = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "ALL_PROXY": proxy}
+    assert run(fake_hub, tmp_path, "hf:u/r", **variables).status == 0
+    outcome = run(fake_hub, tmp_path, "hf:u/other", HF_ENDPOINT="http://hub.invalid", **variables)
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("error: hf:u/other: not to be had from the Hugging Face hub: ")
+    assert proxy.replace("user:secret@", "") in last
+    assert (outcome.status, "secret" in outcome.err, "Traceback" in outcome.err) == (1, False, False)
+
+
+def test_what_is_not_there(fake_hub: Hub, tmp_path: Path) -> None:
+    for model, words in (
+        ("hf:u/none", "not to be had from the Hugging Face hub: "),
+        ("hf:u/r:Q2_K", "no such file? there is m-Q4_K_M.gguf, m-Q8_0.gguf; give hf:user/repo"),
+        ("hf:u/r/other.gguf", "not to be had from the Hugging Face hub: "),
+    ):
+        outcome = run(fake_hub, tmp_path, model)
+        assert outcome.err.splitlines()[-1].startswith(f"error: {model}: {words}"), outcome.err
+        assert (outcome.status, outcome.out) == (1, "")
+
+
+FILES = ["a-Q8_0.gguf", "a-Q4_K_M.gguf", "IQ1_S/a-00001-of-00002.gguf", "IQ1_S/a-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("files", "quant", "chosen"),
+    [
+        (FILES, "q8_0", ["a-Q8_0.gguf"]),
+        (FILES, None, ["a-Q4_K_M.gguf"]),
+        (["x.Q5_0.gguf", "mmproj.gguf", "x.bin"], None, ["x.Q5_0.gguf"]),
+        (["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"], "f16",
+         ["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"]),
+    ],
+)  # fmt: skip
+def test_which_file(files: list[str], quant: str | None, chosen: list[str]) -> None:
+    assert choose("hf:u/r", files, None, quant) == chosen
+
+
+@pytest.mark.parametrize(
+    ("files", "quant", "words"),
+    [(["a-Q8_0.gguf", "a-Q5_0.gguf"], None, "which of them"), (["x.bin"], None, "there is no GGUF"),
+     (["a-Q8_0.gguf", "b-Q8_0.gguf"], "Q8_0", "which of them"), (["a-Q8_0.gguf"], "Q8", "no such file")],
+)  # fmt: skip
+def test_no_file_or_several(files: list[str], quant: str | None, words: str) -> None:
+    with pytest.raises(BadFile, match=words):
+        choose("hf:u/r", files, None, quant)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:user", "hf:u/r:", "hf:u/r/../x.gguf", "hf:u/r/x.bin", "hf:u/r:q:8", "hf:/u/r"]
+)
+def test_what_is_no_id(name: str) -> None:
+    assert is_hub_id(name)
+    with pytest.raises(InvalidInput, match=r"expected hf:user/repo, hf:user/repo:quant or"):
+        find(name)
+
+
+def test_a_file_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("hf:u")
+    (tmp_path / "hf:u").write_text("")
+    assert not is_hub_id("hf:u")
+    assert not is_hub_id(Path("model.gguf"))
+
+
+def test_offline_is_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, offline in (("1", True), ("true", True), ("0", False), ("", False)):
+        monkeypatch.setenv("HF_HUB_OFFLINE", value)
+        assert hub.is_offline() == offline
