@@ -34,7 +34,7 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
     help="Who decides where a client sends a temperature or top-p.",
 )
 @click.option("--alias", "model_id", help="Name of the model for clients.  [default: its own, or its file's]")
-@click.option("--api-key", "api_keys", multiple=True, envvar="AUTODECO_API_KEY", help="Key of a client; repeatable.")
+@click.option("--api-key", "api_keys", multiple=True, help="Key of a client; repeatable.")
 @click.option("--cors", "cors_origins", multiple=True, help="Origin whose pages may use it, or *; repeatable.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="Own name in Host headers, or *; repeatable.")
 @option(

@@ -330,7 +330,9 @@ class Llama(llama_cpp.Llama):
         kwargs["grammar"] = in_place_of(kwargs.get("grammar"))
         kwargs["temp"] = kwargs.pop("temperature")
         sampling = {name: kwargs[name] for name in kwargs.keys() & _GENERATE - {"logits_processor"}}
-        return self._turns.stream(Completion(self, kwargs).run(sampling))
+        with self._turns.held():
+            completion = Completion(self, kwargs)
+        return self._turns.stream(completion.run(sampling))
 
     def _init_sampler(
         self,

@@ -52,6 +52,7 @@ class Turns:
         self._calling_back = False
         self._stream: _Stream | None = None
         self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
+        self._holders: list[threading.Thread] = []
         self._stopped = False
         self._free: Callable[[], None] | None = None
         self.closed = self._torn = False
@@ -145,6 +146,26 @@ class Turns:
                     self._stream = None
                     self._changed.notify_all()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the model from being freed for a while, without a turn: to read what no turn changes.
+
+        Raises:
+            Closed: the model is.
+            ModelFailed: the process has forked.
+        """
+        with self._changed:
+            self.check()
+            self._holders.append(threading.current_thread())
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders.remove(threading.current_thread())
+                if self._running is None:
+                    self._free_if_closed()
+                self._changed.notify_all()
+
     def calling_back(self, function: Callable[..., T]) -> Callable[..., T]:
         """The same function, that must not take a turn within the one it is called in."""
 
@@ -171,15 +192,14 @@ class Turns:
                 return
             self._free = free
             self._changed.notify_all()
-            while self._running not in (None, threading.current_thread()):
+            while {self._running, *self._holders} - {None, threading.current_thread()}:
                 self._changed.wait(1.0)
             if self._running is None:
                 self._free_if_closed()
 
     def _free_if_closed(self) -> None:
-        free, self._free = self._free, None
-        if free is not None:
-            self.closed = True
+        if self._free is not None and not self._holders:
+            free, self._free, self.closed = self._free, None, True
             free()
 
     # ---- the process ----
@@ -194,7 +214,7 @@ class Turns:
     def after_fork(self) -> None:
         """Other threads are gone, and what they had locked stays locked."""
         self._torn = self._torn or self._running not in (None, threading.current_thread())
-        self._changed, self._queue = threading.Condition(), []
+        self._changed, self._queue, self._holders = threading.Condition(), [], []
         self._running = self._running if self._running is threading.current_thread() else None
 
 

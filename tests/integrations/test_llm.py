@@ -285,7 +285,8 @@ def test_a_program_s_own_messages(talk: Run, rendered: list[str]) -> None:
 def spawn(user: Path, *args: str) -> subprocess.Popen[bytes]:
     """The command line as a process of its own."""
     code = (
-        "import llm.plugins, autodeco_gguf.integrations.llm as p\n"
+        "import signal, llm.plugins, autodeco_gguf.integrations.llm as p\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, where the tests run in the background
         "llm.plugins.pm.register(p, 'autodeco')\n"
         "from llm.cli import cli\n"
         "cli()"
@@ -310,10 +311,12 @@ def test_ctrl_c_ends_the_answer_and_keeps_it(run: Run, user: Path, merged: Path)
 
 
 def test_an_interrupt_of_a_program_is_the_program_s(user: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     response = llm.get_model("autodeco/demo").prompt(STORY, seed=1)
     next(iter(response))
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     assert llm.get_model("autodeco/demo").prompt(STORY, max_tokens=1).text() != ""
 
 

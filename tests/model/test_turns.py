@@ -314,6 +314,37 @@ def test_close_while_another_thread_generates(merged: Path) -> None:
     assert [str(e) for e in found] == [f"{llm.model_path}: the model is closed"]
 
 
+def test_close_while_another_thread_begins(merged: Path) -> None:
+    llm = load(merged)
+    begun, goes_on = threading.Event(), threading.Event()
+    found: list[object] = []
+
+    class Slow(dict[str, float]):
+        def items(self) -> Any:
+            begun.set()
+            assert goes_on.wait(SECONDS)
+            return super().items()
+
+    def work() -> None:
+        try:
+            found.append(llm("x", max_tokens=1, logit_bias=Slow({"5": 1.0})))
+        except Closed as e:
+            found.append(str(e))
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (work, llm.close)]
+    threads[0].start()
+    assert begun.wait(SECONDS)
+    threads[1].start()
+    threads[1].join(0.1)
+    assert threads[1].is_alive()  # what the other reads is still there
+    goes_on.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert found == [f"{llm.model_path}: the model is closed"]
+    with pytest.raises(Closed):
+        llm("x", max_tokens=1)
+
+
 def test_close_in_the_midst_of_a_stream(merged: Path) -> None:
     llm = load(merged)
     chunks = stream(llm, 1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from broken import MAIN
 from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 
 from autodeco_gguf.errors import AutoDecoError
@@ -232,7 +233,7 @@ def test_an_address_of_others() -> None:
 
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "autodeco_gguf", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-c", MAIN, "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         try:
             assert child.stderr is not None
