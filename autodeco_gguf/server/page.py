@@ -22,6 +22,7 @@ _HEADERS = {
 
 _TYPES = mimetypes.MimeTypes()
 """Without the system's own, which may differ."""
+_TYPES.add_type("text/javascript", ".js")  # what Python says of it depends on its version
 
 
 def files(folder: Path = FOLDER) -> dict[str, Path]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while it is there, so is an event loop
 def browser() -> Iterator[Browser]:
     """Chromium without a window. Where there is none the tests are skipped, with CI=1 they fail."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
