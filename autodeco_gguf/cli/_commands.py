@@ -269,11 +269,9 @@ def _trace(session: Session, name: str) -> None:
 
 
 def _view(session: Session, name: str) -> None:
+    from autodeco_gguf.view.page import write_page
+
     session.last()
-    try:
-        from autodeco_gguf.view.page import write_page  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as e:
-        raise InvalidInput("no pages in this installation; /trace FILE writes the values") from e
     path = Path(name or "autodeco.html").expanduser()
     if _may_write(session, path):
         write_page(path, [list(map(json.loads, told.lines())) for told in session.told])

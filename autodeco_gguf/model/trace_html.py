@@ -22,10 +22,7 @@ def marked(pieces: Iterable[tuple[str, float, str]], caption: str) -> str:
         f'<span title="{escape(about)}" style="background:{_color(shade)}">{_text(text)}</span>'
         for text, shade, about in pieces
     )
-    style = (
-        "white-space:pre-wrap;overflow-wrap:anywhere;font-family:monospace;line-height:1.7;color:#000;background:#fff"
-    )
-    return f'<div style="{style}">{"".join(spans)}</div><div><small>{escape(caption)}</small></div>'
+    return f'<div style="{_STYLE}">{"".join(spans)}</div><div><small>{escape(caption)}</small></div>'
 
 
 def _text(text: str) -> str:

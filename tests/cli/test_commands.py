@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
-import pytest
 from conftest import Case
 from run_helpers import TEMPLATE, with_template
 from terminal_helpers import Screen
@@ -121,7 +119,6 @@ def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
         assert "error: talk.json: message 1 {'role': 'tool'" in "\n".join(screen.say("/load talk.json")[-4:])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("autodeco_gguf.view.page") is None, reason="pages come with view.page")
 def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:
     with Screen(with_template(qwen2, tmp_path), "-n", 4, cwd=tmp_path, columns=250) as screen:
         screen.prompt()
