@@ -165,6 +165,9 @@ def answer(conversation: Conversation, request: Request, show: Show, ctrl_c: Ctr
     told = Told(given, _print(given, show, ctrl_c))
     conversation.keep(given)
     click.echo(json.dumps({"summary": told.summary}) if show.as_json else None)
+    if given.generation.n_forgotten:
+        n_forgotten = given.generation.n_forgotten
+        click.echo(f"the context was full: the oldest {n_forgotten} tokens were left out on the way", err=True)
     if show.trace:
         _show_trace(given)
     click.echo((table if show.stats else line)(told.summary, request.max_tokens), err=True)

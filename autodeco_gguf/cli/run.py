@@ -87,10 +87,10 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
 @click.option(
     "--context-overflow",
     "overflow",
-    type=click.Choice(["forget", "stop"]),
+    type=click.Choice(["forget", "shift", "stop"]),
     default="forget",
     show_default=True,
-    help="When a chat fills the context: forget its oldest messages, or stop.",
+    help="When a chat fills the context: forget its oldest messages; shift: in the midst of an answer too; or stop.",
 )
 @click.option("--history/--no-history", default=True, help="Keep what is typed in a chat for the next.  [default: on]")
 def run_command(

@@ -9,16 +9,20 @@ from typing import Literal
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Piece, Request
+from autodeco_gguf.engine.scheduler import common_beginning
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 
 Message = dict[str, str]
 """With "role" and "content"."""
 
-Overflow = Literal["forget", "stop"]
+Overflow = Literal["forget", "shift", "stop"]
 
 _ROOM = 0.25
 """Share of the context that old messages leave to an answer."""
+
+_SINKS = 4
+"""First tokens that always stay: much of the attention goes to them (arXiv 2309.17453)."""
 
 
 class Answer:
@@ -63,13 +67,16 @@ class Conversation:
     """Messages that follow each other, each answered by a model that is given all of them.
 
     Where the context does not hold them all, the oldest go: a message of the user together with its answer, for good.
-    The system message stays. With ``overflow="stop"`` nothing goes: the message is refused.
+    The system message stays. With ``overflow="shift"`` an answer that fills the context goes on too: the older half of
+    what is there is forgotten, but for the system message and, where it is the only one, the message. With "stop"
+    nothing goes: the message is refused.
 
     Attributes:
         chat: the template they are written with; None: the model completes the last message as it stands.
         messages: what was said; an answer is part of it once it is kept.
         remembers: whether a message follows what was said before; if not, each one begins anew.
-        overflow: what to do where the context does not hold all: "forget" the oldest messages, or "stop".
+        overflow: what to do where the context does not hold all: "forget" the oldest messages,
+            "shift", or "stop".
         seed: of the first answer; the next one's is larger by one.
         n_answers: answers kept.
 
@@ -180,12 +187,21 @@ class Conversation:
         if self.overflow == "stop" and said != self._beginning and len(tokens) >= self._engine.n_ctx:
             reason = f"the conversation has {len(tokens)} tokens, the context holds {self._engine.n_ctx}; raise it"
             raise InvalidInput(reason, key="n_ctx", found=len(tokens), expected=self._engine.n_ctx)
-        forgets = self.chat is not None and self.overflow == "forget"
+        forgets = self.chat is not None and self.overflow != "stop"
         while forgets and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
             said, n_left_out = self._without_oldest(said), n_left_out + 1
             text, tokens = self._tokens([*said, new])
-        generation = self._engine.submit(replace(request, prompt=tokens, seed=seed))
+        n_keep = self._n_kept(said, tokens) if self.overflow == "shift" else None
+        generation = self._engine.submit(replace(request, prompt=tokens, seed=seed, n_keep=n_keep))
         return Answer([*said, new], text, generation, seed=seed, n_left_out=n_left_out)
+
+    def _n_kept(self, said: list[Message], tokens: list[int]) -> int:
+        """How much of a prompt an answer does not forget: all of a first one, else what comes before any message."""
+        n = len(tokens)
+        if self.chat is not None and said != self._beginning:
+            empty = [*self._beginning, {"role": "user", "content": ""}]
+            n = max(_SINKS, common_beginning(self._tokens(empty)[1], tokens))
+        return min(n, self._engine.n_ctx // 2)
 
     def _tokens(self, messages: list[Message]) -> tuple[str, list[int]]:
         """What the model is given for messages, as text and as tokens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -219,6 +220,14 @@ class Engine:
         if n + (request.max_tokens != 0) > self.n_ctx:
             text = f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it"
             raise InvalidInput(text, key="n_ctx", found=n, expected=self.n_ctx)
+        if request.n_keep is not None:
+            if request.n_keep > self.n_ctx // 2:
+                half = f"at most half of the context, {self.n_ctx // 2}"
+                raise InvalidInput.of("n_keep", request.n_keep, half)
+            if not self.context.can_shift:
+                path = self.context.file.path
+                text = f"{path}: this architecture cannot forget a part of what it read: no context shift"
+                raise InvalidInput(text, key="n_keep")
         return tokens
 
     def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:
@@ -244,7 +253,8 @@ class Engine:
         tokens = self._tokens(request)
         if not self._scheduler.has_room:
             raise Busy(f"too many requests: {self.batching.max_waiting} are waiting already; try again later")
-        room, trace = self.n_ctx - len(tokens), "full" if request.entropy else "plain"
+        room = self.n_ctx - len(tokens) if request.n_keep is None else sys.maxsize
+        trace = "full" if request.entropy else "plain"
         temperature, top_p = request.pair(0)
         sampling = replace(request, pairs=None, temperature=temperature, top_p=top_p)
         sampler = build_sampler(self._predictor, sampling, self.context.model, trace=trace)

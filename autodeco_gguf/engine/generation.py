@@ -26,6 +26,7 @@ class Generation:
         finish_reason: None while there is no result.
         error: why it ended, for "error".
         n_drawn: tokens drawn so far.
+        n_forgotten: tokens that the context has forgotten, see :attr:`Request.n_keep`.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Generation:
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
-        self.n_drawn = 0
+        self.n_drawn = self.n_forgotten = 0
         self._index, self._words, self._on_token = index, words, on_token
         self._wait: Wait | None = wait  # None once it is done: a result keeps no engine
         self._result: Result | None = None
@@ -163,9 +164,20 @@ class Generation:
             self._wait = None
             del self.sampler, self._words, self._on_token  # scratch space as wide as the vocabulary, and the model
 
+    @property
+    def position(self) -> int:
+        """Of the token that is decoded next."""
+        return self.n_decoded - self.n_forgotten
+
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """The tokens of the prompt that its sequence holds, or will."""
+        return self.head[: self.request.n_keep] if self.n_forgotten else self.head
+
     def decoded(self) -> tuple[int, ...]:
-        """The tokens that its sequence holds."""
-        return (*self.prompt, *self._rows.ids())[: self.n_decoded]
+        """The tokens that its sequence begins with, computed from nothing but those before them."""
+        all_ = (*self.prompt, *self._rows.ids())
+        return all_[: self.request.n_keep] if self.n_forgotten else all_[: self.n_decoded]
 
 
 class StoppedText:

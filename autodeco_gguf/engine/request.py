@@ -34,6 +34,9 @@ class Request(Sampling):
         entropy: put the entropy of the model's distribution into the trace, a pass over the vocabulary for each token.
         top: put the log-probability of each token into the trace, and so many alternatives to it, 0 to 64; two passes
             over the vocabulary for each token. None: neither.
+        n_keep: what to do once the context is full: forget half of what it holds, the older half, except for so many
+            tokens at the beginning, and go on (llama.cpp's context shift); at most half of the context. Then None as
+            ``max_tokens`` sets no end at all. None: the answer ends there.
         prompt_logprobs: find out the log-probability of each token of the prompt too, with ``top`` alternatives; all of
             the prompt is computed, whatever other sequences hold of it.
     """
@@ -44,6 +47,7 @@ class Request(Sampling):
     pairs: Sequence[tuple[float, float]] | None = field(default=None, kw_only=True)
     entropy: bool = field(default=False, kw_only=True)
     top: int | None = field(default=None, kw_only=True)
+    n_keep: int | None = field(default=None, kw_only=True)
     prompt_logprobs: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -59,6 +63,8 @@ class Request(Sampling):
             raise InvalidInput.of("max_tokens", repr(self.max_tokens), f"at least {least}")
         if self.top is not None and not (_is_int(self.top) and 0 <= self.top <= MAX_TOP):
             raise InvalidInput.of("top", repr(self.top), f"0 to {MAX_TOP}")
+        if self.n_keep is not None and not (_is_int(self.n_keep) and self.n_keep >= 0):
+            raise InvalidInput.of("n_keep", repr(self.n_keep), "at least 0")
         # the items of bytes would pass for tokens
         if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
             raise InvalidInput.of("prompt", f"of {type(self.prompt).__name__}", "a text or tokens")

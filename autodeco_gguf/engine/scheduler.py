@@ -62,8 +62,8 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
         self._least = 2 if batching.batch_invariant else 1
-        self._host_way = bool(predictor.names) and not context.takes(predictor)
-        self._alone = n_parallel == 1 and not self._host_way  # then in the pieces that Llama has, to the last bits
+        self._host_way = self._alone = False  # see _find_way
+        self._begun = False
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
         self._unsure = False  # what is under way: an interrupt has come in the midst of a change
@@ -88,6 +88,8 @@ class Scheduler:
             self._give_up("interrupted")
         self._unsure = True
         try:
+            if not self._begun:
+                self._find_way()
             for generation in self._in_use():
                 if generation.cancelled:
                     self._end(generation, "cancelled")
@@ -100,11 +102,23 @@ class Scheduler:
             self._close_gaps()
             if ready and self._users:
                 self._attach()
+                self._shift()
                 self._draw()
         except BaseException as e:
             self._give_up(str(e) or type(e).__name__)
             raise
         self._unsure = False
+
+    def _find_way(self) -> None:
+        """Whether the heads go into the graph.
+
+        That takes decoding a token, so it is not done before there is a thread that runs: libgomp keeps threads for
+        each thread that has ever computed, and once they are more than the cores, they wait in a slower way.
+        """
+        self._host_way = bool(self._predictor.names) and not self._context.takes(self._predictor)
+        # in the pieces that Llama has, to the last bits
+        self._alone = self._n_parallel == 1 and not self._host_way
+        self._begun = True
 
     def _give_up(self, error: str) -> None:
         """End what has a sequence: what the context holds is unknown."""
@@ -190,12 +204,12 @@ class Scheduler:
     def _source(self, head: tuple[int, ...]) -> tuple[int, int]:
         """The sequence that holds, or will hold, most of the beginning of a prompt, and how many tokens of it."""
         for place, user in enumerate(self._users):
-            if user is not None and user.head == head:
+            if user is not None and user.beginning == head:
                 return place, len(head)
         best = 0, 0
         for place, held in enumerate(self._held):
             user = self._users[place] if place < len(self._users) else None
-            n = _common(head, held if user is None else user.head)
+            n = common_beginning(head, held if user is None else user.beginning)
             if n > best[1] and n >= min(len(head), _SHARED):
                 best = place, n
         return best
@@ -280,6 +294,16 @@ class Scheduler:
         ):
             self._predictor.detach()
 
+    def _shift(self) -> None:
+        """Make room in the sequences that are full: their beginning stays, of the others the older half goes."""
+        for place, user in enumerate(self._in_use()):
+            if user.position == self._context.n_ctx:
+                begin = user.request.n_keep
+                assert begin is not None  # else it has ended before
+                n = max(1, (user.position - begin) // 2)
+                self._context.shift(place, begin, n)
+                user.n_forgotten += n
+
     def _draw(self) -> None:
         """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
         users = self._in_use()
@@ -287,11 +311,11 @@ class Scheduler:
         samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
         if self._alone:
             (user,), rest = users, users[0].head[users[0].n_decoded :]
-            self._context.finish([*rest, user.last], user.n_decoded, 0)
+            self._context.finish([*rest, user.last], user.position, 0)
             user.n_decoded += len(rest)
         else:
             tokens = [u.last if draws else u.head[u.n_decoded] for u, draws in zip(users, drawing, strict=True)]
-            positions = [user.n_decoded for user in users]
+            positions = [user.position for user in users]
             for idle in range(len(users), self._least):
                 self._context.remove(idle)
                 self._held[idle] = ()
@@ -318,7 +342,7 @@ class Scheduler:
                 self._end(user, reason)
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_beginning(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens two sequences have in common at their beginning."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:

@@ -246,6 +246,18 @@ class Context:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
         lib.llama_memory_seq_cp(self._ctx.memory, source, target, -1, -1)
 
+    @property
+    def can_shift(self) -> bool:
+        """Whether :meth:`shift` is possible: not where a state has been computed from all tokens before it."""
+        model = self._model.model
+        stateful = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+        return not stateful and bool(lib.llama_memory_can_shift(self._ctx.memory))
+
+    def shift(self, seq: int, begin: int, n: int) -> None:
+        """Forget ``n`` tokens of a sequence from position ``begin`` on; those that follow move up to their place."""
+        lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, begin + n)
+        lib.llama_memory_seq_add(self._ctx.memory, seq, begin + n, -1, -n)
+
     def fill(self, tokens: Ints, positions: Ints, sequences: Ints) -> None:
         """Decode tokens of which no output is wanted, as many as there are."""
         for i in range(0, len(tokens), BATCH):

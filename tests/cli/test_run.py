@@ -184,11 +184,16 @@ def test_what_a_chat_template_reads_besides(qwen2: Case, tmp_path: Path, capfd: 
 
 
 def test_the_context_is_what_was_asked_for(merged: Path, capfd: Capture) -> None:
-    outcome = run(capfd, merged, "--raw", "-p", "Hello", "--temp", 0, "-c", 30, "--repeat-penalty", 1.5, "--json")
+    arguments = (merged, "--raw", "-p", "Hello", "--temp", 0, "-c", 30, "--repeat-penalty", 1.5, "--json")
+    outcome = run(capfd, *arguments)
     prompt, *tokens, summary = map(json.loads, outcome.out.splitlines())
     assert len(prompt["ids"]) + len(tokens) == 30
     assert summary["summary"]["finish_reason"] == "length"
     assert re.search(r"^\d+ tokens \(cut: the context is full\), ", outcome.err, re.M)
+    shifted = run(capfd, *arguments, "-n", 60, "--context-overflow", "shift")
+    assert len(shifted.out.splitlines()) == 60 + 2
+    assert shifted.out.splitlines()[1:-1][: len(tokens)] == outcome.out.splitlines()[1:-1]
+    assert re.search(r"^the context was full: the oldest \d\d tokens were left out on the way$", shifted.err, re.M)
     too_long = run(capfd, merged, "--raw", "-p", "word " * 20, "-c", 30)
     assert re.search(r"the prompt has \d+ tokens, the context holds 30; raise --ctx", too_long.err)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -282,6 +283,22 @@ def test_a_full_context_stops_where_that_is_wanted(long: Engine) -> None:
     assert re.fullmatch(words, refused)
     assert conversation.messages[0]["content"] == "Message 0"
     assert len(conversation.messages) > 4
+
+
+def test_an_answer_goes_on_where_the_context_is_full(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.", overflow="shift")
+    only = conversation.ask(Request("Zero", max_tokens=1))
+    assert only.generation.request.n_keep == len(only.generation.prompt) <= chatting.n_ctx // 2
+    told(conversation, "Zero")
+    bias = {token: -math.inf for token in range(chatting.context.n_vocab) if chatting.context.is_eog(token)}
+    answer = conversation.ask(Request("One", temperature=0, max_tokens=2 * chatting.n_ctx, logit_bias=bias))
+    assert len(list(answer)) == 2 * chatting.n_ctx
+    kept = chatting.context.tokenize("<system>Be kind.<user>")
+    assert answer.generation.request.n_keep == len(kept)
+    assert answer.generation.n_forgotten > chatting.n_ctx
+    conversation.keep(answer)
+    told(conversation, "Two")  # for which the long answer is left out
+    assert [m["content"] for m in conversation.messages][:2] == ["Be kind.", "Two"]
 
 
 def test_a_system_message_needs_a_template(merged: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import load
+from conftest import Case, load
 from engine_helpers import PROMPTS, answers, make, no_end
+from llama_cpp import GGML_TYPE_F32 as F32
+from llama_cpp import Llama as Stock
+from llama_cpp import llama_cpp as lib
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -110,6 +114,72 @@ def test_a_single_sequence_is_computed_as_llama_does(n: int, merged: Path) -> No
         drawn = [next(stream) for _ in result.trace.ids]
         assert drawn == result.trace.ids
         np.testing.assert_array_equal(llama.trace.parameters, result.trace.parameters)
+
+
+# ---- a full context ----
+
+
+def shifted_by_hand(path: Path, prompt: list[int], n: int, *, n_ctx: int, n_keep: int) -> list[int]:
+    """The n likeliest tokens after a prompt, by stock llama-cpp-python: half is left out whenever n_ctx are there."""
+    cache = {"type_k": F32, "type_v": F32}
+    llama = Stock(str(path), n_ctx=4 * n_ctx, n_threads=1, n_threads_batch=1, verbose=False, logits_all=True, **cache)
+    tokens, found = prompt, list[int]()
+    while len(found) < n:
+        if llama.n_tokens == n_ctx:
+            left_out = (n_ctx - n_keep) // 2
+            lib.llama_memory_seq_rm(llama._ctx.memory, 0, n_keep, n_keep + left_out)
+            lib.llama_memory_seq_add(llama._ctx.memory, 0, n_keep + left_out, -1, -left_out)
+            llama.n_tokens -= left_out
+        llama.eval(tokens)
+        tokens = [int(np.argmax(llama.scores[llama.n_tokens - 1]))]
+        found += tokens
+    llama.close()
+    return found
+
+
+@pytest.mark.parametrize("n_parallel", [1, 3])
+def test_a_full_context_is_shifted(merged: Path, qwen2: Case, n_parallel: int) -> None:
+    """As by hand, in sequences that are full at different times, move, and lend their beginning to others."""
+    engine = make(merged, n_parallel=n_parallel, n_ctx=64)
+    prompts = [PROMPTS[3], PROMPTS[0], PROMPTS[3], PROMPTS[4], PROMPTS[0]]
+    lengths, keeps = (150, 9, 80, 120, 70), (32, 0, 4, 9, 8)
+    requests = [
+        Request([token % 300 for token in prompt[:50]], temperature=0, max_tokens=n, n_keep=n_keep)
+        for prompt, n, n_keep in zip(prompts, lengths, keeps, strict=True)
+    ]
+    bias = no_end(engine)
+    handles = [engine.submit(replace(request, logit_bias=bias)) for request in requests]
+    for handle, request, n in zip(handles, requests, lengths, strict=True):
+        result = handle.result()
+        assert (len(result.tokens), result.finish_reason) == (n, "length")
+        expected = shifted_by_hand(qwen2.base, list(request.prompt), n, n_ctx=64, n_keep=request.n_keep or 0)
+        assert result.tokens == expected
+        assert (handle.n_forgotten > 0) == (len(request.prompt) + n - 1 > 64)
+    engine.close()
+
+
+def test_what_was_shifted_is_no_beginning_for_others(merged: Path) -> None:
+    """Its states have seen what was left out: only what stayed in its place is lent."""
+    engine = make(merged, n_parallel=1, n_ctx=64)
+    bias, prompt = no_end(engine), PROMPTS[3][:50]
+    engine.generate([Request(prompt, temperature=0, max_tokens=60, n_keep=10, logit_bias=bias)])
+    (again,) = engine.generate([Request(prompt, seed=3, max_tokens=5)])
+    fresh = make(merged, n_parallel=1, n_ctx=64)
+    (expected,) = fresh.generate([Request(prompt, seed=3, max_tokens=5)])
+    assert again.tokens == expected.tokens
+    np.testing.assert_array_equal(again.trace.parameters, expected.trace.parameters)
+    engine.close()
+    fresh.close()
+
+
+def test_what_cannot_be_shifted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match=r"^n_keep 65, expected at most half of the context, 64$"):
+        engine.submit(Request([5], n_keep=65))
+    with pytest.raises(InvalidInput, match=r"^n_keep -1, expected at least 0$"):
+        engine.submit(Request([5], n_keep=-1))
+    monkeypatch.setattr(lib, "llama_model_is_recurrent", lambda model: True)
+    with pytest.raises(InvalidInput, match=r"this architecture cannot forget a part of what it read"):
+        engine.submit(Request([5], n_keep=4))
 
 
 # ---- prompts ----
