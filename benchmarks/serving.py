@@ -64,7 +64,7 @@ def bare_engine(model: str, n: int, parallel: int, max_tokens: int) -> tuple[flo
 def serving(module: str, *arguments: str) -> Iterator[str]:
     """A server in a process of its own; its URL."""
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         for line in child.stderr:
             url = re.search(r" on (http://[^ ]+)", line)
@@ -83,7 +83,7 @@ def stock(model: str) -> Iterator[str]:
         base = file.base().path
         if file.heads_source.head_tensors and file.known is None:
             base = Path(directory) / "base.gguf"
-            ad.extract(file.path, base)
+            ad.extract(file.path, base=base)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
