@@ -52,7 +52,9 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 @chat_template_option
 @click.option("--log-requests", is_flag=True, help="A line on stderr for each request.")
 @click.option(
-    "--log-answers", type=GGUF, help="File to append each answer to, with its prompt and tokens, for view; see docs."
+    "--log-answers",
+    type=GGUF,
+    help="File for each answer with its prompt and tokens, which view shows: it has the conversations in it.",
 )
 def serve_command(
     model: Path | None,
