@@ -19,6 +19,7 @@ from autodeco_gguf.evaluation.drawing import EvalWatch, Run, Session, last_date,
 from autodeco_gguf.evaluation.methods import Method
 from autodeco_gguf.evaluation.pairs import PairsFile
 from autodeco_gguf.evaluation.plots import plot
+from autodeco_gguf.evaluation.questions import keep_questions
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, Samples
@@ -71,6 +72,7 @@ def evaluate(
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
         samples = files.enter_context(Samples(directory, header["tasks"]))
+        keep_questions(directory, items)
         pairs = files.enter_context(PairsFile(directory)) if shuffles else None
         run = Run(engine, mine, tasks, settings, samples, pairs, log, watch)
         if "traces" in also:

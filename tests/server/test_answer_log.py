@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_warning(path: Path, monkeypatch: Any, caplog: pytest
         room = 1000
         return {"text": "b"}
 
-    monkeypatch.setattr(module.os, "write", with_room)
+    monkeypatch.setattr(os, "write", with_room)
     with AnswerLog(path) as log:
         for _ in range(5):
             log.put(lambda: {"text": "a" * 10})
