@@ -16,6 +16,7 @@ export class Chart {
   constructor(element, tokens, onPoint = () => {}) {
     Object.assign(this, { element, tokens, marked: -1 });
     this.picture = svg("svg", { role: "img", height: HEIGHT });
+    this.line = svg("line", { y1: TOP, y2: HEIGHT - BOTTOM });
     const key = (name, text) => make("span", { class: `key ${name}` }, text);
     element.classList.add("chart");
     element.append(this.picture, make("p", {}, key("t", "T, temperature"), key("p", "P, top-p")));
@@ -35,9 +36,16 @@ export class Chart {
     this.frame ??= requestAnimationFrame(() => this.draw());
   }
 
+  /** Only this line moves: the rest of a long answer is not drawn again. */
   mark(place) {
     this.marked = place;
-    this.update();
+    if (this.frame === undefined) this.place();
+  }
+
+  place() {
+    const known = this.marked >= 0 && this.marked < this.tokens.length, x = known ? this.x(this.marked) : 0;
+    this.line.setAttribute("class", known ? "mark" : "");
+    for (const name of ["x1", "x2"]) this.line.setAttribute(name, x);
   }
 
   x(place) {
@@ -67,11 +75,8 @@ export class Chart {
     parts.push(svg("path", { class: "t", d: this.path(t, top) }), svg("path", { class: "p", d: this.path(p, 1) }));
     if (n) parts.push(svg("text", { x: LEFT, y: HEIGHT - 4 }, "1"));
     if (n > 1) parts.push(svg("text", { x: LEFT + this.width, y: HEIGHT - 4, "text-anchor": "end" }, `${n} tokens`));
-    if (this.marked >= 0 && this.marked < n) {
-      const x = this.x(this.marked);
-      parts.push(svg("line", { class: "mark", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
-    }
-    this.picture.replaceChildren(...parts);
+    this.place();
+    this.picture.replaceChildren(...parts, this.line);
   }
 
   path(values, top) {
