@@ -35,7 +35,7 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
 
     names = ["standard input" if file == STDIN else file.name for file in files]
     if output is None:
-        output = Path(f"{'trace' if files[0] == STDIN else files[0].stem}.html")
+        output = Path(f"{'trace' if files[0] == STDIN else files[0].stem or 'trace'}.html")
     if output.suffix.lower() not in (".html", ".htm", ".png"):
         raise click.UsageError(f"{output}: ends in {output.suffix or 'nothing'}, expected .html or .png")
     check_output(output, inputs=files, force=force)
@@ -52,4 +52,6 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
         write_bytes(output, trace_page(", ".join(names), most, left_out))
         shown = len(most)
     of = "" if shown == len(traces) else f" of {len(traces):,}"
-    click.echo(f"{output}: {shown:,}{of} traces, {human_size(output.stat().st_size)}", err=True)
+    click.echo(
+        f"{output}: {shown:,}{of} trace{'s' * (len(traces) != 1)}, {human_size(output.stat().st_size)}", err=True
+    )

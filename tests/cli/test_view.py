@@ -29,7 +29,7 @@ def data_of(page: Path) -> Any:
 def test_a_page_is_written_beside_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     done = invoke(capfd, "view", "t.jsonl")
     assert (done.status, done.out) == (0, "")
-    assert done.err.startswith("t.html: 1 traces, ")
+    assert done.err.startswith("t.html: 1 trace, ")
     assert data_of(Path("t.html"))["sections"][0]["columns"]["text"] == ["Near", " the", " café", " 🙂", "."]
     assert sorted(p.name for p in Path().iterdir()) == ["t.html", "t.jsonl"]
     again = invoke(capfd, "view", "t.jsonl")

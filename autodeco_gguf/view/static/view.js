@@ -68,7 +68,7 @@ const sampleCard = (sample) =>
 function answer({ prompt, columns, text, about }) {
   const parts = prompt ? [make("p", { class: "prompt", tabindex: "0", role: "group", "aria-label": "Prompt" }, prompt)] : [];
   const shown = new Answer();
-  shown.append(columns ? tokens(columns) : [{ text }]);
+  shown.append(columns ? tokens(columns) : text ? [{ text }] : []);
   parts.push(shown.element, make("p", { class: "about" }, [...(columns ? shown.facts : []), ...about].join(" · ")));
   if (shown.text) parts.push(make("p", { class: "buttons" }, copyButton(() => spoken(shown.text))));
   return parts;
