@@ -102,8 +102,10 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         status, message = EXIT_USAGE, f"error: {e.format_message()}{help_hint}"
     except click.ClickException as e:
         status, message = EXIT_FAILURE, f"error: {e.format_message()}"
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as e:
         status, message = EXIT_INTERRUPTED, "interrupted"
+        if isinstance(e.__cause__, KeyboardInterrupt) and str(e.__cause__):  # click's Abort is raised from it
+            message = f"interrupted: {e.__cause__}"
     except AutoDecoError as e:
         status, message = EXIT_FAILURE, f"error: {e}"
     except OSError as e:

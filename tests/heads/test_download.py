@@ -1,0 +1,198 @@
+"""Downloads that are cut off, from a hub on this machine: the next run goes on, and only what is right counts."""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.file_download
+import numpy as np
+import pytest
+from broken import Terminal, spawn, start
+from hub_helpers import Hub, environment, served
+from huggingface_hub import constants
+
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads import download
+from autodeco_gguf.heads.hub import find
+
+CONTENT = np.random.default_rng(0).bytes(1 << 20)
+ID = "hf:u/r/dir/m.gguf"
+FIND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background
+from autodeco_gguf.heads.hub import find
+print(find(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with served({"dir/m.gguf": CONTENT, "other.gguf": b"GGUF"}) as server:
+        yield server
+
+
+@pytest.fixture
+def home(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """huggingface_hub's folder, for this process."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", "")
+    return tmp_path
+
+
+def blobs(home: Path) -> dict[str, int]:
+    """Files beside the blobs, by what follows the etag in their names, and their sizes."""
+    return {p.name.partition(".")[2]: p.stat().st_size for p in (home / "hub/models--u--r/blobs").iterdir()}
+
+
+def cut_off(hub: Hub, at: int) -> str:
+    """Try a download that loses the connection for good; what is said."""
+    hub.cut, hub.resets = at, True
+    with pytest.raises(BadFile) as caught:
+        find(ID)
+    hub.cut, hub.resets = None, False
+    return str(caught.value)
+
+
+def test_the_next_run_goes_on(hub: Hub, home: Path) -> None:
+    said = cut_off(hub, 1 << 19)
+    assert re.fullmatch(rf"{ID}: dir/m\.gguf: stopped at 0\.5 of 1\.0 MB: .+; the next run goes on from there", said)
+    assert blobs(home) == {"dir--m.gguf.incomplete": 1 << 19}
+    assert find(ID).read_bytes() == CONTENT
+    assert hub.downloads == ["dir/m.gguf", f"dir/m.gguf bytes={1 << 19}-"]
+    assert blobs(home) == {"": 1 << 20}
+    find(ID)
+    assert hub.downloads == []
+
+
+def test_an_answer_that_ends_early_is_asked_for_again(hub: Hub, home: Path) -> None:
+    hub.cut = 300_000
+    assert find(ID).read_bytes() == CONTENT
+    assert len(hub.downloads) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_killed(number: signal.Signals, hub: Hub, tmp_path: Path) -> None:
+    hub.pause = 0.02
+    env = environment(hub, tmp_path)
+    with start("run", ID, env=env) as process:
+        wait_for(lambda: (tmp_path / "hub/models--u--r").exists() and max(blobs(tmp_path).values(), default=0) > 1 << 17)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    (kept,) = blobs(tmp_path).values()
+    said = rf"\ninterrupted: {ID}: dir/m\.gguf: stopped at 0\.\d of 1\.0 MB; the next run goes on from there\n"
+    assert re.fullmatch(said if number == signal.SIGINT else "", err.decode())
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    hub.pause = 0
+    assert Path(spawn(ID, python=("-c", FIND), env=env).out.strip()).read_bytes() == CONTENT
+    assert (0 < kept < 1 << 20, hub.downloads) == (True, ["dir/m.gguf", f"dir/m.gguf bytes={kept}-"])
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_bar_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
+    hub.pause = 0.01
+    with Terminal("run", ID, env=environment(hub, tmp_path, COLUMNS="80", LINES="24")) as terminal:
+        terminal.wait_for(rb"dir/m\.gguf: +[1-9]\d%\|.*/1\.05M \[")
+        terminal.send(b"\x03")
+        terminal.wait_for(rb"\r\ninterrupted: .* the next run goes on from there\r\n")
+        assert terminal.process.wait(timeout=30) == 130
+
+
+def test_one_process_downloads_and_another_waits(hub: Hub, tmp_path: Path) -> None:
+    hub.pause = 0.02
+    env = environment(hub, tmp_path)
+    with start(ID, python=FIND, env=env) as first:
+        wait_for(lambda: bool(hub.asked) and hub.asked[-1].startswith("GET /u/r/resolve"))
+        second = spawn(ID, python=("-c", FIND), env=env)
+        out, err = first.communicate(timeout=30)
+    assert (out.decode(), err) == (second.out, b"")
+    assert second.err == f"{ID}: dir/m.gguf: another process is downloading it; waiting\n"
+    assert (hub.downloads, blobs(tmp_path)) == (["dir/m.gguf"], {"": 1 << 20})
+
+
+def test_one_that_waits_goes_on_when_the_first_is_killed(hub: Hub, tmp_path: Path) -> None:
+    hub.pause = 0.02
+    env = environment(hub, tmp_path)
+    with start(ID, python=FIND, env=env) as first:
+        wait_for(lambda: (tmp_path / "hub/models--u--r").exists() and max(blobs(tmp_path).values(), default=0) > 1 << 17)
+        with start(ID, python=FIND, env=env) as second:
+            assert b"waiting" in second.stderr.readline()  # type: ignore[union-attr]
+            first.kill()
+            hub.pause = 0
+            out, _ = second.communicate(timeout=30)
+    assert Path(out.decode().strip()).read_bytes() == CONTENT
+    assert re.fullmatch(r"dir/m\.gguf bytes=[1-9]\d+-", hub.downloads[1])
+
+
+def test_a_file_that_has_changed_starts_anew(hub: Hub, home: Path) -> None:
+    cut_off(hub, 1 << 19)
+    hub.files["dir/m.gguf"] = changed = CONTENT[::-1]
+    hub.commit = "1" * 40
+    assert find(ID).read_bytes() == changed
+    assert (hub.downloads[1:], blobs(home)) == (["dir/m.gguf"], {"": 1 << 20})
+
+
+def test_what_came_of_other_files_stays(hub: Hub, home: Path) -> None:
+    cut_off(hub, 1 << 19)
+    find("hf:u/r/other.gguf")
+    assert blobs(home) == {"": 4, "dir--m.gguf.incomplete": 1 << 19}
+
+
+def test_a_server_that_has_no_ranges(hub: Hub, home: Path) -> None:
+    cut_off(hub, 1 << 19)
+    hub.knows_range = False
+    assert find(ID).read_bytes() == CONTENT
+    assert hub.downloads[1:] == [f"dir/m.gguf bytes={1 << 19}-"]
+
+
+@pytest.mark.parametrize("kept", [b"\0" * (1 << 19), b"\0" * (1 << 20), b"\0" * (3 << 19)], ids=["half", "all", "more"])
+def test_what_is_kept_may_be_wrong(kept: bytes, hub: Hub, home: Path) -> None:
+    """As after a power failure, which leaves zeros."""
+    cut_off(hub, 1 << 19)
+    (part,) = (home / "hub/models--u--r/blobs").iterdir()
+    part.write_bytes(kept)
+    assert find(ID).read_bytes() == CONTENT
+    assert (hub.downloads[-1], blobs(home)) == ("dir/m.gguf", {"": 1 << 20})
+
+
+def test_what_comes_is_wrong(hub: Hub, home: Path) -> None:
+    hub.etag = lambda content: "f" * 64
+    with pytest.raises(BadFile, match=r"dir/m\.gguf: the hub sent something else than it has: its SHA-256 is [0-9a-f]{64}"):
+        find(ID)
+    assert blobs(home) == {}
+
+
+def test_an_etag_that_is_no_digest(hub: Hub, home: Path) -> None:
+    hub.etag = lambda content: "W-1"
+    cut_off(hub, 1 << 19)
+    assert find(ID).read_bytes() == CONTENT
+    assert hub.downloads[1:] == [f"dir/m.gguf bytes={1 << 19}-"]
+
+
+@pytest.mark.parametrize("etag", ["../../x", "", "a" * 200])
+def test_an_etag_that_is_no_name_is_left_to_huggingface_hub(
+    etag: str, hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.etag = lambda content: etag
+    monkeypatch.setattr(download._Part, "complete", lambda *_: pytest.fail("tried"))
+    with pytest.raises(BadFile) if not etag or len(etag) > 100 else nothing():
+        find(ID)
