@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import re
-import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -26,11 +24,11 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         asked: the requests so far, each with its range.
-        cut: bytes after which an answer ends; ``resets``: with a reset, else as if that were all.
+        cut: bytes after which an answer ends, as a lost connection; ``comes_back``: whether there is another answer.
         pause: seconds after every 16 KiB.
         knows_range: whether a part can be had.
         etag: of a content.
-        token: without which nothing is to be had.
+        token: without which nothing is to be had; ``tokens``: those that came.
         warning: what it says in every answer.
         storage: where files are, if not here.
     """
@@ -39,9 +37,9 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
-        self.files, self.asked, self.commit = files, list[str](), COMMIT
+        self.files, self.asked, self.tokens, self.commit = files, list[str](), set[str](), COMMIT
         self.cut: int | None = None
-        self.resets, self.knows_range, self.pause = False, True, 0.0
+        self.comes_back, self.knows_range, self.pause = True, True, 0.0
         self.etag = lambda content: hashlib.sha256(content).hexdigest()
         self.token = self.warning = self.storage = ""
 
@@ -69,6 +67,7 @@ class Answers(BaseHTTPRequestHandler):
     def answer(self, *, body: bool) -> None:
         hub, asked = self.server, self.headers.get("Range", "")
         hub.asked.append(f"{self.command} {self.path} {asked}".strip())
+        self.server.tokens.update(self.headers.get_all("Authorization", []))
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.send(401, b"", {"X-Error-Code": "RepoNotFound"}, body)
         if self.path.split("/revision")[0] == "/api/models/u/r":
@@ -83,6 +82,8 @@ class Answers(BaseHTTPRequestHandler):
         if hub.storage:
             linked = {"X-Linked-Etag": etag, "X-Linked-Size": size, "Location": f"{hub.storage}{self.path}"}
             return self.send(302, b"", {**headers, **linked}, body)
+        if body and asked and not hub.comes_back:
+            return self.send(503, b"", headers, body)
         start = int(asked.removeprefix("bytes=").split("-")[0] or 0) if hub.knows_range else 0
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{size}"
@@ -104,11 +105,6 @@ class Answers(BaseHTTPRequestHandler):
             except OSError:
                 return
             time.sleep(hub.pause)
-        if cut is not None and cut < len(content):
-            if hub.resets:
-                time.sleep(0.2)  # until what was sent has been read
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
 
     def log_message(self, *_: object) -> None: ...
 

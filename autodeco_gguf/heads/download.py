@@ -142,18 +142,21 @@ class _Part:
                 f.flush()
                 os.fsync(f.fileno())
             except KeyboardInterrupt as e:
-                raise KeyboardInterrupt(self._stopped()) from e
+                raise KeyboardInterrupt(f"{self._name}: {self._stopped()}") from e
             except Exception as e:  # of what lies between here and the hub, it can be any
                 is_local = isinstance(e, OSError) and e.errno is not None
                 if not (is_local or self._path.stat().st_size):
                     raise
                 raise BadFile.of(self._name, self._stopped(f": {reason_of(e)}")) from e
-        found = self._path.stat().st_size
-        if found == self._size and (not _SHA256.fullmatch(self._blob.name) or sha256(self._path) == self._blob.name):
+        size, digest = self._path.stat().st_size, self._blob.name
+        if _SHA256.fullmatch(digest):
+            digest = sha256(self._path)
+        if (size, digest) == (self._size, self._blob.name):
             return
         f.truncate(0)
         if not kept:
-            raise BadFile.of(self._name, f"what came is not what the hub has: {found} bytes of {self._size}, or other ones")
+            expected = f"expected {self._size} with the SHA-256 {self._blob.name}"
+            raise BadFile.of(self._name, f"{size} bytes with the SHA-256 {digest} came, {expected}")
         self._fill(f, get)
 
     def _check_space(self, kept: int) -> None:
