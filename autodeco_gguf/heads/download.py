@@ -35,9 +35,9 @@ Get = Callable[[BinaryIO, int], None]
 def fetch(name: str, repo: str, file: str) -> None:
     """Put a file of a repository into huggingface_hub's cache, as the blob that ``hf_hub_download`` then links.
 
-    That function downloads it as well, but each process anew. Here what has come is kept beside the blob, and is the blob
-    once it has the size and, where the etag is one, the SHA-256. Does nothing where there is nothing to do, or where
-    another version of huggingface_hub has other parts: ``hf_hub_download`` does the rest, and says what is wrong.
+    That function downloads it as well, but each process anew. Here what has come is kept beside the blob, and becomes
+    the blob once it has the size and, where the etag is one, the SHA-256. Does nothing where there is nothing to do, or
+    where another version of huggingface_hub has other parts: ``hf_hub_download`` does the rest, and says what is wrong.
 
     Args:
         name: what the user calls it.
@@ -144,10 +144,11 @@ class _Part:
             except KeyboardInterrupt as e:
                 raise KeyboardInterrupt(f"{self._name}: {self._stopped()}") from e
             except Exception as e:  # of what lies between here and the hub, it can be any
-                is_local = isinstance(e, OSError) and e.errno is not None
-                if not (is_local or self._path.stat().st_size):
+                came, is_local = self._path.stat().st_size, isinstance(e, OSError) and e.errno is not None
+                if not (came or is_local):
                     raise
-                raise BadFile.of(self._name, self._stopped(f": {reason_of(e)}")) from e
+                if came <= self._size:  # else an answer that began anew, where older versions do not see it
+                    raise BadFile.of(self._name, self._stopped(f": {reason_of(e)}")) from e
         size, digest = self._path.stat().st_size, self._blob.name
         if _SHA256.fullmatch(digest):
             digest = sha256(self._path)

@@ -63,9 +63,11 @@ def find(path: str | os.PathLike[str]) -> Path:
         return folder / choose(name, here, file, quant)[0]
     files = [file] if file else _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
     parts = choose(name, files, file, quant)
+    paths = []
     for part in parts:
         _asked(name, functools.partial(fetch, name, repo, part))
-    return [Path(_asked(name, functools.partial(hf_hub_download, repo, part))) for part in parts][0]
+        paths.append(Path(_asked(name, functools.partial(hf_hub_download, repo, part))))
+    return paths[0]
 
 
 def choose(name: str, files: Sequence[str], file: str | None, quant: str | None) -> list[str]:
@@ -132,7 +134,7 @@ def _endpoint() -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what huggingface_hub tells on the way: on a terminal of lost connections, which its bar shows, else all."""
+    """Leave out what huggingface_hub tells on its way: all of it, or on a terminal what its bar shows as well."""
     if "HF_HUB_VERBOSITY" in os.environ:
         yield
         return
