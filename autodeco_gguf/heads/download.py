@@ -20,6 +20,9 @@ from autodeco_gguf.files.lock import lock
 _CHUNK = 1 << 16
 """Bytes that a lost connection costs. huggingface_hub has 10 MiB, which a bad connection never brings at once."""
 
+_HTTP_MAX = 50 * 10**9
+"""Bytes of the largest file that the hub sends by HTTP."""
+
 _WAIT_S = 0.2
 """Seconds between two looks whether another process has finished."""
 
@@ -49,16 +52,17 @@ def fetch(name: str, repo: str, file: str) -> None:
     try:
         from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
         from huggingface_hub.file_download import http_get, repo_folder_name
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # which its manual has there
 
         head = get_hf_file_metadata(hf_hub_url(repo, file))
         here = try_to_load_from_cache(repo, file, revision=head.commit_hash)
         blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "blobs")
-        most = getattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", head.size)
     except Exception:  # it can be any: of another version, of what lies between here and the hub
         return
     etag, size, commit = head.etag or "", head.size or 0, head.commit_hash
-    if not (commit and 0 < size <= most and _ETAG.fullmatch(etag)) or isinstance(here, str) or (blobs / etag).exists():
+    if isinstance(here, str) or (blobs / etag).is_file():
+        return
+    if not (commit and 0 < size <= _HTTP_MAX and _ETAG.fullmatch(etag)):
         return
 
     def get(to: BinaryIO, start: int) -> None:
