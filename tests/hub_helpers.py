@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from broken import Outcome, spawn
+from http_helpers import serving
 
 COMMIT = "0" * 40
 BLOCK = 1 << 14
@@ -32,8 +32,6 @@ class Hub(ThreadingHTTPServer):
         warning: what it says in every answer.
         storage: where files are, if not here.
     """
-
-    daemon_threads = True
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
@@ -73,6 +71,9 @@ class Answers(BaseHTTPRequestHandler):
         if self.path.split("/revision")[0] == "/api/models/u/r":
             siblings = [{"rfilename": name} for name in hub.files]
             return self.send(200, json.dumps({"id": "u/r", "sha": hub.commit, "siblings": siblings}).encode(), {}, body)
+        if self.path.startswith("/api/models/u/r/tree/"):
+            tree = [{"type": "file", "path": name, "size": len(c), "oid": hub.etag(c)} for name, c in hub.files.items()]
+            return self.send(200, json.dumps(tree).encode(), {}, body)
         match = re.fullmatch(r"/u/r/resolve/\w+/(.+)", self.path)
         if match is None or match[1] not in hub.files:
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound" if match else "RepoNotFound"}, body)
@@ -113,14 +114,8 @@ class Answers(BaseHTTPRequestHandler):
 def served(files: dict[str, bytes]) -> Iterator[Hub]:
     """A hub with these files."""
     server = Hub(files)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def environment(server: Hub, home: Path, **more: str) -> dict[str, str]:

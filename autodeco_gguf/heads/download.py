@@ -94,7 +94,7 @@ class _Part:
         self._path = blob.with_name(f"{blob.name}.{file}.incomplete")
 
     def complete(self, get: Get) -> None:
-        """Get what is missing and make it the blob; do nothing where files cannot be locked."""
+        """Get what is missing and make it the blob; do nothing where it cannot be kept."""
         f = self._open()
         if f is None:
             return
@@ -111,10 +111,13 @@ class _Part:
                 f.close()
 
     def _open(self) -> BinaryIO | None:
-        """Open and lock it, as soon as no other process has it; None where there are no locks."""
+        """Open and lock it, as soon as no other process has it; None where that cannot be."""
         waits = False
         while True:
-            f = self._path.open("ab")
+            try:
+                f = self._path.open("ab")
+            except OSError:  # another user's, or its name is too long
+                return None
             try:
                 if lock(f.fileno(), self._path):
                     return f

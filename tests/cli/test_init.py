@@ -120,11 +120,7 @@ def test_ctrl_c_is_caught_once_a_command_runs(monkeypatch: pytest.MonkeyPatch, c
     ("error", "said", "status"),
     [
         (KeyboardInterrupt("half of it is kept"), "\ninterrupted: half of it is kept\n", 130),
-        (
-            ModelFailed("x: no\nmemory").with_log(["a\x1b", "b"]),
-            "error: x: no\\nmemory\nllama.cpp: a\\x1b\nllama.cpp: b\n",
-            1,
-        ),
+        (ModelFailed("x: no memory").with_log(["a\x1b"]), "error: x: no memory\nllama.cpp: a\\x1b\n", 1),
     ],
 )
 def test_what_an_error_says_besides(error: BaseException, said: str, status: int, capfd: Capture) -> None:

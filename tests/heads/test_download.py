@@ -269,3 +269,9 @@ def test_a_token_goes_to_the_hub_and_not_to_its_storage(hub: Hub, home: Path, mo
         assert find(ID).read_bytes() == CONTENT
         assert storage.downloads == ["dir/m.gguf", *[f"dir/m.gguf bytes={1 << 19}-"] * 2]
         assert storage.tokens == set()
+
+
+def test_a_folder_that_cannot_keep_it(hub: Hub, home: Path) -> None:
+    """A long name leaves no room for the etag's."""
+    hub.files["m" * 200 + ".gguf"] = CONTENT
+    assert find(f"hf:u/r/{'m' * 200}.gguf").read_bytes() == CONTENT

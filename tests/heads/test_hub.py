@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_helpers import Hub, run, served
+from broken import spawn
+from hub_helpers import Hub, environment, run, served
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.heads import hub
@@ -34,6 +35,15 @@ def test_a_model_of_the_hub_is_downloaded_once(fake_hub: Hub, tmp_path: Path) ->
     outcome = run(fake_hub, tmp_path, "hf:u/r:Q8_0", "--offline")
     assert "error: hf:u/r:Q8_0: no such file among what was downloaded? there is m-Q4_K_M.gguf" in outcome.err
     assert fake_hub.asked == []
+
+
+def test_offline_takes_what_another_program_has_downloaded(fake_hub: Hub, tmp_path: Path) -> None:
+    """Which may know of more files than it took."""
+    code = "from huggingface_hub import snapshot_download as s; s('u/r', allow_patterns='*Q4*')"
+    done = spawn(python=("-c", code), env=environment(fake_hub, tmp_path))
+    assert (done.status, fake_hub.downloads) == (0, ["m-Q4_K_M.gguf"]), done.err
+    outcome = run(fake_hub, tmp_path, "hf:u/r:Q4_K_M", "--offline")
+    assert (outcome.status, fake_hub.asked) == (0, []), outcome.err
 
 
 @pytest.mark.parametrize("proxy", ["http://user:secret@127.0.0.1:9", "socks5h://x"])
