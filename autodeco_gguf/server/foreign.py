@@ -40,7 +40,7 @@ _NEUTRAL: dict[str, Any] = {
     "add_generation_prompt": True,
     "truncation": "disabled",
 }
-"""Values that ask for nothing, beside null, false, 0 and what is empty."""
+"""Values that ask for nothing, beside null and what is empty, and beside false and 0 for all others."""
 
 
 def refuse_fields(values: Any, reasons: Mapping[str, str]) -> Any:
@@ -50,6 +50,6 @@ def refuse_fields(values: Any, reasons: Mapping[str, str]) -> Any:
         PydanticCustomError: it has a field of these with a value that asks for something.
     """
     for name, reason in reasons.items():
-        if isinstance(values, dict) and values.get(name) not in (None, [], {}, "", False, _NEUTRAL.get(name)):
+        if isinstance(values, dict) and values.get(name) not in (None, [], {}, "", _NEUTRAL.get(name, False)):
             raise refused(f"not supported: {reason}", name)
     return values

@@ -315,7 +315,6 @@ def test_a_body_that_is_none(api: Api) -> None:
         ({"prompt": [[1], [-1]]}, "prompt[1]"),
         ({"prompt": [1.5]}, "prompt"),
         ({"prompt": [1.0, "a"]}, "prompt"),
-        ({"prompt": [1e400]}, "prompt"),
         ({"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, "messages"),
         ({"prompt": "x", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"prompt": "x", "top_logprobs": 2}, "top_logprobs"),
