@@ -30,8 +30,9 @@ def rfc3339(seconds: float | None = None) -> str:
 
 
 def check_model(service: Service, name: str) -> None:
-    """Raise for another model than the one that is served, with or without ":latest"."""
-    if name.removesuffix(":latest") != service.model_id.removesuffix(":latest"):
+    """Raise for another model than the one that is served, with or without ":latest", in whatever case."""
+    given, own = (text.casefold().removesuffix(":latest") for text in (name, service.model_id))
+    if given != own:
         raise ApiError(404, f"model '{name[:200]}' not found", code="model_not_found")
 
 

@@ -93,7 +93,7 @@ class OpenAIBody(SamplingBody):
     ] = None
     grammar: Annotated[Text | None, Field(description="What the answer must follow, in llama.cpp's GBNF.")] = None
     autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
-    user: Annotated[Any, Field(description="Passed over.")] = None
+    user: Annotated[Any, Field(description="Passed over, as store, metadata and service_tier.")] = None
 
     @property
     def limit(self) -> int | None:

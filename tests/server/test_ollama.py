@@ -68,7 +68,10 @@ def test_a_typo_is_said(api: Api, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_model_s_name(api: Api) -> None:
-    ok(chat(api, model="demo:latest", stream=False))
+    for name in ("demo:latest", "DEMO", "Demo:Latest"):
+        ok(chat(api, model=name, stream=False))
+    refused(chat(api, model="demo:7b"), "model 'demo:7b' not found", 404)
+    assert len(chat(api, model="x" * 100_000).text) < 300
     refused(chat(api, model="x"), "model 'x' not found", 404)
     refused(chat(api, model=None), "model")
     refused(api.post("/api/chat", STORY), "model")
