@@ -37,6 +37,7 @@ _NEUTRAL: dict[str, Any] = {
     "num_predict": -1,
     "tfs_z": 1,
     "n": 1,
+    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "prompt_logprobs")),  # where 0 asks for something
     "add_generation_prompt": True,
     "truncation": "disabled",
 }

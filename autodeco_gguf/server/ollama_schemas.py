@@ -119,7 +119,9 @@ class OllamaBody(Body):
         Options | None, BeforeValidator(kind_check(dict, "an object")), Field(description="How to answer.")
     ] = None
     keep_alive: Annotated[
-        Any, BeforeValidator(_keep_alive, json_schema_input_type=float | str), Field(description="Seconds, or as 5m; the model stays.")
+        Any,
+        BeforeValidator(_keep_alive, json_schema_input_type=float | str),
+        Field(description="Seconds, or as 5m; the model stays."),
     ] = None
     think: Annotated[
         Any,

@@ -77,6 +77,10 @@ def test_what_asks_for_nothing(api: Api) -> None:
     ok(api.resp(input="x", max_output_tokens=1, **ASKING_NOTHING))
 
 
+def test_what_asks_for_something_with_0(api: Api) -> None:
+    refused(api.chat(prompt_logprobs=0), "prompt_logprobs")
+
+
 def test_unknown_fields_are_passed_over(api: Api) -> None:
     others = {"foo": 1, "cache_prompt": True, "service_tier": "auto", "store": True, "metadata": {"a": "b"}}
     assert text_of(api.chat(STORY, seed=1, **others)) == text_of(api.chat(STORY, seed=1))

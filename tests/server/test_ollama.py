@@ -114,6 +114,8 @@ def test_unstreamed(api: Api) -> None:
         {"think": "deeply"},
         {"think": "high"},
         {"temperature": 0.5},
+        {"temperature": 0},
+        {"seed": 0},
         {"num_predict": 5},
         {"max_tokens": 5},
         {"stop": ["a"]},
