@@ -1,7 +1,11 @@
 """The server beside the bare engine: throughput, time to first token, /health under load, and clients that hang up.
 
 python benchmarks/serving.py                                     # the demo model, small counts
-python benchmarks/serving.py smollm2 --storm 10000 --clients 32 -o benchmarks/serving.json
+python benchmarks/serving.py --requests 512 --storm 10000 --connections 1000 -o benchmarks/serving_demo.json
+python benchmarks/serving.py smollm2 --stock --connections 1000 -o benchmarks/serving.json
+
+With --stock the time to first token is that of llama_cpp.server too, on the model without heads, its clients not
+cutting each other off (pip install "llama-cpp-python[server]").
 """
 
 from __future__ import annotations
@@ -9,11 +13,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import random
+import re
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -52,17 +61,35 @@ def bare_engine(model: str, n: int, parallel: int, max_tokens: int) -> tuple[flo
 
 
 @contextmanager
-def serving(model: str, parallel: int, queue: int) -> Iterator[str]:
-    """A server in a process of its own."""
-    flags = ["--port", "0", "--parallel", str(parallel), "--queue", str(queue), "--ctx", "512"]
-    command = [sys.executable, "-m", "autodeco_gguf", "serve", model, *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+def serving(module: str, *arguments: str) -> Iterator[str]:
+    """A server in a process of its own; its URL."""
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         for line in child.stderr:
-            if " on http" in line:
-                yield line.split()[-1]
+            url = re.search(r" on (http://[^ ]+)", line)
+            if url is not None:
+                threading.Thread(target=child.stderr.read, daemon=True).start()
+                yield url[1].strip()
                 break
         child.terminate()
+
+
+@contextmanager
+def stock(model: str) -> Iterator[str]:
+    """llama_cpp.server with the base of a model."""
+    file = ad.ModelFile.open(Path(model))
+    with tempfile.TemporaryDirectory() as directory:
+        base = file.base().path
+        if file.heads_source.head_tensors and file.known is None:
+            base = Path(directory) / "base.gguf"
+            ad.extract(file.path, base=base)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        flags = ["--model", str(base), "--port", port, "--n_ctx", "512", "--n_threads", str(os.cpu_count())]
+        with serving("llama_cpp.server", *flags, "--interrupt_requests", "false") as url:
+            yield url
 
 
 async def pool(n: int, clients: int, work: Callable[[int], Awaitable[None]]) -> None:
@@ -92,18 +119,25 @@ async def throughput(http: httpx.AsyncClient, n: int, parallel: int, max_tokens:
     return n_tokens / (time.perf_counter() - begun)
 
 
-async def under_load(http: httpx.AsyncClient, n: int, clients: int, max_tokens: int) -> dict[str, float]:
-    """Seconds to the first token of streams, and of /health meanwhile."""
-    first, health, busy = [], [], True
+async def first_tokens(http: httpx.AsyncClient, n: int, clients: int, max_tokens: int) -> list[float]:
+    """Seconds to the first text of each of so many streams."""
+    first = []
 
     async def ask(i: int) -> None:
-        begun = time.perf_counter()
+        begun, waiting = time.perf_counter(), True
         async with http.stream("POST", CHAT, json=body(i, max_tokens, stream=True)) as response:
-            waiting = True
             async for line in response.aiter_lines():
-                if waiting and '"content":"' in line and '"role"' not in line:
+                if waiting and "content" in line and json.loads(line[6:])["choices"][0]["delta"].get("content"):
                     first.append(time.perf_counter() - begun)
                     waiting = False
+
+    await pool(n, clients, ask)
+    return first
+
+
+async def under_load(http: httpx.AsyncClient, n: int, clients: int, max_tokens: int) -> dict[str, float]:
+    """Seconds to the first token of streams, and of /health meanwhile."""
+    health, busy = [], True
 
     async def look() -> None:
         while busy:
@@ -113,7 +147,7 @@ async def under_load(http: httpx.AsyncClient, n: int, clients: int, max_tokens: 
             await asyncio.sleep(0.01)
 
     looking = asyncio.ensure_future(look())
-    await pool(n, clients, ask)
+    first = await first_tokens(http, n, clients, max_tokens)
     busy = False
     await looking
     return {
@@ -195,6 +229,13 @@ async def measure(options: argparse.Namespace, url: str, expected: list[str]) ->
     return {**found, "at_once": await at_once(url, options.connections)}
 
 
+async def measure_stock(options: argparse.Namespace, url: str) -> dict[str, float]:
+    async with httpx.AsyncClient(base_url=url, timeout=600, trust_env=False) as http:
+        await first_tokens(http, 1, 1, options.tokens)
+        first = await first_tokens(http, 2 * options.parallel, options.parallel, options.tokens)
+        return {"median_s": statistics.median(first), "p99_s": quantile(first, 0.99)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=str(DEMO_MODEL))
@@ -204,11 +245,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--storm", type=int, default=200)
     parser.add_argument("--connections", type=int, default=100)
+    parser.add_argument("--stock", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     bare, expected = bare_engine(options.model, options.requests, options.parallel, options.tokens)
-    with serving(options.model, options.parallel, max(64, options.clients)) as url:
+    flags = ["--parallel", str(options.parallel), "--queue", str(max(64, options.clients)), "--ctx", "512"]
+    with serving("autodeco_gguf", "serve", options.model, "--port", "0", *flags) as url:
         found = asyncio.run(measure(options, url, expected))
+        beside = asyncio.run(measure_stock(options, url)) if options.stock else {}
+    if options.stock:
+        with stock(options.model) as url:
+            found["first_token_as_many_clients"] = {
+                "ours": beside,
+                "llama_cpp.server": asyncio.run(measure_stock(options, url)),
+            }
     given = {name: str(value) for name, value in vars(options).items()}
     found = {"bare_tok_s": bare, "ratio": found["served_tok_s"] / bare, **found, "options": given}
     found |= {"version": ad.__version__, "machine": platform.platform(), "python": platform.python_version()}

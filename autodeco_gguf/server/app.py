@@ -21,6 +21,7 @@ from autodeco_gguf.server.ollama_routes import ollama_routes
 from autodeco_gguf.server.openai_routes import openai_routes
 from autodeco_gguf.server.service import Service
 from autodeco_gguf.server.streaming import Gone
+from autodeco_gguf.server.token_routes import token_routes
 
 ERRORS = {
     400: "What was asked for cannot be done; the message says why, param which field it is.",
@@ -68,7 +69,7 @@ def create_app(service: Service) -> FastAPI:
         version=__version__,
         responses={status: {"description": text} for status, text in ERRORS.items()},
     )
-    for router in (about_routes(service), openai_routes(service), ollama_routes(service)):
+    for router in (about_routes(service), openai_routes(service), token_routes(service), ollama_routes(service)):
         app.include_router(router)
     page.add_page(app)
     for path in (paths := app.openapi()["paths"]).values():
@@ -94,7 +95,7 @@ def create_app(service: Service) -> FastAPI:
 def documented() -> FastAPI:
     """The routes alone, for their schema: nothing answers them."""
     app, nobody = FastAPI(title="autodeco-gguf"), cast("Service", None)
-    for router in (openai_routes(nobody), ollama_routes(nobody), about_routes(nobody)):
+    for router in (openai_routes(nobody), token_routes(nobody), ollama_routes(nobody), about_routes(nobody)):
         app.include_router(router)
     return app
 

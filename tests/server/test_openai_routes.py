@@ -11,8 +11,6 @@ import pytest
 from pydantic import BaseModel
 from server_helpers import STORY, Api, U, demo_engine, failing, ok, refused, served, serving
 
-from autodeco_gguf.server.service import Service
-
 
 @pytest.mark.parametrize("model", [None, "", "gpt-4o", "demo", "demo:latest", "/models/x.gguf", "absent"])
 def test_any_name_is_the_one_model(api: Api, model: Any) -> None:
@@ -32,22 +30,6 @@ def test_embeddings_are_refused_in_words(api: Api) -> None:
     for body in ({"input": "x"}, {}, [], None):
         refused(api.post("/v1/embeddings", body), says="not supported")
     refused(api.raw("/v1/embeddings", b""), says="not supported")
-
-
-def test_tokens(api: Api, service: Service) -> None:
-    text = "Tell <|im_end|> é"
-    tokens = ok(api.post("/tokenize", {"content": text}))["tokens"]
-    assert tokens == service.engine.context.tokenize(text)
-    assert ok(api.post("/detokenize", {"tokens": tokens})) == {"content": text}
-    plain = ok(api.post("/tokenize", {"content": text, "parse_special": False}))["tokens"]
-    assert len(plain) > len(tokens)
-    pieces = ok(api.post("/tokenize", {"content": "a é", "with_pieces": True}))["tokens"]
-    assert [piece["piece"] for piece in pieces[-2:]] == [[0xC3], [0xA9]]
-    assert ok(api.post("/tokenize", {"content": ""})) == {"tokens": []}
-    refused(api.post("/tokenize", {"content": 7}), "content")
-    refused(api.post("/detokenize", {"tokens": ["a"]}), "tokens[0]")
-    for token in (-1, 99999, 2**70):
-        refused(api.post("/detokenize", {"tokens": [token]}), "tokens")
 
 
 # ---- openai's client ----
