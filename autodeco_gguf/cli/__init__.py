@@ -92,6 +92,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()
+    notes: list[str] = []
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as e:
@@ -102,15 +103,18 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         status, message = EXIT_USAGE, f"error: {e.format_message()}{help_hint}"
     except click.ClickException as e:
         status, message = EXIT_FAILURE, f"error: {e.format_message()}"
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as e:
         status, message = EXIT_INTERRUPTED, "interrupted"
+        if isinstance(e.__cause__, KeyboardInterrupt) and str(e.__cause__):  # click's Abort is raised from it
+            message = f"interrupted: {e.__cause__}"
     except AutoDecoError as e:
-        status, message = EXIT_FAILURE, f"error: {e}"
+        status, message, notes = EXIT_FAILURE, f"error: {e}", e.__notes__
     except OSError as e:
         status, message = EXIT_FAILURE, f"error: {e.filename or 'the output'}: {e.strerror or e}"
     if message:
         with suppress(OSError):  # nobody is to know
-            click.echo(printable(" ".join(message.split())[:MAX_MESSAGE]), err=True)
+            lines = [printable(" ".join(line.split())[:MAX_MESSAGE]) for line in (message, *notes)]
+            click.echo("\n".join(lines), err=True)
     sys.exit(status)
 
 
