@@ -116,10 +116,7 @@ def _read(engine: Engine, wanted: Sequence[tuple[Key, Sequence[int], list[Tokens
 
 def summarize_forced(lines: Sequence[Lines]) -> Forced:
     """Over tokens, then over problems."""
-    moved = {
-        kind: {name: _moved([line for line in lines if line.text], name, kind) for name in lines[0].values}
-        for kind in VARIANTS[1:]
-    }
+    moved = {kind: {name: _moved(lines, name, kind) for name in lines[0].values} for kind in VARIANTS[1:]}
     return Forced(len(lines), sum(len(line.text) for line in lines), moved)
 
 
@@ -164,7 +161,7 @@ def write_forced(directory: Path, lines: Sequence[Lines], *, plots: bool) -> Non
     """
     write_lines(directory / TOKENS, map(_line, lines))
     if plots:
-        kinds = [line.values for line in lines if line.text]
+        kinds = [line.values for line in lines]
         mean = {
             name: {kind: np.mean([along(values[name][kind]) for values in kinds], axis=0) for kind in VARIANTS}
             for name in kinds[0]

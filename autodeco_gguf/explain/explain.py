@@ -13,6 +13,7 @@ from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import to_json
+from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.settings import make_directory
 from autodeco_gguf.explain.findings import Findings, temperature_findings, top_p_findings
 from autodeco_gguf.explain.page import render
@@ -112,7 +113,8 @@ def findings(at: Reading, heads: frozenset[str]) -> Findings:
 
 def size(found: Findings) -> str:
     """How much was read, in words."""
-    return f"{found.answers:,} right answers to {found.problems:,} problems, {found.tokens:,} tokens"
+    answers, problems = count(found.answers, "right answer"), count(found.problems, "problem")
+    return f"{answers} to {problems}, {count(found.tokens, 'token')}"
 
 
 def _picture(found: Findings, at: Reading) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.explain.findings import Estimate, Findings, TemperatureFindings, TopPFindings
 
 LEAST_ANSWERS, LEAST_TOKENS = 10, 200
@@ -23,7 +24,7 @@ _OFF = 0.5
 def verdict(found: Findings) -> str:
     """A paragraph for each head: whether it pays, and why."""
     if found.answers < LEAST_ANSWERS or found.tokens < LEAST_TOKENS:
-        few = f"{found.tokens:,} tokens of {found.answers} answers are too few for a verdict"
+        few = f"{count(found.tokens, 'token')} of {count(found.answers, 'answer')} are too few for a verdict"
         return f"{few}: at least {LEAST_TOKENS} of {LEAST_ANSWERS} are needed."
     parts = []
     if found.temperature is not None:
@@ -37,14 +38,11 @@ _OF_T = {
     (1, 1): "T pays",
     (1, 0): "T pays over its own mean, but the best single T does as well",
     (1, -1): "T pays over its own mean, but the best single T does better",
-    (0, 1): "T pays as a level, not token by token",
     (0, 0): "T is not shown to pay",
     (0, -1): "T does not pay",
-    (-1, 1): "T pays as a level, and loses by going token by token",
-    (-1, 0): "T loses by going token by token",
     (-1, -1): "T costs more than it gains",
 }
-"""By the signs of the heads' gain over their mean and over the best single T."""
+"""By the signs of the heads' gain over their mean and over the best single T, which is no worse than that mean."""
 
 _OF_P = {
     (1, 1): "P pays: it loses fewer right tokens than its mean as a constant, and cuts more around those it keeps",
@@ -58,7 +56,8 @@ _OF_P = {
 
 
 def _temperature(t: TemperatureFindings) -> str:
-    words = [f"{_OF_T[t.gain.sign, t.gain_over_best.sign]}."]
+    over_best = t.gain_over_best.sign
+    words = [f"{_OF_T[max(t.gain.sign, over_best), over_best]}."]
     words.append(f"Over the constant with the mean of their 1/T ({t.constant:.2f}) the heads gain {nats(t.gain)},")
     words.append(f"{_share(t.share)} of what the best T at every token would ({t.oracle_gain:.4f}); over the mean of")
     words.append(f"their T ({t.mean:.2f}) {nats(t.gain_over_mean)}, over the best single T ({t.best_constant:g})")

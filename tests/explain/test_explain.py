@@ -57,7 +57,7 @@ def test_one_head_has_one_part(tmp_path: Path) -> None:
         found = explain(engine, [data], tmp_path / "out", plots=False)
     assert found.temperature is None
     assert found.top_p is not None
-    assert found.verdict.endswith("1 answers are too few for a verdict: at least 200 of 10 are needed.")
+    assert found.verdict.endswith("1 answer are too few for a verdict: at least 200 of 10 are needed.")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.html", "explain.json"]
 
 

@@ -22,11 +22,9 @@ T, P = temperature_findings(made_up()), top_p_findings(made_up())
         (PLUS, PLUS, "T pays. Over"),
         (PLUS, ZERO, "T pays over its own mean, but the best single T does as well."),
         (PLUS, MINUS, "T pays over its own mean, but the best single T does better."),
-        (ZERO, PLUS, "T pays as a level, not token by token."),
         (ZERO, ZERO, "T is not shown to pay."),
         (ZERO, MINUS, "T does not pay."),
-        (MINUS, PLUS, "T pays as a level, and loses by going token by token."),
-        (MINUS, ZERO, "T loses by going token by token."),
+        (MINUS, ZERO, "T is not shown to pay."),  # by the grid of single T alone
         (MINUS, MINUS, "T costs more than it gains."),
     ],
 )
