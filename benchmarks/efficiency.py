@@ -1,8 +1,8 @@
 """What the heads cost by the length of the prompt: FLOPs from the shapes, latency and memory measured, ours to stock.
 
 The paper's table of efficiency: prompts of 1k to 24k tokens, each followed by a few that are generated. By default on
-a model of 0.5B with random weights, which is written once (0.5 GB); --model takes a model with heads of its own. Stock
-and ours alternate, each length in so many --rounds of both.
+a model of 0.5B with random weights, which is written once (0.5 GB); --model takes one of your own. Stock and ours
+alternate, each length in so many --rounds of both.
 
     python benchmarks/efficiency.py --json benchmarks/efficiency.json
     python benchmarks/efficiency.py --model smollm2 --lengths 1024 2048 4096 --rounds 3
@@ -136,9 +136,19 @@ HEAD = (
 )
 
 
+def files_of(model: Path, heads: Path | None) -> tuple[Path, Path]:
+    """The base and the adapter: stock loads no merged file."""
+    found = ad.ModelFile.open(model)
+    adapter = found.known.heads if heads is None and found.known is not None else heads
+    if found.kind != "plain" or adapter is None:
+        raise SystemExit(f"{model}: give a plain GGUF, and --heads; autodeco-gguf extract takes a merged one apart")
+    return found.path, adapter
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a model with heads, such as smollm2; default: 0.5B, random weights")
+    parser.add_argument("--model", type=Path, help="a plain GGUF, or smollm2; default: 0.5B with random weights")
+    parser.add_argument("--heads", type=Path, help="the adapter of --model")
     parser.add_argument("--dir", type=Path, default=Path("build/benchmarks"), help="where the model is kept")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="generated after each")
@@ -150,8 +160,7 @@ def main() -> None:
     if args.model is None:
         base, adapter = prepare(args.dir, SMALL)
     else:
-        model = ad.ModelFile.open(args.model)
-        base, adapter = model.path, (model.known.heads if model.known is not None else model.path)
+        base, adapter = files_of(args.model, args.heads)
     shapes, heads = Shapes.of(ad.ModelFile.open(base)), ad.ModelFile.open(adapter).read_heads()
     n_ctx = max(args.lengths) + args.tokens
     models = {"stock": load(base, None, args.threads, n_ctx), "ours": load(base, adapter, args.threads, n_ctx)}

@@ -125,7 +125,7 @@ def sweep_figure(results: Results) -> Figure:
         x, y = [getattr(row, name) for row in rows], [100 * row.pass_1 for row in rows]
         axes.errorbar(x, y, yerr=[100 * (row.se or 0) for row in rows], color=_GREY, marker=".", label="constant")
         value, error = 100 * ours.pass_1, 100 * (ours.se_problems or 0)
-        axes.axhline(value, color=_OURS, label="AutoDeco")
+        axes.axhline(value, color=_OURS, label="AutoDeco", zorder=3)
         axes.axhspan(value - error, value + error, color=_OURS, alpha=0.2, linewidth=0)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
