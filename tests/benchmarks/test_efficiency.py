@@ -20,10 +20,10 @@ def test_shapes_are_those_of_the_file() -> None:
     base = ad.ModelFile.open(load_case("qwen2").base)
     shapes = Shapes.of(base)
     of = {t.name: t.shape for t in base.base().tensors}
-    assert of["blk.0.attn_q.weight"] == (shapes.hidden, shapes.queries)
-    assert of["blk.0.attn_k.weight"] == (shapes.hidden, shapes.kv)
-    assert of["blk.0.ffn_up.weight"] == (shapes.hidden, shapes.ff)
-    assert of["token_embd.weight"] == (shapes.hidden, shapes.vocab)
+    assert of["blk.0.attn_q.weight"] == (shapes.queries, shapes.hidden)
+    assert of["blk.0.attn_k.weight"] == (shapes.kv, shapes.hidden)
+    assert of["blk.0.ffn_up.weight"] == (shapes.ff, shapes.hidden)
+    assert of["token_embd.weight"] == (shapes.vocab, shapes.hidden)
     assert f"blk.{shapes.layers - 1}.attn_q.weight" in of
     assert f"blk.{shapes.layers}.attn_q.weight" not in of
 

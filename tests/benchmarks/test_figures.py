@@ -56,7 +56,7 @@ def test_a_box_of_the_seeds() -> None:
     assert figures.by_seed(samples) == {"a": [0.5, 1.0]}
     axes = figures.ablation_figure({"default": [0.5, 0.6], "autodeco": [0.8, 0.9, 1.0]}).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["T = 1, P = 1", "both"]
-    points = [line.get_ydata() for line in axes.lines if line.get_marker() == "."]
+    points = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "."]
     assert points == [[50, 60], [80, 90, 100]]
 
 
