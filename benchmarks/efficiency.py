@@ -26,7 +26,7 @@ import autodeco_gguf as ad
 from autodeco_gguf.heads.weights import HeadWeights
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import load, machine, peak_memory, prepare, prompt
+from overhead import check_equal, load, machine, peak_memory, prepare, prompt
 from synthetic import SMALL
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 24_576)
@@ -164,6 +164,7 @@ def main() -> None:
     shapes, heads = Shapes.of(ad.ModelFile.open(base)), ad.ModelFile.open(adapter).read_heads()
     n_ctx = max(args.lengths) + args.tokens
     models = {"stock": load(base, None, args.threads, n_ctx), "ours": load(base, adapter, args.threads, n_ctx)}
+    check_equal(models["stock"], models["ours"], adapter)  # which warms them up as well
     figures: dict[str, Any] = {"machine": machine(), "model": base.name, "tokens": args.tokens, "lengths": []}
     print(HEAD, flush=True)
     for n in args.lengths:

@@ -49,7 +49,7 @@ class FakeEngine:
         self.fingerprint = f"{'0123456789abcdef' * 4} {'fedcba9876543210' * 4}"
         self.machine, self.heads_file = Machine(n_threads=1, flash_attn=True), Path("here/h.gguf")
         self.context = SimpleNamespace(
-            metadata={}, text=lambda tokens: "x", file=SimpleNamespace(path=Path("here/m.gguf"))
+            metadata={}, n_vocab=2, text=lambda tokens: "x", file=SimpleNamespace(path=Path("here/m.gguf"))
         )
         self.drawn: list[Request] = []
         self.calls = 0

@@ -22,6 +22,7 @@ from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, mak
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.tasks.commands import VARIANTS, Commands
 from autodeco_gguf.tasks.tasks import Task
 
@@ -139,7 +140,7 @@ def _complete(
     engine: Engine, kinds: _Kinds, settings: EvalSettings, k: int, journal: Journal, watch: ControlWatch
 ) -> _Drawn:
     """Draw the answers that the journal lacks; all of them."""
-    found = _read(journal)
+    found = _read(journal, engine.context.n_vocab)
     means = found.means
     wanted = {(kind, key): item for kind, items in kinds.items() for item in items for key in keys_of(item.key, 1, k)}
     missing = [(place, item) for place, item in wanted.items() if place not in means]
@@ -165,7 +166,7 @@ def _complete(
     return _Drawn({place: means[place] for place in wanted}, plain)
 
 
-def _read(journal: Journal) -> _Drawn:
+def _read(journal: Journal, n_vocab: int) -> _Drawn:
     """What is there; a plain answer of an older version, whose tokens are not, is to be drawn again."""
     found = _Drawn({}, {})
     for line in journal.lines():
@@ -174,7 +175,7 @@ def _read(journal: Journal) -> _Drawn:
             if kind == "plain":
                 if "ids" not in line.value:
                     continue
-                found.plain[key] = [int(token) for token in line.value["ids"]]
+                found.plain[key] = [check_token(token, n_vocab) for token in line.value["ids"]]
             found.means[kind, key] = _Means(*(float(line.value[name]) for name in _Means._fields))
         except (TypeError, KeyError, ValueError) as e:
             raise journal.refused(line.number, "damaged: no answer") from e

@@ -119,6 +119,11 @@ def test_control_goes_on_where_it_was(tmp_path: Path) -> None:
     assert control(tmp_path / "d", engine, k=2) == expected
     assert len(engine.drawn) == 3, "plain answers whose tokens an older version has not kept"
     (tmp_path / "d" / "control.jsonl").write_text(lines)
+    for ids in ("[2]", "[-1]", "[0.5]", "7"):
+        (tmp_path / "d" / "control.jsonl").write_text(re.sub(r'"ids": \[[\d, ]*\]', f'"ids": {ids}', lines, count=1))
+        with pytest.raises(AutoDecoError, match=r"control\.jsonl:\d+: damaged: no answer; use"):
+            control(tmp_path / "d", engine, k=2)
+    (tmp_path / "d" / "control.jsonl").write_text(lines)
     with (tmp_path / "d" / "control.jsonl").open("a") as f:
         f.write("{}\n")
     with pytest.raises(AutoDecoError, match=r"control\.jsonl:32: damaged: no answer; use"):
