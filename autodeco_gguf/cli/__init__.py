@@ -21,6 +21,7 @@ VERBS = {
     "view": "Show what the tokens of answers were drawn with, on a page.",
     "tune": "Find the best way to decode for a task of one's own.",
     "eval": "Compare ways to decode on problems.",
+    "explain": "Say why heads do or don't pay, token by token.",
     "report": "Show an evaluation on a page, with its samples.",
     "join": "Put the shards of an evaluation together.",
     "rollouts": "Sample correct answers to train on.",
