@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -258,7 +258,7 @@ def _obstacle(name: str, heads: Collection[str], metadata: Mapping[str, str]) ->
         return "needs heads, the model has none"
     if name == "model":
         if not any(key in metadata for key in _MODEL_KEYS):
-            return f"needs metadata {_PREFIX}*, the model has none"
+            return f"needs metadata {FILE_PREFIX}*, the model has none"
         sequence = metadata.get(_SEQUENCE, _DEFAULT_SEQUENCE)
         if sequence != _DEFAULT_SEQUENCE:
             return f"{_SEQUENCE} {sequence!r} cannot be followed, only {_DEFAULT_SEQUENCE!r}"
@@ -315,18 +315,9 @@ def _number(name: str, what: str, text: str, most: float, zero: bool) -> float:
 
 # ---- the model's own ----
 
-_PREFIX = "general.sampling."
-_SEQUENCE = f"{_PREFIX}sequence"
+_SEQUENCE = f"{FILE_PREFIX}sequence"
 _DEFAULT_SEQUENCE = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
-_RENAMED = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat_mode"}
-_MODEL_KEYS = {
-    f"{_PREFIX}{key}": _RENAMED.get(key, key)
-    for key in (
-        *("top_k", "top_p", "min_p", "temp", "xtc_probability", "xtc_threshold", "penalty_last_n", "penalty_repeat"),
-        *("mirostat", "mirostat_tau", "mirostat_eta"),
-    )
-}
-"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling."""
+_MODEL_KEYS = {FILE_PREFIX + key: name for key, name in FILE_KEYS.items()}
 _INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 
@@ -345,7 +336,7 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
     try:
         sampling.check()
     except InvalidInput as e:
-        raise BadFile(f"method model: {_PREFIX}*: {e}", key=e.key, found=e.found) from e
+        raise BadFile(f"method model: {FILE_PREFIX}*: {e}", key=e.key, found=e.found) from e
     return sampling
 
 
