@@ -1,0 +1,52 @@
+"""The logits as the output layer gives them, where an architecture scales or caps them in its graph.
+
+The top-p head reads ``lm_head(hidden)`` (upstream's AutoDecoModelForCausalLM.forward). llama.cpp gives out what it draws
+from: of gemma2 after the soft cap, of cohere and granite after the scale. In the graph the heads take the tensor before;
+where they run on the host a callback of llama.cpp's keeps it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from autodeco_gguf._native import core
+from autodeco_gguf.heads.weights import Float32Array
+from autodeco_gguf.model.sampler import address
+
+
+class RawLogits:
+    """Those of one context. For most architectures there is nothing to keep, and this does nothing."""
+
+    def __init__(self, model: Any, params: Any) -> None:
+        """Before the context is made: ``params`` are to make it for ``model``; both are llama_cpp's."""
+        self._native: core.RawLogits | None = None
+        self._ctx = 0
+        if core.logits_changed_by(address(model)):
+            self._native = core.RawLogits(int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))))
+            params.cb_eval = ctypes.cast(core.RawLogits.callback, lib.ggml_backend_sched_eval_callback)
+            params.cb_eval_user_data = self._native.address
+
+    def bind(self, ctx: Any) -> None:
+        """Say which context was made."""
+        self._ctx = address(ctx)
+        if self._native is not None:
+            self._native.bind(self._ctx)
+
+    def keep(self, on: bool) -> None:
+        """Forget what was kept; keep those of the outputs to come, where llama.cpp keeps hidden states too."""
+        if self._native is not None:
+            self._native.clear()
+            self._native.on = on
+
+    def read(self, logits: Float32Array) -> Float32Array:
+        """What the heads read in place of ``logits`` [n, n_vocab], all outputs of the last decode; often the same array.
+
+        Raises:
+            ModelFailed: they were not kept.
+        """
+        if self._native is None:
+            return logits
+        return core.raw_logits(self._ctx, len(logits)).reshape(logits.shape)
