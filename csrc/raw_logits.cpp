@@ -64,6 +64,11 @@ void raw_logits_clear(raw_logits & raw) {
     raw.rows.clear();
 }
 
+// The hidden state, to which llama.cpp gives another name where embeddings are on.
+static bool is_hidden(const ggml_tensor * t) {
+    return strcmp(t->name, "result_norm") == 0 || strcmp(t->name, "result_embd_pooled") == 0;
+}
+
 // Appends the rows of a tensor behind the first n_before ones.
 static void take(const ggml_tensor * t, size_t n_before, std::vector<float> & into) {
     into.resize((size_t) (t->ne[0] * t->ne[1]) + n_before * (size_t) t->ne[0]);
@@ -73,7 +78,7 @@ static void take(const ggml_tensor * t, size_t n_before, std::vector<float> & in
 bool raw_logits_callback(ggml_tensor * t, bool ask, void * user_data) {
     auto & raw = *(raw_logits *) user_data;
     const bool is_rows   = raw.on && t->type == GGML_TYPE_F32 && ggml_is_contiguous(t) && t->ne[1] > 0 && !t->view_src;
-    const bool is_norm   = is_rows && strcmp(t->name, "result_norm") == 0;
+    const bool is_norm   = is_rows && is_hidden(t);
     const bool is_logits = is_rows && t->ne[0] == raw.n_vocab && !changes(t); // the last one: an adapter adds to it
     if (ask || !(is_norm || is_logits)) {
         return is_norm || is_logits;

@@ -115,18 +115,13 @@ class Llama(llama_cpp.Llama):
         model = ModelFile.open(Path(model_path))
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
-        self._heads_path = heads
-        self._trace_on = trace
+        self._heads_path, self._trace_on = heads, trace
         self._last: Sampler | None = None
         self._predictor = Predictor(self._heads, enabled)
-        self._host_way = False
-        self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
+        self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
-        self._bounded = bool(self._predictor.names) and not (
-            kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
-        )
-        with loading(base, kwargs.get("verbose", True), self._prepare) as path:
+        with loading(base, kwargs.get("verbose", True), functools.partial(self._prepare, kwargs)) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
         self._raw.bind(self._ctx.ctx)
@@ -275,9 +270,10 @@ class Llama(llama_cpp.Llama):
 
     # ---- loading ----
 
-    def _prepare(self, model: Any, params: Any) -> None:
+    def _prepare(self, kwargs: dict[str, Any], model: Any, params: Any) -> None:
         """Reserve graph memory for few outputs a decode, unless every token is one."""
-        if self._bounded:
+        every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
+        if self._predictor.names and not every_token:
             params.n_outputs_max = min(_PREDICT_ROWS, params.n_batch)
         self._raw = RawLogits(model, params)
 

@@ -1,8 +1,8 @@
 """The logits as the output layer gives them, where an architecture scales or caps them in its graph.
 
-The top-p head reads ``lm_head(hidden)`` (upstream's AutoDecoModelForCausalLM.forward). llama.cpp gives out what it draws
-from: of gemma2 after the soft cap, of cohere and granite after the scale. In the graph the heads take the tensor before;
-where they run on the host a callback of llama.cpp's keeps it.
+The top-p head reads ``lm_head(hidden)`` (upstream's AutoDecoModelForCausalLM.forward). llama.cpp gives out what is
+drawn from: of gemma2 after the soft cap, of cohere and granite after the scale. In the graph the heads take the tensor
+before; where they run on the host a callback of llama.cpp's keeps it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RawLogits:
             self._native.on = on
 
     def read(self, logits: Float32Array) -> Float32Array:
-        """What the heads read in place of ``logits`` [n, n_vocab], all outputs of the last decode; often the same array.
+        """What the heads read in place of ``logits`` [n, n_vocab], all outputs of the last decode; mostly the same.
 
         Raises:
             ModelFailed: they were not kept.
