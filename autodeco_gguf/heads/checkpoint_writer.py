@@ -18,7 +18,7 @@ from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE,
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights
 
-FILES = ("config.json", "model.safetensors")
+FILES = ("model.safetensors", "config.json")
 """What a checkpoint consists of."""
 
 _CONFIG_KEYS = {
@@ -122,7 +122,7 @@ def _contents(
     base_config: Mapping[str, int | float],
     dtype: str,
 ) -> tuple[bytes, bytes]:
-    """config.json and model.safetensors."""
+    """model.safetensors and config.json."""
     config = {
         "architectures": ["AutoDecoModelForCausalLM"],
         "model_type": "autodeco",
@@ -143,7 +143,7 @@ def _contents(
         for i, layer in enumerate(mlp.layers)
         for part, array in zip(("weight", "bias"), layer, strict=True)
     }
-    return (json.dumps(config, indent=2) + "\n").encode(), _safetensors(tensors, dtype)
+    return _safetensors(tensors, dtype), (json.dumps(config, indent=2) + "\n").encode()
 
 
 def _safetensors(tensors: Mapping[str, Float32Array], dtype: str) -> bytes:

@@ -124,7 +124,9 @@ def test_a_context_that_kept_none_is_refused(tmp_path: Path) -> None:
     context.decode([5], [0], [0], hidden=True)
     context._raw.keep(False)
     sampler = ad.Sampler(ad.Heads(family.heads), seed=1)
-    with pytest.raises(ad.ModelFailed, match="gemma2.final_logit_softcapping changes the logits after the output layer"):
+    with pytest.raises(
+        ad.ModelFailed, match="gemma2.final_logit_softcapping changes the logits after the output layer"
+    ):
         sampler.sample(context.address)
     context.close()
 
