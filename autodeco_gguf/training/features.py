@@ -58,7 +58,7 @@ def together(stream: Iterable[Features], floats: int) -> Iterator[Features]:
 
 def _joined(parts: Sequence[Features]) -> Features:
     columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Features(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    return Features(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
 
 
 def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:

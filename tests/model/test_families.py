@@ -1,62 +1,23 @@
-"""Other families of models: tiny random ones of transformers, made by llama.cpp's converter, against what torch computed.
-
-``families/NAME.npz`` has tokens [n], and for each the hidden state after the final norm and ``lm_head`` of it, which is
-what upstream's heads read: of gemma2, cohere and granite before the soft cap or the scale.
-"""
+"""Other families of models (family_helpers): against torch; those that cannot go back against fresh ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 import reference
 from conftest import load
+from family_helpers import NAMES, Family
 
 import autodeco_gguf as ad
-from autodeco_gguf.heads.checkpoint_writer import write_checkpoint
-from autodeco_gguf.heads.weights import HeadWeights, Mlp
-from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.machine import Machine
 
-FAMILIES = Path(__file__).parent.parent / "families"
 TOLERANCE = {"gemma2": 2e-3, "granitemoehybrid": 5e-3, "mamba2": 1e-4}
 """Of gemma2 the activation is a table of F16, of the others the scan has another order."""
 
-CHANGED = ["cohere", "gemma2", "granite", "granitemoehybrid"]
 STATEFUL = ["mamba2", "granitemoehybrid"]
-NAMES = sorted(path.stem for path in FAMILIES.glob("*.gguf"))
-
-
-def random_heads(hidden_size: int, vocab_size: int) -> HeadWeights:
-    rng = np.random.default_rng(0)
-
-    def mlp(n_more: int) -> Mlp:
-        first = rng.standard_normal((16, hidden_size + n_more)) / np.sqrt(hidden_size)
-        first[:, hidden_size:] *= 1.5  # the features matter
-        layers = first.astype(np.float32), rng.standard_normal((1, 16)).astype(np.float32)
-        return Mlp(layers, (np.zeros(16, np.float32), np.zeros(1, np.float32)), "relu")
-
-    return HeadWeights(hidden_size, vocab_size, "tiny", mlp(0), mlp(5))
-
-
-class Family:
-    def __init__(self, name: str, directory: Path) -> None:
-        self.name = name
-        with np.load(FAMILIES / f"{name}.npz") as golden:
-            self.tokens: list[int] = golden["tokens"].tolist()
-            self.hidden, self.raw = golden["hidden"], golden["raw"]
-        self.heads = random_heads(self.hidden.shape[1], self.raw.shape[1])
-        (directory / "heads").mkdir()
-        both = ("temperature", "top_p")
-        write_checkpoint(directory / "heads", self.heads, enabled=both, base_model_type="", base_config={})
-        self.base = FAMILIES / f"{name}.gguf"
-        self.merged = ad.export(self.base, directory / "heads", directory / "m.gguf").path
-
-    def engine(self, n_parallel: int, **kwargs: Any) -> ad.Engine:
-        machine = Machine(n_threads=1, cache_type="f32")
-        return ad.Engine(self.merged, n_parallel=n_parallel, n_ctx=256, machine=machine, **kwargs)
 
 
 @pytest.fixture(params=NAMES)
@@ -96,39 +57,6 @@ def test_the_heads_read_what_torch_gives_them(family: Family) -> None:
     with family.engine(3) as engine:
         for result in engine.generate([ad.Request(family.tokens, seed=1, max_tokens=12)] * 4):
             assert_same(drawn(result.trace), one)
-
-
-@pytest.mark.parametrize("name", CHANGED)
-def test_outputs_of_several_sequences_keep_their_raw_logits(name: str, tmp_path: Path) -> None:
-    """As a training reads them, where llama.cpp computes them in another order; the logits drawn from are others."""
-    family = Family(name, tmp_path)
-    n = len(family.tokens)
-    with_features = np.array(reference.predict(family.heads, family.hidden, family.raw))[1]
-    context = Context(family.base, n_ctx=64, n_seq=2, n_outputs=2 * n, machine=Machine(n_threads=1, cache_type="f32"))
-    order = [(seq, i) for i in range(n) for seq in (0, 1)]
-    seqs, places = zip(*order, strict=True)
-    logits, hidden = context.decode([family.tokens[i] for i in places], places, seqs, hidden=True)
-    assert hidden is not None
-    raw = context.raw(logits)
-    np.testing.assert_allclose(raw, family.raw[list(places)], rtol=0, atol=0.05)
-    assert np.abs(reference.predict(family.heads, hidden, logits)[1] - with_features[list(places)]).max() > 0.01
-    np.testing.assert_allclose(
-        reference.predict(family.heads, hidden, raw)[1], with_features[list(places)], rtol=0, atol=5e-3
-    )
-    context.close()
-
-
-def test_a_context_that_kept_none_is_refused(tmp_path: Path) -> None:
-    family = Family("gemma2", tmp_path)
-    context = Context(family.base, n_ctx=64, machine=Machine(n_threads=1))
-    context.decode([5], [0], [0], hidden=True)
-    context._raw.keep(False)
-    sampler = ad.Sampler(ad.Heads(family.heads), seed=1)
-    with pytest.raises(
-        ad.ModelFailed, match="gemma2.final_logit_softcapping changes the logits after the output layer"
-    ):
-        sampler.sample(context.address)
-    context.close()
 
 
 def test_what_an_engine_shares_is_what_a_fresh_one_computes(stateful: Family) -> None:
@@ -172,8 +100,6 @@ def test_a_llama_that_goes_on_is_as_a_fresh_one(stateful: Family, way: dict[str,
 
 
 def test_a_llama_with_a_cache_of_states(stateful: Family) -> None:
-    import llama_cpp
-
     a = family_text(stateful, 30)
     llama = load(stateful.merged, f32_cache=True)
     llama.set_cache(llama_cpp.LlamaRAMCache())
