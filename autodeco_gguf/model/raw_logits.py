@@ -13,8 +13,12 @@ from typing import Any
 from llama_cpp import llama_cpp as lib
 
 from autodeco_gguf._native import core
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampler import address
+
+_NO_LOGITS = frozenset(["lfm2", "lfm2moe"])
+"""Architectures whose graph ends at the hidden state where that is asked for: the buffer of logits is stale then."""
 
 
 class RawLogits:
@@ -24,6 +28,9 @@ class RawLogits:
         """Before the context is made: ``params`` are to make it for ``model``; both are llama_cpp's."""
         self._native: core.RawLogits | None = None
         self._ctx = 0
+        name = ctypes.create_string_buffer(64)
+        lib.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
+        self._architecture = name.value.decode("utf-8", "replace")
         if core.logits_changed_by(address(model)):
             self._native = core.RawLogits(int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))))
             params.cb_eval = ctypes.cast(core.RawLogits.callback, lib.ggml_backend_sched_eval_callback)
@@ -36,7 +43,16 @@ class RawLogits:
             self._native.bind(self._ctx)
 
     def keep(self, on: bool) -> None:
-        """Forget what was kept; keep those of the outputs to come, where llama.cpp keeps hidden states too."""
+        """Forget what was kept; keep those of the outputs to come, where llama.cpp keeps hidden states too.
+
+        Raises:
+            ModelFailed: the architecture has no logits then.
+        """
+        if on and self._architecture in _NO_LOGITS:
+            raise ModelFailed(
+                f"{self._architecture}: llama.cpp computes no logits of this architecture where hidden states are "
+                "asked for: it can be run, but not trained on, nor with predict, logits_all or a draft model"
+            )
         if self._native is not None:
             self._native.clear()
             self._native.on = on
