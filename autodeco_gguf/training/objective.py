@@ -92,7 +92,8 @@ def _positions(
     with torch.no_grad():
         ones = torch.ones(len(target))
         temperature = heads.temperature(hidden) if objective.temperature else ones
-        features = probability_features(logits, temperature) if objective.top_p else hidden[:, :0]
+        raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
+        features = probability_features(raw, temperature) if objective.top_p else hidden[:, :0]
         top_p = heads.top_p(hidden, features) if objective.top_p else ones
         weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else ones
         if draws is None:

@@ -88,9 +88,10 @@ def _backward(
 ) -> None:
     sequence, tokens, hidden = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
     logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
+    raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
     with torch.no_grad():
-        t, p, features = predict(heads, hidden, logits, objective)
-        t0, p0, _ = predict(start, hidden, logits, objective) if limits.pull else (t, p, features)
+        t, p, features = predict(heads, hidden, raw, objective)
+        t0, p0, _ = predict(start, hidden, raw, objective) if limits.pull else (t, p, features)
     t_leaf, p_leaf = t.clone().requires_grad_(), p.clone().requires_grad_()
     nll = drawn_nll(logits, tokens, t_leaf, p_leaf, alpha=objective.alpha, tolerance=objective.sort_tolerance)
     by_t, by_p = torch.autograd.grad((weights[sequence] * nll).sum(), (t_leaf, p_leaf))

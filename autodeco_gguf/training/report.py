@@ -125,7 +125,8 @@ def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[T
     with torch.no_grad():
         ones = torch.ones(len(target))
         t = heads.temperature(hidden) if objective.temperature else ones
-        p = heads.top_p(hidden, probability_features(logits, t)) if objective.top_p else ones
+        raw = logits if at.raw is None else torch.from_numpy(at.raw)
+        p = heads.top_p(hidden, probability_features(raw, t)) if objective.top_p else ones
         columns = [
             _nll(logits, target, t, p, objective.alpha),
             losses.temperature_loss(logits, target, t),
