@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +20,13 @@ from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.lengths import longest_by_memory
 from autodeco_gguf.training.measures import RewardReport
 from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, is_too_little, report
 from autodeco_gguf.training.settings import LEAST_STEPS, TrainingSettings
+from autodeco_gguf.training.start import NEW, read_start, start_files, start_identity
 from autodeco_gguf.training.trainer import Step, Trainer
 
 _TOGETHER, _CELLS = 8, 2048
@@ -36,12 +38,14 @@ class TrainingOptions:
     """How the data are read, and what the checkpoint says.
 
     Attributes:
+        start: "new", or what heads to begin with: a checkpoint, an adapter or a merged file.
         commands: train decoding control with these.
         skip_bad: leave malformed lines out.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         chat_template_kwargs: what the chat template is to read besides.
     """
 
+    start: str | Path = NEW
     commands: Commands | None = None
     skip_bad: bool = False
     base_name: str | None = None
@@ -109,28 +113,32 @@ def train(
     settings, options, watch = settings or TrainingSettings(), options or TrainingOptions(), watch or TrainingWatch()
     settings.check()
     paths, out = [Path(path) for path in data], Output(Path(output))
-    out.check([Path(base), *paths], force)
+    out.check([Path(base), *paths, *start_files(options.start)], force)
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
+    start = read_start(model, options.start, settings.objective, settings.seed, settings.kind)
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_new(force)  # another may have come to its end meanwhile
-        settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
+        longest = min(settings.max_tokens or longest_by_memory(model, settings, machine), max(2, context.n_ctx_train))
+        settings = replace(settings, max_tokens=longest)
         chat = context.chat(options.chat_template_kwargs)
-        encoder = Encoder(context, settings.max_tokens, options.commands, chat)
+        encoder = Encoder(context, longest, options.commands, chat, too_long=settings.too_long)
         dataset = _encode(paths, encoder, out, options, watch)
         longest = max(dataset.counts.longest, 2)
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity(model, machine))
+        what = {**identity(model, machine), "start": options.start if options.start == NEW else start_identity(start)}
+        given = None if options.start == NEW else start
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, given)
         for warning in _warnings(trainer, dataset):
             watch.warning(warning)
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
         result = report(trainer.heads, objective, trainer.validation_features) if validated else None
         weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
-        write_heads(out, model, weights, objective.heads, result, plot_log)
+        write_heads(out, model, weights, objective.there, result, plot_log)
         out.remove_state()
     return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
 
@@ -178,7 +186,7 @@ def write_heads(
     out: Output,
     model: BaseModel,
     weights: HeadWeights,
-    heads: Sequence[str],
+    heads: Collection[str],
     result: Report | RewardReport | None,
     plot: Callable[[Path, Path], None],
 ) -> None:
