@@ -151,19 +151,22 @@ def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:
         variance and the sum of the five largest.
     """
     with torch.no_grad():
-        return _features(logits, temperature)
+        probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
+        five = probs.topk(min(5, probs.shape[-1]), dim=-1).values
+        entropy = -(probs * torch.log(probs + 1e-8)).sum(-1)
+        n_vocab = probs.shape[-1]  # of probabilities the mean is 1 / n_vocab
+        variance = (probs.square().sum(-1) - 1.0 / n_vocab) / (n_vocab - 1)
+        return torch.stack([temperature, five[:, 0], entropy, variance, five.sum(-1)], dim=-1)
 
 
 def feature_slopes(logits: Tensor, temperature: Tensor) -> Tensor:
     """The derivatives [n, 5] of :func:`probability_features` by T."""
-    by_t: Tensor = torch.func.jvp(lambda t: _features(logits, t), (temperature,), (torch.ones_like(temperature),))[1]
-    return by_t.detach()
-
-
-def _features(logits: Tensor, temperature: Tensor) -> Tensor:
-    probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
-    five = probs.topk(min(5, probs.shape[-1]), dim=-1).values
-    entropy = -(probs * torch.log(probs + 1e-8)).sum(-1)
-    n_vocab = probs.shape[-1]  # of probabilities the mean is 1 / n_vocab
-    variance = (probs.square().sum(-1) - 1.0 / n_vocab) / (n_vocab - 1)
-    return torch.stack([temperature, five[:, 0], entropy, variance, five.sum(-1)], dim=-1)
+    with torch.no_grad():
+        t = (temperature + 1e-8).unsqueeze(-1)
+        probs = torch.softmax(logits / t, dim=-1)
+        by_t = torch.where(probs > 0, -logits / t.square(), 0.0)  # of the logits over T
+        slopes = probs * (by_t - (probs * by_t).sum(-1, keepdim=True))
+        five = slopes.gather(-1, probs.topk(min(5, probs.shape[-1]), dim=-1).indices)
+        entropy = -(slopes * (torch.log(probs + 1e-8) + probs / (probs + 1e-8))).sum(-1)
+        variance = 2.0 * (probs * slopes).sum(-1) / (probs.shape[-1] - 1)
+        return torch.stack([torch.ones_like(temperature), five[:, 0], entropy, variance, five.sum(-1)], dim=-1)

@@ -111,7 +111,7 @@ def _positions(
     if objective.feature_gradient and objective.temperature and objective.top_p_loss and draws is not None:
         slopes = feature_slopes(logits, temperature)[:, : features.shape[1]]
     t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
-    gradients = torch.zeros(len(target), 3)
+    gradients = torch.zeros(len(target), 3, dtype=logits.dtype)
     with torch.set_grad_enabled(draws is not None):
         t_loss, p_loss = _losses(logits, target, t, p, objective)
         t_loss, p_loss = kept * t_loss, (kept if objective.masks_top_p else counts) * p_loss

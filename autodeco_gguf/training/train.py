@@ -152,7 +152,7 @@ def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
 def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
     """What makes a training too small to tell anything, before it has taken its time."""
     found = []
-    if trainer.steps < LEAST_STEPS:
+    if trainer.steps < LEAST_STEPS and not trainer.given:
         steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {trainer.batch} examples"
         few = f"only {steps}: heads hardly learn in less than {LEAST_STEPS}"
         found.append(f"{few}; give more data, --epochs or --steps")

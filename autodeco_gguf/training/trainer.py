@@ -87,7 +87,7 @@ class Trainer:
         settings = replace(settings, batch=self.batch, steps=self.steps, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._steps_epoch = math.ceil(len(self._training_ids) / self.batch)
-        self._given = start is not None
+        self.given = start is not None
         self.heads = start or HeadsModule(context.hidden_size, settings.seed, settings.kind)
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
@@ -104,7 +104,7 @@ class Trainer:
         saved = time.monotonic()
         every = max(1, self.steps // self._settings.evaluations)
         self._state.open_log()
-        if self._given and self._at.step == 0:
+        if self.given and self._at.step == 0:
             self._validate()
         while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
             done = self.train_step()
