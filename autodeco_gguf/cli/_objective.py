@@ -45,7 +45,7 @@ _HEADS = (
         default="all",
         help="What a new top-p head sees besides the hidden state: T and four numbers of the distribution, or T alone.",
     ),
-    option("--initial-top-p", default=0.925, help="About what P begins at, between 0 and 1."),
+    option("--initial-top-p", default=0.924, help="About what P begins at, between 0 and 1."),
 )
 
 _OBJECTIVE = (

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from autodeco_gguf.files.atomic import Output, write_together
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.architecture import transformers_name
-from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX
+from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, activation_key, default_activation
 from autodeco_gguf.heads.weights import HeadWeights
 
 _CONFIG_KEYS = {
@@ -58,6 +58,11 @@ def write_checkpoint(
         "top_p_hidden_size": weights.hidden_size,
         "hidden_size": weights.hidden_size,
         "vocab_size": weights.vocab_size,
+        **{
+            activation_key(head): mlp.activation
+            for head, mlp in weights.mlps.items()
+            if mlp.activation != default_activation(len(mlp.weights))
+        },
         "dtype": "float32",
         **base_config,
     }

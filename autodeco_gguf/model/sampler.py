@@ -39,6 +39,7 @@ class Predictor:
     def __init__(self, heads: Heads | None, heads_enabled: Collection[str] | None = None) -> None:
         """Predict with the given heads, or 1 and 1 for None."""
         enabled = check_enabled(heads_enabled)
+        self.heads = heads
         self.names = enabled & heads.names if heads is not None else frozenset[str]()
         self.native: core.Predictor | None = None
         if heads is not None and self.names:
