@@ -104,8 +104,10 @@ _OBJECTIVE = (
     ),
 )
 
-OBJECTIVE_ONLY = ("recipe", "average", "losses", "easy_mask", "easy_in", "dynamic_fine_tuning", "weight_at")
-OBJECTIVE_ONLY += ("feature_gradient",)
+OBJECTIVE_ONLY = (
+    *("recipe", "average", "losses", "easy_mask", "easy_in"),
+    *("dynamic_fine_tuning", "weight_at", "feature_gradient"),
+)
 """Options that --reward has no use for."""
 
 NEW_ONLY = ("widths", "top_p_sees", "initial_top_p")

@@ -109,8 +109,11 @@ def train_reward(
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
     new = options.start in (LIKELIHOOD, NEW)
-    given = read_start(model, NEW if new else options.start, settings.objective, settings.seed, settings.kind)
-    start = options.start if new else start_identity(given)
+    read = read_start(model, NEW if new else options.start, settings.objective, settings.seed)
+    start = options.start if new else start_identity(read)
+    if model.hidden_size is None or model.vocab_size is None:
+        raise BadFile.of(model.path, "does not say its hidden size and vocabulary")
+    given = read or HeadsModule(model.hidden_size, settings.seed, settings.kind)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, given, settings, options, machine) as engine:
@@ -143,13 +146,11 @@ def _engine(
     model: BaseModel, heads: HeadsModule, settings: RewardSettings, options: RewardOptions, machine: Machine
 ) -> Engine:
     """With heads in whose place others come."""
-    if model.vocab_size is None:
-        raise BadFile.of(model.path, "does not say its vocabulary")
     return Engine(
         model.file,
         n_parallel=options.n_parallel,
         n_ctx=options.n_ctx,
-        heads=heads.weights(vocab_size=model.vocab_size, base_model=""),
+        heads=heads.weights(vocab_size=model.vocab_size or 0, base_model=""),
         heads_enabled=settings.objective.there,
         machine=machine,
         batching=Batching(batch_invariant=options.n_parallel > 1),

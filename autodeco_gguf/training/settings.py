@@ -182,7 +182,7 @@ class TrainingSettings:
 
 
 LEAST_STEPS = 60
-"""Of a training whose length is not set: enough for heads that begin at T = 1 and P = 0.93 to come to their means."""
+"""Of a training whose length is not set: enough for heads that begin at T = 1 and P = 0.92 to come to their means."""
 
 MIN_BATCH, MAX_BATCH = 8, 32
 """Of a training whose batch is not set."""

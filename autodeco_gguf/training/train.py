@@ -117,21 +117,18 @@ def train(
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
-    start = read_start(model, options.start, settings.objective, settings.seed, settings.kind)
+    start = read_start(model, options.start, settings.objective, settings.seed)
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_new(force)  # another may have come to its end meanwhile
-        longest = min(settings.max_tokens or longest_by_memory(model, settings, machine), max(2, context.n_ctx_train))
-        settings = replace(settings, max_tokens=longest)
-        chat = context.chat(options.chat_template_kwargs)
-        encoder = Encoder(context, longest, options.commands, chat, too_long=settings.too_long)
-        dataset = _encode(paths, encoder, out, options, watch)
+        limit = settings.max_tokens or longest_by_memory(model, settings, machine)
+        settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
+        dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)
         longest = max(dataset.counts.longest, 2)
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        what = {**identity(model, machine), "start": options.start if options.start == NEW else start_identity(start)}
-        given = None if options.start == NEW else start
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, given)
+        what = {**identity(model, machine), "start": start_identity(start)}
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start)
         for warning in _warnings(trainer, dataset):
             watch.warning(warning)
         trainer.run(watch.step)
@@ -162,6 +159,12 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
         held = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} to validate on"
         found.append(f"only {held}: too few for a verdict at the end; give more data, or a larger --validation")
     return found
+
+
+def _encoder(context: Context, settings: TrainingSettings, options: TrainingOptions) -> Encoder:
+    assert settings.max_tokens is not None
+    chat = context.chat(options.chat_template_kwargs)
+    return Encoder(context, settings.max_tokens, options.commands, chat, too_long=settings.too_long)
 
 
 def _encode(

@@ -182,9 +182,7 @@ def test_the_start_is_not_written_over(qwen2: Case, tmp_path: Path) -> None:
 
 SETTINGS = {
     "nemo, deep": replace(RECIPES["nemo"], batch=4, lr=1e-3, warmup=2, kind=HeadKind((16, 8), False)),
-    "paper, from heads": replace(
-        RECIPES["paper"], objective=replace(RECIPES["paper"].objective, average="example"), batch=4, lr=1e-3, validation=0.25
-    ),
+    "paper, from heads": replace(RECIPES["paper"], batch=4, lr=1e-3, validation=0.25),
 }
 SCRIPT = """
 import pickle, sys
