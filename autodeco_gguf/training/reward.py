@@ -111,9 +111,7 @@ def train_reward(
     new = options.start in (LIKELIHOOD, NEW)
     read = read_start(model, NEW if new else options.start, settings.objective, settings.seed)
     start = options.start if new else start_identity(read)
-    if model.hidden_size is None or model.vocab_size is None:
-        raise BadFile.of(model.path, "does not say its hidden size and vocabulary")
-    given = read or HeadsModule(model.hidden_size, settings.seed, settings.kind)
+    given = read or _new_heads(model, settings)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, given, settings, options, machine) as engine:
@@ -142,15 +140,23 @@ def _described(engine: Engine, tasks: GradedTasks, items: Sequence[Item]) -> dic
     return {"ctx": engine.n_ctx, "parallel": engine.n_parallel, "checkers": checkers, "data": digest(items)}
 
 
+def _new_heads(model: BaseModel, settings: RewardSettings) -> HeadsModule:
+    if model.hidden_size is None:
+        raise BadFile.of(model.path, "does not say its hidden size")
+    return HeadsModule(model.hidden_size, settings.seed, settings.kind)
+
+
 def _engine(
     model: BaseModel, heads: HeadsModule, settings: RewardSettings, options: RewardOptions, machine: Machine
 ) -> Engine:
     """With heads in whose place others come."""
+    if model.vocab_size is None:
+        raise BadFile.of(model.path, "does not say its vocabulary")
     return Engine(
         model.file,
         n_parallel=options.n_parallel,
         n_ctx=options.n_ctx,
-        heads=heads.weights(vocab_size=model.vocab_size or 0, base_model=""),
+        heads=heads.weights(vocab_size=model.vocab_size, base_model=""),
         heads_enabled=settings.objective.there,
         machine=machine,
         batching=Batching(batch_invariant=options.n_parallel > 1),
