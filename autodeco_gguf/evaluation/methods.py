@@ -27,12 +27,13 @@ class Config:
     """How answers are sampled, which several methods may share. Two are the same where their keys are.
 
     ``key`` stands in files, exact: "static:0.6,0.95". ``pair`` is T and P of a static pair. ``values`` are None where
-    the model's metadata tells, or nothing.
+    the model's metadata tells, or nothing. ``heads`` are those that are there; None: all.
     """
 
     key: str
     pair: tuple[float, float] | None = field(default=None, compare=False)
     values: Sampling | None = field(default=None, compare=False, repr=False)
+    heads: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def static(cls, temperature: float, top_p: float) -> Config:
@@ -124,10 +125,14 @@ class _Numbered(NamedTuple):
 _LLAMA_CPP = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05, order="llama.cpp")
 """common_params_sampling of llama.cpp; penalties, typical, XTC and DRY are off."""
 
+_TOP_P_ALONE = Config("autodeco:top_p-alone", values=Sampling(temperature=1.0), heads=("top_p",))
+"""Its key is not its name, which samples of earlier versions have that were drawn as autodeco:fixed-t is."""
+
 _DIRECT: dict[str, tuple[Kind, Config]] = {
     "autodeco": ("predicted", Config("autodeco", values=Sampling())),
     "autodeco:temperature": ("predicted", Config("autodeco:temperature", values=Sampling(top_p=1.0))),
-    "autodeco:top_p": ("predicted", Config("autodeco:top_p", values=Sampling(temperature=1.0))),
+    "autodeco:top_p": ("predicted", _TOP_P_ALONE),
+    "autodeco:fixed-t": ("predicted", Config("autodeco:top_p", values=Sampling(temperature=1.0))),
     "greedy": ("constant", Config.static(0.0, 1.0)),
     "default": ("constant", Config.static(1.0, 1.0)),
     "llama.cpp": ("peer", Config("llama.cpp", values=_LLAMA_CPP)),
@@ -169,7 +174,8 @@ _STATIC, _ALL = "static:T,P", "all"
 HELP = {
     "autodeco": "T and P predicted",
     "autodeco:temperature": "T predicted, P = 1",
-    "autodeco:top_p": "T = 1, P predicted",
+    "autodeco:top_p": "P predicted by the top-p head alone, which sees T = 1; T = 1",
+    "autodeco:fixed-t": "P predicted, by a top-p head that sees the predicted T; T = 1 when drawing",
     "greedy": "T = 0",
     "default": "T = 1, P = 1",
     _STATIC: "any pair, T 0 to 100 and P 0 to 1",
@@ -190,7 +196,8 @@ HELP = {
 }
 """What can be asked for -> what it is."""
 
-_DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, "distinct", _ALL)]
+_UNUSUAL = ("distinct", "autodeco:fixed-t")
+_DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, *_UNUSUAL, _ALL)]
 
 
 _TWO = ("static:", *(f"{name}:" for name, of in _NUMBERED.items() if len(of.numbers) == 2))
@@ -241,7 +248,8 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
     if names is None:
         return [_method(name) for name in usual]
     check_names(names)
-    names = [name for asked in names for name in ((*usual, "distinct") if asked == _ALL else (asked,))]
+    every = (*usual, *(name for name in _UNUSUAL if _obstacle(name, heads, metadata) is None))
+    names = [name for asked in names for name in (every if asked == _ALL else (asked,))]
     for name in names:
         obstacle = _obstacle(name, heads, metadata)
         if obstacle is not None:
@@ -295,8 +303,9 @@ def _method(name: str) -> Method:
 @functools.cache
 def config_of(key: str) -> Config:
     """The config of a key in a file. One that no method has is kept, as another version may have written it."""
+    direct = {config.key: config for _, config in _DIRECT.values()}
     try:
-        config = _method(key).config
+        config = direct.get(key) or _method(key).config
     except InvalidInput:
         config = None
     return config if config is not None and config.key == key else Config(key)

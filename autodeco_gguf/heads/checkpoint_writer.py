@@ -14,7 +14,7 @@ from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import Output, check_directory, write_together
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.architecture import transformers_name
-from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE, default_activation
+from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE, activation_key, default_activation
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights
 
@@ -134,6 +134,11 @@ def _contents(
         "top_p_hidden_size": weights.hidden_size,
         "hidden_size": weights.hidden_size,
         "vocab_size": weights.vocab_size,
+        **{
+            activation_key(head): mlp.activation
+            for head, mlp in weights.mlps.items()
+            if mlp.activation != default_activation(len(mlp.weights))
+        },
         "dtype": dtype,
         **base_config,
     }
