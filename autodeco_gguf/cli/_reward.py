@@ -52,7 +52,7 @@ _OPTIONS = (
 )
 
 REWARD_ONLY = (
-    *("tasks", "checker", "limit", "time_limit", "start", "k", "rounds"),
+    *("tasks", "checker", "limit", "time_limit", "allow_code", "allow_code_unisolated", "start", "k", "rounds"),
     *("max_tokens", "parallel", "pull", "t_range", "p_range"),
 )
 """Options that need --reward."""

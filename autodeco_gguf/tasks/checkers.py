@@ -18,6 +18,7 @@ from autodeco_gguf.errors import InvalidInput, not_installed
 from autodeco_gguf.tasks import ifeval, members, numbers, stories
 from autodeco_gguf.tasks.boxes import last_box, last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
+from autodeco_gguf.tasks.programs import cases as programs
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -64,7 +65,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifbench", "ifeval", "member", "story")
+_UNMARKED = ("code", "ifbench", "ifeval", "member", "story")
 """Checkers whose answers no benchmark marks."""
 
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
@@ -343,9 +344,19 @@ def _evaluate(text: str) -> tuple[object] | None:
         return None
 
 
+def code(text: str, answer: str) -> bool:
+    """Only a name: :class:`autodeco_gguf.tasks.grading.Grader` runs a response's program, where it has leave to.
+
+    Raises:
+        InvalidInput: always.
+    """
+    raise InvalidInput("checker code: runs programs, which only a Grader with leave to does", key="checker")
+
+
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
+    "code": code,
     "exact": exact,
     "ifbench": ifbench.check,
     "ifeval": ifeval.check,
@@ -360,6 +371,7 @@ CHECKERS: dict[str, Checker] = {
 _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
     "choice": _letter,
+    "code": programs.read_answer,
     "exact": str,
     "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
@@ -374,6 +386,7 @@ _READERS: dict[str, Callable[[str], object]] = {
 FINDERS: dict[str, Callable[[str], object | None]] = {
     "boxed": last_boxed,
     "choice": _chosen,
+    "code": programs.program,
     "literal": _given_literal,
     "number": numbers.given_number,
 }
@@ -382,7 +395,8 @@ FINDERS: dict[str, Callable[[str], object | None]] = {
 
 def has_form(checker: str, text: str) -> bool | None:
     r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` a closed box, for
-    ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read.
+    ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read, for ``code`` a
+    closed code block.
 
     None for a checker that looks for no form, or is the user's own.
 
