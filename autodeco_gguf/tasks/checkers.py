@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import ifeval, members, numbers, stories
+from autodeco_gguf.tasks import ifeval, members, numbers, official, stories
 from autodeco_gguf.tasks.boxes import last_box, last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.programs import cases as programs
@@ -363,6 +363,7 @@ CHECKERS: dict[str, Checker] = {
     "literal": literal,
     "member": members.check,
     "number": numbers.number,
+    "official": official.official,
     "regex": regex,
     "story": stories.check,
 }
@@ -378,6 +379,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "literal": _literal,
     "member": members.parse,
     "number": numbers.expected_number,
+    "official": str,
     "regex": _pattern,
     "story": stories.parse,
 }
@@ -389,12 +391,13 @@ FINDERS: dict[str, Callable[[str], object | None]] = {
     "code": programs.program,
     "literal": _given_literal,
     "number": numbers.given_number,
+    "official": official.last_answer,
 }
 """What they compare of a response, where they look for a form; None where it is missing."""
 
 
 def has_form(checker: str, text: str) -> bool | None:
-    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` a closed box, for
+    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` and ``official`` a closed box, for
     ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read, for ``code`` a
     closed code block.
 

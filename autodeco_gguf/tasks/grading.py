@@ -14,7 +14,7 @@ from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.programs.grader import Leave, ProgramGrader
 from autodeco_gguf.tasks.workers import Workers, function_service
 
-IN_PROCESS = frozenset({"choice", "exact", "member", "number", "story"})
+IN_PROCESS = frozenset({"choice", "exact", "member", "number", "official", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
 
 _NO_LEAVE = (

@@ -36,7 +36,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Tests:
+class Suite:
     """All tests of a problem, and the name of the function; None where the program reads standard input."""
 
     function: str | None
@@ -47,7 +47,7 @@ def write_answer(function: str | None, public: object, private: object) -> str:
     """The expected answer of a problem: the tests as they are published, so that private ones stay as small.
 
     Args:
-        function: as in :class:`Tests`.
+        function: as in :class:`Suite`.
         public: a list of ``{"input", "output"}``.
         private: such a list, as JSON; or a pickle of that text, deflated, in base64; None for none.
     """
@@ -57,7 +57,7 @@ def write_answer(function: str | None, public: object, private: object) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def read_answer(answer: str) -> Tests:
+def read_answer(answer: str) -> Suite:
     """The tests that :func:`write_answer` wrote, the public ones first; InvalidInput where there are none, or others.
 
     Examples:
@@ -77,7 +77,7 @@ def read_answer(answer: str) -> Tests:
         for case in cases:
             for line in (*case.input.split("\n"), case.output):
                 parse_json(line.encode("utf-8", "surrogatepass"))
-    return Tests(function, tuple(cases))
+    return Suite(function, tuple(cases))
 
 
 def _cases(key: str, value: object) -> list[Case]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.tasks.programs.cases import Case, Tests, program, read_answer, same_output, same_value
+from autodeco_gguf.tasks.programs.cases import Case, Suite, program, read_answer, same_output, same_value
 from autodeco_gguf.tasks.workers import Service, Workers, python_command
 
 Leave = Literal["isolated", "unisolated"]
@@ -40,7 +40,7 @@ class ProgramGrader:
 
     def __init__(self, leave: Leave, time_limit: float) -> None:
         self._time_limit = time_limit
-        self._last: tuple[str, Tests] | None = None
+        self._last: tuple[str, Suite] | None = None
         try:
             self._workers = self._start("isolated")
         except InvalidInput as e:
@@ -87,7 +87,7 @@ class ProgramGrader:
                 return False, None
         return True, None
 
-    def read(self, answer: str) -> Tests:
+    def read(self, answer: str) -> Suite:
         """The tests of a problem, kept for its next response; raises as :meth:`grade` does."""
         if self._last is None or self._last[0] != answer:
             self._last = answer, read_answer(answer)
