@@ -33,6 +33,7 @@ from autodeco_gguf.tasks.commands import SHIPPED, Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
@@ -61,6 +62,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @click.command("eval", cls=Verb, help=_HELP)
 @click.argument("model", type=GGUF, required=False)
 @task_options
+@option(
+    "--grader",
+    type=click.Choice(["math-verify", "official"]),
+    help="What compares boxed answers: math-verify, which knows equal formulas, or strings as the official evaluation "
+    "does. Where it is given, the results say how often the two differ.  [default: math-verify]",
+)
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
 @option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
@@ -112,11 +119,12 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
             if commands is not None:
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
+        differences = _differences(output, tasks) if results is not None and options["grader"] else []
     if results is None or results.unfinished:
         left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"
         click.echo(f"{output}: {left}; the same command goes on from there", err=True)
     if results is not None:
-        click.echo(summary(results, wide=options["wide"]))
+        click.echo("\n".join([summary(results, wide=options["wide"]), *differences]))
     if control is not None:
         click.echo(f"\n{control_table(control)}")
     if results is not None:
@@ -177,6 +185,16 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
         machine=options["machine"],
         chat_template_kwargs=options["chat_template_kwargs"],
     )
+
+
+def _differences(output: Path, tasks: GradedTasks) -> list[str]:
+    """How often the graders differ, in words; as values in a file."""
+    from autodeco_gguf.evaluation.graders import GRADERS, agreement
+    from autodeco_gguf.evaluation.runner import write_json
+
+    found = agreement(output, tasks)
+    write_json(output / GRADERS, [vars(one) for one in found])
+    return ["", *(f"- {one}" for one in found)] if found else []
 
 
 # ---- progress ----

@@ -397,9 +397,9 @@ FINDERS: dict[str, Callable[[str], object | None]] = {
 
 
 def has_form(checker: str, text: str) -> bool | None:
-    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` and ``official`` a closed box, for
-    ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read, for ``code`` a
-    closed code block.
+    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` and ``official`` a closed
+    box, for ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read, for
+    ``code`` a closed code block.
 
     None for a checker that looks for no form, or is the user's own.
 

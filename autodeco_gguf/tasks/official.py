@@ -20,8 +20,8 @@ def official(text: str, answer: str) -> bool:
     r"""Whether the last box of a response and the expected answer are the same string, once both are normalised.
 
     Where ``\boxed`` with a space behind it stands anywhere, the answer is what follows the last of these, up to a
-    dollar sign. A response whose last box is not closed is wrong, and so is one that has only an ``\fbox``: the official
-    program looks for it, and fails on what it has found.
+    dollar sign. A response whose last box is not closed is wrong, and so is one that has only an ``\fbox``: the
+    official program looks for it, and fails on what it has found.
 
     Examples:
         >>> official(r"It is $\boxed{\dfrac12}$.", r"\frac{1}{2}"), official(r"It is $\boxed 7$.", "7")

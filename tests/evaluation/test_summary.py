@@ -193,6 +193,9 @@ def test_every_figure_of_autodeco() -> None:
         "maj": None,
         "majority_se": None,
         "formless": 0,
+        "sd_seeds": about(1 / 8),
+        "mean_of_tasks": None,
+        "mean_of_tasks_sd": None,
     }
     assert results["methods"][0] == {
         "name": "autodeco",

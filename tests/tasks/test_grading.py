@@ -16,7 +16,7 @@ import pytest
 from grading_helpers import gone, read_pid, wait_for, write_own
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.tasks import workers
+from autodeco_gguf.tasks import grading, workers
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem

@@ -28,7 +28,7 @@ def test_one_that_hangs_or_ends_is_replaced() -> None:
     workers = Workers(service("time.sleep(x) if x >= 0 else sys.exit(4); print(json.dumps([n, x]), flush=True)"), 1.0)
     with pytest.raises(TimeoutError):
         workers.ask(60)
-    with pytest.raises(EOFError, match="^exit status 4$"):
+    with pytest.raises(EOFError, match=r"^exit status 4$"):
         workers.ask(-1)
     assert workers.ask(0) == [0]
     workers.close()

@@ -161,7 +161,7 @@ def program(text: str) -> str | None:
             continue
         if marks and not fence["info"].strip() and fence["marks"].startswith(marks):
             last, marks = "".join(lines[begin:number]), ""
-        elif not marks or fence["marks"][0] == marks[0]:  # a block that was never closed is none
+        elif not marks or fence["marks"].startswith(marks):  # a block that was never closed is none
             marks, begin = fence["marks"], number + 1
     return None if last is None else last.rstrip("\r\n")
 

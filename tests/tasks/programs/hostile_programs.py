@@ -11,7 +11,7 @@ HOSTILE: dict[str, str] = {
     "fork bomb": "import os\nwhile True:\n    os.fork()",
     "vfork": f"{_LIBC}if libc.vfork() >= 0:\n    {_WIN}",
     "clone": f"{_LIBC}if libc.syscall(56, 17, 0, 0, 0, 0) >= 0:\n    {_WIN}",
-    "clone3": f"{_LIBC}args = (ctypes.c_uint64 * 11)(*[0] * 4, 17)\nif libc.syscall(435, args, 88) >= 0:\n    {_WIN}",
+    "clone3": f"{_LIBC}x = (ctypes.c_uint64 * 11)(*[0] * 4, 17)\nif libc.syscall(435, x, 88) >= 0:\n    {_WIN}",
     "subprocess": f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''])\n{_WIN}",
     "shell": f"import os\nif os.system('true') == 0:\n    {_WIN}",
     "another program": "import os, sys\nos.execv(sys.executable, [sys.executable, '-c', 'print(1)'])",
@@ -23,7 +23,7 @@ while len(started) < 5000:
     started.append(threading.Thread(target=time.sleep, args=(60,), daemon=True))
     started[-1].start()
 {_WIN}""",
-    "daemon": f"import os\nos.setsid()\nif os.fork() == 0 and os.fork() == 0:\n    import time; time.sleep(60)\n{_WIN}",
+    "daemon": f"import os, time\nos.setsid()\nif os.fork() == os.fork() == 0:\n    time.sleep(60)\n{_WIN}",
     "stays": "import time\ntime.sleep(60)",
     "closes everything and stays": "import os, time\nos.closerange(0, 100)\ntime.sleep(60)",
     "a thread stays": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
@@ -105,7 +105,7 @@ for kind in (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, 
     "a link out": f"import os\nos.symlink(FOLDER + '/canary', 'link')\nopen('link').read()\n{_WIN}",
     "a hard link": f"import os\nos.link('/input', 'link')\n{_WIN}",
     "a way up": f"open('../' * 40 + FOLDER + '/canary').read()\n{_WIN}",
-    "a huge file": f"with open('huge', 'wb') as file:\n    for _ in range(200):\n        file.write(bytes(1 << 20))\n{_WIN}",
+    "a huge file": f"with open('huge', 'wb') as f:\n    for _ in range(200):\n        f.write(bytes(1 << 20))\n{_WIN}",
     "a sparse file": f"with open('huge', 'wb') as file:\n    file.truncate(1 << 40)\n{_WIN}",
     "many bytes": f"for i in range(40):\n    open(str(i), 'wb').write(bytes(10 << 20))\n{_WIN}",
     "many files": f"for i in range(100_000):\n    open(str(i), 'w').close()\n{_WIN}",
@@ -138,7 +138,7 @@ for kind in (resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, 
     "right, then a status": f"import os, sys\n{_WIN}sys.stdout.flush()\nos._exit(3)",
     "right, and more": f"{_WIN}{_WIN}",
     # ---- what is expected ----
-    "looks for it in frames": f"""
+    "looks for it in frames": """
 import sys
 frame = sys._getframe()
 while frame:
@@ -146,7 +146,7 @@ while frame:
         if type(value) is str and value.startswith(PART) and len(value) > len(PART):
             print(value)
     frame = frame.f_back""",
-    "looks for it in all objects": f"""
+    "looks for it in all objects": """
 import gc
 for value in gc.get_objects():
     if type(value) in (list, tuple, dict) and value is not vars():
