@@ -65,9 +65,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("code", "ifbench", "ifeval", "member", "story")
-"""Checkers whose answers no benchmark marks."""
-
+_UNMARKED = ("code", "ifbench", "ifeval", "member", "story")  # checkers whose answers no benchmark marks
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
 
 
@@ -344,19 +342,10 @@ def _evaluate(text: str) -> tuple[object] | None:
         return None
 
 
-def code(text: str, answer: str) -> bool:
-    """Only a name: :class:`autodeco_gguf.tasks.grading.Grader` runs a response's program, where it has leave to.
-
-    Raises:
-        InvalidInput: always.
-    """
-    raise InvalidInput("checker code: runs programs, which only a Grader with leave to does", key="checker")
-
-
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
-    "code": code,
+    "code": programs.not_here,
     "exact": exact,
     "ifbench": ifbench.check,
     "ifeval": ifeval.check,
@@ -397,9 +386,8 @@ FINDERS: dict[str, Callable[[str], object | None]] = {
 
 
 def has_form(checker: str, text: str) -> bool | None:
-    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` and ``official`` a closed
-    box, for ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read, for
-    ``code`` a closed code block.
+    r"""Whether a response has the form that a checker looks for, right or wrong: a closed box for ``boxed``, a chosen
+    letter for ``choice``, a number, a literal, a closed code block for ``code``.
 
     None for a checker that looks for no form, or is the user's own.
 

@@ -62,7 +62,7 @@ def normalised(text: str) -> str:
     for part in _LATER_REMOVED:
         text = text.replace(part, "")
     if _UNIT in text:
-        text, unit = text.split(_UNIT)  # ValueError where there are two
+        text, _ = text.split(_UNIT)  # ValueError where there are two
     text = text.replace(r"\%", "").replace(r"\%", "")  # twice there too: what the first leaves can be another one
     text = text.replace(" .", " 0.").replace("{.", "{0.")
     if not text:

@@ -166,6 +166,15 @@ def program(text: str) -> str | None:
     return None if last is None else last.rstrip("\r\n")
 
 
+def not_here(text: str, answer: str) -> bool:
+    """The checker ``code``, which is only a name: a program is run by a :class:`autodeco_gguf.tasks.grading.Grader`.
+
+    Raises:
+        InvalidInput: always.
+    """
+    raise InvalidInput("checker code: runs programs, which only a Grader with leave to does", key="checker")
+
+
 def same_output(found: str, expected: str) -> bool:
     """Whether two outputs are the same as LiveCodeBench has it: as many lines, and each the same but for white space
     around it, or of the same decimal numbers.

@@ -46,7 +46,10 @@ def main() -> None:
     program = (_PROBE, None, "ready", 100)
     outcome, output = _watched(program, max(limit, 10.0), isolated, packages)
     if (outcome, output.strip()) != (ENDED, "ready"):
-        _reply(replies, 0, output if outcome == BROKEN else f"a program that only prints a word {outcome}")
+        why = f"a program that only prints a word {outcome}"
+        if not isolated and os.geteuid() == 0:
+            why += "; it runs as another user than root, who has to be able to read Python's library"
+        _reply(replies, 0, output if outcome == BROKEN else why)
         return
     _reply(replies, 0, None)
     for line in requests:
