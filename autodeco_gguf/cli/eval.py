@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     help="Answers to a problem for each point of a search, at most k.  [default: k]",
 )
 @option(
+    "--mean-shift-from",
+    type=GGUF,
+    metavar="DIR",
+    help="Evaluation of autodeco on validation problems, for the constants of mean-shift.  [default: those evaluated]",
+)
+@option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
@@ -104,12 +111,16 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
     from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.runner import evaluate
+    from autodeco_gguf.evaluation.validation import mean_shift_from
 
     with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
         commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
         engine = _load(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
+        if options["mean_shift_from"] is not None:
+            methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
+            settings = replace(settings, validation=validation)
         searched = [method.name for method in methods if method.config is None]
         if shard is not None and searched:
             without = f"without {', '.join(searched)}; evaluate the joined directory for those"

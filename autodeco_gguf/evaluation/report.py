@@ -226,7 +226,9 @@ def notes(results: Results, *, wide: bool = True) -> list[str]:
         found.append(f"{_listed(tuned)}: chosen on these test problems themselves, which favours {it}.")
     names = {row.name.partition(" (")[0] for row in methods}
     if "mean-shift" in names:
-        found.append("mean-shift: autodeco's own mean T and P, as constants.")
+        validation = results.settings.validation
+        where = "on these same problems" if validation is None else f"on the validation problems of {validation}"
+        found.append(f"mean-shift: autodeco's own mean T and P {where}, as constants.")
     if "shuffle" in names:
         found.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
     stats = [row.overall for row in methods]

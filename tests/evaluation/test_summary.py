@@ -214,6 +214,7 @@ def test_every_figure_of_autodeco() -> None:
         "seed": 0,
         "max_tokens": None,
         "search_samples": None,
+        "validation": None,
     }
     assert results["tasks"] == {"t": 2}
     assert results["verdict"] == verdict(from_json(Results, results))

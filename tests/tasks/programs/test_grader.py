@@ -32,7 +32,7 @@ PROGRAMS = [
     (SUM, "import numpy\nprint(numpy.fromstring(input(), dtype=int, sep=' ').sum())", True),
     (
         SUM,
-        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\nprint(A(eval(input().replace(' ', '+'))).x)",
+        "from dataclasses import *\n@dataclass\nclass A:\n    x: str\nprint(sum(map(int, A(input()).x.split())))",
         True,
     ),
     (SUM, "print(3)", False),  # the public test only
