@@ -49,7 +49,7 @@ _OPTIONS = (
 )
 
 REWARD_ONLY = (
-    *("tasks", "checker", "limit", "time_limit", "k", "rounds"),
+    *("tasks", "checker", "limit", "time_limit", "allow_code", "allow_code_unisolated", "k", "rounds"),
     *("max_tokens", "parallel", "pull", "t_range", "p_range"),
 )
 """Options that need --reward."""

@@ -182,7 +182,7 @@ HELP = {
     "oracle": "tuned on the test problems by pass@1: the best T of 0.1 to 2.0 at P = 1, then the best P of 0.1 to 1.0",
     "distinct": "tuned on the test problems: the pair of these T and P with the most distinct right answers; all pairs "
     f"on the first {COARSE_PROBLEMS} problems of every task, the best {FINALISTS} of them on all problems",
-    "mean-shift": "the mean T and P of autodeco's own samples, as constants",
+    "mean-shift": "the mean T and P of autodeco's own samples, here or with --mean-shift-from, as constants",
     "shuffle": "each token with a T and P that autodeco had at some token of its other answers to the same problem",
     "gated[:T_HIGH,THRESHOLD]": "T_HIGH (1), but T = 0 where the largest probability is above THRESHOLD (0.9)",
     "entropy[:A,B]": "T linear in the entropy, from A (0.5) where it is 0 to B (1.5) where all tokens are as likely",
