@@ -308,29 +308,30 @@ class Scheduler:
         """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
         users = self._in_use()
         drawing = [self._alone or user.n_decoded >= len(user.head) for user in users]
-        samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
+        samplers = [user.sampler if draws else None for user, draws in zip(users, drawing, strict=True)]
         if self._alone:
             (user,), rest = users, users[0].head[users[0].n_decoded :]
-            self._context.finish([*rest, user.last], user.position, 0)
-            user.n_decoded += len(rest)
+            tokens = [*rest, user.last]
+            positions, sequences, hidden = [user.position + i for i in range(len(tokens))], [0] * len(tokens), False
         else:
+            rest = ()
             tokens = [u.last if draws else u.head[u.n_decoded] for u, draws in zip(users, drawing, strict=True)]
             positions = [user.position for user in users]
             for idle in range(len(users), self._least):
                 self._context.remove(idle)
                 self._held[idle] = ()
                 tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
+            sequences = list(range(len(tokens)))
             hidden = self._host_way and any(user.sampler.predicts for user in users)
-            self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
-        tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
+        drawn = self._context.draw(tokens, positions, sequences, samplers, self._predictor, hidden=hidden)
         for i, user in enumerate(users):
             if user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
                 continue
-            user.n_decoded += 1
-            if i in errors:
-                self._end(user, "error", errors[i])
+            user.n_decoded += len(rest) + 1
+            if i in drawn.errors:
+                self._end(user, "error", drawn.errors[i])
             elif drawing[i]:
-                self._note(user, tokens[i], ends[i])
+                self._note(user, drawn.tokens[i], drawn.ends[i])
 
     def _note(self, user: Generation, token: int, ends: bool) -> None:
         try:
