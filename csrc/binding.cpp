@@ -95,30 +95,22 @@ static void bind_heads(py::module_ & m) {
 
 // ---- sampling ----
 
-// (status of the decode, tokens, whether each ends a generation, {row: what went wrong}): all without the GIL, which other
-// threads would take each time it is given up
+// (status, tokens, whether each ends an answer, {row: what went wrong}); other threads take the GIL where it is given up: once
 static py::tuple decode_and_draw(uintptr_t ctx, const py::iterable & tokens_of, const py::iterable & positions,
                                  const py::iterable & sequences, const std::vector<sampler *> & samplers,
                                  const std::shared_ptr<predictor> & p) {
     std::vector<sampler_row> rows;
-    for (sampler * s : samplers) {
-        rows.push_back({ s });
-    }
+    for (sampler * s : samplers) { rows.push_back({ s }); }
     const int status = without_gil([&, ids = ints_of(tokens_of), at = ints_of(positions), of = ints_of(sequences)] {
         const int failed = context_decode(context(ctx), ids, at, of, rows.size());
-        if (!failed) {
-            sampler_sample_rows(rows, p.get(), context(ctx));
-        }
-        return failed;
+        return failed ? failed : (sampler_sample_rows(rows, p.get(), context(ctx)), 0);
     });
     py::list tokens, ends;
     py::dict errors;
     for (size_t i = 0; i < rows.size(); ++i) {
         tokens.append(rows[i].token);
         ends.append(rows[i].ends);
-        if (!rows[i].error.empty()) {
-            errors[py::int_(i)] = text(rows[i].error);
-        }
+        if (!rows[i].error.empty()) { errors[py::int_(i)] = text(rows[i].error); }
     }
     return py::make_tuple(status, tokens, ends, errors);
 }
