@@ -273,7 +273,7 @@ def main() -> None:
                 "ours": beside,
                 "llama_cpp.server": asyncio.run(measure_stock(options, url)),
             }
-    given = {name: str(value) for name, value in vars(options).items()}
+    given = {name: str(value) for name, value in vars(options).items()} | {"model": Path(options.model).name}
     found |= {
         "options": given,
         "version": ad.__version__,
