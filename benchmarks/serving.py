@@ -217,12 +217,16 @@ async def at_once(url: str, n: int) -> dict[str, int]:
     return found
 
 
-def rounds(options: argparse.Namespace, url: str) -> dict[str, Any]:
-    """Tokens/s of the bare engine and of the server in turn, the other one idle, and the median of their ratios."""
+def rounds(options: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
+    """Tokens/s of the bare engine and of the server in turn, and the median of their ratios.
+
+    Each round has a server process of its own, since where a process's memory lies is worth several percent.
+    """
     found = []
     for _ in range(options.rounds):
         bare, expected = bare_engine(options.model, options.requests, options.parallel, options.tokens)
-        found.append((bare, asyncio.run(measure_throughput(options, url, expected))))
+        with serving("autodeco_gguf", *flags) as url:
+            found.append((bare, asyncio.run(measure_throughput(options, url, expected))))
     ratio = statistics.median(served / bare for bare, served in found)
     return {"ratio": ratio, "bare_tok_s": [bare for bare, _ in found], "served_tok_s": [served for _, served in found]}
 
@@ -262,9 +266,10 @@ def main() -> None:
     parser.add_argument("--stock", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    flags = ["--parallel", str(options.parallel), "--queue", str(max(64, options.clients)), "--ctx", "512"]
-    with serving("autodeco_gguf", "serve", options.model, "--port", "0", *flags) as url:
-        found = rounds(options, url)
+    flags = ["serve", options.model, "--port", "0", "--ctx", "512"]
+    flags += ["--parallel", str(options.parallel), "--queue", str(max(64, options.clients))]
+    found = rounds(options, flags)
+    with serving("autodeco_gguf", *flags) as url:
         found |= asyncio.run(measure(options, url))
         beside = asyncio.run(measure_stock(options, url)) if options.stock else {}
     if options.stock:
