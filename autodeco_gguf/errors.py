@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,10 +47,18 @@ class AutoDecoError(Exception):
         super().__init__(printable(message[:MAX_MESSAGE]))  # it can quote a file, which can say anything
         self.file = None if file is None else os.fspath(file)
         self.key, self.expected, self.found = key, expected, found
+        self.__notes__ = list[str]()
+
+    def with_log(self, lines: Sequence[str]) -> Self:
+        """The same error with lines of llama.cpp's log, as notes, which Python shows below its line (PEP 678)."""
+        self.__notes__ = [f"llama.cpp: {printable(line[:MAX_MESSAGE])}" for line in lines]
+        return self
 
     def within(self, where: object) -> Self:
         """The same error of something larger: ``where`` stands before its message."""
-        return type(self)(f"{where}: {self}", file=self.file, key=self.key, expected=self.expected, found=self.found)
+        outer = type(self)(f"{where}: {self}", file=self.file, key=self.key, expected=self.expected, found=self.found)
+        outer.__notes__ = self.__notes__
+        return outer
 
 
 class InvalidInput(AutoDecoError, ValueError):

@@ -29,7 +29,6 @@ import autodeco_gguf as ad
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic import LARGE, SMALL, Shape, write_heads, write_model
 
-PROMPT = list(range(1000, 1512))
 FULL_TOP_P = {"top_k": 0, "min_p": 0.0, "top_p": 0.95}
 TARGETS = {
     "0.5b-q8_0": {"decode": 0.98, "decode_full_top_p": 1.15, "prompt": 0.99},
@@ -50,9 +49,14 @@ def prepare(directory: Path, shape: Shape) -> tuple[Path, Path]:
     return base, adapter
 
 
-def load(base: Path, adapter: Path | None, threads: int) -> llama_cpp.Llama:
+def prompt(n: int) -> list[int]:
+    """So many tokens of no meaning."""
+    return [1000 + i % 512 for i in range(n)]
+
+
+def load(base: Path, adapter: Path | None, threads: int, n_ctx: int = 1024) -> llama_cpp.Llama:
     options: dict[str, Any] = {
-        "n_ctx": 1024,
+        "n_ctx": n_ctx,
         "n_threads": threads,
         "n_threads_batch": threads,
         "verbose": False,
@@ -67,13 +71,13 @@ def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
     texts = []
     for llama in (stock, ours):
         llama.reset()
-        stream = llama.generate(PROMPT[:16], temp=0.0)
+        stream = llama.generate(prompt(16), temp=0.0)
         texts.append([next(stream) for _ in range(8)])
     if texts[0] != texts[1]:
         raise SystemExit(f"not the same tokens: {texts}")
     ours.reset()
-    next(ours.generate(PROMPT[:16]))
-    expected = [float(x[-1]) for x in ours.predict(PROMPT[:16])]
+    next(ours.generate(prompt(16)))
+    expected = [float(x[-1]) for x in ours.predict(prompt(16))]
     found = [ours.trace[0].temperature, ours.trace[0].top_p]
     if not np.allclose(expected, found, atol=5e-3):
         raise SystemExit(f"not the same predictions: {expected}, {found}")
@@ -82,7 +86,7 @@ def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
 def decode_rate(llama: llama_cpp.Llama, n: int, **sampling: Any) -> float:
     """Tokens per second of n tokens after a short prompt."""
     llama.reset()
-    stream = llama.generate(PROMPT[:16], **sampling)
+    stream = llama.generate(prompt(16), **sampling)
     next(stream)
     start = time.perf_counter()
     for _ in range(n):
@@ -94,7 +98,7 @@ def prompt_rate(llama: llama_cpp.Llama, n: int) -> float:
     """Tokens per second of a prompt of n tokens, its last token's logits included."""
     llama.reset()
     start = time.perf_counter()
-    next(llama.generate(PROMPT[:n]))
+    next(llama.generate(prompt(n)))
     return n / (time.perf_counter() - start)
 
 
@@ -115,16 +119,17 @@ def paired(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -
     }
 
 
-def peak_memory(base: Path, adapter: Path | None, threads: int) -> int:
+def peak_memory(base: Path, adapter: Path | None, threads: int, n_prompt: int = 64) -> int:
     """Peak resident bytes of a process that loads, reads a prompt and generates."""
-    command = [sys.executable, __file__, "--peak-of", str(base), "--threads", str(threads)]
+    command = [sys.executable, str(Path(__file__)), "--peak-of", str(base), "--threads", str(threads)]
+    command += ["--peak-prompt", str(n_prompt)]
     command += ["--peak-heads", str(adapter)] if adapter else []
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_peak(base: Path, adapter: Path | None, threads: int) -> None:
-    llama = load(base, adapter, threads)
-    stream = llama.generate(PROMPT[:64])
+def print_peak(base: Path, adapter: Path | None, threads: int, n_prompt: int) -> None:
+    llama = load(base, adapter, threads, max(1024, n_prompt + 64))
+    stream = llama.generate(prompt(n_prompt))
     for _ in range(8):
         next(stream)
     status = Path("/proc/self/status")
@@ -139,7 +144,7 @@ def measure(shape: Shape, directory: Path, rounds: int, tokens: int, threads: in
     stock, ours = load(base, None, threads), load(base, adapter, threads)
     assert isinstance(ours, ad.Llama)
     check_equal(stock, ours, adapter)
-    n_prompt = len(PROMPT) if shape is SMALL else 64  # an 8B reads a few tokens a second on two cores
+    n_prompt = 512 if shape is SMALL else 64  # an 8B reads a few tokens a second on two cores
     result: dict[str, Any] = {
         "decode": paired(lambda: decode_rate(stock, tokens), lambda: decode_rate(ours, tokens), rounds),
         "decode_full_top_p": paired(
@@ -201,10 +206,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-prompt", type=int, default=64, help=argparse.SUPPRESS)
     parser.add_argument("--peak-heads", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak_of:
-        print_peak(args.peak_of, args.peak_heads, args.threads)
+        print_peak(args.peak_of, args.peak_heads, args.threads, args.peak_prompt)
         return
     figures: dict[str, Any] = {"machine": machine()}
     for shape in (SMALL, LARGE) if args.large else (SMALL,):

@@ -340,7 +340,14 @@ static void bind_files(py::module_ & m) {
 
     py::class_<log_capture>(m, "LogCapture")
         .def(py::init<bool>(), "forward"_a, py::call_guard<release>())
-        .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error()); });
+        .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error()); })
+        .def_property_readonly("later_errors", [](const log_capture & c) {
+            py::list lines;
+            for (const std::string & line : c.later_errors()) {
+                lines.append(text(line));
+            }
+            return lines;
+        });
 
     m.def("dequantize", [](const py::bytes & data, const std::string & type, int64_t n) {
         return array_from(dequantize(data, type, n));

@@ -5,6 +5,8 @@
 
 std::recursive_mutex log_capture::active;
 
+static const size_t LATER_MAX = 4;
+
 static thread_local int captures = 0; // alive in this thread
 
 log_capture::log_capture(bool forward) : forward(forward) {
@@ -28,6 +30,11 @@ void log_capture::callback(ggml_log_level level, const char * text, void * user_
         std::lock_guard<std::mutex> lock(self->mutex);
         if (self->error.empty()) {
             self->error = text;
+        } else if (!self->forward) {
+            self->later.push_back(text);
+            if (self->later.size() > LATER_MAX) {
+                self->later.pop_front();
+            }
         }
     }
     if (self->forward && self->previous) {
@@ -49,13 +56,26 @@ void log_capture::aborted(const char * message) {
     fprintf(stderr, "%s\n", message);
 }
 
+// "function_name: message": the name is of no use to a reader
+static std::string message_of(const std::string & text) {
+    const std::string line = text.substr(0, text.find('\n'));
+    const size_t colon = line.find(": ");
+    return colon != std::string::npos && line.find(' ') > colon ? line.substr(colon + 2) : line;
+}
+
 std::string log_capture::first_error() const {
     std::lock_guard<std::mutex> lock(mutex);
-    std::string line = error.substr(0, error.find('\n'));
-    // "function_name: message": the name is of no use to a reader
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos && line.find(' ') > colon) {
-        line = line.substr(colon + 2);
+    return message_of(error);
+}
+
+std::vector<std::string> log_capture::later_errors() const {
+    std::lock_guard<std::mutex> lock(mutex);
+    std::vector<std::string> lines;
+    for (const std::string & text : later) {
+        const std::string line = message_of(text);
+        if (!line.empty() && line != "failed to load model") {
+            lines.push_back(line);
+        }
     }
-    return line;
+    return lines;
 }

@@ -5,8 +5,10 @@
 
 #include "llama.h"
 
+#include <deque>
 #include <mutex>
 #include <string>
+#include <vector>
 
 // The log callback is one for the whole process: captures in several threads wait for each other, and what
 // other threads log meanwhile is seen here too. With forward, lines go on to the callback that was there before.
@@ -22,6 +24,10 @@ public:
     // where there is none.
     std::string first_error() const;
 
+    // The last lines logged as errors after it, but for the one that says no more than that a model is not loaded; none
+    // where they were forwarded.
+    std::vector<std::string> later_errors() const;
+
 private:
     static void callback(ggml_log_level level, const char * text, void * user_data);
     static void aborted(const char * message);
@@ -31,6 +37,7 @@ private:
     void                      * previous_data = nullptr;
     ggml_abort_callback_t       previous_abort = nullptr;
     const bool                  forward;
-    mutable std::mutex          mutex; // guards error: ggml logs from its own threads
+    mutable std::mutex          mutex; // guards the errors: ggml logs from its own threads
     std::string                 error;
+    std::deque<std::string>     later; // at most LATER_MAX
 };

@@ -21,6 +21,7 @@ from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.model.features import Features
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.trace import TraceToken
 from autodeco_gguf.tasks.grading import Grade
@@ -47,7 +48,9 @@ class FakeEngine:
         self.heads, self.n_ctx, self.n_parallel = heads, 48, 4
         self.fingerprint = f"{'0123456789abcdef' * 4} {'fedcba9876543210' * 4}"
         self.machine, self.heads_file = Machine(n_threads=1, flash_attn=True), Path("here/h.gguf")
-        self.context = SimpleNamespace(metadata={}, file=SimpleNamespace(path=Path("here/m.gguf")))
+        self.context = SimpleNamespace(
+            metadata={}, n_vocab=2, text=lambda tokens: "x", file=SimpleNamespace(path=Path("here/m.gguf"))
+        )
         self.drawn: list[Request] = []
         self.calls = 0
         self.stop_after = stop_after
@@ -66,6 +69,12 @@ class FakeEngine:
         request.check()
         if len(request.prompt) >= self.n_ctx:
             raise InvalidInput(f"the prompt has {len(request.prompt)} tokens, the context holds {self.n_ctx}; raise it")
+
+    def forget(self) -> None:
+        pass
+
+    def predict(self, hidden: Any, logits: Any) -> Any:
+        return hidden[:, 0], hidden[:, 1]
 
     def as_completed(self, requests: Iterable[Request]) -> Iterator[Any]:
         self.calls += 1
@@ -103,6 +112,18 @@ class FakeEngine:
             "trace": [TraceToken(1, *row, 0.0, 1, 1.0) for row in rows],
         }
         return SimpleNamespace(index=index, tokens=[1] * n, text=text, finish_reason=reason, **values)
+
+
+def fake_stream(context: object, sequences: Sequence[Any]) -> Iterator[Features]:
+    """After commands T moves by 0.1 at the tokens of an answer, at the first the other way; P stays."""
+    for i, tokens in enumerate(sequences):
+        message = bytes(tokens[tokens >= 0].tolist()).decode()
+        shift = 0.1 * ((" surprise" in message) - (" be " in message))
+        n = int((tokens < 0).sum())
+        hidden = np.full((n, 2), 0.5, np.float32)
+        hidden[:, 0] = 1 + shift
+        hidden[:1, 0] = 1 - shift
+        yield Features(np.full(n, i), ~tokens[tokens < 0].astype(np.int64), hidden, np.zeros((n, 1), np.float32))
 
 
 class FakeGrader:

@@ -55,3 +55,10 @@ def test_one_way_to_install_what_is_missing() -> None:
     error = not_installed("matplotlib is not installed", "matplotlib", "eval")
     how = 'pip install matplotlib, or in a clone: pip install ".[eval]"'
     assert (str(error), error.key) == (f"matplotlib is not installed; {how}", "eval")
+
+
+def test_lines_of_the_log_are_notes() -> None:
+    error = ModelFailed("x: no context").with_log(["no memory\x1b[2J", "no buffer"])
+    assert (str(error), error.__notes__) == ("x: no context", [r"llama.cpp: no memory\x1b[2J", "llama.cpp: no buffer"])
+    assert pickle.loads(pickle.dumps(error)).__notes__ == error.__notes__
+    assert error.within("request 3").__notes__ == error.__notes__

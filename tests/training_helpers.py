@@ -19,9 +19,9 @@ from torch import Tensor
 
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Features, Tokens
 from autodeco_gguf.tasks import checkers, grading
-from autodeco_gguf.training.data import Counts, Dataset, Tokens
-from autodeco_gguf.training.features import Features
+from autodeco_gguf.training.data import Counts, Dataset
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses
 from autodeco_gguf.training.settings import TrainingSettings

@@ -21,6 +21,7 @@ VERBS = {
     "view": "Show what the tokens of answers were drawn with, on a page.",
     "tune": "Find the best way to decode for a task of one's own.",
     "eval": "Compare ways to decode on problems.",
+    "explain": "Say why heads do or don't pay, token by token.",
     "report": "Show an evaluation on a page, with its samples.",
     "join": "Put the shards of an evaluation together.",
     "rollouts": "Sample correct answers to train on.",
@@ -92,6 +93,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()
+    notes: list[str] = []
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as e:
@@ -102,15 +104,18 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         status, message = EXIT_USAGE, f"error: {e.format_message()}{help_hint}"
     except click.ClickException as e:
         status, message = EXIT_FAILURE, f"error: {e.format_message()}"
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as e:
         status, message = EXIT_INTERRUPTED, "interrupted"
+        if isinstance(e.__cause__, KeyboardInterrupt) and str(e.__cause__):  # click's Abort is raised from it
+            message = f"interrupted: {e.__cause__}"
     except AutoDecoError as e:
-        status, message = EXIT_FAILURE, f"error: {e}"
+        status, message, notes = EXIT_FAILURE, f"error: {e}", e.__notes__
     except OSError as e:
         status, message = EXIT_FAILURE, f"error: {e.filename or 'the output'}: {e.strerror or e}"
     if message:
         with suppress(OSError):  # nobody is to know
-            click.echo(printable(" ".join(message.split())[:MAX_MESSAGE]), err=True)
+            lines = [printable(" ".join(line.split())[:MAX_MESSAGE]) for line in (message, *notes)]
+            click.echo("\n".join(lines), err=True)
     sys.exit(status)
 
 

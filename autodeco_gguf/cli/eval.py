@@ -111,7 +111,8 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         control = None
         with resumable(output), _progress(until, options["parallel"]) as (watch, watch_control):
             if commands is not None:
-                control = evaluate_control(engine, tasks.tasks, output, commands, settings, watch=watch_control)
+                how: dict[str, Any] = {"plots": plots, "watch": watch_control}
+                control = evaluate_control(engine, tasks.tasks, output, commands, settings, **how)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
     if results is None or results.unfinished:
         left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"

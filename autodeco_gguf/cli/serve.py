@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 @click.option("--batch-invariant", is_flag=True, help="Same seed, same bits, whatever runs beside; slower when alone.")
 @chat_template_option
 @click.option("--log-requests", is_flag=True, help="A line on stderr for each request.")
+@click.option(
+    "--log-answers",
+    type=GGUF,
+    help="File for each answer with its prompt and tokens, which view shows: it has the conversations in it.",
+)
 def serve_command(
     model: Path | None,
     heads: Path | None,
@@ -62,6 +68,7 @@ def serve_command(
     batch_invariant: bool,
     chat_template_kwargs: dict[str, Any] | None,
     log_requests: bool,
+    log_answers: Path | None,
     **options: Any,
 ) -> None:
     """Serve MODEL over HTTP: OpenAI's API, Ollama's, and a page to chat on at /.
@@ -77,15 +84,18 @@ def serve_command(
         from autodeco_gguf.server.running import Server, address_of, bind
     except ModuleNotFoundError as e:
         raise not_installed(f"serving needs {e.name}", "fastapi uvicorn prometheus-client", "server") from e
+    from autodeco_gguf.server.answer_log import AnswerLog
     from autodeco_gguf.server.service import Service, load
     from autodeco_gguf.server.settings import ServerSettings
 
     settings = named(ServerSettings, {**options, "allowed_hosts": (*options["allowed_hosts"], host)})
+    log = None if log_answers is None else AnswerLog(log_answers)
     sockets = bind(host, port)  # before a model is loaded
     try:
         kwargs, model = chat_template_kwargs, model or DEMO_MODEL
-        with load(model, heads, parallel, ctx, machine, kwargs, batch_invariant=batch_invariant) as engine:
-            service = Service(engine, settings, kwargs)
+        loaded = load(model, heads, parallel, ctx, machine, kwargs, batch_invariant=batch_invariant)
+        with loaded as engine, log or nullcontext():
+            service = Service(engine, settings, kwargs, log)
 
             def started() -> None:
                 click.echo(f"heads: {heads_text(engine.heads)}", err=True)

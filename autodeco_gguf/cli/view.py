@@ -22,17 +22,20 @@ MOST_BYTES = 20_000_000
 def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> None:
     """Show traces on a page of its own, or as a plot of T and P.
 
-    TRACE.jsonl is what run --json prints, what the server answers to a request with "autodeco" (as it is, or its
-    stream), or the samples.jsonl, traces.jsonl or pairs.jsonl of an evaluation.
+    TRACE.jsonl is what run --json prints, what serve --log-answers writes, what the server answers to a request with
+    "autodeco" (as it is, or its stream), or the samples.jsonl, traces.jsonl or pairs.jsonl of an evaluation; - is
+    standard input.
 
     Example: autodeco-gguf view trace.jsonl -o trace.html
     """
     from autodeco_gguf.files.atomic import check_output, write_bytes
     from autodeco_gguf.view.figures import MOST_PANELS, trace_figure, write_png
     from autodeco_gguf.view.page import trace_page
-    from autodeco_gguf.view.traces import read_traces, within
+    from autodeco_gguf.view.traces import STDIN, read_traces, within
 
-    output = Path(f"{files[0].stem}.html") if output is None else output
+    names = ["standard input" if file == STDIN else file.name for file in files]
+    if output is None:
+        output = Path(f"{'trace' if files[0] == STDIN else files[0].stem or 'trace'}.html")
     if output.suffix.lower() not in (".html", ".htm", ".png"):
         raise click.UsageError(f"{output}: ends in {output.suffix or 'nothing'}, expected .html or .png")
     check_output(output, inputs=files, force=force)
@@ -46,7 +49,9 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
     else:
         most = list(within(traces, MOST_BYTES)) or traces[:1]
         left_out = len(traces) - len(most)
-        write_bytes(output, trace_page(", ".join(file.name for file in files), most, left_out))
+        write_bytes(output, trace_page(", ".join(names), most, left_out))
         shown = len(most)
     of = "" if shown == len(traces) else f" of {len(traces):,}"
-    click.echo(f"{output}: {shown:,}{of} traces, {human_size(output.stat().st_size)}", err=True)
+    click.echo(
+        f"{output}: {shown:,}{of} trace{'s' * (len(traces) != 1)}, {human_size(output.stat().st_size)}", err=True
+    )

@@ -19,7 +19,7 @@ from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
-from autodeco_gguf.heads.weights import HeadWeights, check_enabled
+from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
 from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, build_sampler
@@ -160,6 +160,13 @@ class Engine:
         self._do(lambda: self._scheduler.replace(predictor))
         self._predictor = predictor
         self.fingerprint = f"{self.fingerprint.partition(' ')[0]} {heads.fingerprint()}"
+
+    def predict(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """T and P [n] that the heads give after hidden states [n, hidden_size] and raw logits [n, n_vocab].
+
+        For code that drives :attr:`context` itself; 1 for a head that is not there.
+        """
+        return self._predictor.evaluate(hidden, logits)
 
     def _do(self, work: Callable[[], None]) -> None:
         """Have a turn for something else than a step."""

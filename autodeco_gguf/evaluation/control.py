@@ -14,6 +14,7 @@ from autodeco_gguf.answers.items import Item, make_item, make_request, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
+from autodeco_gguf.evaluation.forced import Forced, forced_table, read_forced, summarize_forced, write_forced
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
 from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_seed
@@ -21,6 +22,7 @@ from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, mak
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.tasks.commands import VARIANTS, Commands
 from autodeco_gguf.tasks.tasks import Task
 
@@ -39,7 +41,8 @@ class ControlResult:
     """What stands in control.json: the means over problems, for each kind of command, and their differences to "plain".
 
     ``consistency`` is the share of problems whose mean the low command lowers, and the high one raises; ``left_out``
-    counts those that had a command in them already.
+    counts those that had a command in them already. ``forced`` is what moves at the tokens of the plain answers, None
+    where an older version wrote the file.
     """
 
     problems: int
@@ -48,6 +51,7 @@ class ControlResult:
     difference: ByKind
     consistency: ByKind
     left_out: int
+    forced: Forced | None = None
 
 
 _Kinds = dict[str, list[Item]]
@@ -62,6 +66,14 @@ class _Means(NamedTuple):
     top_p: float
 
 
+@dataclass
+class _Drawn:
+    """The answers so far: the means of all, and the tokens of those to the plain prompts."""
+
+    means: dict[_Place, _Means]
+    plain: dict[Key, list[int]]
+
+
 def evaluate_control(
     engine: Engine,
     tasks: Sequence[Task],
@@ -70,13 +82,15 @@ def evaluate_control(
     settings: EvalSettings,
     *,
     k: int = 1,
+    plots: bool = False,
     watch: ControlWatch = lambda done, total: None,
 ) -> ControlResult:
     """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
 
     The commands are drawn for each problem by the settings' seed, and their own share and seed do not count; of the
     settings max_tokens counts as well. A problem that has a command already is left out. ``k`` answers are drawn to a
-    problem of each kind, with the same seeds for all kinds. What is finished stays in control.jsonl: the same call goes
+    problem of each kind, with the same seeds for all kinds; those to the plain prompts are read once more under the
+    commands, token by token, and with ``plots`` drawn. What is finished stays in control.jsonl: the same call goes
     on from there.
 
     Raises:
@@ -94,9 +108,12 @@ def evaluate_control(
     header = make_header("control", engine, tasks, chain(*kinds.values()), settings)
     make_directory(directory)
     with Journal(directory / CONTROL, header, advice=ADVICE, digests=DIGESTS) as journal:
-        means = _complete(engine, kinds, settings, k, journal, watch)
+        drawn = _complete(engine, kinds, settings, k, journal, watch)
     heads = [name for name in _Means._fields if name in engine.heads]
-    result = _summary(means, heads, k, left_out=len(plain) - len(kinds["plain"]))
+    lines = list(read_forced(engine, kinds, drawn.plain))
+    write_forced(directory, lines, plots=plots)
+    result = _summary(drawn.means, heads, k, left_out=len(plain) - len(kinds["plain"]))
+    result = replace(result, forced=summarize_forced(lines))
     write_json(directory / RESULTS, to_json(result))
     heading = f"# Decoding control of {', '.join(settings.tasks)}"
     write_bytes(directory / REPORT, f"{heading}\n\n{control_table(result)}\n".encode("utf-8", "replace"))
@@ -121,9 +138,10 @@ def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: E
 
 def _complete(
     engine: Engine, kinds: _Kinds, settings: EvalSettings, k: int, journal: Journal, watch: ControlWatch
-) -> dict[_Place, _Means]:
-    """Draw the answers that the journal lacks; the means of all."""
-    means = _read(journal)
+) -> _Drawn:
+    """Draw the answers that the journal lacks; all of them."""
+    found = _read(journal, engine.context.n_vocab)
+    means = found.means
     wanted = {(kind, key): item for kind, items in kinds.items() for item in items for key in keys_of(item.key, 1, k)}
     missing = [(place, item) for place, item in wanted.items() if place not in means]
     done = len(wanted) - len(missing)
@@ -137,23 +155,31 @@ def _complete(
                 raise ModelFailed(f"control: {item.problem.where}: {result.error or 'an answer without a token'}")
             mean = _Means(*(float(fmean(map(float, getattr(result, name)))) for name in _Means._fields))
             which = {"task": key.task, "problem": key.problem, "kind": kind, "sample": key.sample}
-            drawn = {"text": result.text, "tokens": len(result.temperature)}
+            drawn: dict[str, object] = {"text": result.text, "tokens": len(result.temperature)}
+            if kind == "plain":
+                found.plain[key] = drawn["ids"] = [token.id for token in result.trace]
             journal.append({**which, **drawn, **mean._asdict()})
             means[kind, key] = mean
             done += 1
             watch(done, len(wanted))
-    return {place: means[place] for place in wanted}
+    plain = {key: found.plain[key] for kind, key in wanted if kind == "plain"}
+    return _Drawn({place: means[place] for place in wanted}, plain)
 
 
-def _read(journal: Journal) -> dict[_Place, _Means]:
-    means = {}
+def _read(journal: Journal, n_vocab: int) -> _Drawn:
+    """What is there; a plain answer of an older version, whose tokens are not, is to be drawn again."""
+    found = _Drawn({}, {})
     for line in journal.lines():
         try:
-            place = line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"])
-            means[place] = _Means(*(float(line.value[name]) for name in _Means._fields))
+            kind, key = line.value["kind"], Key(line.value["task"], line.value["problem"], 0, line.value["sample"])
+            if kind == "plain":
+                if "ids" not in line.value:
+                    continue
+                found.plain[key] = [check_token(token, n_vocab) for token in line.value["ids"]]
+            found.means[kind, key] = _Means(*(float(line.value[name]) for name in _Means._fields))
         except (TypeError, KeyError, ValueError) as e:
             raise journal.refused(line.number, "damaged: no answer") from e
-    return means
+    return found
 
 
 def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_out: int) -> ControlResult:
@@ -197,4 +223,7 @@ def control_table(result: ControlResult) -> str:
     note = f"{result.problems} problems, {count(result.k, 'answer')} to each of every kind"
     if result.left_out:
         note += f"; {result.left_out} with a command in them already left out"
-    return "\n".join([*lines, "", f"- {note}. moved so: share of problems whose mean the command moves its way."])
+    lines += ["", f"- {note}. moved so: share of problems whose mean the command moves its way."]
+    if result.forced is not None:
+        lines += ["", forced_table(result.forced)]
+    return "\n".join(lines)

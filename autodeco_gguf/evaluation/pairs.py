@@ -9,20 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autodeco_gguf.engine.request import Result
-from autodeco_gguf.errors import ModelFailed
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.samples import Key
 from autodeco_gguf.evaluation.settings import ADVICE
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.sampling import seed_from
+from autodeco_gguf.view.traces import Pairs, pairs_of
 
 PAIRS = "pairs.jsonl"
 """Where they stand in the directory of an evaluation: a line for each answer, in base64 [n, 2] of float32."""
-
-Pairs = NDArray[np.float32]
-"""[n, 2] T and P of the tokens of an answer."""
 
 
 class PairsFile:
@@ -65,10 +62,8 @@ class PairsFile:
         if key not in self._read:
             line = self._journal.read(self._places[key])
             try:
-                pairs = np.frombuffer(base64.b64decode(line["pairs"], validate=True), "<f4").reshape(-1, 2)
-                if not ((pairs >= 0) & (pairs <= (1e6, 1.0))).all():  # NaN is not
-                    raise ValueError("out of range")
-            except (TypeError, KeyError, ValueError) as e:
+                pairs = pairs_of(line["pairs"])
+            except (TypeError, KeyError, InvalidInput) as e:
                 raise self._journal.refused(None, f"damaged: the pairs of {tuple(key)}: {e}") from e
             if any(key[:2] != other[:2] for other in self._read):
                 self._read.clear()

@@ -9,9 +9,10 @@ from typing import Any
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.questions import QUESTIONS, read_questions
 from autodeco_gguf.evaluation.report import facts, notes, tables
 from autodeco_gguf.evaluation.results import RESULTS, Results
-from autodeco_gguf.evaluation.samples import SAMPLES, Sample
+from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.shards import read_samples
 from autodeco_gguf.evaluation.traces import Place, read_traces
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_bytes
@@ -36,7 +37,8 @@ def report_page(directory: Path) -> tuple[bytes, int, int]:
     results = _results(directory)
     samples = {(s.config.key, s.key): s for _, _, s in read_samples([directory])}  # of two lines the later one counts
     labels = {row.config.key: row.label for row in results.methods}
-    shown = _shown(directory, samples, labels)
+    questions = read_questions(directory)
+    shown = _shown(directory, samples, labels, questions)
     sections: list[Section] = [
         {"kind": "words", "lines": facts(results)},
         *({"kind": "table", "title": title, **_table(rows)} for title, rows in tables(results)),
@@ -48,7 +50,12 @@ def report_page(directory: Path) -> tuple[bytes, int, int]:
             f"{len(shown):,} of {len(samples):,} samples are on this page, of each method and problem the first ones."
         ]
         sections.append({"kind": "words", "lines": [f"{lines[0]} All of them: {SAMPLES}."]})
-    sections.append({"kind": "samples", "list": shown})
+    if not questions:
+        lines = [f"An older version made this directory, without {QUESTIONS}: the same eval again adds what was asked."]
+        sections.append({"kind": "words", "lines": lines})
+    asked = {sample["question"] for sample in shown}
+    texts = {name: text for key, text in questions.items() if (name := _name(key)) in asked}
+    sections.append({"kind": "samples", "questions": texts, "list": shown})
     return page(f"Evaluation of {', '.join(results.tasks)}", sections), len(shown), len(samples)
 
 
@@ -81,20 +88,23 @@ def _plots(directory: Path) -> list[Section]:
 # ---- samples ----
 
 
-def _shown(directory: Path, samples: Mapping[Place, Sample], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def _shown(
+    directory: Path, samples: Mapping[Place, Sample], labels: Mapping[str, str], questions: Mapping[ProblemKey, str]
+) -> list[dict[str, Any]]:
     """As many samples as there is room for, in the order of the problems."""
     first = sorted(samples, key=lambda place: (place[1].seed, place[1].sample))
-    candidates = _within(first, lambda place: len(samples[place].text))
+    candidates = _within(first, questions, lambda place: len(samples[place].text))
     traces = read_traces(directory, set(candidates))
-    kept = _within(candidates, lambda place: len(samples[place].text) + _TOKEN * len(traces.get(place, ())))
+    kept = _within(candidates, questions, lambda place: len(samples[place].text) + _TOKEN * len(traces.get(place, ())))
     order = list(labels)
     kept.sort(key=lambda p: (p[1][:2], order.index(p[0]) if p[0] in labels else len(order), p[0], p[1][2:]))
     return [_sample(samples[place], labels.get(place[0], place[0]), traces.get(place)) for place in kept]
 
 
-def _within(places: Sequence[Place], size: Callable[[Place], int]) -> list[Place]:
-    """The first of them for which there is room; one at least."""
-    sums = itertools.accumulate(_FRAME + size(place) for place in places)
+def _within(places: Sequence[Place], questions: Mapping[ProblemKey, str], size: Callable[[Place], int]) -> list[Place]:
+    """The first of them for which there is room, each question once; one at least."""
+    unasked = {key: len(text) for key, text in questions.items()}
+    sums = itertools.accumulate(_FRAME + size(place) + unasked.pop(place[1][:2], 0) for place in places)
     n = sum(1 for _ in itertools.takewhile(lambda total: total <= MOST_BYTES, sums))
     return list(places[: max(n, 1)])
 
@@ -110,4 +120,10 @@ def _sample(sample: Sample, method: str, tokens: Sequence[Token] | None) -> dict
     about += [] if sample.error is None else [sample.error]
     shown = {"text": sample.text} if tokens is None else {"columns": columns(tokens)}
     title = f"{sample.task}, problem {sample.problem + 1}: {method}, {where}"
-    return {"title": title, "method": method, "task": sample.task, "verdict": verdict, "about": about, **shown}
+    chosen_by = {"method": method, "task": sample.task, "verdict": verdict}
+    return {"title": title, "question": _name(sample.key[:2]), **chosen_by, "about": about, **shown}
+
+
+def _name(problem: ProblemKey) -> str:
+    """Of a question on the page."""
+    return f"{problem[0]} {problem[1] + 1}"

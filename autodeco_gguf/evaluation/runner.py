@@ -19,6 +19,7 @@ from autodeco_gguf.evaluation.drawing import EvalWatch, Run, Session, last_date,
 from autodeco_gguf.evaluation.methods import Method
 from autodeco_gguf.evaluation.pairs import PairsFile
 from autodeco_gguf.evaluation.plots import plot
+from autodeco_gguf.evaluation.questions import keep_questions
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, Samples
@@ -61,16 +62,16 @@ def evaluate(
     settings = replace(settings, tasks=tuple(task.name for task in tasks.tasks))
     settings.check()
     items = render(engine, tasks.tasks, settings.max_tokens)
-    header = make_header("evaluation", engine, tasks.tasks, items, settings)
+    header = {**make_header("evaluation", engine, tasks.tasks, items, settings), "shard": str(shard) if shard else None}
     shuffles = any(method.name == "shuffle" for method in methods)  # a shard keeps the pairs for what it is joined to
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
         engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings.max_tokens))
     _open(directory)
-    header = {**header, "shard": None if shard is None else str(shard)}
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
         samples = files.enter_context(Samples(directory, header["tasks"]))
+        keep_questions(directory, items)
         pairs = files.enter_context(PairsFile(directory)) if shuffles else None
         run = Run(engine, mine, tasks, settings, samples, pairs, log, watch)
         if "traces" in also:

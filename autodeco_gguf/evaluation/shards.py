@@ -13,6 +13,7 @@ from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.drawing import last_date, read_sessions, speeds
 from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.evaluation.pairs import PAIRS
+from autodeco_gguf.evaluation.questions import QUESTIONS
 from autodeco_gguf.evaluation.results import RESULTS, Origin, Results
 from autodeco_gguf.evaluation.runner import EVALUATION, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
@@ -71,6 +72,9 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
             for name in (PAIRS, TRACES):
                 if any((directory / name).exists() for directory in directories):
                     write_lines(output / name, _all_lines(directories, name))
+            asked = next((directory for directory in directories if (directory / QUESTIONS).exists()), None)
+            if asked is not None:  # each has those of all
+                write_lines(output / QUESTIONS, _all_lines([asked], QUESTIONS))
             write_lines(output / SAMPLES, _lines(directories, kept))
         return _summarize(directories, output, header, samples, plots)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.samples import PARAMETERS, Key, Sample
 from autodeco_gguf.evaluation.settings import VERSION
 from autodeco_gguf.files.journal import reading
+from autodeco_gguf.model.trace import texts
 from autodeco_gguf.view.traces import Token, tokens_of
 
 TRACES = "traces.jsonl"
@@ -23,10 +23,7 @@ Place = tuple[str, Key]
 
 def trace_line(sample: Sample, result: Result) -> dict[str, Any]:
     """The line of a sample: its texts, T and P, where there is telling, as lists with an item for each token."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    tokens, shown = list(result.trace), len(result.tokens)
-    columns: dict[str, Any] = {"text": [decode(t.text, i == shown - 1) for i, t in enumerate(tokens[:shown])]}
-    columns["text"] += [""] * (len(tokens) - shown)  # what ends it is no text
+    columns: dict[str, Any] = {"text": texts(list(result.trace), len(result.tokens))}  # what ends it is no text
     for name in PARAMETERS:
         if getattr(sample, name).mean is not None:
             columns[name] = [round(float(value), 4) for value in getattr(result, name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -43,6 +44,14 @@ def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
                 raise BadFile.of(source, f"ended while it was read, at byte {f.tell()}")
             yield buffer[:n]
             nbytes -= n
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits; BadFile where it cannot be read."""
+    digest = hashlib.sha256()
+    for block in read_range(path, 0, path.stat().st_size):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def identity(path: Path) -> tuple[int, ...] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, not_installed
+from autodeco_gguf.heads.download import fetch, reason_of
 
 PREFIX = "hf:"
 FORMS = "hf:user/repo, hf:user/repo:quant or hf:user/repo/file.gguf"
@@ -55,12 +58,15 @@ def find(path: str | os.PathLike[str]) -> Path:
     except ImportError as e:
         raise not_installed(f"{name}: a download takes huggingface_hub", "huggingface_hub", "hub") from e
     if is_offline():
-        folder = Path(_asked(name, lambda: snapshot_download(repo, local_files_only=True, allow_patterns=["*.gguf"])))
+        folder = Path(_asked(name, lambda: snapshot_download(repo, local_files_only=True, allow_patterns=[])))
         here = [p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf")]
         return folder / choose(name, here, file, quant)[0]
     files = [file] if file else _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
     parts = choose(name, files, file, quant)
-    paths = [Path(_asked(name, functools.partial(hf_hub_download, repo, part))) for part in parts]
+    paths = []
+    for part in parts:
+        _asked(name, functools.partial(fetch, name, repo, part))
+        paths.append(Path(_asked(name, functools.partial(hf_hub_download, repo, part))))
     return paths[0]
 
 
@@ -101,14 +107,13 @@ def _asked(name: str, question: Callable[[], T]) -> T:
     Raises:
         BadFile: it does not; the reason in a line, with the proxy where there is one.
     """
-    with _loopback_direct():
+    with _loopback_direct(), _quiet():
         try:
             return question()
         except AutoDecoError:
             raise
         except Exception as e:  # of what lies between here and the hub, it can be any
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-            raise BadFile.of(name, f"not to be had from the Hugging Face hub: {reason}{_advice()}") from e
+            raise BadFile.of(name, f"not to be had from the Hugging Face hub: {reason_of(e)}{_advice()}") from e
 
 
 def _advice() -> str:
@@ -125,6 +130,22 @@ def _advice() -> str:
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what huggingface_hub tells on its way: all of it, or on a terminal what its bar shows as well."""
+    if "HF_HUB_VERBOSITY" in os.environ:
+        yield
+        return
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+    logger = logging.getLogger("huggingface_hub.file_download" if is_watched else "huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

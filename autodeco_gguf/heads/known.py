@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from autodeco_gguf.errors import BadFile, not_installed
-from autodeco_gguf.files.atomic import identity, read_range
+from autodeco_gguf.files.atomic import identity, sha256
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,7 @@ class KnownModel:
 @functools.cache
 def _sha256(path: Path, state: tuple[int, ...]) -> str:
     """Of a file; one that was written to has another state."""
-    digest = hashlib.sha256()
-    for block in read_range(path, 0, path.stat().st_size):
-        digest.update(block)
-    return digest.hexdigest()
+    return sha256(path)
 
 
 _PACKAGE = Path(__file__).parent.parent

@@ -120,9 +120,8 @@ class Context:
             self._open(n_ctx, n_seq)
         except ValueError as e:
             reason = capture.first_error or e
-            raise ModelFailed(
-                f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}", file=self.file.path
-            ) from e
+            message = f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}"
+            raise ModelFailed(message, file=self.file.path).with_log(capture.later_errors) from e
         finally:
             del capture
 

@@ -49,7 +49,8 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
         except AutoDecoError:
             raise
         except ValueError as e:
-            raise BadFile.of(base.path, f"cannot be loaded: {capture.first_error or e}") from e
+            error = BadFile.of(base.path, f"cannot be loaded: {capture.first_error or e}")
+            raise error.with_log(capture.later_errors) from e
         except MemoryError as e:
             raise BadFile.of(base.path, f"cannot be loaded: too little memory for what it says of itself: {e}") from e
         finally:
@@ -143,7 +144,8 @@ def _replacements(base: GgufFile, outputs_max: int, capture: core.LogCapture) ->
     def adapter_here(model: Any, path: bytes) -> Any:
         adapter = open_adapter(model, path)
         if not adapter:  # which llama_cpp would use
-            raise BadFile.of(os.fsdecode(path), f"no LoRA adapter for {base.path}: {capture.first_error}")
+            reason = f"no LoRA adapter for {base.path}: {capture.first_error}"
+            raise BadFile.of(os.fsdecode(path), reason).with_log(capture.later_errors)
         return adapter
 
     def metadata_here(model: LlamaModel) -> dict[str, str]:

@@ -222,7 +222,7 @@ class Trace(Sequence[TraceToken]):
         if top is None:
             raise InvalidInput.of("by", repr(by), '"temperature" or "top_p"')
         tokens = list(self)
-        pieces = [(text, getattr(t, by) / top, _values(t)) for t, text in zip(tokens, _texts(tokens), strict=True)]
+        pieces = [(text, getattr(t, by) / top, _values(t)) for t, text in zip(tokens, texts(tokens), strict=True)]
         return marked(pieces, repr(self).strip("<>"))
 
     def to_pandas(self) -> Any:
@@ -238,7 +238,7 @@ class Trace(Sequence[TraceToken]):
         except ImportError as e:
             raise AutoDecoError("to_pandas needs pandas; pip install pandas", key="pandas") from e
         tokens = list(self)
-        rows = [vars(token) | {"text": text} for token, text in zip(tokens, _texts(tokens), strict=True)]
+        rows = [vars(token) | {"text": text} for token, text in zip(tokens, texts(tokens), strict=True)]
         return pandas.DataFrame(rows, columns=[attribute.name for attribute in fields(TraceToken)])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -249,10 +249,10 @@ class Trace(Sequence[TraceToken]):
         return _kept, (rows, {id_: self._text(id_) for id_ in ids})
 
 
-def _texts(tokens: Sequence[TraceToken]) -> list[str]:
-    """The text that is certain with each of them; at the last one what is left."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    return [decode(token.text, token is tokens[-1]) for token in tokens]
+def texts(tokens: Sequence[TraceToken], shown: int | None = None) -> list[str]:
+    """The text that is certain with each of them; at the last of the first ``shown`` what is left, and then none."""
+    decode, n = codecs.getincrementaldecoder("utf-8")("replace").decode, len(tokens) if shown is None else shown
+    return [decode(token.text, i == n - 1) if i < n else "" for i, token in enumerate(tokens)]
 
 
 def _values(token: TraceToken) -> str:

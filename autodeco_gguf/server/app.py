@@ -29,7 +29,9 @@ ERRORS = {
     403: "A foreign Host header.",
     404: "No such path or model.",
     405: "Another method; Allow says which.",
+    408: "The body did not come.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     500: "The model failed.",
     503: "The queue is full, try again after Retry-After seconds; or the server is shutting down.",
 }
@@ -83,6 +85,8 @@ def create_app(service: Service) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
+            allow_private_network=True,  # to a server of this machine, from an origin that is allowed
+            expose_headers=["Retry-After"],
             max_age=3600,
         )
     return app

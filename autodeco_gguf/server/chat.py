@@ -46,7 +46,8 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
             raise ApiError(400, "tool_choice and a format: give one of them", param="tool_choice")
         options["grammar"] = tools.grammar
     messages = template_messages(body.messages, template)
-    tokens = service.prompts.chat(messages, tools.tools, body.chat_template_kwargs)
+    kwargs = service.prompts.with_effort(body.chat_template_kwargs, body.reasoning_effort)
+    tokens = service.prompts.chat(messages, tools.tools, kwargs)
     pieces = body.autodeco is not None or top is not None
     plan = Plan([tokens], decision, body.n or 1, options, tools.finder, pieces)
     return plan, ChatVoice(service, plan, body)

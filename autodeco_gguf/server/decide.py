@@ -33,6 +33,14 @@ _FILE_KEYS = {
 """Names of ``Sampling`` by llama.cpp's ``general.sampling.*``."""
 
 
+_OTHERS = {
+    name: {"repeat_last_n": "penalty_last_n", "mirostat": "mirostat_mode"}.get(name, name)
+    for name in SamplingBody.model_fields
+    if name not in ("temperature", "top_p", "seed", "heads")
+}
+"""Names of ``Sampling`` by the fields of a request that nothing else decides."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """With what the tokens of a request are drawn.
@@ -128,12 +136,12 @@ class Decider:
         return wanted & self._heads
 
     def _others(self, body: SamplingBody) -> dict[str, Any]:
-        names = ("top_k", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
-        given = {name: value for name in names if (value := getattr(body, name)) is not None}
-        if given.get("top_k") == -1:
-            given["top_k"] = 0
+        given = {_OTHERS[name]: value for name in _OTHERS if (value := getattr(body, name)) is not None}
+        for name in ("top_k", "top_n_sigma"):
+            if given.get(name) == -1:
+                given[name] = 0
         if given.get("frequency_penalty") or given.get("presence_penalty"):
-            given["penalty_last_n"] = self._n_ctx  # all of the answer, as OpenAI has it
+            given.setdefault("penalty_last_n", self._n_ctx)  # all of the answer, as OpenAI has it
         return given
 
     def defaults(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from autodeco_gguf.model.template import TEMPLATE_KEY
 
 RETRY_SECONDS = 1
 """What Retry-After says to who finds the queue full."""
+
+NO_EMBEDDINGS = "embeddings are not supported: the model generates text"
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 503: "overloaded_error"}
 _PARAMS = {TEMPLATE_KEY: "messages", "schema": "response_format", "logit_bias of token": "logit_bias"}
@@ -82,19 +85,33 @@ def param_of(loc: Sequence[int | str]) -> str:
     return text.removeprefix(".body").removeprefix(".")
 
 
+_WORDS = {
+    "missing": "required",
+    "model_type": "expected an object",
+    "model_attributes_type": "expected an object",
+    "list_type": "expected a list",
+    "string_type": "expected a text",
+    "int_type": "expected a whole number",
+    "too_short": "empty",
+    "string_too_short": "empty",
+}
+"""What pydantic's errors are to a client, by their type."""
+
+
 def of_validation(errors: Sequence[Mapping[str, Any]], path: str) -> ApiError:
     """The first of pydantic's errors."""
     first = errors[0]
     about = first.get("ctx", {}).get("param")
-    param = param_of([*first["loc"], about] if about else first["loc"])
+    param = param_of([*first["loc"], about] if about is not None else first["loc"])
     if path.startswith("/api/") and first["type"] == "option":
         return ApiError(400, f'option "{param.rpartition(".")[2]}" {first["msg"]}', param=param)
-    given = "" if first["type"] == "missing" or about else f", not {shown(first.get('input'))}"
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    message = _WORDS.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
+    says_it = first["type"] in ("missing", "too_short", "string_too_short") or about is not None or " not " in message
+    given = "" if says_it else f", not {shown(first.get('input'))}"
     return ApiError(400, f"{param or 'the body'}: {message}{given}", param=param or None)
 
 
 def shown(value: Any) -> str:
     """A value of a request for a message, not too much of it."""
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
-def refused(message: str, param: str | None = None, kind: str = "value") -> PydanticCustomError:
+def refused(message: str, param: str | int | None = None, kind: str = "value") -> PydanticCustomError:
     """The error for a value that will not do; ``param`` is the field below it that it is about."""
     return PydanticCustomError(kind, "{text}", {"text": message, "param": param})
 

@@ -13,17 +13,19 @@ from autodeco_gguf.server.errors import ApiError
 _EXPECTED = "type text, json_object, or json_schema with its json_schema"
 
 
-def grammar_of(response_format: Mapping[str, Any] | None, grammar: str | None) -> LlamaGrammar | None:
-    """What the answer must follow; None where it is free.
+def grammar_of(
+    response_format: Mapping[str, Any] | None, grammar: str | None, param: str = "response_format"
+) -> LlamaGrammar | None:
+    """What the answer must follow; None where it is free. ``param``: the field that holds the format.
 
     Raises:
         ApiError: not a format, not a grammar, or one of which something would not be enforced.
     """
-    schema = _schema(response_format) if response_format is not None else None
+    schema = _schema(response_format, param) if response_format is not None else None
     if schema is not None and grammar:
         raise ApiError(400, "grammar and response_format: give one of them", param="grammar")
     if schema is not None:
-        return schema_grammar(schema, "response_format")
+        return schema_grammar(schema, param)
     if not grammar:
         return None
     try:
@@ -45,14 +47,15 @@ def schema_grammar(schema: Mapping[str, Any], param: str) -> SchemaGrammar:
         raise ApiError(400, str(e), param=param) from e
 
 
-def _schema(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _schema(response_format: Mapping[str, Any], param: str) -> Mapping[str, Any] | None:
     kind = response_format.get("type")
     if kind == "text":
         return None
     if kind == "json_object":
-        schema = response_format.get("schema")
-        return schema if isinstance(schema, dict) else {"type": "object"}
+        schema = response_format.get("schema", {"type": "object"})
+        if isinstance(schema, dict):
+            return schema
     inner = response_format.get("json_schema")
     if kind == "json_schema" and isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
         return inner["schema"]  # type: ignore[no-any-return]
-    raise ApiError(400, f"response_format: expected {_EXPECTED}", param="response_format")
+    raise ApiError(400, f"{param}: expected {_EXPECTED}", param=param)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -15,6 +16,9 @@ from autodeco_gguf.server.settings import ServerSettings
 
 _READ_AT_MOST = 64 << 20
 """Bytes of a body too large that are read and thrown away, so that a client that sends first sees the answer."""
+
+BODY_SECONDS = 30.0
+"""For the next part of a body to come."""
 
 _WITHOUT_V1 = re.compile(r"/(chat/completions|completions|models|responses|embeddings)(/.*)?")
 
@@ -37,10 +41,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = canonical(scope["path"])
+        host, path = _target(scope["path"])
+        path = canonical(path)
         scope = {**scope, "path": path, "raw_path": path.encode("utf-8", "surrogateescape")}
         headers = dict(scope["headers"])
         try:
+            self._check_host(host)
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
             if self._keys and path not in self._open:
                 self._check_key(headers.get(b"authorization", b""))
@@ -79,7 +85,10 @@ class Guard:
             raise self._too_large()
         body, n, ended = [], 0, False
         while not ended:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), BODY_SECONDS)
+            except asyncio.TimeoutError:
+                raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from None
             if message["type"] != "http.request":
                 break
             part = message.get("body", b"")
@@ -119,6 +128,12 @@ def _without_body(send: Send) -> Send:
 
 def _digest(key: str | bytes) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key).digest()
+
+
+def _target(path: str) -> tuple[str, str]:
+    """Host and path of a request's target, which is a whole URL where a client takes us for a proxy."""
+    url = re.fullmatch(r"https?://([^/]*)(.*)", path, re.S)
+    return (url[1], url[2]) if url else ("", path)
 
 
 def canonical(path: str) -> str:

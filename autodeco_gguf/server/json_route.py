@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,8 +15,11 @@ class _JsonRequest(Request):
     """A request whose body is JSON by the letter, whatever its Content-Type says; curl's -d says that it is a form."""
 
     async def json(self) -> Any:
+        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise HTTPException(415, f"a body with Content-Encoding {coding[:40]} is not read, send it as it is")
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            return from_json((await self.body()).removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
         except ValueError as e:
             raise HTTPException(400, f"the body is not JSON: {e}") from e
 

@@ -30,9 +30,10 @@ def rfc3339(seconds: float | None = None) -> str:
 
 
 def check_model(service: Service, name: str) -> None:
-    """Raise for another model than the one that is served, with or without ":latest"."""
-    if name.removesuffix(":latest") != service.model_id.removesuffix(":latest"):
-        raise ApiError(404, f"model '{name}' not found", code="model_not_found")
+    """Raise for another model than the one that is served, with or without ":latest", in whatever case."""
+    given, own = (text.casefold().removesuffix(":latest") for text in (name, service.model_id))
+    if given != own:
+        raise ApiError(404, f"model '{name[:200]}' not found", code="model_not_found")
 
 
 def loaded(service: Service, body: OllamaBody, raw: dict[str, Any]) -> dict[str, Any] | None:
@@ -44,7 +45,7 @@ def loaded(service: Service, body: OllamaBody, raw: dict[str, Any]) -> dict[str,
     unknown = sorted(set(raw) - set(type(body).model_fields))
     if unknown:
         _log.warning("a request to load the model has %s: is it misspelt?", ", ".join(map(repr, unknown))[:200])
-    reason = "unload" if body.keep_alive in (0, "0", "0s") and body.keep_alive is not False else "load"
+    reason = "unload" if body.unloads else "load"
     content: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if chat else {"response": ""}
     head = {"model": body.model, "created_at": rfc3339()}
     return {**head, **content, "done": True, "done_reason": reason}
@@ -53,7 +54,10 @@ def loaded(service: Service, body: OllamaBody, raw: dict[str, Any]) -> dict[str,
 def _kwargs(service: Service, body: OllamaBody) -> dict[str, Any] | None:
     if body.think is None:
         return None
-    if "enable_thinking" in service.prompts.reads:
+    reads = service.prompts.reads
+    if isinstance(body.think, str) and "reasoning_effort" in reads:
+        return {"reasoning_effort": body.think}
+    if "enable_thinking" in reads:
         return {"enable_thinking": bool(body.think)}
     if body.think:
         raise ApiError(400, f"{body.model} does not support thinking", param="think")

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from autodeco_gguf import __version__
 from autodeco_gguf.server import about
-from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.errors import NO_EMBEDDINGS, ApiError
 from autodeco_gguf.server.json_route import JsonRoute, streams
 from autodeco_gguf.server.ollama import check_model, loaded, ollama_chat_plan, ollama_generate_plan
 from autodeco_gguf.server.ollama_schemas import OllamaChatBody, OllamaGenerateBody, ShowBody
@@ -47,6 +47,26 @@ def ollama_routes(service: Service) -> APIRouter:
             raise ApiError(400, "model is required", param="model")
         check_model(service, name)
         return JSONResponse(about.show(service))
+
+    @router.get("/api/ps")
+    async def ps() -> JSONResponse:
+        """The one model, which stays loaded."""
+        return JSONResponse({"models": [about.loaded(service)]})
+
+    @router.post("/api/embed")
+    @router.post("/api/embeddings")
+    async def embed() -> Response:
+        """Refused."""
+        raise ApiError(400, NO_EMBEDDINGS, code="unsupported")
+
+    @router.post("/api/pull")
+    @router.post("/api/push")
+    @router.post("/api/create")
+    @router.post("/api/copy")
+    @router.delete("/api/delete")
+    async def manage() -> Response:
+        """Refused."""
+        raise ApiError(400, f"the one model is {service.model_id}, with which the server began", code="unsupported")
 
     @router.get("/api/version")
     async def version() -> JSONResponse:

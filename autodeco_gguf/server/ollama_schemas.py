@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Text, kind_check, refused
-from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool, refuse_fields
+from autodeco_gguf.server.foreign import refuse_fields
+from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
 
 
 def _option(words: str, right: Callable[[Any], bool], kind: type) -> BeforeValidator:
@@ -40,9 +42,14 @@ class Options(Body):
     top_p: Annotated[Any, _FLOAT] = None
     top_k: Annotated[Any, _INTEGER] = None
     min_p: Annotated[Any, _FLOAT] = None
+    typical_p: Annotated[Any, _FLOAT] = None
     repeat_penalty: Annotated[Any, _FLOAT] = None
+    repeat_last_n: Annotated[Any, _INTEGER] = None
     presence_penalty: Annotated[Any, _FLOAT] = None
     frequency_penalty: Annotated[Any, _FLOAT] = None
+    mirostat: Annotated[Any, _INTEGER] = None
+    mirostat_tau: Annotated[Any, _FLOAT] = None
+    mirostat_eta: Annotated[Any, _FLOAT] = None
     seed: Annotated[Any, _INTEGER] = None
     num_predict: Annotated[Any, _INTEGER, Field(description="-1 and -2: to the end, or until the context is full.")] = (
         None
@@ -79,6 +86,29 @@ def _format(value: Any) -> Any:
     return value
 
 
+_AS_OPTION = "it is one of options"
+_NOT_IN_OLLAMA = {
+    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "stop", "num_predict", "num_ctx"), _AS_OPTION),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use num_predict in options"),
+    "response_format": "use format",
+    **dict.fromkeys(("logprobs", "top_logprobs"), "use /v1/chat/completions"),
+}
+
+
+def _think(value: Any) -> Any:
+    if value not in (None, "low", "medium", "high") and not isinstance(value, bool):
+        raise refused("expected true, false, low, medium or high")
+    return value
+
+
+def _keep_alive(value: Any) -> Any:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(r"-?\d+|-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", value):
+        raise refused("expected seconds, or a time such as 5m")
+    return value
+
+
 class OllamaBody(Body):
     """What /api/chat and /api/generate have in common."""
 
@@ -88,10 +118,28 @@ class OllamaBody(Body):
     options: Annotated[
         Options | None, BeforeValidator(kind_check(dict, "an object")), Field(description="How to answer.")
     ] = None
-    keep_alive: Annotated[Any, Field(description="Passed over: the model stays.")] = None
-    think: Annotated[Any, Field(description="enable_thinking for a chat template that reads it.")] = None
+    keep_alive: Annotated[
+        Any,
+        BeforeValidator(_keep_alive, json_schema_input_type=float | str),
+        Field(description="Seconds, or as 5m; the model stays."),
+    ] = None
+    think: Annotated[
+        Any,
+        BeforeValidator(_think, json_schema_input_type=bool | Literal["low", "medium", "high"]),
+        Field(description="enable_thinking, or reasoning_effort, for a chat template that reads it."),
+    ] = None
     heads: Annotated[Heads | None, Field(description="Which heads decide: on, off, temperature or top_p.")] = None
     autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _elsewhere(cls, values: Any) -> Any:
+        return refuse_fields(values, _NOT_IN_OLLAMA)
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model is to go at once, as far as it can."""
+        return re.fullmatch(r"-?[0.]+[a-zµ]*", str(self.keep_alive)) is not None
 
     @property
     def response_format(self) -> dict[str, Any] | None:
@@ -128,6 +176,7 @@ class OllamaMessage(Body):
     content: Annotated[list[Part] | None, BeforeValidator(_content, json_schema_input_type=str | list[Part])] = None
     tool_calls: list[OllamaCall] | None = None
     tool_name: Text | None = None
+    thinking: Annotated[Text | None, Field(description="For templates that read reasoning_content.")] = None
     images: Annotated[Any, Field(description="Refused.")] = None
 
     @model_validator(mode="before")
@@ -139,7 +188,8 @@ class OllamaMessage(Body):
         """The same as a message of OpenAI's."""
         text = "".join(part.text or "" for part in self.content or ())
         calls = [call.model_dump(exclude_none=True) for call in self.tool_calls or ()]
-        return {"role": self.role, "content": text, "tool_calls": calls or None, "name": self.tool_name}
+        extras = {"name": self.tool_name, "reasoning_content": self.thinking}
+        return {"role": self.role, "content": text, "tool_calls": calls or None, **extras}
 
 
 class OllamaChatBody(OllamaBody):

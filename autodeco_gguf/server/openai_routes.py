@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from autodeco_gguf.server import about
 from autodeco_gguf.server.chat import chat_plan
 from autodeco_gguf.server.completions import completion_plan
-from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.errors import NO_EMBEDDINGS, ApiError
 from autodeco_gguf.server.json_route import JsonRoute, streams
 from autodeco_gguf.server.responses import ResponsesBody, responses_plan
 from autodeco_gguf.server.schemas import ChatBody, CompletionBody
@@ -39,7 +39,7 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings")
     async def embeddings() -> Response:
         """Refused."""
-        raise ApiError(400, "embeddings are not supported: the model generates text", code="unsupported")
+        raise ApiError(400, NO_EMBEDDINGS, code="unsupported")
 
     @router.get("/v1/models")
     async def models() -> JSONResponse:

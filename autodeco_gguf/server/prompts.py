@@ -64,6 +64,12 @@ class Prompts:
                 text = chat.render(as_text, tools=tools)  # a template that joins the arguments as the model wrote them
         return self.tokens(text, add_bos=False)
 
+    def with_effort(self, kwargs: Mapping[str, Any] | None, effort: str | None) -> Mapping[str, Any] | None:
+        """What a template reads besides, with how much the model is to think where the template reads that."""
+        if effort is None or "reasoning_effort" not in self.reads:
+            return kwargs
+        return {"reasoning_effort": effort, **(kwargs or {})}
+
     def _with(self, kwargs: Mapping[str, Any]) -> Chat:
         key = repr(sorted(kwargs.items()))
         if key not in self._chats:

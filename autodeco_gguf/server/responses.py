@@ -12,20 +12,26 @@ from pydantic import BeforeValidator, Field, model_validator
 from autodeco_gguf.server.choice import Choice, Delta
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Text, Whole, kind_check, refused
+from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
 from autodeco_gguf.server.formats import grammar_of
-from autodeco_gguf.server.schemas import Message, SamplingBody, refuse_fields
+from autodeco_gguf.server.schemas import Effort, Message, SamplingBody
 from autodeco_gguf.server.service import Plan, Service
 from autodeco_gguf.server.streaming import sse
 from autodeco_gguf.server.tools import template_messages
 from autodeco_gguf.server.trace_json import autodeco
 
+_IN_CHAT = "use /v1/chat/completions"
 _NOT_HERE = {
+    **ELSEWHERE,
+    **dict.fromkeys(("tools", "top_logprobs", "logprobs", "stop", "n", "grammar"), _IN_CHAT),
+    "response_format": "use text.format",
+    "messages": "use input",
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use max_output_tokens"),
+    "truncation": "a prompt is never cut",
     "previous_response_id": "nothing is stored; send the conversation as input",
     "conversation": "nothing is stored; send the conversation as input",
     "background": "answers are sent when they are there",
-    "tools": "use /v1/chat/completions",
     "prompt": "there are no stored prompts",
-    "top_logprobs": "use /v1/chat/completions",
     "include": "there is nothing more to include",
 }
 
@@ -35,10 +41,22 @@ def _messages(value: Any) -> Any:
         return [{"role": "user", "content": value}]
     for i, item in enumerate(value if isinstance(value, list) else ()):
         if isinstance(item, dict) and item.get("type") not in (None, "message"):
-            raise refused(f"an item of type {str(item['type'])[:40]!r} is not supported, only messages are")
+            raise refused(f"an item of type {str(item['type'])[:40]!r} is not supported, only messages are", i)
         if isinstance(item, dict) and "role" not in item:
-            raise refused(f"expected item {i} to have a role")
+            raise refused("expected a role", i)
     return value
+
+
+def _tool_choice(value: Any) -> Any:
+    if value not in (None, "none", "auto"):
+        raise refused(f"there are no tools here; {_IN_CHAT}")
+    return value
+
+
+class Reasoning(Body):
+    """How much the model is to think."""
+
+    effort: Annotated[Effort | None, Field(description="For a chat template that reads it.")] = None
 
 
 class TextOptions(Body):
@@ -60,6 +78,8 @@ class ResponsesBody(SamplingBody):
     max_output_tokens: Annotated[Whole | None, Field(ge=1, description="Absent: to the end.")] = None
     stream: Annotated[Flag | None, Field(description="Answer as server-sent events.")] = None
     text: Annotated[TextOptions | None, Field(description="The format of the answer.")] = None
+    reasoning: Annotated[Reasoning | None, Field(description="How much the model is to think.")] = None
+    tool_choice: Annotated[Any, BeforeValidator(_tool_choice), Field(description="none or auto.")] = None
     metadata: Annotated[Any, BeforeValidator(kind_check(dict, "an object")), Field(description="Sent back.")] = None
     store: Annotated[Flag | None, Field(description="Passed over: nothing is stored.")] = None
     autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
@@ -83,7 +103,7 @@ def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, Respons
         form = {"type": "json_schema", "json_schema": form}  # here the schema stands beside the type
     options: dict[str, Any] = {
         "max_tokens": body.max_output_tokens,
-        "grammar": service.compile(lambda: grammar_of(form, None)),
+        "grammar": service.compile(lambda: grammar_of(form, None, "text.format")),
         "entropy": body.autodeco is not None and bool(body.autodeco.tokens),
     }
     if body.autodeco is not None and body.autodeco.top is not None:
@@ -91,7 +111,8 @@ def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, Respons
     messages = template_messages(body.input, service.prompts.template)
     if body.instructions:
         messages.insert(0, {"role": "system", "content": body.instructions})
-    tokens = service.prompts.chat(messages, kwargs=body.chat_template_kwargs)
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    tokens = service.prompts.chat(messages, kwargs=service.prompts.with_effort(body.chat_template_kwargs, effort))
     plan = Plan([tokens], decision, 1, options, pieces=body.autodeco is not None, prompt_param="input")
     return plan, ResponsesVoice(service, plan, body)
 

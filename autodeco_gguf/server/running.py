@@ -15,7 +15,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.server.app import create_app
+from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Service
+from autodeco_gguf.server.streaming import dumps
+
+HEAD_SECONDS = 30.0
+"""For the head of a request, from when the connection is there: who sends it too slowly holds it for nothing."""
 
 _LOOK_SECONDS = 0.02
 """How often a connection is looked at whose other side sends no more."""
@@ -25,12 +30,50 @@ _BACKLOG = 2048
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, but that who sends no more is answered.
+    """uvicorn's, but that heads have a time limit, errors are JSON, and who sends no more is answered.
 
     A client that is gone and one that has only closed its sending side look the same, until something is written to
     them: the one's system answers with a reset. Before an answer begins that is "100 Continue", which every client of
     HTTP/1.1 passes over; an answer that streams is written to anyway.
     """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        super().data_received(data)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        if self._late is not None:
+            self._late.cancel()
+
+    def _wait_for_head(self) -> None:
+        """Close the connection if no head is there in time; uvicorn has its own limit for a wait without any data."""
+        waits = self.conn.their_state is h11.IDLE
+        if waits and self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+        elif not waits and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that a request is no HTTP, unless an answer to it has begun."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            content = dumps(ApiError(400, msg).openai())
+            headers = [("content-type", "application/json"), ("content-length", str(len(content)))]
+            headers.append(("connection", "close"))
+            head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (head, h11.Data(data=content), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether to keep the connection for writing."""
@@ -60,7 +103,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        name = host.removeprefix("[").removesuffix("]")  # as an IPv6 address is in a URL
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, proto, _, address in dict.fromkeys(found):
             listening = socket.socket(family, kind, proto)
             sockets.append(listening)
@@ -111,17 +155,20 @@ class Server:
         logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def run(self, started: Callable[[], Any] = lambda: None) -> None:
-        """Serve until SIGTERM or SIGINT, then let what is under way come to its end; a second Ctrl-C cuts it.
+        """Serve until SIGTERM, SIGHUP or SIGINT, then let what is under way come to its end; a second Ctrl-C cuts it.
 
         Raises:
             KeyboardInterrupt: it was SIGINT.
         """
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again when all is done
+        if before[signal.SIGHUP] is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, lambda *_: self.stop())
         try:
             asyncio.run(self.serve(started))
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def serve(self, started: Callable[[], Any] = lambda: None) -> None:
         """The same within a loop; for a thread, without signals."""

@@ -20,6 +20,7 @@ from autodeco_gguf.server.fields import (
     one_of,
     refused,
 )
+from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
 
 MAX_CHOICES = 128
 """Answers to one prompt."""
@@ -50,8 +51,22 @@ class SamplingBody(Body):
     repeat_penalty: Annotated[
         Number | None, Field(gt=0, le=1e6, description="On the logits of the last 64 tokens; 1: off.")
     ] = None
+    repeat_last_n: Annotated[
+        Whole | None, Field(ge=-1, le=2**20, description="So many tokens instead of 64; -1: all, 0: none.")
+    ] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="For each time a token came.")] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="Once a token came.")] = None
+    typical_p: Annotated[Number | None, Field(ge=0, le=1, description="Locally typical sampling; 1: off.")] = None
+    top_n_sigma: Annotated[
+        Number | None, Field(ge=-1, le=1e6, description="Standard deviations below the largest logit; 0 and -1: off.")
+    ] = None
+    xtc_probability: Annotated[
+        Number | None, Field(ge=0, le=1, description="Of leaving out all but the least likely above xtc_threshold.")
+    ] = None
+    xtc_threshold: Annotated[Number | None, Field(ge=0, le=1, description="Absent: 0.1.")] = None
+    mirostat: Annotated[Whole | None, Field(ge=0, le=2, description="Its version, instead of cuts; 0: off.")] = None
+    mirostat_tau: Annotated[Number | None, Field(ge=0, le=1e6, description="Target surprise. Absent: 5.")] = None
+    mirostat_eta: Annotated[Number | None, Field(ge=0, le=1e6, description="Learning rate. Absent: 0.1.")] = None
     logit_bias: Annotated[LogitBias | None, Field(description="-100 to 100, by token id as a text.")] = None
     seed: Annotated[
         Seed | None, Field(description="64 bits, taken modulo 2**32 - 1; -1: random. Choice i has seed + i.")
@@ -78,7 +93,7 @@ class OpenAIBody(SamplingBody):
     ] = None
     grammar: Annotated[Text | None, Field(description="What the answer must follow, in llama.cpp's GBNF.")] = None
     autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
-    user: Annotated[Any, Field(description="Passed over.")] = None
+    user: Annotated[Any, Field(description="Passed over, as store, metadata and service_tier.")] = None
 
     @property
     def limit(self) -> int | None:
@@ -94,14 +109,6 @@ class OpenAIBody(SamplingBody):
 
 def _parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-def refuse_fields(values: Any, reasons: dict[str, str]) -> Any:
-    """Raise for a field that asks for what there is not, rather than pass over it."""
-    for name, reason in reasons.items():
-        if isinstance(values, dict) and values.get(name) not in (None, [], {}, "", False):
-            raise refused(f"not supported: {reason}", name)
-    return values
 
 
 class Part(Body):
@@ -134,6 +141,13 @@ class ToolCall(Body):
     function: CalledFunction
 
 
+_NOT_IN_MESSAGES = {
+    "function_call": "use tool_calls",
+    "audio": "messages are text",
+    "refusal": "send it as content",
+}
+
+
 class Message(Body):
     """A message of a chat."""
 
@@ -150,6 +164,12 @@ class Message(Body):
     name: Annotated[Text | None, Field(description="For templates that read it.")] = None
     tool_calls: Annotated[list[ToolCall] | None, Field(description="As an answer had them.")] = None
     tool_call_id: Annotated[Text | None, Field(description="Which call a tool answers.")] = None
+    reasoning_content: Annotated[Text | None, Field(description="For templates that read it.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unsupported(cls, values: Any) -> Any:
+        return refuse_fields(values, _NOT_IN_MESSAGES)
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -166,7 +186,7 @@ class Message(Body):
 class Function(Body):
     """What a tool is."""
 
-    name: Text
+    name: Annotated[Text, Field(min_length=1)]
     description: Text | None = None
     parameters: Object | None = None
 
@@ -174,16 +194,22 @@ class Function(Body):
 class Tool(Body):
     """A tool that the model may call."""
 
-    type: Annotated[str, one_of("function")] = "function"
+    type: Annotated[str, BeforeValidator(lambda kind: kind or "function"), one_of("function")] = "function"
     function: Function
 
 
+Effort = Annotated[str, one_of("none", "minimal", "low", "medium", "high", "xhigh")]
+
+
 _NOT_IN_CHAT = {
+    **ELSEWHERE,
+    "prompt": "use messages, or /v1/completions",
+    "echo": "use /v1/completions",
+    "suffix": "nothing is inserted",
     "functions": "use tools",
     "function_call": "use tool_choice",
     "audio": "answers are text",
     "prediction": "every token is drawn",
-    "web_search_options": "there is no way to the web",
     "best_of": "use n",
 }
 
@@ -200,11 +226,14 @@ class ChatBody(OpenAIBody):
     tool_choice: Annotated[Any, Field(description="none, auto, required, or a function of tools.")] = None
     parallel_tool_calls: Annotated[Flag | None, Field(description="Passed over: the model decides.")] = None
     modalities: Annotated[list[Text] | None, Field(description='["text"].')] = None
+    reasoning_effort: Annotated[Effort | None, Field(description="For a chat template that reads it.")] = None
     chat_template_kwargs: Annotated[Object | None, Field(description="What the chat template reads besides.")] = None
 
     @model_validator(mode="before")
     @classmethod
     def _unsupported(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("web_search_options") is not None:  # an empty object asks for it
+            raise refused("not supported: there is no way to the web", "web_search_options")
         return refuse_fields(values, _NOT_IN_CHAT)
 
     @model_validator(mode="after")
@@ -219,23 +248,33 @@ class ChatBody(OpenAIBody):
         return self
 
 
+def _is_whole(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
 def _prompts(value: Any) -> Any:
     """Texts or tokens as a list of prompts."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
         raise refused("expected a text, tokens, or a list of either that is not empty")
-    is_token = [isinstance(item, int) and not isinstance(item, bool) for item in value]
-    if all(is_token):
-        return [value]
+    if all(map(_is_whole, value)):
+        return [[int(token) for token in value]]
     for prompt in value:
-        if isinstance(prompt, str):
-            continue
-        if not isinstance(prompt, list) or not all(isinstance(t, int) and not isinstance(t, bool) for t in prompt):
+        if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(map(_is_whole, prompt))):
             raise refused("expected each prompt to be a text or a list of token ids")
     if len(value) > MAX_PROMPTS:
         raise refused(f"expected at most {MAX_PROMPTS} prompts")
-    return value
+    return [prompt if isinstance(prompt, str) else [int(token) for token in prompt] for prompt in value]
+
+
+_IN_CHAT = "use /v1/chat/completions"
+_NOT_IN_COMPLETIONS = {
+    **ELSEWHERE,
+    **dict.fromkeys(("messages", "tools", "functions", "chat_template_kwargs"), _IN_CHAT),
+    "top_logprobs": "logprobs is their number",
+    "suffix": "nothing is inserted",
+}
 
 
 class CompletionBody(OpenAIBody):
@@ -256,7 +295,7 @@ class CompletionBody(OpenAIBody):
     @model_validator(mode="before")
     @classmethod
     def _unsupported(cls, values: Any) -> Any:
-        return refuse_fields(values, {"suffix": "nothing is inserted"})
+        return refuse_fields(values, _NOT_IN_COMPLETIONS)
 
     @model_validator(mode="after")
     def _fits(self) -> CompletionBody:

@@ -21,6 +21,7 @@ from autodeco_gguf.engine.request import Request as Ask
 from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.server.answer_log import AnswerLog, answer_line
 from autodeco_gguf.server.choice import Choice, Delta, Words
 from autodeco_gguf.server.decide import Decider, Decision, seed_of
 from autodeco_gguf.server.driver import Driver, Job
@@ -134,8 +135,14 @@ class Service:
         started: seconds since 1970.
     """
 
-    def __init__(self, engine: Engine, settings: ServerSettings, chat_template_kwargs: dict[str, Any] | None = None):
-        """Serve an engine.
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        log: AnswerLog | None = None,
+    ) -> None:
+        """Serve an engine; ``log``: where the answers are written down.
 
         Raises:
             InvalidInput: the heads are to decide, and there are none.
@@ -146,7 +153,7 @@ class Service:
         self.model_id = settings.model_id or (file.known.name if file.known is not None else file.path.stem)
         self.decider = Decider(engine, settings.sampling)
         self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
-        self.driver = Driver(engine, settings.max_queue)
+        self.driver, self.log = Driver(engine, settings.max_queue), log
         self.metrics = Metrics(self.driver)
         self._grammars = threading.Lock()  # compiling one sets the stack size of the process's next thread
 
@@ -175,10 +182,13 @@ class Service:
         try:
             plan, voice = make()
             param = plan.prompt_param
+            pieces = stream or plan.pieces or self.log is not None
+            if self.log is not None:
+                plan.options["entropy"] = True
             if plan.options.get("grammar") is not None:
                 with self._grammars:
-                    return plan, voice, self.driver.start(plan.asks(), loop, pieces=stream or plan.pieces)
-            return plan, voice, self.driver.start(plan.asks(), loop, pieces=stream or plan.pieces)
+                    return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
+            return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
             error = ApiError.of(e, param)
             if error.status >= 500 and error.status != 503:
@@ -205,6 +215,9 @@ class _Answering:
         if not self._ended:
             self._ended = True
             self._service.metrics.cancelled.inc()
+        for choice in self._choices:
+            if choice.result is None and choice.tokens:
+                self._note(choice)
 
     async def stream(self) -> AsyncIterator[bytes]:
         yield self._voice.begin(self._choices)
@@ -240,6 +253,7 @@ class _Answering:
                         found.append((choice, choice.add(event), False))
                     elif isinstance(event, Result) and event.finish_reason in ("stop", "length"):
                         found.append((choice, choice.end(event), True))
+                        self._note(choice)
                     else:
                         if found:
                             yield found
@@ -249,6 +263,13 @@ class _Answering:
             metrics.completion_tokens.inc(self._plan.usage(self._choices)[1])
             metrics.duration.observe(time.monotonic() - self._begun)
         self._ended = True
+
+    def _note(self, choice: Choice) -> None:
+        """Write an answer down, where that is asked for."""
+        service, plan = self._service, self._plan
+        if service.log is not None:
+            prompt, seed = plan.prompts[choice.index // plan.n], plan.seed(choice.index)
+            service.log.put(answer_line(service.model_id, prompt, choice, plan.decision, seed, service.words))
 
     def _error(self, event: Result | AutoDecoError) -> ApiError:
         if isinstance(event, AutoDecoError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from autodeco_gguf.model.grammar import SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.formats import schema_grammar
 from autodeco_gguf.server.schemas import ChatBody, Message, Tool
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -121,7 +122,7 @@ class ToolUse:
             raise ApiError(400, "the model's chat template knows no tools", param="tools")
         self.tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
         if chosen:
-            self.grammar = SchemaGrammar(_schema(chosen))
+            self.grammar = schema_grammar(_schema(chosen), "tools")
         self._parses = bool(chosen) or _OPEN in template
 
     def _chosen(self, tools: list[Tool], choice: Any) -> list[Tool]:
@@ -178,7 +179,8 @@ def template_messages(messages: list[Message], template: str) -> list[dict[str, 
             raise ApiError(400, f"the model's chat template knows no {what}", param=f"messages[{i}]")
         if calls:
             turn["tool_calls"] = [_template_call(call.model_dump(exclude_none=True)) for call in calls]
-        extras = {"name": message.name, "tool_call_id": message.tool_call_id}
+        names = ("name", "tool_call_id", "reasoning_content")
+        extras = {name: getattr(message, name) for name in names}
         found.append({**turn, **{name: value for name, value in extras.items() if value is not None}})
     return found
 

@@ -18,13 +18,11 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
 from autodeco_gguf.training.records import KINDS, normalize
 from autodeco_gguf.training.turns import read_conversation, read_weight, takes_text_arguments
-
-Tokens = npt.NDArray[np.int32]
-"""Token ids of one sequence; one that is predicted, and so part of the loss, stands as its complement ``~id``."""
 
 Ids = npt.NDArray[np.uint32]
 """Numbers of examples."""

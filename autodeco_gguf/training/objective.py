@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autodeco_gguf.model.features import Features
 from autodeco_gguf.training import losses
-from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.settings import Objective
 

@@ -17,9 +17,9 @@ from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.answers.stream import Wanted, answers, groups
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.model.features import Tokens, stream
 from autodeco_gguf.model.sampling import Sampling, seed_from
-from autodeco_gguf.training.data import Tokens, held_out
-from autodeco_gguf.training.features import stream
+from autodeco_gguf.training.data import held_out
 from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.optimizer import HeadsOptimizer

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Features, Tokens, stream
 from autodeco_gguf.tasks.commands import VARIANTS
-from autodeco_gguf.training.data import Dataset, Ids, Tokens, held_out
-from autodeco_gguf.training.features import Features, stream
+from autodeco_gguf.training.data import Dataset, Ids, held_out
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
 from autodeco_gguf.training.optimizer import HeadsOptimizer

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from autodeco_gguf.errors import not_installed
 from autodeco_gguf.files.atomic import write_atomically
@@ -16,6 +19,15 @@ if TYPE_CHECKING:
 MOST_PANELS = 8
 """Traces in one figure."""
 
+Lines = Mapping[str, Mapping[str, Sequence[float] | npt.NDArray[np.floating[Any]]]]
+"""Values along an answer by what they are, "temperature" or "top_p", and by command: "plain", "low", "high"."""
+
+_LABELS = {"temperature": "predicted temperature, T", "top_p": "predicted top-p, P"}
+_COMMANDS = {
+    "plain": ("#777777", "no command"),
+    "low": ("#0072B2", "asked for little diversity"),
+    "high": ("#D55E00", "asked for much"),
+}
 _COLORS = {"temperature": "#D55E00", "top_p": "#0072B2"}
 
 
@@ -30,15 +42,20 @@ def trace_figure(traces: Sequence[ReadTrace]) -> Figure:
     Raises:
         AutoDecoError: matplotlib is missing.
     """
+    shown = traces[:MOST_PANELS]
+    figure = _figure(9, 2.2 * len(shown) + 0.5)
+    for axes, trace in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+        _panel(axes, trace)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
-    shown = traces[:MOST_PANELS]
-    figure = Figure(figsize=(9, 2.2 * len(shown) + 0.5), layout="constrained")
-    for axes, trace in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
-        _panel(axes, trace)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _panel(axes: Any, trace: ReadTrace) -> None:
@@ -52,3 +69,28 @@ def _panel(axes: Any, trace: ReadTrace) -> None:
     axes.set_title(trace.title.replace("$", r"\$"), fontsize="small", loc="left")
     axes.set_xlabel("token")
     axes.grid(alpha=0.3)
+
+
+def commands_figure(one: Lines, mean: Lines, answers: int) -> Figure:
+    """T and P along one answer under commands, as figure 4 of the paper has them, and beside it along many in the mean.
+
+    Raises:
+        AutoDecoError: matplotlib is missing.
+    """
+    figure = _figure(12, 2.8 * len(one) + 0.4)
+    panels = figure.subplots(len(one), 2, squeeze=False, width_ratios=(3, 2), sharey="row")
+    for (left, right), name in zip(panels, one, strict=True):
+        for kind, (color, label) in _COMMANDS.items():
+            style: dict[str, Any] = {"color": color, "label": label, "linewidth": 1.3}
+            left.plot(range(1, len(one[name][kind]) + 1), one[name][kind], **style)
+            places = len(mean[name][kind])
+            right.plot([100 * (i + 0.5) / places for i in range(places)], mean[name][kind], **style)
+        left.set_ylabel(_LABELS[name])
+        left.set_xlabel("token")
+        right.set_xlabel("place in the answer, %")
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+    panels[0][0].set_title("one answer, the same under each command", fontsize="medium")
+    panels[0][1].set_title(f"{answers:,} answers in the mean", fontsize="medium")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize="small")
+    return figure

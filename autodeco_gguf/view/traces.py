@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
-from autodeco_gguf.files.reading import read_json
+from autodeco_gguf.files.reading import parse_json, read_json
 
 _VALUES = ("id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob")
 _SSE = (b":", b"event:", b"id:", b"retry:")
@@ -23,6 +25,12 @@ _SSE = (b":", b"event:", b"id:", b"retry:")
 Token = dict[str, Any]
 """Trace JSON: "text", and what is known of "id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob" and
 "alternatives"."""
+
+Pairs = NDArray[np.float32]
+"""[n, 2] T and P of the tokens of an answer."""
+
+STDIN = Path("-")
+"""Standard input, in the place of a file."""
 
 
 @dataclass
@@ -39,14 +47,17 @@ class ReadTrace:
 def read_traces(path: Path) -> list[ReadTrace]:
     """All traces of a file; lines that are none, such as a server's other answers, are passed over.
 
-    It may have lines of ``run --json``, answers of the server or their streams ("choices"), objects with "tokens", and
-    lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an evaluation.
+    It may have lines of ``run --json`` and of a server's log, answers of the server or their streams ("choices"),
+    objects with "tokens", and lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an evaluation. ``STDIN`` is
+    read to its end.
 
     Raises:
         BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
     """
+    stdin = _stdin() if path == STDIN else None
+    path = path if stdin is None else Path("standard input")
     reader = _Reader(path.name)
-    for number, value in _values(path):
+    for number, value in _values(path, stdin):
         try:
             if not isinstance(value, dict):
                 raise InvalidInput(f"is {type_name(value)}, expected an object")
@@ -58,13 +69,21 @@ def read_traces(path: Path) -> list[ReadTrace]:
     return reader.found
 
 
-def _values(path: Path) -> Iterator[tuple[int, object]]:
-    """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes."""
-    with suppress(BadFile):
-        whole = read_json(path)
+def _stdin() -> bytes:
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()
+
+
+def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
+    """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes.
+
+    ``content``: what is in it, where it is no file.
+    """
+    with suppress(BadFile, InvalidInput):
+        whole = read_json(path) if content is None else parse_json(content)
         yield from ((1, value) for value in (whole if isinstance(whole, list) else [whole]))
         return
-    for number, line in read_lines(path):
+    numbered = ((n, line) for n, line in enumerate((content or b"").split(b"\n"), 1) if line.strip())
+    for number, line in read_lines(path) if content is None else numbered:
         if line.startswith(_SSE) or line.split() == [b"data:", b"[DONE]"]:
             continue
         try:
@@ -100,10 +119,11 @@ class _Reader:
         elif "task" in line and "sample" in line:
             self._sample(line)
         elif "tokens" in line and isinstance(line["tokens"], list):
-            self._new(line.get("prompt")).tokens += map(token_of, line["tokens"])
+            trace = self._new(line.get("prompt"))
+            trace.tokens += map(token_of, line["tokens"])
+            trace.about += _facts(line.get("summary"))
         elif isinstance(line.get("summary"), dict) and self.found:
-            facts = {words: line["summary"].get(key) for key, words in _FACTS.items()}
-            self.found[-1].about += [f"{words} {value}" for words, value in facts.items() if value is not None]
+            self.found[-1].about += _facts(line["summary"])
         elif isinstance(line.get("prompt"), str) and isinstance(line.get("ids"), list):
             self._new(line["prompt"])
         elif "text" in line and "temperature" in line:
@@ -137,15 +157,27 @@ class _Reader:
         if isinstance(line.get("tokens"), dict):
             trace.tokens = tokens_of(line["tokens"])
         elif isinstance(line.get("pairs"), str):
-            trace.tokens = [token_of({"text": "", "temperature": t, "top_p": p}) for t, p in pairs_of(line["pairs"])]
+            trace.tokens = [
+                token_of({"text": "", "temperature": t, "top_p": p}) for t, p in pairs_of(line["pairs"]).tolist()
+            ]
             trace.about.append("the file has T and P alone, no text")
         else:
             trace.text = str(line.get("text", ""))
             trace.about = [*means(line), "the file has no values of single tokens; eval --traces keeps them"]
 
 
-_FACTS = {"seed": "seed", "finish_reason": "ended by"}
-"""Of a summary of run --json, with words for them."""
+_FACTS = {"seed": "seed", "finish_reason": "ended by", "model": "model", "date": "on"}
+"""Of a summary of run --json, or in a server's log, with words for them."""
+
+
+def _facts(summary: Any) -> list[str]:
+    """A summary for a reader."""
+    known = summary if isinstance(summary, dict) else {}
+    found = [f"{words} {known[key]}" for key, words in _FACTS.items() if isinstance(known.get(key), str | int)]
+    source = known.get("source")
+    if isinstance(source, dict):
+        return [*found, f"T by {source.get('temperature')}, P by {source.get('top_p')}"]
+    return [*found, f"T and P by {source}"] if isinstance(source, str) else found
 
 
 def means(line: Mapping[str, Any]) -> list[str]:
@@ -194,13 +226,15 @@ def tokens_of(columns: Mapping[str, Any]) -> list[Token]:
     return [token_of(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 
-def pairs_of(text: str) -> Sequence[tuple[float, float]]:
-    """T and P of each token, from base64 of float32 [n, 2]; InvalidInput where it is something else."""
+def pairs_of(text: str) -> Pairs:
+    """T and P of each token, from base64 of float32 [n, 2]; InvalidInput for anything else, and for values like NaN."""
     try:
-        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, 2)
+        pairs = np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, 2)
     except ValueError as e:
         raise InvalidInput(f"pairs are no base64 of T and P: {e}", key="pairs") from e
-    return [(temperature, top_p) for temperature, top_p in values.tolist()]
+    if not ((pairs >= 0) & (pairs <= (1e6, 1.0))).all():  # NaN is not
+        raise InvalidInput("pairs out of range", key="pairs")
+    return pairs
 
 
 def within(traces: Sequence[ReadTrace], most: int) -> Iterator[ReadTrace]:

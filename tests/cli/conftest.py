@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from broken import Outcome, invoke
 from conftest import Case
-from fake_engine import Loaded
+from fake_engine import Loaded, fake_stream
 
 import autodeco_gguf as ad
 
@@ -31,6 +31,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("autodeco_gguf.engine.engine.Engine", Loaded)
     monkeypatch.setattr(Loaded, "model", None)
+    monkeypatch.setattr("autodeco_gguf.evaluation.forced.stream", fake_stream)
     return tmp_path
 
 

@@ -47,7 +47,7 @@ def test_what_it_prints(run: Invoke) -> None:
     assert re.fullmatch(rf"method 2 of 2, default: static:1,1, {right} of 12 right, \d+ tokens/s", default)
     assert where == "out: report.md, results.json, samples.jsonl"
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        *("evaluation.jsonl", "report.md", "results.json", "samples.jsonl"),
+        *("evaluation.jsonl", "problems.jsonl", "report.md", "results.json", "samples.jsonl"),
     ]
 
 

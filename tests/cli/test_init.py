@@ -20,6 +20,7 @@ from broken import (
 
 import autodeco_gguf as ad
 from autodeco_gguf.cli import VERBS, run_command
+from autodeco_gguf.errors import ModelFailed
 
 Capture = pytest.CaptureFixture[str]
 
@@ -113,6 +114,25 @@ def test_ctrl_c_is_caught_once_a_command_runs(monkeypatch: pytest.MonkeyPatch, c
         signal.signal(signal.SIGINT, before)
     assert exit_info.value.code == 130
     assert capfd.readouterr().err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (KeyboardInterrupt("half of it is kept"), "\ninterrupted: half of it is kept\n", 130),
+        (ModelFailed("x: no memory").with_log(["a\x1b"]), "error: x: no memory\nllama.cpp: a\\x1b\n", 1),
+    ],
+)
+def test_what_an_error_says_besides(error: BaseException, said: str, status: int, capfd: Capture) -> None:
+    @click.command()
+    def command() -> None:
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(command, [])
+    signal.signal(signal.SIGTERM, before)
+    assert (capfd.readouterr().err, exit_info.value.code) == (said, status)
 
 
 def test_an_error_goes_to_standard_error_or_nowhere(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:

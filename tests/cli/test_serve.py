@@ -25,6 +25,7 @@ def run(*arguments: str) -> Any:
         (["--sampling", "me"], 2, "--sampling"),
         (["--api-key", " "], 2, "--api-key is empty"),
         (["none.gguf", "--port", "0"], 1, "none.gguf"),
+        (["--log-answers", "no/such/folder", "--port", "0"], 1, "no/such/folder: cannot be written: No such file"),
         (["--host", "192.0.2.1"], 1, "192.0.2.1:8080: cannot listen"),
     ],
 )

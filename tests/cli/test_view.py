@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def data_of(page: Path) -> Any:
 def test_a_page_is_written_beside_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     done = invoke(capfd, "view", "t.jsonl")
     assert (done.status, done.out) == (0, "")
-    assert done.err.startswith("t.html: 1 traces, ")
+    assert done.err.startswith("t.html: 1 trace, ")
     assert data_of(Path("t.html"))["sections"][0]["columns"]["text"] == ["Near", " the", " café", " 🙂", "."]
     assert sorted(p.name for p in Path().iterdir()) == ["t.html", "t.jsonl"]
     again = invoke(capfd, "view", "t.jsonl")
@@ -42,6 +43,15 @@ def test_several_files_on_a_page(capfd: pytest.CaptureFixture[str]) -> None:
     page = data_of(Path("both.html"))
     assert page["title"] == "t.jsonl, u.jsonl"
     assert [section["title"] for section in page["sections"]] == ["t.jsonl, answer 1", "u.jsonl, answer 1"]
+
+
+def test_standard_input_has_a_name(trace: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    with trace.open() as f:
+        monkeypatch.setattr(sys, "stdin", f)
+        done = invoke(capfd, "view", "-")
+    assert (done.status, done.err.split(":")[0]) == (0, "trace.html")
+    page = data_of(Path("trace.html"))
+    assert (page["title"], page["sections"][0]["title"]) == ("standard input", "standard input, answer 1")
 
 
 def test_a_page_stays_small(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

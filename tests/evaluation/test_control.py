@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from autodeco_gguf.evaluation.control import ControlResult, control_table, evalu
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import Problem
+
+pytestmark = pytest.mark.usefixtures("made_up_states")
 
 COMMANDS = Commands(("be plain", "be exact"), ("surprise me",))
 
@@ -49,11 +52,23 @@ def control(directory: Path, engine: FakeEngine, **kwargs: Any) -> Any:
     return to_json(result)
 
 
+def plain_answers(directory: Path) -> list[list[int]]:
+    lines = [json.loads(line) for line in (directory / "control.jsonl").read_text().splitlines()[1:]]
+    return [line["ids"] for line in lines if line["kind"] == "plain"]
+
+
 def test_control(tmp_path: Path) -> None:
     engine = Controlled()
     seen: list[tuple[int, int]] = []
     result = control(tmp_path, engine, watch=lambda done, total: seen.append((done, total)))
     assert json.loads((tmp_path / "control.json").read_text()) == result
+    moved = result["forced"]["moved"]
+    for kind, sign in (("low", -1), ("high", 1)):
+        tokens = [len(request_tokens) for request_tokens in plain_answers(tmp_path)]
+        by = [0.1 * sign * (n - 2) / n for n in tokens]
+        assert moved[kind]["temperature"]["difference"] == pytest.approx(np.mean(by))
+        assert moved[kind]["temperature"]["share"] == pytest.approx(np.mean([(n - 1) / n for n in tokens]))
+        assert (moved[kind]["top_p"]["difference"], moved[kind]["top_p"]["share"]) == (0, 0)
     page = (tmp_path / "control.md").read_text()
     assert page.startswith("# Decoding control of ")
     assert page.endswith(f"\n\n{control_table(from_json(ControlResult, result))}\n")
@@ -97,6 +112,18 @@ def test_control_goes_on_where_it_was(tmp_path: Path) -> None:
         AutoDecoError, match=r"control\.jsonl: begun with other problems or prompts in tasks.sums; use the"
     ):
         control(tmp_path / "d", engine, commands=Commands(("be brief",), ("surprise me",)))
+    lines = (tmp_path / "d" / "control.jsonl").read_text()
+    older = re.sub(r', "ids": \[[\d, ]*\]', "", lines, count=3)
+    (tmp_path / "d" / "control.jsonl").write_text(older)
+    engine = Controlled()
+    assert control(tmp_path / "d", engine, k=2) == expected
+    assert len(engine.drawn) == 3, "plain answers whose tokens an older version has not kept"
+    (tmp_path / "d" / "control.jsonl").write_text(lines)
+    for ids in ("[2]", "[-1]", "[0.5]", "7"):
+        (tmp_path / "d" / "control.jsonl").write_text(re.sub(r'"ids": \[[\d, ]*\]', f'"ids": {ids}', lines, count=1))
+        with pytest.raises(AutoDecoError, match=r"control\.jsonl:\d+: damaged: no answer; use"):
+            control(tmp_path / "d", engine, k=2)
+    (tmp_path / "d" / "control.jsonl").write_text(lines)
     with (tmp_path / "d" / "control.jsonl").open("a") as f:
         f.write("{}\n")
     with pytest.raises(AutoDecoError, match=r"control\.jsonl:32: damaged: no answer; use"):

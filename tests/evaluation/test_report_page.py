@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import run, samples_of
+from fake_engine import FakeEngine, run, samples_of
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation import report_page as module
+from autodeco_gguf.evaluation.questions import QUESTIONS
 from autodeco_gguf.evaluation.report_page import report_page
 
 METHODS = ("autodeco", "greedy", "default")
@@ -41,6 +42,9 @@ def test_every_sample_is_on_it_right_and_wrong(directory: Path) -> None:
     assert verdicts.count("right") == sum(s["correct"] for s in samples)
     assert verdicts.count("wrong") == sum(not s["correct"] for s in samples) > 0
     assert sorted("".join(s["columns"]["text"]) for s in section["list"]) == sorted(s["text"] for s in samples)
+    asked = {f"{task} {i + 1}": f"{task} {i}" for task, n in (("sums", 3), ("words", 2)) for i in range(n)}
+    assert section["questions"] == asked
+    assert all(s["title"].startswith(s["question"].replace(" ", ", problem ")) for s in section["list"])
     titles = [s["title"] for s in section["list"][:6]]
     assert titles[0] == "sums, problem 1: autodeco, seed 1, sample 1"
     assert titles[4] == "sums, problem 1: greedy, seed 1, sample 1"
@@ -77,6 +81,31 @@ def test_samples_without_traces_have_their_means(tmp_path: Path) -> None:
     assert f"{of['tokens']} tokens" in first["about"]
     assert f"mean T {of['temperature']['mean']:.2f}" in first["about"]
     assert "columns" not in first
+
+
+def test_a_directory_of_an_older_version_says_what_is_missing(directory: Path) -> None:
+    kept, before = directory / QUESTIONS, report_page(directory)[0]
+    content = kept.read_bytes()
+    kept.unlink()
+    older = report_page(directory)[0]
+    (section,) = of_kind(older, "samples")
+    assert (section["questions"], len(section["list"])) == ({}, 45)
+    said = [line for part in of_kind(older, "words") for line in part["lines"] if QUESTIONS in line]
+    assert said == [
+        "An older version made this directory, without problems.jsonl: the same eval again adds what was asked."
+    ]
+    engine = FakeEngine()
+    run(directory, METHODS, engine=engine, also=["traces"])
+    assert (engine.drawn, kept.read_bytes()) == ([], content)
+    assert report_page(directory)[0] == before
+
+
+def test_a_question_counts_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 60_000)
+    for size, expected in ((30_000, 45), (70_000, 1)):
+        monkeypatch.setattr(module, "read_questions", lambda _, size=size: {("sums", 0): "x" * size})
+        content, shown, _ = report_page(directory)
+        assert (shown, of_kind(content, "samples")[0]["questions"]) == (expected, {"sums 1": "x" * size})
 
 
 def test_a_large_evaluation_has_the_first_samples_and_says_so(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

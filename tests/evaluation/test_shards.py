@@ -151,7 +151,7 @@ def test_a_directory_in_use_is_not_joined(tmp_path: Path) -> None:
     run(tmp_path / "a", ["greedy"], watch=meanwhile)
 
 
-FILES = ["evaluation.jsonl", "samples.jsonl", "results.json"]
+FILES = ["evaluation.jsonl", "problems.jsonl", "samples.jsonl", "results.json"]
 
 
 @pytest.mark.parametrize("killed_at", FILES)

@@ -2,106 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from broken import Outcome, spawn
+from broken import spawn
+from hub_helpers import Hub, environment, run, served
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.heads import hub
 from autodeco_gguf.heads.hub import choose, find, is_hub_id
 
-COMMIT = "0" * 40
-
-
-class Hub(ThreadingHTTPServer):
-    """As much of the hub as a download asks for."""
-
-    daemon_threads = True
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.files, self.asked = files, list[str]()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Answers(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        self.server.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
-        if self.path.split("/revision")[0] == "/api/models/u/r":
-            siblings = [{"rfilename": name} for name in self.server.files]
-            return self.send(200, json.dumps({"id": "u/r", "sha": COMMIT, "siblings": siblings}).encode(), {}, body)
-        match = re.fullmatch(r"/u/r/resolve/\w+/(.+)", self.path)
-        if match is None or match[1] not in self.server.files:
-            headers = {"X-Error-Code": "EntryNotFound" if match else "RepoNotFound"}
-            return self.send(404, b"", headers, body)
-        content = self.server.files[match[1]]
-        headers = {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
-            "Accept-Ranges": "bytes",
-        }
-        return self.send(200, content, headers, body)
-
-    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None: ...
-
 
 @pytest.fixture
 def fake_hub(merged: Path) -> Iterator[Hub]:
     model = merged.read_bytes()
-    server = Hub({"README.md": b"x", "m-Q4_K_M.gguf": model, "m-Q8_0.gguf": b"GGUF?", "mmproj-F16.gguf": b"x"})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def run(server: Hub, home: Path, *args: object, **environment: str) -> Outcome:
-    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    env = {**clean, "HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment}
-    return spawn("run", "-t", 1, *args, "--raw", "-p", "x", "-n", 2, env=env)
+    with served(
+        {"README.md": b"x", "m-Q4_K_M.gguf": model, "m-Q8_0.gguf": b"GGUF?", "mmproj-F16.gguf": b"x"}
+    ) as server:
+        yield server
 
 
 def test_a_model_of_the_hub_is_downloaded_once(fake_hub: Hub, tmp_path: Path) -> None:
     for model in ("hf:u/r", "hf:u/r:q4_k_m", "hf:u/r/m-Q4_K_M.gguf"):
         outcome = run(fake_hub, tmp_path, model)
         assert (outcome.status, "heads: temperature, top-p" in outcome.err) == (0, True), outcome.err
-    assert sum(asked.startswith("GET /u/r/resolve/") for asked in fake_hub.asked) == 1
-    fake_hub.asked.clear()
+    assert fake_hub.downloads == ["m-Q4_K_M.gguf"]
     for model in ("hf:u/r:Q4_K_M", "hf:u/r"):
         assert run(fake_hub, tmp_path, model, "--offline").status == 0
     assert fake_hub.asked == []
     outcome = run(fake_hub, tmp_path, "hf:u/r:Q8_0", "--offline")
     assert "error: hf:u/r:Q8_0: no such file among what was downloaded? there is m-Q4_K_M.gguf" in outcome.err
     assert fake_hub.asked == []
+
+
+def test_offline_takes_what_another_program_has_downloaded(fake_hub: Hub, tmp_path: Path) -> None:
+    """Which may know of more files than it took."""
+    code = "from huggingface_hub import snapshot_download as s; s('u/r', allow_patterns='*Q4*')"
+    done = spawn(python=("-c", code), env=environment(fake_hub, tmp_path))
+    assert (done.status, fake_hub.downloads) == (0, ["m-Q4_K_M.gguf"]), done.err
+    outcome = run(fake_hub, tmp_path, "hf:u/r:Q4_K_M", "--offline")
+    assert (outcome.status, fake_hub.asked) == (0, []), outcome.err
 
 
 @pytest.mark.parametrize("proxy", ["http://user:secret@127.0.0.1:9", "socks5h://x"])
@@ -124,6 +66,17 @@ def test_what_is_not_there(fake_hub: Hub, tmp_path: Path) -> None:
         outcome = run(fake_hub, tmp_path, model)
         assert outcome.err.splitlines()[-1].startswith(f"error: {model}: {words}"), outcome.err
         assert (outcome.status, outcome.out) == (1, "")
+
+
+def test_a_download_says_nothing_in_a_pipe(fake_hub: Hub, tmp_path: Path) -> None:
+    """Neither a bar, nor what huggingface_hub warns of: what the hub would like to tell, a connection that it lost."""
+    fake_hub.warning = "auth; you send no token"
+    fake_hub.cut = len(fake_hub.files["m-Q4_K_M.gguf"]) * 3 // 4
+    outcome = run(fake_hub, tmp_path / "a", "hf:u/r")
+    assert (outcome.status, len(fake_hub.downloads)) == (0, 2)
+    assert re.fullmatch(r"heads: .+\n2 tokens .+\n", outcome.err)
+    told = run(fake_hub, tmp_path / "b", "hf:u/r", HF_HUB_VERBOSITY="warning").err
+    assert "you send no token" in told
 
 
 FILES = ["a-Q8_0.gguf", "a-Q4_K_M.gguf", "IQ1_S/a-00001-of-00002.gguf", "IQ1_S/a-00002-of-00002.gguf"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ import autodeco_gguf as ad
 from autodeco_gguf.errors import BadFile, Closed
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.loading import freed, watched
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 REFUSED = {
     "blocks": ({"qwen2.block_count": (513, Kind.UINT32)}, "llama.cpp would crash on it: 513 blocks"),
@@ -104,3 +106,38 @@ def test_a_load_is_watched_and_ends_for_what_is_raised(merged: Path) -> None:
     seen = len(shares)
     Context(merged, n_ctx=32).close()
     assert len(shares) == seen
+
+
+NO_MEMORY = """
+import resource, sys
+from autodeco_gguf.model.context import Context
+
+context = Context(sys.argv[1], n_ctx=32)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
+for make in (lambda: Context(sys.argv[1], n_ctx=10**6), lambda: context.resize(10**6, 1)):
+    try:
+        make()
+    except Exception as e:
+        print(type(e).__name__, e, *e.__notes__, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit, and how much is used")
+def test_what_llama_cpp_says_of_a_context_without_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_MEMORY, DEMO_MODEL], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    cause = r"insufficient memory \(attempted to allocate .* MB\)"
+    assert re.fullmatch(rf"{re.escape(str(DEMO_MODEL))}: cannot be loaded: {cause}", lines[1])
+    assert re.fullmatch(rf".*: no context of 1 times 1000000 tokens: {cause}", lines[6])
+    assert (lines[0], lines[5]) == ("BadFile", "ModelFailed")
+    assert lines[2:5] == lines[7:]
+    assert lines[4] == "llama.cpp: failed to initialize the context: failed to allocate buffer for kv cache"
+    assert done.stderr == ""
+
+
+def test_a_cause_alone_where_the_log_says_no_more(qwen2: Case, tmp_path: Path) -> None:
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata=REFUSED["another shape"][0])
+    with pytest.raises(BadFile) as caught:
+        Context(path, n_ctx=32)
+    assert caught.value.__notes__ == []

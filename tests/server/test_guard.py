@@ -74,6 +74,20 @@ def test_a_preflight_needs_no_key(locked: Api, api: Api) -> None:
     assert not [name for name in off.headers if name.startswith("access-control")]
 
 
+def test_a_page_of_the_web_and_a_server_of_this_machine(locked: Api) -> None:
+    asked = {**PREFLIGHT, "Access-Control-Request-Private-Network": "true"}
+    for origin, status in (("http://a.example", 200), ("http://b.example", 400)):
+        response = locked.request("OPTIONS", "/v1/chat/completions", headers={**asked, "Origin": origin})
+        assert response.status_code == status
+        assert ("access-control-allow-origin" in response.headers) == (status == 200)
+    assert response.headers["access-control-max-age"] == "3600"
+
+
+def test_a_script_may_read_when_to_come_again(locked: Api) -> None:
+    response = locked.get("/health", headers={"Origin": "http://a.example"})
+    assert "retry-after" in response.headers["access-control-expose-headers"].lower()
+
+
 def test_errors_carry_the_headers(locked: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     origin = {"Origin": "http://a.example"}
     answers = [

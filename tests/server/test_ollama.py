@@ -44,6 +44,11 @@ def refused(response: Any, says: str, status: int = 400) -> None:
         ("/api/generate", {}, "load"),
         ("/api/generate", {"prompt": ""}, "load"),
         ("/api/generate", {"keep_alive": "0"}, "unload"),
+        ("/api/generate", {"keep_alive": "0m"}, "unload"),
+        ("/api/generate", {"keep_alive": 0.0}, "unload"),
+        ("/api/generate", {"keep_alive": "1h30m"}, "load"),
+        ("/api/generate", {"keep_alive": "-1"}, "load"),
+        ("/api/generate", {"keep_alive": None}, "load"),
         ("/api/generate", {"keep_alive": -1}, "load"),
     ],
 )
@@ -63,7 +68,10 @@ def test_a_typo_is_said(api: Api, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_model_s_name(api: Api) -> None:
-    ok(chat(api, model="demo:latest", stream=False))
+    for name in ("demo:latest", "DEMO", "Demo:Latest"):
+        ok(chat(api, model=name, stream=False))
+    refused(chat(api, model="demo:7b"), "model 'demo:7b' not found", 404)
+    assert len(chat(api, model="x" * 100_000).text) < 300
     refused(chat(api, model="x"), "model 'x' not found", 404)
     refused(chat(api, model=None), "model")
     refused(api.post("/api/chat", STORY), "model")
@@ -94,6 +102,33 @@ def test_unstreamed(api: Api) -> None:
     assert ok(generate(api, stream=False, options={"seed": 1}))["response"] == answer["message"]["content"]
     found = lines(generate(api, options={"seed": 1}))
     assert "".join(line["response"] for line in found) == answer["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"keep_alive": "soon"},
+        {"keep_alive": {}},
+        {"keep_alive": True},
+        {"think": 7},
+        {"think": "deeply"},
+        {"think": "high"},
+        {"temperature": 0.5},
+        {"temperature": 0},
+        {"seed": 0},
+        {"num_predict": 5},
+        {"max_tokens": 5},
+        {"stop": ["a"]},
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True},
+        {"top_logprobs": 2},
+    ],
+)
+def test_fields_refused(api: Api, fields: dict[str, Any]) -> None:
+    (name,) = fields
+    says = "thinking" if fields == {"think": "high"} else name
+    refused(chat(api, **fields), says)
+    refused(generate(api, **fields), says)
 
 
 @pytest.mark.parametrize("stream", ["false", 0, []])
@@ -170,6 +205,7 @@ def test_options_that_change_nothing(api: Api, options: Any) -> None:
 
 def test_options_that_count(api: Api) -> None:
     given = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.05, "seed": 4, "stop": ["coins"]}
+    given |= {"typical_p": 0.7, "repeat_last_n": 33, "repeat_penalty": 1.2, "presence_penalty": 1.5}
     expected = text_of(api.chat(STORY, **given))
     assert ok(chat(api, stream=False, options=given))["message"]["content"] == expected
 

@@ -35,6 +35,33 @@ def test_tags(api: Api) -> None:
     assert model["size"] > 1_000_000
 
 
+def test_what_is_loaded(api: Api) -> None:
+    (model,) = ok(api.get("/api/ps"))["models"]
+    (tag,) = ok(api.get("/api/tags"))["models"]
+    assert {**model, **tag} == model
+    assert model["context_length"] == 512
+    assert {"expires_at", "size_vram"} < set(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "says"),
+    [
+        ("POST", "/api/embed", "embeddings"),
+        ("POST", "/api/embeddings", "embeddings"),
+        ("POST", "/api/pull", "demo"),
+        ("POST", "/api/push", "demo"),
+        ("POST", "/api/create", "demo"),
+        ("POST", "/api/copy", "demo"),
+        ("DELETE", "/api/delete", "demo"),
+    ],
+)
+def test_refused_in_words(api: Api, method: str, path: str, says: str) -> None:
+    response = api.request(method, path, json={"model": "demo", "input": "x"})
+    assert response.status_code == 400
+    assert set(response.json()) == {"error"}
+    assert says in response.json()["error"]
+
+
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags", "/v1/models", "/health"])
 def test_head(api: Api, path: str) -> None:
     response = api.request("HEAD", path)
@@ -64,5 +91,10 @@ def use(client: ollama.Client) -> None:
     assert client.generate("demo", messages[0]["content"], options=options).response == whole.message.content
     with pytest.raises(ollama.ResponseError, match="must be of type float32"):
         client.chat("demo", messages, options={"temperature": "hot"})
+    assert client.ps().models[0].model == "demo:latest"
+    with pytest.raises(ollama.ResponseError, match="embeddings"):
+        client.embed("demo", "x")
+    with pytest.raises(ollama.ResponseError, match="with which the server began"):
+        client.pull("demo")
     with pytest.raises(ollama.ResponseError, match="not found"):
         client.chat("other", messages)

@@ -78,17 +78,47 @@ def test_autodeco(api: Api) -> None:
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": 7}, "input"),
-        ({"input": [{"type": "function_call_output"}]}, "input"),
-        ({"input": [{"content": "x"}]}, "input"),
+        ({"input": [{"type": "function_call_output"}]}, "input[0]"),
+        ({"input": [{"role": "user", "content": "x"}, {"type": "reasoning"}]}, "input[1]"),
+        ({"input": [{"content": "x"}]}, "input[0]"),
+        ({"input": ["x"]}, "input[0]"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
         ({"input": "x", "previous_response_id": "r"}, "previous_response_id"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools"),
         ({"input": "x", "background": True}, "background"),
         ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
-        ({"input": "x", "text": {"format": {"type": "xml"}}}, "response_format"),
+        ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"input": "x", "text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format"),
+        ({"input": "x", "text": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "text.format"),
+        ({"input": "x", "text": "x"}, "text"),
+        ({"input": "x", "response_format": {"type": "json_object"}}, "response_format"),
+        ({"input": "x", "stop": "a"}, "stop"),
+        ({"input": "x", "n": 2}, "n"),
+        ({"input": "x", "logprobs": True}, "logprobs"),
+        ({"input": "x", "grammar": 'root ::= "a"'}, "grammar"),
+        ({"input": "x", "max_tokens": 5}, "max_tokens"),
+        ({"input": "x", "max_completion_tokens": 5}, "max_completion_tokens"),
+        ({"input": "x", "truncation": "auto"}, "truncation"),
+        ({"input": "x", "tool_choice": "required"}, "tool_choice"),
+        ({"input": "x", "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"input": "x", "reasoning": "low"}, "reasoning"),
+        ({"input": "x", "reasoning": {"effort": "very"}}, "reasoning.effort"),
+        ({"input": "x", "include": ["reasoning.encrypted_content"]}, "include"),
+        ({"input": "x", "conversation": "c"}, "conversation"),
+        ({"input": "x", "instructions": 7}, "instructions"),
+        ({"input": "x", "metadata": 7}, "metadata"),
         ({"input": "x", "temperature": -1}, "temperature"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": "1" * 600}, "input"),
     ],
 )
 def test_refused(api: Api, fields: Any, param: str) -> None:
-    refused(api.resp(**fields), param)
+    for stream in (False, True):
+        refused(api.resp(stream=stream, **fields), param)
+
+
+def test_what_changes_nothing(api: Api) -> None:
+    plain = output(ok(api.resp(input="hi", seed=1)))
+    fields = {"n": 1, "truncation": "disabled", "tool_choice": "auto", "tools": [], "include": [], "store": True}
+    fields |= {"reasoning": {"effort": "low"}, "service_tier": "auto", "previous_response_id": None}
+    assert output(ok(api.resp(input="hi", seed=1, **fields))) == plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from broken import MAIN
 from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.server.running import bind
+from autodeco_gguf.server.running import address_of, bind
 from autodeco_gguf.server.service import Service
 
 ENDLESS = {**STORY, "seed": 1, "logit_bias": {"0": -100, "2": -100}}
@@ -203,6 +204,60 @@ def test_what_is_too_large(url: str) -> None:
     assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300),  # https:// to a port without TLS
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_no_http(url: str, request_: bytes) -> None:
+    with connected(url) as connection:
+        connection.sendall(request_)
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert b"application/json" in head
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_target_that_is_a_url(url: str) -> None:
+    for host, status in (("localhost:1", b" 200 "), ("evil.example", b" 403 ")):
+        with connected(url) as connection:
+            connection.sendall(f"GET http://{host}/health HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            assert status in read_all(connection)[:20]
+
+
+def test_a_connection_goes_on_after_errors(url: str) -> None:
+    wrong = raw_request({}) + b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(url) as connection:
+        connection.sendall(wrong + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = read_all(connection)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"400", b"404", b"200"]
+
+
+def test_who_sends_too_slowly(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autodeco_gguf.server.running.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("autodeco_gguf.server.guard.BODY_SECONDS", 0.2)
+    for begun in (b"", b"GET /hea"):
+        with connected(url) as connection:
+            connection.sendall(begun)
+            assert read_all(connection) == b""
+    with connected(url) as connection:  # a second head
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET")
+        assert read_all(connection).count(b"HTTP/1.1") == 1
+    with connected(url) as connection:
+        connection.sendall(raw_request(U)[:-5])
+        assert b" 408 " in read_all(connection)[:20]
+    with connected(url) as connection:  # an answer may take longer
+        connection.sendall(raw_request({**ENDLESS, "n": 4}, "1.0"))
+        assert b" 200 " in read_all(connection)[:20]
+
+
 def test_8_megabytes_of_newlines(url: str) -> None:
     body = {"messages": [{"role": "user", "content": "\n" * (4_100_000)}]}
     begun = time.monotonic()
@@ -220,6 +275,15 @@ def test_an_address_in_use() -> None:
     with pytest.raises(AutoDecoError, match=rf"127\.0\.0\.1:{port}: cannot listen"):
         bind("127.0.0.1", port)
     first.close()
+
+
+def test_addresses_of_version_6() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    for host in ("::1", "[::1]"):
+        (listening,) = bind(host, 0)
+        assert address_of(listening).startswith("http://[::1]:")
+        listening.close()
 
 
 def test_an_address_of_others() -> None:
@@ -246,7 +310,7 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             child.kill()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_a_signal_drains(number: int, status: int) -> None:
     with process() as (child, url), httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
         body = {**STORY, "seed": 1, "stream": True, "n": 40}

@@ -60,6 +60,8 @@ def test_no_parts_are_no_text(api: Api) -> None:
         ([{"type": "text", "text": 7}], "messages[0].content[0].text"),
         ([{}], "messages[0].content[0].type"),
         ([7], "messages[0].content[0]"),
+        (["a", "b"], "messages[0].content[0]"),
+        ([{"type": "text", "text": None}], "messages[0].content[0].text"),
         (7, "messages[0].content"),
         (None, "messages[0].content"),
         ({"type": "text"}, "messages[0].content"),
@@ -80,6 +82,12 @@ def test_content_that_is_no_text(api: Api, content: Any, param: str) -> None:
         ([{"content": "x"}], "messages[0].role"),
         ([{"role": "robot", "content": "x"}], "messages[0].role"),
         ([{"role": 1, "content": "x"}], "messages[0].role"),
+        ([{"role": "User", "content": "x"}], "messages[0].role"),
+        ([{"role": "user", "content": "x", "name": 7}], "messages[0].name"),
+        ([{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}], "messages[0].function_call"),
+        ([{"role": "assistant", "content": "x", "audio": {"id": "a"}}], "messages[0].audio"),
+        ([{"role": "assistant", "refusal": "no"}], "messages[0].refusal"),
+        ([{"role": "assistant", "content": "x", "reasoning_content": 7}], "messages[0].reasoning_content"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "messages[0].tool_calls[0].function"),
     ],
 )
@@ -190,8 +198,22 @@ def test_the_rule_of_seeds(api: Api) -> None:
         ("logprobs", [1, "true"]),
         ("heads", ["all", 1]),
         ("autodeco", ["yes", 1]),
-        ("tools", ["x", [{"type": "web"}], [{}]]),
+        ("tools", ["x", [{"type": "web"}], [{}], [{"function": {"name": ""}}], [None], {}]),
         ("response_format", ["json", [], {"type": "xml"}, {"type": "json_schema"}, {}]),
+        ("response_format", [{"type": "json_object", "schema": s} for s in ("x", None, [])]),
+        ("reasoning_effort", ["very", 7, []]),
+        ("repeat_last_n", [-2, 1.5, "64"]),
+        ("typical_p", [-0.1, 1.1, "1"]),
+        ("top_n_sigma", [-2, "1"]),
+        ("xtc_probability", [-0.1, 2]),
+        ("xtc_threshold", [-0.1, 2]),
+        ("mirostat", [3, -1, "2"]),
+        ("mirostat_tau", [-1]),
+        ("web_search_options", [{}]),
+        ("prompt", ["x"]),
+        ("echo", [True]),
+        ("suffix", ["x"]),
+        ("prediction", [{"type": "content", "content": "x"}]),
         ("chat_template_kwargs", [[], "x", {"nonsense": 1}, {"messages": []}]),
         ("logit_bias", [[], {"x": 1}, {"1": "a"}, {"1": 101}, {"-1": 1}, {"99999": 1}, {"1": None}, {"1" * 30: 1}]),
         ("functions", [[{"name": "f"}]]),
@@ -242,6 +264,40 @@ def test_penalties_have_an_effect(api: Api) -> None:
         assert text_of(api.chat(STORY, temperature=1, seed=1, **{field: 2})) != plain
 
 
+def test_other_ways_to_draw_have_an_effect(api: Api) -> None:
+    base: dict[str, Any] = {"temperature": 1.5, "seed": 1}
+    plain = text_of(api.chat(STORY, **base))
+    for fields in (
+        {"typical_p": 0.2},
+        {"top_n_sigma": 0.5},
+        {"xtc_probability": 1, "xtc_threshold": 0.05},
+        {"mirostat": 2, "mirostat_tau": 1},
+        {"mirostat": 1, "mirostat_eta": 0.9},
+    ):
+        assert text_of(api.chat(STORY, **base, **fields)) != plain, fields
+    off = {"typical_p": 1, "top_n_sigma": -1, "xtc_probability": 0, "mirostat": 0, "repeat_last_n": 64}
+    assert text_of(api.chat(STORY, **base, **off)) == plain
+    assert text_of(api.chat(STORY, **base, repeat_penalty=2, repeat_last_n=0)) == plain
+    assert text_of(api.chat(STORY, **base, repeat_penalty=2)) != plain
+
+
+def test_tokens_as_whole_floats(api: Api) -> None:
+    for prompt in ([5.0, 6], [[5.0, 6.0]]):
+        answers = [ok(api.compl(prompt=p, max_tokens=3, seed=1))["choices"] for p in (prompt, [5, 6])]
+        assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], 7, "x", None, {"messages": [7]}, {"messages": 7}, {"messages": []}, {"messages": [{"role": "user"}]}],
+)
+def test_words_of_errors(api: Api, body: Any) -> None:
+    """None of pydantic's own, and what was given is named once."""
+    message = refused(api.post("/v1/chat/completions", body))["message"]
+    assert not any(word in message for word in ("dictionary", "input should", "field required", "validation"))
+    assert message.count(", not ") <= 1
+
+
 def test_a_body_that_is_none(api: Api) -> None:
     for body in ([], 7, "x", None):
         refused(api.post("/v1/chat/completions", body))
@@ -258,6 +314,11 @@ def test_a_body_that_is_none(api: Api) -> None:
         ({"prompt": [999999999]}, "prompt"),
         ({"prompt": [[1], [-1]]}, "prompt[1]"),
         ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [1.0, "a"]}, "prompt"),
+        ({"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ({"prompt": "x", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"prompt": "x", "top_logprobs": 2}, "top_logprobs"),
+        ({"prompt": "x", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
         ({"prompt": [True]}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server_helpers import Api, ok, refused, served
+from server_helpers import Api, ok, refused, served, serving
 
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.server.service import Service
@@ -81,7 +81,7 @@ def test_lm_evaluation_harness(service: Service, tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text(TASK.replace("DIRECTORY", str(tmp_path)), encoding="utf-8")
     (tmp_path / "problems.jsonl").write_text("".join(f"{json.dumps(p)}\n" for p in PROBLEMS), encoding="utf-8")
     home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    with served(service) as url:
+    with served(serving(service.engine)) as url:  # whose end closes its driver
         model = f"base_url={url}/v1/completions,model=demo,num_concurrent=4,max_retries=1"
         program = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", model]
         options = ["--tasks", "harbour", "--include_path", ".", "--output_path", "out", "--log_samples"]

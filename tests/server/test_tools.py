@@ -142,6 +142,47 @@ def test_choices_that_are_none(with_tools: Api, choice: Any) -> None:
     refused(with_tools.chat(tools=[TOOL], tool_choice=choice), "tool_choice")
 
 
+def test_messages_as_templates_read_them(loop: Loop) -> None:
+    template = "{% for m in messages %}{{ m.role }}{{ m.reasoning_content }}{{ m.content }}{% endfor %}"
+    effort = "{{ reasoning_effort or 'none' }}"
+    with demo_engine() as engine:
+        engine.chat = Chat(template + effort, engine.context.vocab, engine.context.file.path)
+        service = serving(engine)
+        api = Api(service, loop)
+
+        def n_prompt(path: str, body: dict[str, Any]) -> int:
+            answer = ok(api.post(path, body))
+            return int(answer["usage"]["prompt_tokens"] if "usage" in answer else answer["prompt_eval_count"])
+
+        turn = {"role": "assistant", "content": "x"}
+        for path, short, name in (
+            ("/v1/chat/completions", {"max_tokens": 1}, "reasoning_content"),
+            ("/api/chat", {"model": "demo", "stream": False, "options": {"num_predict": 1}}, "thinking"),
+        ):
+            counts = [n_prompt(path, {**short, "messages": [{**turn, **more}]}) for more in ({}, {name: "1" * 50})]
+            assert counts[1] == counts[0] + 50
+        for path, short, field in (
+            ("/v1/chat/completions", {"max_tokens": 1, **U}, lambda effort: {"reasoning_effort": effort}),
+            ("/v1/responses", {"max_output_tokens": 1, "input": "x"}, lambda e: {"reasoning": {"effort": e}}),
+        ):
+            bodies = [{**short, **field(effort)} for effort in ("low", "minimal")]
+            answers = [ok(api.post(path, body))["usage"] for body in bodies]
+            assert len({usage.get("prompt_tokens", usage.get("input_tokens")) for usage in answers}) == 2
+        service.driver.close()
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"type": "nonsense"}, {"properties": {"a": {"type": "string", "pattern": "("}}}]
+)
+def test_parameters_that_cannot_be_enforced(with_tools: Api, parameters: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    refused(with_tools.chat(tools=[tool], tool_choice="required"), "tools")
+
+
+def test_a_type_of_null_is_as_if_it_were_not_there(with_tools: Api) -> None:
+    ok(with_tools.chat(tools=[{**TOOL, "type": None}], max_tokens=1))
+
+
 def test_a_choice_needs_tools(with_tools: Api) -> None:
     refused(with_tools.chat(tool_choice="required"), "tool_choice")
 

@@ -14,9 +14,10 @@ from training_helpers import chat_base, jsonl
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
-from autodeco_gguf.training.data import Counts, Dataset, Encoder, Tokens, encode_files, held_out
+from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files, held_out
 from autodeco_gguf.training.records import KINDS
 
 COMMANDS = Commands(low=("Be exact.",), high=("Be wild.",))

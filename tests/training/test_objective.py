@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from training_helpers import NO_TRIPLES, plain_features, plain_temperature_loss, plain_top_p_loss, random_features
 
+from autodeco_gguf.model.features import Features
 from autodeco_gguf.training import objective as objective_module
-from autodeco_gguf.training.features import Features
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
 from autodeco_gguf.training.settings import Objective

@@ -14,9 +14,8 @@ from training_helpers import plain_features, plain_top_p_loss, random_features
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.model.features import Features, Tokens, stream
 from autodeco_gguf.model.machine import Machine
-from autodeco_gguf.training.data import Tokens
-from autodeco_gguf.training.features import Features, stream
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.policy import RETURN, Limits, accumulate, drawn_nll, limited, predict
 from autodeco_gguf.training.rewards import rewards_of, weights_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+from http_helpers import serving
 from page_helpers import Fake, Handler, Watched
 
 if TYPE_CHECKING:
@@ -47,11 +47,6 @@ def watched(browser: Browser) -> Iterator[Watched]:
 @pytest.fixture
 def fake() -> Iterator[Fake]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {}))
-    server.daemon_threads = True
     fake = server.RequestHandlerClass.fake = Fake(server.server_port)  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield fake
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield fake

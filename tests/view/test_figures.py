@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.view.figures import MOST_PANELS, trace_figure, write_png
+from autodeco_gguf.view.figures import MOST_PANELS, commands_figure, trace_figure, write_png
 from autodeco_gguf.view.traces import ReadTrace
 
 
@@ -45,3 +45,15 @@ def test_a_figure_without_matplotlib_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(AutoDecoError, match="matplotlib is not installed; pip install matplotlib"):
         trace_figure([ReadTrace("a")])
+
+
+def test_commands_figure_has_three_lines_a_panel() -> None:
+    one = {"temperature": {"plain": [1.0, 2.0], "low": [0.5, 1.0], "high": [1.5, 1.9]}}
+    mean = {"temperature": {kind: [1.0] * 4 for kind in one["temperature"]}}
+    left, right = commands_figure(one, mean, 7).axes
+    assert [line.get_xydata().tolist() for line in left.lines] == [
+        [[1, a], [2, b]] for a, b in one["temperature"].values()
+    ]
+    assert right.lines[0].get_xdata().tolist() == [12.5, 37.5, 62.5, 87.5]
+    assert right.get_title() == "7 answers in the mean"
+    assert len({line.get_color() for line in left.lines}) == 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from page_helpers import STORY, story, token
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.view.traces import ReadTrace, read_traces, sample_title, within
+from autodeco_gguf.view.traces import STDIN, ReadTrace, read_traces, sample_title, within
 
 
 @pytest.fixture
@@ -35,6 +37,20 @@ def test_what_run_prints(path: Path) -> None:
     assert (first.title, first.prompt, first.about) == ("a.jsonl, answer 1", "Tell", ["seed 7", "ended by stop"])
     assert first.tokens == STORY
     assert (second.title, texts(second), second.about) == ("a.jsonl, answer 2", "x", [])
+
+
+def test_a_server_s_log(path: Path) -> None:
+    summary = {"finish_reason": "length", "seed": 0, "model": "demo", "date": "2026-01-02", "source": "heads", "x": []}
+    both = {"source": {"temperature": "client", "top_p": "heads"}, "seed": None, "model": ["x"]}
+    lines = [{"prompt": "<Tell", "tokens": STORY, "summary": s} for s in (summary, both, None, {"source": 7})]
+    traces = read_traces(written(path, *lines))
+    assert [(trace.title, trace.prompt, trace.tokens) for trace in traces] == [
+        (f"a.jsonl, answer {i}", "<Tell", STORY) for i in (1, 2, 3, 4)
+    ]
+    assert [trace.about for trace in traces] == [
+        ["seed 0", "ended by length", "model demo", "on 2026-01-02", "T and P by heads"],
+        ["T by client, P by heads"], [], [],
+    ]  # fmt: skip
 
 
 def test_tokens_alone(path: Path) -> None:
@@ -121,6 +137,7 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b"{}\n[1]\n", "a.jsonl:2: no line of a trace: is a list, expected an object"),
         (b'{"task": "a", "sample": "x"}\n', "no numbers of problem, seed and sample"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AAA="}\n', "pairs are no base64 of T and P"),
+        (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AADAfwAAgD8="}\n', "pairs out of range"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "tokens": {"text": ["a"], "id": []}}\n', "same length"),
         (b"{\"text\": \"\xff\"}", "a.jsonl:1: no line of a trace: not UTF-8 at byte 10"),
     ],
@@ -131,6 +148,27 @@ def test_what_is_none_is_named_in_a_line(path: Path, content: bytes, message: st
         read_traces(path)
     assert message in str(e.value)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"text": "a", "temperature": 1}\n\n{"text": "b", "temperature": 1}\n', ["ab"]),
+        (b'[{"tokens": []},\n {"tokens": [{"text": "x"}]}]', ["", "x"]),
+        (b"{}\n\noops\n", "standard input:3: no line of a trace: not JSON"),
+        (b"", "standard input: no trace in it"),
+    ],
+)
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes, found: Any) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    if isinstance(found, str):
+        with pytest.raises(BadFile, match=found):
+            read_traces(STDIN)
+    else:
+        assert [texts(trace) for trace in read_traces(STDIN)] == found
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(BadFile, match="standard input: no trace in it"):
+        read_traces(STDIN)
 
 
 def test_a_file_that_is_missing(path: Path) -> None:

@@ -16,6 +16,7 @@ export class Chart {
   constructor(element, tokens, onPoint = () => {}) {
     Object.assign(this, { element, tokens, marked: -1 });
     this.picture = svg("svg", { role: "img", height: HEIGHT });
+    this.line = svg("line", { y1: TOP, y2: HEIGHT - BOTTOM });
     const key = (name, text) => make("span", { class: `key ${name}` }, text);
     element.classList.add("chart");
     element.append(this.picture, make("p", {}, key("t", "T, temperature"), key("p", "P, top-p")));
@@ -35,9 +36,16 @@ export class Chart {
     this.frame ??= requestAnimationFrame(() => this.draw());
   }
 
+  /** Only this line moves: the rest of a long answer is not drawn again. */
   mark(place) {
     this.marked = place;
-    this.update();
+    if (this.frame === undefined) this.place();
+  }
+
+  place() {
+    const known = this.marked >= 0 && this.marked < this.tokens.length, x = known ? this.x(this.marked) : 0;
+    this.line.setAttribute("class", known ? "mark" : "");
+    for (const name of ["x1", "x2"]) this.line.setAttribute(name, x);
   }
 
   x(place) {
@@ -53,6 +61,7 @@ export class Chart {
     const full = this.element.clientWidth, n = this.tokens.length;
     this.width = Math.max(10, full - LEFT - RIGHT);
     this.picture.setAttribute("width", full);
+    const each = n > this.width ? Math.ceil((2 * n) / this.width) : 1;  // tokens in a point: more would be a block of ink
     const [t, p] = ["temperature", "top_p"].map((name) => this.tokens.map((token) => token[name]));
     this.picture.setAttribute("aria-label", `${n} tokens: ${summary("T", t)}, ${summary("P", p)}`);
     const top = t.reduce((most, value) => (value > most ? Math.ceil(value) : most), 2);
@@ -64,30 +73,36 @@ export class Chart {
         label(LEFT - 6, "end", number(share * top, 1)), label(LEFT + this.width + 6, "start", number(share, 1)),
       ];
     });
-    parts.push(svg("path", { class: "t", d: this.path(t, top) }), svg("path", { class: "p", d: this.path(p, 1) }));
+    parts.push(svg("path", { class: "t", d: this.path(t, top, each) }), svg("path", { class: "p", d: this.path(p, 1, each) }));
     if (n) parts.push(svg("text", { x: LEFT, y: HEIGHT - 4 }, "1"));
-    if (n > 1) parts.push(svg("text", { x: LEFT + this.width, y: HEIGHT - 4, "text-anchor": "end" }, `${n} tokens`));
-    if (this.marked >= 0 && this.marked < n) {
-      const x = this.x(this.marked);
-      parts.push(svg("line", { class: "mark", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }));
-    }
-    this.picture.replaceChildren(...parts);
+    if (n > 1) parts.push(svg("text", { x: LEFT + this.width, y: HEIGHT - 4, "text-anchor": "end" }, `${n.toLocaleString("en")} tokens${each > 1 ? `, means of ${each}` : ""}`));
+    this.place();
+    this.picture.replaceChildren(...parts, this.line);
   }
 
-  path(values, top) {
+  path(values, top, each) {
     let d = "", joined = false;
-    values.forEach((value, place) => {
-      const known = typeof value === "number";
+    for (let begin = 0; begin < values.length; begin += each) {
+      const value = mean(values.slice(begin, begin + each)), place = Math.min(begin + (each - 1) / 2, values.length - 1);
+      const known = value !== undefined;
       if (known) d += `${joined ? "L" : "M"}${this.x(place).toFixed(1)} ${this.y(value, top).toFixed(1)}`;
       joined = known;
-    });
-    return values.length === 1 && d ? `${d}h1` : d;
+    }
+    return values.length === 1 && d ? `${d}h4` : d;
   }
 }
 
+const numbers = (values) => values.filter((value) => typeof value === "number");
+
+/** Of the numbers among some values; undefined where there is none. */
+export function mean(values) {
+  const known = numbers(values);
+  return known.length ? known.reduce((a, b) => a + b) / known.length : undefined;
+}
+
 export function summary(name, values) {
-  const known = values.filter((value) => typeof value === "number");
+  const known = numbers(values);
   if (!known.length) return `${name} unknown`;
-  const sum = known.reduce((a, b) => a + b), least = known.reduce((a, b) => Math.min(a, b)), most = known.reduce((a, b) => Math.max(a, b));
-  return `mean ${name} ${number(sum / known.length, 2)} (${number(least, 2)} to ${number(most, 2)})`;
+  const least = known.reduce((a, b) => Math.min(a, b)), most = known.reduce((a, b) => Math.max(a, b));
+  return `mean ${name} ${number(mean(known), 2)} (${number(least, 2)} to ${number(most, 2)})`;
 }

@@ -2,7 +2,7 @@
 
 import { bearer, newSeed, stream } from "./stream.js";
 import { make } from "./tokens.js";
-import { Answer, copyButton, options, spoken } from "./ui.js";
+import { Answer, copyButton, options, spoken, swap } from "./ui.js";
 import { compare } from "./compare.js";
 
 const by = (id) => document.getElementById(id);
@@ -60,6 +60,9 @@ function add(role, content, ...children) {
   return turns.at(-1);
 }
 
+/** Not a question that was never answered, nor the answer that did not come. */
+const counts = (turn, i) => !turn.failed && !turns[i + 1]?.failed;
+
 async function ask(text) {
   add("user", text, make("p", { class: "said" }, text));
   await reply();
@@ -68,7 +71,7 @@ async function ask(text) {
 async function reply() {
   const seed = value("seed") ? Number(value("seed")) : newSeed();
   const system = value("system") ? [{ role: "system", content: value("system") }] : [];
-  const messages = [...system, ...turns.map(({ role, content }) => ({ role, content }))];
+  const messages = [...system, ...turns.filter(counts).map(({ role, content }) => ({ role, content }))];
   const shown = new Answer(), about = make("p", { class: "about" });
   const turn = add("assistant", "", shown.element, about);
   turn.element.setAttribute("aria-busy", "true");
@@ -98,16 +101,18 @@ function finish(turn, shown, about, seed, { notes, error }) {
   again.addEventListener("click", () => {
     turn.element.remove();
     turns.splice(turns.indexOf(turn), 1);
+    log.focus({ preventScroll: true });  // the button that had it is gone
     reply();
   });
-  about.textContent = [...shown.facts, ...notes].join(" · ");
-  about.after(make("p", { class: "buttons" }, repeat, copyButton(() => spoken(shown.text)), again));
+  turn.failed = Boolean(error) && !shown.text;
+  shown.element.hidden = turn.failed;
+  about.textContent = turn.failed ? "" : [...shown.facts, ...notes].join(" · ");
+  about.after(make("p", { class: "buttons" }, repeat, ...(turn.failed ? [] : [copyButton(() => spoken(shown.text))]), again));
   if (error) about.before(make("p", { class: "error", role: "alert" }, error));
 }
 
 function working(now) {
-  by("send").hidden = now;
-  by("stop").hidden = !now;
+  swap(now ? by("send") : by("stop"), now ? by("stop") : by("send"));
   by("clear").disabled = now;
 }
 
@@ -132,6 +137,8 @@ function grow() {
   prompt.style.height = `${Math.min(prompt.scrollHeight + 2, innerHeight / 3)}px`;
 }
 prompt.addEventListener("input", grow);
+// what will not do is not hidden, or nobody would know why nothing is sent
+by("composer").addEventListener("invalid", () => (by("settings").open = true), true);
 by("stop").addEventListener("click", () => running?.abort());
 by("clear").addEventListener("click", () => {
   turns.length = 0;
@@ -140,7 +147,7 @@ by("clear").addEventListener("click", () => {
   by("clear").hidden = true;
   prompt.focus();
 });
-document.addEventListener("keydown", (e) => e.key === "Escape" && running?.abort());
+document.addEventListener("keydown", (e) => e.key === "Escape" && !by("chat").hidden && running?.abort());
 for (const text of EXAMPLES) {
   const button = make("button", { type: "button" }, text);
   button.addEventListener("click", () => by("send").hidden || ask(text));

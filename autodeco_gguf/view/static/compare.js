@@ -1,7 +1,7 @@
 // One prompt, asked in several ways with the same seed: commands in the prompt, or heads against numbers.
 
 import { make } from "./tokens.js";
-import { Answer, copyButton, spoken } from "./ui.js";
+import { Answer, copyButton, spoken, swap } from "./ui.js";
 import { newSeed, stream } from "./stream.js";
 
 const LOW = "Please be as predictable as possible.", HIGH = "Please be as creative as possible.";
@@ -9,7 +9,7 @@ const LOW = "Please be as predictable as possible.", HIGH = "Please be as creati
 /** Set the view up; by(id) finds its elements. */
 export function compare(by) {
   const input = (value, attributes) => Object.assign(make("input", attributes), { value });
-  const fixed = (value, top) => input(value, { type: "number", min: 0, max: top, step: 0.05 });
+  const fixed = (value, top) => input(value, { type: "number", min: 0, max: top, step: 0.01, required: "" });
   const kind = make("select", {}, make("option", { value: "commands" }, "commands"), make("option", { value: "numbers" }, "fixed numbers"));
   const low = input(LOW, {}), high = input(HIGH, {}), seed = input("", { inputmode: "numeric", pattern: "[0-9]*", placeholder: "a new one each time" });
   const longest = input("256", { type: "number", min: 1 });
@@ -22,7 +22,7 @@ export function compare(by) {
   );
   const show = () => {
     for (const field of by("compare-fields").children)
-      if (field.dataset.of) field.hidden = field.dataset.of !== kind.value;
+      if (field.dataset.of) field.hidden = field.lastChild.disabled = field.dataset.of !== kind.value;
   };
   kind.addEventListener("change", show);
   show();
@@ -39,6 +39,7 @@ export function compare(by) {
 
   let running = null;
   by("compare-stop").addEventListener("click", () => running?.abort());
+  document.addEventListener("keydown", (e) => e.key === "Escape" && !by("compare").hidden && running?.abort());
   by("compare-form").addEventListener("submit", async (e) => {
     e.preventDefault();
     const prompt = by("compare-prompt").value.trim();
@@ -69,7 +70,7 @@ export function compare(by) {
   }
 
   function toggle(now) {
-    by("compare-run").hidden = now;
-    by("compare-stop").hidden = !now;
+    const buttons = [by("compare-run"), by("compare-stop")];
+    swap(...(now ? buttons : buttons.reverse()));
   }
 }

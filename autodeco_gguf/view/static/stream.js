@@ -104,7 +104,7 @@ export async function stream(body, server, shown, step) {
     step();
   }
   const speed = shown.view.tokens.length / ((performance.now() - begin) / 1000);
-  const notes = [`${speed.toFixed(0)} tokens/s`];
+  const notes = speed ? [`${speed.toFixed(0)} tokens/s`] : [];
   if (source) notes.push(typeof source === "string" ? `by ${source}` : `T by ${source.temperature}, P by ${source.top_p}`);
   if (finish === "length") notes.push("cut by its length");
   return { notes };

@@ -16,7 +16,18 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
-export const quoted = (text) => (text ? JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"') : "(no text of its own)");
+/** A token for a reader: what nobody sees, as marks that join emoji or turn the direction of writing, by its number. */
+export function quoted(text) {
+  if (!text) return "(no text of its own)";
+  const seen = JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"');
+  return seen.replace(/[\p{Cf}\p{Zl}\p{Zp}\ufe00-\ufe0f]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+}
+
+/** Text with a mark, which is no text, at each end of a line. */
+function fill(span, text) {
+  const [first, ...lines] = text.split("\n");
+  span.replaceChildren(first, ...lines.flatMap((line) => [make("i", { class: "end" }), `\n${line}`]));
+}
 
 /** Blue below the middle of the scale, orange above. */
 export function tint(element, value, top) {
@@ -163,7 +174,7 @@ export class TokenView {
     const [first] = inside;
     if (first && first.from < from) {
       const text = first.textContent, cut = from - first.from;
-      first.textContent = text.slice(0, cut);
+      fill(first, text.slice(0, cut));
       this.span(this.tokens[first.place], first.place, text.slice(cut), from);
       inside[0] = this.part.pop();
     }
@@ -176,7 +187,8 @@ export class TokenView {
   }
 
   span(token, place, text, from) {
-    const span = make("span", { class: "tok" }, text);
+    const span = make("span", { class: "tok" });
+    fill(span, text);
     Object.assign(span, { place, from });
     if (text.includes("\n")) span.classList.add("line");
     this.spans[place] ??= span;

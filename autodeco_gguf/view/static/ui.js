@@ -1,7 +1,7 @@
 // What all pages have: colours of tokens and of the page, copying, an answer with its chart.
 
 import { MODES, TokenView, make, number } from "./tokens.js";
-import { Chart } from "./chart.js";
+import { Chart, mean } from "./chart.js";
 
 const views = new Set();
 let mode = remembered("mode", Object.keys(MODES)) ?? "temperature";
@@ -69,15 +69,23 @@ export class Answer {
   }
 
   mean(name) {
-    const known = this.view.tokens.map((token) => token[name]).filter((value) => typeof value === "number");
-    return known.length ? number(known.reduce((a, b) => a + b) / known.length, 2) : "–";
+    const found = mean(this.view.tokens.map((token) => token[name]));
+    return found === undefined ? [] : [`mean ${MODES[name].short} ${number(found, 2)}`];
   }
 
   /** "57 tokens · mean T 0.61 · mean P 0.80" */
   get facts() {
     const n = this.view.tokens.length;
-    return [`${n} token${n === 1 ? "" : "s"}`, `mean T ${this.mean("temperature")}`, `mean P ${this.mean("top_p")}`];
+    return [`${n.toLocaleString("en")} token${n === 1 ? "" : "s"}`, ...this.mean("temperature"), ...this.mean("top_p")];
   }
+}
+
+/** Show one button in the place of another, which may have had the focus. */
+export function swap(before, after) {
+  const focused = document.activeElement === before;
+  after.hidden = false;
+  if (focused) after.focus();
+  before.hidden = true;
 }
 
 /** A button that copies what text() gives, and says whether it did; off localhost over http there is no clipboard. */

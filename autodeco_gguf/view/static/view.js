@@ -28,7 +28,7 @@ const SHOW = {
 
   trace: (trace) => [make("h2", {}, trace.title), ...answer(trace)],
 
-  samples: ({ list }) => {
+  samples: ({ questions, list }) => {
     const value = (sample) => ({ method: sample.method, task: sample.task, verdict: sample.verdict });
     const names = ["method", "task", "verdict"], chosen = {};
     const filters = names.map((name) => {
@@ -44,7 +44,7 @@ const SHOW = {
     const more = make("button", { type: "button" }, "More");
     let found, at;
     const next = () => {
-      into.append(...found.slice(at, at + PIECE).map(sampleCard));
+      into.append(...found.slice(at, at + PIECE).map((sample) => sampleCard({ ...sample, prompt: questions[sample.question] })));
       at += PIECE;
       more.hidden = at >= found.length;
     };
@@ -68,7 +68,7 @@ const sampleCard = (sample) =>
 function answer({ prompt, columns, text, about }) {
   const parts = prompt ? [make("p", { class: "prompt", tabindex: "0", role: "group", "aria-label": "Prompt" }, prompt)] : [];
   const shown = new Answer();
-  shown.append(columns ? tokens(columns) : [{ text }]);
+  shown.append(columns ? tokens(columns) : text ? [{ text }] : []);
   parts.push(shown.element, make("p", { class: "about" }, [...(columns ? shown.facts : []), ...about].join(" · ")));
   if (shown.text) parts.push(make("p", { class: "buttons" }, copyButton(() => spoken(shown.text))));
   return parts;

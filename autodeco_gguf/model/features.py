@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.training.data import Tokens
+
+Tokens = npt.NDArray[np.int32]
+"""Token ids of one sequence; one that is predicted stands as its complement ``~id``."""
 
 
 @dataclass(frozen=True)

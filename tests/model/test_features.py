@@ -11,11 +11,15 @@ from conftest import load_case
 from training_helpers import predicted
 
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Features, Tokens, segments, stream, together
 from autodeco_gguf.model.machine import Machine
-from autodeco_gguf.training.data import Tokens
-from autodeco_gguf.training.features import Features, segments, stream, together
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    context = Context(load_case("qwen2").base, n_ctx=256, n_seq=8, machine=Machine(n_threads=1))
+    yield context
+    context.close()
 
 
 LENGTHS: dict[str, list[int]] = {

@@ -1,0 +1,123 @@
+"""From a model with heads and right answers to the page that says what the heads are worth at each token, and why."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.evaluation.as_json import to_json
+from autodeco_gguf.evaluation.report import count
+from autodeco_gguf.evaluation.settings import make_directory
+from autodeco_gguf.explain.findings import Findings, temperature_findings, top_p_findings
+from autodeco_gguf.explain.page import render
+from autodeco_gguf.explain.plots import draw
+from autodeco_gguf.explain.reading import Reading, ReadWatch, read
+from autodeco_gguf.explain.verdict import verdict
+from autodeco_gguf.files.atomic import check_new, write_bytes
+from autodeco_gguf.training.data import Counts, Encoder, encode_files
+from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
+
+ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", "explain.html"
+"""What is written to the directory."""
+
+
+def check_outputs(directory: Path, *, drawn: bool, force: bool) -> None:
+    """Raise BadFile where an earlier explanation, or its answers, would be replaced without ``force``."""
+    names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
+    check_new([directory / name for name in names], force=force)
+
+
+def draw_answers(
+    engine: Engine,
+    tasks: GradedTasks,
+    directory: Path,
+    settings: RolloutSettings,
+    *,
+    force: bool = False,
+    watch: RolloutWatch = lambda summary, total: None,
+) -> Path:
+    """Right answers to problems, drawn from the model's own distribution; an interrupted run goes on.
+
+    Raises:
+        AutoDecoError: none is right; whatever :func:`rollouts` refuses.
+    """
+    make_directory(directory)
+    path = directory / ANSWERS
+    rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, watch=watch)
+    return path
+
+
+def explain(
+    engine: Engine,
+    answers: Sequence[Path],
+    directory: Path,
+    *,
+    plots: bool = True,
+    counted: Counts | None = None,
+    watch: ReadWatch = lambda done, total: None,
+) -> Findings:
+    """Work out what the heads' T and P are worth at each token of right answers; write the findings and their page.
+
+    Args:
+        engine: the model with its heads; nothing of it is under way.
+        answers: JSONL files of right answers, as ``train`` takes them.
+        directory: gets explain.json, explain.html and, with ``plots``, explain.png; what is there is replaced.
+        plots: draw them, with matplotlib.
+        counted: is told what became of the lines.
+        watch: progress.
+
+    Raises:
+        AutoDecoError: a model without heads, a malformed line, nothing to read, matplotlib is missing.
+    """
+    if not engine.heads:
+        raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
+    encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
+    with TemporaryDirectory() as temporary:
+        data = encode_files(answers, encoder, Path(temporary))
+        sequences = [data[i][0] for i in range(len(data))]
+    if counted is not None:
+        vars(counted).update(vars(data.counts))
+    at = read(engine, sequences, watch)
+    found = findings(at, engine.heads)
+    make_directory(directory)
+    png = _picture(found, at) if plots else None
+    if png is not None:
+        write_bytes(directory / PLOT, png)
+    heads = "the model's own" if engine.heads_file is None else engine.heads_file.name
+    origin = {"model": engine.context.file.path.name, "heads": heads, "data": [path.name for path in answers]}
+    content = json.dumps({**origin, **to_json(found)}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(directory / FINDINGS, f"{content}\n".encode())
+    facts = [f"Model: {origin['model']}. Heads: {heads}. {size(found)}."]
+    write_bytes(directory / PAGE, render(found, facts, png))
+    return found
+
+
+def findings(at: Reading, heads: frozenset[str]) -> Findings:
+    """What a reading comes to, for the heads there are, with the verdict."""
+    found = Findings(
+        answers=len(set(at.answer.tolist())),
+        problems=len(set(at.problem.tolist())),
+        tokens=len(at.answer),
+        temperature=temperature_findings(at) if "temperature" in heads else None,
+        top_p=top_p_findings(at) if "top_p" in heads else None,
+    )
+    return replace(found, verdict=verdict(found))
+
+
+def size(found: Findings) -> str:
+    """How much was read, in words."""
+    answers, problems = count(found.answers, "right answer"), count(found.problems, "problem")
+    return f"{answers} to {problems}, {count(found.tokens, 'token')}"
+
+
+def _picture(found: Findings, at: Reading) -> bytes:
+    content = io.BytesIO()
+    draw(found, at).savefig(content, format="png", dpi=120)
+    return content.getvalue()

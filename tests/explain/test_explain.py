@@ -1,0 +1,82 @@
+"""The whole explanation on the demo model: what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Case
+
+from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.explain.explain import check_outputs, draw_answers, explain
+from autodeco_gguf.explain.findings import Findings
+from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.tasks.tasks import read_task
+from autodeco_gguf.training.data import Counts
+from autodeco_gguf.training.rollouts import RolloutSettings
+
+ONE_THREAD = Machine(n_threads=1)
+
+
+def test_the_demo_by_answers_drawn(tmp_path: Path) -> None:
+    with (
+        Engine(DEMO_MODEL, n_parallel=8, n_ctx=96, machine=ONE_THREAD) as engine,
+        GradedTasks([read_task("demo", limit=12)]) as tasks,
+    ):
+        path = draw_answers(engine, tasks, tmp_path, RolloutSettings(k=3))
+        counts = Counts()
+        found = explain(engine, [path], tmp_path, counted=counts)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("answers.jsonl", "explain.html", "explain.json", "explain.png"),
+    ]
+    written = json.loads((tmp_path / "explain.json").read_text())
+    assert (written["model"], written["heads"], written["data"]) == ("demo.gguf", "the model's own", ["answers.jsonl"])
+    assert from_json(Findings, written) == found
+    assert found.answers == counts.examples == len(path.read_text().splitlines())
+    assert found.tokens == counts.predicted
+    assert found.temperature is not None
+    assert found.top_p is not None
+    # these heads are known to sharpen where the model is unsure of what it must not be, and to cut there
+    assert found.temperature.gain.sign == 1
+    assert 0.3 < (found.temperature.share or 0) < 1
+    assert found.top_p.lost < found.top_p.constant_lost
+    with pytest.raises(AutoDecoError, match=r"explain\.json.*exists.*--force"):
+        check_outputs(tmp_path, drawn=False, force=False)
+    check_outputs(tmp_path, drawn=True, force=True)
+
+
+def test_one_head_has_one_part(tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "Tell a story about Mia with 47 and 38.", "completion": " Mia has 85 shells."}\n')
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, heads_enabled=["top_p"], machine=ONE_THREAD) as engine:
+        found = explain(engine, [data], tmp_path / "out", plots=False)
+    assert found.temperature is None
+    assert found.top_p is not None
+    assert found.verdict.endswith("1 answer are too few for a verdict: at least 200 of 10 are needed.")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.html", "explain.json"]
+
+
+def test_refused(qwen2: Case, tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n')
+    with (
+        Engine(qwen2.base, n_parallel=1, n_ctx=32, machine=ONE_THREAD) as plain,
+        pytest.raises(AutoDecoError, match=r"base\.gguf: has no heads to explain; give some with --heads"),
+    ):
+        explain(plain, [data], tmp_path / "out")
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        with pytest.raises(AutoDecoError, match=r"a\.jsonl:2: "):
+            explain(engine, [data], tmp_path / "out")
+        problems = tmp_path / "p.jsonl"
+        problems.write_text('{"prompt": "Tell a story", "answer": "1"}\n')
+        with (
+            GradedTasks([read_task(str(problems), checker="exact")]) as tasks,
+            pytest.raises(AutoDecoError, match=r"none of 2 samples is correct"),
+        ):
+            draw_answers(engine, tasks, tmp_path / "out", RolloutSettings(k=2, max_tokens=4))
+    assert not (tmp_path / "out" / "explain.json").exists()

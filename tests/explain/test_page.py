@@ -1,0 +1,37 @@
+"""The tables of an explanation, and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from explain_helpers import BOTH, made_up
+
+from autodeco_gguf.explain.explain import findings
+from autodeco_gguf.explain.page import render, tables
+
+FOUND = findings(made_up(), BOTH)
+
+
+def test_tables_name_the_figures_of_the_findings() -> None:
+    (first, temperature), (second, top_p) = tables(FOUND)
+    assert (first[:11], second[:5]) == ("Temperature", "Top-p")
+    t, p = FOUND.temperature, FOUND.top_p
+    assert t is not None
+    assert p is not None
+    values = {name: value for name, value, _ in (*temperature, *top_p[:6])}
+    assert values["gain of the heads"] == f"{t.gain.value:+.4f} ± {t.gain.se:.4f}"
+    assert values["curvature"] == f"{-t.penalty:+.4f}"
+    assert values["leverage"] == f"{100 * (t.leverage.half or 0):.1f} %, {100 * (t.leverage.ninety or 0):.1f} %"
+    assert values["no breakpoint"] == f"{100 * p.without_breakpoint:.1f} %"
+    assert all(what for _, _, what in (*temperature, *top_p))
+
+
+def test_the_page_has_verdict_plot_and_tables() -> None:
+    content = render(FOUND, ["Model: m.gguf."], b"\x89PNG").decode()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', content)[0].replace("\\u003c", "<"))
+    assert [s["kind"] for s in data["sections"]] == ["words", "plot", "words", "table", "table"]
+    assert data["sections"][0]["lines"] == ["Model: m.gguf.", *FOUND.verdict.split("\n")]
+    without = render(findings(made_up(), frozenset(["top_p"])), [], None).decode()
+    kinds = re.findall(r'"kind":"(\w+)"', without)
+    assert kinds == ["words", "table"]

@@ -1,0 +1,83 @@
+"""The verdict: for each outcome its words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from explain_helpers import BOTH, made_up
+
+from autodeco_gguf.explain.explain import findings
+from autodeco_gguf.explain.findings import Estimate, temperature_findings, top_p_findings
+from autodeco_gguf.explain.verdict import verdict
+
+PLUS, ZERO, MINUS = Estimate(0.1, 0.01), Estimate(0.01, 0.01), Estimate(-0.1, 0.01)
+FOUND = findings(made_up(), BOTH)
+T, P = temperature_findings(made_up()), top_p_findings(made_up())
+
+
+@pytest.mark.parametrize(
+    ("gain", "over_best", "words"),
+    [
+        (PLUS, PLUS, "T pays. Over"),
+        (PLUS, ZERO, "T pays over its own mean, but the best single T does as well."),
+        (PLUS, MINUS, "T pays over its own mean, but the best single T does better."),
+        (ZERO, ZERO, "T is not shown to pay."),
+        (ZERO, MINUS, "T does not pay."),
+        (MINUS, ZERO, "T is not shown to pay."),  # by the grid of single T alone
+        (MINUS, MINUS, "T costs more than it gains."),
+    ],
+)
+def test_whether_t_pays(gain: Estimate, over_best: Estimate, words: str) -> None:
+    found = replace(FOUND, temperature=replace(T, gain=gain, gain_over_best=over_best), top_p=None)
+    assert verdict(found).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"oracle_gain": 0.004}, "There is little to gain:"),
+        ({"correlation": None}, "The heads give every token the same T"),
+        ({"correlation": -0.4}, "a correlation of -0.40 (first order"),
+        ({"correlation": -0.4}, "It goes the wrong way."),
+        ({"correlation": 0.04}, "It hardly knows where it helps."),
+        ({"correlation": 0.4, "best_scale": 0.3}, "the deviations are too large: 0.30 times theirs would do best."),
+        (
+            {"correlation": 0.4, "best_scale": 4.0, "scaled_gain": 0.25},
+            "4.0 times theirs would do best, and gain 0.25",
+        ),
+        ({"first_order": 0.1, "penalty": 0.02, "remainder": -0.06}, "too large for the second order alone"),
+    ],
+)
+def test_why(change: dict[str, float | None], words: str) -> None:
+    assert words in verdict(replace(FOUND, temperature=replace(T, **change)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lost_less", "gain", "words"),
+    [
+        (PLUS, PLUS, "P pays: it loses fewer right tokens than its mean as a constant, and cuts more"),
+        (PLUS, ZERO, "P pays: it loses fewer right tokens than its mean as a constant."),
+        (PLUS, None, "P pays: it loses fewer right tokens than its mean as a constant."),
+        (ZERO, PLUS, "P pays: it cuts more"),
+        (PLUS, MINUS, "P trades: it loses fewer"),
+        (MINUS, PLUS, "P trades: it cuts more"),
+        (ZERO, ZERO, "P is not shown to matter."),
+        (MINUS, ZERO, "P costs more than it gains."),
+        (ZERO, MINUS, "P costs more than it gains."),
+    ],
+)
+def test_whether_p_pays(lost_less: Estimate, gain: Estimate | None, words: str) -> None:
+    found = replace(FOUND, temperature=None, top_p=replace(P, lost_less=lost_less, gain=gain))
+    assert verdict(found).startswith(words)
+
+
+def test_a_paragraph_for_each_head() -> None:
+    assert [line[0] for line in FOUND.verdict.split("\n")] == ["T", "P"]
+
+
+def test_too_few() -> None:
+    assert verdict(replace(FOUND, answers=9)) == (
+        "400 tokens of 9 answers are too few for a verdict: at least 200 of 10 are needed."
+    )
+    assert verdict(replace(FOUND, tokens=199)).startswith("199 tokens of 20 answers are too few")

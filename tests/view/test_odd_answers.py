@@ -1,0 +1,174 @@
+"""Answers that are empty, long, or of other scripts, and what fails: what a reader sees and a keyboard reaches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from page_helpers import DONE, Fake, Reply, Watched, ask, chunk, story, text_of, token
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+BUSY = Reply([b'{"error": {"message": "queue full"}}'], status=503, kind="application/json")
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.id"))
+
+
+# ---- text ----
+
+
+def test_a_mark_stands_where_a_line_ends(fake: Fake, watched: Watched) -> None:
+    texts = ["def f(x):\n", "\n", "\t", "x\n\ny", "<th", "ink>a\nb\n</thi", "nk>\n\n", "end"]
+    fake.reply = lambda body: story(*map(token, texts))
+    page = watched.open(fake.url)
+    ask(page)
+    assert text_of(page) == "".join(texts)  # marks are no text
+    script = "all => all.map(t => t.innerHTML)"
+    assert page.locator(".tokens .tok").evaluate_all(script) == [
+        'def f(x):<i class="end"></i>\n', '<i class="end"></i>\n', "\t", 'x<i class="end"></i>\n<i class="end"></i>\ny',
+        "&lt;th", "ink&gt;", 'a<i class="end"></i>\nb<i class="end"></i>\n&lt;/thi', "nk&gt;",
+        '<i class="end"></i>\n<i class="end"></i>\n', "end",
+    ]  # fmt: skip
+
+
+def test_what_nobody_sees_is_shown_by_its_number(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(*map(token, ["\u200d", "\u202eab", "❤\ufe0f", 'é "\n']))
+    page = watched.open(fake.url)
+    ask(page)
+    page.locator(".tokens").focus()
+    for expected in ("\\u{200d}", "\\u{202e}ab", "❤\\u{fe0f}", 'é "\\n'):
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".tip p code").inner_text() == expected
+
+
+ARABIC, EMOJI = "مرحبا بالعالم، هذا نص طويل. 123 ", "👩\u200d👩\u200d👧🏳\ufe0f\u200d🌈😀"
+CODE = "def f(x):\n\treturn a_very_long_name_without_a_place_to_break\n"
+
+
+@pytest.mark.parametrize("text", [ARABIC, EMOJI, CODE], ids=["arabic", "emoji", "code"])
+def test_scripts_and_code_stay_in_the_page(fake: Fake, watched: Watched, text: str) -> None:
+    fake.reply = lambda body: story(*(token(text[i % len(text)]) for i in range(400)))
+    page = watched.open(fake.url, viewport={"width": 360, "height": 640})
+    ask(page, text.strip())
+    assert text_of(page) == "".join(text[i % len(text)] for i in range(400))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    box = "all => all.map(e => [e.scrollWidth - e.clientWidth, getComputedStyle(e).unicodeBidi])"
+    assert page.locator(".tokens, .said").evaluate_all(box) == [[0, "plaintext"]] * 2  # each line in its own direction
+
+
+def test_an_empty_answer_says_so(fake: Fake, watched: Watched) -> None:
+    reply = Reply([chunk(finish="stop"), DONE], gate=0)
+    fake.reply = lambda body: reply
+    page = watched.open(fake.url)
+    words = "getComputedStyle(document.querySelector('.tokens'), '::before').content"
+    page.fill("#prompt", "x")
+    page.press("#prompt", "Enter")
+    page.locator(".tokens").wait_for()
+    assert page.evaluate(words) == "none"
+    reply.go.set()
+    page.locator(".again").wait_for()
+    assert page.evaluate(words) == '"(no text)"'
+    assert page.locator(".about").inner_text() == "0 tokens · by heads"
+
+
+# ---- long answers ----
+
+
+def test_a_long_answer_s_chart_has_means_and_pointing_draws_none_of_it_again(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(*(token(" w", i % 2, 0.5) for i in range(3000)))
+    page = watched.open(fake.url)
+    ask(page)
+    page.get_by_text("3,000 tokens, means of ").wait_for()
+    line = page.locator(".chart path.t")
+    levels = {float(y) for y in line.evaluate("p => p.getAttribute('d').match(/ [\\d.]+/g)")}
+    assert len(levels) <= 3  # means of 0 and 1, not each of them
+    line.evaluate("p => p.before = true")
+    page.locator(".tokens").focus()
+    places = set()
+    for key in ("Home", "End", "ArrowLeft"):
+        page.keyboard.press(key)
+        places.add(page.locator(".chart .mark").get_attribute("x1"))
+    assert len(places) == 3
+    assert line.evaluate("p => p.before") is True
+    page.keyboard.press("Escape")
+    page.locator(".tip").wait_for(state="hidden")
+
+
+# ---- failures ----
+
+
+def test_what_was_never_answered_is_not_sent_again(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    ask(page, "first")
+    fake.reply = lambda body: BUSY
+    ask(page, "second")
+    failed = page.locator(".turn.assistant").last
+    assert (failed.locator(".answer").is_visible(), failed.locator(".about").inner_text()) == (False, "")
+    assert failed.locator("button").count() == 2  # nothing to copy
+    page.locator(".again").click()
+    page.locator(".again").wait_for()
+    assert [m["content"] for m in fake.bodies[-1]["messages"]][-1] == "second"
+    fake.reply = lambda body: Reply([chunk(token("half"))])  # cut off, but there is something
+    ask(page, "third")
+    assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["first", "Near the café 🙂.", "third"]
+    ask(page, "fourth")
+    assert [m["content"] for m in fake.bodies[-1]["messages"]][2:] == ["third", "half", "fourth"]
+    watched.said[:] = [line for line in watched.said if "status of 503" not in line]
+
+
+# ---- keyboard ----
+
+
+def test_the_focus_is_not_lost_with_a_button(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    ask(page)
+    page.locator(".again").focus()
+    page.keyboard.press("Enter")
+    page.locator(".again").wait_for()
+    assert focused(page) == "log"
+    reply = Reply([chunk(token("Once")), DONE], gate=1)
+    fake.reply = lambda body: reply
+    page.fill("#prompt", "x")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("#stop").wait_for()
+    assert focused(page) == "stop"
+    reply.go.set()
+    page.locator(".again").wait_for()
+    assert focused(page) == "send"
+
+
+def test_escape_stops_what_is_compared(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: Reply((chunk(token(f" {i}")) for i in range(5000)), pause=0.005)
+    page = watched.open(fake.url)
+    page.click("#show-compare")
+    page.focus("#compare-run")
+    page.keyboard.press("Enter")
+    page.locator("#columns .tok").nth(5).wait_for()
+    assert focused(page) == "compare-stop"
+    page.keyboard.press("Escape")
+    page.locator("#columns .buttons").nth(2).wait_for()
+    assert page.locator("#columns .about").all_text_contents()[0].endswith("stopped")
+    assert focused(page) == "compare-run"
+
+
+def test_a_setting_that_will_not_do_is_shown(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    page.select_option("#heads", "off", force=True)
+    for name, bad, good in (("temperature", "", "0.33"), ("seed", "abc", "5"), ("max-tokens", "0", "9")):
+        for text in (bad, good):
+            page.evaluate("settings.open = true")
+            page.fill(f"#{name}", text)
+            page.evaluate("settings.open = false")
+            page.fill("#prompt", "x")
+            page.press("#prompt", "Enter")
+            if text == bad:
+                assert (focused(page), page.evaluate("settings.open")) == (name, True)
+                assert fake.bodies == []
+            else:
+                page.locator(".again").wait_for()
+                page.click("#clear")
+                assert str(fake.bodies.pop()[name.replace("-", "_")]) == good
