@@ -1,8 +1,9 @@
 """Sentences that ask for little or much diversity: those to train with, and others that training is not to see.
 
-A grammar, so that there are enough of them for a rule to be cheaper than to learn them by heart. What is held out is made
-of the same words: some sentences of each form, whole forms (the paper's own "ensure that the diversity of your output
-is low", "as certain as possible", "generate with low randomness" among them), and some sentences that stand alone.
+A grammar, so that there are enough of them for a rule to be cheaper than to learn them by heart. What is held out is
+made of the same words: some sentences of each form, whole forms (the paper's own "ensure that the diversity of your
+output is low", "as certain as possible", "generate with low randomness" among them), and some sentences that
+stand alone.
 """
 
 from __future__ import annotations
