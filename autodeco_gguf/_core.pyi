@@ -113,6 +113,24 @@ class LogCapture:
     @property
     def later_errors(self) -> list[str]: ...
 
+class RawLogits:
+    """Keeps the logits of a context's outputs as they are before its architecture scales or caps them."""
+
+    on: bool
+    callback: int
+    """The address of llama.cpp's ``cb_eval``; its user data is :attr:`address`."""
+    def __init__(self, n_vocab: int) -> None: ...
+    @property
+    def address(self) -> int: ...
+    def bind(self, ctx: int) -> None: ...
+    def clear(self) -> None: ...
+
+def logits_changed_by(model: int) -> str:
+    """What of a ``llama_model`` scales or caps its logits: a metadata key, its architecture, or ""."""
+
+def raw_logits(ctx: int, n: int) -> _Floats:
+    """Of the first n outputs of the last decode, flat; empty where the model leaves its logits as they are."""
+
 def devices() -> list[tuple[str, str]]: ...
 def sample_rows(
     samplers: Sequence[Sampler | None], predictor: Predictor | None, ctx: int

@@ -6,6 +6,7 @@
 #include "gguf_file.h"
 #include "likelihood.h"
 #include "log_capture.h"
+#include "raw_logits.h"
 #include "sampler.h"
 #include "vocab.h"
 
@@ -233,6 +234,19 @@ static void bind_sampler(py::module_ & m) {
 }
 
 static void bind_context(py::module_ & m) {
+    py::class_<raw_logits>(m, "RawLogits")
+        .def(py::init<int64_t>(), "n_vocab"_a)
+        .def_readwrite("on", &raw_logits::on)
+        .def_property_readonly("address", [](raw_logits & raw) { return (uintptr_t) &raw; })
+        .def_property_readonly_static("callback", [](const py::object &) { return (uintptr_t) &raw_logits_callback; })
+        .def("bind", [](raw_logits & raw, uintptr_t ctx) { raw_logits_bind(&raw, context(ctx)); }, "ctx"_a)
+        .def("clear", &raw_logits_clear);
+    m.def("logits_changed_by", [](uintptr_t model) { return text(raw_logits_changed_by((const llama_model *) model)); },
+          "model"_a);
+    m.def("raw_logits", [](uintptr_t ctx, int64_t n) {
+        return array_from(without_gil([&] { return raw_logits_read(context(ctx), 0, n); }));
+    }, "ctx"_a, "n"_a);
+
     m.def("decode", [](uintptr_t ctx, const py::iterable & tokens, const py::iterable & positions,
                        const py::iterable & sequences, size_t n_outputs) {
         return without_gil([&, ids = ints_of(tokens), at = ints_of(positions), of = ints_of(sequences)] {

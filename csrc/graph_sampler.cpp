@@ -3,6 +3,7 @@
 #include "draw.h"
 #include "errors.h"
 #include "heads_graph.h"
+#include "raw_logits.h"
 
 #include <cmath>
 #include <mutex>
@@ -72,7 +73,8 @@ namespace {
 // hidden states and logits of the outputs to predict for
 struct output_rows {
     ggml_tensor * hidden; // NULL: the graph has none
-    ggml_tensor * logits;
+    ggml_tensor * logits; // as llama.cpp gives them out
+    ggml_tensor * raw;    // as the heads read them
 };
 
 } // namespace
@@ -85,20 +87,23 @@ static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const
     if (!padded) {
         // its probe, which counts nodes: as many of them, and no hidden state to find
         ggml_tensor * dummy = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, h.n_embd, 1);
-        return { build_row(ctx, dummy, 1), ggml_view_1d(ctx, logits, logits->ne[0], 0) };
+        ggml_tensor * raw   = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, logits->ne[0], 1);
+        return { build_row(ctx, dummy, 1), ggml_view_1d(ctx, logits, logits->ne[0], 0), build_row(ctx, raw, 1) };
     }
     ggml_tensor * all  = padded->op == GGML_OP_PAD ? padded->src[0] : nullptr;
     ggml_tensor * norm = ggml_graph_get_tensor(gf, "result_norm");
     if (!all || !norm || norm->type != GGML_TYPE_F32 || norm->ne[0] != h.n_embd || norm->ne[1] != all->ne[1] ||
         logits->ne[0] != h.n_vocab) {
-        return { nullptr, logits };
+        return { nullptr, logits, logits };
     }
+    ggml_tensor * raw = raw_logits_tensor(all);
     if (gs.seq_id == EVERY_OUTPUT) {
         const bool fits = all->ne[1] >= 1 && all->ne[1] <= gs.max_rows;
-        return { fits ? norm : nullptr, all };
+        return { fits ? norm : nullptr, all, raw };
     }
     const int64_t row = (int64_t) (logits->view_offs / padded->nb[1]);
-    return { build_row(ctx, norm, row), row < all->ne[1] ? build_row(ctx, all, row) : logits };
+    ggml_tensor * one = row < all->ne[1] ? build_row(ctx, all, row) : logits;
+    return { build_row(ctx, norm, row), one, raw == all ? one : build_row(ctx, raw, row) };
 }
 
 static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx, ggml_cgraph * gf, llama_sampler_data * data) {
@@ -111,10 +116,10 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         }
         const int64_t n      = rows.hidden->ne[1];
         const bool    on_cpu = gs->weights == &gs->h->host;
-        // the probe has a vocabulary of its own
-        const bool    placed = gs->drawing && rows.logits->ne[0] == gs->h->n_vocab;
+        // the probe has a vocabulary of its own; what is drawn from are the logits that are given out
+        const bool    placed = gs->drawing && rows.logits->ne[0] == gs->h->n_vocab && rows.raw == rows.logits;
         ggml_tensor * place  = placed ? ggml_view_2d(ctx, gs->drawing, gs->h->n_vocab, n, gs->drawing->nb[1], 0) : nullptr;
-        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, rows.hidden, rows.logits, place);
+        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, rows.hidden, rows.raw, place);
         gs->has_weights = out.has_weights;
 
         ggml_tensor * values[] = { out.temperature, out.top_p };

@@ -2,6 +2,7 @@
 
 #include "context.h"
 #include "errors.h"
+#include "raw_logits.h"
 
 static void check_sizes(const heads & h, const llama_context * ctx) {
     const int64_t n_embd  = llama_model_n_embd_out(llama_get_model(ctx));
@@ -49,7 +50,12 @@ static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, int
         p.runner = std::make_unique<heads_runner>();
         heads_runner_init(*p.runner, p.h, p.on, "CPU");
     }
-    heads_runner_run(*p.runner, hidden, logits, n, temperature, top_p); // outputs lie one behind the other
+    std::vector<float> raw;
+    if (p.on.top_p && !p.h->host.top_p.layers.empty() && p.h->n_features > 1) {
+        raw = raw_logits_read(ctx, idx, n);
+    }
+    // outputs lie one behind the other
+    heads_runner_run(*p.runner, hidden, raw.empty() ? logits : raw.data(), n, temperature, top_p);
 }
 
 void predictor_read(predictor * p, llama_context * ctx, int32_t idx, int64_t n, float * temperature, float * top_p) {

@@ -57,6 +57,9 @@ class FakeEngine:
         self.finish: dict[int, str] = {}  # by request
         self.variety: Any = lambda t, p: 3
 
+    def enable(self, heads: Iterable[str]) -> None:
+        self.heads = frozenset(heads)
+
     def accuracy(self, t: float, p: float) -> float:
         if (t, p) == (0.3, 0.7):
             return 0.95
@@ -132,7 +135,7 @@ class FakeGrader:
     FAILS: Set[str] = frozenset()
     graded = 0
 
-    def __init__(self, checker: str, time_limit: float) -> None:
+    def __init__(self, checker: str, time_limit: float, allow_code: object = None) -> None:
         pass
 
     def __enter__(self) -> FakeGrader:

@@ -121,7 +121,7 @@ def constant_losses(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> Non
     left = iter(values)
     original = Losses.mean
     monkeypatch.setattr(
-        Losses, "mean", classmethod(lambda cls, parts: replace(original(parts), temperature=next(left), top_p=0.0))
+        Losses, "mean", classmethod(lambda cls, *of: replace(original(*of), temperature=next(left), top_p=0.0))
     )
 
 

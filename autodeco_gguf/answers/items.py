@@ -15,6 +15,7 @@ from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.given import given
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.programs.grader import Leave
 from autodeco_gguf.tasks.tasks import Task
 
 
@@ -71,8 +72,8 @@ def digest(items: Iterable[Item]) -> str:
 class GradedTasks:
     """Tasks with graders for their answers, the same for the same checker; a context manager."""
 
-    def __init__(self, tasks: Sequence[Task], time_limit: float = 10.0) -> None:
-        """Args: the tasks, and the seconds that a checker may take for an answer.
+    def __init__(self, tasks: Sequence[Task], time_limit: float = 10.0, allow_code: Leave | None = None) -> None:
+        """Args: the tasks, the seconds that a checker may take for an answer, and how programs may run, None: not.
 
         Raises:
             InvalidInput: two tasks have the same name.
@@ -83,7 +84,7 @@ class GradedTasks:
             raise InvalidInput(f"two tasks are called {twice!r}; rename a file", key="tasks", found=twice)
         self.tasks = tuple(tasks)
         self._checker = {task.name: task.checker for task in tasks}
-        self.time_limit = time_limit
+        self.time_limit, self.allow_code = time_limit, allow_code
 
     def __enter__(self) -> GradedTasks:
         """Start the graders; raises AutoDecoError for a checker that cannot be had, or an answer it cannot use."""
@@ -91,7 +92,7 @@ class GradedTasks:
         with ExitStack() as stack:
             for task in self.tasks:
                 if task.checker not in graders:
-                    graders[task.checker] = stack.enter_context(Grader(task.checker, self.time_limit))
+                    graders[task.checker] = stack.enter_context(Grader(task.checker, self.time_limit, self.allow_code))
                 graders[task.checker].validate(task.problems)
             self._of = {task.name: graders[task.checker] for task in self.tasks}
             self._opened = stack.pop_all()
@@ -102,7 +103,7 @@ class GradedTasks:
 
     def of(self, tasks: Sequence[Task]) -> GradedTasks:
         """These tasks, each with some problems of one of the open ones, with their graders for as long as they last."""
-        part = GradedTasks(tasks, self.time_limit)
+        part = GradedTasks(tasks, self.time_limit, self.allow_code)
         part._of, part._opened = self._of, ExitStack()
         return part
 

@@ -8,12 +8,13 @@ import signal
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import click
 
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
 from autodeco_gguf.cli._config import defaults_from_file
-from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, printable
+from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, BadFile, printable
 
 VERBS = {
     "run": "Generate text, or chat.",
@@ -35,6 +36,10 @@ VERBS = {
 }
 
 
+_HELPS = f"{__name__}.helps"
+"""Key of a context's meta: whether a verb's help is asked for."""
+
+
 class _Verbs(click.Group):
     """Imports a verb's module when it is asked for. Those modules import what is heavy inside their function."""
 
@@ -47,6 +52,11 @@ class _Verbs(click.Group):
         module = importlib.import_module(f"{__name__}.{cmd_name}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb, with the user's defaults; its help does not need them, whatever is wrong with them."""
+        ctx.meta[_HELPS] = "--help" in ctx.args or "-h" in ctx.args
+        return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -71,7 +81,11 @@ def cli(ctx: click.Context) -> None:
     verb = ctx.invoked_subcommand or ""
     command = cli.get_command(ctx, verb)
     if command is not None and not ctx.resilient_parsing:
-        ctx.default_map = {verb: defaults_from_file(command, [*VERBS])}
+        try:
+            ctx.default_map = {verb: defaults_from_file(command, [*VERBS])}
+        except BadFile:
+            if not ctx.meta[_HELPS]:
+                raise
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,7 +56,13 @@ def guide_to(engine: Engine) -> Guide | None:
 
 
 def chat(
-    engine: Engine, conversation: Conversation, request: Request, show: Show, guide: Guide | None, history: bool
+    engine: Engine,
+    conversation: Conversation,
+    request: Request,
+    file: Mapping[str, Any],
+    show: Show,
+    guide: Guide | None,
+    history: bool,
 ) -> None:
     """Answer what is typed until the input ends.
 
@@ -63,13 +70,14 @@ def chat(
         engine: what answers.
         conversation: what was said before.
         request: how messages are answered.
+        file: what the model's file recommends for what the request leaves open.
         show: how answers are shown.
         guide: what to say of the model; None: nothing.
         history: keep what is typed for the next chat.
     """
     with CtrlC() as ctrl_c:
         typed = reader(ctrl_c, history_path() if history else None, completions)
-        _run(Session(engine, conversation, request, show, ctrl_c, typed), guide)
+        _run(Session(engine, conversation, request, show, ctrl_c, typed, file), guide)
 
 
 def _run(session: Session, guide: Guide | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,13 @@ import click
 
 from autodeco_gguf.cli import _settings as settings
 from autodeco_gguf.cli._answers import CtrlC, Show, Told, answer, show_legend
+from autodeco_gguf.cli._config import near
+from autodeco_gguf.cli._paths import file_completions, last_words, typed_path
 from autodeco_gguf.cli._reader import Reader
-from autodeco_gguf.cli._screen import SCALES
+from autodeco_gguf.cli._screen import SCALES, harmless
+from autodeco_gguf.engine.file_sampling import settled
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
-from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.atomic import check_output, write_bytes
 from autodeco_gguf.files.reading import read_json
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ class Session:
         show: how answers are shown.
         ctrl_c: what Ctrl-C does.
         reader: where messages are typed.
+        file: what the model's file recommends.
+        own: of that, what the user has set otherwise.
         told: the answers so far.
         ended: no message follows.
     """
@@ -46,6 +51,8 @@ class Session:
     show: Show
     ctrl_c: CtrlC
     reader: Reader
+    file: Mapping[str, Any] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
     told: list[Told] = field(default_factory=list)
     ended: bool = False
 
@@ -55,7 +62,18 @@ class Session:
         Raises:
             AutoDecoError: as :func:`~autodeco_gguf.cli._answers.answer`.
         """
-        self.told.append(answer(self.conversation, replace(self.request, prompt=message), self.show, self.ctrl_c))
+        request = settled(replace(self.request, prompt=message), self.engine.heads, self.recommended)
+        self.told.append(answer(self.conversation, request, self.show, self.ctrl_c))
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """What the file recommends and the user has not set."""
+        return {name: value for name, value in self.file.items() if name not in self.own}
+
+    @property
+    def heads_line(self) -> str:
+        """What decides now."""
+        return settings.heads_line(self.engine.heads, self.request, self.recommended)
 
     def last(self) -> Told:
         """The last answer; InvalidInput before there is one."""
@@ -97,7 +115,8 @@ def obey(session: Session, name: str, rest: str) -> None:
     """
     command = next((command for command in COMMANDS if name in command.names), None)
     if command is None:
-        raise InvalidInput(f"unknown command {name}; /help lists them")
+        similar = near(name, _NAMES) if name != "/" else ""
+        raise InvalidInput(f"unknown command {name}{similar or '; /help lists them'}")
     rest = rest.strip()
     if not rest and command.operands and not command.operands.startswith("["):
         raise InvalidInput(f"usage: {command.usage}")
@@ -106,33 +125,24 @@ def obey(session: Session, name: str, rest: str) -> None:
 
 def completions(line: str) -> Iterator[str]:
     """What the last word of a line may become."""
-    name, *words = line.split(" ") if line.startswith("/") else ("",)
+    name, *words = last_words(line) if line.startswith("/") else ("",)
     if not words:
-        yield from (known for command in COMMANDS for known in command.names if name and known.startswith(name))
+        yield from (known for known in _NAMES if name and known.startswith(name))
         return
     command = next((command for command in COMMANDS if name in command.names), None)
     if command is None:
         return
     if command.words is not None:
         yield from (word for word in command.words(words) if word.startswith(words[-1]))
-        return
-    folder, _, begin = words[-1].rpartition("/")
-    where = folder + "/" if "/" in words[-1] else ""
-    try:
-        found = sorted(Path(where or ".").expanduser().iterdir())
-    except OSError:
-        return
-    hidden = begin.startswith(".")
-    for path in found:
-        if path.name.startswith(begin) and path.name.startswith(".") == hidden:
-            yield where + path.name + ("/" if path.is_dir() else "")
+    else:
+        yield from file_completions(words[-1])
 
 
 # ---- what they do ----
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(harmless(text), err=True)
 
 
 def _set(session: Session, rest: str) -> None:
@@ -141,6 +151,8 @@ def _set(session: Session, rest: str) -> None:
     if name in _OTHERS:
         _OTHERS[name](session, value)
     elif name not in settings.SETTINGS:
+        if similar := near(name, _setting_names()):
+            raise InvalidInput(f"unknown setting {word}{similar}", key="setting", found=word)
         raise InvalidInput.of("setting", word, ", ".join(_setting_names()))
     elif name == "seed":
         if value:
@@ -151,7 +163,8 @@ def _set(session: Session, rest: str) -> None:
     else:
         if value:
             session.request = settings.changed(session.request, name, value)
-        _say(f"{name}: {settings.shown(session.request, name, session.engine.heads)}")
+            (session.own.discard if value in settings.RESET else session.own.add)(name)
+        _say(f"{name}: {settings.shown(session.request, name, session.engine.heads, session.recommended)}")
 
 
 def _system(session: Session, text: str) -> None:
@@ -197,19 +210,19 @@ def _setting_words(words: list[str]) -> Iterable[str]:
 
 def _heads(session: Session, which: str) -> None:
     if which:
-        session.request = settings.with_heads(session.request, which, session.engine.heads)
-    _say(f"heads: {settings.heads_line(session.engine, session.request)}")
+        session.request = settings.with_heads(session.request, which, session.engine.heads, session.recommended)
+    _say(f"heads: {session.heads_line}")
 
 
 def _show(session: Session, _: str) -> None:
     conversation, engine = session.conversation, session.engine
     rows = [
         ("model", str(engine.context.file.path)),
-        ("heads", settings.heads_line(engine, session.request)),
+        ("heads", session.heads_line),
         ("context", f"{conversation.n_tokens} of {engine.n_ctx} tokens, when full: {conversation.overflow}"),
         ("messages", str(len(conversation.messages) - (conversation.system is not None))),
         ("system", conversation.system or "none"),
-        *settings.table(session.request, engine.heads),
+        *settings.table(session.request, engine.heads, session.recommended),
         ("seed", f"{conversation.seed + conversation.n_answers} for the next answer"),
         ("color", session.show.color or "off"),
     ]
@@ -232,6 +245,7 @@ def _clear(session: Session, _: str) -> None:
 
 
 def _may_write(session: Session, path: Path) -> bool:
+    check_output(path, force=True)
     if not path.exists() or session.reader.confirm(f"{path} exists; overwrite it?"):
         return True
     _say("(nothing written)")
@@ -239,7 +253,7 @@ def _may_write(session: Session, path: Path) -> bool:
 
 
 def _write(session: Session, name: str, lines: Iterable[str]) -> None:
-    path = Path(name).expanduser()
+    path = typed_path(name)
     if _may_write(session, path):
         write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
         _say(f"{path}: written")
@@ -251,7 +265,7 @@ def _save(session: Session, name: str) -> None:
 
 
 def _load(session: Session, name: str) -> None:
-    path = Path(name).expanduser()
+    path = typed_path(name)
     talk = read_json(path)
     messages = talk.get("messages") if isinstance(talk, dict) else talk
     if not isinstance(messages, list):
@@ -261,7 +275,7 @@ def _load(session: Session, name: str) -> None:
     except InvalidInput as e:
         raise e.within(path) from e
     session.told.clear()
-    _say(f"{path}: {len(messages)} messages")
+    _say(f"{path}: {len(messages)} message{'' if len(messages) == 1 else 's'}")
 
 
 def _trace(session: Session, name: str) -> None:
@@ -272,7 +286,7 @@ def _view(session: Session, name: str) -> None:
     from autodeco_gguf.view.page import write_page
 
     session.last()
-    path = Path(name or "autodeco.html").expanduser()
+    path = typed_path(name or "autodeco.html")
     if _may_write(session, path):
         write_page(path, [list(map(json.loads, told.lines())) for told in session.told])
         _say(f"{path.absolute().as_uri()}: written")
@@ -311,3 +325,5 @@ COMMANDS = (
     Command(("/bye", "/exit", "/quit"), "", "end, as Ctrl-D does", _bye),
 )  # fmt: skip
 """All of them, in the order of the help."""
+
+_NAMES = [name for command in COMMANDS for name in command.names]

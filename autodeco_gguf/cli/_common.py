@@ -118,7 +118,7 @@ class Verb(click.Command):
         try:
             return super().invoke(ctx)
         except InvalidInput as e:
-            raise click.UsageError(str(e), ctx) from e
+            raise click.UsageError(str(e) + source_of(ctx, e.key or ""), ctx) from e
         except BrokenPipeError:
             unread = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and _is_unread(stream)]
             if not unread:  # another pipe, as to a process of ours

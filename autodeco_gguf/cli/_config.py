@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _parse(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        tables: dict[str, Any] = tomllib.loads(read_bytes(path, _MAX_BYTES).decode("utf-8"))
+        tables: dict[str, Any] = tomllib.loads(read_bytes(path, _MAX_BYTES).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise BadFile.of(path, f"not TOML: {e}") from e
     return tables
@@ -92,7 +93,7 @@ def _value(path: Path, where: str, option: click.Option, value: Any, negated: bo
     for one in values:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             raise BadFile.of(path, f"{where} is {one!r:.40}, expected a text or a number", key=where)
-    texts = [str(one) for one in values]
+    texts = [os.path.expanduser(str(one)) if isinstance(option.type, click.Path) else str(one) for one in values]
     return texts if option.multiple else texts[0]
 
 
@@ -108,6 +109,11 @@ def source_of(ctx: click.Context, name: str) -> str:
     return ""
 
 
+def near(name: str, names: Iterable[str]) -> str:
+    """Advice for a name that is none of these: "; did you mean temperature?"; empty where none is like it."""
+    close = difflib.get_close_matches(name.lower(), names, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _near(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there is {', '.join(names)}"
+    return near(name, names) or f"; there is {', '.join(names)}"

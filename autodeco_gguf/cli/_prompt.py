@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import select
 import sys
@@ -87,7 +88,7 @@ def _read(f: BinaryIO) -> bytes:
     data = f.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise InvalidInput(f"longer than {_MAX_BYTES >> 20} MiB, expected a text", key="prompt")
-    return data
+    return data.removeprefix(codecs.BOM_UTF8)  # of Windows' editors
 
 
 def _decoded(data: bytes, what: str) -> str:

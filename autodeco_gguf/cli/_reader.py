@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from autodeco_gguf.cli._answers import CtrlC
+from autodeco_gguf.cli._paths import last_words
 from autodeco_gguf.cli._prompt import clean
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.document import Document
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+    from prompt_toolkit.layout.processors import Processor
     from prompt_toolkit.output import Output
 
 QUOTES = '"""'
@@ -90,11 +94,11 @@ def reader(ctrl_c: CtrlC, history: Path | None, complete: Complete) -> Reader:
     return Editor(open_history(history), complete, output)
 
 
-def history_path() -> Path:
-    """``autodeco-gguf/history`` in the user's state directory, as the XDG specification finds it."""
+def history_path() -> Path | None:
+    """``autodeco-gguf/history`` in the user's state directory, as the XDG specification finds it; None: has none."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    return folder / "autodeco-gguf" / "history"
+    folder = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~"), ".local", "state")
+    return folder / "autodeco-gguf" / "history" if folder.is_absolute() else None
 
 
 class PlainReader:
@@ -138,6 +142,7 @@ class Editor:
         from prompt_toolkit.shortcuts import CompleteStyle
 
         self._output = output
+        self.block: str | None = None  # first line of several that were pasted where nothing was typed
         self._session: PromptSession[str] = PromptSession(
             [("fg:ansidefault", "> ")],  # without a colour its space would be skipped, not written
             multiline=True,
@@ -147,13 +152,20 @@ class Editor:
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
             enable_suspend=True,
-            key_bindings=_keys(),
+            key_bindings=_keys(self),
+            input_processors=[_unambiguous()],
             output=output,
         )
 
     def read(self) -> Typed:
         """See :class:`Reader`."""
-        return unquoted(clean(self._session.prompt(), "the message"))
+        self.block = None
+        text = clean(self._session.prompt(), "the message")
+        return Typed(text, quoted=True) if self.is_block(text) else unquoted(text)
+
+    def is_block(self, text: str) -> bool:
+        """Whether a text is the pasted one: a message, whatever it begins with."""
+        return self.block is not None and text.startswith(self.block + "\n")
 
     def confirm(self, question: str) -> bool:
         """See :class:`Reader`."""
@@ -166,16 +178,18 @@ class Editor:
             return False
 
 
-def _keys() -> KeyBindings:
-    """Enter ends a message that is not open, Alt-Enter a line of it; Ctrl-C clears."""
-    from prompt_toolkit.filters import is_searching
+def _keys(editor: Editor) -> KeyBindings:
+    """Enter ends a message that is not open, Alt-Enter a line; Ctrl-C clears; Backspace takes what is seen as one."""
+    from prompt_toolkit.filters import has_selection, is_searching
     from prompt_toolkit.key_binding import KeyBindings
+    from wcwidth import grapheme_boundary_before
 
     keys = KeyBindings()
 
     @keys.add("enter", filter=~is_searching)
     def _enter(event: KeyPressEvent) -> None:
-        if is_open(event.current_buffer.text):
+        text = event.current_buffer.text
+        if is_open(text) and not editor.is_block(text):
             event.current_buffer.newline(copy_margin=False)
         else:
             event.current_buffer.validate_and_handle()
@@ -183,6 +197,20 @@ def _keys() -> KeyBindings:
     @keys.add("escape", "enter", filter=~is_searching)
     def _alt_enter(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
+
+    @keys.add("<bracketed-paste>", filter=~is_searching)
+    def _paste(event: KeyPressEvent) -> None:
+        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        first, several, _ = text.partition("\n")
+        if several and not event.current_buffer.text:
+            editor.block = first
+        event.current_buffer.insert_text(text)
+
+    @keys.add("backspace", filter=~has_selection)
+    def _backspace(event: KeyPressEvent) -> None:
+        before = event.current_buffer.document.current_line_before_cursor
+        begin = grapheme_boundary_before(before, len(before)) if before else -1
+        event.current_buffer.delete_before_cursor(len(before) - begin)
 
     @keys.add("c-c", filter=~is_searching)
     @keys.add("<sigint>")
@@ -195,13 +223,41 @@ def _keys() -> KeyBindings:
     return keys
 
 
+def _unambiguous() -> Processor:
+    """Leaves out of the display what terminals do not agree on the width of; the text keeps it.
+
+    Joiners of emoji, presentation selectors, keycaps, marks of direction: with them the editor would not know where the
+    cursor is, and rubbish would stay there.
+    """
+    from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+    from prompt_toolkit.layout.utils import explode_text_fragments
+
+    class _Unambiguous(Processor):
+        def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+            fragments = explode_text_fragments(transformation_input.fragments)
+            kept = [i for i, fragment in enumerate(fragments) if not _is_ambiguous(fragment[1])]
+            if len(kept) == len(fragments):
+                return Transformation(fragments)
+            return Transformation(
+                [fragments[i] for i in kept],
+                source_to_display=lambda i: bisect.bisect_left(kept, i),
+                display_to_source=lambda i: kept[i] if i < len(kept) else len(fragments),
+            )
+
+    return _Unambiguous()
+
+
+def _is_ambiguous(character: str) -> bool:
+    return unicodedata.category(character) in ("Cf", "Me") or "\ufe00" <= character <= "\ufe0f"
+
+
 def _completer(complete: Complete) -> Any:
     from prompt_toolkit.completion import Completer, Completion
 
     class _Words(Completer):
         def get_completions(self, document: Document, complete_event: object) -> Iterator[Completion]:
             line = document.text_before_cursor
-            word = line.rpartition(" ")[2]
+            word = last_words(line)[-1]
             for found in complete(line):
                 yield Completion(found, start_position=-len(word))
 

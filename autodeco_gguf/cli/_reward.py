@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
+from autodeco_gguf.cli._objective import NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.measures import Measures, RewardReport
     from autodeco_gguf.training.reward import RewardWatch
     from autodeco_gguf.training.reward_trainer import Round
-
-HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top-p": ("top_p",)}
 
 _OPTIONS = (
     click.option(
@@ -33,10 +32,8 @@ _OPTIONS = (
         "--from",
         "start",
         metavar="START",
-        default="likelihood",
-        show_default=True,
-        help="Heads to begin with: likelihood (learnt from right answers at T = 1), new, a checkpoint's directory, or "
-        "a GGUF with heads.",
+        help="Heads to begin with: new, a checkpoint, or a GGUF with heads; with --reward also likelihood: learnt from "
+        "right answers at T = 1.  [default: new; likelihood with --reward]",
     ),
     click.option("-k", type=int, default=16, show_default=True, help="Answers to a problem in a round."),
     click.option("--rounds", type=int, default=30, show_default=True, help="Rounds: answers, and a step."),
@@ -52,13 +49,13 @@ _OPTIONS = (
 )
 
 REWARD_ONLY = (
-    *("tasks", "checker", "limit", "time_limit", "start", "k", "rounds"),
+    *("tasks", "checker", "limit", "time_limit", "allow_code", "allow_code_unisolated", "k", "rounds"),
     *("max_tokens", "parallel", "pull", "t_range", "p_range"),
 )
 """Options that need --reward."""
 
 _DATA_ONLY = (
-    *("data", "epochs", "steps", "warmup", "easy_mask", "dynamic_fine_tuning", "skip_bad", "control"),
+    *("data", "epochs", "steps", "warmup", "schedule", "too_long", "skip_bad", "control", *OBJECTIVE_ONLY),
     *("commands", "control_share", "control_weight", "control_margin"),
 )
 """Options that --reward has no use for."""
@@ -87,10 +84,12 @@ def train_on_reward(base: Path, options: dict[str, Any]) -> None:
     from autodeco_gguf.training.settings import Objective
 
     refuse(_DATA_ONLY, "has no effect with --reward")
+    if options["start"] not in (None, "likelihood", "new"):
+        refuse(NEW_ONLY, "has no effect with --from: the heads bring their own")
     limits = Limits(options["pull"], _range("t-range", options["t_range"]), _range("p-range", options["p_range"]))
     settings = named(RewardSettings, {**options, "problems": options["batch"]})
-    objective = named(Objective, {"heads": HEADS[options["heads"]], **_soft_cut(options)})
-    settings = replace(settings, objective=objective, limits=limits)
+    objective = named(Objective, {**heads_of(options), **_soft_cut(options)})
+    settings = replace(settings, objective=objective, kind=kind_of(options), limits=limits)
     settings.check()
     how = named(RewardOptions, {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"]})
     with read_tasks(options) as tasks, _progress(settings.reward) as watch:

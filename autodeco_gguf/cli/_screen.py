@@ -46,6 +46,11 @@ def can_color(stream: TextIO | None) -> bool:
     return os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
+def harmless(text: str) -> str:
+    """A text that anybody may have written, with what would steer the terminal as an escape."""
+    return _STEERING.sub(lambda control: printable(control[0]), text)
+
+
 class Screen:
     """An answer's text on its way to a terminal.
 
@@ -62,7 +67,7 @@ class Screen:
         text = ("\r" if self._return else "") + text
         self._return = text.endswith("\r")
         text = text.removesuffix("\r").replace("\r\n", "\n")
-        return self._colored(_STEERING.sub(lambda control: printable(control[0]), text), token)
+        return self._colored(harmless(text), token)
 
     def end(self) -> str:
         """What has been held back."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from autodeco_gguf.cli._common import heads_text
-from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.file_sampling import of_the_file
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
 
@@ -20,8 +20,8 @@ _KINDS: dict[object, Callable[[str], object]] = {
     "int": int, "int | None": int, "float": float, "float | None": float,
 }  # fmt: skip
 
-NUMBERS = {f.name: _KINDS[f.type] for f in fields(Request) if f.type in _KINDS}
-"""Settings that are numbers: the fields of a request, those of ``Sampling`` among them."""
+NUMBERS = {f.name: _KINDS[f.type] for f in fields(Request) if f.type in _KINDS and f.name != "n_keep"}
+"""Settings that are numbers: the fields of a request, those of ``Sampling`` among them; n_keep is a conversation's."""
 
 _DEFAULTS = {f.name: f.default for f in fields(Request)}
 
@@ -79,9 +79,11 @@ def _grammar(text: str) -> Any:
     return LlamaGrammar.from_string(text, verbose=False)
 
 
-def shown(request: Request, name: str, heads: frozenset[str]) -> str:
-    """The value of a setting, for a reader."""
+def shown(request: Request, name: str, heads: frozenset[str], file: Mapping[str, Any]) -> str:
+    """The value of a setting, for a reader; ``file``: what the model's file recommends."""
     value = getattr(request, name)
+    if name in (recommended := of_the_file(request, heads, file)):
+        return f"{recommended[name]:g} (by the model's file)"
     if name in HEADS and value is None:
         return "predicted" if name in heads else "1 (no such head)"
     if name == "grammar":
@@ -93,16 +95,17 @@ def shown(request: Request, name: str, heads: frozenset[str]) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def table(request: Request, heads: frozenset[str]) -> list[tuple[str, str]]:
+def table(request: Request, heads: frozenset[str], file: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Temperature and top-p, and what is not as it is by default."""
-    names = [
-        n for n in SETTINGS if n != "seed" and (n in (*HEADS, "max_tokens") or getattr(request, n) != _DEFAULTS[n])
-    ]
-    return [(name, shown(request, name, heads)) for name in names]
+    always = {*HEADS, "max_tokens", *of_the_file(request, heads, file)}
+    names = [n for n in SETTINGS if n != "seed" and (n in always or getattr(request, n) != _DEFAULTS[n])]
+    return [(name, shown(request, name, heads, file)) for name in names]
 
 
-def with_heads(request: Request, which: str, heads: frozenset[str]) -> Request:
-    """A request for which these heads decide, of "on", "off" and the name of one; what no head decides is 1, or fixed.
+def with_heads(request: Request, which: str, heads: frozenset[str], file: Mapping[str, Any]) -> Request:
+    """A request for which these heads decide, of "on", "off" and the name of one.
+
+    What no head decides is as it was fixed, else as the model's file says, else 1.
 
     Raises:
         InvalidInput: the model has no such head, or there is none of that name.
@@ -113,17 +116,20 @@ def with_heads(request: Request, which: str, heads: frozenset[str]) -> Request:
         raise InvalidInput.of("heads", which, "on, off, temperature or top_p")
     if name != "off" and not wanted & heads:
         raise InvalidInput(f"the model has no {'heads' if name == 'on' else heads_text([name]) + ' head'}", key="heads")
-    values = {n: None if n in wanted else 1.0 if getattr(request, n) is None and n in heads else getattr(request, n)
-              for n in HEADS}  # fmt: skip
-    return replace(request, **values)  # type: ignore[arg-type]
+    values: dict[str, Any] = dict.fromkeys(wanted)
+    for n in {*HEADS} - wanted:
+        if getattr(request, n) is None and n in heads:
+            values[n] = float(file.get(n, 1.0))
+    return replace(request, **values)
 
 
-def heads_line(engine: Engine, request: Request) -> str:
-    """Which heads decide, and what is fixed."""
+def heads_line(heads: Collection[str], request: Request, file: Mapping[str, Any]) -> str:
+    """Which heads decide, what is fixed, and what is as the model's file says."""
     fixed = {name: getattr(request, name) for name in HEADS}
-    in_use = [name for name in engine.heads if fixed[name] is None]
+    in_use = [name for name in heads if fixed[name] is None]
+    recommended = of_the_file(request, heads, file)
     notes = [f"{heads_text([name])} fixed at {value:g}" for name, value in fixed.items() if value is not None]
-    notes += [
-        f"{heads_text([name])} is 1" for name, value in fixed.items() if value is None and name not in engine.heads
-    ]
+    unsaid = [name for name, value in fixed.items() if value is None and name not in {*heads, *recommended}]
+    notes += [f"{heads_text([name])} is 1" for name in unsaid]
+    notes += [f"{heads_text([name])} {value:g} by the model's file" for name, value in recommended.items()]
     return heads_text(in_use) + (f" ({', '.join(notes)})" if notes else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from autodeco_gguf.tasks.tasks import BUILT_IN
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
+    from autodeco_gguf.tasks.programs.grader import Leave
 
 CHECKER_HELP = f"""What tells a right answer of all tasks: {", ".join(CHECKERS)}, or module:function of your own.  \
 [default: the format's own, else boxed]"""
@@ -35,7 +37,18 @@ _OPTIONS = (
         type=click.FloatRange(min=0, min_open=True),
         default=10.0,
         show_default=True,
-        help="Seconds for checking an answer.",
+        help="Seconds for checking an answer, of a program for each of its tests.",
+    ),
+    click.option(
+        "--allow-code",
+        is_flag=True,
+        help="Grade code generation, which means to run what a model wrote: isolated, without network or files of "
+        "yours, and only where the system can do that.",
+    ),
+    click.option(
+        "--allow-code-unisolated",
+        is_flag=True,
+        help="The same where the system cannot: programs can then read, change and delete every file that you can.",
     ),
 )
 
@@ -61,4 +74,7 @@ def read_tasks(options: dict[str, Any]) -> GradedTasks:
     if options["checker"] is not None:
         get_checker(options["checker"])  # before anything is read
     tasks = [read_task(spec, checker=options["checker"], limit=options["limit"]) for spec in options["tasks"]]
-    return GradedTasks(tasks, options["time_limit"])
+    if options.get("grader") == "official":
+        tasks = [replace(task, checker="official") if task.checker == "boxed" else task for task in tasks]
+    leave: Leave | None = "isolated" if options["allow_code"] else None
+    return GradedTasks(tasks, options["time_limit"], "unisolated" if options["allow_code_unisolated"] else leave)

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
@@ -61,6 +63,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @click.command("eval", cls=Verb, help=_HELP)
 @click.argument("model", type=GGUF, required=False)
 @task_options
+@option(
+    "--grader",
+    type=click.Choice(["math-verify", "official"]),
+    help="What compares boxed answers: math-verify, which knows equal formulas, or strings as the official evaluation "
+    "does. Where it is given, the results say how often the two differ.  [default: math-verify]",
+)
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
 @option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
@@ -74,6 +82,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     "--search-samples",
     type=click.IntRange(min=1),
     help="Answers to a problem for each point of a search, at most k.  [default: k]",
+)
+@option(
+    "--mean-shift-from",
+    type=GGUF,
+    metavar="DIR",
+    help="Evaluation of autodeco on validation problems, for the constants of mean-shift.  [default: those evaluated]",
 )
 @option(
     "--budget",
@@ -97,6 +111,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
     from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.runner import evaluate
+    from autodeco_gguf.evaluation.validation import mean_shift_from
 
     with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
@@ -104,6 +119,9 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         commands = (Commands.read(own) if own else Commands.shipped()) if options["control"] else None
         engine = _load(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
+        if options["mean_shift_from"] is not None:
+            methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
+            settings = replace(settings, validation=validation)
         searched = [method.name for method in methods if method.config is None]
         if shard is not None and searched:
             without = f"without {', '.join(searched)}; evaluate the joined directory for those"
@@ -114,11 +132,12 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
                 how: dict[str, Any] = {"plots": plots, "watch": watch_control}
                 control = evaluate_control(engine, tasks.tasks, output, commands, settings, **how)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
+        differences = _differences(output, tasks) if results is not None and options["grader"] else []
     if results is None or results.unfinished:
         left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"
         click.echo(f"{output}: {left}; the same command goes on from there", err=True)
     if results is not None:
-        click.echo(summary(results, wide=options["wide"]))
+        click.echo("\n".join([summary(results, wide=options["wide"]), *differences]))
     if control is not None:
         click.echo(f"\n{control_table(control)}")
     if results is not None:
@@ -179,6 +198,16 @@ def _load(model: Path | None, options: dict[str, Any]) -> Engine:
         machine=options["machine"],
         chat_template_kwargs=options["chat_template_kwargs"],
     )
+
+
+def _differences(output: Path, tasks: GradedTasks) -> list[str]:
+    """How often the graders differ, in words; as values in a file."""
+    from autodeco_gguf.evaluation.graders import GRADERS, agreement
+    from autodeco_gguf.evaluation.runner import write_json
+
+    found = agreement(output, tasks)
+    write_json(output / GRADERS, [vars(one) for one in found])
+    return ["", *(f"- {one}" for one in found)] if found else []
 
 
 # ---- progress ----

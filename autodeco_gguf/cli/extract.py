@@ -13,17 +13,27 @@ from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
 @click.argument("merged", type=GGUF)
 @click.option("--base", type=GGUF, help="Write the base model here, bit-identical to the file it was made of.")
 @click.option("--adapter", type=GGUF, help="Write the heads here, as an adapter.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the heads here in the official format, config.json and model.safetensors; MERGED may be an adapter.",
+)
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
-def extract_command(merged: Path, base: Path | None, adapter: Path | None, force: bool) -> None:
+def extract_command(
+    merged: Path, base: Path | None, adapter: Path | None, checkpoint: Path | None, force: bool
+) -> None:
     """Take the base model or the heads out of a MERGED file.
 
     Example: autodeco-gguf extract qwen-autodeco.gguf --base qwen2.5-7b-q4_k_m.gguf
     """
     from autodeco_gguf.heads.export import extract
 
-    if base is None and adapter is None:
-        raise click.UsageError("nothing to extract: give --base OUT, --adapter OUT or both")
+    if base is None and adapter is None and checkpoint is None:
+        raise click.UsageError(
+            "nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or several of them"
+        )
     with progress_bar("extract", in_bytes=True) as bar:
-        results = extract(merged, base=base, adapter=adapter, force=force, progress=bar.update)
+        results = extract(merged, base=base, adapter=adapter, checkpoint=checkpoint, force=force, progress=bar.update)
     for result in results:
         click.echo(f"{result.path}: {human_size(result.nbytes)}", err=True)

@@ -125,19 +125,17 @@ def run_command(
     """
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
-    wrong = (
+    _refuse(
         (chats and show.as_json, "--json needs a prompt: give -p or standard input"),
         (show.top is not None and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
         (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
     )
-    _refuse(*wrong)
     if model is not None and model_option is None:
         _check_first(model)
     text = "" if chats else read_prompt(prompt, file)
-    if not (chats or text):
-        raise click.UsageError("the prompt is empty")
+    _refuse((not (chats or text), "the prompt is empty"))
 
     from autodeco_gguf.cli._chat import chat, guide_to
     from autodeco_gguf.engine.conversation import Conversation
@@ -146,12 +144,14 @@ def run_command(
     entropy = show.as_json or chats or show.color == "entropy"
     request = Request(text, max_tokens=max_tokens, entropy=entropy, top=show.top, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
+        recommended = _recommended(engine, request, [*sampling])
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
         conversation.overflow, show = overflow, replace(show, completes=engine.chat is None and not raw)
         if chats:
-            chat(engine, conversation, request, show, guide, history)
+            chat(engine, conversation, request, recommended, show, guide, history)
         else:
+            request = _settled(engine, request, recommended)
             _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
 
@@ -170,6 +170,25 @@ def _model_and_prompt(
     if words and prompt is not None:
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _recommended(engine: Engine, request: Request, options: list[str]) -> dict[str, Any]:
+    """What the model's file recommends and no option says otherwise; tells the user who decides."""
+    from autodeco_gguf.cli._settings import heads_line
+    from autodeco_gguf.engine.file_sampling import file_sampling
+
+    context = click.get_current_context()
+    named = {name for name in options if context.get_parameter_source(name) != ParameterSource.DEFAULT}
+    found = file_sampling(engine.context.file.base())
+    recommended = {name: value for name, value in found.items() if name not in named}
+    click.echo(f"heads: {heads_line(engine.heads, request, recommended)}", err=True)
+    return recommended
+
+
+def _settled(engine: Engine, request: Request, recommended: dict[str, Any]) -> Request:
+    from autodeco_gguf.engine.file_sampling import settled
+
+    return settled(request, engine.heads, recommended)
 
 
 def _refuse(*wrong: tuple[object, str]) -> None:
@@ -211,19 +230,25 @@ def _load(
     request: Request,
     chat_template_kwargs: dict[str, Any] | None,
 ) -> Engine:
-    """An engine with heads, unless T and P are fixed both and, in a chat, it has none that could decide later."""
-    from autodeco_gguf.cli._settings import heads_line
+    """An engine with heads, unless T and P are fixed both and, in a chat, it has none that could decide later.
+
+    Without heads as well where the model has none, and its file says with what to draw.
+    """
     from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.engine.file_sampling import file_sampling
     from autodeco_gguf.heads.base_model import fitting_heads
     from autodeco_gguf.heads.model_file import ModelFile
+    from autodeco_gguf.heads.weights import HEADS
     from autodeco_gguf.model.context import default_context
 
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
     file = ModelFile.open(model or DEMO_MODEL)
+    has_heads = heads is not None or bool(file.heads_source.head_tensors)
     fixed = request.temperature is not None and request.top_p is not None
     if not request.prompt:  # a chat
-        fixed = fixed and heads is None and not file.heads_source.head_tensors
+        fixed = fixed and not has_heads
+    fixed = fixed or (not has_heads and not HEADS.isdisjoint(file_sampling(file.base())))
     with loading_bar(file.outer.file_size):
         engine = Engine(
             file,
@@ -237,5 +262,4 @@ def _load(
     trained = engine.context.n_ctx_train
     if 0 < trained < engine.n_ctx:
         click.echo(f"context: {engine.n_ctx} tokens; beyond {trained}, what it was trained for, it may fail", err=True)
-    click.echo(f"heads: {heads_line(engine, request)}", err=True)
     return engine

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, named, option, progress_bar
-from autodeco_gguf.cli._reward import HEADS, REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
+from autodeco_gguf.cli._objective import NEW_ONLY, head_options, heads_of, kind_of, objective_options, with_recipe
+from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 @option("--data", type=GGUF, multiple=True, help="JSONL to train on; may be given again.")
 @reward_options
 @option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
-@option("--heads", type=click.Choice(list(HEADS)), default="both", help="What to train.")
+@head_options
+@objective_options
 @option("--epochs", type=float, help="Passes over the data.  [default: 1, or more for 60 steps]")
 @option("--steps", type=int, help="Steps, instead of epochs.")
 @option(
@@ -37,32 +39,22 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 )
 @option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
 @option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
-@option("--warmup", default=0.03, help="Share of the steps with rising rate, 0 to 1.")
+@option("--warmup", default=0.03, help="Steps with rising rate: a share of them, or, from 2 on, so many.")
+@option("--schedule", type=click.Choice(["linear", "cosine"]), default="linear", help="How the rate falls then.")
 @option("--clip", default=1.0, help="Largest norm of the gradient.")
-@option(
-    "--easy-mask",
-    default=0.6,
-    help="Share of the positions whose most likely token is right that the temperature loss drops; 0: none.",
-)
-@option(
-    "--dft/--no-dft",
-    "dynamic_fine_tuning",
-    default=True,
-    help="Weigh positions by the model's probability of the target (dynamic fine-tuning).",
-)
-@option("--alpha", default=30.0, help="Steepness of the soft top-p mask.")
-@option(
-    "--sort-tolerance",
-    default=1e-6,
-    help="Error of the top-p loss in nats for which a large vocabulary need not be sorted; 0: always sort.",
-)
 @option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
 @option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands.")
 @option("--control-weight", default=1.0, help="Weight of the ranking loss.")
 @option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
 @option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
 @chat_template_option
-@option("-c", "--ctx", type=int, help="Longest example, or context of an answer.  [default: 2048, or the model's own]")
+@option(
+    "-c",
+    "--ctx",
+    type=int,
+    help="Longest example, in tokens, or context of an answer.  [default: by memory, or the model's own]",
+)
+@option("--too-long", type=click.Choice(["cut", "leave-out"]), default="cut", help="What becomes of longer examples.")
 @option("--validation", type=float, help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
 @option("--evaluations", type=int, help="Validations during the training.  [default: 10; 6 with --reward]")
 @option("--patience", default=3, help="Stop after so many without gain; 0: never.")
@@ -75,11 +67,15 @@ def train_command(base: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is: on text, or on the reward of their own answers.
 
     Lines of data: {"prompt", "completion"}, {"messages"} or {"conversations"} (the model's chat template; its own turns
-    are learnt), {"instruction", "input", "output"}, or {"text"}. The paper's objectives are the defaults. With --reward
-    instead, the heads answer the problems of --task again and again, and learn from which answers are right. Run again
-    after an interruption it goes on where it was.
+    are learnt), {"instruction", "input", "output"}, or {"text"}. With --reward instead, the heads answer the problems
+    of --task again and again, and learn from which answers are right. Run again after an interruption it goes on where
+    it was.
 
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl -o heads
+
+    Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data rollouts.jsonl --recipe trl -o heads
+
+    Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --data d.jsonl --from heads --control --steps 60 -o second
 
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --reward correct --task gsm8k:train.jsonl -n 400 -o heads
     """
@@ -102,9 +98,14 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
     if not options["data"]:
         raise click.UsageError("Missing option '--data', or '--reward' and '--task'.")
     refuse(REWARD_ONLY, "needs --reward")
-    objective = named(Objective, {**options, "heads": HEADS[options["heads"]]})
+    if options["start"] == "likelihood":
+        raise click.UsageError("--from likelihood needs --reward; --data is learnt by likelihood from new heads")
+    if options["start"] not in (None, "new"):
+        refuse(NEW_ONLY, "has no effect with --from: the heads bring their own")
+    options = with_recipe(options)
+    objective = named(Objective, {**options, **heads_of(options)})
     settings = named(TrainingSettings, {**options, "max_tokens": options["ctx"]})
-    settings = replace(settings, objective=objective)
+    settings = replace(settings, objective=objective, kind=kind_of(options))
     settings.check()
     commands = None
     if options["control"]:
@@ -157,7 +158,9 @@ def _print_counts(counts: Counts) -> None:
     if counts.controlled:
         line += f"; {counts.controlled} examples with commands"
     if counts.cut:
-        line += f"; {counts.cut} cut to the context, by {counts.cut_tokens} tokens"
+        line += f"; {counts.cut} cut to {counts.longest} tokens, by {counts.cut_tokens}: their ends are not learnt"
+    if counts.too_long:
+        line += f"; {counts.too_long} left out: longer than the context"
     if counts.empty:
         line += f"; {counts.empty} left out: nothing to predict within the context"
     if counts.bad:

@@ -152,10 +152,14 @@ class Conversation:
         """
         for i, message in enumerate(messages):
             texts = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
-            if not texts or message["role"] not in (
-                ("system", "user", "assistant") if i == 0 else ("user", "assistant")
+            if (
+                not texts
+                or not _is_utf8(message["content"])
+                or message["role"] not in (("system", "user", "assistant") if i == 0 else ("user", "assistant"))
             ):
-                expected = 'an object with a "role", user or assistant (of the first also system), and a "content"'
+                expected = (
+                    'an object with a "role", user or assistant (of the first also system), and a "content", a text'
+                )
                 raise InvalidInput.of(f"message {i + 1}", f"{message!r:.80}", expected)
         kept = [{"role": message["role"], "content": message["content"]} for message in messages]
         begins = kept[:1] if kept and kept[0]["role"] == "system" else []
@@ -240,3 +244,11 @@ class Conversation:
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
         self.messages, self._asked = self._beginning, None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -168,6 +168,21 @@ class Engine:
         """
         return self._predictor.evaluate(hidden, logits)
 
+    def enable(self, heads: Collection[str]) -> None:
+        """Predict with these of the engine's heads from now on, as ``heads_enabled`` says.
+
+        What the sequences held is forgotten, unless they are the same as before.
+
+        Raises:
+            InvalidInput: a name that is no head.
+            Busy: a request is under way.
+            Closed: the engine is.
+        """
+        predictor = Predictor(self._predictor.heads, heads)
+        if predictor.names != self._predictor.names:
+            self._do(lambda: self._scheduler.replace(predictor))
+            self._predictor = predictor
+
     def _do(self, work: Callable[[], None]) -> None:
         """Have a turn for something else than a step."""
         done = False

@@ -166,6 +166,9 @@ class Run:
         progress = Progress(method, number, len(self.order), config, total - len(missing), total, left)
         self.watch(progress)
         pairs = self._shuffled(missing) if config.key.startswith("shuffle:") else lambda place: None
+        everything = self.engine.heads
+        if config.heads is not None:
+            self.engine.enable(config.heads)
         try:
             with closing(answers(self.engine, self.tasks, asked, sampling, settings.max_tokens, pairs)) as drawn:
                 for answer in drawn:
@@ -180,6 +183,8 @@ class Run:
                     progress = progress.plus(sample, answer.seconds)
                     self.watch(progress)
         finally:  # an interrupted session counts as well
+            if config.heads is not None:
+                self.engine.enable(everything)
             self.left = progress.left
             if progress.drawn:
                 now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -132,6 +132,19 @@ def mean_se(values: ArrayLike, strata: Sequence[Hashable] | None = None) -> tupl
     return float(values.mean()), _standard_error(_split(values, strata))
 
 
+def sd_over_seeds(by_seed: ArrayLike) -> float | None:
+    """Standard deviation over the seeds that were drawn, with their number as divisor; None for a single one.
+
+    What the official evaluation gives behind its ±. A standard error, of the mean of all seeds, is smaller.
+
+    Examples:
+        >>> sd_over_seeds([0.1, 0.3])
+        0.1
+    """
+    by_seed = np.asarray(by_seed, np.float64)
+    return float(by_seed.std()) if len(by_seed) > 1 else None
+
+
 @dataclass(frozen=True)
 class Difference:
     """A mean difference over problems, its confidence interval, and the two-sided p-value of there being none."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -27,12 +27,13 @@ class Config:
     """How answers are sampled, which several methods may share. Two are the same where their keys are.
 
     ``key`` stands in files, exact: "static:0.6,0.95". ``pair`` is T and P of a static pair. ``values`` are None where
-    the model's metadata tells, or nothing.
+    the model's metadata tells, or nothing. ``heads`` are those that are there; None: all.
     """
 
     key: str
     pair: tuple[float, float] | None = field(default=None, compare=False)
     values: Sampling | None = field(default=None, compare=False, repr=False)
+    heads: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def static(cls, temperature: float, top_p: float) -> Config:
@@ -124,10 +125,14 @@ class _Numbered(NamedTuple):
 _LLAMA_CPP = Sampling(temperature=0.8, top_p=0.95, top_k=40, min_p=0.05, order="llama.cpp")
 """common_params_sampling of llama.cpp; penalties, typical, XTC and DRY are off."""
 
+_TOP_P_ALONE = Config("autodeco:top_p-alone", values=Sampling(temperature=1.0), heads=("top_p",))
+"""Its key is not its name, which samples of earlier versions have that were drawn as autodeco:fixed-t is."""
+
 _DIRECT: dict[str, tuple[Kind, Config]] = {
     "autodeco": ("predicted", Config("autodeco", values=Sampling())),
     "autodeco:temperature": ("predicted", Config("autodeco:temperature", values=Sampling(top_p=1.0))),
-    "autodeco:top_p": ("predicted", Config("autodeco:top_p", values=Sampling(temperature=1.0))),
+    "autodeco:top_p": ("predicted", _TOP_P_ALONE),
+    "autodeco:fixed-t": ("predicted", Config("autodeco:top_p", values=Sampling(temperature=1.0))),
     "greedy": ("constant", Config.static(0.0, 1.0)),
     "default": ("constant", Config.static(1.0, 1.0)),
     "llama.cpp": ("peer", Config("llama.cpp", values=_LLAMA_CPP)),
@@ -169,14 +174,15 @@ _STATIC, _ALL = "static:T,P", "all"
 HELP = {
     "autodeco": "T and P predicted",
     "autodeco:temperature": "T predicted, P = 1",
-    "autodeco:top_p": "T = 1, P predicted",
+    "autodeco:top_p": "P predicted by the top-p head alone, which sees T = 1; T = 1",
+    "autodeco:fixed-t": "P predicted, by a top-p head that sees the predicted T; T = 1 when drawing",
     "greedy": "T = 0",
     "default": "T = 1, P = 1",
     _STATIC: "any pair, T 0 to 100 and P 0 to 1",
     "oracle": "tuned on the test problems by pass@1: the best T of 0.1 to 2.0 at P = 1, then the best P of 0.1 to 1.0",
     "distinct": "tuned on the test problems: the pair of these T and P with the most distinct right answers; all pairs "
     f"on the first {COARSE_PROBLEMS} problems of every task, the best {FINALISTS} of them on all problems",
-    "mean-shift": "the mean T and P of autodeco's own samples, as constants",
+    "mean-shift": "the mean T and P of autodeco's own samples, here or with --mean-shift-from, as constants",
     "shuffle": "each token with a T and P that autodeco had at some token of its other answers to the same problem",
     "gated[:T_HIGH,THRESHOLD]": "T_HIGH (1), but T = 0 where the largest probability is above THRESHOLD (0.9)",
     "entropy[:A,B]": "T linear in the entropy, from A (0.5) where it is 0 to B (1.5) where all tokens are as likely",
@@ -190,7 +196,8 @@ HELP = {
 }
 """What can be asked for -> what it is."""
 
-_DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, "distinct", _ALL)]
+_UNUSUAL = ("distinct", "autodeco:fixed-t")
+_DEFAULTS = [usage.partition("[")[0] for usage in HELP if usage not in (_STATIC, *_UNUSUAL, _ALL)]
 
 
 _TWO = ("static:", *(f"{name}:" for name, of in _NUMBERED.items() if len(of.numbers) == 2))
@@ -241,7 +248,8 @@ def parse_methods(names: Sequence[str] | None, heads: Collection[str], metadata:
     if names is None:
         return [_method(name) for name in usual]
     check_names(names)
-    names = [name for asked in names for name in ((*usual, "distinct") if asked == _ALL else (asked,))]
+    every = (*usual, *(name for name in _UNUSUAL if _obstacle(name, heads, metadata) is None))
+    names = [name for asked in names for name in (every if asked == _ALL else (asked,))]
     for name in names:
         obstacle = _obstacle(name, heads, metadata)
         if obstacle is not None:
@@ -258,7 +266,7 @@ def _obstacle(name: str, heads: Collection[str], metadata: Mapping[str, str]) ->
         return "needs heads, the model has none"
     if name == "model":
         if not any(key in metadata for key in _MODEL_KEYS):
-            return f"needs metadata {_PREFIX}*, the model has none"
+            return f"needs metadata {FILE_PREFIX}*, the model has none"
         sequence = metadata.get(_SEQUENCE, _DEFAULT_SEQUENCE)
         if sequence != _DEFAULT_SEQUENCE:
             return f"{_SEQUENCE} {sequence!r} cannot be followed, only {_DEFAULT_SEQUENCE!r}"
@@ -295,8 +303,9 @@ def _method(name: str) -> Method:
 @functools.cache
 def config_of(key: str) -> Config:
     """The config of a key in a file. One that no method has is kept, as another version may have written it."""
+    direct = {config.key: config for _, config in _DIRECT.values()}
     try:
-        config = _method(key).config
+        config = direct.get(key) or _method(key).config
     except InvalidInput:
         config = None
     return config if config is not None and config.key == key else Config(key)
@@ -315,18 +324,9 @@ def _number(name: str, what: str, text: str, most: float, zero: bool) -> float:
 
 # ---- the model's own ----
 
-_PREFIX = "general.sampling."
-_SEQUENCE = f"{_PREFIX}sequence"
+_SEQUENCE = f"{FILE_PREFIX}sequence"
 _DEFAULT_SEQUENCE = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
-_RENAMED = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat_mode"}
-_MODEL_KEYS = {
-    f"{_PREFIX}{key}": _RENAMED.get(key, key)
-    for key in (
-        *("top_k", "top_p", "min_p", "temp", "xtc_probability", "xtc_threshold", "penalty_last_n", "penalty_repeat"),
-        *("mirostat", "mirostat_tau", "mirostat_eta"),
-    )
-}
-"""As llama.cpp's common_init_sampler_from_model reads them: metadata key -> field of Sampling."""
+_MODEL_KEYS = {FILE_PREFIX + key: name for key, name in FILE_KEYS.items()}
 _INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 
@@ -345,7 +345,7 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
     try:
         sampling.check()
     except InvalidInput as e:
-        raise BadFile(f"method model: {_PREFIX}*: {e}", key=e.key, found=e.found) from e
+        raise BadFile(f"method model: {FILE_PREFIX}*: {e}", key=e.key, found=e.found) from e
     return sampling
 
 

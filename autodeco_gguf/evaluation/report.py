@@ -91,6 +91,8 @@ def _cells(row: Row, stats: Stats, k: int, ahead: _Ahead) -> dict[str, str]:
     for name, by in ahead.items():
         value, low, high = ("", "", "") if by is None else (_signed(100 * x, 1) for x in (by.difference, *by.ci))
         cells[f"{name} ahead by"] = f"{value} [{low}, {high}]" if value else ""
+    cells["pass@1 ± sd over seeds"] = "" if stats.sd_seeds is None else _official(stats.pass_1, stats.sd_seeds)
+    cells["mean of tasks ± sd over seeds"] = _official(stats.mean_of_tasks, stats.mean_of_tasks_sd)
     if k > 1:
         cells[f"pass@{k}, %"] = f"{100 * stats.pass_k[k]:.1f}"
         cells[f"maj@{k}, %"] = _majority(stats)
@@ -120,6 +122,13 @@ def _majority(stats: Stats) -> str:
     if stats.majority is None:
         return ""
     return _with_error(100 * stats.majority, None if stats.majority_se is None else 100 * stats.majority_se, 1)
+
+
+def _official(value: float | None, sd: float | None) -> str:
+    """In percent, as the official evaluation gives it."""
+    if value is None:
+        return ""
+    return _with_error(100 * value, None if sd is None else 100 * sd, 1)
 
 
 def _parameter(moments: Moments | None) -> str:
@@ -196,6 +205,11 @@ def notes(results: Results, *, wide: bool = True) -> list[str]:
             found.append(f"maj@{k}: {of} ± standard error over problems." if wide else f"maj: {of}.")
         of = f"different right answers among {k} samples"
         found.append(f"distinct@{k}: {of} ± standard error over problems." if wide else f"distinct: {of}.")
+    if wide and any(row.overall.sd_seeds is not None for row in methods):
+        of = f"standard deviation over {seeds} seeds, as the official evaluation gives it"
+        found.append(f"± sd over seeds: {of}; a standard error is smaller.")
+    if wide and any(row.overall.mean_of_tasks is not None for row in methods):
+        found.append("mean of tasks: every task counts the same, as in the paper's averages.")
     if results.comparisons:
         by = "by: points of pass@1 with a 95 % interval, problem by problem (bootstrap-t)."
         found.append(f"{_AHEAD} {by}" if wide else f"{_AHEAD}: by so many points of pass@1 (95 % interval).")
@@ -212,7 +226,9 @@ def notes(results: Results, *, wide: bool = True) -> list[str]:
         found.append(f"{_listed(tuned)}: chosen on these test problems themselves, which favours {it}.")
     names = {row.name.partition(" (")[0] for row in methods}
     if "mean-shift" in names:
-        found.append("mean-shift: autodeco's own mean T and P, as constants.")
+        validation = results.settings.validation
+        where = "on these same problems" if validation is None else f"on the validation problems of {validation}"
+        found.append(f"mean-shift: autodeco's own mean T and P {where}, as constants.")
     if "shuffle" in names:
         found.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
     stats = [row.overall for row in methods]

@@ -61,6 +61,9 @@ class Stats:
     majority: float | None = None  # maj of the settings' k; None where answers are whole texts
     majority_se: float | None = None
     formless: int = 0  # samples without the form that the checker looks for
+    sd_seeds: float | None = None  # of pass_1, the standard deviation over seeds that the official evaluation gives
+    mean_of_tasks: float | None = None  # of pass_1 over all tasks, every task the same; pass_1: every problem
+    mean_of_tasks_sd: float | None = None  # over seeds
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class EvalSettings:
         seed: in [0, 2**32); the same seed gives the same samples.
         max_tokens: longest answer, the end-of-generation token included; None: until the context is full.
         search_samples: samples a problem for each point of a search, of the first seed; None: k.
+        validation: the tasks that mean-shift has its constants from; None: the evaluated samples themselves.
     """
 
     tasks: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class EvalSettings:
     seed: int = 0
     max_tokens: int | None = None
     search_samples: int | None = None
+    validation: str | None = None
 
     @property
     def n_search(self) -> int:

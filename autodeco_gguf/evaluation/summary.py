@@ -160,6 +160,11 @@ def summarize(
 
 def _row(method: Method, scores: Scores, k: int, tokens_s: float | None) -> Row:
     overall, tasks = _stats(scores, k, tokens_s), scores.by_task
+    if len(tasks) > 1:
+        seeds = [np.nanmean(seeds, axis=1) for seeds in (_drawn_seeds(part) for part in tasks.values())]
+        mean, same = float(np.mean([part.right.mean() for part in tasks.values()])), len({len(of) for of in seeds}) == 1
+        sd = estimates.sd_over_seeds(np.mean(seeds, axis=0)) if same else None
+        overall = replace(overall, mean_of_tasks=mean, mean_of_tasks_sd=sd)
     of_task = tokens_s if len(tasks) == 1 else None  # it is measured over all of them
     return Row(
         name=method.name,
@@ -180,12 +185,13 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> Stats:
     voted = not np.isnan(scores.majority).any()
     majority, majority_se = mean_se(scores.majority, scores.tasks.tolist()) if voted else (None, None)
     boxes = {name: _box([getattr(s, name) for s in samples], top) for name, top in PARAMETERS.items()}
-    seeds = scores.by_seed[~np.isnan(scores.by_seed).all(axis=1)]
+    seeds = np.nanmean(_drawn_seeds(scores), axis=1)
     return Stats(
         problems=len(scores.samples),
         samples=len(samples),
         pass_1=right,
-        se_seeds=mean_se(np.nanmean(seeds, axis=1))[1],
+        se_seeds=mean_se(seeds)[1],
+        sd_seeds=estimates.sd_over_seeds(seeds),
         se_problems=se_problems,
         pass_k={n: float(values.mean()) for n, values in scores.passed.items()},
         distinct=distinct,
@@ -203,6 +209,11 @@ def _stats(scores: Scores, k: int, tokens_s: float | None) -> Stats:
         failed=sum(s.finish_reason == "error" or (s.correct is False and bool(s.error)) for s in samples),
         boxes={name: box for name, box in boxes.items() if box is not None},
     )
+
+
+def _drawn_seeds(scores: Scores) -> Array:
+    """The shares of right ones of every seed that has some, [seeds, problems]."""
+    return scores.by_seed[~np.isnan(scores.by_seed).all(axis=1)]
 
 
 def _moments(parts: Iterable[tuple[int, Drawn]]) -> Moments | None:

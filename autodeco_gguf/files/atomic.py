@@ -89,6 +89,22 @@ def check_directory(path: Path) -> None:
     _check_parent(path, path)
 
 
+@contextmanager
+def new_directory(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Make a directory to write into, None for none; one that was not there goes again on an error."""
+    made = path is not None and not os.path.isdir(path)
+    if path is not None and made:
+        with bad_file(Path(path), "cannot be made"):
+            os.mkdir(path)
+    try:
+        yield
+    except BaseException:
+        if path is not None and made:
+            with suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
 def check_new(paths: Iterable[Path], *, force: bool) -> None:
     """Raise BadFile where files that exist would be replaced without force."""
     for path in paths:

@@ -13,18 +13,18 @@ from autodeco_gguf.files.reading import MAX_JSON, open_regular, parse_json
 _TYPES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, at_most: int = MAX_JSON) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, numbered from 1.
 
     Raises:
-        BadFile: the file cannot be read, is no regular file, or has a line of more than 16 MiB.
+        BadFile: the file cannot be read, is no regular file, or has a line of more bytes than ``at_most``, 16 MiB.
     """
     with open_regular(path) as f, bad_file(path, "cannot be read"):
         number = 0
-        while line := f.readline(MAX_JSON + 1):
+        while line := f.readline(at_most + 1):
             number += 1
-            if len(line) > MAX_JSON:
-                raise BadFile(f"{path}:{number}: longer than {MAX_JSON} bytes", file=path, expected=MAX_JSON)
+            if len(line) > at_most:
+                raise BadFile(f"{path}:{number}: longer than {at_most} bytes", file=path, expected=at_most)
             if line.strip():
                 yield number, line
 

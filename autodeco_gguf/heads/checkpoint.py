@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
-from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, default_activation
+from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activation_key, default_activation
 from autodeco_gguf.heads.hub import PREFIX, is_hub_id
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
@@ -48,7 +48,8 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
     Args:
         path: a directory in any official layout, heads alone or merged with the base, or a Hugging Face
             repository id, which is downloaded.
-        activation: "relu" or "gelu" for every head; by default ReLU for two linear layers, GELU for more.
+        activation: "relu" or "gelu" for every head; by default what the config says, as this project's own do where it
+            is another than ReLU for two linear layers, GELU for more.
 
     Raises:
         BadFile: a file that is missing, broken or, as JSON, larger than 16 MiB, a tensor that is missing, misshapen or
@@ -61,7 +62,8 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
     enabled = {head: _flag(config, f"enable_{head}_head", config_path) for head in HEAD_PREFIX}
     if not any(enabled.values()):
         raise BadFile.of(config_path, "both heads are disabled; nothing to export")
-    mlps = {head: _mlp(arrays, head, activation, directory) if on else None for head, on in enabled.items()}
+    said = {head: activation or _activation(config, head, config_path) for head in enabled}
+    mlps = {head: _mlp(arrays, head, said[head], directory) if on else None for head, on in enabled.items()}
     temperature, top_p = mlps["temperature"], mlps["top_p"]
     hidden_size = _hidden_size(config, temperature, directory)
     features = _features(config, top_p, hidden_size, directory)
@@ -128,6 +130,16 @@ def _flag(config: _Config, key: str, path: Path) -> bool:
         expected = "true or false"
         raise BadFile.of(path, f"{key} is {value!r}, expected {expected}", key=key, expected=expected, found=value)
     return value
+
+
+def _activation(config: _Config, head: str, path: Path) -> str | None:
+    key, expected = activation_key(head), f"one of {', '.join(ACTIVATIONS)}"
+    value = config.get(key)
+    if value is None:
+        return None
+    if value not in ACTIVATIONS:
+        raise BadFile.of(path, f"{key} is {value!r}, expected {expected}", key=key, expected=expected, found=value)
+    return str(value)
 
 
 def _config_int(config: _Config, key: str) -> int | None:

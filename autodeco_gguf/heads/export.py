@@ -20,12 +20,14 @@ from autodeco_gguf.files.atomic import (
     check_output,
     check_unchanged,
     identity,
+    new_directory,
     read_range,
     write_together,
 )
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
+from autodeco_gguf.heads.checkpoint_writer import extracted_checkpoint
 from autodeco_gguf.heads.format import (
     ACTIVATIONS,
     BASE_SHA256,
@@ -142,27 +144,32 @@ def extract(
     *,
     base: str | Path | None = None,
     adapter: str | Path | None = None,
+    checkpoint: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[ExportResult]:
     """Take a merged file apart: the base, bit-identical to the file it was made of, and the heads.
 
-    Both outputs are written, or none.
+    All outputs are written, or none. ``checkpoint`` is a directory in the official layout; an adapter will do for it.
 
     Raises:
-        BadFile: not a merged file, a stale base view, an output that cannot be written.
+        BadFile: not a merged file, a stale base view, an output that cannot be written, heads that the official
+            layout has no words for.
         InvalidInput: no output is given, or one twice.
     """
-    model = _open_merged(Path(merged), merged, "extract takes a merged file")
-    if base is None and adapter is None:
-        raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT or both")
-    if base is not None and adapter is not None and os.path.realpath(base) == os.path.realpath(adapter):
-        raise InvalidInput(f"{base}: given as both outputs", file=base)
-    model.base()  # refuses a stale view
+    outputs = [Path(path) for path in (base, adapter, checkpoint) if path is not None]
+    if not outputs:
+        raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or several of them")
+    if len(set(map(os.path.realpath, outputs))) < len(outputs):
+        raise InvalidInput(f"{outputs[-1]}: given as both outputs", file=outputs[-1])
+    model = _open_merged(Path(merged), merged, "extract takes a merged file", adapters=not (base or adapter))
+    if model.kind == "merged":
+        model.base()  # refuses a stale view
     for path in (base, adapter):
         if path is not None:
             check_output(Path(path), inputs=[model.path], force=force)
     weights = model.read_heads()
+    others = [] if checkpoint is None else extracted_checkpoint(Path(checkpoint), model, weights, force=force)
     files = []
     if base is not None:
         source = _Range(model.path, model.base().start, model.base_nbytes)
@@ -170,7 +177,11 @@ def extract(
     if adapter is not None:
         tensors = zip(_head_specs(model, weights), map(model.outer.read, model.head_tensors), strict=True)
         files.append(_adapter(Path(adapter), model, list(tensors), weights, [model.outer]))
-    return _write(files, progress, new=not force)
+    with new_directory(checkpoint):
+        results = _write(files, progress, others, new=not force)
+    if checkpoint is not None:
+        results.append(ExportResult(Path(checkpoint), sum(o.path.stat().st_size for o in others), tuple(weights.mlps)))
+    return results
 
 
 def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResult | None:
@@ -198,9 +209,9 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     return result
 
 
-def _open_merged(path: Path, given: str | Path, need: str) -> ModelFile:
+def _open_merged(path: Path, given: str | Path, need: str, *, adapters: bool = False) -> ModelFile:
     model = ModelFile.open(path)
-    if model.kind != "merged":
+    if model.kind != "merged" and not (adapters and model.kind == "adapter"):
         found = "is an adapter" if model.kind == "adapter" else "no AutoDeco heads in it"
         raise BadFile.of(given, f"{found}; {need}", expected="merged", found=model.kind)
     return model
@@ -269,7 +280,9 @@ def _copy(file: GgufFile, tensor: TensorInfo) -> _Part:
 # ---- writing ----
 
 
-def _write(files: Sequence[_File], progress: Progress | None, *, new: bool = False) -> list[ExportResult]:
+def _write(
+    files: Sequence[_File], progress: Progress | None, others: Iterable[Output] = (), *, new: bool = False
+) -> list[ExportResult]:
     """Write files, all or none, and read back what came of them."""
     total = sum(part.nbytes for file in files for part in file.parts)
     done = 0
@@ -280,7 +293,8 @@ def _write(files: Sequence[_File], progress: Progress | None, *, new: bool = Fal
         if progress is not None:
             progress(done // 2, total)  # written, then compared
 
-    write_together([Output(f.path, partial(_write_parts, f, step), partial(_verify, f, step)) for f in files], new=new)
+    outputs = [Output(f.path, partial(_write_parts, f, step), partial(_verify, f, step)) for f in files]
+    write_together([*outputs, *others], new=new)
     return [ExportResult(f.path, f.path.stat().st_size, tuple(f.weights.mlps) if f.weights else ()) for f in files]
 
 

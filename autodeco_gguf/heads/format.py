@@ -43,3 +43,8 @@ def head_key(head: str, name: str) -> str:
 def default_activation(n_layers: int) -> str:
     """ReLU for the paper's two linear layers, GELU for deeper heads as the SimpleDeco fork trains them."""
     return "relu" if n_layers <= 2 else "gelu"
+
+
+def activation_key(head: str) -> str:
+    """What a checkpoint's config calls a head's activation, where it is not the one that its depth implies."""
+    return f"{HEAD_PREFIX[head]}_activation"

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,20 +172,28 @@ def _conversation(prompt: llm.Prompt) -> tuple[str | None, list[Message], str]:
 
 
 def _request(engine: Engine, message: str, options: Any, schema: Any) -> Request:
+    from autodeco_gguf.engine.file_sampling import settled
     from autodeco_gguf.engine.request import Request
+    from autodeco_gguf.heads.weights import HEADS
 
-    names = ("max_tokens", "top_k", "min_p", "repeat_penalty", "stop")
+    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "stop")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     deciding = _deciding(engine, options.heads)
-    for name in ("temperature", "top_p"):
-        value = getattr(options, name)
-        given[name] = 1.0 if value is None and name not in deciding else value
     if schema is not None:
         from autodeco_gguf.model.grammar import SchemaGrammar
 
         with _loading:  # compiling one sets the stack size of the process's next thread
             given["grammar"] = SchemaGrammar(schema)
-    return Request(message, **given)
+    file = {name: value for name, value in _recommended(engine).items() if name not in given}
+    request = settled(Request(message, **given), deciding, file)
+    undecided: dict[str, Any] = {name: 1.0 for name in HEADS - deciding if getattr(request, name) is None}
+    return replace(request, **undecided)
+
+
+def _recommended(engine: Engine) -> dict[str, Any]:
+    from autodeco_gguf.engine.file_sampling import file_sampling
+
+    return file_sampling(engine.context.file.base())
 
 
 def _deciding(engine: Engine, heads: str | None) -> frozenset[str]:
@@ -201,10 +210,11 @@ def _deciding(engine: Engine, heads: str | None) -> frozenset[str]:
 
 def _source(engine: Engine, options: Any, request: Request) -> str | dict[str, str]:
     """Who decides T and P, as the server has it: one word where both have the same."""
-    found = {}
+    found, file = {}, _recommended(engine)
     for name in ("temperature", "top_p"):
         predicted = getattr(request, name) is None and name in engine.heads
-        found[name] = "heads" if predicted else "default" if getattr(options, name) is None else "client"
+        otherwise = "file" if name in file else "default"
+        found[name] = "heads" if predicted else otherwise if getattr(options, name) is None else "client"
     return found["temperature"] if len(set(found.values())) == 1 else found
 
 

@@ -21,6 +21,7 @@ from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.sampler import Predictor, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
@@ -104,7 +105,9 @@ class Context:
     def _open(self, n_ctx: int, n_seq: int) -> None:
         cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
         self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
+        self._raw = RawLogits(self._model.model, self._params)
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
+        self._raw.bind(self._ctx.ctx)
         self._hidden = False
         self.n_ctx, self.n_seq = n_ctx, n_seq
 
@@ -289,11 +292,19 @@ class Context:
             return logits, None
         return logits, np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, self.hidden_size))
 
+    def raw(self, logits: Float32Array) -> Float32Array:
+        """What the heads read of all outputs of the last decode, which was one with ``hidden``.
+
+        Mostly its logits [n, n_vocab] themselves; a copy of those before, where the architecture scales or caps them.
+        """
+        return self._raw.read(logits)
+
     def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, n_outputs: int, hidden: bool) -> None:
         check_fork(self._params.n_threads)
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden
+        self._raw.keep(hidden)
         status = core.decode(self.address, tokens, positions, sequences, n_outputs)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,22 @@ class Features:
     sequence: npt.NDArray[np.int64]  # [n] which one of the batch
     target: npt.NDArray[np.int64]  # [n] the token that follows
     hidden: Float32Array  # [n, hidden_size] after the final norm
-    logits: Float32Array  # [n, n_vocab]
+    logits: Float32Array  # [n, n_vocab] what is drawn from
+    raw: Float32Array | None = None  # [n, n_vocab] what the heads read, where the architecture scales or caps it
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, part: slice) -> Features:
         """Some of them, in the same buffers."""
-        return Features(self.sequence[part], self.target[part], self.hidden[part], self.logits[part])
+        return self._each(lambda array: array[part])
+
+    def copy(self) -> Features:
+        """The same in buffers of their own."""
+        return self._each(np.ndarray.copy)
+
+    def _each(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Features:
+        return Features(*(None if array is None else change(array) for array in vars(self).values()))  # type: ignore[arg-type]
 
 
 def together(stream: Iterable[Features], floats: int) -> Iterator[Features]:
@@ -41,7 +50,7 @@ def together(stream: Iterable[Features], floats: int) -> Iterator[Features]:
         if len(features) >= rows:
             yield from (features[i : i + rows] for i in range(0, len(features), rows))
             continue
-        held.append(Features(*(getattr(features, field.name).copy() for field in fields(Features))))
+        held.append(features.copy())
         if sum(map(len, held)) >= rows:
             yield _joined(held)
             held = []
@@ -50,7 +59,8 @@ def together(stream: Iterable[Features], floats: int) -> Iterator[Features]:
 
 
 def _joined(parts: Sequence[Features]) -> Features:
-    return Features(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Features)))
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Features(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
 
 
 def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
@@ -83,7 +93,8 @@ def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iter
             part = slice(i, i + context.n_outputs)
             logits, hidden = context.decode(ids[part], pos[part], seq[part], hidden=True)
             assert hidden is not None
-            yield Features(first + seq[part], target[part], hidden, logits)
+            raw = context.raw(logits)
+            yield Features(first + seq[part], target[part], hidden, logits, None if raw is logits else raw)
 
 
 def _read_prompts(context: Context, sequences: Sequence[Tokens], lengths: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.methods import LlamaSampler, check_settings, in_turn, warn_ignored, with_defaults
+from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
@@ -114,17 +115,16 @@ class Llama(llama_cpp.Llama):
         model = ModelFile.open(Path(model_path))
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
-        self._heads_path = heads
-        self._trace_on = trace
+        self._heads_path, self._trace_on = heads, trace
         self._last: Sampler | None = None
         self._predictor = Predictor(self._heads, enabled)
-        self._host_way = False
-        self._graph_seen = False  # whether a decode has shown that this architecture's graph takes the heads
+        self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
-        with loading(base, kwargs.get("verbose", True), outputs_max=self._outputs_max(kwargs)) as path:
+        with loading(base, kwargs.get("verbose", True), functools.partial(self._prepare, kwargs)) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
+        self._raw.bind(self._ctx.ctx)
         self.model_path = os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
         self._start_heads()
@@ -261,6 +261,7 @@ class Llama(llama_cpp.Llama):
     def _eval_parts(self, tokens: list[int]) -> None:
         for i in range(0, len(tokens), self.n_batch):
             self._turns.check()
+            self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
@@ -269,10 +270,12 @@ class Llama(llama_cpp.Llama):
 
     # ---- loading ----
 
-    def _outputs_max(self, kwargs: dict[str, Any]) -> int:
-        """Outputs per decode to reserve graph memory for; 0, llama.cpp's default, where every token is one."""
+    def _prepare(self, kwargs: dict[str, Any], model: Any, params: Any) -> None:
+        """Reserve graph memory for few outputs a decode, unless every token is one."""
         every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
-        return 0 if every_token or not self._predictor.names else _PREDICT_ROWS
+        if self._predictor.names and not every_token:
+            params.n_outputs_max = min(_PREDICT_ROWS, params.n_batch)
+        self._raw = RawLogits(model, params)
 
     def _start_heads(self) -> None:
         self._keeps_hidden = bool(self.context_params.embeddings)
@@ -318,11 +321,12 @@ class Llama(llama_cpp.Llama):
     def _predict_part(self, part: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
         assert self._heads is not None
         self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
+        self._raw.keep(True)
         self._ctx.decode(self._batch)
         n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
         logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, n_vocab))
         hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, n_embd))
-        return self._heads.evaluate(hidden, logits, heads_enabled=self._predictor.names)
+        return self._heads.evaluate(hidden, self._raw.read(logits), heads_enabled=self._predictor.names)
 
     # ---- sampling ----
 

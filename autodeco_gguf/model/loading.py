@@ -24,18 +24,21 @@ from autodeco_gguf.model.vetting import check_loadable
 _MMAP_ALIGNMENT = 32
 """llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
 
+Prepare = Callable[[Any, Any], object]
+"""What is done with a model and the parameters of a context before it is made, both llama_cpp's."""
+
 _load_lock = threading.RLock()
 
 _watcher: ContextVar[Callable[[float], object] | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str]:
+def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None) -> Iterator[str]:
     """Make llama_cpp load ``base`` from where it stands in its file; yields the path to give it.
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, some of its functions
-    are replaced: the one that opens the model; the one that makes the context, which also gets a bound on its
-    outputs; the one that opens a LoRA adapter, of which a missing one would be used all the
+    are replaced: the one that opens the model; the one that makes the context, with parameters that ``prepare`` may
+    change; the one that opens a LoRA adapter, of which a missing one would be used all the
     same; the reading of the metadata, which goes wrong where they are no UTF-8 or of 1,024 bytes; what renders chat
     templates, without bounds there; and what would send the output of the whole process to /dev/null, other threads'
     included: the log's callback is enough. Failures become BadFile with llama.cpp's own reason.
@@ -44,7 +47,7 @@ def loading(base: GgufFile, verbose: bool, outputs_max: int = 0) -> Iterator[str
     with _load_lock:
         capture = core.LogCapture(verbose)
         try:
-            with _replaced(_replacements(base, outputs_max, capture)):
+            with _replaced(_replacements(base, prepare, capture)):
                 yield _FileName(base.path)
         except AutoDecoError:
             raise
@@ -108,7 +111,7 @@ def _replaced(replacements: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(where, name, value)
 
 
-def _replacements(base: GgufFile, outputs_max: int, capture: core.LogCapture) -> list[tuple[Any, str, Any]]:
+def _replacements(base: GgufFile, prepare: Prepare | None, capture: core.LogCapture) -> list[tuple[Any, str, Any]]:
     """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there."""
     owner = threading.get_ident()
     open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
@@ -137,8 +140,8 @@ def _replacements(base: GgufFile, outputs_max: int, capture: core.LogCapture) ->
             core.file_close(file)
 
     def make_here(model: Any, params: Any) -> Any:
-        if threading.get_ident() == owner and outputs_max:
-            params.n_outputs_max = min(outputs_max, params.n_batch)
+        if threading.get_ident() == owner and prepare is not None:
+            prepare(model, params)
         return make_context(model, params)
 
     def adapter_here(model: Any, path: bytes) -> Any:

@@ -39,7 +39,7 @@ class Predictor:
     def __init__(self, heads: Heads | None, heads_enabled: Collection[str] | None = None) -> None:
         """Predict with the given heads, or 1 and 1 for None."""
         enabled = check_enabled(heads_enabled)
-        self._heads = heads
+        self.heads = heads
         self.names = enabled & heads.names if heads is not None else frozenset[str]()
         self.native: core.Predictor | None = None
         if heads is not None and self.names:
@@ -47,10 +47,10 @@ class Predictor:
 
     def evaluate(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
         """T and P [n] after hidden states and raw logits [n, ...] of one's own, as :meth:`Heads.evaluate`."""
-        if self._heads is None:
+        if self.heads is None:
             ones = np.ones(len(hidden), np.float32)
             return ones, ones.copy()
-        return self._heads.evaluate(hidden, logits, heads_enabled=self.names)
+        return self.heads.evaluate(hidden, logits, heads_enabled=self.names)
 
     def attach(self, ctx: Any, seq_id: int = 0) -> bool:
         """Put the heads into the graph of a llama_context (a ctypes pointer or an address) for one sequence.

@@ -159,3 +159,21 @@ _RANGES = (
 def seed_from(text: str) -> int:
     """A seed of 31 bits for what a text names: the same everywhere, and as good as independent for different texts."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >> 1
+
+
+FILE_PREFIX = "general.sampling."
+
+FILE_KEYS = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_last_n": "penalty_last_n",
+    "penalty_repeat": "repeat_penalty",
+    "mirostat": "mirostat_mode",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
+}
+"""Names of ``Sampling`` by llama.cpp's, as its common_init_sampler_from_model reads them behind ``FILE_PREFIX``."""

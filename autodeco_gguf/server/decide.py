@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.engine.file_sampling import file_sampling
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import HEADS
-from autodeco_gguf.model.sampling import MAX_SEED, Sampling, check_seed
+from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.schemas import SamplingBody
 
@@ -16,21 +17,6 @@ Source = Literal["client", "heads", "file", "default"]
 
 DEFAULT = 1.0
 """Of temperature and top-p, where nothing else says: the model's own distribution, as in OpenAI's API."""
-
-_FILE_KEYS = {
-    "temp": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "xtc_probability": "xtc_probability",
-    "xtc_threshold": "xtc_threshold",
-    "penalty_last_n": "penalty_last_n",
-    "penalty_repeat": "repeat_penalty",
-    "mirostat": "mirostat_mode",
-    "mirostat_tau": "mirostat_tau",
-    "mirostat_eta": "mirostat_eta",
-}
-"""Names of ``Sampling`` by llama.cpp's ``general.sampling.*``."""
 
 
 _OTHERS = {
@@ -70,22 +56,6 @@ def seed_of(seed: int | None, i: int = 0) -> int:
     return (check_seed(None) if seed in (None, -1) else seed + i) % MAX_SEED
 
 
-def file_sampling(engine: Engine) -> dict[str, Any]:
-    """What the model's file recommends in ``general.sampling.*``.
-
-    Raises:
-        BadFile: a value out of range.
-    """
-    base = engine.context.file.base()
-    found = {name: base.get(f"general.sampling.{key}", object) for key, name in _FILE_KEYS.items()}
-    given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-    try:
-        Sampling(**given).check()
-    except InvalidInput as e:
-        raise BadFile.of(base.path, f"general.sampling.*: {e}") from e
-    return given
-
-
 class Decider:
     """Decides for one engine.
 
@@ -97,7 +67,7 @@ class Decider:
     def __init__(self, engine: Engine, sampling: Literal["client", "heads"]) -> None:
         """Read the file's values; ``sampling``: as the settings have it."""
         self._heads, self._locked, self._n_ctx = engine.heads, sampling == "heads", engine.n_ctx
-        self._file = file_sampling(engine)
+        self._file = file_sampling(engine.context.file.base())
         if self._locked and not self._heads:
             raise InvalidInput(f"sampling by the heads: {engine.context.file.path} has none", key="sampling")
 

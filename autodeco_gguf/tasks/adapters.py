@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
+from autodeco_gguf.files.reading import MAX_JSON
 from autodeco_gguf.tasks.boxes import last_boxed
 from autodeco_gguf.tasks.checkers import read_answer
 from autodeco_gguf.tasks.instruction_checks import encode
 from autodeco_gguf.tasks.problems import as_answer, as_text, parse_problem, unfit
+from autodeco_gguf.tasks.programs import cases as programs
 
 Record = Mapping[str, object]
 
@@ -23,10 +24,18 @@ Record = Mapping[str, object]
 class Adapter:
     """How a benchmark is read: the checker that grades it, if the user chooses no other, and (record, checker) ->
     (prompt, answer), which raises InvalidInput, without the record's place, for one that it cannot use.
+
+    ``chosen`` tells the checker where it depends on the record. A line of a file may have ``line_bytes``.
     """
 
     checker: str
     convert: Callable[[Record, str], tuple[str, str]]
+    chosen: Callable[[Record], str] | None = None
+    line_bytes: int = MAX_JSON
+
+    def checker_of(self, record: Record) -> str:
+        """The checker of a record."""
+        return self.checker if self.chosen is None else self.chosen(record)
 
 
 # ---- mathematics ----
@@ -64,6 +73,12 @@ def _math(record: Record, checker: str) -> tuple[str, str]:
 
 _BARE_BOX = re.compile(r"\\boxed +([^\s{}$]+)")
 """As a few solutions have it: a single sign, without braces."""
+
+
+def _deepmath(record: Record, checker: str) -> tuple[str, str]:
+    """zwhe99/DeepMath-103K, what the paper's heads are trained on: ``question`` and ``final_answer``."""
+    return as_text(*_item(record, "question")) + _BOXED, as_answer(*_item(record, "final_answer"))
+
 
 # ---- multiple choice ----
 
@@ -139,27 +154,34 @@ def _execution(record: Record, checker: str) -> tuple[str, str]:
 
 
 def _generation(record: Record, checker: str) -> tuple[str, str]:
-    """livecodebench/code_generation and code_generation_lite: a program that passes tests.
+    """livecodebench/code_generation and code_generation_lite: a program that passes public and private tests.
 
-    Only for a checker of the user's own. The answer is ``{"function": NAME or null, "tests": [...]}`` as JSON, with
-    the public tests; a program without a function reads standard input.
+    The answer is ``{"function": NAME or null, "tests": [...], "private": ...}`` as JSON; a program without a function
+    reads standard input.
     """
     if checker == LIVECODEBENCH.checker:
-        raise InvalidInput(
-            "code generation: to grade it, the model's code has to be run, which no checker here does; "
-            "use --checker MODULE:FUNCTION with one of your own that does"
-        )
+        message = f"code generation, which checker {checker} cannot grade, expected code, or one of your own"
+        raise InvalidInput(message, key="checker", found=checker, expected="code")
     question = as_text(*_item(record, "question_content"))
     tests = _list("public_test_cases", _json("public_test_cases", record["public_test_cases"]))
     metadata = _json("metadata", record.get("metadata") or "{}")
-    function = metadata.get("func_name") if isinstance(metadata, Mapping) else None
+    names = [metadata.get(key) for key in ("func_name", "fn_name")] if isinstance(metadata, Mapping) else []
+    function = next((name for name in names if name), None)
+    if function is None and any(isinstance(test, Mapping) and test.get("testtype") == "functional" for test in tests):
+        raise InvalidInput("metadata has no func_name, but the tests call a function", key="metadata", found=metadata)
     starter = record.get("starter_code")
     if starter:
-        task = f"Complete this code:\n\n{_block(as_text('starter_code', starter))}"
+        task = f"Complete this code, without changing its names:\n\n{_block(as_text('starter_code', starter))}"
     else:
-        task = "Write a program that reads standard input and writes standard output."
-    text = f"{question}\n\n{task}\n\nEnd your answer with all of the code in a Python code block."
-    return text, json.dumps({"function": function, "tests": tests}, ensure_ascii=False)
+        task = (
+            "The program reads standard input and writes its answer to standard output. "
+            "Do not build the examples into it."
+        )
+    text = (
+        f"Write a correct Python program for this problem; it has to pass all tests.\n\n{question}\n\n{task}\n\n"
+        "End your answer with all of the code in one Python code block."
+    )
+    return text, programs.write_answer(function, tests, record.get("private_test_cases"))
 
 
 def _block(code: str) -> str:
@@ -222,7 +244,12 @@ def _json(key: str, value: object) -> object:
         raise InvalidInput(f"{key}: {e}", key=key, found=value) from e
 
 
-LIVECODEBENCH = Adapter("literal", _livecodebench)
+LIVECODEBENCH = Adapter(
+    "literal",
+    _livecodebench,
+    chosen=lambda record: "code" if "public_test_cases" in record else "literal",
+    line_bytes=256 << 20,  # with private tests
+)
 PLAIN = Adapter("boxed", lambda record, checker: parse_problem(record))
 """Records as ``parse_problem`` takes them; the prompt is the problem as it stands."""
 
@@ -230,6 +257,7 @@ ADAPTERS = {
     **dict.fromkeys(("aime", "brumo25", "hmmt25", "beyondaime"), Adapter("boxed", _competition)),
     "gsm8k": Adapter("number", _gsm8k),
     "math": Adapter("boxed", _math),
+    "deepmath": Adapter("boxed", _deepmath),
     "gpqa": Adapter("choice", _gpqa),
     "mmlu-pro": Adapter("choice", _mmlu_pro),
     "livecodebench": LIVECODEBENCH,

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import ifeval, members, numbers, stories
+from autodeco_gguf.tasks import ifeval, members, numbers, official, stories
 from autodeco_gguf.tasks.boxes import last_box, last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
+from autodeco_gguf.tasks.programs import cases as programs
 
 Checker = Callable[[str, str], bool]
 """(text of the response, expected answer) -> whether the response is right."""
@@ -64,9 +65,7 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 # ---- expected answers ----
 
 _MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
-_UNMARKED = ("ifbench", "ifeval", "member", "story")
-"""Checkers whose answers no benchmark marks."""
-
+_UNMARKED = ("code", "ifbench", "ifeval", "member", "story")  # checkers whose answers no benchmark marks
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
 
 
@@ -346,12 +345,14 @@ def _evaluate(text: str) -> tuple[object] | None:
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choice,
+    "code": programs.not_here,
     "exact": exact,
     "ifbench": ifbench.check,
     "ifeval": ifeval.check,
     "literal": literal,
     "member": members.check,
     "number": numbers.number,
+    "official": official.official,
     "regex": regex,
     "story": stories.check,
 }
@@ -360,12 +361,14 @@ CHECKERS: dict[str, Checker] = {
 _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
     "choice": _letter,
+    "code": programs.read_answer,
     "exact": str,
     "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
     "literal": _literal,
     "member": members.parse,
     "number": numbers.expected_number,
+    "official": str,
     "regex": _pattern,
     "story": stories.parse,
 }
@@ -374,15 +377,17 @@ _READERS: dict[str, Callable[[str], object]] = {
 FINDERS: dict[str, Callable[[str], object | None]] = {
     "boxed": last_boxed,
     "choice": _chosen,
+    "code": programs.program,
     "literal": _given_literal,
     "number": numbers.given_number,
+    "official": official.last_answer,
 }
 """What they compare of a response, where they look for a form; None where it is missing."""
 
 
 def has_form(checker: str, text: str) -> bool | None:
-    r"""Whether a response has the form that a checker looks for, right or wrong: for ``boxed`` a closed box, for
-    ``choice`` a letter that is chosen, for ``number`` a number, for ``literal`` one that can be read.
+    r"""Whether a response has the form that a checker looks for, right or wrong: a closed box for ``boxed``, a chosen
+    letter for ``choice``, a number, a literal, a closed code block for ``code``.
 
     None for a checker that looks for no form, or is the user's own.
 

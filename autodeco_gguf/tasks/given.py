@@ -6,7 +6,7 @@ from autodeco_gguf.tasks.checkers import FINDERS
 from autodeco_gguf.tasks.members import first_member
 from autodeco_gguf.tasks.numbers import Number
 
-ONE_RIGHT = ("boxed", "choice", "number")
+ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
 
 

@@ -1,6 +1,6 @@
 """The process in which a checker, or a reward of the user's own, is called: JSON lines in, JSON lines out.
 
-Started by :class:`autodeco_gguf.tasks.grading.Worker` with the function's name, the seconds that a call may take, and
+Started by :class:`autodeco_gguf.tasks.workers.Worker` with the function's name, the seconds that a call may take, and
 "checker" or "reward". It first answers with ``[0, null]``, or with why it has no function instead of null, and then
 every ``[number, *arguments]`` with ``[number, value, error]``, until its input ends.
 """

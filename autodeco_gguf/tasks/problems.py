@@ -14,6 +14,7 @@ from autodeco_gguf.files.jsonl import type_name
 
 _KEYS = (("problem", "gt"), ("prompt", "answer"), ("question", "answer"))
 _EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
+_DEEPMATH = ("question", "final_answer")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ def located(file: str | Path, number: int, *, by_line: bool = True) -> Iterator[
 
 def parse_problem(record: Mapping[str, object]) -> tuple[str, str]:
     """Text and answer of a record with ``problem`` and ``gt``, as in the official evaluation data, ``prompt`` and
-    ``answer``, or ``question`` and ``answer``; an answer may be a number. InvalidInput, without its place, for another.
+    ``answer``, ``question`` and ``answer``, or ``question`` and ``final_answer``, as in DeepMath-103K; an answer may be
+    a number. InvalidInput, without its place, for another.
     """
     text, answer = next((keys for keys in _KEYS if keys[0] in record), ("", ""))
+    if answer not in record and all(key in record for key in _DEEPMATH):
+        text, answer = _DEEPMATH
     if not text:
         keys = sorted(record)
         raise InvalidInput(f"has the keys {keys}, expected {_EXPECTED}", expected=_EXPECTED, found=keys)

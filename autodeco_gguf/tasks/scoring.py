@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.tasks.grading import Workers, failure
+from autodeco_gguf.tasks.grading import failure
+from autodeco_gguf.tasks.workers import Workers, function_service
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Scorer:
 
     def __init__(self, name: str, time_limit: float = 10.0) -> None:
         self._name, self._time_limit = name, time_limit
-        self._workers = Workers(name, time_limit, "reward")
+        self._workers = Workers(function_service(name, time_limit, "reward"), time_limit)
 
     def __enter__(self) -> Scorer:
         return self

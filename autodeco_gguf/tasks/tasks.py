@@ -90,18 +90,18 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     if (built_in := spec.partition("@"))[0] in BUILT_IN:
         return _built_in(*built_in, checker=checker, limit=limit)
     adapter, source = _split(spec)
-    checker = checker or adapter.checker
-    name, records, by_line = _open(source)
+    name, records, by_line = _open(source, adapter.line_bytes)
     problems = []
     for number, record in itertools.islice(records, limit):
         with located(source, number, by_line=by_line):
             if not isinstance(record, dict):
                 raise InvalidInput(f"is {type_name(record)}, expected an object", found=record)
+            checker = checker or adapter.checker_of(record)
             text, answer = adapter.convert(record, checker)
             problems.append(Problem(text, read_answer(checker, answer), number, source, by_line))
     if not problems:
         raise BadFile.of(source, "no record in it")
-    return Task(name, tuple(problems), checker)
+    return Task(name, tuple(problems), checker or adapter.checker)
 
 
 def _built_in(name: str, at: str, split: str, *, checker: str | None, limit: int | None) -> Task:
@@ -135,14 +135,15 @@ _Records = Iterator[tuple[int, Any]]
 """With the number of each, or of its line, from 1."""
 
 
-def _open(source: str) -> tuple[str, _Records, bool]:
-    """The name of a source, its records, and whether they are numbered by lines."""
+def _open(source: str, line_bytes: int) -> tuple[str, _Records, bool]:
+    """The name of a source, its records, and whether they are numbered by lines, which are not longer than that."""
     path = Path(source)
     reader = _READERS.get(path.suffix.lower())
     if path.is_file():
         if reader is None:
             raise BadFile.of(path, f"has the suffix {path.suffix!r}, expected one of {', '.join(_READERS)}")
-        return path.stem, reader(path), reader is _read_jsonl
+        by_line = reader is _read_jsonl
+        return path.stem, _read_jsonl(path, line_bytes) if by_line else reader(path), by_line
     if source and path.exists():
         raise BadFile.of(path, "is not a regular file")
     match = _DATASET.fullmatch(source)
@@ -152,8 +153,8 @@ def _open(source: str) -> tuple[str, _Records, bool]:
     return "-".join(filter(None, match.group("name", "config"))), _read_hub(source, match), False
 
 
-def _read_jsonl(path: Path) -> _Records:
-    for number, line in read_lines(path):
+def _read_jsonl(path: Path, at_most: int = MAX_JSON) -> _Records:
+    for number, line in read_lines(path, at_most):
         with located(path, number):
             value = parse_line(line)
         yield number, value

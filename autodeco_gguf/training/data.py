@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class Counts:
     longest: int = 0
     cut: int = 0
     cut_tokens: int = 0
+    too_long: int = 0
     empty: int = 0
 
 
@@ -73,14 +74,16 @@ class Encoder:
         max_tokens: int,
         commands: Commands | None = None,
         chat: Chat | None = None,
+        *,
+        too_long: Literal["cut", "leave-out"] = "cut",
     ) -> None:
-        """Cut sequences to ``max_tokens``; with commands, give some examples their variants too.
+        """Cut sequences to ``max_tokens``, or leave examples out; with commands, give some their variants too.
 
         ``chat`` is the model's chat template, where it is to read more than by default.
         """
         self._context = context
         self._chat = chat or context.chat()
-        self._max_tokens = max_tokens
+        self._max_tokens, self._too_long = max_tokens, too_long
         self._commands = commands
         self._suffix = self._answer_suffix()
         self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
@@ -101,6 +104,9 @@ class Encoder:
         examples += [self._example(self._command(record, command)) for command in pair or ()]
         sequences = [self._tokens(example) for example in examples]
         if max(map(len, sequences)) > self._max_tokens:
+            if self._too_long == "leave-out":
+                counts.too_long += 1
+                return []
             counts.cut += 1
             counts.cut_tokens += max(0, len(sequences[0]) - self._max_tokens)
             sequences = [s[: self._max_tokens] for s in sequences]
@@ -312,8 +318,10 @@ def encode_files(
             progress(index + 1)
     if not counts.examples:
         names = ", ".join(map(str, paths))
+        too_long = f", {counts.too_long} too long" if counts.too_long else ""
         raise BadFile(
-            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} with nothing to predict)",
+            f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} with nothing to predict"
+            f"{too_long})",
             file=paths[0],
         )
     return Dataset(directory, counts, digest.hexdigest())

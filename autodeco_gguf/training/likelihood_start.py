@@ -52,7 +52,7 @@ def likelihood_start(
     answers = directory / "answers.jsonl"
     if not answers.exists():
         _draw(engine, tasks, items, settings, answers, phase)
-    heads = HeadsModule(engine.context.hidden_size, settings.seed)
+    heads = HeadsModule(engine.context.hidden_size, settings.seed, settings.kind)
     engine.forget()
     try:
         encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
@@ -63,7 +63,7 @@ def likelihood_start(
         return heads, data.counts.examples
     learning = TrainingSettings(
         objective=replace(TrainingSettings().objective, heads=settings.objective.heads),
-        max_tokens=engine.n_ctx,
+        kind=settings.kind,
         steps=settings.start_steps,
         lr=settings.peak_lr(engine.context.hidden_size),
         evaluations=3,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autodeco_gguf.model.features import Features
 from autodeco_gguf.training import losses
-from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.module import HeadsModule, feature_slopes, probability_features
 from autodeco_gguf.training.settings import Objective
 
 CHUNK_FLOATS = 1 << 22
@@ -23,11 +23,12 @@ class Positions:
 
     sequence: Tensor  # [n] which one of the batch
     hidden: Tensor  # [n, hidden_size]
-    features: Tensor  # [n, 5] of the top-p head; [n, 0] where it is not trained
+    features: Tensor  # [n, 5] of the top-p head, [n, 1] of a plain one; [n, 0] where it is not there
+    slopes: Tensor  # their derivatives by T; [n, 0] where they carry no gradient
     temperature: Tensor  # [n] predicted
     top_p: Tensor  # [n] predicted
     counts: Tensor  # [n] whether it has losses of its own; False for variants with a command
-    kept: Tensor  # [n] weight in the temperature loss: 0 or 1 in training, its expectation in validation
+    kept: Tensor  # [n] weight where easy ones are dropped: 0 or 1 in training, its expectation in validation
     temperature_loss: Tensor  # [n] weighted, before averaging
     top_p_loss: Tensor  # [n] likewise
     gradients: Tensor  # [n, 3] of the temperature loss by T, and of the top-p loss by T and by P
@@ -48,6 +49,7 @@ class Losses:
     mean_temperature: float
     mean_top_p: float
     positions: int
+    examples: int
 
     @property
     def total(self) -> float:
@@ -55,12 +57,15 @@ class Losses:
         return self.temperature + self.top_p + self.ranking
 
     @classmethod
-    def mean(cls, parts: Sequence[Losses]) -> Losses:
-        """Of several batches, by their positions."""
-        n = sum(p.positions for p in parts)
-        names = [name for name in cls.__dataclass_fields__ if name != "positions"]
-        means = {name: float(sum(getattr(p, name) * p.positions for p in parts) / n) for name in names}
-        return cls(**means, positions=n)
+    def mean(cls, parts: Sequence[Losses], average: str = "token") -> Losses:
+        """Of several batches: the losses by their positions or by their examples, T and P by the positions."""
+        positions, examples = sum(p.positions for p in parts), sum(p.examples for p in parts)
+        means = {}
+        for name in ("temperature", "top_p", "ranking", "mean_temperature", "mean_top_p"):
+            by_example = average == "example" and not name.startswith("mean_")
+            weights = [p.examples if by_example else p.positions for p in parts]
+            means[name] = sum(getattr(p, name) * w for p, w in zip(parts, weights, strict=True)) / sum(weights)
+        return cls(**means, positions=positions, examples=examples)
 
 
 def collect(
@@ -82,6 +87,19 @@ def collect(
     return Positions.join(parts)
 
 
+def predict(heads: HeadsModule, hidden: Tensor, raw: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """T [n] and P [n], 1 for a head that is not there, and what the top-p head sees besides the hidden state.
+
+    ``raw`` are the logits [n, n_vocab] before a soft cap or a scale of the model's.
+    """
+    ones = torch.ones(len(hidden))
+    t = heads.temperature(hidden) if "temperature" in objective.there else ones
+    if "top_p" not in objective.there:
+        return t, ones.clone(), hidden[:, :0]
+    features = probability_features(raw, t) if len(heads.features) > 1 else t.detach().unsqueeze(-1)
+    return t, heads.top_p(hidden, features), features
+
+
 def _positions(
     heads: HeadsModule, at: Features, commanded: Tensor, objective: Objective, draws: torch.Generator | None
 ) -> Positions:
@@ -90,59 +108,92 @@ def _positions(
     logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
     counts = ~torch.isin(sequence, commanded)
     with torch.no_grad():
-        ones = torch.ones(len(target))
-        temperature = heads.temperature(hidden) if objective.temperature else ones
-        features = probability_features(logits, temperature) if objective.top_p else hidden[:, :0]
-        top_p = heads.top_p(hidden, features) if objective.top_p else ones
-        weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else ones
-        if draws is None:
-            always = losses.easy_token_mask(logits, target, torch.zeros(len(target)), 1.0).float()
-            kept = always + (1.0 - always) * (1.0 - objective.easy_mask)
-        else:
-            uniform = torch.rand(len(target), generator=draws)
-            kept = losses.easy_token_mask(logits, target, uniform, objective.easy_mask).float()
-        kept, weight = kept * counts, weight * counts
+        raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
+        temperature, top_p, features = predict(heads, hidden, raw, objective)
+        kept = _kept(logits, target, objective, draws) * counts
+    slopes = hidden[:, :0]
+    if objective.feature_gradient and objective.temperature and objective.top_p_loss and draws is not None:
+        slopes = feature_slopes(raw, temperature)[:, : features.shape[1]]
     t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
-    gradients = torch.zeros(len(target), 3)
-    t_loss = p_loss = torch.zeros(len(target))
+    gradients = torch.zeros(len(target), 3, dtype=logits.dtype)
     with torch.set_grad_enabled(draws is not None):
-        if objective.temperature:
-            t_loss = kept * weight * losses.temperature_loss(logits, target, t)
-            if draws is not None:
-                (gradients[:, 0],) = torch.autograd.grad(t_loss.sum(), t)
-        if objective.top_p:
-            alpha, tolerance = objective.alpha, objective.sort_tolerance
-            p_loss = weight * losses.top_p_loss(logits, target, t, p, alpha=alpha, tolerance=tolerance)
-            if draws is not None:
-                gradients[:, 1], gradients[:, 2] = torch.autograd.grad(p_loss.sum(), (t, p))
-    t_loss, p_loss = t_loss.detach(), p_loss.detach()
-    return Positions(sequence, hidden, features, temperature, top_p, counts, kept, t_loss, p_loss, gradients)
+        t_loss, p_loss = _losses(logits, target, t, p, objective)
+        t_loss, p_loss = kept * t_loss, (kept if objective.masks_top_p else counts) * p_loss
+        if draws is not None and objective.temperature_loss:
+            (gradients[:, 0],) = torch.autograd.grad(t_loss.sum(), t)
+        if draws is not None and objective.top_p_loss:
+            gradients[:, 1], gradients[:, 2] = torch.autograd.grad(p_loss.sum(), (t, p))
+    rest = (counts, kept, t_loss.detach(), p_loss.detach(), gradients)
+    return Positions(sequence, hidden, features, slopes, temperature, top_p, *rest)
+
+
+def _kept(logits: Tensor, target: Tensor, objective: Objective, draws: torch.Generator | None) -> Tensor:
+    """Which positions [n] are not dropped as easy; without draws, with which probability."""
+    if draws is not None:
+        uniform = torch.rand(len(target), generator=draws)
+        return losses.easy_token_mask(logits, target, uniform, objective.easy_mask).float()
+    always = losses.easy_token_mask(logits, target, torch.zeros(len(target)), 1.0).float()
+    return always + (1.0 - always) * (1.0 - objective.easy_mask)
+
+
+def _losses(logits: Tensor, target: Tensor, t: Tensor, p: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The temperature loss and that of the cut distribution, each [n], weighted; 0 for one that is not there."""
+    t_loss = p_loss = torch.zeros(len(target))
+    weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else torch.ones(len(target))
+    if objective.temperature_loss:
+        t_loss = losses.temperature_loss(logits, target, t)
+        at_t = objective.dynamic_fine_tuning and objective.weight_at == "T"
+        t_loss = (torch.exp(-t_loss.detach()) if at_t else weight) * t_loss
+    if objective.top_p_loss:
+        alpha, tolerance = objective.alpha, objective.sort_tolerance
+        p_loss = weight * losses.top_p_loss(logits, target, t, p, alpha=alpha, tolerance=tolerance)
+    return t_loss, p_loss
+
+
+def _averages(at: Positions, objective: Objective) -> tuple[Tensor, Tensor]:
+    """What each position's two losses are multiplied by before they are added up, [n] each."""
+    counts, kept = at.counts.float(), at.kept
+    of_top_p = kept if objective.masks_top_p else counts
+    if objective.average == "token":
+        ones = torch.ones(len(counts))
+        return ones / kept.sum().clamp_min(1.0), ones / of_top_p.sum().clamp_min(1.0)
+    n = int(at.sequence.max()) + 1
+    lengths = [torch.zeros(n).index_add(0, at.sequence, x) for x in (kept, of_top_p, counts)]
+    examples = float((lengths[2] > 0).sum())
+    of_t, of_p = (1.0 / (examples * x[at.sequence].clamp_min(1.0)) for x in lengths[:2])
+    return of_t, of_p
 
 
 def batch_losses(at: Positions, triples: Tensor, objective: Objective) -> Losses:
     """Average a batch's losses: over the kept positions, over those that count, over the triples."""
-    ranking = _ranking(at.temperature, at.top_p, at.sequence, triples, objective)
+    of_temperature, of_top_p = _averages(at, objective)
     return Losses(
-        temperature=float(at.temperature_loss.sum() / at.kept.sum().clamp_min(1.0)),
-        top_p=float(at.top_p_loss.sum() / at.counts.sum()),
-        ranking=float(ranking),
+        temperature=float((at.temperature_loss * of_temperature).sum()),
+        top_p=float((at.top_p_loss * of_top_p).sum()),
+        ranking=float(_ranking(at.temperature, at.top_p, at.sequence, triples, objective)),
         mean_temperature=float(at.temperature[at.counts].mean()),
         mean_top_p=float(at.top_p[at.counts].mean()),
         positions=int(at.counts.sum()),
+        examples=len(at.sequence[at.counts].unique()),
     )
 
 
 def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Objective) -> None:
     """Add the objective's gradients to the heads' parameters.
 
-    The losses' gradients by T and P are known for each position; what remains is the heads' own backward pass. As
-    upstream, the top-p loss also teaches T, while the top-p head's inputs carry no gradient.
+    The losses' gradients by T and P are known for each position; what remains is the heads' own backward pass. The
+    top-p loss also teaches T; what the top-p head sees carries a gradient where the objective says so.
     """
-    n = at.counts.sum()
-    by_temperature = at.gradients[:, 0] / at.kept.sum().clamp_min(1.0) + at.gradients[:, 1] / n
-    by_top_p = at.gradients[:, 2] / n
+    of_temperature, of_top_p = _averages(at, objective)
+    by_temperature = at.gradients[:, 0] * of_temperature + at.gradients[:, 1] * of_top_p
+    by_top_p = at.gradients[:, 2] * of_top_p
     temperature = heads.temperature(at.hidden) if objective.temperature else at.temperature
-    top_p = heads.top_p(at.hidden, at.features) if objective.top_p else at.top_p
+    top_p = at.top_p
+    if objective.top_p or at.slopes.shape[1]:
+        seen = at.features
+        if at.slopes.shape[1]:
+            seen = seen + at.slopes * (temperature - temperature.detach()).unsqueeze(-1)  # its value stays
+        top_p = heads.top_p(at.hidden, seen)
     loss = (temperature * by_temperature).sum() + (top_p * by_top_p).sum()
     (loss + _ranking(temperature, top_p, at.sequence, triples, objective)).backward()
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from autodeco_gguf.model.features import Features, together
 from autodeco_gguf.training import losses
-from autodeco_gguf.training.module import HeadsModule, probability_features
-from autodeco_gguf.training.objective import CHUNK_FLOATS
+from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.objective import CHUNK_FLOATS, predict
 from autodeco_gguf.training.settings import Objective
 
 Range = tuple[float, float]
@@ -88,9 +88,10 @@ def _backward(
 ) -> None:
     sequence, tokens, hidden = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
     logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
+    raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
     with torch.no_grad():
-        t, p, features = predict(heads, hidden, logits, objective)
-        t0, p0, _ = predict(start, hidden, logits, objective) if limits.pull else (t, p, features)
+        t, p, features = predict(heads, hidden, raw, objective)
+        t0, p0, _ = predict(start, hidden, raw, objective) if limits.pull else (t, p, features)
     t_leaf, p_leaf = t.clone().requires_grad_(), p.clone().requires_grad_()
     nll = drawn_nll(logits, tokens, t_leaf, p_leaf, alpha=objective.alpha, tolerance=objective.sort_tolerance)
     by_t, by_p = torch.autograd.grad((weights[sequence] * nll).sum(), (t_leaf, p_leaf))
@@ -110,11 +111,3 @@ def limited(gradient: Tensor, value: Tensor, start: Tensor, within: Range, pull:
     out = ((value <= low) & (gradient > 0)) | ((value >= high) & (gradient < 0))  # a step goes against the gradient
     back = pull * (value - start) + RETURN * (value - value.clamp(low, high))
     return gradient.masked_fill(out, 0.0) + 2.0 * scale * back
-
-
-def predict(heads: HeadsModule, hidden: Tensor, logits: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """T [n] and P [n], 1 for a head that is not trained, and what the top-p head sees besides the hidden state."""
-    ones = torch.ones(len(hidden))
-    t = heads.temperature(hidden) if objective.temperature else ones
-    features = probability_features(logits, t) if objective.top_p else hidden[:, :0]
-    return t, heads.top_p(hidden, features) if objective.top_p else ones.clone(), features

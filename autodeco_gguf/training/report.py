@@ -11,7 +11,8 @@ from torch import Tensor
 
 from autodeco_gguf.model.features import Features
 from autodeco_gguf.training import losses
-from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.module import HeadsModule
+from autodeco_gguf.training.objective import predict
 from autodeco_gguf.training.settings import Objective
 
 LEAST_EXAMPLES, LEAST_TOKENS = 10, 200
@@ -75,7 +76,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     if is_too_little(n_examples, len(example)):
         words = f"{len(example)} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
         words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
-    if len(objective.heads) == 1:
+    if len(objective.there) == 1:
         methods = tuple(m for m in methods if m.name != T_ALONE)
     return Report(methods, n_examples, len(example), words)
 
@@ -124,8 +125,8 @@ def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[T
     logits, hidden, target = (torch.from_numpy(x.copy()) for x in (at.logits, at.hidden, at.target))
     with torch.no_grad():
         ones = torch.ones(len(target))
-        t = heads.temperature(hidden) if objective.temperature else ones
-        p = heads.top_p(hidden, probability_features(logits, t)) if objective.top_p else ones
+        raw = logits if at.raw is None else torch.from_numpy(at.raw)
+        t, p, _ = predict(heads, hidden, raw, objective)
         columns = [
             _nll(logits, target, t, p, objective.alpha),
             losses.temperature_loss(logits, target, t),

@@ -11,9 +11,8 @@ import torch
 from autodeco_gguf.answers.items import GradedTasks, Item, digest, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.heads.base_model import BaseModel, fitting_heads
-from autodeco_gguf.heads.checkpoint import read_checkpoint
+from autodeco_gguf.errors import BadFile
+from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.likelihood_start import LEAST, likelihood_start
 from autodeco_gguf.training.measures import Measures, RewardReport, report_of
@@ -23,10 +22,11 @@ from autodeco_gguf.training.plot import plot_rounds
 from autodeco_gguf.training.reward_settings import RewardSettings
 from autodeco_gguf.training.reward_trainer import RewardTrainer, Round
 from autodeco_gguf.training.rewards import Reward
+from autodeco_gguf.training.start import NEW, read_start, start_files, start_identity
 from autodeco_gguf.training.train import identity, write_heads
 
-LIKELIHOOD, NEW = "likelihood", "new"
-"""Where heads start, besides a checkpoint or a GGUF with heads."""
+LIKELIHOOD = "likelihood"
+"""Where heads start, besides ``start.NEW`` and what ``start.read_start`` reads."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RewardOptions:
 
     Attributes:
         start: "likelihood": from new heads, trained on the right answers of the first rounds, drawn at T = 1; "new"; or
-            a checkpoint's directory, an adapter or a merged file.
+            a checkpoint, an adapter or a merged file.
         n_ctx: tokens of an answer, its prompt included; None: as an Engine has it.
         n_parallel: answers at once.
         time_limit: seconds that one call of the user's own reward may take.
@@ -105,30 +105,31 @@ def train_reward(
     settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
     settings.check()
     out, machine = Output(Path(output)), machine or Machine()
-    known = options.start in (LIKELIHOOD, NEW)
-    out.check([Path(base), *tasks.files, *([] if known else [Path(options.start)])], force)
+    out.check([Path(base), *tasks.files, *start_files(options.start)], force)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
-    given = None if known else _read_heads(model, Path(options.start), settings)
-    start = options.start if given is None else given.weights(vocab_size=0, base_model="").fingerprint()
+    new = options.start in (LIKELIHOOD, NEW)
+    read = read_start(model, NEW if new else options.start, settings.objective, settings.seed)
+    start = options.start if new else start_identity(read)
+    given = read or _new_heads(model, settings)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
-        with _engine(model, settings, options, machine) as engine:
+        with _engine(model, given, settings, options, machine) as engine:
             items = render(engine, tasks.tasks, settings.max_tokens)
             if force:
                 out.begin_anew()
             what = {**identity(model, engine.machine), **_described(engine, tasks, items), "start": start}
-            trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what)
+            trainer = RewardTrainer(engine, tasks, items, reward, settings, (out.state, out.directory), what, given)
             if not trainer.resumed:
                 if options.start == LIKELIHOOD:
                     given = _likelihood(engine, tasks, trainer, settings, out.state / "start", watch)
-                trainer.begin(given or HeadsModule(engine.context.hidden_size, settings.seed))
+                trainer.begin(given)
             _run(trainer, watch)
             n_vocab = engine.context.n_vocab
         weights = trainer.heads.weights(vocab_size=n_vocab, base_model=options.base_name or model.name)
         log, n_held_out = out.directory / "log.jsonl", len(trainer.validation)
         result = report_of(log, settings.reward, settings.k, n_held_out, trainer.kept)
-        write_heads(out, model, weights, settings.objective.heads, result, plot_rounds)
+        write_heads(out, model, weights, settings.objective.there, result, plot_rounds)
         out.remove_state()
     return RewardTrained(out.directory, out.adapter, settings.rounds, trainer.round, trainer.kept, result)
 
@@ -139,32 +140,24 @@ def _described(engine: Engine, tasks: GradedTasks, items: Sequence[Item]) -> dic
     return {"ctx": engine.n_ctx, "parallel": engine.n_parallel, "checkers": checkers, "data": digest(items)}
 
 
-def _read_heads(model: BaseModel, path: Path, settings: RewardSettings) -> HeadsModule:
-    """The heads of a checkpoint's directory, an adapter or a merged file, checked to fit."""
-    if path.is_dir():
-        weights = read_checkpoint(path).weights
-        model.check_fit(weights.hidden_size, weights.vocab_size, model.parts[0].architecture, path)
-    else:
-        weights = fitting_heads(model.file, path)
-    heads = HeadsModule(weights.hidden_size, settings.seed)
-    try:
-        heads.take(weights, settings.objective.heads)
-    except InvalidInput as e:
-        raise BadFile.of(path, e, key=e.key) from e
-    return heads
+def _new_heads(model: BaseModel, settings: RewardSettings) -> HeadsModule:
+    if model.hidden_size is None:
+        raise BadFile.of(model.path, "does not say its hidden size")
+    return HeadsModule(model.hidden_size, settings.seed, settings.kind)
 
 
-def _engine(model: BaseModel, settings: RewardSettings, options: RewardOptions, machine: Machine) -> Engine:
-    """With new heads, in whose place others come."""
-    size, vocab = model.hidden_size, model.vocab_size
-    if size is None or vocab is None:
-        raise BadFile.of(model.path, "does not say its hidden size and vocabulary")
+def _engine(
+    model: BaseModel, heads: HeadsModule, settings: RewardSettings, options: RewardOptions, machine: Machine
+) -> Engine:
+    """With heads in whose place others come."""
+    if model.vocab_size is None:
+        raise BadFile.of(model.path, "does not say its vocabulary")
     return Engine(
         model.file,
         n_parallel=options.n_parallel,
         n_ctx=options.n_ctx,
-        heads=HeadsModule(size, settings.seed).weights(vocab_size=vocab, base_model=""),
-        heads_enabled=settings.objective.heads,
+        heads=heads.weights(vocab_size=model.vocab_size, base_model=""),
+        heads_enabled=settings.objective.there,
         machine=machine,
         batching=Batching(batch_invariant=options.n_parallel > 1),
         chat_template_kwargs=options.chat_template_kwargs,

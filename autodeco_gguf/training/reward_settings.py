@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import MAX_SEED
+from autodeco_gguf.training.module import HeadKind
 from autodeco_gguf.training.policy import Limits
 from autodeco_gguf.training.rewards import check_reward
-from autodeco_gguf.training.settings import Objective
+from autodeco_gguf.training.settings import Objective, check_ranges
 
 LR_WIDTH = 0.25
 """Default peak learning rate times hidden size."""
@@ -24,6 +25,7 @@ class RewardSettings:
     Attributes:
         reward: "correct", "any", "distinct", or ``module:function`` of the user's own.
         objective: the heads to train, and the soft cut; its losses take no part.
+        kind: how new heads are built, and what they begin with.
         k: answers to a problem, at least 2.
         rounds: steps of the optimizer, each after answers of its own.
         problems: of a round.
@@ -42,6 +44,7 @@ class RewardSettings:
 
     reward: str = "correct"
     objective: Objective = field(default_factory=Objective)
+    kind: HeadKind = field(default_factory=HeadKind)
     k: int = 16
     rounds: int = 30
     problems: int = 24
@@ -66,7 +69,9 @@ class RewardSettings:
         check_reward(self.reward)
         if self.k == 1:
             raise InvalidInput("k 1, expected at least 2: an answer is weighed against the others to its problem")
-        for name, value, low, high in (
+        self.objective.check()
+        self.kind.check()
+        check_ranges(
             ("k", self.k, 2, 2**16),
             ("rounds", self.rounds, 1, 2**31),
             ("problems", self.problems, 1, 2**16),
@@ -81,11 +86,7 @@ class RewardSettings:
             ("evaluations", self.evaluations, 1, 10**6),
             ("patience", self.patience, 0, 10**6),
             ("seed", self.seed, 0, MAX_SEED),
-            ("alpha", self.objective.alpha, 1e-3, 1e6),
-            ("sort_tolerance", self.objective.sort_tolerance, 0.0, 1e3),
-        ):
-            if not low <= value <= high:
-                raise InvalidInput.of(name, f"{value:g}", f"{low:g} to {high:g}")
+        )
         for name, within, top in (("t_range", self.limits.temperature, 2.0), ("p_range", self.limits.top_p, 1.0)):
             if not 0.0 <= within[0] < within[1] <= top:
                 found = f"{within[0]:g},{within[1]:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,7 @@ class RewardTrainer:
         settings: RewardSettings,
         files: tuple[Path, Path],
         identity: Mapping[str, object],
+        kin: HeadsModule | None = None,
     ) -> None:
         """Prepare to train the heads of ``engine``'s model, or resume from the state there is.
 
@@ -107,6 +109,7 @@ class RewardTrainer:
             settings: of the training.
             files: the directories of the state and of the log, which exist.
             identity: all that tells this model, these problems and this start from others.
+            kin: heads of the kind to train; by default that of the settings.
 
         Raises:
             BadFile: a state of another training, or a damaged one.
@@ -116,7 +119,8 @@ class RewardTrainer:
         self.validation, self.training = ([items[i] for i in part] for part in parts)
         self.rounds = settings.rounds
         size = engine.context.hidden_size
-        self.heads, self._start = HeadsModule(size, settings.seed), HeadsModule(size, settings.seed)
+        kin = kin or HeadsModule(size, settings.seed, settings.kind)
+        self.heads, self._start = copy.deepcopy(kin), copy.deepcopy(kin)
         self._peak_lr = settings.peak_lr(size)
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, beta_2=BETA_2, **how)

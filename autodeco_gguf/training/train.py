@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +20,13 @@ from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.lengths import longest_by_memory
 from autodeco_gguf.training.measures import RewardReport
 from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.plot import plot_log
 from autodeco_gguf.training.report import Report, is_too_little, report
 from autodeco_gguf.training.settings import LEAST_STEPS, TrainingSettings
+from autodeco_gguf.training.start import NEW, read_start, start_files, start_identity
 from autodeco_gguf.training.trainer import Step, Trainer
 
 _TOGETHER, _CELLS = 8, 2048
@@ -36,12 +38,14 @@ class TrainingOptions:
     """How the data are read, and what the checkpoint says.
 
     Attributes:
+        start: "new", or what heads to begin with: a checkpoint, an adapter or a merged file.
         commands: train decoding control with these.
         skip_bad: leave malformed lines out.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         chat_template_kwargs: what the chat template is to read besides.
     """
 
+    start: str | Path = NEW
     commands: Commands | None = None
     skip_bad: bool = False
     base_name: str | None = None
@@ -109,28 +113,29 @@ def train(
     settings, options, watch = settings or TrainingSettings(), options or TrainingOptions(), watch or TrainingWatch()
     settings.check()
     paths, out = [Path(path) for path in data], Output(Path(output))
-    out.check([Path(base), *paths], force)
+    out.check([Path(base), *paths, *start_files(options.start)], force)
     machine = machine or Machine()
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
+    start = read_start(model, options.start, settings.objective, settings.seed)
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_new(force)  # another may have come to its end meanwhile
-        settings = replace(settings, max_tokens=min(settings.max_tokens, max(2, context.n_ctx_train)))
-        chat = context.chat(options.chat_template_kwargs)
-        encoder = Encoder(context, settings.max_tokens, options.commands, chat)
-        dataset = _encode(paths, encoder, out, options, watch)
+        limit = settings.max_tokens or longest_by_memory(model, settings, machine)
+        settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
+        dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)
         longest = max(dataset.counts.longest, 2)
         context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
         if force:
             out.remove_results()
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, identity(model, machine))
+        what = {**identity(model, machine), "start": start_identity(start)}
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start)
         for warning in _warnings(trainer, dataset):
             watch.warning(warning)
         trainer.run(watch.step)
         objective, validated = settings.objective, len(trainer.validation_ids) > 0
         result = report(trainer.heads, objective, trainer.validation_features) if validated else None
         weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
-        write_heads(out, model, weights, objective.heads, result, plot_log)
+        write_heads(out, model, weights, objective.there, result, plot_log)
         out.remove_state()
     return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
 
@@ -144,7 +149,7 @@ def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
 def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
     """What makes a training too small to tell anything, before it has taken its time."""
     found = []
-    if trainer.steps < LEAST_STEPS:
+    if trainer.steps < LEAST_STEPS and not trainer.given:
         steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {trainer.batch} examples"
         few = f"only {steps}: heads hardly learn in less than {LEAST_STEPS}"
         found.append(f"{few}; give more data, --epochs or --steps")
@@ -154,6 +159,12 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
         held = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} to validate on"
         found.append(f"only {held}: too few for a verdict at the end; give more data, or a larger --validation")
     return found
+
+
+def _encoder(context: Context, settings: TrainingSettings, options: TrainingOptions) -> Encoder:
+    assert settings.max_tokens is not None
+    chat = context.chat(options.chat_template_kwargs)
+    return Encoder(context, settings.max_tokens, options.commands, chat, too_long=settings.too_long)
 
 
 def _encode(
@@ -178,7 +189,7 @@ def write_heads(
     out: Output,
     model: BaseModel,
     weights: HeadWeights,
-    heads: Sequence[str],
+    heads: Collection[str],
     result: Report | RewardReport | None,
     plot: Callable[[Path, Path], None],
 ) -> None:

@@ -19,6 +19,7 @@ from autodeco_gguf.training.data import Dataset, Ids, held_out
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
 from autodeco_gguf.training.optimizer import HeadsOptimizer
+from autodeco_gguf.training.schedule import rate
 from autodeco_gguf.training.settings import MAX_VALIDATION, TrainingSettings
 from autodeco_gguf.training.state import State
 
@@ -70,10 +71,12 @@ class Trainer:
         output: Path,
         state: Path,
         identity: Mapping[str, object],
+        start: HeadsModule | None = None,
     ) -> None:
         """Prepare to train the base of ``context``, or resume from the state there is.
 
-        ``identity`` is all that tells the features of ``context`` from others: the "base", how it is run.
+        ``identity`` is all that tells the features of ``context`` from others: the "base", how it is run. ``start`` are
+        heads to begin with, which are kept where no step is better; new ones by default.
 
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
@@ -84,7 +87,8 @@ class Trainer:
         settings = replace(settings, batch=self.batch, steps=self.steps, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
         self._steps_epoch = math.ceil(len(self._training_ids) / self.batch)
-        self.heads = HeadsModule(context.hidden_size, settings.seed)
+        self.given = start is not None
+        self.heads = start or HeadsModule(context.hidden_size, settings.seed, settings.kind)
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
         self._at = _Progress()
@@ -100,6 +104,8 @@ class Trainer:
         saved = time.monotonic()
         every = max(1, self.steps // self._settings.evaluations)
         self._state.open_log()
+        if self.given and self._at.step == 0:
+            self._validate()
         while self._at.step < self.steps and not 0 < self._settings.patience <= self._at.bad:
             done = self.train_step()
             if done.step % every == 0 or done.step == self.steps:
@@ -130,7 +136,7 @@ class Trainer:
         draws = torch.Generator().manual_seed(int(seed[0]))
         positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
-        lr = self._lr()
+        lr = rate(self._at.step, self.steps, self._peak_lr, settings.warmup, settings.schedule)
 
         def add_gradients() -> None:
             backward(self.heads, positions, triples, settings.objective)
@@ -159,12 +165,6 @@ class Trainer:
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
 
-    def _lr(self) -> float:
-        warmup = max(1, round(self._settings.warmup * self.steps))
-        rise = (self._at.step + 1) / warmup
-        fall = (self.steps - self._at.step) / max(1, self.steps - warmup)
-        return self._peak_lr * min(1.0, rise, fall)
-
     # ---- validation ----
 
     def validation_features(self) -> Iterator[Features]:
@@ -185,7 +185,7 @@ class Trainer:
             sequences, triples = self._batch(ids)
             positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
-        result = Losses.mean(parts)
+        result = Losses.mean(parts, self._settings.objective.average)
         if result.total < self._at.best_loss:
             self._at.best_step, self._at.best_loss, self._at.bad = self._at.step, result.total, 0
             self._at.best = {k: v.clone() for k, v in self.heads.state_dict().items()}

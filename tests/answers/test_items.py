@@ -16,7 +16,7 @@ from autodeco_gguf.tasks.problems import Problem
 
 def test_tasks_of_one_checker_share_a_grader(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, float]] = []
-    monkeypatch.setattr(FakeGrader, "__init__", lambda self, checker, limit: opened.append((checker, limit)))
+    monkeypatch.setattr(FakeGrader, "__init__", lambda self, checker, limit, leave: opened.append((checker, limit)))
     tasks = (*TASKS, replace(TASKS[0], name="more", checker="choice"))
     with GradedTasks(tasks, 3.0) as graded:
         assert graded.tasks == tasks

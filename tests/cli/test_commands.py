@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from broken import Kind, rewrite
 from conftest import Case
 from run_helpers import TEMPLATE, with_template
 from terminal_helpers import Screen
 
+import autodeco_gguf as ad
 from autodeco_gguf.cli._commands import COMMANDS, completions
 
 
@@ -22,14 +24,6 @@ def test_help_and_completion_come_from_one_table() -> None:
     assert list(completions("/set temperature ")) == ["heads", "default"]
     assert list(completions("/set color e")) == ["entropy"]
     assert [*completions(""), *completions("hello"), *completions("/no x"), *completions("/save /no/such/")] == []
-
-
-def test_files_are_completed(tmp_path: Path) -> None:
-    for name in ("talk.json", "two words.json", ".hidden"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "tales").mkdir()
-    assert list(completions(f"/save {tmp_path}/ta")) == [f"{tmp_path}/tales/", f"{tmp_path}/talk.json"]
-    assert list(completions(f"/load {tmp_path}/.h")) == [f"{tmp_path}/.hidden"]
 
 
 SAID = (
@@ -56,13 +50,28 @@ SAID = (
     ("/save", "error: usage: /save FILE"),
     ("/load nowhere.json", "error: nowhere.json: cannot be read: No such file or directory"),
     ("/what", "error: unknown command /what; /help lists them"),
+    ("/hepl", "error: unknown command /hepl; did you mean /help?"),
+    ("/BYE", "error: unknown command /BYE; did you mean /bye?"),
+    ("/", "error: unknown command /; /help lists them"),
+    ("/set temprature 1", "error: unknown setting temprature; did you mean temperature?"),
+    ("/set n_keep 5", "error: setting n_keep, expected seed"),
+    ("/save folder", "error: folder: is a directory; give a file name"),
+    ("/save /no/such/talk.json", "error: /no/such/talk.json: no such directory as /no/such"),
+    ("/save ~no-such-user/talk.json", "error: ~no-such-user/talk.json: no such directory as"),
+    ("/save /dev/null", "error: /dev/null: is no regular file"),
+    ("/load ~no-such-user/x", "error: ~no-such-user/x: cannot be read: No such file or directory"),
+    ("/save " + "n" * 300, "cannot be written: File name too long"),
+    ("/save 'two words.json'", "two words.json: written"),
+    ("/load two\\ words.json", "two words.json: 1 message"),
+    ("/load two words.json", "two words.json: 1 message"),
     ("/?", "/bye"),
 )
 """What is typed, and what is said then."""
 
 
 def test_what_commands_say(qwen2: Case, tmp_path: Path) -> None:
-    with Screen(with_template(qwen2, tmp_path), cwd=tmp_path, columns=110) as screen:
+    (tmp_path / "folder").mkdir()
+    with Screen(with_template(qwen2, tmp_path), cwd=tmp_path, columns=350) as screen:
         screen.prompt()
         for typed, said in SAID:
             assert said in "\n".join(screen.say(typed)).rpartition(f"> {typed}\n")[2], typed
@@ -126,3 +135,35 @@ def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:
         screen.say("One")
         assert "file:///" in "\n".join(screen.say("/view")[-4:])
     assert (tmp_path / "autodeco.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_talk_from_elsewhere_does_not_steer_the_terminal(qwen2: Case, tmp_path: Path) -> None:
+    steering = [{"role": "system", "content": "\x1b[31mred\u202e"}, {"role": "user", "content": "x"}]
+    (tmp_path / "talk.json").write_text(json.dumps(steering))
+    (tmp_path / "broken.json").write_text('[{"role": "user", "content": "\\ud800"}]')
+    with Screen(with_template(qwen2, tmp_path), cwd=tmp_path, columns=150) as screen:
+        screen.prompt()
+        screen.say("/load talk.json")
+        assert r"system          \x1b[31mred\u202e" in screen.say("/show")
+        assert r"system: \x1b[31mred\u202e" in screen.say("/system")
+        assert r"error: broken.json: message 1 {'role': 'user', 'content': '\ud800'}" in "".join(
+            screen.say("/load broken.json")
+        )
+        assert b"\x1b[31m" not in screen.bytes
+
+
+def test_the_file_decides_where_no_head_does(qwen2: Case, tmp_path: Path) -> None:
+    keys = {"temp": (0.5, Kind.FLOAT32), "top_k": (3, Kind.INT32)}
+    base = rewrite(qwen2.base, tmp_path / "b.gguf", metadata={f"general.sampling.{k}": v for k, v in keys.items()})
+    with Screen(ad.export(base, qwen2.heads, tmp_path / "m.gguf").path, "-n", 2, columns=150) as screen:
+        for typed, said in (
+            ("/heads off", "heads: none (temperature fixed at 0.5, top-p fixed at 1, top-k 3 by the model's file)"),
+            ("/set top_k", "top_k: 3 (by the model's file)"),
+            ("/set top_k 5", "top_k: 5"),
+            ("/heads", "heads: none (temperature fixed at 0.5, top-p fixed at 1)"),
+            ("/set top_k default", "top_k: 3 (by the model's file)"),
+            ("/heads on", "heads: temperature, top-p"),
+            ("/set top_k", "top_k: 0"),
+        ):
+            screen.prompt()
+            assert screen.say(typed)[-2] == said

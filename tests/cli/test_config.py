@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from autodeco_gguf.cli import VERBS, cli
 from autodeco_gguf.cli._common import Verb
 from autodeco_gguf.cli._config import config_path, defaults_from_file
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 Capture = pytest.CaptureFixture[str]
 
@@ -81,12 +82,29 @@ def test_what_is_no_default(text: str, words: str, config: Path, capfd: Capture)
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), f"{config}: {words}")
 
 
+def test_files_of_windows_and_of_a_home(config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    config.write_bytes(b'\xef\xbb\xbf[run]\nheads = "~/heads.gguf"\n')
+    assert_refused(invoke(capfd, "run", DEMO_MODEL, "-p", "x"), "/home/x/heads.gguf: cannot be opened")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_whatever_is_wrong_with_the_file(option: str, config: Path, capfd: Capture) -> None:
+    config.write_text("[run\n")
+    outcome = invoke(capfd, "run", option)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith("Usage: ")
+
+
 def test_where_a_wrong_value_is_from(config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     config.write_text('[run]\ntemperature = "warm"\n')
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), "'warm'", f"(in {config})", status=2)
     monkeypatch.setenv("AUTODECO_RUN_TEMPERATURE", "hot")
     words = "'hot' is not a valid float range. (of AUTODECO_RUN_TEMPERATURE in the environment)"
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), words, status=2)
+    monkeypatch.setenv("AUTODECO_RUN_TEMPERATURE", "nan")
+    words = "temperature nan, expected a number", "(of AUTODECO_RUN_TEMPERATURE in the environment)"
+    assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), *words, status=2)
 
 
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:

@@ -83,6 +83,7 @@ def test_all_options_have_an_effect(run: Invoke, tasks: Path) -> None:
     results = json.loads((tasks / "out" / "results.json").read_text())
     assert results["settings"] == {
         "tasks": ["sums", "more"], "k": 2, "seeds": 2, "seed": 7, "max_tokens": 9, "search_samples": 1,
+            "validation": None,
     }  # fmt: skip
     assert results["tasks"] == {"sums": 2, "more": 2}
     assert {r.max_tokens for r in Loaded.last.drawn} == {9}

@@ -65,7 +65,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "no heads": (["export", "--base", "x.gguf"], "Missing option '--heads'"),
     "head type": (["export", "--base", "x", "--heads", "y", "--head-type", "q4_0"], "'q4_0' is not one of"),
     "activation": (["export", "--base", "x", "--heads", "y", "--activation", "tanh"], "'tanh' is not one of"),
-    "nothing to extract": (["extract", "x.gguf"], "give --base OUT, --adapter OUT or both"),
+    "nothing to extract": (["extract", "x.gguf"], "give --base OUT, --adapter OUT, --checkpoint DIR or several"),
     "temperature": (["run", "x.gguf", "--temperature", "-1"], "-1.0 is not in the range x>=0"),
     "top-p": (["run", "x.gguf", "--top-p", "1.5"], "1.5 is not in the range 0<=x<=1"),
     "no tokens": (["run", "x.gguf", "-n", "0"], "0 tokens; give at least 1, or -1: until the end"),

@@ -76,3 +76,10 @@ def test_a_note_only_where_something_is_replaced(capfd: Capture) -> None:
     assert capfd.readouterr().err == ""
     assert clean("caf\udce9", "the message") == "caf\ufffd"
     assert capfd.readouterr().err == "the message: not UTF-8 at byte 3; what is not is replaced by U+FFFD\n"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9")
+    assert read_text(tmp_path / "f") == "café"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfHello")))
+    assert read_prompt(None, None) == "Hello"

@@ -22,6 +22,9 @@ ECHO = "{{ raise_exception('<' ~ messages[-1].content | replace('\\n', '|') ~ '>
 """A template that says what it was given."""
 
 
+FAMILY = "👨\u200d👩\u200d👧"
+
+
 @pytest.fixture
 def echo(qwen2: Case, tmp_path: Path) -> Path:
     return with_template(qwen2, tmp_path, ECHO)
@@ -42,11 +45,20 @@ def test_what_stands_between_quotes() -> None:
 def test_a_terminal_edits_lines(echo: Path) -> None:
     with Screen(echo, columns=40) as screen:
         screen.prompt()
-        for text in ("请翻译以下文字" * 4, "x" * 100, "e\u0301" * 9, "👨" * 30):
+        for text in (
+            "请翻译以下文字" * 4,
+            "x" * 100,
+            "e\u0301" * 9,
+            "👨" * 30,
+            FAMILY * 9,
+            "🇩🇪🇫🇷👍🏽❤\ufe0f1\ufe0f\u20e3" * 9,
+        ):
             screen.type(text, b"")
             screen.until(lambda lines: lines[-1] != ">")
             screen.type(b"\x7f" * len(text), b"")
             assert screen.prompt()[-2] == "lp lists commands"
+        told = "".join(screen.say(FAMILY * 2 + "\x7f"))  # what is seen as one is erased as one
+        assert r"<👨\u200d👩\u200d👧>" in told
         assert "<ab>" in " ".join(screen.say(b"b\x1b[Da"))  # the left arrow
         screen.type("gone", b"")
         screen.until(lambda lines: lines[-1] == "> gone")
@@ -69,10 +81,16 @@ def test_messages_of_several_lines(echo: Path) -> None:
             (b'"""one\rtwo\r\r/bye"""', "<one|two||/bye>"),
             (b"one\x1b\rtwo", "<one|two>"),
             (b"\x1b[200~one\r\n/bye\nthree\x1b[201~", "<one|/bye|three>"),
+            (b'\x1b[200~"""doc"""\rx = 1\x1b[201~', '<"""doc"""|x = 1>'),
+            (b'\x1b[200~"""doc\nof two lines\x1b[201~', '<"""doc|of two lines>'),
+            (b"\x1b[200~/bye\nis a word\x1b[201~!", "</bye|is a word!>"),
+            (b"a\x1b[200~\tb\x1b[31mc\x07\x1b[201~", r"<a\tb\x1b[31mc\x07>"),
+            (b"\x1b[200~" + b"line\n" * 200 + b"\x1b[201~", "<" + "line|" * 200 + ">"),
             (b'"""/bye"""', "</bye>"),
             (b"/home is where", "error: unknown command /home"),
         ):
-            assert given in " ".join(screen.say(typed))
+            told = screen.say(typed)
+            assert given in " ".join(told) + "".join(told)
         assert screen.process.poll() is None
 
 
@@ -122,6 +140,8 @@ def test_where_history_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     for state, folder in (("/s", "/s"), ("", "/home/x/.local/state"), ("relative", "/home/x/.local/state")):
         monkeypatch.setenv("XDG_STATE_HOME", state)
         assert history_path() == Path(folder, "autodeco-gguf", "history")
+    monkeypatch.setenv("HOME", "none")
+    assert history_path() is None
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(echo: Path) -> None:

@@ -111,7 +111,6 @@ USAGE: dict[str, tuple[list[object], str]] = {
     "dft": ([*REWARD, "--no-dft"], "--dft has no effect with --reward"),
     "control": ([*REWARD, "--control"], "--control has no effect with --reward"),
     "task without": ([*ARGS, "--data", "d", "--task", "p"], "--task needs --reward"),
-    "from without": ([*ARGS, "--data", "d", "--from", "new"], "--from needs --reward"),
     "pull without": ([*ARGS, "--data", "d", "--pull", 1], "--pull needs --reward"),
     "tokens without": ([*ARGS, "--data", "d", "-n", 5], "--max-tokens needs --reward"),
 }

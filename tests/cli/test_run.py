@@ -104,6 +104,21 @@ def test_run_says_which_heads(
     assert outcome.err.startswith(f"heads: {line}\n")
 
 
+def test_a_file_without_heads_that_says_what_to_draw_with(qwen2: Case, tmp_path: Path, capfd: Capture) -> None:
+    keys = {"temp": (0.5, Kind.FLOAT32), "top_p": (0.75, Kind.FLOAT32), "top_k": (3, Kind.INT32)}
+    model = rewrite(qwen2.base, tmp_path / "m.gguf", metadata={f"general.sampling.{k}": v for k, v in keys.items()})
+    prompt = ("--raw", "-p", "Hello", "-n", 20, "--seed", 5)
+    outcome = run(capfd, model, *prompt)
+    said = (f"{name} by the model's file" for name in ("temperature 0.5", "top-p 0.75", "top-k 3"))
+    assert outcome.err.startswith(f"heads: none ({', '.join(said)})\n")
+    fixed = ("--temp", 0.5, "--top-p", 0.75)
+    assert outcome.out == run(capfd, qwen2.base, *prompt, *fixed, "--top-k", 3).out
+    assert run(capfd, model, *prompt, "--top-k", 0).out == run(capfd, qwen2.base, *prompt, *fixed).out != outcome.out
+    (tmp_path / "n").mkdir()
+    only = rewrite(qwen2.base, tmp_path / "n" / "m.gguf", metadata={"general.sampling.top_k": (3, Kind.INT32)})
+    assert_refused(run(capfd, only, *prompt), only, "no AutoDeco heads in it")
+
+
 def test_run_with_an_adapter(qwen2: Case, merged: Path, adapter: Path, capfd: Capture) -> None:
     options = ("-p", "Hello", "-n", 12, "--seed", 7)
     assert run_ids(capfd, qwen2.base, "--heads", adapter, *options) == run_ids(capfd, merged, *options)

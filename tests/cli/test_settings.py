@@ -75,12 +75,28 @@ def test_which_heads_decide(
     heads: frozenset[str],
     after: tuple[float | None, float | None],
 ) -> None:
-    request = settings.with_heads(Request("", temperature=before[0], top_p=before[1]), which, heads)
+    request = settings.with_heads(Request("", temperature=before[0], top_p=before[1]), which, heads, {})
     assert (request.temperature, request.top_p) == after
+
+
+def test_what_the_file_decides_is_said() -> None:
+    file = {"temperature": 0.5, "top_k": 3}
+    request, none = Request(""), frozenset[str]()
+    line = "none (top-p is 1, temperature 0.5 by the model's file, top-k 3 by the model's file)"
+    assert settings.heads_line(none, request, file) == line
+    assert settings.heads_line(BOTH, request, file) == "temperature, top-p"
+    assert settings.with_heads(request, "off", BOTH, file).temperature == 0.5
+    assert dict(settings.table(request, none, file)) == {
+        "temperature": "0.5 (by the model's file)",
+        "top_p": "1 (no such head)",
+        "top_k": "3 (by the model's file)",
+        "max_tokens": "until the end",
+    }
+    assert "n_keep" not in settings.SETTINGS  # the conversation's own
 
 
 @pytest.mark.parametrize("which", ["on", "top_p"])
 def test_heads_that_are_not_there(which: str) -> None:
     missing = frozenset(["temperature"]) if which == "top_p" else frozenset[str]()
     with pytest.raises(InvalidInput, match="the model has no"):
-        settings.with_heads(Request(""), which, missing)
+        settings.with_heads(Request(""), which, missing, {})

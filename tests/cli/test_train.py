@@ -65,7 +65,9 @@ def test_every_count_is_told(qwen2: Case, tmp_path: Path, capfd: Capture) -> Non
     assert done.status == 0, done.err
     line = done.err.splitlines()[0]
     assert line.startswith("13 examples, ")
-    assert re.search(r"; \d+ examples with commands; \d+ cut to the context, by \d+ tokens; 1 left out: ", line)
+    assert re.search(
+        r"; \d+ examples with commands; \d+ cut to 64 tokens, by \d+: their ends are not learnt; 1 left out: ", line
+    )
     assert line.endswith(f"; 2 malformed lines skipped, the first: {path}:13: is a number, expected an object with "
                          '{"prompt", "completion"}, {"messages"}, {"conversations"}, {"instruction", "output"} '
                          'or {"text"}')  # fmt: skip

@@ -250,6 +250,27 @@ def test_other_heads_in_their_place(qwen2: Case, merged: Path) -> None:
         engine.replace_heads(own)
 
 
+def test_heads_are_switched_off_and_on(merged: Path) -> None:
+    """The top-p head alone sees T = 1, as in an engine that was opened so; drawn at T = 1 with both it sees their T."""
+    requests = [Request(tokens, seed=1, max_tokens=6, temperature=1.0) for tokens in PROMPTS]
+    engine, alone = make(merged), make(merged, heads_enabled=["top_p"])
+    both = answers(engine, requests)
+    engine.enable(["top_p"])
+    assert engine.heads == {"top_p"}
+    for ours, theirs, seeing in zip(answers(engine, requests), answers(alone, requests), both, strict=True):
+        assert ours.tokens == theirs.tokens
+        np.testing.assert_array_equal(ours.top_p, theirs.top_p)
+        assert ours.top_p[0] != seeing.top_p[0]
+    engine.enable(["temperature", "top_p"])
+    for ours, theirs in zip(answers(engine, requests), both, strict=True):
+        np.testing.assert_array_equal(ours.top_p, theirs.top_p)
+    with pytest.raises(InvalidInput, match=r"^heads_enabled: \['x'\], expected some of"):
+        engine.enable(["x"])
+    engine.submit(requests[0])
+    with pytest.raises(Busy):
+        engine.enable(["top_p"])
+
+
 def test_a_file_and_heads_that_are_open_already(qwen2: Case, merged: Path) -> None:
     model = ModelFile.open(qwen2.base)
     engine = make(model, heads=fitting_heads(model, merged))

@@ -41,7 +41,15 @@ VALUES: list[tuple[Any, dict[str, Any]]] = [
     (Drawn(None, None, (1, 2)), {"mean": None, "sd": None, "bins": [1, 2]}),
     (
         EvalSettings(tasks=("a", "b"), k=2),
-        {"tasks": ["a", "b"], "k": 2, "seeds": 8, "seed": 0, "max_tokens": None, "search_samples": None},
+        {
+            "tasks": ["a", "b"],
+            "k": 2,
+            "seeds": 8,
+            "seed": 0,
+            "max_tokens": None,
+            "search_samples": None,
+            "validation": None,
+        },
     ),
 ]
 

@@ -36,7 +36,8 @@ MODEL = {"general.sampling.temp": "0.6", "general.name": "x"}
     [
         ("autodeco", "predicted", "autodeco"),
         ("autodeco:temperature", "predicted", "autodeco:temperature"),
-        ("autodeco:top_p", "predicted", "autodeco:top_p"),
+        ("autodeco:top_p", "predicted", "autodeco:top_p-alone"),
+        ("autodeco:fixed-t", "predicted", "autodeco:top_p"),  # what samples of before call it
         ("greedy", "constant", "static:0,1"),
         ("default", "constant", "static:1,1"),
         ("static:0.60,0.950", "constant", "static:0.6,0.95"),
@@ -126,7 +127,9 @@ def test_what_is_no_method_is_named(name: str, words: str) -> None:
 
 def test_all() -> None:
     names = [method.name for method in parse_methods(["all", "static:0.6,0.9", "greedy"], BOTH, MODEL)]
-    assert sorted(names) == sorted({*(m.name for m in parse_methods(None, BOTH, MODEL)), "distinct", "static:0.6,0.9"})
+    assert sorted(names) == sorted(
+        {*(m.name for m in parse_methods(None, BOTH, MODEL)), "distinct", "autodeco:fixed-t", "static:0.6,0.9"}
+    )
     assert [method.name for method in parse_methods(["all"], frozenset(), {})][:3] == ["greedy", "default", "oracle"]
 
 
@@ -205,12 +208,20 @@ def test_what_a_model_allows_leaves_out_what_it_does_not() -> None:
 # ---- sampling ----
 
 
+def test_the_top_p_head_alone_is_alone() -> None:
+    assert config_of("autodeco:top_p-alone").heads == ("top_p",)
+    assert {config_of(key).heads for key in ("autodeco", "autodeco:top_p", "autodeco:temperature", "min-p:0.05")} == {
+        None
+    }
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
         ("autodeco", {}),
         ("autodeco:temperature", {"top_p": 1.0}),
         ("autodeco:top_p", {"temperature": 1.0}),
+        ("autodeco:top_p-alone", {"temperature": 1.0}),
         ("static:0.6,0.95", {"temperature": 0.6, "top_p": 0.95}),
         ("static:0,1", {"temperature": 0.0, "top_p": 1.0}),
         ("llama.cpp", {"temperature": 0.8, "top_p": 0.95, "top_k": 40, "min_p": 0.05, "order": "llama.cpp"}),

@@ -192,7 +192,7 @@ def test_what_a_search_found_stands_in_the_wide_table() -> None:
     results["methods"][2]["overall"] |= {"pass@1": 1.0, "distinct": 14.29, "temperature": {"mean": 0.6858, "sd": 0.31}}
     assert max(map(len, table(read(results)).splitlines())) <= 150
     assert "| mean-shift: T = 0.6858, P = 0.7561 | 100.0 ± 1.2 |" in table(read(results))
-    assert "- mean-shift: autodeco's own mean T and P, as constants.\n" in table(read(results))
+    assert "- mean-shift: autodeco's own mean T and P on these same problems, as constants.\n" in table(read(results))
 
 
 ORIGIN = {
@@ -395,3 +395,13 @@ def test_sentences_are_short() -> None:
     text = judged(NEITHER, WORSE, [NEITHER, NEITHER], n=20)
     sentences = re.split(r"(?<=[.)])\s", text)
     assert max(map(len, sentences)) <= 130, sentences
+
+
+def test_the_official_figures_are_named() -> None:
+    more = {"sd_seeds": 0.034, "mean_of_tasks": 0.61, "mean_of_tasks_sd": 0.02}
+    results = crafted()
+    results["methods"][0]["overall"] |= more
+    text = table(read(results))
+    assert "| pass@1 ± sd over seeds | mean of tasks ± sd over seeds |" in text
+    assert "± 3.4 |" in text
+    assert "| " + "61.0 ± 2.0".rjust(len("mean of tasks ± sd over seeds")) + " |" in text

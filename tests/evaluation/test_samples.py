@@ -25,10 +25,10 @@ from autodeco_gguf.model.sampling import Sampling
 
 
 def test_a_line_of_samples(tmp_path: Path) -> None:
-    run(tmp_path, ["autodeco", "autodeco:top_p", "default", "llama.cpp", "dynatemp", "mirostat2"])
+    run(tmp_path, ["autodeco", "autodeco:top_p", "autodeco:fixed-t", "default", "llama.cpp", "dynatemp", "mirostat2"])
     header, *sessions = (tmp_path / "evaluation.jsonl").read_text().splitlines()
     assert [json.loads(line)["config"] for line in sessions] == [
-        *("autodeco", "autodeco:top_p", "static:1,1", "llama.cpp", "dynatemp:0.5", "mirostat2"),
+        *("autodeco", "autodeco:top_p-alone", "autodeco:top_p", "static:1,1", "llama.cpp", "dynatemp:0.5", "mirostat2"),
     ]
     assert json.loads(header) == {
         "evaluation": 1, "model": "0123456789abcdef", "heads": "fedcba9876543210", "ctx": 48,
@@ -59,8 +59,9 @@ def test_a_line_of_samples(tmp_path: Path) -> None:
         for value in values.tolist():
             expected[min(39, int(value / top * 40))] += 1
         assert sample[name]["bins"] == expected
-    assert found[("autodeco:top_p", *at)]["temperature"] == {"mean": 1.0, "sd": 0.0}
-    assert "bins" in found[("autodeco:top_p", *at)]["top_p"]
+    for key in ("autodeco:top_p", "autodeco:top_p-alone"):
+        assert found[(key, *at)]["temperature"] == {"mean": 1.0, "sd": 0.0}
+        assert "bins" in found[(key, *at)]["top_p"]
     assert found[("static:1,1", *at)]["top_p"] == {"mean": 1.0, "sd": 0.0}
     # of llama.cpp's order a trace tells nothing: what is set, or nothing where it moves
     assert found[("llama.cpp", *at)]["temperature"] == {"mean": 0.8, "sd": 0.0}

@@ -193,6 +193,9 @@ def test_every_figure_of_autodeco() -> None:
         "maj": None,
         "majority_se": None,
         "formless": 0,
+        "sd_seeds": about(1 / 8),
+        "mean_of_tasks": None,
+        "mean_of_tasks_sd": None,
     }
     assert results["methods"][0] == {
         "name": "autodeco",
@@ -211,6 +214,7 @@ def test_every_figure_of_autodeco() -> None:
         "seed": 0,
         "max_tokens": None,
         "search_samples": None,
+        "validation": None,
     }
     assert results["tasks"] == {"t": 2}
     assert results["verdict"] == verdict(from_json(Results, results))

@@ -161,6 +161,21 @@ def test_a_known_model_whatever_lies_in_the_directory(
 
 
 @pytest.mark.parametrize(
+    ("options", "source"),
+    [({}, "heads"), ({"heads": "off"}, {"temperature": "file", "top_p": "default"}), ({"top_p": 0.5}, None)],
+)
+def test_the_file_decides_where_no_head_does(
+    options: dict[str, Any], source: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_recommended", lambda _: {"temperature": 0.5, "top_k": 1})
+    words = [word for name, value in options.items() for word in ("-o", name, str(value))]
+    run("-m", "autodeco/demo", STORY, "-o", "max_tokens", "5", *words)
+    noted = logged(run)[0]["response_json"]
+    assert noted["source"] == (source or {"temperature": "heads", "top_p": "client"})
+    assert (set(noted["temperature"]) == {0.5}) == ("heads" in options)
+
+
+@pytest.mark.parametrize(
     ("options", "given", "source"),
     [
         ({"temperature": 0}, {"temperature": 0}, {"temperature": "client", "top_p": "heads"}),

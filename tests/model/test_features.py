@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import load_case
+from family_helpers import Family
 from training_helpers import predicted
 
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.features import Features, Tokens, segments, stream, together
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.training.module import HeadsModule, probability_features
+from autodeco_gguf.training.objective import Objective, collect
 
 
 @pytest.fixture
@@ -147,3 +152,22 @@ def test_positions_together_are_the_same_positions(lengths: list[int], sizes: li
         np.testing.assert_array_equal(part.target, part.logits[:, 0].view(np.int32))
     assert sorted(found) == sorted(given)
     assert n_rows == sizes
+
+
+def test_the_heads_are_trained_on_raw_logits(tmp_path: Path) -> None:
+    """Of an architecture that scales its logits, the top-p head's features are those before, the losses those after."""
+    family = Family("granite", tmp_path)
+    context = Context(family.base, n_ctx=64, machine=Machine(n_threads=1, cache_type="f32"))
+    ids = np.array(family.tokens, np.int32)
+    tokens = np.where(np.arange(len(ids)) >= 5, ~ids, ids)
+    (at,) = together(stream(context, [tokens]), 1 << 20)
+    assert at.raw is not None
+    np.testing.assert_allclose(at.raw, family.raw[4:-1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(at.logits, at.raw / 4.0, rtol=0, atol=1e-5)
+    assert at[2:3].raw is not None
+    assert len(at[2:3].raw) == 1
+    heads = HeadsModule(32, 0)
+    features = collect(heads, [at], Objective(), None, torch.zeros(0, 3, dtype=torch.long)).features
+    expected = probability_features(torch.from_numpy(at.raw), features[:, 0])
+    torch.testing.assert_close(features, expected)
+    context.close()

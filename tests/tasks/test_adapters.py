@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import pickle
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from autodeco_gguf.tasks.tasks import Task, read_task
 BOX = "\nMake sure you output the final answer within \\boxed{}."
 LETTER = "End your answer with the letter of the right option in \\boxed{}."
 LITERAL = "End your answer with the value alone, as a Python literal in a code block."
-CODE = "End your answer with all of the code in a Python code block."
+CODE = "End your answer with all of the code in one Python code block."
 
 
 def write(path: Path, records: Sequence[object]) -> Path:
@@ -81,13 +84,14 @@ EXECUTION = {
     "output": "['a']",
     "numsteps": 3,
 }
+PRIVATE = base64.b64encode(zlib.compress(pickle.dumps('[{"input": "3 4", "output": "7"}]'))).decode()
 GENERATION = {
     "question_title": "add",
     "question_content": "Add the numbers.",
     "platform": "atcoder",
     "starter_code": "",
     "public_test_cases": '[{"input": "1 2\\n", "output": "3\\n", "testtype": "stdin"}]',
-    "private_test_cases": "eJxr...",
+    "private_test_cases": PRIVATE,
     "metadata": "{}",
 }
 IFEVAL = {
@@ -167,6 +171,13 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         '[["count:numbers", {"N": 1.0}], ["format:no_whitespace", {}]]',
     ),
     "plain": ("", {"problem": "a", "gt": 5}, "a", "5"),
+    "deepmath": (
+        "deepmath",
+        {"question": "What is 1 / 2?", "final_answer": r"\dfrac{1}{2}", "difficulty": 1.0, "topic": "Numbers"},
+        "What is 1 / 2?\nMake sure you output the final answer within \\boxed{}.",
+        r"\dfrac{1}{2}",
+    ),
+    "plain deepmath": ("", {"question": "a", "final_answer": "5"}, "a", "5"),
     "plain prompt": ("", {"prompt": "a", "answer": "5"}, "a", "5"),
 }
 CHECKERS = {
@@ -179,6 +190,7 @@ CHECKERS = {
     "math": "boxed",
     "gpqa": "choice",
     "mmlu-pro": "choice",
+    "deepmath": "boxed",
     "livecodebench": "literal",
     "ifeval": "ifeval",
     "ifbench": "ifbench",
@@ -236,30 +248,69 @@ def test_gpqa_shuffles_by_the_question_alone(tmp_path: Path) -> None:
         assert {line[3:] for line in problem.text.split("\n")[2:6]} == {"Neon", "Iron", "Zinc", "Lead"}
 
 
+ASKED = "Write a correct Python program for this problem; it has to pass all tests.\n\nAdd the numbers.\n\n"
+
+
 def test_code_generation(tmp_path: Path) -> None:
     path = write(tmp_path / "v6.jsonl", [GENERATION])
-    refused = (
-        rf"^{path}:1: code generation: to grade it, the model's code has to be run, which no checker here does; "
-        r"use --checker MODULE:FUNCTION with one of your own that does$"
-    )
-    for checker in (None, "literal"):
-        with pytest.raises(BadFile, match=refused):
-            read_task(f"livecodebench:{path}", checker=checker)
-    task = read_task(f"livecodebench:{path}", checker="mine:run")
-    assert task.checker == "mine:run"
-    assert task.problems[0].text == (
-        f"Add the numbers.\n\nWrite a program that reads standard input and writes standard output.\n\n{CODE}"
-    )
+    refused = rf"^{path}:1: code generation, which checker literal cannot grade, expected code, or one of your own$"
+    with pytest.raises(BadFile, match=refused):
+        read_task(f"livecodebench:{path}", checker="literal")
     tests = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}]
-    assert json.loads(task.problems[0].answer) == {"function": None, "tests": tests}
+    for checker in (None, "mine:run"):
+        task = read_task(f"livecodebench:{path}", checker=checker)
+        assert task.checker == (checker or "code")
+        assert task.problems[0].text == (
+            f"{ASKED}The program reads standard input and writes its answer to standard output. Do not build the "
+            f"examples into it.\n\n{CODE}"
+        )
+        assert json.loads(task.problems[0].answer) == {"function": None, "tests": tests, "private": PRIVATE}
 
 
-def test_code_generation_of_a_function(tmp_path: Path) -> None:
-    record = {**GENERATION, "starter_code": "def add(a, b):\n", "metadata": '{"func_name": "add"}'}
+@pytest.mark.parametrize("key", ["func_name", "fn_name"])
+def test_code_generation_of_a_function(key: str, tmp_path: Path) -> None:
+    private = '[{"input": "2\\n3", "output": "5", "testtype": "functional"}]'
+    record = {
+        **GENERATION,
+        "starter_code": "def add(a, b):\n",
+        "metadata": json.dumps({key: "add"}),
+        "public_test_cases": '[{"input": "1\\n2", "output": "3", "testtype": "functional"}]',
+        "private_test_cases": private,
+    }
     path = write(tmp_path / "v6.jsonl", [record])
-    (problem,) = read_task(f"livecodebench:{path}", checker="mine:run").problems
-    assert problem.text == f"Add the numbers.\n\nComplete this code:\n\n```python\ndef add(a, b):\n```\n\n{CODE}"
-    assert json.loads(problem.answer)["function"] == "add"
+    (problem,) = read_task(f"livecodebench:{path}").problems
+    names = "Complete this code, without changing its names:"
+    assert problem.text == f"{ASKED}{names}\n\n```python\ndef add(a, b):\n```\n\n{CODE}"
+    answer = json.loads(problem.answer)
+    assert (answer["function"], answer["private"]) == ("add", private)
+
+
+BAD_TESTS = {
+    "none": ({"public_test_cases": "[]", "private_test_cases": "[]"}, "tests is empty, and there are no private ones"),
+    "private": ({"private_test_cases": "eJw="}, "private: no pickle: pickle exhausted before end of .*"),
+    "no name": (
+        {"public_test_cases": '[{"input": "1", "output": "2", "testtype": "functional"}]'},
+        "metadata has no func_name, but the tests call a function",
+    ),
+    "no output": ({"public_test_cases": '[{"input": "1"}]'}, "tests is a list of other things, expected .*"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TESTS)
+def test_tests_that_will_not_do(name: str, tmp_path: Path) -> None:
+    changed, reason = BAD_TESTS[name]
+    path = write(tmp_path / "v6.jsonl", [{**GENERATION, **changed}])
+    with pytest.raises(BadFile, match=f"^{path}:1: {reason}$"):
+        read_task(f"livecodebench:{path}")
+
+
+def test_kinds_of_livecodebench_are_not_mixed(tmp_path: Path) -> None:
+    path = write(tmp_path / "v6.jsonl", [EXECUTION, GENERATION])
+    with pytest.raises(BadFile, match=rf"^{path}:2: code generation, which checker literal cannot grade"):
+        read_task(f"livecodebench:{path}")
+    path = write(tmp_path / "v7.jsonl", [GENERATION, EXECUTION])
+    with pytest.raises(BadFile, match=rf"^{path}:2: answer is a list, expected an object"):
+        read_task(f"livecodebench:{path}")
 
 
 def without(record: dict[str, Any], key: str) -> dict[str, Any]:
@@ -314,6 +365,7 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
         {"question": "a"},
         "the record has question, expected test, or code, or public_test_cases, as LiveCodeBench has them",
     ),
+    "deepmath, no answer": ("deepmath", {"question": "a"}, "final_answer is missing; the record has question"),
     "lcb, no JSON": (
         "livecodebench",
         {**TEST_OUTPUT, "test": "[{"},

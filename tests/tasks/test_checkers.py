@@ -552,7 +552,7 @@ def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None
 
 
 def test_unknown_checker() -> None:
-    names = "boxed choice exact ifbench ifeval literal member number regex story"
+    names = "boxed choice code exact ifbench ifeval literal member number official regex story"
     assert " ".join(CHECKERS) == names
     with pytest.raises(
         InvalidInput, match=r"^checker 'maths', expected one of boxed, .*, story, or module:function of"

@@ -16,7 +16,7 @@ import pytest
 from grading_helpers import gone, read_pid, wait_for, write_own
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.tasks import grading
+from autodeco_gguf.tasks import grading, workers
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
@@ -266,7 +266,7 @@ def test_broken_module(
     (tmp_path / "broken.py").write_text(source + "\n")
     monkeypatch.chdir(tmp_path)
     if "sleep" in source:
-        monkeypatch.setattr(grading, "START_LIMIT_S", 1.0)
+        monkeypatch.setattr(workers, "START_LIMIT_S", 1.0)
     with pytest.raises(InvalidInput, match=f"^checker '{checker}': {re.escape(message)}$"):
         Grader(checker)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from grading_helpers import gone, read_pid, wait_for, write_own
 
-from autodeco_gguf.tasks.grading import worker_command
+from autodeco_gguf.tasks.workers import function_service
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def worker(checker: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], object]]]:
     """The process and what reads its next answer."""
     pipe = subprocess.PIPE
-    with subprocess.Popen(worker_command(checker, 10.0), stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen(function_service(checker, 10.0).command, stdin=pipe, stdout=pipe) as process:
         replies = process.stdout
         assert replies is not None
         yield process, lambda: json.loads(replies.readline())
@@ -64,8 +64,8 @@ def test_memory_is_limited() -> None:
 # the parent waits without a limit, so that it is surely there when it is killed
 PARENT = """
     import subprocess, sys
-    from autodeco_gguf.tasks.grading import worker_command
-    command = worker_command("own_checkers:put_pid", 0.5)
+    from autodeco_gguf.tasks.workers import function_service
+    command = function_service("own_checkers:put_pid", 0.5).command
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     worker.stdin.write(b'[1, "", "%s"]\\n' % sys.argv[1].encode())
     worker.stdin.flush()

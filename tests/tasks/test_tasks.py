@@ -189,7 +189,7 @@ FORMS = (
     "a task is demo, questions, instructions, or [FORMAT:]FILE, or [FORMAT:]OWNER/NAME[:CONFIG][@SPLIT] "
     "of the Hugging Face hub"
 )
-NAMES = "aime, brumo25, hmmt25, beyondaime, gsm8k, math, gpqa, mmlu-pro, livecodebench, ifeval, ifbench"
+NAMES = "aime, brumo25, hmmt25, beyondaime, gsm8k, math, deepmath, gpqa, mmlu-pro, livecodebench, ifeval, ifbench"
 BAD_SPECS = {
     "": f"task: no such file; {FORMS}",
     "nowhere.jsonl": f"nowhere.jsonl: no such file; {FORMS}",

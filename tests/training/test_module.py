@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from training_helpers import module_of, plain_features
 from autodeco_gguf import Heads
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.checkpoint import read_checkpoint
-from autodeco_gguf.training.module import Head, HeadsModule, probability_features
+from autodeco_gguf.heads.format import FEATURES
+from autodeco_gguf.training.module import Head, HeadKind, HeadsModule, feature_slopes, probability_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,19 +66,55 @@ def test_initialization_follows_from_the_seed_alone() -> None:
     assert not any(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_new_heads_cut_little() -> None:
+def test_the_slopes_of_what_the_top_p_head_sees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20, 50, generator=generator, dtype=torch.float64)
+    logits[:, 7] = -1e30  # a token that is never drawn
+    t = (0.2 + 1.6 * torch.rand(20, generator=generator)).double()
+    step = 1e-5
+    above, below = (plain_features(logits, t + sign * step) for sign in (1, -1))
+    torch.testing.assert_close(feature_slopes(logits, t), (above - below) / (2 * step), rtol=1e-5, atol=1e-8)
+    assert bool(torch.isfinite(feature_slopes(logits.float(), torch.full((20,), 1e-12))).all())
+
+
+@pytest.mark.parametrize("p", [0.5, 0.924])
+def test_what_new_heads_begin_with(p: float) -> None:
     hidden, features = torch.randn(200, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(200, 5)
-    heads = HeadsModule(64, 3)
+    heads = HeadsModule(64, 3, HeadKind(initial_top_p=p))
     with torch.no_grad():
-        t, p = heads.temperature(hidden), heads.top_p(hidden, features)
+        t, found = heads.temperature(hidden), heads.top_p(hidden, features)
         torch.manual_seed(3)  # as upstream draws them
-        drawn_temperature, drawn_top_p = Head(64), Head(69)
+        drawn_temperature, drawn_top_p = Head.new(64, (256,)), Head.new(69, (256,))
         assert torch.equal(t, 2 * drawn_temperature(hidden))
         drawn = drawn_top_p(torch.cat([hidden, features], dim=-1))
-        odds = [x / (1 - x) for x in (drawn, p)]
-        torch.testing.assert_close(odds[1] / odds[0], torch.full((200,), math.exp(2.5)), rtol=1e-3, atol=0.0)
+        odds = [x / (1 - x) for x in (drawn, found)]
+        torch.testing.assert_close(odds[1] / odds[0], torch.full((200,), p / (1 - p)), rtol=1e-3, atol=0.0)
     assert 0.9 < float(t.mean()) < 1.1
-    assert 0.8 < float(p.min()) < 0.92 < float(p.max()) < 0.97
+    assert abs(float(found.mean()) - p) < 0.05
+
+
+@pytest.mark.parametrize("kind", [HeadKind((32, 16, 8)), HeadKind(enhanced=False), HeadKind((8, 8), False)])
+def test_heads_of_another_kind(kind: HeadKind) -> None:
+    heads = HeadsModule(12, 1, kind)
+    weights = heads.weights(vocab_size=50, base_model="x")
+    weights.check()
+    assert weights.features == FEATURES[kind.enhanced]
+    for mlp, n_in in ((weights.temperature, 12), (weights.top_p, 17 if kind.enhanced else 13)):
+        assert mlp is not None
+        sizes = [*kind.widths, 1]
+        assert [w.shape for w in mlp.weights] == [(b, a) for a, b in itertools.pairwise([n_in, *sizes])]
+        assert mlp.activation == ("relu" if len(sizes) == 2 else "gelu")
+    rng = np.random.default_rng(0)
+    hidden, logits = rng.normal(size=(9, 12)).astype(np.float32), rng.normal(size=(9, 50)).astype(np.float32)
+    t = heads.temperature(torch.from_numpy(hidden))
+    p = heads.top_p(torch.from_numpy(hidden), probability_features(torch.from_numpy(logits), t))
+    found = Heads(weights).evaluate(hidden, logits)  # what they will be run with
+    np.testing.assert_allclose(found, (t.detach().numpy(), p.detach().numpy()), rtol=1e-5)
+
+    other = HeadsModule(12, 2)
+    other.take(weights, ("temperature", "top_p"))
+    assert all(torch.equal(x, y) for x, y in zip(other.parameters(), heads.parameters(), strict=True))
+    assert torch.equal(other.top_p(torch.from_numpy(hidden), probability_features(torch.from_numpy(logits), t)), p)
 
 
 def test_arrays_become_parameters_again(qwen2: Case) -> None:
@@ -90,13 +128,11 @@ def test_arrays_become_parameters_again(qwen2: Case) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
 
 
-def test_heads_that_are_no_official_ones(qwen2: Case) -> None:
+def test_heads_that_nothing_can_start_from(qwen2: Case) -> None:
     weights, module = read_checkpoint(qwen2.heads).weights, HeadsModule(64, 0)
-    assert weights.temperature is not None
-    gelu = replace(weights, temperature=replace(weights.temperature, activation="gelu"))
-    with pytest.raises(InvalidInput, match=r"^temperature head to start from gelu between layers of .*, expected relu"):
-        module.take(gelu, ("temperature",))
+    message = r"^temperature scale to start from 1\.5, expected 2\.0$"
+    with pytest.raises(InvalidInput, match=message):
+        module.take(replace(weights, temperature_scale=1.5), ("temperature", "top_p"))
     with pytest.raises(InvalidInput, match=r"^no top_p head to start from; train the other one alone, with --heads$"):
-        module.take(replace(weights, top_p=None), ("top_p",))
-    bias = "temp_head.mlp.0.bias"
-    assert torch.equal(module.state_dict()[bias], HeadsModule(64, 0).state_dict()[bias])
+        module.take(replace(weights, top_p=None), ("temperature", "top_p"))
+    assert all(torch.equal(x, y) for x, y in zip(module.parameters(), HeadsModule(64, 0).parameters(), strict=True))

@@ -145,6 +145,6 @@ def test_what_is_kept_does_not_lie_in_llama_cpps_buffers() -> None:
 
 
 def test_the_mean_of_losses_goes_by_positions() -> None:
-    parts = [Losses(1.0, 2.0, 0.0, 0.5, 0.25, 1), Losses(4.0, 5.0, 3.0, 1.5, 0.75, 2)]
-    assert Losses.mean(parts) == Losses(3.0, 4.0, 2.0, pytest.approx(3.5 / 3), pytest.approx(1.75 / 3), 3)
+    parts = [Losses(1.0, 2.0, 0.0, 0.5, 0.25, 1, 3), Losses(4.0, 5.0, 3.0, 1.5, 0.75, 2, 1)]
+    assert Losses.mean(parts) == Losses(3.0, 4.0, 2.0, pytest.approx(3.5 / 3), pytest.approx(1.75 / 3), 3, 4)
     assert parts[1].total == 12.0

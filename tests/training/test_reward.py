@@ -19,14 +19,17 @@ from autodeco_gguf import Heads
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.files.jsonl import write_lines
+from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.measures import Measures
+from autodeco_gguf.training.module import HeadKind
 from autodeco_gguf.training.reward import RewardOptions, RewardTrained, RewardWatch, flat_warning, train_reward
 from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.settings import Objective
 
 pytestmark = pytest.mark.usefixtures("tamed", "one_thread")
 
@@ -74,6 +77,20 @@ def test_starts_differ_and_a_start_from_a_checkpoint_is_that_checkpoint(
         assert done.kept == 0
         theirs, ours = (load_raw(path / "model.safetensors") for path in (undisturbed, done.checkpoint))
         assert {name: (theirs[name] == ours[name]).all() for name in theirs} == dict.fromkeys(theirs, True)
+
+
+def test_deep_heads_and_a_frozen_one(qwen2: Case, tmp_path: Path) -> None:
+    """New ones of that kind; then from there one alone, beside the other as it is."""
+    quick = replace(SETTINGS, rounds=1, evaluations=1, validation=0.0, kind=HeadKind((16, 8), enhanced=False))
+    first = trained(qwen2.base, tmp_path / "first", "new", settings=quick).checkpoint
+    assert all(len(mlp.weights) == 3 for mlp in read_checkpoint(first).weights.mlps.values())
+    objective = Objective(heads=("top_p",), frozen=("temperature",))
+    done = trained(qwen2.base, tmp_path / "second", first, settings=replace(quick, objective=objective))
+    theirs, ours = (load_raw(path / "model.safetensors") for path in (first, done.checkpoint))
+    assert {name for name in theirs if (theirs[name] == ours[name]).all()} == {
+        n for n in theirs if n.startswith("temp")
+    }
+    assert Heads.load(done.adapter).names == {"temperature", "top_p"}
 
 
 def test_too_few_right_answers_for_a_start_by_likelihood(qwen2: Case, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_known_temperature_is_recovered(tmp_path: Path) -> None:
 def test_the_learning_rate(context: Context, data: Dataset, tmp_path: Path) -> None:
     for warmup, steps, rates in (
         (0.25, 8, [0.5, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
-        (0.0, 4, [1.0, 1.0, 2 / 3, 1 / 3]),
+        (0.0, 4, [1.0, 0.75, 0.5, 0.25]),
         (1.0, 4, [0.25, 0.5, 0.75, 1.0]),
         (0.03, 1, [1.0]),
     ):

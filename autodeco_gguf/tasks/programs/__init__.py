@@ -1,0 +1,1 @@
+"""Programs that a model wrote: their tests, and where they run."""
