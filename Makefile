@@ -57,7 +57,7 @@ sanitize: $(BIN)/.installed-dev
 	    --config-settings=cmake.define.AUTODECO_WERROR=ON --config-settings=build-dir=build/sanitize
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory' \
+	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
 	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
 
 clean:

@@ -132,10 +132,15 @@ def raw_logits(ctx: int, n: int) -> _Floats:
     """Of the first n outputs of the last decode, flat; empty where the model leaves its logits as they are."""
 
 def devices() -> list[tuple[str, str]]: ...
-def sample_rows(
-    samplers: Sequence[Sampler | None], predictor: Predictor | None, ctx: int
-) -> tuple[list[int], list[bool], dict[int, str]]:
-    """Tokens, whether each ends a generation, and what went wrong in which row."""
+def decode_and_draw(
+    ctx: int,
+    tokens: _Ints,
+    positions: _Ints,
+    sequences: _Ints,
+    samplers: Sequence[Sampler | None],
+    predictor: Predictor | None,
+) -> tuple[int, list[int], list[bool], dict[int, str]]:
+    """llama_decode's status; of the outputs, its last tokens: a token, whether it ends the answer, what went wrong."""
 
 def matcher_sampler(matcher: object) -> int:
     """The address of a llama_sampler that allows what an llguidance.LLMatcher allows; a chain frees it."""

@@ -95,23 +95,24 @@ static void bind_heads(py::module_ & m) {
 
 // ---- sampling ----
 
-// (tokens, whether each ends a generation, {row: what went wrong}) of the outputs of the last decode
-static py::tuple sample_rows(const std::vector<sampler *> & samplers, const std::shared_ptr<predictor> & p, uintptr_t ctx) {
+// (status, tokens, whether each ends an answer, {row: what went wrong}); other threads take the GIL where it is given up: once
+static py::tuple decode_and_draw(uintptr_t ctx, const py::iterable & tokens_of, const py::iterable & positions,
+                                 const py::iterable & sequences, const std::vector<sampler *> & samplers,
+                                 const std::shared_ptr<predictor> & p) {
     std::vector<sampler_row> rows;
-    for (sampler * s : samplers) {
-        rows.push_back({ s });
-    }
-    without_gil([&] { sampler_sample_rows(rows, p.get(), context(ctx)); });
+    for (sampler * s : samplers) { rows.push_back({ s }); }
+    const int status = without_gil([&, ids = ints_of(tokens_of), at = ints_of(positions), of = ints_of(sequences)] {
+        const int failed = context_decode(context(ctx), ids, at, of, rows.size());
+        return failed ? failed : (sampler_sample_rows(rows, p.get(), context(ctx)), 0);
+    });
     py::list tokens, ends;
     py::dict errors;
     for (size_t i = 0; i < rows.size(); ++i) {
         tokens.append(rows[i].token);
         ends.append(rows[i].ends);
-        if (!rows[i].error.empty()) {
-            errors[py::int_(i)] = text(rows[i].error);
-        }
+        if (!rows[i].error.empty()) { errors[py::int_(i)] = text(rows[i].error); }
     }
-    return py::make_tuple(tokens, ends, errors);
+    return py::make_tuple(status, tokens, ends, errors);
 }
 
 // A llama_sampler that allows what an llguidance.LLMatcher allows. It runs where the GIL is not held, and throws through
@@ -201,7 +202,8 @@ static void bind_sampler(py::module_ & m) {
         .def_readwrite("gate", &sampler::gate)
         .def_readwrite("top", &sampler::top)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
-    m.def("sample_rows", &sample_rows, "samplers"_a, "predictor"_a, "ctx"_a);
+    m.def("decode_and_draw", &decode_and_draw, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "samplers"_a,
+          "predictor"_a);
     m.def("matcher_sampler", [](const py::object & matcher) { // for a chain, which frees it
         return (uintptr_t) llama_sampler_init(&matcher_sampler_i, new py::object(matcher));
     }, "matcher"_a);

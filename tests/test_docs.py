@@ -51,7 +51,7 @@ def test_readme_commands_run(
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     piped = [line.partition(" | ") for line in lines if re.match(r"(?:echo .* \| )?autodeco-gguf ", line)]
     commands = [(left, right) if right else ("", left) for left, _, right in piped]
-    assert len(commands) == 14
+    assert len(commands) == 15
     for given, command in commands:
         program, *arguments = shlex.split(command, comments=True)
         stdin = subprocess.check_output(given, shell=True) if given else b""

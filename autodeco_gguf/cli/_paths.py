@@ -41,10 +41,10 @@ def file_completions(word: str) -> Iterator[str]:
     folder, slash, begin = word.rpartition("/")
     begin = re.sub(r"\\(.)", r"\1", begin)
     try:
-        found = sorted(os.listdir(typed_path(folder + slash or ".")))
+        where = typed_path(folder + slash or ".")
+        found = sorted(os.listdir(where))
     except (OSError, InvalidInput):
         return
     for name in found:
         if name.startswith(begin) and name.startswith(".") == begin.startswith("."):
-            is_folder = os.path.isdir(typed_path(folder + slash or ".") / name)
-            yield folder + slash + re.sub(r"""([\s\\'"])""", r"\\\1", name) + ("/" if is_folder else "")
+            yield folder + slash + re.sub(r"""([\s\\'"])""", r"\\\1", name) + ("/" if (where / name).is_dir() else "")

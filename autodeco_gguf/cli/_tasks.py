@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._common import F
+from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.tasks import BUILT_IN
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
+    from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.tasks.programs.grader import Leave
 
 CHECKER_HELP = f"""What tells a right answer of all tasks: {", ".join(CHECKERS)}, or module:function of your own.  \
@@ -78,3 +81,26 @@ def read_tasks(options: dict[str, Any]) -> GradedTasks:
         tasks = [replace(task, checker="official") if task.checker == "boxed" else task for task in tasks]
     leave: Leave | None = "isolated" if options["allow_code"] else None
     return GradedTasks(tasks, options["time_limit"], "unisolated" if options["allow_code_unisolated"] else leave)
+
+
+def load_engine(model: Path | None, options: dict[str, Any]) -> Engine:
+    """The engine of a verb that answers problems; without a model, that of the demo.
+
+    Raises:
+        AutoDecoError: as :class:`Engine`.
+    """
+    from autodeco_gguf.engine.engine import Engine
+    from autodeco_gguf.engine.scheduler import Batching
+
+    if model is None:
+        click.echo("model: the demo that comes with the package", err=True)
+    return Engine(
+        model or DEMO_MODEL,
+        n_parallel=options["parallel"],
+        # so that an interruption leaves no trace in the results
+        batching=Batching(batch_invariant=options["parallel"] > 1),
+        n_ctx=options["ctx"],
+        heads=options["heads"],
+        machine=options["machine"],
+        chat_template_kwargs=options["chat_template_kwargs"],
+    )

@@ -24,18 +24,16 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
-from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.sampling import MAX_SEED
-from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
-    from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
 
@@ -117,7 +115,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         _check_output(output, plots)
         own = options["commands"]
         commands = (Commands.read(own) if own else Commands.shipped()) if options["control"] else None
-        engine = _load(model, options)
+        engine = load_engine(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
         if options["mean_shift_from"] is not None:
             methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
@@ -180,24 +178,6 @@ def _check_output(output: Path, plots: bool) -> None:
             check()
         except AutoDecoError as e:
             raise AutoDecoError(f"{e}; or use --no-plots", key=e.key) from e
-
-
-def _load(model: Path | None, options: dict[str, Any]) -> Engine:
-    from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.engine.scheduler import Batching
-
-    if model is None:
-        click.echo("model: the demo that comes with the package", err=True)
-    return Engine(
-        model or DEMO_MODEL,
-        n_parallel=options["parallel"],
-        # so that an interruption leaves no trace in the results
-        batching=Batching(batch_invariant=options["parallel"] > 1),
-        n_ctx=options["ctx"],
-        heads=options["heads"],
-        machine=options["machine"],
-        chat_template_kwargs=options["chat_template_kwargs"],
-    )
 
 
 def _differences(output: Path, tasks: GradedTasks) -> list[str]:

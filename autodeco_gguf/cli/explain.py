@@ -17,9 +17,9 @@ from autodeco_gguf.cli._common import (
     progress_bar,
 )
 from autodeco_gguf.cli._reward import refuse
-from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import MAX_SEED
-from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
     check_outputs(output, drawn=drawn, force=options["force"])
     if not options["no_plots"]:
         check()
-    engine, counts = _load(model, options), Counts()
+    engine, counts = load_engine(model, options), Counts()
+    if not engine.heads:  # before any answer is drawn
+        raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
     answers = [_draw(engine, output, options)] if drawn else options["data"]
     with progress_bar("tokens") as bar:
         plots = not options["no_plots"]
@@ -81,27 +83,6 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
         click.echo(f"{counts.cut} answers cut to the context, by {counts.cut_tokens} tokens; -c sets it", err=True)
     click.echo(f"{size(found)}\n{_summary(found)}\n{found.verdict}")
     click.echo(f"{output}: explain.html, explain.json{'' if options['no_plots'] else ', explain.png'}", err=True)
-
-
-def _load(model: Path | None, options: dict[str, Any]) -> Engine:
-    from autodeco_gguf.engine.engine import Engine
-    from autodeco_gguf.engine.scheduler import Batching
-    from autodeco_gguf.errors import BadFile
-
-    if model is None:
-        click.echo("model: the demo that comes with the package", err=True)
-    engine = Engine(
-        model or DEMO_MODEL,
-        n_parallel=options["parallel"],
-        batching=Batching(batch_invariant=options["parallel"] > 1),
-        n_ctx=options["ctx"],
-        heads=options["heads"],
-        machine=options["machine"],
-        chat_template_kwargs=options["chat_template_kwargs"],
-    )
-    if not engine.heads:  # before any answer is drawn
-        raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
-    return engine
 
 
 def _draw(engine: Engine, output: Path, options: dict[str, Any]) -> Path:

@@ -75,8 +75,8 @@ class Conversation:
         chat: the template they are written with; None: the model completes the last message as it stands.
         messages: what was said; an answer is part of it once it is kept.
         remembers: whether a message follows what was said before; if not, each one begins anew.
-        overflow: what to do where the context does not hold all: "forget" the oldest messages,
-            "shift", or "stop".
+        overflow: what to do where the context does not hold all: "forget" the oldest messages, "shift" as
+            well in the midst of an answer, or "stop".
         seed: of the first answer; the next one's is larger by one.
         n_answers: answers kept.
 

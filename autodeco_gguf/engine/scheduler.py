@@ -62,8 +62,7 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
         self._least = 2 if batching.batch_invariant else 1
-        self._host_way = self._alone = False  # see _find_way
-        self._begun = False
+        self._host_way: bool | None = None  # see _find_way
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
         self._unsure = False  # what is under way: an interrupt has come in the midst of a change
@@ -88,8 +87,8 @@ class Scheduler:
             self._give_up("interrupted")
         self._unsure = True
         try:
-            if not self._begun:
-                self._find_way()
+            if self._host_way is None:
+                self._host_way = self._find_way()
             for generation in self._in_use():
                 if generation.cancelled:
                     self._end(generation, "cancelled")
@@ -109,16 +108,18 @@ class Scheduler:
             raise
         self._unsure = False
 
-    def _find_way(self) -> None:
-        """Whether the heads go into the graph.
+    @property
+    def _alone(self) -> bool:
+        """Whether tokens are computed in the pieces that Llama has, to the last bits."""
+        return self._n_parallel == 1 and not self._host_way
+
+    def _find_way(self) -> bool:
+        """Whether the heads do not go into the graph.
 
         That takes decoding a token, so it is not done before there is a thread that runs: libgomp keeps threads for
         each thread that has ever computed, and once they are more than the cores, they wait in a slower way.
         """
-        self._host_way = bool(self._predictor.names) and not self._context.takes(self._predictor)
-        # in the pieces that Llama has, to the last bits
-        self._alone = self._n_parallel == 1 and not self._host_way
-        self._begun = True
+        return bool(self._predictor.names) and not self._context.takes(self._predictor)
 
     def _give_up(self, error: str) -> None:
         """End what has a sequence: what the context holds is unknown."""
@@ -155,7 +156,7 @@ class Scheduler:
     def replace(self, predictor: Predictor) -> None:
         """Predict with other heads of the same kind; Busy where a sequence is in use."""
         self.forget()
-        self._predictor = predictor
+        self._predictor, self._host_way = predictor, None
 
     def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
@@ -308,29 +309,30 @@ class Scheduler:
         """Decode one token of every sequence; where that was the last of its prompt or a drawn one, draw the next."""
         users = self._in_use()
         drawing = [self._alone or user.n_decoded >= len(user.head) for user in users]
-        samplers = [user.sampler.native if draws else None for user, draws in zip(users, drawing, strict=True)]
+        samplers = [user.sampler if draws else None for user, draws in zip(users, drawing, strict=True)]
         if self._alone:
             (user,), rest = users, users[0].head[users[0].n_decoded :]
-            self._context.finish([*rest, user.last], user.position, 0)
-            user.n_decoded += len(rest)
+            tokens = [*rest, user.last]
+            positions, sequences, hidden = [user.position + i for i in range(len(tokens))], [0] * len(tokens), False
         else:
+            rest = ()
             tokens = [u.last if draws else u.head[u.n_decoded] for u, draws in zip(users, drawing, strict=True)]
             positions = [user.position for user in users]
             for idle in range(len(users), self._least):
                 self._context.remove(idle)
                 self._held[idle] = ()
                 tokens, positions, samplers = [*tokens, 0], [*positions, 0], [*samplers, None]
-            hidden = self._host_way and any(user.sampler.predicts for user in users)
-            self._context.decode(tokens, positions, range(len(tokens)), hidden=hidden)
-        tokens, ends, errors = core.sample_rows(samplers, self._predictor.native, self._context.address)
+            sequences = list(range(len(tokens)))
+            hidden = self._host_way is True and any(user.sampler.predicts for user in users)
+        drawn = self._context.draw(tokens, positions, sequences, samplers, self._predictor, hidden=hidden)
         for i, user in enumerate(users):
             if user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
                 continue
-            user.n_decoded += 1
-            if i in errors:
-                self._end(user, "error", errors[i])
+            user.n_decoded += len(rest) + 1
+            if i in drawn.errors:
+                self._end(user, "error", drawn.errors[i])
             elif drawing[i]:
-                self._note(user, tokens[i], ends[i])
+                self._note(user, drawn.tokens[i], drawn.ends[i])
 
     def _note(self, user: Generation, token: int, ends: bool) -> None:
         try:

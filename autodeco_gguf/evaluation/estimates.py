@@ -138,8 +138,8 @@ def sd_over_seeds(by_seed: ArrayLike) -> float | None:
     What the official evaluation gives behind its ±. A standard error, of the mean of all seeds, is smaller.
 
     Examples:
-        >>> sd_over_seeds([0.1, 0.3])
-        0.1
+        >>> sd_over_seeds([0.25, 0.75])
+        0.25
     """
     by_seed = np.asarray(by_seed, np.float64)
     return float(by_seed.std()) if len(by_seed) > 1 else None

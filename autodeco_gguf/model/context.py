@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
@@ -22,7 +22,7 @@ from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.raw_logits import RawLogits
-from autodeco_gguf.model.sampler import Predictor, address
+from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
 
@@ -47,6 +47,14 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
     base = model.base()
     own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
     return min(own or at_most, at_most)
+
+
+class Drawn(NamedTuple):
+    """What was drawn from the outputs of a decode: tokens, whether each ends an answer, what went wrong, by output."""
+
+    tokens: list[int]
+    ends: list[bool]
+    errors: dict[int, str]
 
 
 class Context:
@@ -266,10 +274,27 @@ class Context:
             part = slice(i, i + BATCH)
             self._decode(tokens[part], positions[part], sequences[part], n_outputs=0, hidden=False)
 
-    def finish(self, tokens: Ints, begin: int, seq: int) -> None:
-        """Decode up to 512 tokens of one sequence from position ``begin`` on, of which the last alone is an output."""
-        positions = range(begin, begin + len(tokens))
-        self._decode(tokens, positions, [seq] * len(tokens), n_outputs=1, hidden=False)
+    def draw(
+        self,
+        tokens: Ints,
+        positions: Ints,
+        sequences: Ints,
+        samplers: Sequence[Sampler | None],
+        predictor: Predictor,
+        *,
+        hidden: bool = False,
+    ) -> Drawn:
+        """Decode up to 512 tokens, the last of them outputs, and draw from each output that has a sampler.
+
+        Raises:
+            ModelFailed: llama.cpp fails, or the context is full.
+        """
+        self._prepare(hidden)
+        native = [None if sampler is None else sampler.native for sampler in samplers]
+        batch = tokens, positions, sequences
+        status, drawn, ends, errors = core.decode_and_draw(self.address, *batch, native, predictor.native)
+        self._check(status)
+        return Drawn(drawn, ends, errors)
 
     def decode(
         self, tokens: Ints, positions: Ints, sequences: Ints, *, hidden: bool
@@ -300,12 +325,17 @@ class Context:
         return self._raw.read(logits)
 
     def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, n_outputs: int, hidden: bool) -> None:
+        self._prepare(hidden)
+        self._check(core.decode(self.address, tokens, positions, sequences, n_outputs))
+
+    def _prepare(self, hidden: bool) -> None:
         check_fork(self._params.n_threads)
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden
         self._raw.keep(hidden)
-        status = core.decode(self.address, tokens, positions, sequences, n_outputs)
+
+    def _check(self, status: int) -> None:
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
             raise ModelFailed(f"{self.file.path}: {reason}", file=self.file.path)

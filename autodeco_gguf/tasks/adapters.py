@@ -128,6 +128,9 @@ def _livecodebench(record: Record, checker: str) -> tuple[str, str]:
     """The three kinds of records of LiveCodeBench: test output prediction, code execution, code generation."""
     for key, convert in (("public_test_cases", _generation), ("test", _test_output), ("code", _execution)):
         if key in record:
+            if checker == "code" and convert is not _generation:
+                message = "a value to be told, which checker code cannot grade, expected literal, or one of your own"
+                raise InvalidInput(message, key="checker", found=checker, expected=LIVECODEBENCH.checker)
             return convert(record, checker)
     raise InvalidInput(f"{_keys(record)}, expected test, or code, or public_test_cases, as LiveCodeBench has them")
 

@@ -102,7 +102,7 @@ def test_the_default_methods_and_plots(tasks: Path, capfd: Capture) -> None:
     assert {"accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png"} <= {p.name for p in Path("o").iterdir()}
 
 
-NOT_BY_DEFAULT = ("static:T,P", "distinct", "model", "all")
+NOT_BY_DEFAULT = ("static:T,P", "distinct", "autodeco:fixed-t", "model", "all")
 
 
 def test_without_a_model_it_is_the_demo_on_its_task(tasks: Path, capfd: Capture) -> None:

@@ -151,8 +151,7 @@ def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(engine.context, "decode", interrupt)
-        m.setattr(engine.context, "finish", interrupt)
+        m.setattr(engine.context, "draw", interrupt)
         with pytest.raises(KeyboardInterrupt):
             handle.result()
     assert (handle.finish_reason, handle.error) == ("error", "KeyboardInterrupt")

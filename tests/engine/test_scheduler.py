@@ -67,7 +67,7 @@ def test_when_llama_cpp_fails_all_is_told_and_it_goes_on(merged: Path, monkeypat
     with monkeypatch.context() as m:
         m.setattr(
             engine.context,
-            "decode",
+            "draw",
             lambda *_, **__: engine.context.fill([1], [7], [99]),
         )
         with pytest.raises(ModelFailed, match=r"llama_decode failed with status -1$"):

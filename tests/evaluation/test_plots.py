@@ -135,7 +135,7 @@ def test_every_method_has_a_color_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     names += [f"static:{i},1" for i in range(5)]
     results = replace(sampled(), methods=tuple(replace(row, name=name) for name in names))
     bars = figures(results, monkeypatch)["pass_at_1.png"].axes[0].patches
-    assert len({bar.get_facecolor() for bar in bars}) == len(names) == 22
+    assert len({bar.get_facecolor() for bar in bars}) == len(names) == 23
 
 
 def test_whole_numbers_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:

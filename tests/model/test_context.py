@@ -80,7 +80,7 @@ USES: list[tuple[str, Callable[[Context], Any]]] = [
     ("remove", lambda c: c.remove(0)),
     ("copy", lambda c: c.copy(0, 1)),
     ("fill", lambda c: c.fill([5], [0], [0])),
-    ("finish", lambda c: c.finish([5], 0, 0)),
+    ("draw", lambda c: c.draw([5], [0], [0], [None], Predictor(None))),
     ("decode", lambda c: c.decode([5], [0], [0], hidden=False)),
     ("resize", lambda c: c.resize(32, 1)),
 ]

@@ -287,7 +287,7 @@ def test_code_generation_of_a_function(key: str, tmp_path: Path) -> None:
 
 BAD_TESTS = {
     "none": ({"public_test_cases": "[]", "private_test_cases": "[]"}, "tests is empty, and there are no private ones"),
-    "private": ({"private_test_cases": "eJw="}, "private: no pickle: pickle exhausted before end of .*"),
+    "private": ({"private_test_cases": "eJw="}, "private: no pickle: pickle exhausted before .*"),
     "no name": (
         {"public_test_cases": '[{"input": "1", "output": "2", "testtype": "functional"}]'},
         "metadata has no func_name, but the tests call a function",
@@ -309,7 +309,7 @@ def test_kinds_of_livecodebench_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=rf"^{path}:2: code generation, which checker literal cannot grade"):
         read_task(f"livecodebench:{path}")
     path = write(tmp_path / "v7.jsonl", [GENERATION, EXECUTION])
-    with pytest.raises(BadFile, match=rf"^{path}:2: answer is a list, expected an object"):
+    with pytest.raises(BadFile, match=rf"^{path}:2: a value to be told, which checker code cannot grade"):
         read_task(f"livecodebench:{path}")
 
 
