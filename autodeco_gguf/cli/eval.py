@@ -29,7 +29,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.sampling import MAX_SEED
-from autodeco_gguf.tasks.commands import SHIPPED, Commands
+from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
 
     with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
-        commands = Commands.read(options["commands"] or SHIPPED) if options["control"] else None
+        own = options["commands"]
+        commands = (Commands.read(own) if own else Commands.shipped()) if options["control"] else None
         engine = load_engine(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
         if options["mean_shift_from"] is not None:

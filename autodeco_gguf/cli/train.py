@@ -91,7 +91,7 @@ def train_command(base: Path, **options: Any) -> None:
 
 
 def _train_on_data(base: Path, options: dict[str, Any]) -> None:
-    from autodeco_gguf.tasks.commands import SHIPPED, Commands
+    from autodeco_gguf.tasks.commands import Commands
     from autodeco_gguf.training.settings import Objective, TrainingSettings
     from autodeco_gguf.training.train import TrainingOptions, train
 
@@ -109,7 +109,8 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
     settings.check()
     commands = None
     if options["control"]:
-        commands = Commands.read(options["commands"] or SHIPPED, share=options["control_share"], seed=options["seed"])
+        own, drawn = options["commands"], {"share": options["control_share"], "seed": options["seed"]}
+        commands = Commands.read(own, **drawn) if own else Commands.shipped(**drawn)
     else:
         refuse(CONTROL_ONLY, "needs --control")
     with _progress() as watch:

@@ -29,6 +29,9 @@ from autodeco_gguf.tasks.tasks import Task
 CONTROL, RESULTS, REPORT = "control.jsonl", "control.json", "control.md"
 """What is written to the directory of an evaluation."""
 
+_HELD_OUT = ", held out"
+"""At the end of a kind whose wordings nobody has trained with."""
+
 ControlWatch = Callable[[int, int], None]
 """Called with the answers there and those wanted: at first, and after each."""
 
@@ -40,8 +43,9 @@ ByKind = Mapping[str, Mapping[str, float]]
 class ControlResult:
     """What stands in control.json: the means over problems, for each kind of command, and their differences to "plain".
 
-    ``consistency`` is the share of problems whose mean the low command lowers, and the high one raises; ``left_out``
-    counts those that had a command in them already. ``forced`` is what moves at the tokens of the plain answers, None
+    Kinds are "low" and "high", and "low, held out" and "high, held out" where the commands have wordings held out.
+    ``consistency`` is the share of problems whose mean a low command lowers, and a high one raises; ``left_out`` counts
+    those that had a command in them already. ``forced`` is what moves at the tokens of the plain answers, None
     where an older version wrote the file.
     """
 
@@ -87,6 +91,7 @@ def evaluate_control(
 ) -> ControlResult:
     """Answer every problem as it is, with a low and with a high command at its end, and compare the mean T and P.
 
+    Commands that are held out are asked apart from the others.
     The commands are drawn for each problem by the settings' seed, and their own share and seed do not count; of the
     settings max_tokens counts as well. A problem that has a command already is left out. ``k`` answers are drawn to a
     problem of each kind, with the same seeds for all kinds; those to the plain prompts are read once more under the
@@ -104,7 +109,7 @@ def evaluate_control(
     settings = replace(settings, tasks=tuple(task.name for task in tasks))
     settings.check()
     plain = render(engine, tasks, settings.max_tokens)
-    kinds = _variants(engine, plain, replace(commands, share=1.0, seed=settings.seed), settings)
+    kinds = _variants(engine, plain, commands, settings)
     header = make_header("control", engine, tasks, chain(*kinds.values()), settings)
     make_directory(directory)
     with Journal(directory / CONTROL, header, advice=ADVICE, digests=DIGESTS) as journal:
@@ -112,7 +117,7 @@ def evaluate_control(
     heads = [name for name in _Means._fields if name in engine.heads]
     lines = list(read_forced(engine, kinds, drawn.plain))
     write_forced(directory, lines, plots=plots)
-    result = _summary(drawn.means, heads, k, left_out=len(plain) - len(kinds["plain"]))
+    result = _summary(drawn.means, [*kinds], heads, k, left_out=len(plain) - len(kinds["plain"]))
     result = replace(result, forced=summarize_forced(lines))
     write_json(directory / RESULTS, to_json(result))
     heading = f"# Decoding control of {', '.join(settings.tasks)}"
@@ -122,15 +127,18 @@ def evaluate_control(
 
 def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> _Kinds:
     """The problems of each kind."""
-    kinds: _Kinds = {kind: [] for kind in VARIANTS}
+    sets = [("", commands)] if commands.held_out is None else [("", commands), (_HELD_OUT, commands.held_out)]
+    sets = [(suffix, replace(one, share=1.0, seed=settings.seed)) for suffix, one in sets]
+    kinds: _Kinds = {"plain": [], **{kind + suffix: [] for suffix, _ in sets for kind in VARIANTS[1:]}}
     for index, item in enumerate(plain):
-        pair = commands.draw(index, item.problem.text)
-        if pair is None:
+        pairs = [(suffix, one.draw(index, item.problem.text)) for suffix, one in sets]
+        if any(pair is None for _, pair in pairs):
             continue
         kinds["plain"].append(item)
-        for kind, command in zip(VARIANTS[1:], pair, strict=True):
-            problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
-            kinds[kind].append(make_item(engine, item.task, item.number, problem, settings.max_tokens))
+        for suffix, pair in pairs:
+            for kind, command in zip(VARIANTS[1:], pair or (), strict=True):
+                problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
+                kinds[kind + suffix].append(make_item(engine, item.task, item.number, problem, settings.max_tokens))
     if not kinds["plain"]:
         raise BadFile("control: every problem has a command in it already")
     return kinds
@@ -182,17 +190,19 @@ def _read(journal: Journal, n_vocab: int) -> _Drawn:
     return found
 
 
-def _summary(means: Mapping[_Place, _Means], heads: Sequence[str], k: int, left_out: int) -> ControlResult:
+def _summary(
+    means: Mapping[_Place, _Means], kinds: Sequence[str], heads: Sequence[str], k: int, left_out: int
+) -> ControlResult:
     """Means over problems, of the means over their answers."""
-    of = {name: {kind: _by_problem(means, name, kind) for kind in VARIANTS} for name in heads}
-    mean = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in VARIANTS}
+    of = {name: {kind: _by_problem(means, name, kind) for kind in kinds} for name in heads}
+    mean = {kind: {name: fmean(of[name][kind]) for name in heads} for kind in kinds}
 
     def moved(kind: str, name: str) -> float:
-        sign = 1 if kind == "high" else -1
+        sign = 1 if kind.startswith("high") else -1
         return fmean(sign * (a - b) > 0 for a, b in zip(of[name][kind], of[name]["plain"], strict=True))
 
-    difference = {kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in VARIANTS[1:]}
-    consistency = {kind: {name: moved(kind, name) for name in heads} for kind in VARIANTS[1:]}
+    difference = {kind: {name: mean[kind][name] - mean["plain"][name] for name in heads} for kind in kinds[1:]}
+    consistency = {kind: {name: moved(kind, name) for name in heads} for kind in kinds[1:]}
     return ControlResult(len(of[heads[0]]["plain"]), k, mean, difference, consistency, left_out)
 
 
@@ -211,7 +221,7 @@ def control_table(result: ControlResult) -> str:
     letters = {"temperature": "T", "top_p": "P"}
     columns = ["command", *(f"mean {letters[name]} | to plain | moved so" for name in heads)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
-    for kind in VARIANTS:
+    for kind in result.mean:
         cells = ["none" if kind == "plain" else kind]
         for name in heads:
             cells.append(f"{result.mean[kind][name]:.3f}")

@@ -29,7 +29,7 @@ TOKENS, PLOT = "control_tokens.jsonl", "control.png"
 ByHead = Mapping[str, float]
 
 _TOGETHER = 16
-"""Answers that are handed to the model at a time, three times each."""
+"""Answers that are handed to the model at a time, once after each prompt."""
 
 _PLACES = 20
 """Parts of an answer over which its values are averaged for the plot."""
@@ -78,7 +78,8 @@ def read_forced(
     try:
         for first in range(0, len(keys), _TOGETHER):
             part = keys[first : first + _TOGETHER]
-            yield from _read(engine, [(key, *_sequences(engine, prompts, key, answers[key])) for key in part])
+            wanted = [(key, *_sequences(engine, prompts, key, answers[key])) for key in part]
+            yield from _read(engine, list(prompts), wanted)
     finally:
         engine.forget()
 
@@ -87,12 +88,14 @@ def _sequences(
     engine: Engine, prompts: Mapping[str, Mapping[tuple[str, int], list[int]]], key: Key, answer: Sequence[int]
 ) -> tuple[Sequence[int], list[Tokens]]:
     """The answer, cut to what fits, and its sequence after each prompt."""
-    before = [prompts[kind][key.task, key.problem] for kind in VARIANTS]
+    before = [of[key.task, key.problem] for of in prompts.values()]
     answer = answer[: engine.n_ctx - max(map(len, before))]
     return answer, [np.array([*prompt, *(~token for token in answer)], np.int32) for prompt in before]
 
 
-def _read(engine: Engine, wanted: Sequence[tuple[Key, Sequence[int], list[Tokens]]]) -> Iterator[Lines]:
+def _read(
+    engine: Engine, kinds: Sequence[str], wanted: Sequence[tuple[Key, Sequence[int], list[Tokens]]]
+) -> Iterator[Lines]:
     sequences = [tokens for _, _, variants in wanted for tokens in variants]
     found: list[list[tuple[Float32Array, Float32Array]]] = [[] for _ in sequences]
     for part in stream(engine.context, sequences):
@@ -101,10 +104,10 @@ def _read(engine: Engine, wanted: Sequence[tuple[Key, Sequence[int], list[Tokens
             found[sequence].append(pair)
     for i, (key, answer, variants) in enumerate(wanted):
         pairs = {
-            kind: np.array(found[len(variants) * i + j], np.float32).reshape(-1, 2) for j, kind in enumerate(VARIANTS)
+            kind: np.array(found[len(variants) * i + j], np.float32).reshape(-1, 2) for j, kind in enumerate(kinds)
         }
         heads = {
-            name: {kind: pairs[kind][:, axis] for kind in VARIANTS}
+            name: {kind: pairs[kind][:, axis] for kind in kinds}
             for axis, name in enumerate(_LABELS)
             if name in engine.heads
         }
@@ -116,12 +119,14 @@ def _read(engine: Engine, wanted: Sequence[tuple[Key, Sequence[int], list[Tokens
 
 def summarize_forced(lines: Sequence[Lines]) -> Forced:
     """Over tokens, then over problems."""
-    moved = {kind: {name: _moved(lines, name, kind) for name in lines[0].values} for kind in VARIANTS[1:]}
+    heads = lines[0].values
+    kinds = [kind for kind in next(iter(heads.values())) if kind != "plain"]
+    moved = {kind: {name: _moved(lines, name, kind) for name in heads} for kind in kinds}
     return Forced(len(lines), sum(len(line.text) for line in lines), moved)
 
 
 def _moved(lines: Sequence[Lines], name: str, kind: str) -> Moved:
-    sign = 1 if kind == "high" else -1
+    sign = 1 if kind.startswith("high") else -1
     of: dict[tuple[str, int], list[Float32Array]] = {}
     for line in lines:
         by = line.values[name][kind] - line.values[name]["plain"]

@@ -22,9 +22,7 @@ from itertools import count
 from typing import Literal
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.tasks.commands import Commands
-
-Command = Literal["low", "high"]
+from autodeco_gguf.tasks.wordings import Direction, wordings
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class StoryProblem:
     a: int
     b: int
     prompt: str
-    command: Command | None = None
+    command: Direction | None = None
 
     @property
     def answer(self) -> str:
@@ -143,13 +141,6 @@ SLIPS = {"name": 0.01, "digit": 0.006, "tens": 0.35, "ones": 0.05}
 EXPONENT_FACTORS = {None: 1.0, "low": 1.6, "high": 0.6}
 
 
-@lru_cache(maxsize=1)
-def commands() -> dict[str, tuple[str, ...]]:
-    """The sentences that ask for little (``"low"``) or much (``"high"``) diversity."""
-    shipped = Commands.read()
-    return {"low": shipped.low, "high": shipped.high}
-
-
 def words() -> list[str]:
     """Every name and every word of every slot, sorted: what a tokenizer of the stories should hold whole."""
     return sorted({*NAMES, *(word for slot in SLOTS.values() for word in slot.words)})
@@ -166,12 +157,13 @@ def pairs(held_out: bool) -> tuple[tuple[int, int], ...]:
 
 
 def problems(
-    n: int, *, seed: int | str, held_out: bool, command: Command | Literal["mixed"] | None = None
+    n: int, *, seed: int | str, held_out: bool, command: Direction | Literal["mixed"] | None = None
 ) -> list[StoryProblem]:
     """``n`` problems, the same for the same arguments.
 
     ``held_out`` takes number pairs that pre-training never sees. ``command`` ends every prompt with a sentence that
-    asks for low or high diversity; ``"mixed"`` gives each kind to a sixth of the prompts.
+    asks for low or high diversity, one of :func:`wordings` to train with; ``"mixed"`` gives each kind to a sixth of the
+    prompts.
     """
     rng = random.Random(f"problems {seed}")
     numbers = pairs(held_out)
@@ -181,7 +173,7 @@ def problems(
         prompt = rng.choice(PROMPTS).format(name=name, a=a, b=b)
         kind = rng.choice((None, None, None, None, "low", "high")) if command == "mixed" else command
         if kind is not None:
-            prompt += " " + rng.choice(commands()[kind])
+            prompt += " " + rng.choice(wordings(kind, held_out=False))
         out.append(StoryProblem(name, a, b, prompt, kind))
     return out
 

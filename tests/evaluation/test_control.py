@@ -89,6 +89,17 @@ def test_control(tmp_path: Path) -> None:
     assert {len(seeds) for seeds in by_problem.values()} == {1}
 
 
+def test_wordings_that_are_held_out_are_told_apart(tmp_path: Path) -> None:
+    commands = replace(COMMANDS, held_out=Commands(("be careful",), ("something wild",)))
+    result = control(tmp_path, Controlled(), commands=commands)
+    kinds = ["low", "high", "low, held out", "high, held out"]
+    assert list(result["mean"]) == ["plain", *kinds]
+    assert [result["consistency"][kind]["temperature"] for kind in kinds] == [1.0, 1.0, 1.0, 0.0]
+    assert result["difference"]["high, held out"]["temperature"] == 0
+    assert list(result["forced"]["moved"]) == kinds
+    assert "| low, held out | 0.900 | -0.100 |" in (tmp_path / "control.md").read_text()
+
+
 def test_the_commands_of_a_problem_are_drawn_by_the_seed(tmp_path: Path) -> None:
     drawn = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):

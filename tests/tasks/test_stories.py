@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks import stories
+from autodeco_gguf.tasks.wordings import wordings
 
 STORY = (
     "Mia lives near the harbour. One sunny morning Mia finds 47 shiny buttons in a drawer. "
@@ -20,7 +21,7 @@ STORY = (
 )
 
 
-def tell(n: int, command: stories.Command | None = None, **options: bool) -> list[tuple[stories.StoryProblem, str]]:
+def tell(n: int, command: stories.Direction | None = None, **options: bool) -> list[tuple[stories.StoryProblem, str]]:
     rng = random.Random(5)
     listed = stories.problems(n, seed=3, held_out=False, command=command)
     return [(problem, stories.write(problem, rng, **options)) for problem in listed]
@@ -116,7 +117,7 @@ def test_problems_are_reproducible_and_split() -> None:
 def test_commands_end_the_prompt() -> None:
     for kind in ("low", "high"):
         for problem in stories.problems(20, seed=1, held_out=True, command=kind):
-            assert problem.prompt.endswith(tuple(" " + sentence for sentence in stories.commands()[kind]))
+            assert problem.prompt.endswith(tuple(" " + sentence for sentence in wordings(kind, held_out=False)))
             assert problem.command == kind
     mixed = Counter(p.command for p in stories.problems(6000, seed=1, held_out=False, command="mixed"))
     assert {kind: round(n / 1000) for kind, n in mixed.items()} == {None: 4, "low": 1, "high": 1}
@@ -150,7 +151,7 @@ def test_slips_are_as_frequent_as_they_say() -> None:
 
 
 @pytest.mark.parametrize(("command", "first"), [("low", 0.91), (None, 0.73), ("high", 0.43)])
-def test_commands_change_how_often_the_first_word_is_taken(command: stories.Command | None, first: float) -> None:
+def test_commands_change_how_often_the_first_word_is_taken(command: stories.Direction | None, first: float) -> None:
     places = stories.SLOTS["place"]
     told = [text for _, text in tell(3000, command)]
     assert sum(places.words[0] in text for text in told) / len(told) == pytest.approx(first, abs=0.03)

@@ -354,7 +354,7 @@ def test_lines(name: str, plain: Context, tmp_path: Path) -> None:
 def test_several_files_many_lines_and_variants(plain: Context, tmp_path: Path) -> None:
     pairs = [{"prompt": "Hello" * (i % 5), "completion": f" world {i}"} for i in range(400)]
     paths = [jsonl(tmp_path / "a.jsonl", *pairs[:250]), jsonl(tmp_path / "b.jsonl", *pairs[250:])]
-    encoder = Encoder(plain, 64, Commands.read(share=0.5))
+    encoder = Encoder(plain, 64, Commands.shipped(share=0.5))
     seen: list[int] = []
     data = encode_files(paths, encoder, tmp_path, progress=seen.append)
     expected = [[s.tolist() for s in encoder.encode(pair, i, Counts())] for i, pair in enumerate(pairs)]
