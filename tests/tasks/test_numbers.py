@@ -193,10 +193,10 @@ def test_very_long_numbers(digits: int) -> None:
      ".", "$-", "1=", "answer=1+", "7 ", "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     number(piece * (200_000 // len(piece)), "-9")
     number("The answer is 1" + piece * (200_000 // len(piece)), "-9")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
