@@ -32,6 +32,7 @@ VERBS = {
     "inspect": "Show what AutoDeco heads a GGUF has.",
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
+    "devices": "List what a model can run on.",
     "completion": "Print what completes commands in a shell.",
 }
 
