@@ -55,10 +55,11 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
 
 
 class FakeDevice:
-    """One of them; ``used`` counts the graphs' backends that were made for it."""
+    """One of them; ``backends`` and ``buffers`` count what was made for it."""
 
     def __init__(self, name: str, memory: int, lacks: Collection[str]) -> None:
-        self.name, self.memory, self.lacks, self.used = name.encode(), memory, frozenset(lacks), 0
+        self.name, self.memory, self.lacks = name.encode(), memory, frozenset(lacks)
+        self.backends = self.buffers = 0
         cpu = next(device[5] for device in core.devices() if device[2] == "cpu")
         self._cpu, self._text = cpu, ctypes.create_string_buffer(self.name)
         self._kept: list[Any] = []
@@ -69,6 +70,8 @@ class FakeDevice:
         self._buffers.device = self.address
         text = ctypes.addressof(self._text)
         self._buffers.get_name = self._call(lambda _: text, P, P)
+        allocate = ctypes.CFUNCTYPE(P, P, ctypes.c_size_t)(self._buffers.alloc_buffer)
+        self._buffers.alloc_buffer = self._call(lambda *a: self._allocated(allocate(*a)), P, P, ctypes.c_size_t)
         self._cpu_supports = ctypes.CFUNCTYPE(ctypes.c_bool, P, P)(self.struct.supports_op)
         size = ctypes.POINTER(ctypes.c_size_t)
         for name, value in {
@@ -92,6 +95,10 @@ class FakeDevice:
         self._kept.append(pointer)
         return ctypes.cast(pointer, P).value
 
+    def _allocated(self, buffer: int) -> int:
+        self.buffers += 1
+        return buffer
+
     def _memory(self, _: int, free: Any, total: Any) -> None:
         free[0], total[0] = self.memory // 2, self.memory
 
@@ -104,7 +111,7 @@ class FakeDevice:
         device = P.from_address(backend + _BACKEND_DEVICE)
         assert device.value == self._cpu
         device.value = self.address
-        self.used += 1
+        self.backends += 1
         return backend
 
     def _supports(self, _: int, op: int) -> bool:

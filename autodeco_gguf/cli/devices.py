@@ -21,7 +21,7 @@ _COLUMNS = ("name", "kind", "free", "total", "description")
 def devices_command(as_json: bool) -> None:
     """List the devices that ggml has here, with their memory: names for --device, in the order of --tensor-split.
 
-    Kinds: cpu; gpu; igpu, which shares the host's memory; accel, which helps the CPU. A model's layers go on gpu and igpu.
+    A model's layers go on those of kind gpu, and igpu, which shares the host's memory; accel helps the CPU.
 
     Example: autodeco-gguf devices --json
     """
@@ -37,11 +37,9 @@ def devices_command(as_json: bool) -> None:
         click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def _described(device: Device) -> dict[str, str | int | None]:
-    values = dict(zip(device._fields, device, strict=True))
-    return {
-        name: None if values[name] == 0 else values[name] for name in ("name", "description", "kind", "free", "total")
-    }
+def _described(device: Device) -> dict[str, object]:
+    memory = {"free": device.free, "total": device.total} if device.total else {"free": None, "total": None}
+    return {"name": device.name, "description": device.description, "kind": device.kind, **memory}
 
 
 def _row(device: Device) -> tuple[str, ...]:

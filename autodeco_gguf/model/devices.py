@@ -64,6 +64,8 @@ def find_devices(names: Sequence[str] | None) -> list[Device] | None:
     known = list_devices()
     usable = {device.name.casefold(): device for device in known if device.takes_layers}
     there = ", ".join([device.name for device in usable.values()] + ["none (the CPU alone)"])
+    if not names:
+        raise InvalidInput.of("device", "of no name", there)
     found: list[Device] = []
     for name in names:
         device = usable.get(name.casefold())

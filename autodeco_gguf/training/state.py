@@ -39,7 +39,7 @@ class State:
         if not path.exists():
             return False
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             identity, log_bytes = dict(state["identity"]), state["log_bytes"]
             if type(log_bytes) is not int or log_bytes < 0:
                 raise ValueError("no length of the log")
