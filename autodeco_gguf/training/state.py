@@ -39,7 +39,7 @@ class State:
         if not path.exists():
             return False
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, weights_only=True)
             identity, log_bytes = dict(state["identity"]), state["log_bytes"]
             if type(log_bytes) is not int or log_bytes < 0:
                 raise ValueError("no length of the log")
@@ -71,5 +71,14 @@ class State:
     def save(self, values: Mapping[str, object]) -> None:
         """Replace the state."""
         buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
-        torch.save({"identity": self._identity, **values, "log_bytes": self._log_bytes}, buffer)
+        torch.save({"identity": self._identity, **_on_cpu(values), "log_bytes": self._log_bytes}, buffer)
         write_bytes(self._path, buffer.getbuffer())
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with its tensors on the CPU, so that it can be read where there is no such device."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return [_on_cpu(part) for part in value] if isinstance(value, list) else value
