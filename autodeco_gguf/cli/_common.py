@@ -167,6 +167,35 @@ def _shares(ctx: click.Context, parameter: click.Parameter, value: str | None) -
         raise click.BadParameter(f"{value!r}, expected numbers as 3,1", ctx, parameter) from e
 
 
+_PLACES = (
+    click.option(
+        "-dev",
+        "--device",
+        metavar="NAME[,NAME]",
+        callback=_names,
+        help="Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]",
+    ),
+    click.option(
+        "-sm",
+        "--split-mode",
+        type=click.Choice(["none", "layer", "row", "tensor"]),
+        help="Over several devices: by layers, rows or tensors; none: all on --main-gpu.  [default: layer]",
+    ),
+    click.option(
+        "-ts",
+        "--tensor-split",
+        metavar="N[,N]",
+        callback=_shares,
+        help="Share of each device, as 3,1.  [default: by free memory]",
+    ),
+    click.option(
+        "-mg", "--main-gpu", type=click.IntRange(min=0), help="Number, from 0, of the device that has all of it."
+    ),
+    click.option("--mlock", is_flag=True, help="Keep the model in RAM, so that it is not swapped out."),
+    click.option("--mmap/--no-mmap", default=True, help="Map the file into memory, or read it.  [default: map]"),
+)
+
+
 def machine_options(
     *,
     cache_type: str = "f16",
@@ -192,31 +221,7 @@ def machine_options(
             default=-1,
             help="On the GPU; -1: all.",
         ),
-        click.option(
-            "-dev",
-            "--device",
-            metavar="NAME[,NAME]",
-            callback=_names,
-            help="Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]",
-        ),
-        click.option(
-            "-sm",
-            "--split-mode",
-            type=click.Choice(["none", "layer", "row", "tensor"]),
-            help="Over several devices: by layers, rows or tensors; none: all on --main-gpu.  [default: layer]",
-        ),
-        click.option(
-            "-ts",
-            "--tensor-split",
-            metavar="N[,N]",
-            callback=_shares,
-            help="Share of each device, as 3,1.  [default: by free memory]",
-        ),
-        click.option(
-            "-mg", "--main-gpu", type=click.IntRange(min=0), help="Number, from 0, of the device that has all of it."
-        ),
-        click.option("--mlock", is_flag=True, help="Keep the model in RAM, so that it is not swapped out."),
-        click.option("--mmap/--no-mmap", default=True, help="Map the file into memory, or read it.  [default: map]"),
+        *_PLACES,
         option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(
             "--flash-attn/--no-flash-attn",

@@ -58,6 +58,8 @@ def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, de
     def choose(params: Any) -> None:
         put_on(params, devices())
         params.use_extra_bufts = params.use_extra_bufts and (params.vocab_only or kernels_work())
+        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
+            params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
 
     with _load_lock:
         capture = core.LogCapture(verbose)
@@ -143,8 +145,6 @@ def _replacements(
         watch = _Watch(_watcher.get())
         params.progress_callback = watch.callback
         choose(params)
-        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
-            params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
         model = open_model(path, params) if base.start == 0 else open_inside(params)
         watch.check()
         fault = core.vocab_fault(address(lib.llama_model_get_vocab(model))) if model and not params.vocab_only else ""

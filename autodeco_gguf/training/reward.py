@@ -107,8 +107,7 @@ def train_reward(
     """
     settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
     settings.check()
-    out, machine = Output(Path(output)), machine or Machine()
-    device = torch_device(options.torch_device)
+    out, machine, device = Output(Path(output)), machine or Machine(), torch_device(options.torch_device)
     out.check([Path(base), *tasks.files, *start_files(options.start)], force)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
