@@ -40,6 +40,9 @@ class Predictor:
     def detach(self) -> None: ...
     @property
     def attached(self) -> bool: ...
+    @property
+    def why_not(self) -> str:
+        """Why the last attachment came to nothing."""
     def in_graph(self, n: int = 1) -> bool:
         """Whether the last decode, of n outputs, gave T and P."""
 
@@ -131,7 +134,12 @@ def logits_changed_by(model: int) -> str:
 def raw_logits(ctx: int, n: int) -> _Floats:
     """Of the first n outputs of the last decode, flat; empty where the model leaves its logits as they are."""
 
-def devices() -> list[tuple[str, str]]: ...
+def devices() -> list[tuple[str, str, str, int, int, int]]:
+    """Name, description, kind, free and all bytes, and address of each of ggml's."""
+
+def extra_buffers_fault() -> tuple[int, str]:
+    """How many products were compared, and what is wrong with which; miscompiled kernels may end the process."""
+
 def decode_and_draw(
     ctx: int,
     tokens: _Ints,

@@ -2,6 +2,7 @@
 
 #include "arrays.h"
 #include "context.h"
+#include "devices.h"
 #include "errors.h"
 #include "gguf_file.h"
 #include "likelihood.h"
@@ -90,7 +91,8 @@ static void bind_heads(py::module_ & m) {
             });
             return py::make_tuple(array_from(v.temperature), array_from(v.top_p));
         }, "hidden"_a, "logits"_a, "device"_a, "use_temp"_a, "use_top_p"_a, "portable"_a = false);
-    m.def("devices", &heads_devices);
+    m.def("devices", &devices_list);
+    m.def("extra_buffers_fault", &extra_buffers_fault);
 }
 
 // ---- sampling ----
@@ -172,14 +174,13 @@ static void bind_predictor(py::module_ & m) {
         .def(py::init([](std::shared_ptr<heads> h, bool use_temp, bool use_top_p) {
             return std::make_shared<predictor>(predictor { std::move(h), { use_temp, use_top_p }, nullptr, nullptr });
         }), "heads"_a, "use_temp"_a, "use_top_p"_a)
-        .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq_id) {
-            return predictor_attach(p, context(ctx), seq_id, 1);
-        }, "ctx"_a, "seq_id"_a, py::call_guard<release>())
+        .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq) { return predictor_attach(p, context(ctx), seq, 1); },
+             "ctx"_a, "seq_id"_a, py::call_guard<release>())
         .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows) { // to every output, up to so many
-            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows);
-        }, "ctx"_a, "n_rows"_a, py::call_guard<release>())
+            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows); }, "ctx"_a, "n_rows"_a, py::call_guard<release>())
         .def("detach", &predictor_detach, py::call_guard<release>())
         .def_property_readonly("attached", [](const predictor & p) { return p.gs != nullptr; })
+        .def_readonly("why_not", &predictor::why_not)
         .def("in_graph", [](predictor & p, int64_t n) { // of the last decode, which had n outputs
             std::vector<float> t((size_t) n), q((size_t) n);
             return p.gs != nullptr && graph_sampler_read(p.gs, n, t.data(), q.data());

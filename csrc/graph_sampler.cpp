@@ -2,7 +2,7 @@
 
 #include "draw.h"
 #include "errors.h"
-#include "heads_graph.h"
+#include "heads_runner.h"
 #include "raw_logits.h"
 
 #include <cmath>
@@ -29,6 +29,7 @@ struct graph_sampler {
     ggml_tensor           * drawing = nullptr; // F32 [n_vocab, padded, max_rows]: weights to draw from, on the CPU only
     bool                    has_weights = false; // the last graph built computes these
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
+    std::string             missing     = {};    // the operation that the device lacks
 };
 
 static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer_type_t buft, uint32_t n_outputs_max_per_seq) {
@@ -41,6 +42,14 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         gs->ctx.reset(ggml_init({ 2 * ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
         if (!gs->weights || !gs->ctx) {
             return false;
+        }
+        ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
+        if (dev && gs->weights != &gs->h->host) {
+            gs->missing = heads_missing_op(*gs->h, *gs->weights, gs->on, dev, gs->max_rows);
+            if (!gs->missing.empty()) {
+                gs->missing = std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + gs->missing;
+                return false;
+            }
         }
         gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 2);
         const int64_t padded = GGML_PAD(gs->h->n_vocab, DRAW_PADDING);
@@ -160,7 +169,7 @@ static llama_sampler_i graph_sampler_i = {
 };
 
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
-                                     std::shared_ptr<heads> h, heads_enabled on) {
+                                     std::shared_ptr<heads> h, heads_enabled on, std::string & why_not) {
     std::lock_guard<std::mutex> lock(attached_mutex);
     if (attached.count({ ctx, seq_id })) {
         const std::string which = seq_id == EVERY_OUTPUT ? "every output" : "sequence " + std::to_string(seq_id);
@@ -178,6 +187,7 @@ graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, i
     if (accepted) {
         llama_set_sampler(ctx, seq_id, nullptr);
     }
+    why_not = accepted ? gs->missing : "the context runs no samplers in its graph";
     llama_sampler_free(gs->chain);
     return nullptr;
 }

@@ -1,5 +1,6 @@
 #include "heads_runner.h"
 
+#include "devices.h"
 #include "errors.h"
 #include "ggml-alloc.h"
 
@@ -16,14 +17,44 @@ static void set_n_threads(ggml_backend_t backend, int64_t rows) {
     }
 }
 
+// the name of the first operation that a device lacks; "" where it has all
+static std::string missing_op(ggml_backend_dev_t dev, ggml_cgraph * graph) {
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+        const ggml_tensor * node = ggml_graph_node(graph, i);
+        if (!ggml_backend_dev_supports_op(dev, node)) {
+            return ggml_op_desc(node);
+        }
+    }
+    return "";
+}
+
+static size_t n_nodes_of(const heads & h) {
+    return 128 + 4 * (h.host.temp.layers.size() + h.host.top_p.layers.size());
+}
+
+static size_t n_bytes_of(size_t n_nodes) {
+    return 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false);
+}
+
+std::string heads_missing_op(const heads & h, const heads_weights & w, heads_enabled on, ggml_backend_dev_t dev, int64_t n) {
+    const size_t n_nodes = n_nodes_of(h);
+    ggml_context_ptr ctx(ggml_init({ n_bytes_of(n_nodes), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
+    ggml_tensor * hidden = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, h.n_embd,  n);
+    ggml_tensor * logits = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, h.n_vocab, n);
+    const heads_outputs out = heads_build(ctx.get(), h, w, on, &w == &h.host, hidden, logits);
+    ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
+    ggml_build_forward_expand(graph, out.temperature);
+    ggml_build_forward_expand(graph, out.top_p);
+    return missing_op(dev, graph);
+}
+
 static void runner_reserve(heads_runner & r, int64_t n) {
     if (r.n_rows == n) {
         return;
     }
-    const size_t n_nodes = 128 + 4 * (r.h->host.temp.layers.size() + r.h->host.top_p.layers.size());
+    const size_t n_nodes = n_nodes_of(*r.h);
     r.n_rows = 0;
-    const size_t mem_size = 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false);
-    r.ctx.reset(ggml_init({ mem_size, /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
+    r.ctx.reset(ggml_init({ n_bytes_of(n_nodes), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
     ggml_context * ctx = r.ctx.get();
     const heads_weights * w = heads_on(*r.h, ggml_backend_get_default_buffer_type(r.backend.get()));
     if (!ctx || !w) {
@@ -43,27 +74,16 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     ggml_build_forward_expand(r.graph, r.out.temperature);
     ggml_build_forward_expand(r.graph, r.out.top_p);
 
-    for (int i = 0; i < ggml_graph_n_nodes(r.graph); ++i) {
-        const ggml_tensor * node = ggml_graph_node(r.graph, i);
-        if (!ggml_backend_supports_op(r.backend.get(), node)) {
-            throw refusal(INVALID_INPUT, std::string("device ") + ggml_backend_name(r.backend.get()) +
-                                         " has no operation " + ggml_op_name(node->op) + "; use CPU");
-        }
+    ggml_backend_dev_t dev = ggml_backend_get_device(r.backend.get());
+    const std::string missing = missing_op(dev, r.graph);
+    if (!missing.empty()) {
+        throw refusal(MODEL_FAILED, std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + missing);
     }
     if (!ggml_gallocr_alloc_graph(r.alloc.get(), r.graph)) {
         throw refusal(MODEL_FAILED, "out of memory for the AutoDeco heads");
     }
     set_n_threads(r.backend.get(), n);
     r.n_rows = n;
-}
-
-std::vector<std::pair<std::string, std::string>> heads_devices() {
-    std::vector<std::pair<std::string, std::string>> result;
-    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
-        ggml_backend_dev_t dev = ggml_backend_dev_get(i);
-        result.emplace_back(ggml_backend_dev_name(dev), ggml_backend_dev_description(dev));
-    }
-    return result;
 }
 
 void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
@@ -74,8 +94,8 @@ void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled
     ggml_backend_dev_t dev = ggml_backend_dev_by_name(device.c_str());
     if (!dev) {
         std::string names;
-        for (const auto & [name, description] : heads_devices()) {
-            names += (names.empty() ? "" : ", ") + name;
+        for (const device_info & info : devices_list()) {
+            names += (names.empty() ? "" : ", ") + std::get<0>(info);
         }
         throw refusal(INVALID_INPUT, "no device " + device + "; this build has " + names);
     }

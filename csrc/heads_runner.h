@@ -19,8 +19,8 @@ struct heads_runner {
     int64_t                n_rows = 0;
 };
 
-// name and description of ggml's devices
-std::vector<std::pair<std::string, std::string>> heads_devices();
+// The name of an operation of the heads, for n rows, that a device lacks; "" where it has all.
+std::string heads_missing_op(const heads & h, const heads_weights & w, heads_enabled on, ggml_backend_dev_t dev, int64_t n);
 
 // Throws for a device that does not exist or lacks an operation.
 void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,

@@ -23,7 +23,7 @@ bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, i
         throw refusal(INVALID_INPUT, "sequence " + std::to_string(seq_id) + " is not one of the context's " +
                                      std::to_string(llama_n_seq_max(ctx)));
     }
-    p.gs = graph_sampler_attach(ctx, seq_id, n_rows, p.h, p.on);
+    p.gs = graph_sampler_attach(ctx, seq_id, n_rows, p.h, p.on, p.why_not);
     return p.gs != nullptr;
 }
 

@@ -12,6 +12,7 @@ struct predictor {
     heads_enabled                 on;
     graph_sampler               * gs = nullptr;
     std::unique_ptr<heads_runner> runner; // host way, made when first needed
+    std::string                   why_not = {}; // the last attempt to attach came to nothing
 };
 
 // seq_id: a sequence, or EVERY_OUTPUT with n_rows as in graph_sampler_attach.

@@ -24,7 +24,7 @@ NAMES = sorted(p.name for p in FIXTURES.iterdir() if p.is_dir())
 def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Settings and history of whoever runs the tests stay out of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("CONFIG", "STATE"):
+        for kind in ("CACHE", "CONFIG", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
         patch.setenv("TERM", "xterm-256color")
         yield

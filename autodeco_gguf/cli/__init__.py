@@ -6,6 +6,7 @@ import importlib
 import io
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -32,6 +33,7 @@ VERBS = {
     "inspect": "Show what AutoDeco heads a GGUF has.",
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
+    "devices": "List what a model can run on.",
     "completion": "Print what completes commands in a shell.",
 }
 
@@ -99,6 +101,12 @@ def _let_any_text_pass() -> None:
             stream.reconfigure(errors=errors)
 
 
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {printable(' '.join(str(message).split()))}\n"
+
+
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -107,6 +115,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()
+    warnings.formatwarning = _warning_line
     notes: list[str] = []
     try:
         sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)

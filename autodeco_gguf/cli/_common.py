@@ -155,6 +155,47 @@ def answer_options(command: F) -> F:
     return reduce(lambda f, option: option(f), reversed(_ANSWERS), command)
 
 
+def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
+def _shares(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Numbers, between which llama.cpp takes a slash too."""
+    try:
+        return None if value is None else tuple(map(float, re.split("[,/]", value)))
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r}, expected numbers as 3,1", ctx, parameter) from e
+
+
+_PLACES = (
+    click.option(
+        "-dev",
+        "--device",
+        metavar="NAME[,NAME]",
+        callback=_names,
+        help="Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]",
+    ),
+    click.option(
+        "-sm",
+        "--split-mode",
+        type=click.Choice(["none", "layer", "row", "tensor"]),
+        help="Over several devices: by layers, rows or tensors; none: all on --main-gpu.  [default: layer]",
+    ),
+    click.option(
+        "-ts",
+        "--tensor-split",
+        metavar="N[,N]",
+        callback=_shares,
+        help="Share of each device, as 3,1.  [default: by free memory]",
+    ),
+    click.option(
+        "-mg", "--main-gpu", type=click.IntRange(min=0), help="Number, from 0, of the device that has all of it."
+    ),
+    click.option("--mlock", is_flag=True, help="Keep the model in RAM, so that it is not swapped out."),
+    click.option("--mmap/--no-mmap", default=True, help="Map the file into memory, or read it.  [default: map]"),
+)
+
+
 def machine_options(
     *,
     cache_type: str = "f16",
@@ -180,6 +221,7 @@ def machine_options(
             default=-1,
             help="On the GPU; -1: all.",
         ),
+        *_PLACES,
         option("--cache-type", type=click.Choice(["f32", "f16"]), default=cache_type, help="Type of the KV cache."),
         click.option(
             "--flash-attn/--no-flash-attn",

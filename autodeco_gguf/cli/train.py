@@ -62,6 +62,12 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 @option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
 @option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
 @option("--force", is_flag=True, help="Start anew and replace what is in the output.")
+@option(
+    "--torch-device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="Where torch works on the losses; auto: the first there is of cuda, mps, cpu.",
+)
 @machine_options(threads="CPU threads; 1 is reproducible.  [default: cores]")
 def train_command(base: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is: on text, or on the reward of their own answers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
 
@@ -74,7 +75,8 @@ class Heads:
         Args:
             hidden: [n, hidden_size], after the model's final norm (llama.cpp's ``result_norm``).
             logits: [n, vocab_size] of the same positions, raw; -inf is allowed.
-            device: one of :func:`devices`.
+            device: one of :func:`devices`. Where it fails, or lacks an operation, the CPU computes instead, with a
+                RuntimeWarning.
             heads_enabled: which heads take part; what the others would predict is 1.
 
         Returns:
@@ -85,9 +87,16 @@ class Heads:
         """
         enabled = check_enabled(heads_enabled)
         inputs = np.asarray(hidden, np.float32), np.asarray(logits, np.float32)
-        return self.native.evaluate(*inputs, device, "temperature" in enabled, "top_p" in enabled)
+        on = "temperature" in enabled, "top_p" in enabled
+        try:
+            return self.native.evaluate(*inputs, device, *on)
+        except ModelFailed as e:
+            if device == "CPU":
+                raise
+            warnings.warn(f"{e}: the CPU computes the heads instead", RuntimeWarning, stacklevel=2)
+        return self.native.evaluate(*inputs, "CPU", *on)
 
 
 def devices() -> dict[str, str]:
     """The ggml devices of this build, name -> description. ``"CPU"`` is always there."""
-    return dict(core.devices())
+    return {name: description for name, description, *_ in core.devices()}

@@ -90,6 +90,7 @@ class Context:
 
         Raises:
             BadFile: a broken file, or llama.cpp cannot load it.
+            InvalidInput: the machine has no such device.
         """
         self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         base = self.file.base()
@@ -101,7 +102,7 @@ class Context:
         llama_cpp.llama_backend_init()
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
         machine.set_params(base, model_params, self._params)
-        with loading(base, machine.verbose) as name:
+        with loading(base, machine.verbose, devices=machine.devices) as name:
             self._model = CheckedModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.n_vocab = int(lib.llama_vocab_n_tokens(self._model.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))

@@ -20,10 +20,11 @@ from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.completion import Completion
+from autodeco_gguf.model.devices import device_names, find_devices
 from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
-from autodeco_gguf.model.methods import LlamaSampler, check_settings, in_turn, warn_ignored, with_defaults
+from autodeco_gguf.model.methods import LlamaSampler, check_settings, in_turn, warn_ignored, who_decides, with_defaults
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
@@ -81,6 +82,7 @@ class Llama(llama_cpp.Llama):
         heads_enabled: Collection[str] | None = None,
         trace: bool = True,
         sampling: Literal["caller", "heads"] | None = None,
+        device: str | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Load a model and its heads.
@@ -95,6 +97,8 @@ class Llama(llama_cpp.Llama):
             sampling: "heads": the ``temperature`` and ``top_p`` of calls are ignored, for programs that always give
                 some, which is said once; "caller": they are not. By default what the environment's
                 AUTODECO_SAMPLING says, or "caller".
+            device: names of devices to put the layers on, all of them unless ``n_gpu_layers`` says less; "none" is the
+                CPU alone. By default what llama_cpp does: with ``n_gpu_layers``, so many on all GPUs.
             **kwargs: as in ``llama_cpp.Llama``, but ``n_threads`` is by default what
                 :func:`~autodeco_gguf.model.machine.default_threads` says, and ``n_threads_batch`` the same. With
                 ``vocab_only`` there are no heads.
@@ -102,15 +106,13 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
-            InvalidInput: another ``sampling``, heads that do not exist, or a size or a number of threads out of range.
+            InvalidInput: another ``sampling``, heads that do not exist, or a size or a number of threads out of range;
+                no such device.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
         self._turns = Turns(str(model_path))
         check_settings(kwargs)
-        self._sampling = sampling or os.environ.get("AUTODECO_SAMPLING") or "caller"
-        if self._sampling not in ("caller", "heads"):
-            raise InvalidInput.of("sampling", repr(self._sampling), "'caller' or 'heads'")
-        self._told = False  # that something is ignored
+        self._sampling, self._told = who_decides(sampling), False  # told: that something is ignored
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
@@ -121,7 +123,9 @@ class Llama(llama_cpp.Llama):
         self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
-        with loading(base, kwargs.get("verbose", True), functools.partial(self._prepare, kwargs)) as path:
+        self._device = device_names(device, kwargs)
+        prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(find_devices, self._device)
+        with loading(base, kwargs.get("verbose", True), prepare, devices=devices) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
         self._raw.bind(self._ctx.ctx)
@@ -162,12 +166,7 @@ class Llama(llama_cpp.Llama):
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of one token: bytes, since it may end within a UTF-8 character.
 
-        Args:
-            token: a token id.
-            special: give control tokens their names; else they give nothing.
-
-        Raises:
-            Closed: the model is.
+        Args: ``special``: give control tokens their names; else they give nothing. Raises Closed once the model is.
         """
         return token_bytes(self._model.vocab, token, special=special)
 
@@ -397,4 +396,5 @@ class Llama(llama_cpp.Llama):
             "heads_enabled": self._predictor.names,
             "trace": self._trace_on,
             "sampling": self._sampling,
+            "device": self._device,
         }

@@ -17,12 +17,19 @@ from llama_cpp._internals import LlamaModel
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile, Closed
 from autodeco_gguf.files.gguf import GgufFile
+from autodeco_gguf.model.amx import kernels_work
+from autodeco_gguf.model.devices import Choice, put_on
 from autodeco_gguf.model.sampler import address
 from autodeco_gguf.model.template import Formatter
 from autodeco_gguf.model.vetting import check_loadable
 
 _MMAP_ALIGNMENT = 32
 """llama.cpp maps an embedded GGUF only where its tensor data is aligned to this many bytes."""
+
+_WITHOUT_MMAP = {
+    lib.LLAMA_LOAD_MODE_MLOCK: lib.LLAMA_LOAD_MODE_MLOCK,
+    lib.LLAMA_LOAD_MODE_MMAP_MLOCK: lib.LLAMA_LOAD_MODE_MLOCK,
+}
 
 Prepare = Callable[[Any, Any], object]
 """What is done with a model and the parameters of a context before it is made, both llama_cpp's."""
@@ -33,8 +40,11 @@ _watcher: ContextVar[Callable[[float], object] | None] = ContextVar("watcher", d
 
 
 @contextmanager
-def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None) -> Iterator[str]:
+def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, devices: Choice) -> Iterator[str]:
     """Make llama_cpp load ``base`` from where it stands in its file; yields the path to give it.
+
+    It goes on the devices that ``devices()`` gives then, None for all there are, and does without the CPU's AMX kernels
+    where they do not work.
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, some of its functions
     are replaced: the one that opens the model; the one that makes the context, with parameters that ``prepare`` may
@@ -44,10 +54,17 @@ def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None) -> It
     included: the log's callback is enough. Failures become BadFile with llama.cpp's own reason.
     """
     check_loadable(base)
+
+    def choose(params: Any) -> None:
+        put_on(params, devices())
+        params.use_extra_bufts = params.use_extra_bufts and (params.vocab_only or kernels_work())
+        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
+            params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
+
     with _load_lock:
         capture = core.LogCapture(verbose)
         try:
-            with _replaced(_replacements(base, prepare, capture)):
+            with _replaced(_replacements(base, choose, prepare, capture)):
                 yield _FileName(base.path)
         except AutoDecoError:
             raise
@@ -111,8 +128,13 @@ def _replaced(replacements: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(where, name, value)
 
 
-def _replacements(base: GgufFile, prepare: Prepare | None, capture: core.LogCapture) -> list[tuple[Any, str, Any]]:
-    """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there."""
+def _replacements(
+    base: GgufFile, choose: Callable[[Any], object], prepare: Prepare | None, capture: core.LogCapture
+) -> list[tuple[Any, str, Any]]:
+    """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there.
+
+    ``choose`` changes the model's parameters, ``prepare`` the context's.
+    """
     owner = threading.get_ident()
     open_model, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
     open_adapter, suppress, metadata = lib.llama_adapter_lora_init, llama.suppress_stdout_stderr, LlamaModel.metadata
@@ -122,8 +144,7 @@ def _replacements(base: GgufFile, prepare: Prepare | None, capture: core.LogCapt
             return open_model(path, params)
         watch = _Watch(_watcher.get())
         params.progress_callback = watch.callback
-        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
-            params.load_mode = lib.LLAMA_LOAD_MODE_NONE
+        choose(params)
         model = open_model(path, params) if base.start == 0 else open_inside(params)
         watch.check()
         fault = core.vocab_fault(address(lib.llama_model_get_vocab(model))) if model and not params.vocab_only else ""

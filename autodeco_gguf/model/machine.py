@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from autodeco_gguf.errors import InvalidInput
+
 if TYPE_CHECKING:
     from autodeco_gguf.files.gguf import GgufFile
+    from autodeco_gguf.model.devices import Device
 
 DEFAULT_CONTEXT: Final = 4096
 """Tokens of context at most, where nobody says otherwise."""
@@ -24,7 +28,15 @@ class Machine:
 
     Attributes:
         n_threads: CPU threads, of prompts as of answers; None: :func:`default_threads`.
-        n_gpu_layers: layers on the GPU; -1: all.
+        n_gpu_layers: layers on the devices besides the CPU; -1: all.
+        device: their names (``autodeco-gguf devices``), of which the first has the first layers; ("none",): the CPU
+            alone. None: all GPUs.
+        split_mode: over several devices, "layer": whole layers on each; "row" or "tensor": every layer on all, as far
+            as the devices can; "none": all on ``main_gpu``. None: "layer", or "none" with a ``main_gpu``.
+        tensor_split: how much of the model each device gets, in proportion, such as (3, 1). None: by their free memory.
+        main_gpu: number of the device, from 0, that has everything, or by rows what is not split.
+        mlock: keep the model in RAM: it is not swapped out.
+        mmap: map the file where possible, so that only what is used is read; else read all of it.
         cache_type: of keys and values.
         flash_attn: llama.cpp's flash attention where the device has it: several times as fast for many short
             sequences, and off by up to 1e-3 in T and P. None: on for an Engine without an "f32" cache, else off.
@@ -33,6 +45,12 @@ class Machine:
 
     n_threads: int | None = None
     n_gpu_layers: int = -1
+    device: tuple[str, ...] | None = None
+    split_mode: Literal["none", "layer", "row", "tensor"] | None = None
+    tensor_split: tuple[float, ...] | None = None
+    main_gpu: int | None = None
+    mlock: bool = False
+    mmap: bool = True
     cache_type: Literal["f16", "f32"] = "f16"
     flash_attn: bool | None = None
     verbose: bool = False
@@ -42,30 +60,83 @@ class Machine:
         """How many threads to start."""
         return self.n_threads or default_threads()
 
-    def llama_arguments(self) -> dict[str, Any]:
-        """The same as arguments of :class:`~autodeco_gguf.Llama`, which chooses threads where none are given."""
-        import llama_cpp
+    def devices(self) -> list[Device] | None:
+        """The devices besides the CPU that a model is put on, of those that are known now; None: all GPUs.
 
-        cache = llama_cpp.GGML_TYPE_F32 if self.cache_type == "f32" else llama_cpp.GGML_TYPE_F16
+        Raises:
+            InvalidInput: there is no such device, or not as many as ``tensor_split`` or ``main_gpu`` speak of.
+        """
+        from autodeco_gguf.model.devices import find_devices, list_devices
+
+        chosen = find_devices(self.device)
+        found = [device for device in list_devices() if device.takes_layers] if chosen is None else chosen
+        names = ", ".join(device.name for device in found) or "none besides the CPU"
+        if self.tensor_split is not None:
+            shares = self.tensor_split
+            if not all(0 <= share < math.inf for share in shares) or not any(shares):
+                raise InvalidInput.of("tensor_split", shares, "numbers of at least 0, not all of them 0")
+            if len(shares) > len(found):
+                raise InvalidInput.of("tensor_split", f"of {len(shares)} devices", f"at most {len(found)}: {names}")
+        if self.main_gpu is not None:
+            if self.split_mode in ("layer", "tensor"):
+                raise InvalidInput.of("main_gpu", f"with split_mode {self.split_mode}", "none or row, which have one")
+            if not 0 <= self.main_gpu < len(found):
+                raise InvalidInput.of("main_gpu", self.main_gpu, f"the number, from 0, of one of {names}")
+        return chosen
+
+    def llama_arguments(self) -> dict[str, Any]:
+        """The same as arguments of :class:`~autodeco_gguf.Llama`, which chooses threads where none are given.
+
+        Raises:
+            InvalidInput: as :meth:`devices`.
+        """
+        self.devices()
         return {
+            "device": self.device,
             "n_gpu_layers": self.n_gpu_layers,
+            "split_mode": self._split_mode(),
+            "main_gpu": self.main_gpu or 0,
+            "tensor_split": None if self.tensor_split is None else list(self.tensor_split),
+            "use_mmap": self.mmap,
+            "use_mlock": self.mlock,
             **dict.fromkeys(("n_threads", "n_threads_batch"), self.n_threads),
-            **dict.fromkeys(("type_k", "type_v"), cache),
+            **dict.fromkeys(("type_k", "type_v"), self._cache_type()),
             "flash_attn": bool(self.flash_attn),
             "verbose": self.verbose,
         }
 
+    def _cache_type(self) -> int:
+        import llama_cpp
+
+        return int(llama_cpp.GGML_TYPE_F32 if self.cache_type == "f32" else llama_cpp.GGML_TYPE_F16)
+
+    def _split_mode(self) -> int:
+        import llama_cpp
+
+        name = self.split_mode or ("layer" if self.main_gpu is None else "none")
+        return int(getattr(llama_cpp, f"LLAMA_SPLIT_MODE_{name.upper()}"))
+
     def set_params(self, base: GgufFile, model: Any, context: Any) -> None:
-        """Set what the ``llama_model_params`` and ``llama_context_params`` of a base model have of it."""
+        """Set what the ``llama_model_params`` and ``llama_context_params`` of a base model have of it.
+
+        All but :meth:`devices`, which whoever loads the model asks for then.
+        """
         import llama_cpp as lib
 
-        arguments = self.llama_arguments()
         context.n_threads = context.n_threads_batch = self.n_threads or default_threads(base)
         model.n_gpu_layers = 0x7FFFFFFF if self.n_gpu_layers == -1 else self.n_gpu_layers
+        model.split_mode, model.main_gpu = self._split_mode(), self.main_gpu or 0
+        if self.tensor_split is not None:
+            shares = (ctypes.c_float * lib.llama_max_devices())(*self.tensor_split)
+            model.tensor_split = shares  # which holds it
+        if self.mlock:
+            model.load_mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK if self.mmap else lib.LLAMA_LOAD_MODE_MLOCK
+        elif not self.mmap:
+            model.load_mode = lib.LLAMA_LOAD_MODE_NONE
         context.flash_attn_type = (
             lib.LLAMA_FLASH_ATTN_TYPE_AUTO if self.flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        context.type_k, context.type_v = arguments["type_k"], arguments["type_v"]
+        context.type_k = context.type_v = self._cache_type()
 
 
 def default_threads(base: GgufFile | None = None) -> int:

@@ -106,6 +106,14 @@ def check_settings(arguments: dict[str, Any]) -> None:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 
 
+def who_decides(sampling: str | None) -> str:
+    """Of temperature and top-p, "caller" or "heads": by default what AUTODECO_SAMPLING says; InvalidInput else."""
+    found = sampling or os.environ.get("AUTODECO_SAMPLING") or "caller"
+    if found not in ("caller", "heads"):
+        raise InvalidInput.of("sampling", repr(found), "'caller' or 'heads'")
+    return found
+
+
 def warn_ignored(model: str, given: dict[str, float | None]) -> bool:
     """Whether a call gave what the heads decide, and say so if it did."""
     ignored = " and ".join(f"{name} {value}" for name, value in given.items() if value is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
@@ -59,12 +60,13 @@ class Predictor:
         sequence.
 
         Returns:
-            False where the context cannot run samplers in its graph (split mode "tensor"); use the host way.
+            False where the context cannot run samplers in its graph (split mode "tensor"), or the output layer's device
+            lacks an operation, with a RuntimeWarning that says so; use the host way.
 
         Raises:
             AutoDecoError: attached already, or the model has another hidden size or vocabulary.
         """
-        return self.native is None or self.native.attach(address(ctx), seq_id)
+        return self.native is None or _told(self.native, self.native.attach(address(ctx), seq_id))
 
     def attach_rows(self, ctx: Any, n_rows: int) -> bool:
         """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
@@ -72,7 +74,7 @@ class Predictor:
         T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece. Returns and
         raises as :meth:`attach`.
         """
-        return self.native is None or self.native.attach_rows(address(ctx), n_rows)
+        return self.native is None or _told(self.native, self.native.attach_rows(address(ctx), n_rows))
 
     def detach(self) -> None:
         """Take the heads out of the context's graph; does nothing when they are not in one."""
@@ -87,6 +89,14 @@ class Predictor:
     def in_graph(self) -> bool:
         """Whether the last decode, of one output, gave T and P; False where the architecture has no ``result_norm``."""
         return self.native is not None and self.native.in_graph()
+
+
+def _told(predictor: core.Predictor, attached: bool) -> bool:
+    """Whether it is, and a line about it where it is not."""
+    if not attached:
+        text = f"{predictor.why_not or 'too little memory on the device'}: the heads are computed on the CPU"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return attached
 
 
 class Sampler:

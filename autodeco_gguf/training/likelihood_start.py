@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile
@@ -31,6 +33,7 @@ def likelihood_start(
     settings: RewardSettings,
     directory: Path,
     phase: Phase = lambda name, done, of: None,
+    device: torch.device | None = None,
 ) -> tuple[HeadsModule, int]:
     """New heads, trained by likelihood on the right answers of the first rounds, drawn at T = 1.
 
@@ -41,6 +44,7 @@ def likelihood_start(
         settings: of the training on reward; ``start_rounds`` and ``start_steps`` count.
         directory: keeps what is finished, for the same call after an interruption.
         phase: progress.
+        device: where torch works; None: the CPU.
 
     Returns:
         The heads, and how many right answers there were; below ``LEAST`` the heads are new.
@@ -70,7 +74,7 @@ def likelihood_start(
         patience=0,
         seed=settings.seed,
     )
-    trainer = Trainer(engine.context, data, learning, directory, directory, {"base": ""})
+    trainer = Trainer(engine.context, data, learning, directory, directory, {"base": ""}, device=device)
     trainer.run(lambda step: phase("start: steps", step.step, step.steps))
     return trainer.heads, data.counts.examples
 

@@ -99,6 +99,8 @@ def largest(logits: Tensor, depth: int) -> Tensor:
     with torch.no_grad():
         if depth < logits.shape[-1]:
             return logits.topk(depth, dim=-1).values
+        if logits.device.type != "cpu":
+            return logits.sort(dim=-1, descending=True).values
         rows = np.negative(logits.detach().numpy())  # torch's sort carries indices along: twice the time
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(np.ndarray.sort, np.array_split(rows, torch.get_num_threads())))

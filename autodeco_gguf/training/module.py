@@ -85,7 +85,8 @@ class Head(nn.Module):
     def weights(self) -> Mlp:
         """The parameters as arrays."""
         weights, biases = (
-            tuple(getattr(layer, name).detach().numpy().copy() for layer in self.linear) for name in ("weight", "bias")
+            tuple(getattr(layer, name).detach().cpu().numpy().copy() for layer in self.linear)
+            for name in ("weight", "bias")
         )
         return Mlp(weights, biases, self.activation)
 
@@ -106,6 +107,11 @@ class HeadsModule(nn.Module):
             self.top_p_head = Head.new(hidden_size + len(self.features), kind.widths)
         with torch.no_grad():
             self.top_p_head.linear[-1].bias.add_(math.log(kind.initial_top_p / (1.0 - kind.initial_top_p)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.temp_head.linear[0].weight.device
 
     def temperature(self, hidden: Tensor) -> Tensor:
         """T [n] from hidden states [n, hidden_size]."""

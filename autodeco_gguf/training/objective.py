@@ -78,7 +78,7 @@ def collect(
     that are an example plain, with a low and with a high command; without ``draws``, which the easy-token mask takes,
     it takes its expectation, and there are no gradients.
     """
-    commanded = triples[:, 1:].flatten()
+    commanded = triples[:, 1:].flatten().to(heads.device)
     parts = []
     for features in stream:
         rows = max(1, CHUNK_FLOATS // features.logits.shape[1])
@@ -92,7 +92,7 @@ def predict(heads: HeadsModule, hidden: Tensor, raw: Tensor, objective: Objectiv
 
     ``raw`` are the logits [n, n_vocab] before a soft cap or a scale of the model's.
     """
-    ones = torch.ones(len(hidden))
+    ones = torch.ones(len(hidden), device=hidden.device)
     t = heads.temperature(hidden) if "temperature" in objective.there else ones
     if "top_p" not in objective.there:
         return t, ones.clone(), hidden[:, :0]
@@ -100,22 +100,29 @@ def predict(heads: HeadsModule, hidden: Tensor, raw: Tensor, objective: Objectiv
     return t, heads.top_p(hidden, features), features
 
 
+def tensors_of(at: Features, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sequences, targets, hidden states, logits and raw logits on a device."""
+    arrays = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
+    sequence, target, hidden = (x.to(device) for x in arrays)
+    logits = torch.from_numpy(at.logits).to(device).clamp(min=losses.NEVER)
+    raw = logits if at.raw is None else torch.from_numpy(at.raw).to(device).clamp(min=losses.NEVER)
+    return sequence, target, hidden, logits, raw
+
+
 def _positions(
     heads: HeadsModule, at: Features, commanded: Tensor, objective: Objective, draws: torch.Generator | None
 ) -> Positions:
     """The positions of one chunk; those of ``commanded`` sequences have no loss of their own."""
-    sequence, target, hidden = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
-    logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
+    sequence, target, hidden, logits, raw = tensors_of(at, heads.device)
     counts = ~torch.isin(sequence, commanded)
     with torch.no_grad():
-        raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
         temperature, top_p, features = predict(heads, hidden, raw, objective)
         kept = _kept(logits, target, objective, draws) * counts
     slopes = hidden[:, :0]
     if objective.feature_gradient and objective.temperature and objective.top_p_loss and draws is not None:
         slopes = feature_slopes(raw, temperature)[:, : features.shape[1]]
     t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
-    gradients = torch.zeros(len(target), 3, dtype=logits.dtype)
+    gradients = logits.new_zeros(len(target), 3)
     with torch.set_grad_enabled(draws is not None):
         t_loss, p_loss = _losses(logits, target, t, p, objective)
         t_loss, p_loss = kept * t_loss, (kept if objective.masks_top_p else counts) * p_loss
@@ -130,16 +137,16 @@ def _positions(
 def _kept(logits: Tensor, target: Tensor, objective: Objective, draws: torch.Generator | None) -> Tensor:
     """Which positions [n] are not dropped as easy; without draws, with which probability."""
     if draws is not None:
-        uniform = torch.rand(len(target), generator=draws)
+        uniform = torch.rand(len(target), generator=draws).to(logits.device)  # the same ones on every device
         return losses.easy_token_mask(logits, target, uniform, objective.easy_mask).float()
-    always = losses.easy_token_mask(logits, target, torch.zeros(len(target)), 1.0).float()
+    always = losses.easy_token_mask(logits, target, logits.new_zeros(len(target)), 1.0).float()
     return always + (1.0 - always) * (1.0 - objective.easy_mask)
 
 
 def _losses(logits: Tensor, target: Tensor, t: Tensor, p: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """The temperature loss and that of the cut distribution, each [n], weighted; 0 for one that is not there."""
-    t_loss = p_loss = torch.zeros(len(target))
-    weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else torch.ones(len(target))
+    t_loss = p_loss = torch.zeros_like(t)
+    weight = losses.target_weights(logits, target) if objective.dynamic_fine_tuning else torch.ones_like(t)
     if objective.temperature_loss:
         t_loss = losses.temperature_loss(logits, target, t)
         at_t = objective.dynamic_fine_tuning and objective.weight_at == "T"
@@ -155,10 +162,10 @@ def _averages(at: Positions, objective: Objective) -> tuple[Tensor, Tensor]:
     counts, kept = at.counts.float(), at.kept
     of_top_p = kept if objective.masks_top_p else counts
     if objective.average == "token":
-        ones = torch.ones(len(counts))
+        ones = torch.ones_like(counts)
         return ones / kept.sum().clamp_min(1.0), ones / of_top_p.sum().clamp_min(1.0)
     n = int(at.sequence.max()) + 1
-    lengths = [torch.zeros(n).index_add(0, at.sequence, x) for x in (kept, of_top_p, counts)]
+    lengths = [counts.new_zeros(n).index_add(0, at.sequence, x) for x in (kept, of_top_p, counts)]
     examples = float((lengths[2] > 0).sum())
     of_t, of_p = (1.0 / (examples * x[at.sequence].clamp_min(1.0)) for x in lengths[:2])
     return of_t, of_p
@@ -200,14 +207,15 @@ def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Obje
 
 def _ranking(temperature: Tensor, top_p: Tensor, sequence: Tensor, triples: Tensor, objective: Objective) -> Tensor:
     """The ranking loss of T and P, averaged over the triples [m, 3] of sequences: plain, low, high."""
-    total = torch.zeros(())
+    total = temperature.new_zeros(())
     if not len(triples):
         return total
+    triples = triples.to(temperature.device)
     n = int(sequence.max()) + 1
-    counts = torch.zeros(n).index_add(0, sequence, torch.ones(len(sequence))).clamp_min(1.0)
+    counts = temperature.new_zeros(n).index_add(0, sequence, torch.ones_like(temperature)).clamp_min(1.0)
     for on, values in ((objective.temperature, temperature), (objective.top_p, top_p)):
         if on:
-            means = torch.zeros(n).index_add(0, sequence, values) / counts
+            means = values.new_zeros(n).index_add(0, sequence, values) / counts
             plain, low, high = means[triples].unbind(-1)
             total = total + losses.ranking_loss(low, plain, high, objective.control_margin).mean()
     return objective.control_weight * total

@@ -11,7 +11,7 @@ from torch import Tensor
 from autodeco_gguf.model.features import Features, together
 from autodeco_gguf.training import losses
 from autodeco_gguf.training.module import HeadsModule
-from autodeco_gguf.training.objective import CHUNK_FLOATS, predict
+from autodeco_gguf.training.objective import CHUNK_FLOATS, predict, tensors_of
 from autodeco_gguf.training.settings import Objective
 
 Range = tuple[float, float]
@@ -74,7 +74,7 @@ def accumulate(
         limits: what holds them back at the positions of the stream.
     """
     for features in together(stream, CHUNK_FLOATS):
-        _backward(heads, start, features, weights / n_tokens, 1 / n_tokens, objective, limits)
+        _backward(heads, start, features, weights.to(heads.device) / n_tokens, 1 / n_tokens, objective, limits)
 
 
 def _backward(
@@ -86,16 +86,14 @@ def _backward(
     objective: Objective,
     limits: Limits,
 ) -> None:
-    sequence, tokens, hidden = (torch.from_numpy(x) for x in (at.sequence, at.target, at.hidden.copy()))
-    logits = torch.from_numpy(at.logits).clamp(min=losses.NEVER)
-    raw = logits if at.raw is None else torch.from_numpy(at.raw).clamp(min=losses.NEVER)
+    sequence, tokens, hidden, logits, raw = tensors_of(at, heads.device)
     with torch.no_grad():
         t, p, features = predict(heads, hidden, raw, objective)
         t0, p0, _ = predict(start, hidden, raw, objective) if limits.pull else (t, p, features)
     t_leaf, p_leaf = t.clone().requires_grad_(), p.clone().requires_grad_()
     nll = drawn_nll(logits, tokens, t_leaf, p_leaf, alpha=objective.alpha, tolerance=objective.sort_tolerance)
     by_t, by_p = torch.autograd.grad((weights[sequence] * nll).sum(), (t_leaf, p_leaf))
-    loss = torch.zeros(())
+    loss = t.new_zeros(())
     if objective.temperature:
         by_t = limited(by_t, t, t0, limits.temperature, limits.pull, scale)
         loss = loss + (heads.temperature(hidden) * by_t).sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 from autodeco_gguf.model.features import Features
 from autodeco_gguf.training import losses
 from autodeco_gguf.training.module import HeadsModule
-from autodeco_gguf.training.objective import predict
+from autodeco_gguf.training.objective import predict, tensors_of
 from autodeco_gguf.training.settings import Objective
 
 LEAST_EXAMPLES, LEAST_TOKENS = 10, 200
@@ -57,7 +57,7 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     """
     example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(t.mean()), float(p.mean())
-    shift = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f))[-1]
+    shift = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f, heads.device))[-1]
     heads_nll, t_alone, single = nll[:, 0], nll[:, 1], nll[:, 2:]
     best = int(single.mean(0).argmin())
     columns = {
@@ -116,16 +116,15 @@ def _measure(
     stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, ...]:
     """Per position: its example, T, P, and the negative log-likelihoods by method [n, n_methods]."""
-    rows = [(torch.from_numpy(features.sequence.copy()), *method(features)) for features in stream]
+    rows = [(torch.from_numpy(f.sequence.copy()), *(x.cpu() for x in method(f))) for f in stream]
     return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 
 def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[Tensor, Tensor, Tensor]:
     """T [n], P [n], and the likelihoods [n, 2 + len(GRID)] with the heads, their T alone, and every single T."""
-    logits, hidden, target = (torch.from_numpy(x.copy()) for x in (at.logits, at.hidden, at.target))
+    _, target, hidden, logits, raw = tensors_of(at, heads.device)
     with torch.no_grad():
-        ones = torch.ones(len(target))
-        raw = logits if at.raw is None else torch.from_numpy(at.raw)
+        ones = torch.ones_like(logits[:, 0])
         t, p, _ = predict(heads, hidden, raw, objective)
         columns = [
             _nll(logits, target, t, p, objective.alpha),
@@ -135,10 +134,12 @@ def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[T
     return t, p, torch.stack(columns, dim=-1)
 
 
-def _by_constants(temperature: float, top_p: float, alpha: float, at: Features) -> tuple[Tensor, Tensor, Tensor]:
-    logits, target = torch.from_numpy(at.logits.copy()), torch.from_numpy(at.target)
+def _by_constants(
+    temperature: float, top_p: float, alpha: float, at: Features, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    _, target, _, logits, _ = tensors_of(at, device)
     with torch.no_grad():
-        t, p = torch.full((len(target),), temperature), torch.full((len(target),), top_p)
+        t, p = (torch.full_like(logits[:, 0], x) for x in (temperature, top_p))
         return t, p, _nll(logits, target, t, p, alpha).unsqueeze(-1)
 
 

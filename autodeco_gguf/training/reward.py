@@ -14,6 +14,7 @@ from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.training.device import torch_device
 from autodeco_gguf.training.likelihood_start import LEAST, likelihood_start
 from autodeco_gguf.training.measures import Measures, RewardReport, report_of
 from autodeco_gguf.training.module import HeadsModule
@@ -41,6 +42,7 @@ class RewardOptions:
         time_limit: seconds that one call of the user's own reward may take.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         chat_template_kwargs: what the chat template is to read besides.
+        torch_device: where torch works, as ``train.TrainingOptions`` has it.
     """
 
     start: str | Path = LIKELIHOOD
@@ -49,6 +51,7 @@ class RewardOptions:
     time_limit: float = 10.0
     base_name: str | None = None
     chat_template_kwargs: Mapping[str, object] | None = None
+    torch_device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,14 @@ def train_reward(
     """
     settings, options, watch = settings or RewardSettings(), options or RewardOptions(), watch or RewardWatch()
     settings.check()
-    out, machine = Output(Path(output)), machine or Machine()
+    out, machine, device = Output(Path(output)), machine or Machine(), torch_device(options.torch_device)
     out.check([Path(base), *tasks.files, *start_files(options.start)], force)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
     new = options.start in (LIKELIHOOD, NEW)
     read = read_start(model, NEW if new else options.start, settings.objective, settings.seed)
     start = options.start if new else start_identity(read)
-    given = read or _new_heads(model, settings)
+    given = (read or _new_heads(model, settings)).to(device)
     with Reward(settings.reward, options.time_limit) as reward, out.held():
         out.check_new(force)  # another may have come to its end meanwhile
         with _engine(model, given, settings, options, machine) as engine:
@@ -172,7 +175,7 @@ def _likelihood(
     directory: Path,
     watch: RewardWatch,
 ) -> HeadsModule:
-    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase)
+    heads, n = likelihood_start(engine, tasks, trainer.training, settings, directory, watch.phase, trainer.heads.device)
     if n < LEAST:
         watch.warning(f"only {n} right answers at T = 1: too few to start from by likelihood, so the heads are new")
     return heads

@@ -71,5 +71,14 @@ class State:
     def save(self, values: Mapping[str, object]) -> None:
         """Replace the state."""
         buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
-        torch.save({"identity": self._identity, **values, "log_bytes": self._log_bytes}, buffer)
+        torch.save({"identity": self._identity, **_on_cpu(values), "log_bytes": self._log_bytes}, buffer)
         write_bytes(self._path, buffer.getbuffer())
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same with its tensors on the CPU, so that it can be read where there is no such device."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return [_on_cpu(part) for part in value] if isinstance(value, list) else value

@@ -20,6 +20,7 @@ from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training.data import Counts, Dataset, Encoder, encode_files
+from autodeco_gguf.training.device import torch_device
 from autodeco_gguf.training.lengths import longest_by_memory
 from autodeco_gguf.training.measures import RewardReport
 from autodeco_gguf.training.output import Output
@@ -43,6 +44,7 @@ class TrainingOptions:
         skip_bad: leave malformed lines out.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         chat_template_kwargs: what the chat template is to read besides.
+        torch_device: where torch works, of ``device.TORCH_DEVICES``; llama.cpp's devices are those of the machine.
     """
 
     start: str | Path = NEW
@@ -50,6 +52,7 @@ class TrainingOptions:
     skip_bad: bool = False
     base_name: str | None = None
     chat_template_kwargs: Mapping[str, object] | None = None
+    torch_device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def train(
     settings.check()
     paths, out = [Path(path) for path in data], Output(Path(output))
     out.check([Path(base), *paths, *start_files(options.start)], force)
-    machine = machine or Machine()
+    machine, device = machine or Machine(), torch_device(options.torch_device)
     torch.set_num_threads(machine.threads)
     model = BaseModel.open(Path(base))
     start = read_start(model, options.start, settings.objective, settings.seed)
@@ -128,7 +131,7 @@ def train(
         if force:
             out.remove_results()
         what = {**identity(model, machine), "start": start_identity(start)}
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start)
+        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start, device)
         for warning in _warnings(trainer, dataset):
             watch.warning(warning)
         trainer.run(watch.step)

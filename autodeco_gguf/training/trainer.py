@@ -72,11 +72,13 @@ class Trainer:
         state: Path,
         identity: Mapping[str, object],
         start: HeadsModule | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Prepare to train the base of ``context``, or resume from the state there is.
 
         ``identity`` is all that tells the features of ``context`` from others: the "base", how it is run. ``start`` are
-        heads to begin with, which are kept where no step is better; new ones by default.
+        heads to begin with, which are kept where no step is better; new ones by default. ``device`` is where torch
+        works on them, by default the CPU.
 
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
@@ -88,7 +90,8 @@ class Trainer:
         self._context, self._data, self._settings = context, data, settings
         self._steps_epoch = math.ceil(len(self._training_ids) / self.batch)
         self.given = start is not None
-        self.heads = start or HeadsModule(context.hidden_size, settings.seed, settings.kind)
+        heads = start or HeadsModule(context.hidden_size, settings.seed, settings.kind)
+        self.heads = heads.to(device or torch.device("cpu"))
         how = {"lr": self._peak_lr, "weight_decay": settings.weight_decay, "clip": settings.clip}
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
         self._at = _Progress()

@@ -51,6 +51,11 @@ def test_options_are_collected_into_a_machine() -> None:
     given = ("-t", "3", "--gpu-layers", "0", "--cache-type", "f32", "--flash-attn", "-v")
     assert machine_of(*given) == Machine(n_threads=3, n_gpu_layers=0, cache_type="f32", flash_attn=True, verbose=True)
     assert machine_of("--no-flash-attn").flash_attn is False
+    given = ("--device", "CUDA0, CUDA1", "-ts", "3/1", "-mg", "1", "-sm", "row", "--mlock", "--no-mmap")
+    assert machine_of(*given) == Machine(
+        device=("CUDA0", "CUDA1"), tensor_split=(3, 1), main_gpu=1, split_mode="row", mlock=True, mmap=False
+    )
+    assert machine_of("-dev", "none", "--split-mode", "none") == Machine(device=("none",), split_mode="none")
 
 
 def test_every_field_of_a_machine_has_an_option() -> None:
