@@ -49,20 +49,16 @@ def body(i: int, max_tokens: int, **fields: Any) -> dict[str, Any]:
     return {"messages": messages, "seed": i, "max_tokens": max_tokens, **fields}
 
 
-@contextmanager
-def bare_engine(options: argparse.Namespace) -> Iterator[Callable[[], tuple[float, list[str]]]]:
-    """What has an engine answer the requests, and gives tokens/s and the answers."""
-    with Engine(options.model, n_parallel=options.parallel, n_ctx=512) as engine:
-        asked = [Request(engine.prompt(message(i)), seed=i, max_tokens=options.tokens) for i in range(options.requests)]
-
-        def answer() -> tuple[float, list[str]]:
-            engine.generate(asked[: options.parallel])
-            begun = time.perf_counter()
-            results = engine.generate(asked)
-            seconds = time.perf_counter() - begun
-            return sum(len(result.trace) for result in results) / seconds, [result.text for result in results]
-
-        yield answer
+def bare_engine(model: str, n: int, parallel: int, max_tokens: int) -> dict[str, Any]:
+    """Tokens/s of an engine that answers the same requests, and the answers."""
+    with Engine(model, n_parallel=parallel, n_ctx=512) as engine:
+        requests = [Request(engine.prompt(message(i)), seed=i, max_tokens=max_tokens) for i in range(n)]
+        engine.generate(requests[:parallel])
+        begun = time.perf_counter()
+        results = engine.generate(requests)
+        seconds = time.perf_counter() - begun
+    tokens_s = sum(len(result.trace) for result in results) / seconds
+    return {"tokens_s": tokens_s, "texts": [result.text for result in results]}
 
 
 @contextmanager
@@ -223,16 +219,18 @@ async def at_once(url: str, n: int) -> dict[str, int]:
 
 
 def rounds(options: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
-    """Tokens/s of a bare engine and of a server in turn, the other one idle, and the median of their ratios.
+    """Tokens/s of the bare engine and of the server in turn, and the median of their ratios.
 
-    What a process gets of the machine differs by ten percent from one to the next, so that there are several of both.
+    Each time in a process of its own: what one gets of the machine differs by ten percent from the next.
     """
     found = []
-    for _ in range(options.processes):
-        with bare_engine(options) as answer, serving("autodeco_gguf", *flags) as url:
-            for _ in range(options.rounds):
-                bare, expected = answer()
-                found.append((bare, asyncio.run(measure_throughput(options, url, expected))))
+    for _ in range(options.rounds):
+        values = options.model, options.requests, options.parallel, options.tokens
+        alone = f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import serving"
+        alone += f"; print(json.dumps(serving.bare_engine{values!r}))"
+        bare = json.loads(subprocess.check_output([sys.executable, "-c", alone]))
+        with serving("autodeco_gguf", *flags) as url:
+            found.append((bare["tokens_s"], asyncio.run(measure_throughput(options, url, bare["texts"]))))
     ratios = [served / bare for bare, served in found]
     return {
         "ratio": statistics.median(ratios),
@@ -269,8 +267,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default=str(DEMO_MODEL))
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--storm", type=int, default=200)

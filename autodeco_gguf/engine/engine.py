@@ -49,7 +49,7 @@ class Engine:
         >>> [result.finish_reason for result in engine.generate(requests)]
         ['length', 'length', 'length', 'length']
         >>> "".join(piece.text for piece in engine.submit(Request(tokens, temperature=0, stop=["."])))
-        'Near the harbour lives Mia'
+        'Mia lives near the harbour'
         >>> engine.close()
     """
 

@@ -35,4 +35,4 @@ def test_python_runs(client: str, url: str, user: Path, capsys: pytest.CaptureFi
     gc.collect()
     shown = capsys.readouterr().out
     assert "Mia" in shown
-    assert re.search(r"\[0\.60\d+, 0\.\d+, ", shown), shown
+    assert re.search(r"\[0\.76\d+, 0\.\d+, ", shown), shown

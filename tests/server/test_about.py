@@ -20,5 +20,5 @@ def test_health_says_what_failed(service: Service) -> None:
 
 def test_parameters(service: Service) -> None:
     shown = about.show(service)
-    assert shown["model_info"]["general.parameter_count"] == 1151104
+    assert shown["model_info"]["general.parameter_count"] == 1161856
     assert shown["details"]["parameter_size"] == "1.2M"
