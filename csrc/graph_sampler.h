@@ -14,7 +14,8 @@ static constexpr llama_seq_id EVERY_OUTPUT = INT32_MIN;
 
 // Attaches to ctx. n_rows: for EVERY_OUTPUT, the most outputs of one decode that are predicted for, else 1; such a
 // decode must fit in one ubatch. NULL when the context cannot run samplers in its graph (split mode tensor, no memory), or
-// the output layer's device lacks an operation; then why_not says so. Throws where the sequence has one. The caller keeps ctx alive until graph_sampler_detach.
+// the output layer's device lacks an operation; then why_not says so. Throws where the sequence has one. The caller keeps
+// ctx alive until graph_sampler_detach.
 graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
                                      std::shared_ptr<heads> h, heads_enabled on, std::string & why_not);
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.files.folders import user_folder
 from autodeco_gguf.files.reading import read_bytes
 
 _MAX_BYTES = 1 << 20
@@ -21,9 +22,7 @@ def config_path() -> Path:
     """The file: AUTODECO_CONFIG, or ``autodeco-gguf/config.toml`` in the user's configuration directory (XDG)."""
     if named := os.environ.get("AUTODECO_CONFIG"):
         return Path(named)
-    config = os.environ.get("XDG_CONFIG_HOME", "")
-    folder = Path(config) if os.path.isabs(config) else Path(os.path.expanduser("~")) / ".config"
-    return folder / "autodeco-gguf" / "config.toml"
+    return user_folder("config") / "config.toml"
 
 
 def long_names(option: click.Option) -> list[str]:

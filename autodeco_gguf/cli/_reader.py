@@ -16,6 +16,7 @@ import click
 from autodeco_gguf.cli._answers import CtrlC
 from autodeco_gguf.cli._paths import last_words
 from autodeco_gguf.cli._prompt import clean
+from autodeco_gguf.files.folders import user_folder
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completion
@@ -96,9 +97,8 @@ def reader(ctrl_c: CtrlC, history: Path | None, complete: Complete) -> Reader:
 
 def history_path() -> Path | None:
     """``autodeco-gguf/history`` in the user's state directory, as the XDG specification finds it; None: has none."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if os.path.isabs(state) else Path(os.path.expanduser("~"), ".local", "state")
-    return folder / "autodeco-gguf" / "history" if folder.is_absolute() else None
+    folder = user_folder("state")
+    return folder / "history" if folder.is_absolute() else None
 
 
 class PlainReader:

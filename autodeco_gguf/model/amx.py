@@ -8,7 +8,6 @@ Where there is AMX, a child process tries; what came of it is remembered for thi
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from llama_cpp import llama_cpp as lib
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.folders import user_folder
 from autodeco_gguf.tasks.workers import python_command
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -89,9 +89,7 @@ def _remembered(cpu: str) -> Path:
     for library in sorted(folder.glob("*ggml*cpu*")):
         with suppress(OSError):
             digest.update(library.read_bytes())
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(cache) if os.path.isabs(cache) else Path(os.path.expanduser("~")) / ".cache"
-    return base / "autodeco-gguf" / "amx" / digest.hexdigest()[:32]
+    return user_folder("cache") / "amx" / digest.hexdigest()[:32]
 
 
 def _tried(command: list[str]) -> tuple[str, bool]:
