@@ -113,8 +113,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
 
     with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
-        own = options["commands"]
-        commands = (Commands.read(own) if own else Commands.shipped()) if options["control"] else None
+        commands = Commands.read(options["commands"]) if options["control"] else None
         engine = load_engine(model, options)
         methods = parse_methods(names, engine.heads, engine.context.metadata)
         if options["mean_shift_from"] is not None:

@@ -115,8 +115,7 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
     settings.check()
     commands = None
     if options["control"]:
-        own, drawn = options["commands"], {"share": options["control_share"], "seed": options["seed"]}
-        commands = Commands.read(own, **drawn) if own else Commands.shipped(**drawn)
+        commands = Commands.read(options["commands"], share=options["control_share"], seed=options["seed"])
     else:
         refuse(CONTROL_ONLY, "needs --control")
     with _progress() as watch:

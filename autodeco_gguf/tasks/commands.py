@@ -37,12 +37,16 @@ class Commands:
         return cls(wordings("low", held_out=False), wordings("high", held_out=False), share, seed, held_out)
 
     @classmethod
-    def read(cls, path: Path, *, share: float = 1.0, seed: int = 0) -> Commands:
+    def read(cls, path: Path | None, *, share: float = 1.0, seed: int = 0) -> Commands:
         """Read ``{"low": [...], "high": [...]}``, and under the key ``"held_out"``, where there is one, the same again.
+
+        None: those that are shipped.
 
         Raises:
             BadFile: the file cannot be read, or is something else.
         """
+        if path is None:
+            return cls.shipped(share=share, seed=seed)
         lists = read_json(path)
         held_out = lists.get(HELD_OUT) if isinstance(lists, dict) else None
         others = None if held_out is None else cls(*_sentences(path, held_out, f"{HELD_OUT}."))

@@ -6,11 +6,9 @@ import torch
 
 from autodeco_gguf.errors import InvalidInput
 
-TORCH_DEVICES = ("auto", "cpu", "cuda", "mps")
-
 
 def torch_device(name: str = "auto") -> torch.device:
-    """The device of one of :data:`TORCH_DEVICES`; auto: cuda, mps or cpu, the first there is.
+    """The device of "cpu", "cuda" or "mps"; "auto": cuda, mps or cpu, the first there is.
 
     Raises:
         InvalidInput: this torch has none of them, or the name is another.

@@ -44,7 +44,7 @@ class TrainingOptions:
         skip_bad: leave malformed lines out.
         base_name: the base's name or path for transformers; by default what the GGUF calls it.
         chat_template_kwargs: what the chat template is to read besides.
-        torch_device: where torch works, of ``device.TORCH_DEVICES``; llama.cpp's devices are those of the machine.
+        torch_device: where torch works, as ``device.torch_device`` takes it; the machine is llama.cpp's.
     """
 
     start: str | Path = NEW
