@@ -1,8 +1,8 @@
 """What a token costs after its logits: features and draw, beside llama.cpp's chains and one pass of exponentials.
 
-Models of one narrow layer, so that hardly more than the output layer and the last stage is left, at vocabularies of real
-ones. All ways take turns in one run; a figure is the median over rounds of the time a token beyond greedy decoding, which
-looks for the largest logit alone. --json keeps them.
+Models of one narrow layer, so that hardly more than the output layer and the last stage is left, at vocabularies of
+real ones. All ways take turns in one run; a figure is the median over rounds of the time a token beyond greedy
+decoding, which looks for the largest logit alone. --json keeps them.
 
     python benchmarks/last_stage.py --json benchmarks/last_stage.json
 """
