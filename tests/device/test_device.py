@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import conftest
 import numpy as np
 import pytest
 import reference
