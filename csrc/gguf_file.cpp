@@ -20,6 +20,23 @@ static const uint64_t MAX_HEADER = 64 << 20;
 // Files are written padded to it, so that it has to have a bound: larger than any page.
 static const size_t MAX_ALIGNMENT = 1 << 16;
 
+// beyond 2 GB, for which long is too short on Windows
+static int seek(FILE * file, uint64_t offset, int from) {
+#ifdef _WIN32
+    return _fseeki64(file, (int64_t) offset, from);
+#else
+    return fseeko(file, (off_t) offset, from);
+#endif
+}
+
+static int64_t tell(FILE * file) {
+#ifdef _WIN32
+    return _ftelli64(file);
+#else
+    return ftello(file);
+#endif
+}
+
 using file_ptr = std::unique_ptr<FILE, int (*)(FILE *)>;
 
 // bytes of a scalar of each gguf_type; 0 for strings and arrays
@@ -125,15 +142,15 @@ struct header_source {
 // opening anything else, a pipe for one, could wait for ever
 FILE * file_open(const std::string & path, uint64_t offset) {
     std::error_code error;
-    const auto status = std::filesystem::status(path, error);
+    const auto status = std::filesystem::status(std::filesystem::u8path(path), error);
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
         throw refusal(BAD_FILE, std::filesystem::is_directory(status) ? "is a directory" : "is no regular file");
     }
-    file_ptr file(fopen(path.c_str(), "rb"), fclose);
+    file_ptr file(ggml_fopen(path.c_str(), "rb"), fclose);
     if (!file) {
         throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
     }
-    if (fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
+    if (seek(file.get(), offset, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
     return file.release();
@@ -143,11 +160,11 @@ gguf_header gguf_header_read(const std::string & path, uint64_t start) {
     file_ptr file(file_open(path, 0), fclose);
     gguf_header h = {};
     h.start = start;
-    if (fseeko(file.get(), 0, SEEK_END) != 0) {
+    if (seek(file.get(), 0, SEEK_END) != 0) {
         throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
-    h.file_size = (uint64_t) ftello(file.get());
-    if (start > h.file_size || fseeko(file.get(), (off_t) start, SEEK_SET) != 0) {
+    h.file_size = (uint64_t) tell(file.get());
+    if (start > h.file_size || seek(file.get(), start, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, "ends before byte " + std::to_string(start));
     }
     header_source source { file.get(), {} };
