@@ -226,12 +226,11 @@ static tally sum_kept(const float * weight, size_t n, float threshold) {
 
 // Draws in proportion to weight among those that the cut keeps: a stretch first, then a token in it.
 static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, cut c, double u) {
-    static constexpr size_t STRETCH = 512;
     double   mass = 0.0;
     uint32_t kept = 0, n_equal = c.n_equal;
     s.stretches.clear();
-    for (size_t begin = 0; begin < n; begin += STRETCH) {
-        tally t = sum_kept(weight + begin, std::min(STRETCH, n - begin), c.threshold);
+    for (size_t begin = 0; begin < n; begin += DRAW_STRETCH) {
+        tally t = sum_kept(weight + begin, std::min(DRAW_STRETCH, n - begin), c.threshold);
         t.n_equal = std::min(n_equal, t.n_equal);
         n_equal  -= t.n_equal;
         kept     += t.n_above + t.n_equal;
@@ -253,7 +252,7 @@ static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, c
     }
     n_equal = s.stretches[chosen].n_equal;
     size_t drawn = 0;
-    for (size_t i = chosen * STRETCH; i < std::min(n, (chosen + 1) * STRETCH); ++i) {
+    for (size_t i = chosen * DRAW_STRETCH; i < std::min(n, (chosen + 1) * DRAW_STRETCH); ++i) {
         const float w   = weight[i];
         const bool  tie = w == c.threshold && n_equal > 0;
         n_equal -= tie;
@@ -322,11 +321,15 @@ double uniform(std::mt19937 & rng) {
     return (double) ((high << 26) | low) / 9007199254740992.0;
 }
 
-std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
+void check_draw(const f32_array & logits, float temperature, double top_p, int64_t n) {
     if (logits.shape.size() != 1 || logits.shape[0] < 1 || n < 0 || !std::isfinite(temperature) || !std::isfinite(top_p)) {
         throw refusal(INVALID_INPUT, "draw: logits is " + logits.shape_text() + ", expected [n_vocab]; temperature, top_p and n "
                                      "must be finite and not negative");
     }
+}
+
+std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
+    check_draw(logits, temperature, top_p, n);
     std::vector<int32_t> tokens((size_t) n);
     std::mt19937 rng(seed);
     draw_scratch scratch;

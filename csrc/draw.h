@@ -48,9 +48,13 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
 draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
 
 static constexpr size_t DRAW_PADDING = 8;
+static constexpr size_t DRAW_STRETCH = 512; // tokens whose weights are added up in floats
 
 // probability with which token i would have been drawn
 float draw_prob(const draw_result & r, size_t i);
+
+// Throws unless there are logits [n_vocab], and a temperature and a top-p to draw n tokens with.
+void check_draw(const f32_array & logits, float temperature, double top_p, int64_t n);
 
 // n tokens, drawn one after the other from the same logits [n_vocab]; seed is the generator's. Throws where there is nothing
 // to draw from.

@@ -1,5 +1,6 @@
 #include "heads_graph.h"
 
+#include "graph_parts.h"
 #include "vector_math.h"
 
 #include <algorithm>
@@ -20,13 +21,6 @@ static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_t
     return ggml_mul(ctx, ggml_sigmoid(ctx, x), one);
 }
 
-// picks values[ids] within each row; values: F32 [m, n], ids: I32 [k, n] -> F32 [k, n]
-static ggml_tensor * build_pick(ggml_context * ctx, ggml_tensor * values, ggml_tensor * ids) {
-    const int64_t n = values->ne[1];
-    values = ggml_reshape_3d(ctx, values, 1, values->ne[0], n);
-    return ggml_reshape_2d(ctx, ggml_get_rows(ctx, values, ids), ids->ne[0], n);
-}
-
 // Three operations that ggml does one float at a time on the CPU, which would be most of the heads' cost at a
 // vocabulary of 151,936: the largest few, exp and log. There they are done here, by ggml's own threads; other devices
 // have fast ones for the same.
@@ -45,16 +39,6 @@ static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int
         return build_pick(ctx, values, ggml_top_k(ctx, values, k));
     }
     return ggml_custom_4d(ctx, GGML_TYPE_F32, k, values->ne[1], 1, 1, &values, 1, compute_largest, GGML_N_TASKS_MAX, nullptr);
-}
-
-// ggml's CPU operations share out rows, not columns, among threads. A vocabulary is one row, so it is cut into
-// as many as divide it: without this the statistics of 151,936 logits run on one core.
-static int64_t n_parts(int64_t n_vocab) {
-    int64_t n = 1;
-    while (n < 64 && n_vocab % (2 * n) == 0) {
-        n *= 2;
-    }
-    return n;
 }
 
 // sum of a * b over each row; F32 [m, n] -> F32 [1, n]

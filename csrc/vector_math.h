@@ -1,4 +1,4 @@
-// exp and log over arrays, in vectors of the target's registers. Private to draw.cpp and heads_graph.cpp.
+// exp and log over arrays, in vectors of the target's registers. Private to draw.cpp, heads_graph.cpp and shortlist.cpp.
 
 #pragma once
 
