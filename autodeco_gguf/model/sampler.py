@@ -79,6 +79,27 @@ class Predictor:
         """
         return self.native is None or _told(self.native, self.native.attach_rows(address(ctx), n_rows, draw_place()))
 
+    def attach_last(self, ctx: Any) -> bool:
+        """:meth:`attach_rows` to a context whose decodes have one output each.
+
+        Where the device draws, its logits stay there: ``llama_get_logits_ith`` finds them only once
+        :meth:`Sampler.sample` has needed them, or :meth:`fetch` was called.
+        """
+        attached = self.attach_rows(ctx, 1)
+        if self.draws:
+            core.stay(address(ctx), True)
+        return attached
+
+    @property
+    def draws(self) -> bool:
+        """Whether the device that the heads are attached on draws."""
+        return self.native is not None and self.native.draws
+
+    def fetch(self, ctx: Any, idx: int = -1) -> None:
+        """Bring the logits of an output of the last decode to the host, where they have stayed on the device."""
+        if self.draws:
+            core.logits(address(ctx), idx)
+
     def detach(self) -> None:
         """Take the heads out of the context's graph; does nothing when they are not in one."""
         if self.native is not None:
