@@ -11,7 +11,7 @@
 #include <cmath>
 
 // Relative error of a device's sum against draw.cpp's: exponentials and divisions of a few units in the last place.
-static constexpr double SUM_ERROR = 5e-6;
+static constexpr double SUM_ERROR = 2e-6;
 
 // Relative error of two weights' order where it is not that of their logits.
 static constexpr float WEIGHT_ERROR = 1e-6f;
