@@ -131,7 +131,7 @@ static draw_result draw_listed(std::pair<float, int32_t> * kept, size_t n_kept, 
         const size_t begin = i;
         float  part[WIDTH] = {};
         double n_equal     = 0.0;
-        for (; i < n_kept && kept[i].second / DRAW_STRETCH == kept[begin].second / DRAW_STRETCH; ++i) {
+        for (; i < n_kept && kept[i].second / STRETCH == kept[begin].second / STRETCH; ++i) {
             if (kept[i].first > threshold) {
                 part[(size_t) kept[i].second % WIDTH] += kept[i].first;
             } else {
@@ -177,8 +177,9 @@ bool shortlist_draw(const shortlist & row, float temperature, double top_p, doub
     }
     const size_t n = row.logits.size();
     const float  max = *std::max_element(row.logits.begin(), row.logits.end());
+    s.weight.resize(weight_row_size(n));
+    weigh(row.logits.data(), n, max, temperature, s.weight.data(), 0, weight_stretches(n));
     s.weight.resize(n);
-    exp_scaled(row.logits.data(), max, temperature, s.weight.data(), n);
     if (target + error < 1.0) {
         return draw_largest(row, s.weight, WEIGHT_ERROR, result);
     }
