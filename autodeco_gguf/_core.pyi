@@ -36,13 +36,17 @@ class Predictor:
 
     def __init__(self, heads: Heads, use_temp: bool, use_top_p: bool) -> None: ...
     def attach(self, ctx: int, seq_id: int) -> bool: ...
-    def attach_rows(self, ctx: int, n_rows: int) -> bool: ...
+    def attach_rows(self, ctx: int, n_rows: int, draw: str) -> bool:
+        """``draw``: "host", "device" or "auto", the device where that is not the CPU."""
     def detach(self) -> None: ...
     @property
     def attached(self) -> bool: ...
     @property
+    def draws(self) -> bool:
+        """Whether it is attached, and the device gives shortlists to draw from."""
+    @property
     def why_not(self) -> str:
-        """Why the last attachment came to nothing."""
+        """Why the last attachment came to nothing, or gives no shortlists."""
     def in_graph(self, n: int = 1) -> bool:
         """Whether the last decode, of n outputs, gave T and P."""
 
@@ -76,6 +80,8 @@ class Sampler:
     top_p: float | None
     gate: float
     top: int
+    n_listed: int
+    """Tokens that were drawn from a shortlist."""
     def sample(self, ctx: int, idx: int, changed: _Floats | None) -> int: ...
     @property
     def records(self) -> Records: ...
@@ -160,6 +166,14 @@ def likelihoods(ctx: int, idx: int, tokens: Sequence[int], top: int) -> list[tup
     """Of tokens after outputs idx, idx + 1, ... of the last decode; the alternatives' probability is NaN."""
 
 def logits(ctx: int, idx: int) -> _Floats: ...
+def stay(ctx: int, stay: bool) -> None:
+    """Whether the logits of the decodes to come stay on the device, where the heads in its graph give shortlists."""
+
+def draw_on(
+    device: str, logits: _Floats, temperature: float, top_p: float, n: int, seed: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], _Floats, float]:
+    """As :func:`draw`, from a shortlist of a ggml device: tokens (-1: not decided), nuclei, probabilities, entropy."""
+
 def draw(logits: _Floats, temperature: float, top_p: float, n: int, seed: int) -> npt.NDArray[np.int32]: ...
 def dequantize(data: bytes, type: str, n: int) -> _Floats: ...
 def quantize(values: _Floats, type: str) -> bytes: ...

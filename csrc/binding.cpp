@@ -7,8 +7,10 @@
 #include "gguf_file.h"
 #include "likelihood.h"
 #include "log_capture.h"
+#include "matcher.h"
 #include "raw_logits.h"
 #include "sampler.h"
+#include "shortlist.h"
 #include "vocab.h"
 
 #include <pybind11/numpy.h>
@@ -50,6 +52,10 @@ static std::vector<int32_t> ints_of(const py::iterable & values) {
 
 static floats array_from(const std::vector<float> & values) {
     return floats((py::ssize_t) values.size(), values.data());
+}
+
+static py::array_t<int32_t> ints_from(const std::vector<int32_t> & values) {
+    return py::array_t<int32_t>((py::ssize_t) values.size(), values.data());
 }
 
 // what ggml and llama.cpp say can quote bytes that are no UTF-8
@@ -102,62 +108,27 @@ static py::tuple decode_and_draw(uintptr_t ctx, const py::iterable & tokens_of, 
                                  const py::iterable & sequences, const std::vector<sampler *> & samplers,
                                  const std::shared_ptr<predictor> & p) {
     std::vector<sampler_row> rows;
-    for (sampler * s : samplers) { rows.push_back({ s }); }
+    for (sampler * s : samplers) {
+        rows.push_back({ s });
+    }
     const int status = without_gil([&, ids = ints_of(tokens_of), at = ints_of(positions), of = ints_of(sequences)] {
-        const int failed = context_decode(context(ctx), ids, at, of, rows.size());
-        return failed ? failed : (sampler_sample_rows(rows, p.get(), context(ctx)), 0);
+        const int failed = context_decode(context(ctx), ids, at, of, rows.size(), /*.whole_rows =*/ false);
+        if (!failed) {
+            sampler_sample_rows(rows, p.get(), context(ctx));
+        }
+        return failed;
     });
     py::list tokens, ends;
     py::dict errors;
     for (size_t i = 0; i < rows.size(); ++i) {
         tokens.append(rows[i].token);
         ends.append(rows[i].ends);
-        if (!rows[i].error.empty()) { errors[py::int_(i)] = text(rows[i].error); }
+        if (!rows[i].error.empty()) {
+            errors[py::int_(i)] = text(rows[i].error);
+        }
     }
     return py::make_tuple(status, tokens, ends, errors);
 }
-
-// A llama_sampler that allows what an llguidance.LLMatcher allows. It runs where the GIL is not held, and throws through
-// llama.cpp as llama.cpp's own grammar does; guarded() meets both.
-static py::object matcher_call(const llama_sampler * smpl, const char * method) {
-    const py::object & matcher = *(const py::object *) smpl->ctx;
-    py::object result = matcher.attr(method)();
-    if (matcher.attr("is_error")().cast<bool>()) {
-        throw refusal(MODEL_FAILED, "the JSON schema: " + py::str(matcher.attr("get_error")()).attr("splitlines")().cast<py::list>()[0].cast<std::string>());
-    }
-    return result;
-}
-
-static llama_sampler_i matcher_sampler_i = {
-    /* .name              = */ [](const llama_sampler *) { return "llguidance"; },
-    /* .accept            = */ [](llama_sampler * smpl, llama_token token) {
-        py::gil_scoped_acquire gil;
-        ((py::object *) smpl->ctx)->attr("consume_token")(token);
-    },
-    /* .apply             = */ [](llama_sampler * smpl, llama_token_data_array * cur) {
-        py::gil_scoped_acquire gil;
-        const py::bytes bits = matcher_call(smpl, "compute_bitmask"); // a bit for each token
-        const std::string_view mask = bits;
-        for (size_t i = 0; i < cur->size; ++i) {
-            const size_t id = (size_t) cur->data[i].id;
-            if (id / 8 >= mask.size() || !((uint8_t) mask[id / 8] >> id % 8 & 1)) {
-                cur->data[i].logit = -INFINITY;
-            }
-        }
-    },
-    /* .reset             = */ nullptr,
-    /* .clone             = */ nullptr,
-    /* .free              = */ [](llama_sampler * smpl) {
-        py::gil_scoped_acquire gil;
-        delete (py::object *) smpl->ctx;
-    },
-    /* .backend_init      = */ nullptr,
-    /* .backend_accept    = */ nullptr,
-    /* .backend_apply     = */ nullptr,
-    /* .backend_set_input = */ nullptr,
-    /* .backend_reset     = */ nullptr,
-    /* .copy_state        = */ nullptr,
-};
 
 // (log-probability, ((id, log-probability, probability), ...))
 static py::object tuple_of(const likelihood & l) {
@@ -174,12 +145,15 @@ static void bind_predictor(py::module_ & m) {
         .def(py::init([](std::shared_ptr<heads> h, bool use_temp, bool use_top_p) {
             return std::make_shared<predictor>(predictor { std::move(h), { use_temp, use_top_p }, nullptr, nullptr });
         }), "heads"_a, "use_temp"_a, "use_top_p"_a)
-        .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq) { return predictor_attach(p, context(ctx), seq, 1); },
-             "ctx"_a, "seq_id"_a, py::call_guard<release>())
-        .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows) { // to every output, up to so many
-            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows); }, "ctx"_a, "n_rows"_a, py::call_guard<release>())
+        .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq) {
+            return predictor_attach(p, context(ctx), seq, 1, DRAW_ON_HOST);
+        }, "ctx"_a, "seq_id"_a, py::call_guard<release>())
+        .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows, const std::string & draw) { // to every output
+            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows, draw_place_of(draw));
+        }, "ctx"_a, "n_rows"_a, "draw"_a, py::call_guard<release>())
         .def("detach", &predictor_detach, py::call_guard<release>())
         .def_property_readonly("attached", [](const predictor & p) { return p.gs != nullptr; })
+        .def_property_readonly("draws", [](const predictor & p) { return p.gs && graph_sampler_draws(p.gs); })
         .def_readonly("why_not", &predictor::why_not)
         .def("in_graph", [](predictor & p, int64_t n) { // of the last decode, which had n outputs
             std::vector<float> t((size_t) n), q((size_t) n);
@@ -202,12 +176,11 @@ static void bind_sampler(py::module_ & m) {
         .def_readwrite("top_p", &sampler::top_p)
         .def_readwrite("gate", &sampler::gate)
         .def_readwrite("top", &sampler::top)
+        .def_readonly("n_listed", &sampler::n_listed)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
     m.def("decode_and_draw", &decode_and_draw, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "samplers"_a,
           "predictor"_a);
-    m.def("matcher_sampler", [](const py::object & matcher) { // for a chain, which frees it
-        return (uintptr_t) llama_sampler_init(&matcher_sampler_i, new py::object(matcher));
-    }, "matcher"_a);
+    m.def("matcher_sampler", [](const py::object & matcher) { return (uintptr_t) matcher_sampler(matcher); }, "matcher"_a);
 
     py::class_<sampler_records, std::shared_ptr<sampler_records>>(m, "Records")
         .def("__len__", [](const sampler_records & r) { return r.all.size(); })
@@ -253,7 +226,7 @@ static void bind_context(py::module_ & m) {
     m.def("decode", [](uintptr_t ctx, const py::iterable & tokens, const py::iterable & positions,
                        const py::iterable & sequences, size_t n_outputs) {
         return without_gil([&, ids = ints_of(tokens), at = ints_of(positions), of = ints_of(sequences)] {
-            return context_decode(context(ctx), ids, at, of, n_outputs);
+            return context_decode(context(ctx), ids, at, of, n_outputs, /*.whole_rows =*/ true);
         });
     }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a);
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
@@ -266,9 +239,17 @@ static void bind_context(py::module_ & m) {
         }
         return result;
     }, "ctx"_a, "idx"_a, "tokens"_a, "top"_a);
+    m.def("stay", [](uintptr_t ctx, bool stay) { graph_sampler_stay(context(ctx), stay); }, "ctx"_a, "stay"_a,
+          py::call_guard<release>());
+    m.def("draw_on", [](const std::string & device, const floats & logits, float temperature, double top_p, int64_t n,
+                        uint32_t seed) {
+        const shortlist_tokens drawn = without_gil([&, x = array_of(logits)] {
+            return shortlist_evaluate(x, temperature, top_p, n, seed, device);
+        });
+        return py::make_tuple(ints_from(drawn.tokens), ints_from(drawn.nucleus), array_from(drawn.prob), drawn.entropy);
+    }, "device"_a, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);
     m.def("draw", [](const floats & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
-        const auto tokens = without_gil([&, x = array_of(logits)] { return draw_tokens(x, temperature, top_p, n, seed); });
-        return py::array_t<int32_t>((py::ssize_t) tokens.size(), tokens.data());
+        return ints_from(without_gil([&, x = array_of(logits)] { return draw_tokens(x, temperature, top_p, n, seed); }));
     }, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);
 }
 

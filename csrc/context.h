@@ -9,9 +9,13 @@
 
 int64_t context_n_vocab(const llama_context * ctx);
 
-// The logits of an output of the last decode, as in llama_get_logits_ith. Throws where there is no such output.
+// Throws where the last decode has no such output, idx as in llama_get_logits_ith.
+void context_check_output(llama_context * ctx, int32_t idx);
+
+// The logits of an output of the last decode, brought to the host where they stayed on the device; checked as above.
 const float * context_logits(llama_context * ctx, int32_t idx);
 
-// llama_decode's status for tokens of which the last n_outputs are outputs. Throws where the lengths do not fit.
+// llama_decode's status for tokens of which the last n_outputs are outputs. whole_rows: llama.cpp copies all logits to the
+// host, else they stay where graph_sampler.h lets them. Throws where the lengths do not fit.
 int context_decode(llama_context * ctx, std::vector<llama_token> tokens, std::vector<llama_pos> positions,
-                   std::vector<llama_seq_id> sequences, size_t n_outputs);
+                   std::vector<llama_seq_id> sequences, size_t n_outputs, bool whole_rows);

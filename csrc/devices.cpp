@@ -29,6 +29,28 @@ std::vector<device_info> devices_list() {
     return result;
 }
 
+ggml_backend_dev_t device_by_name(const std::string & name) {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_name(name.c_str());
+    if (!dev) {
+        std::string names;
+        for (const device_info & info : devices_list()) {
+            names += (names.empty() ? "" : ", ") + std::get<0>(info);
+        }
+        throw refusal(INVALID_INPUT, "no device " + name + "; this build has " + names);
+    }
+    return dev;
+}
+
+std::string device_missing_op(ggml_backend_dev_t dev, ggml_cgraph * graph) {
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+        const ggml_tensor * node = ggml_graph_node(graph, i);
+        if (!ggml_backend_dev_supports_op(dev, node)) {
+            return ggml_op_desc(node);
+        }
+    }
+    return "";
+}
+
 // AMX works in tiles of 16 rows and 32 columns, K-quants in blocks of 256
 static const int64_t PROBE_K    = 512;
 static const int64_t PROBE_N    = 64;

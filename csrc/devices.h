@@ -15,6 +15,12 @@ using device_info = std::tuple<std::string, std::string, std::string, uint64_t, 
 
 std::vector<device_info> devices_list();
 
+// Throws where there is none of that name, with those there are.
+ggml_backend_dev_t device_by_name(const std::string & name);
+
+// The name of the first operation of a graph that a device lacks; "" where it has all.
+std::string device_missing_op(ggml_backend_dev_t dev, ggml_cgraph * graph);
+
 // What the CPU's extra buffer types (AMX, repacked weights), into which llama.cpp loads quantized weights, compute for
 // several rows against the ordinary buffers: how many products were compared, and "AMX q4_0" for each type of weights that
 // is wrong, "" where all are right. Miscompiled kernels may end the process.

@@ -366,11 +366,15 @@ double uniform(std::mt19937 & rng) {
     return (double) ((high << 26) | low) / 9007199254740992.0;
 }
 
-std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
+void check_draw(const f32_array & logits, float temperature, double top_p, int64_t n) {
     if (logits.shape.size() != 1 || logits.shape[0] < 1 || n < 0 || !std::isfinite(temperature) || !std::isfinite(top_p)) {
         throw refusal(INVALID_INPUT, "draw: logits is " + logits.shape_text() + ", expected [n_vocab]; temperature, top_p and n "
                                      "must be finite and not negative");
     }
+}
+
+std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed) {
+    check_draw(logits, temperature, top_p, n);
     std::vector<int32_t> tokens((size_t) n);
     std::mt19937 rng(seed);
     draw_scratch scratch;

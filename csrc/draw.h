@@ -50,6 +50,9 @@ draw_status draw_weights(const weight_row & weights, double top_p, double u, dra
 // probability with which token i would have been drawn
 float draw_prob(const draw_result & r, size_t i);
 
+// Throws unless there are logits [n_vocab], and a temperature and a top-p to draw n tokens with.
+void check_draw(const f32_array & logits, float temperature, double top_p, int64_t n);
+
 // n tokens, drawn one after the other from the same logits [n_vocab]; seed is the generator's. Throws where there is nothing
 // to draw from.
 std::vector<int32_t> draw_tokens(const f32_array & logits, float temperature, double top_p, int64_t n, uint32_t seed);

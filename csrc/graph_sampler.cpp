@@ -6,13 +6,12 @@
 #include "weights.h"
 
 #include <cmath>
+#include <map>
 #include <mutex>
-#include <set>
-#include <vector>
 
 // what is attached: llama.cpp would let a second sampler take a sequence over from the first
 static std::mutex attached_mutex;
-static std::set<std::pair<const llama_context *, llama_seq_id>> attached;
+static std::map<std::pair<const llama_context *, llama_seq_id>, graph_sampler *> attached;
 
 struct graph_sampler {
     const std::shared_ptr<heads> h;
@@ -20,6 +19,7 @@ struct graph_sampler {
     llama_context * const        lctx;
     const llama_seq_id           seq_id; // or EVERY_OUTPUT
     const int64_t                max_rows;
+    const draw_place             draw;
 
     llama_sampler         * chain   = nullptr; // owned; its only stage points back here
     const heads_weights   * weights = nullptr; // on the output layer's device
@@ -30,6 +30,12 @@ struct graph_sampler {
     bool                    has_weights = false; // the last graph built computes these
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
     std::string             missing     = {};    // the operation that the device lacks
+
+    bool                         draws    = false;   // shortlists are in the graph
+    shortlist_tensors            lists    = {};      // of the last graph built, which keeps them, as
+    ggml_tensor                * logits   = nullptr; // all that the model gives out
+    bool                         computed = false;   // these, since it was built
+    std::vector<llama_sampler *> keepers  = {};      // one for each sequence while logits stay on the device
 };
 
 static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer_type_t buft, uint32_t n_outputs_max_per_seq) {
@@ -49,6 +55,14 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
             if (!gs->missing.empty()) {
                 gs->missing = std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + gs->missing;
                 return false;
+            }
+        }
+        const bool elsewhere = gs->weights != &gs->h->host;
+        if (gs->seq_id == EVERY_OUTPUT && (gs->draw == DRAW_ON_DEVICE || (gs->draw == DRAW_ANYWHERE && elsewhere))) {
+            gs->missing = dev ? shortlist_missing_op(dev, gs->h->n_vocab, gs->max_rows) : "";
+            gs->draws   = gs->missing.empty();
+            if (!gs->draws) {
+                gs->missing = std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + gs->missing;
             }
         }
         gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 2);
@@ -116,7 +130,9 @@ static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const
 
 static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx, ggml_cgraph * gf, llama_sampler_data * data) {
     auto * gs = (graph_sampler *) smpl->ctx;
-    gs->n_rows = 0;
+    gs->n_rows   = 0;
+    gs->logits   = nullptr;
+    gs->computed = false;
     try {
         const output_rows rows = build_output_rows(ctx, gf, *gs, data->logits);
         if (!rows.hidden) {
@@ -138,6 +154,12 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         if (gs->seq_id == EVERY_OUTPUT) {
             ggml_build_forward_expand(gf, values[0]);
             ggml_build_forward_expand(gf, values[1]);
+            if (gs->draws) {
+                gs->logits = rows.logits;
+                gs->lists  = shortlist_build(ctx, rows.logits, out.temperature);
+                ggml_build_forward_expand(gf, gs->lists.ids);
+                ggml_build_forward_expand(gf, gs->lists.values);
+            }
         } else {
             // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
             // hang on to them, so that another sequence's row is not written over ours.
@@ -167,20 +189,28 @@ static llama_sampler_i graph_sampler_i = {
     /* .copy_state        = */ nullptr,
 };
 
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
+draw_place draw_place_of(const std::string & name) {
+    return name == "host" ? DRAW_ON_HOST : name == "device" ? DRAW_ON_DEVICE : DRAW_ANYWHERE;
+}
+
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw,
                                      std::shared_ptr<heads> h, heads_enabled on, std::string & why_not) {
     std::lock_guard<std::mutex> lock(attached_mutex);
-    if (attached.count({ ctx, seq_id })) {
+    const auto first = attached.lower_bound({ ctx, EVERY_OUTPUT });
+    const bool taken = first != attached.end() && first->first.first == ctx &&
+                       (seq_id == EVERY_OUTPUT || first->first.second == EVERY_OUTPUT);
+    if (taken || attached.count({ ctx, seq_id })) {
         const std::string which = seq_id == EVERY_OUTPUT ? "every output" : "sequence " + std::to_string(seq_id);
         throw refusal(MODEL_FAILED, which + " of this context has heads attached already");
     }
-    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id, n_rows });
+    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id, n_rows, draw });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
     const bool accepted = llama_set_sampler(ctx, seq_id, gs->chain);
     if (accepted && gs->buf) {
-        attached.insert({ ctx, seq_id });
+        why_not = gs->missing;
+        attached[{ ctx, seq_id }] = gs.get();
         return gs.release();
     }
     if (accepted) {
@@ -191,8 +221,84 @@ graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, i
     return nullptr;
 }
 
+// A sampler that gives nothing out. llama.cpp copies the logits of sequences that have none.
+static llama_sampler_i keeper_i = {
+    /* .name              = */ [](const llama_sampler *) { return "autodeco-keeper"; },
+    /* .accept            = */ nullptr,
+    /* .apply             = */ [](llama_sampler *, llama_token_data_array *) {},
+    /* .reset             = */ nullptr,
+    /* .clone             = */ nullptr,
+    /* .free              = */ nullptr,
+    /* .backend_init      = */ [](llama_sampler *, ggml_backend_buffer_type_t, uint32_t) { return true; },
+    /* .backend_accept    = */ nullptr,
+    /* .backend_apply     = */ [](llama_sampler *, ggml_context *, ggml_cgraph *, llama_sampler_data * data) {
+        data->logits = nullptr;
+    },
+    /* .backend_set_input = */ [](llama_sampler * smpl) { ((graph_sampler *) smpl->ctx)->computed = true; }, // soon
+    /* .backend_reset     = */ nullptr,
+    /* .copy_state        = */ nullptr,
+};
+
+static void keep_logits(graph_sampler & gs, bool stay) {
+    if (!gs.draws || stay == !gs.keepers.empty()) {
+        return;
+    }
+    llama_synchronize(gs.lctx);
+    gs.computed = false; // what was can be read no more
+    if (!stay) {
+        for (size_t i = 0; i < gs.keepers.size(); ++i) {
+            llama_set_sampler(gs.lctx, (llama_seq_id) i, nullptr);
+            llama_sampler_free(gs.keepers[i]);
+        }
+        gs.keepers.clear();
+        return;
+    }
+    for (llama_seq_id i = 0; i < (llama_seq_id) llama_n_seq_max(gs.lctx); ++i) {
+        gs.keepers.push_back(llama_sampler_chain_init(llama_sampler_chain_default_params()));
+        llama_sampler_chain_add(gs.keepers.back(), llama_sampler_init(&keeper_i, &gs));
+        llama_set_sampler(gs.lctx, i, gs.keepers.back());
+    }
+}
+
+static graph_sampler * find_attached(const llama_context * ctx) {
+    std::lock_guard<std::mutex> lock(attached_mutex);
+    const auto it = attached.find({ ctx, EVERY_OUTPUT });
+    return it == attached.end() ? nullptr : it->second;
+}
+
+void graph_sampler_stay(llama_context * ctx, bool stay) {
+    if (graph_sampler * gs = find_attached(ctx)) {
+        keep_logits(*gs, stay);
+    }
+}
+
+void graph_sampler_fetch(llama_context * ctx, int32_t idx) {
+    const graph_sampler * gs = find_attached(ctx);
+    if (!gs || gs->keepers.empty()) {
+        return;
+    }
+    float * place = llama_get_logits_ith(ctx, idx); // waits for the device
+    if (!place) {
+        return;
+    }
+    const int64_t row = (place - llama_get_logits(ctx)) / gs->h->n_vocab;
+    if (!gs->computed || !gs->logits || row >= gs->logits->ne[1]) {
+        throw refusal(MODEL_FAILED, "the logits of output " + std::to_string(idx) + " were left on the device, and are gone");
+    }
+    ggml_backend_tensor_get(gs->logits, place, (size_t) row * gs->logits->nb[1], gs->logits->nb[1]);
+}
+
+bool graph_sampler_draws(const graph_sampler * gs) {
+    return gs->draws;
+}
+
+std::vector<shortlist> graph_sampler_lists(const graph_sampler * gs, int64_t n) {
+    return gs->draws ? shortlist_read(gs->lists, gs->h->n_vocab, n) : std::vector<shortlist>();
+}
+
 void graph_sampler_detach(graph_sampler * gs) {
     llama_synchronize(gs->lctx);
+    keep_logits(*gs, false);
     llama_set_sampler(gs->lctx, gs->seq_id, nullptr);
     llama_sampler_free(gs->chain);
     std::lock_guard<std::mutex> lock(attached_mutex);

@@ -4,19 +4,31 @@
 
 #include "heads.h"
 #include "llama.h"
+#include "shortlist.h"
 
 // One attachment of the heads to a llama_context, for the output of one sequence or for every output of a batch. The
-// logits pass through unchanged; temperature and top-p are left in a small tensor on the output layer's device.
+// logits pass through unchanged; temperature and top-p are left in a small tensor on the output layer's device, and for
+// every output on request a shortlist to draw from, so that the logits can stay there.
 struct graph_sampler;
 
 // In place of a sequence: every output, whichever sequence it belongs to.
 static constexpr llama_seq_id EVERY_OUTPUT = INT32_MIN;
 
+// Where tokens are drawn: on the device from shortlists, for EVERY_OUTPUT only; by itself where that is not the CPU.
+enum draw_place {
+    DRAW_ON_HOST,
+    DRAW_ON_DEVICE,
+    DRAW_ANYWHERE,
+};
+
+// what "host", "device" and "auto" stand for
+draw_place draw_place_of(const std::string & name);
+
 // Attaches to ctx. n_rows: for EVERY_OUTPUT, the most outputs of one decode that are predicted for, else 1; such a
 // decode must fit in one ubatch. NULL when the context cannot run samplers in its graph (split mode tensor, no memory), or
-// the output layer's device lacks an operation; then why_not says so. Throws where the sequence has one. The caller keeps
-// ctx alive until graph_sampler_detach.
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows,
+// the output layer's device lacks an operation; then why_not says so, and also where it is the shortlist's alone, without
+// which the heads are attached. Throws where the sequence has one. The caller keeps ctx alive until graph_sampler_detach.
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw,
                                      std::shared_ptr<heads> h, heads_enabled on, std::string & why_not);
 
 // Takes it out of its context and frees it. An attachment that is never detached must be leaked: the context
@@ -30,3 +42,16 @@ bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, floa
 // After graph_sampler_read: the row of weights (weights.h) of one output. NULL where the graph has no use for them, or
 // they are on another device.
 const float * graph_sampler_weights(const graph_sampler * gs, int64_t row);
+
+// Whether there are shortlists.
+bool graph_sampler_draws(const graph_sampler * gs);
+
+// After graph_sampler_read, the shortlists of the n outputs; none where there are no shortlists.
+std::vector<shortlist> graph_sampler_lists(const graph_sampler * gs, int64_t n);
+
+// Has the logits of the decodes of ctx to come stay on the device, where an attachment gives shortlists; else, as at first,
+// llama.cpp copies them to the host. While they stay, a decode takes one output of a sequence.
+void graph_sampler_stay(llama_context * ctx, bool stay);
+
+// Copies the logits of an output of the last decode to where llama_get_logits_ith looks for them, where they stayed.
+void graph_sampler_fetch(llama_context * ctx, int32_t idx);

@@ -1,5 +1,6 @@
 #include "heads_graph.h"
 
+#include "graph_parts.h"
 #include "vector_math.h"
 #include "weights.h"
 
@@ -19,26 +20,9 @@ static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_t
     return ggml_mul(ctx, ggml_sigmoid(ctx, x), one);
 }
 
-// picks values[ids] within each row; values: F32 [m, n], ids: I32 [k, n] -> F32 [k, n]
-static ggml_tensor * build_pick(ggml_context * ctx, ggml_tensor * values, ggml_tensor * ids) {
-    const int64_t n = values->ne[1];
-    values = ggml_reshape_3d(ctx, values, 1, values->ne[0], n);
-    return ggml_reshape_2d(ctx, ggml_get_rows(ctx, values, ids), ids->ne[0], n);
-}
-
 // the k largest values of each row, in no order; values: F32 [m, n] -> F32 [k, n]
 static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k) {
     return build_pick(ctx, values, ggml_top_k(ctx, values, k));
-}
-
-// ggml's CPU operations share out rows, not columns, among threads. A vocabulary is one row, so it is cut into
-// as many as divide it: without this the statistics of 151,936 logits run on one core.
-static int64_t n_parts(int64_t n_vocab) {
-    int64_t n = 1;
-    while (n < 64 && n_vocab % (2 * n) == 0) {
-        n *= 2;
-    }
-    return n;
 }
 
 // sum of a * b over each row; F32 [m, n] -> F32 [1, n]

@@ -17,17 +17,6 @@ static void set_n_threads(ggml_backend_t backend, int64_t rows) {
     }
 }
 
-// the name of the first operation that a device lacks; "" where it has all
-static std::string missing_op(ggml_backend_dev_t dev, ggml_cgraph * graph) {
-    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
-        const ggml_tensor * node = ggml_graph_node(graph, i);
-        if (!ggml_backend_dev_supports_op(dev, node)) {
-            return ggml_op_desc(node);
-        }
-    }
-    return "";
-}
-
 static size_t n_nodes_of(const heads & h) {
     return 128 + 4 * (h.host.temp.layers.size() + h.host.top_p.layers.size());
 }
@@ -45,7 +34,7 @@ std::string heads_missing_op(const heads & h, const heads_weights & w, heads_ena
     ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
     ggml_build_forward_expand(graph, out.temperature);
     ggml_build_forward_expand(graph, out.top_p);
-    return missing_op(dev, graph);
+    return device_missing_op(dev, graph);
 }
 
 static void runner_reserve(heads_runner & r, int64_t n) {
@@ -75,7 +64,7 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     ggml_build_forward_expand(r.graph, r.out.top_p);
 
     ggml_backend_dev_t dev = ggml_backend_get_device(r.backend.get());
-    const std::string missing = missing_op(dev, r.graph);
+    const std::string missing = device_missing_op(dev, r.graph);
     if (!missing.empty()) {
         throw refusal(MODEL_FAILED, std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + missing);
     }
@@ -91,15 +80,7 @@ void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled
     r.h        = std::move(h);
     r.on       = on;
     r.portable = portable;
-    ggml_backend_dev_t dev = ggml_backend_dev_by_name(device.c_str());
-    if (!dev) {
-        std::string names;
-        for (const device_info & info : devices_list()) {
-            names += (names.empty() ? "" : ", ") + std::get<0>(info);
-        }
-        throw refusal(INVALID_INPUT, "no device " + device + "; this build has " + names);
-    }
-    r.backend.reset(ggml_backend_dev_init(dev, nullptr));
+    r.backend.reset(ggml_backend_dev_init(device_by_name(device), nullptr));
     if (!r.backend) {
         throw refusal(MODEL_FAILED, "device " + device + " does not start");
     }

@@ -14,7 +14,7 @@ static void check_sizes(const heads & h, const llama_context * ctx) {
     }
 }
 
-bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, int64_t n_rows) {
+bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw) {
     if (p.gs) {
         throw refusal(MODEL_FAILED, "these heads are attached already; detach them first");
     }
@@ -23,7 +23,7 @@ bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, i
         throw refusal(INVALID_INPUT, "sequence " + std::to_string(seq_id) + " is not one of the context's " +
                                      std::to_string(llama_n_seq_max(ctx)));
     }
-    p.gs = graph_sampler_attach(ctx, seq_id, n_rows, p.h, p.on, p.why_not);
+    p.gs = graph_sampler_attach(ctx, seq_id, n_rows, draw, p.h, p.on, p.why_not);
     return p.gs != nullptr;
 }
 
@@ -68,4 +68,8 @@ void predictor_read(predictor * p, llama_context * ctx, int32_t idx, int64_t n, 
         throw refusal(MODEL_FAILED, "the model's graph has no result_norm to read: this architecture needs the host "
                                     "way, so do not attach the heads but call llama_set_embeddings(ctx, true)");
     }
+}
+
+std::vector<shortlist> predictor_lists(const predictor * p, int64_t n) {
+    return p->gs ? graph_sampler_lists(p->gs, n) : std::vector<shortlist>();
 }

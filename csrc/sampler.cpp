@@ -20,8 +20,14 @@ static sampler_record drawn(draw_status status, const sampler & s, double top_p)
     return { s.result.index, NAN, (float) top_p, NAN, s.result.nucleus, s.result.prob };
 }
 
+static double next_uniform(sampler & s) {
+    const double u = s.u ? *s.u : uniform(s.rng);
+    s.u.reset();
+    return u;
+}
+
 static sampler_record draw_from_logits(const float * logits, size_t n, float temperature, double top_p, sampler & s) {
-    return drawn(draw_token(logits, n, temperature, top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
+    return drawn(draw_token(logits, n, temperature, top_p, next_uniform(s), s.scratch, s.result), s, top_p);
 }
 
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
@@ -72,7 +78,7 @@ static sampler_record draw_plainly(const float * logits, size_t n, float tempera
     if (!weights) {
         return draw_from_logits(logits, n, temperature, top_p, s);
     }
-    return drawn(draw_weights(weight_row_of(weights, n), top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
+    return drawn(draw_weights(weight_row_of(weights, n), top_p, next_uniform(s), s.scratch, s.result), s, top_p);
 }
 
 static bool by_id(const alternative & a, const alternative & b) {
@@ -107,13 +113,47 @@ static likelihood likelihood_of_draw(const sampler & s, const float * raw, size_
     return result;
 }
 
+static void check_predicted(float temperature, float top_p) {
+    if (!(std::isfinite(temperature) && std::isfinite(top_p))) {
+        throw refusal(MODEL_FAILED, "the heads give no finite value: nothing was decoded since they were attached, or the "
+                                    "model's hidden state or logits are not finite");
+    }
+}
+
+static bool predicts(const sampler & s) {
+    return !s.temperature || !s.top_p;
+}
+
+// Whether a shortlist may do, which is scaled by the predicted temperature: nothing changes the logits or wants all of them.
+static bool may_do_with_list(const sampler & s) {
+    return predicts(s) && (!s.temperature || *s.temperature == 0.0f) && !s.before && !s.after && s.top < 0 && s.gate >= 1.0f;
+}
+
+// Draws from a shortlist. False where that does not decide; the whole row is drawn from next, with the same number.
+static bool draw_from_list(sampler & s, const shortlist & list, float predicted_t, float predicted_p, llama_token & token) {
+    check_predicted(predicted_t, predicted_p);
+    const float  temperature = s.temperature.value_or(predicted_t);
+    const double top_p       = s.top_p.value_or(predicted_p);
+    s.u = uniform(s.rng);
+    if (!shortlist_draw(list, temperature, top_p, *s.u, s.of_list, s.result)) {
+        return false;
+    }
+    s.u.reset();
+    s.n_listed++;
+    token = s.result.index;
+    if (s.trace) {
+        s.records->all.push_back({ token, temperature, (float) top_p, s.entropy ? shortlist_entropy(list) : NAN,
+                                   s.result.nucleus, s.result.prob });
+    }
+    return true;
+}
+
 // Draws from one row of logits. p: who predicted T and P, for output number row of its graph; NULL: nobody did, and the
 // sampler has both fixed.
 static llama_token draw_row(sampler & s, const float * raw, const float * changed, size_t n, const predictor * p,
                             int64_t row, float predicted_t, float predicted_p) {
-    if (p && !(std::isfinite(predicted_t) && std::isfinite(predicted_p))) {
-        throw refusal(MODEL_FAILED, "the heads give no finite value: nothing was decoded since they were attached, or the "
-                                    "model's hidden state or logits are not finite");
+    if (p) {
+        check_predicted(predicted_t, predicted_p);
     }
     const bool   gated       = s.gate < 1.0f && logits_top(raw, n) > s.gate;
     const float  temperature = gated ? 0.0f : s.temperature.value_or(predicted_t);
@@ -139,59 +179,84 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
     return r.id;
 }
 
-static bool predicts(const sampler & s) {
-    return !s.temperature || !s.top_p;
-}
-
 llama_token sampler_sample(sampler & s, llama_context * ctx, int32_t idx, const f32_array * changed) {
     const int64_t n = context_n_vocab(ctx);
     if (changed && changed->shape != std::vector<int64_t> { n }) {
         throw refusal(INVALID_INPUT, "the logits processors returned " + changed->shape_text() + ", expected [" +
                                      std::to_string(n) + "]");
     }
-    const float * raw = context_logits(ctx, idx);
+    context_check_output(ctx, idx);
     float temperature = 0.0f, top_p = 0.0f;
     if (predicts(s)) {
         predictor_read(s.p.get(), ctx, idx, 1, &temperature, &top_p);
     }
-    return draw_row(s, raw, changed ? changed->data : nullptr, (size_t) n, predicts(s) ? s.p.get() : nullptr, 0,
+    llama_token token;
+    const bool may_do = !changed && may_do_with_list(s);
+    const std::vector<shortlist> lists = may_do ? predictor_lists(s.p.get(), 1) : std::vector<shortlist>();
+    if (!lists.empty() && draw_from_list(s, lists.front(), temperature, top_p, token)) {
+        return token;
+    }
+    return draw_row(s, context_logits(ctx, idx), changed ? changed->data : nullptr, (size_t) n, predicts(s) ? s.p.get() : nullptr, 0,
                     temperature, top_p);
 }
 
 // llama.cpp's samplers take many times as long for each logit.
-static constexpr size_t CHAIN_COST  = 16;
+static constexpr size_t CHAIN_COST = 16;
+
+// A shortlist is sorted, in the time that this many logits take.
+static constexpr size_t LIST_COST = 1 << 15;
+
+// what was predicted for the outputs of a decode
+struct predictions {
+    std::vector<float>     temperature;
+    std::vector<float>     top_p;
+    std::vector<shortlist> lists; // none, where logits are on the host
+};
+
+// Draws what is not drawn yet of row i, from its shortlist or, where raw is not NULL, from its logits.
+static void draw_one(sampler_row & row, size_t i, const predictions & of, const predictor * p, const float * raw,
+                     const llama_context * ctx) {
+    try {
+        if (raw) {
+            row.token = draw_row(*row.s, raw, nullptr, (size_t) context_n_vocab(ctx), predicts(*row.s) ? p : nullptr,
+                                 (int64_t) i, of.temperature[i], of.top_p[i]);
+        } else if (!draw_from_list(*row.s, of.lists[i], of.temperature[i], of.top_p[i], row.token)) {
+            return;
+        }
+        row.ends = llama_vocab_is_eog(llama_model_get_vocab(llama_get_model(ctx)), row.token);
+    } catch (const refusal & e) {
+        row.error = e.what();
+    }
+}
 
 void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_context * ctx) {
     llama_synchronize(ctx);
-    const size_t n = (size_t) context_n_vocab(ctx), n_rows = rows.size();
-    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
+    const size_t n = (size_t) context_n_vocab(ctx), n_rows = rows.size(), n_threads = (size_t) llama_n_threads(ctx);
     const int32_t first = -(int32_t) n_rows; // of the outputs, counted from the last: not every token need be one
+    predictions of = { std::vector<float>(n_rows), std::vector<float>(n_rows), {} };
+    if (std::any_of(rows.begin(), rows.end(), [](const sampler_row & row) { return row.s && predicts(*row.s); })) {
+        predictor_read(p, ctx, first, (int64_t) n_rows, of.temperature.data(), of.top_p.data());
+        of.lists = predictor_lists(p, (int64_t) n_rows);
+    }
+    if (!of.lists.empty()) {
+        share_rows(n_rows, n_rows * LIST_COST, n_threads, [&](size_t i) {
+            if (rows[i].s && may_do_with_list(*rows[i].s)) {
+                draw_one(rows[i], i, of, p, nullptr, ctx);
+            }
+        });
+    }
     std::vector<const float *> logits(n_rows);
-    std::vector<float> temperature(n_rows), top_p(n_rows);
-    bool   any       = false;
     size_t work_size = 0;
     for (size_t i = 0; i < n_rows; ++i) {
         const sampler * s = rows[i].s;
-        logits[i] = context_logits(ctx, first + (int32_t) i);
-        if (s) {
-            any        = any || predicts(*s);
+        if (s && rows[i].token == LLAMA_TOKEN_NULL && rows[i].error.empty()) {
+            logits[i]  = context_logits(ctx, first + (int32_t) i);
             work_size += n * ((s->before || s->after ? CHAIN_COST : 1) + (s->top < 0 ? 0 : LIKELIHOOD_COST));
         }
     }
-    if (any) {
-        predictor_read(p, ctx, first, (int64_t) n_rows, temperature.data(), top_p.data());
-    }
-    share_rows(n_rows, work_size, (size_t) llama_n_threads(ctx), [&](size_t i) {
-        sampler_row & row = rows[i];
-        if (!row.s) {
-            return;
-        }
-        try {
-            row.token = draw_row(*row.s, logits[i], nullptr, n, predicts(*row.s) ? p : nullptr, (int64_t) i,
-                                 temperature[i], top_p[i]);
-            row.ends  = llama_vocab_is_eog(vocab, row.token);
-        } catch (const refusal & e) {
-            row.error = e.what();
+    share_rows(n_rows, work_size, n_threads, [&](size_t i) {
+        if (logits[i]) {
+            draw_one(rows[i], i, of, p, logits[i], ctx);
         }
     });
 }

@@ -36,6 +36,9 @@ struct sampler {
     int32_t                    top     = -1; // log-probability and so many alternatives of each token; negative: neither
 
     std::mt19937                  rng;
+    std::optional<double>         u          = {}; // of a token that the shortlist did not decide
+    int64_t                       n_listed   = 0;  // tokens that it did
+    shortlist_scratch             of_list    = {};
     draw_scratch                  scratch    = {};
     draw_result                   result     = {}; // the last
     llama_token_data_array        left       = {}; // what the chains left of the candidates, the last time

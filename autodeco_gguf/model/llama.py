@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Collection, Generator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +25,17 @@ from autodeco_gguf.model.devices import device_names, find_devices
 from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
-from autodeco_gguf.model.methods import LlamaSampler, check_settings, in_turn, warn_ignored, who_decides, with_defaults
+from autodeco_gguf.model.methods import (
+    LlamaSampler,
+    as_sampling,
+    check_settings,
+    in_turn,
+    warn_ignored,
+    who_decides,
+    with_defaults,
+)
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
-from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.model.turns import Turns
@@ -120,6 +128,7 @@ class Llama(llama_cpp.Llama):
         self._heads_path, self._trace_on = heads, trace
         self._last: Sampler | None = None
         self._predictor = Predictor(self._heads, enabled)
+        self._generator: Callable[[], Any] = lambda: None  # the last of generate()
         self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
@@ -209,7 +218,9 @@ class Llama(llama_cpp.Llama):
         criteria = bound.arguments.get("stopping_criteria")
         if criteria is not None:
             bound.arguments["stopping_criteria"] = self._turns.calling_back(criteria)
-        return self._turns.stream(_generate(*bound.args, **bound.kwargs))
+        generator = _generate(*bound.args, **bound.kwargs)
+        self._generator = weakref.ref(generator)
+        return self._turns.stream(generator)
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards.
@@ -232,6 +243,9 @@ class Llama(llama_cpp.Llama):
                 self._ctx.kv_cache_clear()
                 self.reset()
             self._eval(tokens)
+            generator = self._generator()
+            if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
+                self._predictor.fetch(self._ctx.ctx)
 
     def _goes_on(self) -> bool:
         """Whether the context has what a token after the first n_tokens looks back at, and forgets what it held after.
@@ -286,7 +300,7 @@ class Llama(llama_cpp.Llama):
         if self._logits_all:
             lib.llama_set_embeddings(self._ctx.ctx, True)
             self._keeps_hidden = True
-        self._host_way = self._keeps_hidden or not self._predictor.attach(self._ctx.ctx)
+        self._host_way = self._keeps_hidden or not self._predictor.attach_last(self._ctx.ctx)
 
     def _leave_graph(self) -> None:
         """Go over to the host way: this architecture's graph has no hidden state where heads look for it."""
@@ -313,7 +327,7 @@ class Llama(llama_cpp.Llama):
             self._ctx.kv_cache_clear()
             lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
             if was_attached:
-                self._predictor.attach(self._ctx.ctx)
+                self._predictor.attach_last(self._ctx.ctx)
         temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
         return temperature, top_p
 
@@ -339,44 +353,20 @@ class Llama(llama_cpp.Llama):
 
     def _init_sampler(
         self,
-        top_k: int = 0,
-        top_p: float | None = None,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
-        temp: float | None = None,
-        repeat_penalty: float = 1.0,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_eta: float = 0.1,
-        mirostat_tau: float = 5.0,
-        penalize_nl: bool = True,
+        *,
+        temp: float | None,
+        top_p: float | None,
+        tfs_z: float,
+        penalize_nl: bool,
         logits_processor: llama_cpp.LogitsProcessorList | None = None,
-        grammar: llama_cpp.LlamaGrammar | None = None,
+        **others: Any,
     ) -> Sampler:
-        """What llama_cpp's generate calls for; tfs_z and penalize_nl have no effect there either."""
+        """What llama_cpp's generate and sample call; tfs_z and penalize_nl have no effect there either."""
         if self._sampling == "heads":
             self._told = self._told or warn_ignored(self.model_path, {"temperature": temp, "top_p": top_p})
             temp = top_p = None
-        if temp is not None and temp < 0.0:  # in llama_cpp: draw from the model's own distribution
-            temp, top_p, top_k, typical_p, min_p, mirostat_mode = 1.0, 1.0, 0, 1.0, 0.0, 0
-        sampling = Sampling(
-            seed=self._seed,
-            temperature=temp,
-            top_p=None if top_p is None else min(top_p, 1.0),
-            top_k=max(top_k, 0),
-            min_p=max(min_p, 0.0),
-            typical_p=min(typical_p, 1.0),
-            repeat_penalty=repeat_penalty,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            penalty_last_n=self.last_n_tokens_size,
-            mirostat_mode=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            grammar=grammar,
-        )
+        others |= {"seed": self._seed, "penalty_last_n": self.last_n_tokens_size}
+        sampling = as_sampling(temperature=temp, top_p=top_p, **others)
         pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
         self._last = build_sampler(
             self._predictor,

@@ -16,6 +16,7 @@ from llama_cpp._internals import LlamaContext
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampler import Predictor, Sampler
+from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.stops import stop_tuple
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,6 +122,22 @@ def warn_ignored(model: str, given: dict[str, float | None]) -> bool:
         text = f'{model}: sampling "heads" ignores {ignored}, here and in later calls: the heads decide'
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return bool(ignored)
+
+
+def as_sampling(
+    *, temperature: float | None, top_p: float | None, top_k: int, min_p: float, typical_p: float, **others: Any
+) -> Sampling:
+    """What llama_cpp's numbers mean, some of which are off below or above their range."""
+    if temperature is not None and temperature < 0.0:  # draw from the model's own distribution
+        return Sampling(**{**others, "mirostat_mode": 0}, temperature=1.0, top_p=1.0)
+    return Sampling(
+        temperature=temperature,
+        top_p=None if top_p is None else min(top_p, 1.0),
+        top_k=max(top_k, 0),
+        min_p=max(min_p, 0.0),
+        typical_p=min(typical_p, 1.0),
+        **others,
+    )
 
 
 class LlamaSampler(Sampler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from llama_cpp._internals import LlamaModel, LlamaSampler
 
 from autodeco_gguf._native import core
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.grammar import grammar_stage
@@ -71,10 +73,32 @@ class Predictor:
     def attach_rows(self, ctx: Any, n_rows: int) -> bool:
         """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
 
-        T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece. Returns and
-        raises as :meth:`attach`.
+        T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece, and what to
+        draw from where :func:`draw_place` says that the device draws. Returns and raises as :meth:`attach`; a device
+        that lacks an operation of the draw alone is told too, and the host draws.
         """
-        return self.native is None or _told(self.native, self.native.attach_rows(address(ctx), n_rows))
+        return self.native is None or _told(self.native, self.native.attach_rows(address(ctx), n_rows, draw_place()))
+
+    def attach_last(self, ctx: Any) -> bool:
+        """:meth:`attach_rows` to a context whose decodes have one output each.
+
+        Where the device draws, its logits stay there: ``llama_get_logits_ith`` finds them only once
+        :meth:`Sampler.sample` has needed them, or :meth:`fetch` was called.
+        """
+        attached = self.attach_rows(ctx, 1)
+        if self.draws:
+            core.stay(address(ctx), True)
+        return attached
+
+    @property
+    def draws(self) -> bool:
+        """Whether the device that the heads are attached on draws."""
+        return self.native is not None and self.native.draws
+
+    def fetch(self, ctx: Any, idx: int = -1) -> None:
+        """Bring the logits of an output of the last decode to the host, where they have stayed on the device."""
+        if self.draws:
+            core.logits(address(ctx), idx)
 
     def detach(self) -> None:
         """Take the heads out of the context's graph; does nothing when they are not in one."""
@@ -91,10 +115,23 @@ class Predictor:
         return self.native is not None and self.native.in_graph()
 
 
+def draw_place() -> str:
+    """Where tokens are drawn, by AUTODECO_DRAW: "host", "device", or "auto", the device where that is not the CPU.
+
+    Raises:
+        InvalidInput: something else.
+    """
+    place = os.environ.get("AUTODECO_DRAW") or "auto"
+    if place not in ("host", "device", "auto"):
+        raise InvalidInput.of("AUTODECO_DRAW", repr(place), "'host', 'device' or 'auto'")
+    return place
+
+
 def _told(predictor: core.Predictor, attached: bool) -> bool:
-    """Whether it is, and a line about it where it is not."""
-    if not attached:
-        text = f"{predictor.why_not or 'too little memory on the device'}: the heads are computed on the CPU"
+    """Whether it is, and a line about what the device does not do."""
+    if not attached or predictor.why_not:
+        what = "tokens are drawn" if attached else "the heads are computed"
+        text = f"{predictor.why_not or 'too little memory on the device'}: {what} on the CPU"
         warnings.warn(text, RuntimeWarning, stacklevel=3)
     return attached
 
