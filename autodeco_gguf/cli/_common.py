@@ -167,13 +167,28 @@ def _shares(ctx: click.Context, parameter: click.Parameter, value: str | None) -
         raise click.BadParameter(f"{value!r}, expected numbers as 3,1", ctx, parameter) from e
 
 
+def _workers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return _names(ctx, parameter, value) or ()
+
+
+def device_option(text: str) -> Callable[[F], F]:
+    """The option for devices by name, with its help."""
+    return click.option("-dev", "--device", metavar="NAME[,NAME]", callback=_names, help=text)
+
+
 _PLACES = (
+    device_option("Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]"),
     click.option(
-        "-dev",
-        "--device",
-        metavar="NAME[,NAME]",
-        callback=_names,
-        help="Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]",
+        "--rpc",
+        metavar="HOST:PORT[,HOST:PORT]",
+        callback=_workers,
+        help="Workers (autodeco-gguf worker) on whose devices layers are put too, before those of --device.",
+    ),
+    option(
+        "--rpc-timeout",
+        type=click.FloatRange(min=1),
+        default=Machine.rpc_timeout,
+        help="Seconds that a worker may be silent.",
     ),
     click.option(
         "-sm",

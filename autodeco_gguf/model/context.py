@@ -91,6 +91,7 @@ class Context:
         Raises:
             BadFile: a broken file, or llama.cpp cannot load it.
             InvalidInput: the machine has no such device.
+            ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         base = self.file.base()
@@ -102,7 +103,8 @@ class Context:
         llama_cpp.llama_backend_init()
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
         machine.set_params(base, model_params, self._params)
-        with loading(base, machine.verbose, devices=machine.devices) as name:
+        self._remote = machine.remote()
+        with loading(base, machine.verbose, devices=machine.devices, remote=self._remote) as name:
             self._model = CheckedModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.n_vocab = int(lib.llama_vocab_n_tokens(self._model.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
@@ -336,7 +338,13 @@ class Context:
             self._hidden = hidden
         self._raw.keep(hidden)
 
+    @property
+    def lost(self) -> str | None:
+        """Which worker that has a part of the model was lost, and how; then nothing can be computed any more."""
+        return self._remote.lost
+
     def _check(self, status: int) -> None:
+        self._remote.settle(self._ctx.ctx)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
             raise ModelFailed(f"{self.file.path}: {reason}", file=self.file.path)
