@@ -76,7 +76,7 @@ class Worker:
         self.address, self._verbose, self._last = address, verbose, deque[str](maxlen=1)
         names = [device.name for device in devices]
         self._command = python_command(__name__, str(address), str(threads), *names)
-        self._child = self._start()
+        self._start()
 
     @property
     def pid(self) -> int:
@@ -92,21 +92,29 @@ class Worker:
         short = 0
         while True:
             began = time.monotonic()
-            status = self._child.wait()
+            status = self._reap()
             short = short + 1 if time.monotonic() - began < _AT_ONCE_S else 0
             if short >= _TRIES:
                 raise ModelFailed(f"worker {self.address}: {self._ended(status)}, {short} times in a row")
             say(f"worker {self.address}: {self._ended(status)}; started again")
-            self._child = self._start()
+            self._start()
 
     def close(self) -> None:
         """End it."""
         self._child.kill()
-        self._child.wait()
+        self._reap()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _reap(self) -> int:
+        """Its exit status, once it has ended, with all it said read."""
+        status = self._child.wait()
+        self._reader.join()
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        return status
+
+    def _start(self) -> None:
         self._last.clear()
-        child = subprocess.Popen(
+        self._child = child = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=None if self._verbose else subprocess.DEVNULL,
@@ -116,21 +124,22 @@ class Worker:
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             start_new_session=True,  # Ctrl-C in a terminal is for us alone
         )
-        threading.Thread(target=self._read, args=(child.stderr,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(child.stderr,), daemon=True)
+        self._reader.start()
         end = time.monotonic() + START_S
         while not _listens(self.address):
             if child.poll() is not None or time.monotonic() > end:
                 child.kill()
-                raise ModelFailed(f"worker {self.address}: {self._ended(child.wait())} before it listened")
+                raise ModelFailed(f"worker {self.address}: {self._ended(self._reap())} before it listened")
             time.sleep(0.02)
-        return child
 
     def _read(self, log: IO[str]) -> None:
-        for line in log:
-            if line.strip():
-                self._last.append(line.strip())
-            if self._verbose:
-                sys.stderr.write(line)
+        with log:
+            for line in log:
+                if line.strip():
+                    self._last.append(line.strip())
+                if self._verbose:
+                    sys.stderr.write(line)
 
     def _ended(self, status: int) -> str:
         how = f"exit status {status}"
