@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
@@ -266,10 +266,10 @@ def named(kind: type[Values], options: dict[str, Any]) -> Values:
 
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
-    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM."""
+    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM, or the model fails, as by a lost worker."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ModelFailed):
         click.echo(f"{output}: what is finished is kept; the same command goes on from there", err=True)
         raise
 

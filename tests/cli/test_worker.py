@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from rpc_helpers import kill, needs_rpc, nobody, running
+from click.testing import CliRunner
+from rpc_helpers import at_command, kill, needs_rpc, nobody, restarted, running
 
+from autodeco_gguf.cli import cli
+from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import parse_address
 from autodeco_gguf.model.rpc.remote import connect_workers
 
@@ -106,3 +109,67 @@ def test_run_with_a_worker_that_is_lost() -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(rf"^error: .*worker {worker.address}: lost: .*$", errors.splitlines()[-1])
+
+
+def problems(folder: Path) -> Path:
+    path = folder / "p.jsonl"
+    path.write_text("".join(f'{{"prompt": "{text}", "answer": "x"}}\n' for text in "abcdefgh"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["rollouts", "-k", "4", "--keep", "all", "--parallel", "2"],
+        ["eval", "-k", "4", "--seeds", "1", "--methods", "heads", "--parallel", "2", "--no-plots"],
+    ],
+    ids=["rollouts", "eval"],
+)
+def test_what_is_finished_is_kept_when_a_worker_is_lost(
+    verb: list[str], merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [
+        "--task",
+        str(problems(tmp_path)),
+        "--checker",
+        "exact",
+        "-n",
+        "6",
+        "-c",
+        "64",
+        "-t",
+        "1",
+        "--device",
+        "none",
+    ]
+    whole, output = tmp_path / "whole", tmp_path / "out"
+
+    def run(output: Path, *more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, [verb[0], str(merged), *verb[1:], *given, "-o", str(output), *more])
+        return result.exit_code, f"{result.output}{result.exception}"
+
+    assert run(whole)[0] == 0
+    with running() as (worker,):
+        workers = "--rpc", str(worker.address)
+        with monkeypatch.context() as patch:
+            at_command(patch, [protocol.GET_TENSOR], 90, lambda: kill(worker))
+            status, text = run(output, *workers)
+        assert status == 1
+        assert f"worker {worker.address}: lost: " in text
+        assert f"{output}: what is finished is kept; the same command goes on from there" in text
+        kept = sum(path.read_bytes().count(b"\n") for path in kept_in(output))
+        assert 0 < kept < 33
+        again = restarted(worker)
+        assert run(output, *workers)[0] == 0
+        again.close()
+    assert samples(output) == samples(whole)
+
+
+def kept_in(output: Path) -> list[Path]:
+    """What an interrupted run has written its samples to."""
+    return [output / "samples.jsonl"] if output.is_dir() else [output.with_name(output.name + ".partial")]
+
+
+def samples(output: Path) -> list[str]:
+    path = output / "samples.jsonl" if output.is_dir() else output
+    return sorted(path.read_text().splitlines())

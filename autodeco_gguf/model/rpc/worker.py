@@ -74,6 +74,7 @@ class Worker:
         """
         rpc_function(b"ggml_backend_rpc_start_server", None)
         self.address, self._verbose, self._last = address, verbose, deque[str](maxlen=1)
+        self._closed = False
         names = [device.name for device in devices]
         self._command = python_command(__name__, str(address), str(threads), *names)
         self._start()
@@ -93,14 +94,18 @@ class Worker:
         while True:
             began = time.monotonic()
             status = self._reap()
+            if self._closed:
+                return
             short = short + 1 if time.monotonic() - began < _AT_ONCE_S else 0
             if short >= _TRIES:
                 raise ModelFailed(f"worker {self.address}: {self._ended(status)}, {short} times in a row")
-            say(f"worker {self.address}: {self._ended(status)}; started again")
+            line = f"worker {self.address}: {self._ended(status)}; started again"
             self._start()
+            say(line)
 
     def close(self) -> None:
-        """End it."""
+        """End it, and :meth:`run` with it."""
+        self._closed = True
         self._child.kill()
         self._reap()
 
