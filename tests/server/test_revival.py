@@ -87,7 +87,7 @@ def test_lost_between_requests_and_again_and_again() -> None:
     with running(1) as (worker,), server([worker]) as client:
         before = text(client)
         for _ in range(3):
-            kill(worker)
+            worker.close()
             wait_until(lambda: client.get("/health").json()["status"] == "degraded", 20)
             assert error(client)[:2] == (503, "worker_lost")
             assert client.get("/v1/models").status_code == 200  # what needs no model goes on
