@@ -12,9 +12,7 @@ Needs the extras demo and smollm2, and accelerate.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +30,7 @@ from autodeco_gguf.training.module import HeadsModule, probability_features
 
 sys.path.insert(0, str(Path(__file__).parent))
 from overhead import machine
+from quantized import requantized
 from synthetic import Shape, write_heads
 
 QUESTIONS = (
@@ -48,12 +47,7 @@ QUESTIONS = (
 )
 FOLLOW_UP = "Now say it in other words."
 ANSWER_TOKENS, POSITIONS, STEP = 64, 20, 4
-FILES = {
-    "F32": llama_cpp.LLAMA_FTYPE_ALL_F32,
-    "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
-    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-}
+FILES = ("F32", "F16", "Q8_0", "Q4_0")
 CACHES = {"f32": llama_cpp.GGML_TYPE_F32, "f16": llama_cpp.GGML_TYPE_F16}
 WANTED = {("F32", "f32"): 1e-4, ("F16", "f32"): 5e-3, ("F16", "f16"): 5e-3}
 
@@ -64,16 +58,6 @@ class Text(NamedTuple):
     tokens: list[int]
     hidden: torch.Tensor
     logits: torch.Tensor
-
-
-def requantized(source: Path, path: Path, ftype: int) -> Path:
-    """The same weights as another type; written unless it is there."""
-    if not path.exists():
-        params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype, params.allow_requantize = ftype, True
-        if llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(path), ctypes.byref(params)):
-            raise RuntimeError(f"{path}: cannot be made")
-    return path
 
 
 def conversations(model: str) -> list[list[int]]:
@@ -187,8 +171,7 @@ def main() -> None:
     args.dir.mkdir(parents=True, exist_ok=True)
     base = BaseModel.open(Path(args.model))
     texts = read(base.path, conversations(args.model))
-    files = {name: requantized(base.path, args.dir / f"{base.path.stem}-{name}.gguf", t) for name, t in FILES.items()}
-    files["original"] = base.path
+    files = {**requantized(base.path, args.dir, FILES), "original": base.path}
     adapters = {"random": random_heads(args.dir, base), "own": args.heads or base.file.heads_source.path}
     result: dict[str, Any] = {"machine": machine(), "model": base.path.name}
     for name, adapter in adapters.items():

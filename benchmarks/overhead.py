@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -83,10 +82,10 @@ def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
         raise SystemExit(f"not the same predictions: {expected}, {found}")
 
 
-def decode_rate(llama: llama_cpp.Llama, n: int, **sampling: Any) -> float:
-    """Tokens per second of n tokens after a short prompt."""
+def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int] | None = None, **sampling: Any) -> float:
+    """Tokens per second of n tokens after a short text."""
     llama.reset()
-    stream = llama.generate(prompt(16), **sampling)
+    stream = llama.generate(text or prompt(16), **sampling)
     next(stream)
     start = time.perf_counter()
     for _ in range(n):
@@ -136,6 +135,8 @@ def print_peak(base: Path, adapter: Path | None, threads: int, n_prompt: int) ->
     if status.exists():  # ru_maxrss would be the parent's where that was larger when it forked
         print(next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line))
     else:
+        import resource  # which Windows has not
+
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

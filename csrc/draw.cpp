@@ -2,6 +2,7 @@
 
 #include "errors.h"
 #include "vector_math.h"
+#include "weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -92,7 +93,8 @@ struct tally {
 
 } // namespace
 
-static constexpr size_t N_PROBES = 7;
+static constexpr size_t N_PROBES  = 7;
+static constexpr size_t N_SAMPLED = 8192; // weights of which a sample is taken first
 
 // mass[k]: sum of the weights >= probe[k]
 static void mass_from(const float * weight, size_t n, const float * probe, double * mass) {
@@ -147,25 +149,34 @@ static bool probe_by_sample(draw_scratch & s, const float * weight, size_t n, do
     return true;
 }
 
-// puts the weights in [low, high) into bracket, and adds those from high on to above
-static void collect(draw_scratch & s, const float * weight, size_t n, search & r) {
+// Puts the weights in [low, high) into bracket, sums those from high on up in above, and returns the mass of both.
+static double collect(draw_scratch & s, const weight_row & w, search & r) {
     const float low = float_from(r.low), high = float_from(r.high);
-    f32x part = {};
+    double mass = 0.0;
+    r.above = 0.0;
     s.bracket.clear();
-    for_each_vector(weight, n, -1.0f, [&](size_t i, f32x w) {
-        const i32x over = w >= high;
-        part += zero_unless(over, w);
-        if (any((w >= low) & ~over)) {
-            for (size_t j = i; j < i + WIDTH; ++j) {
-                if (weight[j] >= low && weight[j] < high) {
-                    s.bracket.push_back(weight[j]);
+    for (size_t k = 0; k < w.n / STRETCH; ++k) {
+        if (w.largest[k] < low) {
+            continue;
+        }
+        f32x part = {}, over = {};
+        for (size_t i = k * STRETCH; i < (k + 1) * STRETCH; i += WIDTH) {
+            const f32x v     = load(w.weight + i);
+            const i32x above = v >= high, here = (v >= low) & ~above;
+            over += zero_unless(above, v);
+            part += zero_unless(here, v);
+            if (any(here)) {
+                for (size_t j = i; j < i + WIDTH; ++j) {
+                    if (w.weight[j] >= low && w.weight[j] < high) {
+                        s.bracket.push_back(w.weight[j]);
+                    }
                 }
             }
         }
-    }, [&] {
-        r.above += sum(part);
-        part = f32x {};
-    });
+        mass    += sum(part);
+        r.above += sum(over);
+    }
+    return mass + r.above;
 }
 
 // the same within the bracket
@@ -181,18 +192,48 @@ static void shrink(draw_scratch & s, search & r) {
     s.bracket.resize(kept);
 }
 
-// Where the mass of the largest weights reaches target: bracketed with a sample, cut to an eighth a step until few
-// enough weights are left to sort, or one value.
-static cut find_cut(draw_scratch & s, const float * weight, size_t n, double total, double target) {
-    static constexpr size_t N_SORT = 64, N_SAMPLED = 8192;
-    // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
-    const float floor = (float) ((total - target) / (double) n * (1.0 - 1e-6));
-    search r = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
-    float probe[N_PROBES];
-    if (n >= N_SAMPLED && probe_by_sample(s, weight, n, total - target, floor, probe)) {
-        narrow(r, weight, n, target, probe);
+// Looks among the largest weights, then among smaller and smaller ones: mostly few stretches hold the nucleus. False where
+// it is a wide one.
+static bool bracket_from_above(draw_scratch & s, const weight_row & w, double target, float floor, search & r) {
+    for (float low = 0x1p-5f; low > floor; low *= 0x1p-4f) {
+        size_t n_stretches = 0;
+        for (size_t k = 0; k < w.n / STRETCH; ++k) {
+            n_stretches += w.largest[k] >= low;
+        }
+        if (n_stretches > w.n / STRETCH / 2 && w.n >= N_SAMPLED) {
+            return false;
+        }
+        r.low = float_bits(low);
+        if (collect(s, w, r) >= target) {
+            return true;
+        }
+        r.high = r.low;
     }
-    collect(s, weight, n, r);
+    return false;
+}
+
+// Brackets the place among all weights with a sample.
+static void bracket_by_sample(draw_scratch & s, const weight_row & w, double total, double target, float floor, search & r) {
+    float probe[N_PROBES];
+    if (w.n >= N_SAMPLED && probe_by_sample(s, w.weight, w.n, total - target, floor, probe)) {
+        narrow(r, w.weight, w.n, target, probe);
+    }
+    collect(s, w, r);
+}
+
+// Where the mass of the largest weights reaches target: bracketed, then cut to an eighth a step until few enough weights
+// are left to sort, or one value.
+static cut find_cut(draw_scratch & s, const weight_row & w, double total, double target) {
+    static constexpr size_t N_SORT = 64;
+    // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
+    const float floor = (float) ((total - target) / (double) w.n * (1.0 - 1e-6));
+    const search all = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
+    search r = all;
+    if (!bracket_from_above(s, w, target, floor, r)) {
+        r = all;
+        bracket_by_sample(s, w, total, target, floor, r);
+    }
+    float probe[N_PROBES];
     while (s.bracket.size() > N_SORT && r.high - r.low > 1) {
         for (uint32_t k = 0; k < N_PROBES; ++k) {
             probe[k] = float_from(r.low + (uint32_t) ((uint64_t) (r.high - r.low) * (k + 1) / (N_PROBES + 1)));
@@ -225,13 +266,17 @@ static tally sum_kept(const float * weight, size_t n, float threshold) {
 }
 
 // Draws in proportion to weight among those that the cut keeps: a stretch first, then a token in it.
-static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, cut c, double u) {
-    static constexpr size_t STRETCH = 512;
+static draw_result draw_kept(draw_scratch & s, const weight_row & w, cut c, double u) {
+    const float * weight = w.weight;
+    const size_t  n      = w.n;
     double   mass = 0.0;
     uint32_t kept = 0, n_equal = c.n_equal;
     s.stretches.clear();
     for (size_t begin = 0; begin < n; begin += STRETCH) {
-        tally t = sum_kept(weight + begin, std::min(STRETCH, n - begin), c.threshold);
+        tally t = {};
+        if (w.largest[begin / STRETCH] >= c.threshold) {
+            t = sum_kept(weight + begin, STRETCH, c.threshold);
+        }
         t.n_equal = std::min(n_equal, t.n_equal);
         n_equal  -= t.n_equal;
         kept     += t.n_above + t.n_equal;
@@ -253,7 +298,7 @@ static draw_result draw_kept(draw_scratch & s, const float * weight, size_t n, c
     }
     n_equal = s.stretches[chosen].n_equal;
     size_t drawn = 0;
-    for (size_t i = chosen * STRETCH; i < std::min(n, (chosen + 1) * STRETCH); ++i) {
+    for (size_t i = chosen * STRETCH; i < (chosen + 1) * STRETCH; ++i) {
         const float w   = weight[i];
         const bool  tie = w == c.threshold && n_equal > 0;
         n_equal -= tie;
@@ -283,18 +328,18 @@ static draw_result draw_greedy(const float * x, size_t n, float max) {
     return { (int32_t) (std::find(x, x + n, max) - x), 1, 1.0f, nullptr, 0.0, 0.0f, 0 };
 }
 
-draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & s, draw_result & result) {
-    const double total  = sum_vectors(weight, n, [](f32x v) { return v; });
+draw_status draw_weights(const weight_row & w, double top_p, double u, draw_scratch & s, draw_result & result) {
+    const double total  = weight_total(w);
     const double target = top_p * total;
     if (!(total >= 1.0)) { // the largest is 1, unless a logit was NaN or +inf
         return DRAW_NOT_FINITE;
     }
     if (top_p >= 1.0) {
-        result = draw_kept(s, weight, n, { 0.0f, 0 }, u);
+        result = draw_kept(s, w, { 0.0f, 0 }, u);
     } else if (target <= 1.0) {
-        result = draw_greedy(weight, n, 1.0f); // the largest weight reaches it
+        result = draw_greedy(w.weight, w.n, 1.0f); // the largest weight reaches it
     } else {
-        result = draw_kept(s, weight, n, find_cut(s, weight, n, total, target), u);
+        result = draw_kept(s, w, find_cut(s, w, total, target), u);
     }
     return DRAW_OK;
 }
@@ -310,10 +355,9 @@ draw_status draw_token(const float * logits, size_t n, float temperature, double
         result = draw_greedy(logits, n, max);
         return DRAW_OK;
     }
-    s.weight.resize((n + DRAW_PADDING - 1) / DRAW_PADDING * DRAW_PADDING);
-    std::fill(s.weight.begin() + (ptrdiff_t) n, s.weight.end(), 0.0f);
-    exp_scaled(logits, max, temperature, s.weight.data(), n);
-    return draw_weights(s.weight.data(), s.weight.size(), top_p, u, s, result);
+    s.weight.resize(weight_row_size(n));
+    weigh(logits, n, max, temperature, s.weight.data(), 0, weight_stretches(n));
+    return draw_weights(weight_row_of(s.weight.data(), n), top_p, u, s, result);
 }
 
 double uniform(std::mt19937 & rng) {

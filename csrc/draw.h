@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arrays.h"
+#include "weights.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -15,9 +16,9 @@ struct draw_scratch {
         double   mass;    // of what the cut keeps
         uint32_t n_equal; // of it, tokens right at the cut
     };
-    std::vector<float>   weight;    // exp((logit - max) / T) of every token
+    std::vector<float>   weight;    // a row of weights.h
     std::vector<float>   bracket;   // the weights among which the cut lies
-    std::vector<stretch> stretches; // the vocabulary in short pieces
+    std::vector<stretch> stretches;
 };
 
 struct draw_result {
@@ -43,11 +44,8 @@ enum draw_status {
 draw_status draw_token(const float * logits, size_t n, float temperature, double top_p, double u,
                        draw_scratch & scratch, draw_result & result);
 
-// The same from weights in proportion to the probabilities after scaling: the largest is 1, the smallest 0, and n is a
-// multiple of DRAW_PADDING (fill with 0). Those of logits of which one is NaN or +inf have a NaN among them.
-draw_status draw_weights(const float * weight, size_t n, double top_p, double u, draw_scratch & scratch, draw_result & result);
-
-static constexpr size_t DRAW_PADDING = 8;
+// The same from the weights after scaling.
+draw_status draw_weights(const weight_row & weights, double top_p, double u, draw_scratch & scratch, draw_result & result);
 
 // probability with which token i would have been drawn
 float draw_prob(const draw_result & r, size_t i);

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <string_view>
+#include <tuple>
 #include <unordered_set>
 
 // The largest header that is read: a vocabulary of a million tokens fits in, and a file that says so much of itself takes a
@@ -17,6 +19,23 @@ static const uint64_t MAX_HEADER = 64 << 20;
 
 // Files are written padded to it, so that it has to have a bound: larger than any page.
 static const size_t MAX_ALIGNMENT = 1 << 16;
+
+// beyond 2 GB, for which long is too short on Windows
+static int seek(FILE * file, uint64_t offset, int from) {
+#ifdef _WIN32
+    return _fseeki64(file, (int64_t) offset, from);
+#else
+    return fseeko(file, (off_t) offset, from);
+#endif
+}
+
+static int64_t tell(FILE * file) {
+#ifdef _WIN32
+    return _ftelli64(file);
+#else
+    return ftello(file);
+#endif
+}
 
 using file_ptr = std::unique_ptr<FILE, int (*)(FILE *)>;
 
@@ -123,15 +142,15 @@ struct header_source {
 // opening anything else, a pipe for one, could wait for ever
 FILE * file_open(const std::string & path, uint64_t offset) {
     std::error_code error;
-    const auto status = std::filesystem::status(path, error);
+    const auto status = std::filesystem::status(std::filesystem::u8path(path), error);
     if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
         throw refusal(BAD_FILE, std::filesystem::is_directory(status) ? "is a directory" : "is no regular file");
     }
-    file_ptr file(fopen(path.c_str(), "rb"), fclose);
+    file_ptr file(ggml_fopen(path.c_str(), "rb"), fclose);
     if (!file) {
         throw refusal(BAD_FILE, std::string("cannot be opened: ") + strerror(errno));
     }
-    if (fseeko(file.get(), (off_t) offset, SEEK_SET) != 0) {
+    if (seek(file.get(), offset, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
     return file.release();
@@ -141,11 +160,11 @@ gguf_header gguf_header_read(const std::string & path, uint64_t start) {
     file_ptr file(file_open(path, 0), fclose);
     gguf_header h = {};
     h.start = start;
-    if (fseeko(file.get(), 0, SEEK_END) != 0) {
+    if (seek(file.get(), 0, SEEK_END) != 0) {
         throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
-    h.file_size = (uint64_t) ftello(file.get());
-    if (start > h.file_size || fseeko(file.get(), (off_t) start, SEEK_SET) != 0) {
+    h.file_size = (uint64_t) tell(file.get());
+    if (start > h.file_size || seek(file.get(), start, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, "ends before byte " + std::to_string(start));
     }
     header_source source { file.get(), {} };
@@ -337,6 +356,26 @@ static bool rwkv_has_bytes(const gguf_context * gguf, int64_t tokens) {
     return std::all_of(first.begin(), first.end(), [&](int byte) { return alone.count(byte) > 0; });
 }
 
+// The first string of an array that stands there before, n where none does. Sorted, by hashes for speed: a set of strings
+// takes five times as long, and one of hashes as long as a file wants.
+static size_t first_repeated(const gguf_context * gguf, int64_t id, size_t n) {
+    std::vector<std::tuple<size_t, std::string_view, size_t>> sorted;
+    for (size_t i = 0; i < n; ++i) {
+        const std::string_view text = gguf_get_arr_str(gguf, id, i);
+        if (!text.empty()) { // llama.cpp gives empty ones names of their own
+            sorted.emplace_back(std::hash<std::string_view>()(text), text, i);
+        }
+    }
+    std::sort(sorted.begin(), sorted.end());
+    size_t result = n;
+    for (size_t i = 1; i < sorted.size(); ++i) {
+        if (std::get<1>(sorted[i]) == std::get<1>(sorted[i - 1])) {
+            result = std::min(result, std::get<2>(sorted[i]));
+        }
+    }
+    return result;
+}
+
 std::string gguf_header_check_vocab(const gguf_header & h) {
     const gguf_context * gguf = h.gguf.get();
     const int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
@@ -352,13 +391,10 @@ std::string gguf_header_check_vocab(const gguf_header & h) {
         return "tokenizer.ggml.tokens has no token for a byte that others begin with";
     }
     const size_t n = gguf_get_arr_n(gguf, tokens);
-    std::unordered_set<std::string> seen;
-    seen.reserve(n);
-    for (size_t i = 0; i < n; ++i) {
-        const char * token = gguf_get_arr_str(gguf, tokens, i);
-        if (*token != '\0' && !seen.insert(token).second) { // llama.cpp gives empty ones names of their own
-            return "token " + std::to_string(i) + " of tokenizer.ggml.tokens stands there twice: " + token;
-        }
+    const size_t twice = first_repeated(gguf, tokens, n);
+    if (twice < n) {
+        return "token " + std::to_string(twice) + " of tokenizer.ggml.tokens stands there twice: " +
+               gguf_get_arr_str(gguf, tokens, twice);
     }
     // llama.cpp reads as many of these as there are tokens, without looking at their number
     for (const char * key : { "tokenizer.ggml.scores", "tokenizer.ggml.token_type" }) {

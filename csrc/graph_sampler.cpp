@@ -1,9 +1,9 @@
 #include "graph_sampler.h"
 
-#include "draw.h"
 #include "errors.h"
 #include "heads_runner.h"
 #include "raw_logits.h"
+#include "weights.h"
 
 #include <cmath>
 #include <mutex>
@@ -26,7 +26,7 @@ struct graph_sampler {
     ggml_context_ptr        ctx     = {};
     ggml_backend_buffer_ptr buf     = {};
     ggml_tensor           * out     = nullptr; // F32 [max_rows, 2]: temperatures, top-p
-    ggml_tensor           * drawing = nullptr; // F32 [n_vocab, padded, max_rows]: weights to draw from, on the CPU only
+    ggml_tensor           * drawing = nullptr; // F32 [weight_row_size, max_rows], on the CPU only
     bool                    has_weights = false; // the last graph built computes these
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
     std::string             missing     = {};    // the operation that the device lacks
@@ -52,15 +52,14 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
             }
         }
         gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 2);
-        const int64_t padded = GGML_PAD(gs->h->n_vocab, DRAW_PADDING);
-        if (gs->weights == &gs->h->host && (gs->max_rows == 1 || padded == gs->h->n_vocab)) { // the rows are one block
-            gs->drawing = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, padded, gs->max_rows);
+        if (gs->weights == &gs->h->host) {
+            const int64_t size = (int64_t) weight_row_size((size_t) gs->h->n_vocab);
+            gs->drawing = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, size, gs->max_rows);
         }
         gs->buf.reset(ggml_backend_alloc_ctx_tensors_from_buft(gs->ctx.get(), buft));
         if (!gs->buf) {
             return false;
         }
-        ggml_backend_buffer_clear(gs->buf.get(), 0); // the padding of the weights stays 0
         const std::vector<float> nothing_yet((size_t) ggml_nelements(gs->out), NAN);
         ggml_backend_tensor_set(gs->out, nothing_yet.data(), 0, ggml_nbytes(gs->out));
         return true;
@@ -127,7 +126,7 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         const bool    on_cpu = gs->weights == &gs->h->host;
         // the probe has a vocabulary of its own; what is drawn from are the logits that are given out
         const bool    placed = gs->drawing && rows.logits->ne[0] == gs->h->n_vocab && rows.raw == rows.logits;
-        ggml_tensor * place  = placed ? ggml_view_2d(ctx, gs->drawing, gs->h->n_vocab, n, gs->drawing->nb[1], 0) : nullptr;
+        ggml_tensor * place  = placed ? ggml_view_2d(ctx, gs->drawing, gs->drawing->ne[0], n, gs->drawing->nb[1], 0) : nullptr;
         const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, rows.hidden, rows.raw, place);
         gs->has_weights = out.has_weights;
 
@@ -201,9 +200,8 @@ void graph_sampler_detach(graph_sampler * gs) {
     delete gs;
 }
 
-const float * graph_sampler_weights(const graph_sampler * gs, int64_t row, size_t * n) {
-    *n = gs->drawing ? (size_t) gs->drawing->ne[0] : 0;
-    return gs->has_weights ? (const float *) gs->drawing->data + (size_t) row * *n : nullptr;
+const float * graph_sampler_weights(const graph_sampler * gs, int64_t row) {
+    return gs->has_weights ? (const float *) gs->drawing->data + row * gs->drawing->ne[0] : nullptr;
 }
 
 bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p) {

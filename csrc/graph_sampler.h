@@ -27,6 +27,6 @@ void graph_sampler_detach(graph_sampler * gs);
 // model's graph has no `result_norm` with one row for each row of logits, or not n of them; then nothing was computed.
 bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p);
 
-// After graph_sampler_read: exp((logits - max) / T) of one output for draw_weights, n values with the padding.
-// NULL where the graph has no use for them, or they are on another device.
-const float * graph_sampler_weights(const graph_sampler * gs, int64_t row, size_t * n);
+// After graph_sampler_read: the row of weights (weights.h) of one output. NULL where the graph has no use for them, or
+// they are on another device.
+const float * graph_sampler_weights(const graph_sampler * gs, int64_t row);

@@ -1,11 +1,10 @@
 #include "heads_graph.h"
 
 #include "vector_math.h"
+#include "weights.h"
 
 #include <algorithm>
 #include <cmath>
-
-static constexpr size_t N_TOP = 5; // of top5_prob
 
 // The value of a head; NaN where not all of its input is finite, which the ReLU would make 0.
 static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_tensor * x) {
@@ -27,24 +26,9 @@ static ggml_tensor * build_pick(ggml_context * ctx, ggml_tensor * values, ggml_t
     return ggml_reshape_2d(ctx, ggml_get_rows(ctx, values, ids), ids->ne[0], n);
 }
 
-// Three operations that ggml does one float at a time on the CPU, which would be most of the heads' cost at a
-// vocabulary of 151,936: the largest few, exp and log. There they are done here, by ggml's own threads; other devices
-// have fast ones for the same.
-
-static void compute_largest(ggml_tensor * dst, int ith, int nth, void *) {
-    const ggml_tensor * src = dst->src[0];
-    for (int64_t row = ith; row < src->ne[1]; row += nth) {
-        largest((const float *) src->data + row * src->ne[0], (size_t) src->ne[0],
-                (float *) dst->data + row * dst->ne[0], (size_t) dst->ne[0]);
-    }
-}
-
 // the k largest values of each row, in no order; values: F32 [m, n] -> F32 [k, n]
-static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k, bool on_cpu) {
-    if (!on_cpu) {
-        return build_pick(ctx, values, ggml_top_k(ctx, values, k));
-    }
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, k, values->ne[1], 1, 1, &values, 1, compute_largest, GGML_N_TASKS_MAX, nullptr);
+static ggml_tensor * build_largest(ggml_context * ctx, ggml_tensor * values, int k) {
+    return build_pick(ctx, values, ggml_top_k(ctx, values, k));
 }
 
 // ggml's CPU operations share out rows, not columns, among threads. A vocabulary is one row, so it is cut into
@@ -73,90 +57,111 @@ static ggml_tensor * build_sum(ggml_context * ctx, ggml_tensor * a, int64_t part
     return ggml_sum_rows(ctx, ggml_reshape_2d(ctx, sums, parts, n));
 }
 
-// Calls f(row, begin, end) for the piece of an [m, n] matrix that is thread ith's of nth.
+// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]
+static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t) {
+    return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
+}
+
+// The features on the CPU, where ggml's operations take a float at a time and pass over all of the logits a dozen times:
+// here the logits are read twice and their weights once, by ggml's own threads. A thread takes a row, or, of a single long
+// one, its share; then each of the steps below is a node, since the next one needs all of it.
+
+static constexpr int64_t N_PARTS = 16; // of a row that is shared
+
+static float * data_of(const ggml_tensor * t, int64_t row = 0) {
+    return (float *) ((char *) t->data + row * t->nb[1]);
+}
+
+// calls f(part, begin, end) for each part of n things that is thread ith's of nth
 template <typename F>
-static void for_each_piece(const ggml_tensor * matrix, int ith, int nth, F && f) {
-    const int64_t m   = matrix->ne[0];
-    const int64_t all = ggml_nelements(matrix);
-    const int64_t end = all * (ith + 1) / nth;
-    for (int64_t i = all * ith / nth; i < end;) {
-        const int64_t row  = i / m;
-        const int64_t stop = std::min(end, (row + 1) * m);
-        f(row, i, stop);
-        i = stop;
+static void for_each_part(size_t n, int ith, int nth, F && f) {
+    for (size_t part = (size_t) ith; part < N_PARTS; part += (size_t) nth) {
+        f(part, n * part / N_PARTS, n * (part + 1) / N_PARTS);
     }
 }
 
-static const float * data_of(const ggml_tensor * t) {
-    return (const float *) t->data;
-}
-
-static void compute_exp(ggml_tensor * dst, int ith, int nth, void *) {
-    ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
-    for_each_piece(args[0], ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-        exp_scaled(data_of(args[0]) + begin, data_of(args[1])[row], data_of(args[2])[row],
-                   (float *) dst->data + begin, (size_t) (end - begin));
-    });
-}
-
-// exp((x - max) / t); x: F32 [m, n], max and t: F32 [1, n]. On the CPU put into place, unless that is NULL.
-static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor * max, ggml_tensor * t, bool on_cpu,
-                               ggml_tensor * place = nullptr) {
-    if (!on_cpu) {
-        return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
-    }
-    ggml_tensor * args[] = { x, max, t };
-    if (place) {
-        return ggml_custom_inplace(ctx, place, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
-    }
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], 1, 1, args, 3, compute_exp, GGML_N_TASKS_MAX, nullptr);
-}
-
-// ln(e / z + 1e-8); e: F32 [m, n], z: F32 [1, n]
-static ggml_tensor * build_log(ggml_context * ctx, ggml_tensor * e, ggml_tensor * z, bool on_cpu) {
-    if (!on_cpu) {
-        return ggml_log(ctx, ggml_scale_bias(ctx, ggml_div(ctx, e, z), 1.0f, 1e-8f));
-    }
-    return ggml_map_custom2(ctx, e, z,
-        [](ggml_tensor * dst, const ggml_tensor * a, const ggml_tensor * b, int ith, int nth, void *) {
-            for_each_piece(a, ith, nth, [&](int64_t row, int64_t begin, int64_t end) {
-                map_vectors(data_of(a) + begin, (float *) dst->data + begin, (size_t) (end - begin),
-                            [z = data_of(b)[row]](f32x v) { return log_pos(v / z + 1e-8f); });
-            });
-        }, GGML_N_TASKS_MAX, nullptr);
-}
-
-// The features of build_features for whole rows, a thread a row: three passes over logits that stay in the thread's
-// cache, where a graph of single operations makes eight passes over all rows. Sources: logits F32 [n_vocab, n], T + 1e-8
-// F32 [1, n], and where given the place for the exponentials.
+// logits F32 [n_vocab, n], T + 1e-8 F32 [1, n], and where given the rows for the weights -> F32 [N_STATISTICS, n]
 static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
     static thread_local std::vector<float> scratch;
     const ggml_tensor * logits = dst->src[0];
     const ggml_tensor * place  = dst->src[2];
-    const size_t n_vocab = (size_t) logits->ne[0], k = std::min(N_TOP, n_vocab);
-    scratch.resize(place ? 0 : n_vocab);
+    const size_t n_vocab = (size_t) logits->ne[0], n = weight_stretches(n_vocab), k = std::min(N_TOP, n_vocab);
+    scratch.resize(place ? 0 : weight_row_size(n_vocab));
     for (int64_t row = ith; row < logits->ne[1]; row += nth) {
-        const float * x = data_of(logits) + row * logits->ne[0];
-        const float   t = data_of(dst->src[1])[row];
-        float       * e = place ? (float *) ((char *) place->data + row * place->nb[1]) : scratch.data();
+        const float * x = data_of(logits, row);
+        const float   t = *data_of(dst->src[1], row);
+        float       * e = place ? data_of(place, row) : scratch.data();
         float top[N_TOP];
         largest(x, n_vocab, top, k);
-        exp_scaled(x, top[0], t, e, n_vocab);
-        const double z       = sum_vectors(e, n_vocab, [](f32x v) { return v; });
-        const double squares = sum_vectors(e, n_vocab, [](f32x v) { return v * v; });
-        const double plogp   = sum_vectors(e, n_vocab, [=](f32x v) { return v * log_pos(v / (float) z + 1e-8f); });
-
-        double top5 = 0.0;
-        for (size_t i = 0; i < k; ++i) {
-            top5 += std::exp((top[i] - top[0]) / t);
-        }
-        const double mean = 1.0 / (double) n_vocab;
-        float * out = (float *) dst->data + row * dst->ne[0];
-        out[0] = (float) (1.0 / z);
-        out[1] = (float) -(plogp / z);
-        out[2] = n_vocab > 1 ? (float) ((squares / (z * z) - mean) / (double) (n_vocab - 1)) : 0.0f;
-        out[3] = (float) (top5 / z);
+        weigh(x, n_vocab, top[0], t, e, 0, n);
+        const weight_row w = weight_row_of(e, n_vocab);
+        const double     z = weight_total(w);
+        weight_statistics(w, n_vocab, top, k, t, z, weight_plogp(w, z, 0, n), data_of(dst, row));
     }
+}
+
+// logits F32 [n_vocab, 1] -> the largest of each part, F32 [N_TOP, N_PARTS]
+static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
+    const float * x = data_of(dst->src[0]);
+    for_each_part((size_t) dst->src[0]->ne[0], ith, nth, [&](size_t part, size_t begin, size_t end) {
+        largest(x + begin, end - begin, data_of(dst, (int64_t) part), N_TOP);
+    });
+}
+
+// logits, tops, T + 1e-8 -> the row of weights
+static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
+    ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
+    const size_t n_vocab = (size_t) args[0]->ne[0];
+    float max;
+    largest(data_of(args[1]), N_TOP * N_PARTS, &max, 1);
+    for_each_part(weight_stretches(n_vocab), ith, nth, [&](size_t, size_t begin, size_t end) {
+        weigh(data_of(args[0]), n_vocab, max, *data_of(args[2]), data_of(dst), begin, end);
+    });
+}
+
+// the row of weights, logits -> F32 [N_PARTS]
+static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
+    const weight_row w = weight_row_of(data_of(dst->src[0]), (size_t) dst->src[1]->ne[0]);
+    const double     z = weight_total(w);
+    for_each_part(w.n / STRETCH, ith, nth, [&](size_t part, size_t begin, size_t end) {
+        data_of(dst)[part] = (float) weight_plogp(w, z, begin, end);
+    });
+}
+
+// the row of weights, logits, tops, T + 1e-8, plogp of each part -> F32 [N_STATISTICS, 1]
+static void compute_statistics(ggml_tensor * dst, int, int, void *) {
+    const size_t n_vocab = (size_t) dst->src[1]->ne[0];
+    const weight_row w = weight_row_of(data_of(dst->src[0]), n_vocab);
+    float top[N_TOP];
+    largest(data_of(dst->src[2]), N_TOP * N_PARTS, top, N_TOP);
+    double plogp = 0.0;
+    for (size_t part = 0; part < N_PARTS; ++part) {
+        plogp += data_of(dst->src[4])[part];
+    }
+    weight_statistics(w, n_vocab, top, N_TOP, *data_of(dst->src[3]), weight_total(w), plogp, data_of(dst));
+}
+
+static ggml_tensor * build_custom(ggml_context * ctx, int64_t ne0, int64_t ne1, std::vector<ggml_tensor *> args,
+                                  ggml_custom_op_t f, int n_tasks = GGML_N_TASKS_MAX) {
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, ne0, ne1, 1, 1, args.data(), (int) args.size(), f, n_tasks, nullptr);
+}
+
+// t: T + 1e-8, F32 [1, n]; weights: F32 [weight_row_size, n], or NULL -> F32 [N_STATISTICS, n]
+static ggml_tensor * build_features_on_cpu(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * t, ggml_tensor * weights) {
+    const int64_t n_vocab = logits->ne[0], n = logits->ne[1];
+    if (n > 1 || n_vocab <= (1 << 14)) { // a row for every thread, or too short a row to share
+        std::vector<ggml_tensor *> args = { logits, t };
+        if (weights) {
+            args.push_back(weights);
+        }
+        return build_custom(ctx, N_STATISTICS, n, args, compute_rows);
+    }
+    ggml_tensor * tops   = build_custom(ctx, N_TOP, N_PARTS, { logits }, compute_tops);
+    ggml_tensor * args[] = { logits, tops, t };
+    weights = weights ? ggml_custom_inplace(ctx, weights, args, 3, compute_weights, GGML_N_TASKS_MAX, nullptr)
+                      : build_custom(ctx, (int64_t) weight_row_size((size_t) n_vocab), 1, { logits, tops, t }, compute_weights);
+    ggml_tensor * plogp = build_custom(ctx, N_PARTS, 1, { weights, logits }, compute_plogp);
+    return build_custom(ctx, N_STATISTICS, 1, { weights, logits, tops, t, plogp }, compute_statistics, 1);
 }
 
 // max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
@@ -166,30 +171,28 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
                                                  bool on_cpu, ggml_tensor * weights) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
-    if (on_cpu && (n > 1 || n_vocab <= (1 << 14))) { // the faster way: a row for every thread, or short rows
-        ggml_tensor * args[] = { logits, ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f), weights };
-        return { ggml_custom_4d(ctx, GGML_TYPE_F32, N_STATISTICS, n, 1, 1, args, weights ? 3 : 2, compute_rows, GGML_N_TASKS_MAX,
-                                nullptr) };
+    ggml_tensor * t = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
+    if (on_cpu) {
+        return { build_features_on_cpu(ctx, logits, t, weights) };
     }
-    const int64_t parts   = n_parts(n_vocab);
-    const int     k       = (int) std::min<int64_t>(N_TOP, n_vocab);
+    const int64_t parts = n_parts(n_vocab);
+    const int     k     = (int) std::min<int64_t>(N_TOP, n_vocab);
 
     // the largest of all are among the largest of each part
     ggml_tensor * top = ggml_reshape_2d(ctx, logits, n_vocab, n);
     if (n_vocab / parts >= 2 * k) {
-        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k, on_cpu);
+        top = build_largest(ctx, ggml_reshape_2d(ctx, top, n_vocab / parts, parts * n), k);
         top = ggml_reshape_2d(ctx, top, k * parts, n);
     }
-    top = build_largest(ctx, top, k, on_cpu);
+    top = build_largest(ctx, top, k);
 
-    ggml_tensor * t    = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
     ggml_tensor * max  = build_pick(ctx, top, ggml_reshape_2d(ctx, ggml_argmax(ctx, top), 1, n));
-    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t, on_cpu, weights);
+    ggml_tensor * e    = build_exp(ctx, ggml_reshape_2d(ctx, logits, n_vocab, n), max, t);
     ggml_tensor * z    = build_sum(ctx, e, parts);
 
     ggml_tensor * max_prob = ggml_div(ctx, ggml_scale_bias(ctx, z, 0.0f, 1.0f), z);
-    ggml_tensor * top5     = ggml_div(ctx, ggml_sum_rows(ctx, build_exp(ctx, top, max, t, on_cpu)), z);
-    ggml_tensor * plogp    = ggml_div(ctx, build_dot(ctx, e, build_log(ctx, e, z, on_cpu), parts), z);
+    ggml_tensor * top5     = ggml_div(ctx, ggml_sum_rows(ctx, build_exp(ctx, top, max, t)), z);
+    ggml_tensor * plogp    = ggml_div(ctx, build_dot(ctx, e, ggml_log(ctx, ggml_scale_bias(ctx, ggml_div(ctx, e, z), 1.0f, 1e-8f)), parts), z);
     ggml_tensor * entropy  = ggml_scale(ctx, plogp, -1.0f);
 
     // unbiased: (sum p^2 - V mean^2) / (V - 1), and the mean of p is 1 / V

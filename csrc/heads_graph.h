@@ -13,7 +13,7 @@ struct heads_outputs {
 };
 
 // Adds the heads to a graph. hidden: F32 [n_embd, n], logits: F32 [n_vocab, n], both contiguous. on_cpu: the graph
-// runs on the CPU backend, where three of its operations are ours. weights, F32 [n_vocab] or NULL: there, for n = 1, gets
-// exp((logits - max) / T), which the top-p features need anyway and drawing a token from softmax(logits / T) as well.
+// runs on the CPU backend, where the statistics are operations of ours. weights, F32 [weight_row_size, n] or NULL: there gets
+// the rows of weights.h, which the top-p features need anyway and drawing a token from softmax(logits / T) as well.
 heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
                           ggml_tensor * hidden, ggml_tensor * logits, ggml_tensor * weights = nullptr);

@@ -68,12 +68,11 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
 // Where nothing changed the logits and T is the predicted one, the graph has scaled by it already.
 static sampler_record draw_plainly(const float * logits, size_t n, float temperature, double top_p, sampler & s,
                                    const predictor * p, int64_t row) {
-    size_t n_weights = 0;
-    const float * weight = p && p->gs && !s.temperature ? graph_sampler_weights(p->gs, row, &n_weights) : nullptr;
-    if (!weight) {
+    const float * weights = p && p->gs && !s.temperature ? graph_sampler_weights(p->gs, row) : nullptr;
+    if (!weights) {
         return draw_from_logits(logits, n, temperature, top_p, s);
     }
-    return drawn(draw_weights(weight, n_weights, top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
+    return drawn(draw_weights(weight_row_of(weights, n), top_p, uniform(s.rng), s.scratch, s.result), s, top_p);
 }
 
 static bool by_id(const alternative & a, const alternative & b) {

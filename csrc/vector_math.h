@@ -1,4 +1,4 @@
-// exp and log over arrays, in vectors of the target's registers. Private to draw.cpp and heads_graph.cpp.
+// exp and log over arrays, in vectors of the target's registers. Private to the files that compute with them.
 
 #pragma once
 
@@ -125,25 +125,6 @@ static inline void largest(const float * x, size_t n, float * y, size_t k) {
     for (; i < n; ++i) {
         offer(x[i]);
     }
-}
-
-// y = f(x) over an array; f maps a vector, and whatever stands in for the rest of the last one
-template <typename F>
-static inline void map_vectors(const float * x, float * y, size_t n, F && f) {
-    size_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) {
-        const f32x v = f(load(x + i));
-        memcpy(y + i, &v, sizeof(v));
-    }
-    if (i < n) {
-        const f32x v = f(load_tail(x + i, n - i, 0.0f));
-        memcpy(y + i, &v, (n - i) * sizeof(float));
-    }
-}
-
-// y[i] = exp((x[i] - max) / t), where no x is above max
-static inline void exp_scaled(const float * x, float max, float t, float * y, size_t n) {
-    map_vectors(x, y, n, [=](f32x v) { return exp_neg((v - max) / t); });
 }
 
 template <typename V>

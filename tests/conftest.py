@@ -44,8 +44,8 @@ class Case:
         return self.golden["tokens"].tolist()
 
 
-def load_case(name: str) -> Case:
-    directory = FIXTURES / name
+def load_case(name: str, folder: Path = FIXTURES) -> Case:
+    directory = folder / name
     with np.load(directory / "golden.npz") as file:
         golden = {key: file[key] for key in file.files}
     return Case(name, directory / "base.gguf", directory / "heads", golden)

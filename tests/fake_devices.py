@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from llama_cpp import llama_cpp as lib
 
@@ -46,6 +46,13 @@ class _Properties(ctypes.Structure):
     ]
 
 
+class _Tensor(ctypes.Structure):  # the beginning of ggml_tensor
+    _fields_ = [
+        *(("type", ctypes.c_int), ("buffer", P), ("ne", ctypes.c_int64 * 4), ("nb", ctypes.c_size_t * 4)),
+        *(("op", ctypes.c_int), ("parameters", ctypes.c_int32 * 16), ("flags", ctypes.c_int32), ("src", P * 10)),
+    ]
+
+
 def _function(name: str, result: Any, *arguments: Any) -> Any:
     function = getattr(
         lib._lib, name
@@ -54,12 +61,36 @@ def _function(name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
+class Operation(NamedTuple):
+    """What a device is asked for: "MUL_MAT", ("f32", "f32"), "f32", and whether all its sources are contiguous."""
+
+    name: str
+    sources: tuple[str, ...]
+    result: str
+    contiguous: bool
+
+    @classmethod
+    def of(cls, address: int) -> Operation:
+        """Of a ggml_tensor."""
+        tensor = _Tensor.from_address(address)
+        sources = [(source, _Tensor.from_address(source)) for source in tensor.src if source]
+        type_name = _function("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
+        contiguous = _function("ggml_is_contiguous", ctypes.c_bool, P)
+        return cls(
+            _function("ggml_op_desc", ctypes.c_char_p, P)(address).decode(),
+            tuple(type_name(source.type).decode() for _, source in sources),
+            type_name(tensor.type).decode(),
+            all(contiguous(source) for source, _ in sources),
+        )
+
+
 class FakeDevice:
-    """One of them; ``backends`` and ``buffers`` count what was made for it."""
+    """One of them; ``backends`` and ``buffers`` count what was made for it, ``asked`` is which operations."""
 
     def __init__(self, name: str, memory: int, lacks: Collection[str]) -> None:
         self.name, self.memory, self.lacks = name.encode(), memory, frozenset(lacks)
         self.backends = self.buffers = 0
+        self.asked: set[Operation] = set()
         cpu = next(device[5] for device in core.devices() if device[2] == "cpu")
         self._cpu, self._text = cpu, ctypes.create_string_buffer(self.name)
         self._kept: list[Any] = []
@@ -115,8 +146,9 @@ class FakeDevice:
         return backend
 
     def _supports(self, _: int, op: int) -> bool:
-        name = _function("ggml_op_desc", ctypes.c_char_p, P)(op).decode()
-        return name not in self.lacks and bool(self._cpu_supports(self._cpu, op))
+        operation = Operation.of(op)
+        self.asked.add(operation)
+        return operation.name not in self.lacks and bool(self._cpu_supports(self._cpu, op))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import click
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
 from autodeco_gguf.cli._config import defaults_from_file
 from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, BadFile, printable
+from autodeco_gguf.files.system import HANGUP
 
 VERBS = {
     "run": "Generate text, or chat.",
@@ -111,8 +112,8 @@ def _warning_line(
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it runs on without its terminal, as nohup has it
-        signal.signal(signal.SIGHUP, _terminate)
+    if signal.getsignal(HANGUP) is signal.SIG_DFL:  # else it runs on without its terminal, as nohup has it
+        signal.signal(HANGUP, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _let_any_text_pass()

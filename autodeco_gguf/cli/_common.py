@@ -131,6 +131,8 @@ class Verb(click.Command):
 
 def _is_unread(stream: TextIO) -> bool:
     """Whether it is a pipe whose reader has gone."""
+    if not hasattr(select, "poll"):  # on Windows
+        return True
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return bool(poll.poll(0))

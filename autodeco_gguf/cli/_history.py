@@ -10,6 +10,7 @@ import click
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.files.system import open_bytes, set_mode
 
 _MAX_BYTES = 4 << 20
 """Beyond it the older half goes."""
@@ -56,10 +57,10 @@ class _Private(FileHistory):
 def _make_private(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OSError(0, "is no regular file")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    fd = open_bytes(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         if os.fstat(fd).st_mode & 0o077:
-            os.fchmod(fd, 0o600)
+            set_mode(fd, 0o600)
     finally:
         os.close(fd)
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files.lock import lock
+from autodeco_gguf.files.system import open_bytes, set_mode, sync_directory
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while files are written and looked at."""
@@ -177,7 +178,7 @@ def write_together(outputs: Iterable[Output], *, new: bool = False) -> None:
         undo.pop_all()
         for output, target, _ in written:
             with bad_file(output.path, "cannot be written"):
-                _sync_directory(target.parent)
+                sync_directory(target.parent)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -211,10 +212,10 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     while True:
         temporary = _name_beside(target)
         try:
-            fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if mode is None else mode)
+            fd = open_bytes(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666 if mode is None else mode)
             with open(fd, "wb") as f:
                 if mode is not None:
-                    os.fchmod(fd, mode)
+                    set_mode(fd, mode)
                 if _is_ours(fd, temporary):
                     yield f, temporary
                     return
@@ -274,11 +275,3 @@ def _way_back(target: Path, cleanup: ExitStack) -> Callable[[], object] | None:
         return None
     cleanup.callback(kept.unlink, missing_ok=True)
     return lambda: os.replace(kept, target)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,6 +14,7 @@ from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 from autodeco_gguf.files.lock import lock
 from autodeco_gguf.files.reading import MAX_JSON, open_regular
+from autodeco_gguf.files.system import open_bytes, read_at
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -81,7 +82,7 @@ class Journal:
         with bad_file(self.path, "cannot be written"):
             if self.path.is_fifo():
                 raise BadFile.of(self.path, "is a pipe; give a file")
-            self._fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
+            self._fd = open_bytes(self.path, os.O_CREAT | os.O_RDWR | os.O_APPEND)
         try:
             lock(self._fd, self.path)
             self._open()
@@ -223,7 +224,7 @@ def _first_line(fd: int) -> bytes:
 def _lines(path: Path, fd: int, place: int, end: int, advice: str = "") -> Iterator[Line]:
     """The lines from byte ``place`` on, where line 2 begins, or line 1 at byte 0, up to byte ``end``."""
     number, rest, at = 1 + (place > 0), b"", place
-    while at < end and (block := os.pread(fd, min(_BLOCK, end - at), at)):
+    while at < end and (block := read_at(fd, min(_BLOCK, end - at), at)):
         at += len(block)
         *lines, rest = (rest + block).split(b"\n")
         if len(rest) > MAX_JSON:
@@ -238,7 +239,7 @@ def _whole_lines(fd: int) -> int:
     end = os.fstat(fd).st_size
     while end:
         start = max(0, end - _BLOCK)
-        found = os.pread(fd, end - start, start).rfind(b"\n")
+        found = read_at(fd, end - start, start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start

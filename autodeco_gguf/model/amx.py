@@ -32,7 +32,7 @@ _LIMIT_S = 60.0
 _WRONG = 3
 """The child's exit status where the products are wrong."""
 
-_FAULTS = {signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT}
+_FAULTS = {n for n in signal.Signals if n.name in ("SIGSEGV", "SIGILL", "SIGBUS", "SIGFPE", "SIGABRT")}
 """What a miscompiled kernel ends a process with; others come from outside."""
 
 _WORKS = "works"

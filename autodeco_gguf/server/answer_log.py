@@ -14,6 +14,7 @@ from typing import Any
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line
+from autodeco_gguf.files.system import open_bytes, read_at, set_mode
 from autodeco_gguf.server.choice import Choice, Words
 from autodeco_gguf.server.decide import Decision
 from autodeco_gguf.server.trace_json import trace
@@ -46,9 +47,9 @@ class AnswerLog:
         with bad_file(path, "cannot be written"):
             if path.exists() and not path.is_file():
                 raise BadFile.of(path, "is no regular file")
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._fd = open_bytes(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             if os.fstat(self._fd).st_mode & 0o077:
-                os.fchmod(self._fd, 0o600)
+                set_mode(self._fd, 0o600)
         self._lines: queue.Queue[Line | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._run, name="autodeco-log", daemon=True)
 
@@ -84,7 +85,7 @@ class AnswerLog:
 
     def _write(self, line: bytes) -> None:
         end = os.fstat(self._fd).st_size
-        if end and os.pread(self._fd, 1, end - 1) != b"\n":  # by a process that was killed
+        if end and read_at(self._fd, 1, end - 1) != b"\n":  # by a process that was killed
             line = b"\n" + line
         try:
             while line:

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.files.system import HANGUP
 from autodeco_gguf.server.app import create_app
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Service
@@ -160,10 +161,10 @@ class Server:
         Raises:
             KeyboardInterrupt: it was SIGINT.
         """
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, HANGUP)}
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it again when all is done
-        if before[signal.SIGHUP] is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(signal.SIGHUP, lambda *_: self.stop())
+        if before[HANGUP] is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(HANGUP, lambda *_: self.stop())
         try:
             asyncio.run(self.serve(started))
         finally:

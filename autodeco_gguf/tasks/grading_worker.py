@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -69,7 +68,9 @@ def _verdict(
 
 def _limit_memory() -> None:
     """Of this process and, each by itself, of those that it starts; a checker that needs more raises the soft limit."""
-    with suppress(ValueError, OSError):  # not on every system, and not above a limit that there is
+    with suppress(ImportError, ValueError, OSError):  # not on every system, and not above a limit that there is
+        import resource
+
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 

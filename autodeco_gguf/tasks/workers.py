@@ -94,6 +94,9 @@ class Worker:
 
     def __init__(self, service: Service) -> None:
         """Start it; InvalidInput where it says that it has no function, or cannot say so."""
+        if not hasattr(os, "killpg"):
+            text = f"{service.name}: what it starts cannot be ended on this system; on Windows use WSL"
+            raise InvalidInput(text, key=service.kind, found=service.function)
         # a session of its own: Ctrl-C is ours to handle, and what the checker starts can be killed with it
         self._process = subprocess.Popen(
             service.command,

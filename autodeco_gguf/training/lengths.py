@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.model.devices import list_devices
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.settings import MAX_BATCH, TrainingSettings
 
@@ -45,7 +45,7 @@ def _cached(file: GgufFile) -> int:
 
 def _memory() -> int:
     """Bytes of this machine, or of the container that this runs in."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    physical = next(device.total for device in list_devices() if device.kind == "cpu")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             return min(physical, int(Path(path).read_text()))

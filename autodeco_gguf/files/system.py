@@ -1,0 +1,43 @@
+"""What Windows lacks of the modules ``os`` and ``signal``, and what is done there instead."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+HANGUP: Final[signal.Signals] = getattr(signal, "SIGHUP", signal.SIGTERM)
+"""The terminal has gone; where there is no such signal, the one that ends a process."""
+
+_BYTES: Final[int] = getattr(os, "O_BINARY", 0)
+
+
+def open_bytes(path: Path, flags: int, mode: int = 0o666) -> int:
+    """``os.open``, whose bytes are those of the file: on Windows newlines would be changed."""
+    return os.open(path, flags | _BYTES, mode)
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Set the permissions of an open file, where it has some of this kind."""
+    if hasattr(os, "fchmod"):
+        os.fchmod(fd, mode)
+
+
+def read_at(fd: int, n: int, at: int) -> bytes:
+    """Up to n bytes of an open file from byte ``at`` on; where it is read and written next is not said."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, n, at)
+    os.lseek(fd, at, os.SEEK_SET)
+    return os.read(fd, n)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory reach the disk, where directories can be opened."""
+    if os.name == "nt":
+        return
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

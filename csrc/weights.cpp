@@ -1,0 +1,77 @@
+#include "weights.h"
+
+#include "vector_math.h"
+
+#include <cmath>
+
+static constexpr float LOG_EPSILON = 1e-8f; // added within the logarithm, by the official code
+
+// all of a vector by pairs, whose dependent steps are fewer than one after the other
+template <typename F>
+static float fold(f32x v, F && f) {
+    float x[WIDTH];
+    memcpy(x, &v, sizeof(v));
+    for (size_t n = WIDTH / 2; n > 0; n /= 2) {
+        for (size_t j = 0; j < n; ++j) {
+            x[j] = f(x[j], x[j + n]);
+        }
+    }
+    return x[0];
+}
+
+void weigh(const float * logits, size_t n_vocab, float max, float temperature, float * row, size_t begin, size_t end) {
+    const weight_row w = weight_row_of(row, n_vocab);
+    for (size_t k = begin; k < end; ++k) {
+        f32x mass = {}, squares = {}, largest = {};
+        const size_t stop = std::min(n_vocab, (k + 1) * STRETCH);
+        for (size_t i = k * STRETCH; i < (k + 1) * STRETCH; i += WIDTH) {
+            f32x e = {};
+            if (i < stop) {
+                const f32x x = i + WIDTH <= stop ? load(logits + i) : load_tail(logits + i, stop - i, -INF);
+                e = exp_neg((x - max) / temperature);
+            }
+            memcpy(row + i, &e, sizeof(e));
+            mass    += e;
+            squares += e * e;
+            largest  = e > largest ? e : largest;
+        }
+        const size_t of = (size_t) (w.mass - row) + k, n = w.n / STRETCH;
+        row[of]         = fold(mass,    [](float a, float b) { return a + b; });
+        row[of + n]     = fold(squares, [](float a, float b) { return a + b; });
+        row[of + 2 * n] = fold(largest, [](float a, float b) { return a > b ? a : b; });
+    }
+}
+
+double weight_total(const weight_row & w) {
+    return sum_vectors(w.mass, w.n / STRETCH, [](f32x v) { return v; });
+}
+
+double weight_plogp(const weight_row & w, double z, size_t begin, size_t end) {
+    const float share = (float) (1.0 / z);
+    // up to here ln(p + 1e-8) is ln 1e-8 + p / 1e-8, to 1e-7 of the sum
+    const float small = 1e-11f;
+    double total = 0.0;
+    for (size_t k = begin; k < end; ++k) {
+        if (w.largest[k] * share < small) {
+            total += w.mass[k] * std::log((double) LOG_EPSILON) + w.squares[k] / (z * LOG_EPSILON);
+            continue;
+        }
+        total += sum_vectors(w.weight + k * STRETCH, STRETCH, [=](f32x e) { return e * log_pos(e * share + LOG_EPSILON); });
+    }
+    return total;
+}
+
+void weight_statistics(const weight_row & w, size_t n_vocab, const float * top, size_t k, float temperature, double z,
+                       double plogp, float * out) {
+    const double squares = sum_vectors(w.squares, w.n / STRETCH, [](f32x v) { return v; });
+    double top_sum = 0.0;
+    for (size_t i = 0; i < k; ++i) {
+        top_sum += std::exp((top[i] - top[0]) / temperature);
+    }
+    const double mean = 1.0 / (double) n_vocab;
+    out[0] = (float) (1.0 / z);
+    out[1] = (float) -(plogp / z);
+    // unbiased: (sum p^2 - V mean^2) / (V - 1)
+    out[2] = n_vocab > 1 ? (float) ((squares / (z * z) - mean) / (double) (n_vocab - 1)) : 0.0f;
+    out[3] = (float) (top_sum / z);
+}

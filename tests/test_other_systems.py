@@ -1,0 +1,75 @@
+"""What Windows lacks of modules, calls and signals: everything is imported and commands run without it.
+
+What is Windows' own, as its names of files and its refusal to rename open ones, is not tried.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import Case
+
+from autodeco_gguf.model.shipped import DEMO_MODEL
+
+CRIPPLED = """
+import importlib, os, pkgutil, signal, sys
+import autodeco_gguf
+import autodeco_gguf._native
+
+LINUX_ONLY = [f"autodeco_gguf.tasks.programs.{name}" for name in ("isolation", "sandbox", "seccomp")]
+names = [module.name for module in pkgutil.walk_packages(autodeco_gguf.__path__, "autodeco_gguf.")]
+names = [name for name in names if name not in [*LINUX_ONLY, "autodeco_gguf.__main__"]]
+for name in names:  # and with them what others wrote, whose affair this is
+    importlib.import_module(name)
+for name in [name for name in sys.modules if name.split(".")[0] == "autodeco_gguf" and name != "autodeco_gguf._core"]:
+    del sys.modules[name]
+
+for name in ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp"):
+    sys.modules[name] = None
+for module, missing in {
+    os: "fchmod fork geteuid getuid killpg pread register_at_fork sched_getaffinity setsid sysconf uname",
+    signal: "SIGALRM SIGBUS SIGHUP SIGKILL setitimer",
+}.items():
+    for name in missing.split():
+        delattr(module, name)
+import select
+del select.poll
+
+for name in names:
+    importlib.import_module(name)
+assert not [name for name in LINUX_ONLY if name in sys.modules]
+from autodeco_gguf.cli import main
+sys.argv[0] = "autodeco-gguf"
+main()
+"""
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CRIPPLED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_a_model_runs() -> None:
+    result = run("run", DEMO_MODEL, "-p", "Tell a story about Mia with 47 and 38.", "-n", "6", "--seed", "1")
+    assert result.returncode == 0, result.stderr
+    usual = [sys.executable, "-m", "autodeco_gguf", "run", DEMO_MODEL, "-n", "6", "--seed", "1"]
+    usual += ["-p", "Tell a story about Mia with 47 and 38."]
+    assert result.stdout == subprocess.run(usual, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout != ""
+
+
+def test_a_file_is_written(qwen2: Case, tmp_path: Path) -> None:
+    result = run("export", "--base", qwen2.base, "--heads", qwen2.heads, "-o", tmp_path / "m.gguf")
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_what_cannot_be_done_says_so(tmp_path: Path) -> None:
+    """Answers are checked in a process that can be ended with all that it starts."""
+    task = tmp_path / "task.jsonl"
+    task.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    result = run("rollouts", DEMO_MODEL, "--task", task, "-k", "1", "-o", tmp_path / "out.jsonl")
+    assert result.returncode == 2, result.stderr
+    words = "error: checker 'boxed': what it starts cannot be ended on this system; on Windows use WSL"
+    assert result.stderr.splitlines()[-1].startswith(words), result.stderr
