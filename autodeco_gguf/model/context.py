@@ -348,6 +348,7 @@ class Context:
 
     def _prepare(self, hidden: bool) -> None:
         check_fork(self._params.n_threads)
+        self._remote.check()
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden

@@ -255,6 +255,7 @@ class Llama(llama_cpp.Llama):
     def _eval_parts(self, tokens: list[int]) -> None:
         for i in range(0, len(tokens), self.n_batch):
             self._turns.check()
+            self._remote.check()
             self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
             self._remote.settle(self._ctx.ctx)

@@ -6,9 +6,10 @@ relay goes on answering with well-formed empty answers, and remembers it: who us
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 from autodeco_gguf.model.rpc import protocol
@@ -20,6 +21,8 @@ CONNECT_S = 10.0
 
 _CHUNK = 1 << 20
 """Bytes that are passed on at a time."""
+
+_RETRY_S = 0.1
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 """Of a machine that has gone without a word the system learns within half a minute, where it has these options."""
@@ -54,21 +57,28 @@ class Relay:
 
     def _accept(self) -> None:
         while True:
-            client, _ = self._listener.accept()
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # no file to be had: llama.cpp waits until there is one
+                time.sleep(_RETRY_S)
+                continue
             with self._lock:
                 self._users += 1
             threading.Thread(target=self._serve, args=(client,), name=f"relay to {self.worker}", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        upstream = None
+        upstream = self._connect()
+        incoming = _Incoming(client)
         try:
-            upstream = self._connect()
-            incoming = _Incoming(client)
-            while True:
-                if upstream is not None and not incoming.waiting:
-                    self._watch(client, upstream)
-                self._pass_on(incoming, client, upstream)
+            with selectors.DefaultSelector() as both:  # which takes files of any number
+                both.register(client, selectors.EVENT_READ)
+                if upstream is not None:
+                    both.register(upstream, selectors.EVENT_READ)
+                while True:
+                    if upstream is not None and not incoming.waiting:
+                        self._watch(both, client, upstream)
+                    self._pass_on(incoming, client, upstream)
         except OSError:  # of the client, which closes with the last of what it has on the worker
             pass
         finally:
@@ -99,11 +109,10 @@ class Relay:
     def _lose(self, how: str) -> None:
         self.lost = self.lost or how
 
-    def _watch(self, client: socket.socket, upstream: socket.socket) -> None:
+    def _watch(self, both: selectors.BaseSelector, client: socket.socket, upstream: socket.socket) -> None:
         """Wait for llama.cpp's next command; a worker that ends meanwhile is lost at once, not when it is needed."""
         while not self.lost:
-            ready, _, _ = select.select([client, upstream], [], [])
-            if client in ready:
+            if client in [key.fileobj for key, _ in both.select()]:
                 return
             try:
                 self._lose("it closed the connection" if not upstream.recv(1) else "it spoke without being asked")

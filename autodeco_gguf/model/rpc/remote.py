@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from autodeco_gguf.model.rpc.address import SILENCE_S, Address, worker_addresses
 from autodeco_gguf.model.rpc.native import ggml_function, rpc_function
 from autodeco_gguf.model.rpc.protocol import Memory
 from autodeco_gguf.model.rpc.relay import CONNECT_S, Relay, connect, reason_of
+from autodeco_gguf.model.turns import torn_by_fork
 
 _lock = threading.Lock()
 _relays: dict[Address, Relay] = {}
@@ -31,7 +33,7 @@ class Remote:
 
     def __init__(self, relays: Sequence[Relay] = ()) -> None:
         """Of these relays; use :func:`connect_workers`."""
-        self._relays = relays
+        self._relays, self._process = relays, os.getpid()
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -58,11 +60,14 @@ class Remote:
         return None
 
     def check(self) -> None:
-        """Call it after the results of llama.cpp have been read, before they are used.
+        """Call it before llama.cpp computes, and after its results have been read, before they are used.
 
         Raises:
-            ModelFailed: a worker has been lost, and what was read may be nothing of its; says which one and how.
+            ModelFailed: a worker has been lost, and what was read may be nothing of its; says which one and how. Or
+                this is the child of a fork, which has no threads that would pass anything on.
         """
+        if self and os.getpid() != self._process:
+            raise torn_by_fork(", ".join(self.addresses))
         if self.lost is not None:
             raise ModelFailed(self.lost, key="rpc")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -367,3 +371,49 @@ def test_a_llama_draws_nothing_from_what_is_not_there(n: int, merged: Path, monk
             drawn.extend(t for t, _ in zip(llama.generate(PROMPT), range(9), strict=False))
         llama.close()
     assert drawn == expected[: len(drawn)]
+
+
+def test_a_process_that_ends_without_closing(merged: Path) -> None:
+    with running(1) as (worker,):
+        code = f"""if True:
+            import autodeco_gguf as ad
+            llama = ad.Llama({str(merged)!r}, n_ctx=64, n_threads=1, rpc="{worker.address}", verbose=False)
+            stream = llama.create_completion([5, 6, 7], max_tokens=9, stream=True)
+            next(stream)
+            engine = ad.Engine({str(merged)!r}, n_ctx=64, machine=ad.Machine(n_threads=1, rpc=("{worker.address}",)))
+            print(next(iter(engine.submit(ad.Request([5, 6], seed=1)))).token.id)
+        """
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_the_child_of_a_fork(merged: Path) -> None:
+    with running(1) as (worker,):
+        context = Context(merged, n_ctx=64, machine=on([worker]))
+        child = os.fork()
+        if child == 0:
+            try:
+                context.decode([1], [0], [0], hidden=False)
+            except ModelFailed as e:
+                os._exit(7 if "the process forked" in str(e) else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        context.decode([1], [0], [0], hidden=False)
+        context.close()
+
+
+def test_with_more_files_open_than_select_takes(merged: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1400:
+        pytest.skip("this process may not have so many files open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1400), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with running(1) as (worker,):
+            context = Context(merged, n_ctx=64, machine=on([worker]))
+            context.decode([1], [0], [0], hidden=False)
+            context.close()
+    finally:
+        for file in files:
+            os.close(file)
