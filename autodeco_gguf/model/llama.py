@@ -70,6 +70,8 @@ class Llama(llama_cpp.Llama):
     load_state = methods.in_turn(llama_cpp.Llama.load_state)
     save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
 
+    _last: Sampler | None
+
     # llama_cpp.Llama's own, of which mypy sees nothing
     n_tokens: int
     _requires_eval: bool
@@ -109,8 +111,7 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
-            InvalidInput: another ``sampling``, heads that do not exist, or a size or a number of threads out of range;
-                no such device.
+            InvalidInput: another ``sampling``, no such heads or device, or a size or number of threads out of range.
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
@@ -121,16 +122,14 @@ class Llama(llama_cpp.Llama):
         model = ModelFile.open(Path(model_path))
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
-        self._heads_path, self._trace_on = heads, trace
-        self._last: Sampler | None = None
+        self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(self._heads, enabled)
         self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
         self._remote = as_remote(rpc)
         self._device = device_names(device, kwargs, bool(self._remote))
-        prepare = functools.partial(self._prepare, kwargs)
-        devices = functools.partial(after_remote, names=self._device)
+        prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(after_remote, names=self._device)
         with loading(base, kwargs.get("verbose", True), prepare, devices=devices, remote=self._remote) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel

@@ -18,6 +18,7 @@ from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import parse_address
 from autodeco_gguf.model.rpc.remote import connect_workers
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 pytestmark = needs_rpc
 
@@ -78,7 +79,9 @@ def test_one_line_where_it_cannot_listen() -> None:
     assert "listen '50052', expected host:port, such as 127.0.0.1:50052" in text
 
 
-@pytest.mark.parametrize("verb", [["run", "-p", "Mia"], ["eval", "--task", "demo"], ["rollouts", "--task", "demo"]])
+@pytest.mark.parametrize(
+    "verb", [["run", "-p", "Mia"], ["eval", "--task", "demo"], ["rollouts", str(DEMO_MODEL), "--task", "demo"]]
+)
 def test_a_worker_that_is_not_there(verb: list[str], tmp_path: Path) -> None:
     output = [] if verb[0] == "run" else ["-o", str(tmp_path / "out.jsonl")]
     with nobody() as address:
@@ -111,7 +114,7 @@ def problems(folder: Path) -> Path:
     "verb",
     [
         ["rollouts", "-k", "4", "--keep", "all", "--parallel", "2"],
-        ["eval", "-k", "4", "--seeds", "1", "--methods", "heads", "--parallel", "2", "--no-plots"],
+        ["eval", "-k", "4", "--seeds", "1", "--methods", "autodeco", "--parallel", "2", "--no-plots"],
     ],
     ids=["rollouts", "eval"],
 )
