@@ -175,6 +175,8 @@ class Engine:
             Closed: the engine is.
         """
 
+        self.machine.remote()  # while one is not there, nobody is kept out
+
         def work() -> None:
             self._scheduler.forget()
             self.context.reload()

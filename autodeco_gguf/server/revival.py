@@ -32,14 +32,15 @@ class Revival:
             raise ModelFailed(lost, key="rpc")
 
     def look(self) -> bool:
-        """Whether workers were lost and are back, and the model is loaded again. What goes wrong is said once."""
-        if self._engine.lost is None:
+        """Whether workers were lost and are back, and the model is loaded again. What is in the way is said once."""
+        lost = self._engine.lost
+        if lost is None:
             return False
         try:
-            self._tell(f"{self._engine.lost}; waiting for it")
             self._engine.reload()
-        except AutoDecoError:
-            return False  # which says that it is not back; lost says why
+        except (AutoDecoError, OSError) as e:
+            self._tell(f"{lost}; waiting for it, the model is not loaded: {e}")
+            return False
         self._tell("the workers are back: the model is loaded again")
         return True
 
