@@ -18,6 +18,14 @@ export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 
+# llama.cpp with RPC, for models over several machines. pip's cache does not know what a wheel was built with: this one is
+# built past it, once for each way, and found by every installation, that of isolated build environments included.
+LLAMA      := $(shell grep -om1 'llama-cpp-python==[0-9.]*' pyproject.toml)
+LLAMA_ARGS := -DGGML_RPC=on $(CMAKE_ARGS)
+CACHE      := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autodeco-gguf
+WHEELS     := $(CACHE)/wheels/$(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CFLAGS) $(CXXFLAGS)' | cksum | tr ' ' -)
+export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
+
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
@@ -66,7 +74,15 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(BIN)/.installed: $(BIN)/python $(SOURCES)
+$(WHEELS)/.built: | $(BIN)/python
+	CMAKE_ARGS="$(LLAMA_ARGS)" $(BIN)/pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python -w $(WHEELS) $(LLAMA)
+	touch $@
+
+$(BIN)/.llama: $(WHEELS)/.built | $(BIN)/python
+	$(BIN)/pip install --force-reinstall --no-deps --no-index $(LLAMA)
+	touch $@
+
+$(BIN)/.installed: $(BIN)/.llama $(SOURCES)
 	$(BIN)/pip install -e .
 	touch $@
 

@@ -16,6 +16,7 @@ from autodeco_gguf.cli._common import (
     named,
     option,
     progress_bar,
+    resumable,
 )
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
@@ -79,7 +80,8 @@ def rollouts_command(
             text = f"problems, {summary.correct} of {summary.samples} correct{cut}, {_speed(summary):.0f} tokens/s"
             bar.update(summary.problems, total, text)
 
-        summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
+        with resumable(output):
+            summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
     click.echo(f"{output}: {_summary(summary)}", err=True)
 
 

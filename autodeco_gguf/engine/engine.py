@@ -161,6 +161,28 @@ class Engine:
         self._predictor = predictor
         self.fingerprint = f"{self.fingerprint.partition(' ')[0]} {heads.fingerprint()}"
 
+    @property
+    def lost(self) -> str | None:
+        """Which worker that has a part of the model was lost, and how; until :meth:`reload` nothing is computed."""
+        return self.context.lost
+
+    def reload(self) -> None:
+        """Load the model again, once the workers of which one was lost are back. What the sequences held is forgotten.
+
+        Raises:
+            ModelFailed: they are not back, or one is lost again.
+            Busy: a request is under way.
+            Closed: the engine is.
+        """
+
+        self.machine.remote()  # while one is not there, nobody is kept out
+
+        def work() -> None:
+            self._scheduler.forget()
+            self.context.reload()
+
+        self._turn.alone(work)
+
     def predict(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
         """T and P [n] that the heads give after hidden states [n, hidden_size] and raw logits [n, n_vocab].
 
