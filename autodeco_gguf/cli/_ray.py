@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autodeco_gguf.cli._common import F
+from autodeco_gguf.cli._tasks import load_engine, say_model
 from autodeco_gguf.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.drawer import Drawer
     from autodeco_gguf.cluster.actor import Spec
-    from autodeco_gguf.cluster.fleet import Fleet
 
 _OPTIONS = (
     click.option(
@@ -39,7 +40,7 @@ _OPTIONS = (
 
 
 def ray_options(command: F) -> F:
-    """The options that say on which machines; :func:`fleet` takes them."""
+    """The options that say on which machines; :func:`drawing` takes them."""
     return reduce(lambda f, option: option(f), reversed(_OPTIONS), command)
 
 
@@ -56,28 +57,24 @@ def check_ray(options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def fleet(model: Path | None, options: dict[str, Any], *, traces: bool = False) -> Iterator[Fleet]:
-    """What draws on the nodes; the driver loads no model.
+def drawing(model: Path | None, options: dict[str, Any], *, traces: bool = False) -> Iterator[Drawer]:
+    """A model in this process; or models on the nodes of a cluster, and none here.
 
     Raises:
-        AutoDecoError: there is no cluster, no node that takes part, or no model on the nodes.
+        AutoDecoError: as :class:`Engine`; there is no cluster, no node that takes part, or no such model there.
     """
+    if options["ray"] is None:
+        yield load_engine(model, options)
+        return
     from autodeco_gguf.cluster.connection import Connection
     from autodeco_gguf.cluster.fleet import Fleet
 
-    if model is None:
-        click.echo("model: the demo that comes with the package", err=True)
+    say_model(model)
     spec = make_spec(model, options, traces)
-    wait_s = 60 * options["ray_wait"]
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    with (
-        Connection(options["ray"], verbose=options["machine"].verbose) as cluster,
-        Fleet(cluster, spec, say=say, wait_s=wait_s) as drawer,
-    ):
-        yield drawer
+    how: dict[str, Any] = {"say": partial(click.echo, err=True), "wait_s": 60 * options["ray_wait"]}
+    verbose = options["machine"].verbose
+    with Connection(options["ray"], verbose=verbose) as cluster, Fleet(cluster, spec, **how) as fleet:
+        yield fleet
 
 
 def make_spec(model: Path | None, options: dict[str, Any], traces: bool) -> Spec:

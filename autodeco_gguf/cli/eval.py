@@ -6,7 +6,7 @@ import math
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,8 +24,8 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
-from autodeco_gguf.cli._ray import check_ray, fleet, ray_options
-from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
+from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -34,7 +34,6 @@ from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
-    from autodeco_gguf.answers.drawer import Drawer
     from autodeco_gguf.answers.items import GradedTasks
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
@@ -118,7 +117,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     with ExitStack() as stack, read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
         commands = Commands.read(options["commands"]) if options["control"] else None
-        engine = stack.enter_context(_drawer(model, options))
+        engine = stack.enter_context(drawing(model, options, traces=options["traces"]))
         methods = parse_methods(names, engine.heads, engine.metadata)
         if options["mean_shift_from"] is not None:
             methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
@@ -143,13 +142,6 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         click.echo(f"\n{control_table(control)}")
     if results is not None:
         click.echo(f"{output}: report.md, results.json, samples.jsonl{' and plots' if plots else ''}", err=True)
-
-
-def _drawer(model: Path | None, options: dict[str, Any]) -> AbstractContextManager[Drawer]:
-    """A model here, or many on the nodes of a cluster."""
-    if options["ray"] is None:
-        return nullcontext(load_engine(model, options))
-    return fleet(model, options, traces=options["traces"])
 
 
 # ---- arguments ----

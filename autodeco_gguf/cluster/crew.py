@@ -55,6 +55,7 @@ class Worker:
     handle: Any
     state: str = "asked"
     calls: int = 0
+    alone: bool = False
     under_way: dict[int, Request] = field(default_factory=dict)
 
 
@@ -102,7 +103,7 @@ class Crew:
         self._cluster.call(worker.handle, (worker.number, tag), method, *arguments)
 
     def praise(self, worker: Worker) -> None:
-        """A result has come from it: its node works."""
+        """It has answered: its node works."""
         self._failures.pop(worker.node.id, None)
 
     def turn(self) -> list[Event]:

@@ -47,6 +47,7 @@ class Fleet:
         self._source: Iterator[Numbered] = iter(())
         self._exhausted = False
         self._again: list[Numbered] = []  # a heap: what was lost
+        self._suspects: list[Numbered] = []  # lost so often that each is to be drawn alone
         self._losses: dict[int, list[str]] = {}  # request -> nodes of the processes that were lost with it
         self._n_under_way = 0
         self._hungry = set[Worker]()
@@ -173,7 +174,7 @@ class Fleet:
         try:
             while True:
                 self._hand_out()
-                if self._exhausted and not self._n_under_way and not self._again:
+                if self._exhausted and not (self._n_under_way or self._again or self._suspects):
                     return
                 self._turn()
                 while self._results:
@@ -184,10 +185,10 @@ class Fleet:
     def _begin(self, source: Iterator[Numbered]) -> None:
         """A new job, whose number ends the one before wherever it is heard of."""
         self._job, self._source, self._exhausted = (self._job[0] + 1, self.heads), source, False
-        self._again, self._losses, self._n_under_way = [], {}, 0
+        self._again, self._suspects, self._losses, self._n_under_way = [], [], {}, 0
         self._results.clear()
         for worker in self._crew.ready:
-            worker.calls = 0
+            worker.calls, worker.alone = 0, False
             if worker.under_way:
                 worker.under_way = {}
                 self._draw(worker, [])
@@ -204,22 +205,18 @@ class Fleet:
                 except InvalidInput as e:
                     raise e.within(f"request {upcoming[0]}") from e
             return upcoming
-        number, request = heapq.heappop(self._again)
-        # that a process ends with its node says nothing about the request
-        if sum(map(self._crew.alive, self._losses[number])) >= LIMIT:
-            raise ModelFailed(f"request {number}: {LIMIT} processes have ended while they drew it")
-        return number, request
+        return heapq.heappop(self._again)
 
     def _hand_out(self) -> None:
         """Give requests to who has room, first to who has least."""
-        room = [(len(worker.under_way), worker.number, worker) for worker in self._hungry if worker.calls <= _CALLS]
+        self._single_out()
+        free = (worker for worker in self._hungry if worker.calls <= _CALLS and not worker.alone)
+        room = [(len(worker.under_way), worker.number, worker) for worker in free]
         heapq.heapify(room)
         fresh: dict[Worker, list[Numbered]] = {}
         while room and room[0][0] < self._room and (upcoming := self._next()) is not None:
             n, number, worker = room[0]
             fresh.setdefault(worker, []).append(upcoming)
-            worker.under_way[upcoming[0]] = upcoming[1]
-            self._n_under_way += 1
             heapq.heapreplace(room, (n + 1, number, worker))
         for worker in self._hungry:
             if worker in fresh:
@@ -228,8 +225,31 @@ class Fleet:
                 self._draw(worker, [])
         self._hungry.clear()
 
+    def _single_out(self) -> None:
+        """Have a request that was lost again and again drawn alone, so that no other is lost with it.
+
+        Raises:
+            ModelFailed: it was lost then too.
+        """
+        lost = [number for number, _ in self._again]
+        # that a process ends with its node says nothing about the request
+        times = {number: sum(map(self._crew.alive, self._losses[number])) for number in lost}
+        guilty = next((number for number in lost if times[number] >= LIMIT), None)
+        if guilty is not None:
+            raise ModelFailed(f"request {guilty}: {LIMIT} processes have ended while they drew it")
+        self._suspects += [one for one in self._again if times[one[0]] == LIMIT - 1]
+        self._again = [one for one in self._again if times[one[0]] < LIMIT - 1]
+        heapq.heapify(self._again)
+        idle = [worker for worker in self._crew.ready if not worker.under_way] if self._suspects else []
+        for worker, suspect in zip(idle, list(self._suspects), strict=False):
+            self._suspects.remove(suspect)
+            worker.alone = True
+            self._draw(worker, [suspect])
+
     def _draw(self, worker: Worker, requests: list[Numbered]) -> None:
         worker.calls += 1
+        worker.under_way.update(requests)
+        self._n_under_way += len(requests)
         self._crew.call(worker, ("draw", self._job[0]), "draw", self._job, requests)
 
     def _turn(self) -> None:
@@ -242,6 +262,7 @@ class Fleet:
             elif event.tag[0] == "ask":
                 if self._asked.pop(event.tag[1], None) is not None:
                     self._answers[event.tag[1]] = event.value
+                    self._crew.praise(event.worker)
             elif event.tag[1] == self._job[0]:
                 self._drawn(event)
 
@@ -259,6 +280,7 @@ class Fleet:
             self._results.extend(value)
             if value:
                 self._crew.praise(worker)
+            worker.alone = worker.alone and bool(worker.under_way)
             self._hungry.add(worker)
 
     def _lost(self, worker: Worker) -> None:
