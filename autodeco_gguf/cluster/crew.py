@@ -131,7 +131,8 @@ class Crew:
         self._say(f"{node.name}: a process is lost{again}: {reason}")
         self._drop(worker)
         self._failures[node.id] += 1
-        self._survey_at = 0.0  # has the node gone?
+        self._look()  # has the node gone with it?
+        self._survey_at = 0.0
 
     def close(self) -> None:
         """End all of them."""
@@ -141,9 +142,12 @@ class Crew:
 
     # ---- nodes ----
 
+    def _look(self) -> None:
+        self._nodes = {node.id: node for node in self._cluster.nodes()}
+
     def _survey(self) -> None:
         """Give up the workers of nodes that have gone, and start what there is room for."""
-        self._nodes = {node.id: node for node in self._cluster.nodes()}
+        self._look()
         for worker in [worker for worker in self._workers.values() if worker.node.id not in self._nodes]:
             self.lose(worker, "its node has gone")
         there = Counter(worker.node.id for worker in self._workers.values())
