@@ -53,10 +53,10 @@ class Connection:
         AutoDecoError: Ray is not installed, or there is no cluster; names the extra, or the address.
     """
 
-    def __init__(self, address: str = AUTO, *, verbose: bool = False) -> None:
-        """Args: where the cluster is, and whether to show what the nodes' processes print."""
+    def __init__(self, address: str = AUTO, *, verbose: bool = False, actor: type = Actor) -> None:
+        """Args: where the cluster is, whether to show what the nodes' processes print, and what these are made of."""
         check_address(address)
-        self._address, self._verbose = address, verbose
+        self._address, self._verbose, self._kind = address, verbose, actor
         self._ours = False
         self._outcomes: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
 
@@ -82,7 +82,7 @@ class Connection:
                 hint = "start one with: ray start --head"
                 raise AutoDecoError(f"--ray {self._address}: no Ray cluster: {reason}; {hint}", key="ray") from e
             self._ours = True
-        self._actor = ray.remote(Actor)
+        self._actor: Any = ray.remote(self._kind)
         self._worker = vars(worker)
         self._print = self._worker["print_to_stdstream"]
         if not self._verbose:  # the log of each node that dies, to standard output; there is no option against it

@@ -112,6 +112,15 @@ class Fleet:
         return self._about.metadata
 
     @property
+    def size(self) -> int:
+        """How many models are ready."""
+        return sum(1 for _ in self._crew.ready)
+
+    def look(self) -> None:
+        """Wait a moment for nodes that come or go, while nothing is drawn."""
+        self._turn()
+
+    @property
     def draws_on(self) -> bool:
         """Whether it goes on while nobody waits: it does."""
         return True

@@ -199,6 +199,18 @@ def test_rollouts(workplace: Path, ray_nodes: RayNodes, start: Callable[..., Run
     assert not (workplace / "two.jsonl.partial").exists()
 
 
+# ---- what the docs say ----
+
+
+def test_the_command_of_the_docs(workplace: Path, ray_nodes: RayNodes) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    (command,) = re.findall(r"^autodeco-gguf (eval .*--ray=local)$", page, re.M)
+    done = spawn(*command.split(), cwd=workplace, timeout=LIMIT_S, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+    assert done.status == 0, done.err
+    assert len(samples(workplace / "over-ray")) == 4 * 1 + 4 * 2
+    assert "pass@1" in done.out
+
+
 # ---- problems that are bad ----
 
 
