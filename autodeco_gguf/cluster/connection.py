@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import re
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +23,10 @@ AUTO, LOCAL = "auto", "local"
 
 _CALLS = 16
 """An actor's threads: those of a job that is over may still be there when the next begins."""
+
+
+_KNOCK_S = 10.0
+"""How long a cluster may take to answer at all."""
 
 
 class Outcome(NamedTuple):
@@ -74,11 +80,12 @@ class Connection:
             if self._address != LOCAL:
                 del how["include_dashboard"]  # is for a cluster that is started
             try:
+                _knock(self._address)
                 with _our_signals(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # tips for those who write programs for Ray
                     ray.init(address=self._address, **how)
             except (ConnectionError, RuntimeError, ValueError, OSError) as e:
-                reason = " ".join(str(e).split()) or type(e).__name__
+                reason = " ".join(str(e).split()).rstrip(".") or type(e).__name__
                 hint = "start one with: ray start --head"
                 raise AutoDecoError(f"--ray {self._address}: no Ray cluster: {reason}; {hint}", key="ray") from e
             self._ours = True
@@ -139,6 +146,15 @@ class Connection:
     def end(self, handle: Any) -> None:
         """End an actor, whatever it does."""
         self._ray.kill(handle)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens, of which Ray takes minutes to make sure."""
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", AUTO)
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 _REASONS = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,17 +95,18 @@ def test_what_actors_ask_for_and_how_they_end(ray_nodes: RayNodes) -> None:
     assert found["connected"] == [True, False]
 
 
-def test_there_is_no_cluster(tmp_path: Any) -> None:
-    nobody = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(tmp_path)}
-    nobody.pop("RAY_ADDRESS", None)
-    if not os.path.exists("/tmp/ray/ray_current_cluster"):
-        done = spawn(
-            "eval", "-o", "out", "--limit", 1, "--no-plots", "--ray", cwd=tmp_path, env=nobody, timeout=LIMIT_S
-        )
-        last = done.err.splitlines()[-1]
-        assert done.status == 1
-        assert last.startswith("error: --ray auto: no Ray cluster: ")
-        assert last.endswith("start one with: ray start --head")
+def test_there_is_no_cluster(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for option, variables in ((f"--ray={address}", {}), ("--ray", {"RAY_ADDRESS": address})):
+            command = ("eval", "-o", "out", "--limit", 1, "--no-plots", option)
+            done = spawn(*command, cwd=tmp_path, env={**os.environ, **variables}, timeout=LIMIT_S)
+            assert done.status == 1
+            name = option.partition("=")[2] or "auto"
+            assert done.err.splitlines()[-1] == (
+                f"error: --ray {name}: no Ray cluster: [Errno 111] Connection refused; start one with: ray start --head"
+            )
 
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
