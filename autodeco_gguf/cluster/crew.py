@@ -152,7 +152,7 @@ class Crew:
             self.lose(worker, "its node has gone")
         there = Counter(worker.node.id for worker in self._workers.values())
         for node in self._nodes.values():
-            if node.id in self._out:
+            if node.id in self._out or not node.cpus:  # as a head that only looks after the others
                 continue
             needs = needs_of(self._spec.machine, node)
             n = fitting(needs, node)
@@ -183,8 +183,8 @@ class Crew:
         if any(worker.state != "asked" for worker in self._workers.values()):
             self._alone_since, self._said_alone = None, False
             return
-        reasons = [self._out[node] for node in self._nodes if node in self._out]
-        if self.about is None and reasons and len(reasons) == len(self._nodes):
+        reasons = [self._out.get(node.id) for node in self._nodes.values() if node.cpus]
+        if self.about is None and reasons and reasons[0] is not None and None not in reasons:
             raise reasons[0]
         self._alone_since = self._alone_since or now
         alone_s, minutes = now - self._alone_since, f"{self._wait_s / 60:g} minutes"

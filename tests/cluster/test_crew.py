@@ -157,13 +157,14 @@ def test_results_clear_a_node_of_suspicion(cluster_of: ClusterOf) -> None:
 
 def test_waiting_for_a_first_node(cluster_of: ClusterOf) -> None:
     cluster = cluster_of(nodes=0)
+    cluster.add(cpus=0)  # a head, of which nothing is said
     crew, said = crew_of(cluster, turns=10)
     assert said == ["no node to draw on: waiting, at most 2 minutes"]
     cluster.add()
     for _ in range(20):
         crew.turn()
-    assert ready(crew) == ["000001"]
-    cluster.remove(cluster.alive[0])
+    assert ready(crew) == ["000002"]
+    cluster.remove(cluster.alive[1])
     with pytest.raises(
         Busy, match=r"^--ray: no node to draw on for 2 minutes; add one and run the same command again$"
     ):
