@@ -16,6 +16,8 @@ from typing import Any
 
 import conftest
 import numpy as np
+import pytest
+import rpc_helpers
 from conftest import Case
 from fake_devices import fake_devices
 
@@ -38,10 +40,25 @@ def _on_another_device() -> Iterator[Mapping[str, Any]]:
         yield {"device": "FAKE0"}
 
 
+@contextmanager
+def _drawn_on_the_device() -> Iterator[Mapping[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODECO_DRAW", "device")
+        yield {"device": "none"}
+
+
+@contextmanager
+def _on_workers() -> Iterator[Mapping[str, Any]]:
+    with rpc_helpers.running(2) as workers:
+        yield {"rpc": rpc_helpers.addresses(workers), "n_gpu_layers": -1}
+
+
 WAYS: dict[str, Way] = {
     "CPU, in the graph": lambda: nullcontext({"device": "none"}),
     "graph of other devices": _on_another_device,
     "host": lambda: nullcontext({"device": "none", "logits_all": True}),
+    "draw on the device": _drawn_on_the_device,
+    "two RPC workers": _on_workers,
 }
 """The first is what the others' tokens are compared with."""
 
