@@ -279,8 +279,10 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
                 if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                     raise ValueError("its parts are larger than the file")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch promises nothing about a broken file
+    except (RuntimeError, ValueError, OSError) as e:
         raise BadFile.of(path, f"not a PyTorch file, or a broken one: {_first_line(e)}") from e
+    except Exception as e:  # torch promises nothing about a broken file, and advises to let it run what it holds
+        raise BadFile.of(path, "not a PyTorch file, or a broken one, or not of tensors alone") from e
     if not isinstance(state, dict):
         raise BadFile.of(path, f"holds a {type(state).__name__}, expected tensors by name")
     for key, tensor in state.items():
