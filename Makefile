@@ -74,6 +74,7 @@ fuzz: $(BIN)/.installed-dev
 	    -L$$site/llama_cpp/lib -lllama -lggml -lggml-base -Wl,-rpath,$$site/llama_cpp/lib -o $(FUZZED)/gguf_fuzz
 	ASAN_OPTIONS=malloc_context_size=1 $(FUZZED)/gguf_fuzz -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 \
 	    -timeout=20 -print_final_stats=1 -artifact_prefix=$(FUZZED)/ $(FUZZED)/corpus
+	$(BIN)/python tests/fuzz/readers.py --seed $$(date +%j) --count 500
 
 clean:
 	rm -rf build $(VENV)

@@ -13,6 +13,7 @@ from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.vetting import check_loadable
+from fuzz.readers import READERS, hunt, run, whole
 from fuzz.seeds import seeds
 
 CORPUS = Path(__file__).parent / "corpus.zip"
@@ -50,3 +51,15 @@ def test_what_was_found_is_read_or_refused(tmp_path: Path) -> None:
     assert read + refused == files
     assert read > 50
     assert refused > 50
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_whole_files_are_read(name: str, tmp_path: Path) -> None:
+    found = {run(name, content, tmp_path) for content in whole(name)}
+    assert found == ({"read", "refused"} if name == "x.gguf" else {"read"})  # of which some say that they have heads
+
+
+def test_changed_files_are_read_or_refused(tmp_path: Path) -> None:
+    """fuzz/readers.py makes more, and ``--atheris`` better ones."""
+    found = hunt(1, 100, tmp_path)
+    assert len(found) == 2 * len(READERS)
