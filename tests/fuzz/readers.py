@@ -7,6 +7,7 @@ installed, coverage guides the changes, and what follows are libFuzzer's own opt
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -27,7 +28,15 @@ if __name__ == "__main__":
         import atheris
 
         with atheris.instrument_imports(include=["autodeco_gguf"]):
-            pass
+            for name in (
+                "cli.verify",
+                "evaluation.samples",
+                "heads.checkpoint",
+                "tasks.tasks",
+                "training.turns",
+                "view.traces",
+            ):
+                importlib.import_module(f"autodeco_gguf.{name}")
 
 import click
 import numpy as np
