@@ -22,8 +22,12 @@ if __name__ == "__main__":
 ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
 """Of a worker: a crash says so at once, and two of them do not wait for each other's threads."""
 
-SECONDS, MEGABYTES, HANGS_S = 5, 300, 60
+SECONDS, MEGABYTES, HANGS_S = 5, 300, 300
 """What one file may cost: processor time, memory beyond what was in use, and wall time at which the worker is ended."""
+
+QUICK = re.compile(r"^(model\.gguf|adapter)\b.*: (run|inspect|export|repack) ")
+QUICK_SECONDS, QUICK_MEGABYTES = 1, 64
+"""The same for what is done with a GGUF alone."""
 
 STARTS_S = 600
 """The same for the first of a worker, which imports all that there is."""
@@ -45,9 +49,10 @@ def fault(answer: dict[str, Any]) -> str:
     text = err + (status if isinstance(status, str) else "") + ("" if ": run " in answer["what"] else answer["out"])
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text):
         return f"control characters: {text!r}"
-    if answer["cpu_s"] > SECONDS:
+    seconds, megabytes = (QUICK_SECONDS, QUICK_MEGABYTES) if QUICK.match(answer["what"]) else (SECONDS, MEGABYTES)
+    if answer["cpu_s"] > seconds:
         return f"{answer['cpu_s']:.1f} s"
-    if answer["memory"] > MEGABYTES << 20:
+    if answer["memory"] > megabytes << 20:
         return f"{answer['memory'] >> 20} MB"
     return f"left behind: {answer['left']}" if answer["left"] else ""
 

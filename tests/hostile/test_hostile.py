@@ -42,6 +42,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "steers the terminal": ({"err": "error: \x1b[2J\n"}, "control characters"),
     "slow": ({"cpu_s": 5.1}, "5.1 s"),
     "large": ({"memory": 301 << 20}, "301 MB"),
+    "slow for a GGUF alone": ({"what": "model.gguf from x.gguf: run /x", "cpu_s": 1.1}, "1.1 s"),
+    "large for a GGUF alone": ({"what": "adapter: inspect /x", "memory": 65 << 20}, "65 MB"),
     "half a file": ({"left": [".x.tmp"]}, "left behind"),
 }
 
