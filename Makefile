@@ -4,6 +4,7 @@
 # make demo   the demo model from its seed, under an hour on two cores
 # make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
+# make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds] (Linux, Clang)
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
 # started in the clone would find these sources first, without what was compiled.
@@ -29,7 +30,7 @@ export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test demo smollm2 lint sanitize clean
+.PHONY: run chat test demo smollm2 lint sanitize fuzz clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
@@ -67,6 +68,21 @@ sanitize: $(BIN)/.installed-dev
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
 	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
+
+# ggml is the one that is installed, without sanitizers; what is found there ends the run all the same
+FUZZ_S := 60
+FUZZED := build/fuzz
+fuzz: $(BIN)/.installed-dev
+	mkdir -p $(FUZZED)/corpus
+	$(BIN)/python -m zipfile -e tests/fuzz/corpus.zip $(FUZZED)/corpus
+	$(BIN)/python tests/fuzz/seeds.py $(FUZZED)/corpus
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	clang++ -std=c++17 -O2 -g -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	    -Icsrc -isystem $$site/include tests/fuzz/gguf_fuzz.cpp csrc/gguf_file.cpp csrc/arrays.cpp csrc/log_capture.cpp \
+	    -L$$site/llama_cpp/lib -lllama -lggml -lggml-base -Wl,-rpath,$$site/llama_cpp/lib -o $(FUZZED)/gguf_fuzz
+	ASAN_OPTIONS=malloc_context_size=1 $(FUZZED)/gguf_fuzz -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 \
+	    -timeout=20 -print_final_stats=1 -artifact_prefix=$(FUZZED)/ $(FUZZED)/corpus
+	$(BIN)/python tests/fuzz/readers.py --seed $$(date +%j) --count 500
 
 clean:
 	rm -rf build $(VENV)
