@@ -9,8 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <string_view>
-#include <tuple>
 #include <unordered_set>
 
 // The largest header that is read: a vocabulary of a million tokens fits in, and a file that says so much of itself takes a
@@ -329,79 +327,4 @@ std::vector<std::string> gguf_header_keys(const gguf_header & h) {
         }
     }
     return keys;
-}
-
-// the first byte of a token as RWKV vocabularies escape it, and whether there are more
-static std::pair<unsigned char, bool> rwkv_first_byte(const std::string & token) {
-    if (token[0] != '\\' || token.size() < 2) {
-        return { (unsigned char) token[0], token.size() > 1 };
-    }
-    if (token[1] == 'x' && token.size() >= 4) {
-        return { (unsigned char) strtol(token.substr(2, 2).c_str(), nullptr, 16), token.size() > 4 };
-    }
-    const char c = token[1];
-    return { (unsigned char) (c == 't' ? '\t' : c == 'n' ? '\n' : c == 'r' ? '\r' : c), token.size() > 2 };
-}
-
-// llama.cpp looks for the longest token that a text begins with, and without end where there is none
-static bool rwkv_has_bytes(const gguf_context * gguf, int64_t tokens) {
-    std::unordered_set<int> first, alone;
-    for (size_t i = 0; i < gguf_get_arr_n(gguf, tokens); ++i) {
-        const std::string token = gguf_get_arr_str(gguf, tokens, i);
-        if (!token.empty()) {
-            const auto [byte, more] = rwkv_first_byte(token);
-            (more ? first : alone).insert(byte);
-        }
-    }
-    return std::all_of(first.begin(), first.end(), [&](int byte) { return alone.count(byte) > 0; });
-}
-
-// The first string of an array that stands there before, n where none does. Sorted, by hashes for speed: a set of strings
-// takes five times as long, and one of hashes as long as a file wants.
-static size_t first_repeated(const gguf_context * gguf, int64_t id, size_t n) {
-    std::vector<std::tuple<size_t, std::string_view, size_t>> sorted;
-    for (size_t i = 0; i < n; ++i) {
-        const std::string_view text = gguf_get_arr_str(gguf, id, i);
-        if (!text.empty()) { // llama.cpp gives empty ones names of their own
-            sorted.emplace_back(std::hash<std::string_view>()(text), text, i);
-        }
-    }
-    std::sort(sorted.begin(), sorted.end());
-    size_t result = n;
-    for (size_t i = 1; i < sorted.size(); ++i) {
-        if (std::get<1>(sorted[i]) == std::get<1>(sorted[i - 1])) {
-            result = std::min(result, std::get<2>(sorted[i]));
-        }
-    }
-    return result;
-}
-
-std::string gguf_header_check_vocab(const gguf_header & h) {
-    const gguf_context * gguf = h.gguf.get();
-    const int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
-    if (tokens < 0) {
-        return "";
-    }
-    if (gguf_get_kv_type(gguf, tokens) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, tokens) != GGUF_TYPE_STRING) {
-        return "tokenizer.ggml.tokens is not a list of strings";
-    }
-    const int64_t model = gguf_find_key(gguf, "tokenizer.ggml.model");
-    if (model >= 0 && gguf_get_kv_type(gguf, model) == GGUF_TYPE_STRING && gguf_get_val_str(gguf, model) == std::string("rwkv") &&
-        !rwkv_has_bytes(gguf, tokens)) {
-        return "tokenizer.ggml.tokens has no token for a byte that others begin with";
-    }
-    const size_t n = gguf_get_arr_n(gguf, tokens);
-    const size_t twice = first_repeated(gguf, tokens, n);
-    if (twice < n) {
-        return "token " + std::to_string(twice) + " of tokenizer.ggml.tokens stands there twice: " +
-               gguf_get_arr_str(gguf, tokens, twice);
-    }
-    // llama.cpp reads as many of these as there are tokens, without looking at their number
-    for (const char * key : { "tokenizer.ggml.scores", "tokenizer.ggml.token_type" }) {
-        const int64_t id = gguf_find_key(gguf, key);
-        if (id >= 0 && (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY || gguf_get_arr_n(gguf, id) < n)) {
-            return std::string(key) + " has fewer entries than the " + std::to_string(n) + " tokens";
-        }
-    }
-    return "";
 }

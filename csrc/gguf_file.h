@@ -43,9 +43,6 @@ std::string gguf_header_diff(const gguf_header & a, const gguf_header & b, const
 // The metadata keys that have no array, in the file's order.
 std::vector<std::string> gguf_header_keys(const gguf_header & h);
 
-// What would make llama.cpp abort or read out of bounds in the vocabulary; empty: nothing found.
-std::string gguf_header_check_vocab(const gguf_header & h);
-
 // A file that fclose takes, at an offset: what llama.cpp loads a model from that is not at a file's beginning. Throws where
 // it cannot be opened.
 FILE * file_open(const std::string & path, uint64_t offset);

@@ -71,6 +71,7 @@ class Llama(llama_cpp.Llama):
     save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
 
     _last: Sampler | None
+    _generator: Callable[[], Any] = staticmethod(lambda: None)  # the last of generate(), while it is there
 
     # llama_cpp.Llama's own, of which mypy sees nothing
     n_tokens: int
@@ -124,10 +125,9 @@ class Llama(llama_cpp.Llama):
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
         self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(self._heads, enabled)
-        self._generator: Callable[[], Any] = lambda: None  # the last of generate()
         self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
-        kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
-        kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
+        for name in ("n_threads", "n_threads_batch"):
+            kwargs[name] = kwargs.get(name) or kwargs.get("n_threads") or default_threads(base)
         self._remote = as_remote(rpc)
         self._device = device_names(device, kwargs, bool(self._remote))
         prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(after_remote, names=self._device)
