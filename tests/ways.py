@@ -7,12 +7,14 @@ A new way is one more line in :data:`WAYS`.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import conftest
 import numpy as np
@@ -38,9 +40,16 @@ def _on_another_device() -> Iterator[Mapping[str, Any]]:
         yield {"device": "FAKE0"}
 
 
+@contextmanager
+def _drawn_there() -> Iterator[Mapping[str, Any]]:
+    with mock.patch.dict(os.environ, AUTODECO_DRAW="device"):
+        yield {"device": "none"}
+
+
 WAYS: dict[str, Way] = {
     "CPU, in the graph": lambda: nullcontext({"device": "none"}),
     "graph of other devices": _on_another_device,
+    "draw on the device": _drawn_there,
     "host": lambda: nullcontext({"device": "none", "logits_all": True}),
 }
 """The first is what the others' tokens are compared with."""
