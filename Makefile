@@ -4,6 +4,7 @@
 # make demo   the demo model from its seed, under an hour on two cores
 # make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
+# make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds] (Linux, Clang)
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
 # started in the clone would find these sources first, without what was compiled.
@@ -18,10 +19,18 @@ export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 
+# llama.cpp with RPC, for models over several machines. pip's cache does not know what a wheel was built with: this one is
+# built past it, once for each way, and found by every installation, that of isolated build environments included.
+LLAMA      := $(shell grep -om1 'llama-cpp-python==[0-9.]*' pyproject.toml)
+LLAMA_ARGS := -DGGML_RPC=on $(CMAKE_ARGS)
+CACHE      := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autodeco-gguf
+WHEELS     := $(CACHE)/wheels/$(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CFLAGS) $(CXXFLAGS)' | cksum | tr ' ' -)
+export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
+
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test demo smollm2 lint sanitize clean
+.PHONY: run chat test demo smollm2 lint sanitize fuzz clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
@@ -60,13 +69,36 @@ sanitize: $(BIN)/.installed-dev
 	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
 	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
 
+# ggml is the one that is installed, without sanitizers; what is found there ends the run all the same
+FUZZ_S := 60
+FUZZED := build/fuzz
+fuzz: $(BIN)/.installed-dev
+	mkdir -p $(FUZZED)/corpus
+	$(BIN)/python -m zipfile -e tests/fuzz/corpus.zip $(FUZZED)/corpus
+	$(BIN)/python tests/fuzz/seeds.py $(FUZZED)/corpus
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
+	clang++ -std=c++17 -O2 -g -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	    -Icsrc -isystem $$site/include tests/fuzz/gguf_fuzz.cpp csrc/gguf_file.cpp csrc/arrays.cpp csrc/log_capture.cpp \
+	    -L$$site/llama_cpp/lib -lllama -lggml -lggml-base -Wl,-rpath,$$site/llama_cpp/lib -o $(FUZZED)/gguf_fuzz
+	ASAN_OPTIONS=malloc_context_size=1 $(FUZZED)/gguf_fuzz -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 \
+	    -timeout=20 -print_final_stats=1 -artifact_prefix=$(FUZZED)/ $(FUZZED)/corpus
+	$(BIN)/python tests/fuzz/readers.py --seed $$(date +%j) --count 500
+
 clean:
 	rm -rf build $(VENV)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(BIN)/.installed: $(BIN)/python $(SOURCES)
+$(WHEELS)/.built: | $(BIN)/python
+	CMAKE_ARGS="$(LLAMA_ARGS)" $(BIN)/pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python -w $(WHEELS) $(LLAMA)
+	touch $@
+
+$(BIN)/.llama: $(WHEELS)/.built | $(BIN)/python
+	$(BIN)/pip install --force-reinstall --no-deps --no-index $(LLAMA)
+	touch $@
+
+$(BIN)/.installed: $(BIN)/.llama $(SOURCES)
 	$(BIN)/pip install -e .
 	touch $@
 

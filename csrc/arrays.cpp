@@ -31,6 +31,9 @@ std::vector<float> dequantize(std::string_view bytes, const std::string & type_n
                                      type_name);
     }
     std::vector<float> result((size_t) n);
+    if (n == 0) { // then there is no memory to copy to
+        return result;
+    }
     if (type == GGML_TYPE_F32) {
         memcpy(result.data(), bytes.data(), bytes.size());
     } else if (const auto to_float = ggml_get_type_traits(type)->to_float) {

@@ -5,6 +5,7 @@
 #include "devices.h"
 #include "errors.h"
 #include "gguf_file.h"
+#include "gil.h"
 #include "likelihood.h"
 #include "log_capture.h"
 #include "matcher.h"
@@ -22,12 +23,6 @@ using namespace py::literals;
 
 using floats  = py::array_t<float,   py::array::c_style | py::array::forcecast>;
 using release = py::gil_scoped_release;
-
-template <typename F>
-static auto without_gil(F && f) {
-    release nogil;
-    return f();
-}
 
 static f32_array array_of(const floats & a) {
     return { a.data(), { a.shape(), a.shape() + a.ndim() } };
@@ -87,7 +82,8 @@ static void bind_heads(py::module_ & m) {
     py::class_<heads, std::shared_ptr<heads>>(m, "Heads")
         .def(py::init([](int64_t n_embd, int64_t n_vocab, float temp_scale, int64_t n_features, const py_layers & temp,
                          bool temp_gelu, const py_layers & top_p, bool top_p_gelu) {
-            return heads_new(n_embd, n_vocab, temp_scale, n_features, mlp_of(temp, temp_gelu), mlp_of(top_p, top_p_gelu));
+            return freed_without_gil(heads_new(n_embd, n_vocab, temp_scale, n_features, mlp_of(temp, temp_gelu),
+                                               mlp_of(top_p, top_p_gelu)));
         }), py::kw_only(), "n_embd"_a, "n_vocab"_a, "temp_scale"_a, "n_features"_a, "temp"_a, "temp_gelu"_a, "top_p"_a,
             "top_p_gelu"_a)
         .def("evaluate", [](const std::shared_ptr<heads> & h, const floats & hidden, const floats & logits,
@@ -156,6 +152,7 @@ static void bind_predictor(py::module_ & m) {
         .def_property_readonly("draws", [](const predictor & p) { return p.gs && graph_sampler_draws(p.gs); })
         .def_readonly("why_not", &predictor::why_not)
         .def("in_graph", [](predictor & p, int64_t n) { // of the last decode, which had n outputs
+            const release nogil;
             std::vector<float> t((size_t) n), q((size_t) n);
             return p.gs != nullptr && graph_sampler_read(p.gs, n, t.data(), q.data());
         }, "n"_a = 1);
@@ -230,7 +227,8 @@ static void bind_context(py::module_ & m) {
         });
     }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a);
     m.def("logits", [](uintptr_t ctx, int32_t idx) {
-        return floats(context_n_vocab(context(ctx)), context_logits(context(ctx), idx));
+        const float * logits = without_gil([&] { return context_logits(context(ctx), idx); });
+        return floats(context_n_vocab(context(ctx)), logits);
     }, "ctx"_a, "idx"_a);
     m.def("likelihoods", [](uintptr_t ctx, int32_t idx, const std::vector<int32_t> & tokens, size_t top) {
         py::list result;

@@ -208,7 +208,7 @@ def spawn(*args: object, python: tuple[str, ...] = ("-m", "autodeco_gguf"), **kw
     """autodeco-gguf as a process of its own."""
     command = [sys.executable, *python, *map(str, args)]
     pipes = {} if "input" in kwargs else {"stdin": subprocess.DEVNULL}
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False, **{**pipes, **kwargs})
+    done = subprocess.run(command, capture_output=True, check=False, **{"timeout": 60, **pipes, **kwargs})
     return Outcome(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import pytest
+from ray_nodes import RayNodes
 
 import autodeco_gguf as ad
 from autodeco_gguf.heads.known import KNOWN, KnownModel
@@ -106,3 +108,13 @@ def load(path: Path, *, f32_cache: bool = False, **kwargs: Any) -> ad.Llama:
         kwargs |= {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     defaults = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
     return ad.Llama(path, **{**defaults, **kwargs})
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[RayNodes]:
+    """A Ray cluster on this machine, started where a test asks for it; each says which nodes it is to have."""
+    if importlib.util.find_spec("ray") is None:  # which is not imported here: it changes the process
+        pytest.skip("needs ray, of the extra cluster")
+    nodes = RayNodes()
+    yield nodes
+    nodes.close()

@@ -51,6 +51,8 @@ class FakeEngine:
         self.context = SimpleNamespace(
             metadata={}, n_vocab=2, text=lambda tokens: "x", file=SimpleNamespace(path=Path("here/m.gguf"))
         )
+        self.metadata: dict[str, str] = self.context.metadata
+        self.model_name, self.draws_on = "m.gguf", False
         self.drawn: list[Request] = []
         self.calls = 0
         self.stop_after = stop_after
@@ -67,6 +69,9 @@ class FakeEngine:
 
     def prompt(self, message: str) -> list[int]:
         return list(f"<{message}>".encode())
+
+    def prompts(self, messages: Iterable[str]) -> Iterator[list[int]]:
+        return map(self.prompt, messages)
 
     def check(self, request: Request) -> None:
         request.check()

@@ -123,6 +123,11 @@ def test_a_refusal(call: Callable[[], object], kind: type[AutoDecoError], match:
     assert error.type is kind
 
 
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
+def test_no_bytes_are_no_values(kind: str) -> None:
+    assert core.dequantize(b"", kind, 0).shape == (0,)
+
+
 @pytest.mark.parametrize(
     "entry",
     [("k", "str", "\udcff"), ("k", "u32", 2**32), ("k", "u32", -1), ("k", "str", 1), ("k", "f64", 1.0)],

@@ -7,17 +7,17 @@ A new way is one more line in :data:`WAYS`.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import conftest
 import numpy as np
+import pytest
+import rpc_helpers
 from conftest import Case
 from fake_devices import fake_devices
 
@@ -41,16 +41,24 @@ def _on_another_device() -> Iterator[Mapping[str, Any]]:
 
 
 @contextmanager
-def _drawn_there() -> Iterator[Mapping[str, Any]]:
-    with mock.patch.dict(os.environ, AUTODECO_DRAW="device"):
+def _drawn_on_the_device() -> Iterator[Mapping[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTODECO_DRAW", "device")
         yield {"device": "none"}
+
+
+@contextmanager
+def _on_workers() -> Iterator[Mapping[str, Any]]:
+    with rpc_helpers.running(2) as workers:
+        yield {"rpc": rpc_helpers.addresses(workers), "n_gpu_layers": -1}
 
 
 WAYS: dict[str, Way] = {
     "CPU, in the graph": lambda: nullcontext({"device": "none"}),
     "graph of other devices": _on_another_device,
-    "draw on the device": _drawn_there,
     "host": lambda: nullcontext({"device": "none", "logits_all": True}),
+    "draw on the device": _drawn_on_the_device,
+    "two RPC workers": _on_workers,
 }
 """The first is what the others' tokens are compared with."""
 

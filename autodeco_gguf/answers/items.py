@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.sampling import Sampling
@@ -34,19 +34,24 @@ class Item:
         return self.task, self.number
 
 
-def render(engine: Engine, tasks: Iterable[Task], max_tokens: int | None) -> list[Item]:
+def render(engine: Drawer, tasks: Iterable[Task], max_tokens: int | None) -> list[Item]:
     """The problems of all tasks; raises BadFile for the first that does not fit, named as file:line."""
-    return [
-        make_item(engine, task.name, number, problem, max_tokens)
-        for task in tasks
-        for number, problem in enumerate(task.problems)
-    ]
+    asked = [(task.name, number, problem) for task in tasks for number, problem in enumerate(task.problems)]
+    prompts = engine.prompts(problem.text for _, _, problem in asked)
+    return [_item(engine, *one, prompts, max_tokens) for one in asked]
 
 
-def make_item(engine: Engine, task: str, number: int, problem: Problem, max_tokens: int | None) -> Item:
+def make_item(engine: Drawer, task: str, number: int, problem: Problem, max_tokens: int | None) -> Item:
     """A problem as one message of a user; raises BadFile where it does not fit, named as file:line."""
+    return _item(engine, task, number, problem, engine.prompts([problem.text]), max_tokens)
+
+
+def _item(
+    engine: Drawer, task: str, number: int, problem: Problem, prompts: Iterator[list[int]], max_tokens: int | None
+) -> Item:
+    """That of the next prompt."""
     try:
-        item = Item(task, number, problem, engine.prompt(problem.text))
+        item = Item(task, number, problem, next(prompts))
         engine.check(make_request(item, Sampling(temperature=1.0, top_p=1.0), 0, max_tokens))
     except InvalidInput as e:
         raise BadFile(f"{problem.where}: {e}", file=problem.file) from e

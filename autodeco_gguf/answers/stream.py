@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.answers.items import GradedTasks, Item, make_request
-from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Result
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import Sampling
@@ -31,8 +31,8 @@ class Answer:
     """An answer to a problem with its grade.
 
     ``number`` is that of what was wanted, and ``result.index`` its place there. ``seconds`` passed until the model had
-    it, since the one before was taken. What failed in the model is wrong, whatever its text. ``given`` is what the
-    checker takes out of it, None where it looks at the whole text.
+    it, since the one before was taken (of an engine, which waits for that: graded). What failed in the model is wrong,
+    whatever its text. ``given`` is what the checker takes out of it, None where it looks at the whole text.
     """
 
     item: Item
@@ -57,17 +57,17 @@ class Answer:
 
 
 def answers(
-    engine: Engine,
+    engine: Drawer,
     tasks: GradedTasks,
     wanted: Sequence[Wanted],
     sampling: Sampling,
     max_tokens: int | None,
     pairs: PairsOf = lambda place: None,
 ) -> Generator[Answer, None, None]:
-    """Draw and grade; the answers as they are finished, each graded while the model waits.
+    """Draw and grade; the answers as they are finished, each graded while an engine waits, or a fleet draws on.
 
     Args:
-        engine: the model.
+        engine: the model, or what has many of them.
         tasks: open, those of the problems.
         wanted: what to draw; it does not change meanwhile.
         sampling: how, but for the seed.
@@ -75,7 +75,7 @@ def answers(
         pairs: T and P of each token, where they are given, by the place in ``wanted``.
 
     Raises:
-        AutoDecoError: as :meth:`Engine.as_completed`, and as :meth:`Grader.grade`.
+        AutoDecoError: as :meth:`Drawer.as_completed`, and as :meth:`Grader.grade`.
     """
     requests = (
         replace(make_request(item, sampling, seed, max_tokens), pairs=pairs(place))
@@ -84,12 +84,12 @@ def answers(
     with closing(engine.as_completed(requests)) as results:
         start = time.perf_counter()
         for result in results:
-            seconds = time.perf_counter() - start
+            taken = time.perf_counter()
             item, number, _ = wanted[result.index]
             failed = result.finish_reason == "error"
             grade = Grade(False, result.error) if failed else tasks.grade(item, result.text)
-            yield Answer(item, number, result, grade, seconds, tasks.given(item, result.text, grade.correct))
-            start = time.perf_counter()
+            yield Answer(item, number, result, grade, taken - start, tasks.given(item, result.text, grade.correct))
+            start = taken if engine.draws_on else time.perf_counter()
 
 
 def groups(answers: Iterable[Answer], k: int) -> Iterator[list[Answer]]:

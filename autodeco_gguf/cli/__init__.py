@@ -35,6 +35,7 @@ VERBS = {
     "repack": "Rebuild a stale base view.",
     "verify": "Compare predictions with recorded ones.",
     "devices": "List what a model can run on.",
+    "worker": "Lend devices to a model that runs on another machine.",
     "completion": "Print what completes commands in a shell.",
 }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 
@@ -169,13 +169,28 @@ def _shares(ctx: click.Context, parameter: click.Parameter, value: str | None) -
         raise click.BadParameter(f"{value!r}, expected numbers as 3,1", ctx, parameter) from e
 
 
+def _workers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return _names(ctx, parameter, value) or ()
+
+
+def device_option(text: str) -> Callable[[F], F]:
+    """The option for devices by name, with its help."""
+    return click.option("-dev", "--device", metavar="NAME[,NAME]", callback=_names, help=text)
+
+
 _PLACES = (
+    device_option("Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]"),
     click.option(
-        "-dev",
-        "--device",
-        metavar="NAME[,NAME]",
-        callback=_names,
-        help="Devices to put the layers on, of autodeco-gguf devices; none: the CPU alone.  [default: all GPUs]",
+        "--rpc",
+        metavar="HOST:PORT[,HOST:PORT]",
+        callback=_workers,
+        help="Workers (autodeco-gguf worker) on whose devices layers are put too, before those of --device.",
+    ),
+    option(
+        "--rpc-timeout",
+        type=click.FloatRange(min=1),
+        default=Machine.rpc_timeout,
+        help="Seconds that a worker may be silent.",
     ),
     click.option(
         "-sm",
@@ -253,10 +268,10 @@ def named(kind: type[Values], options: dict[str, Any]) -> Values:
 
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
-    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM."""
+    """Say how to go on when it is interrupted, by Ctrl-C or by SIGTERM, or the model fails, as by a lost worker."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ModelFailed):
         click.echo(f"{output}: what is finished is kept; the same command goes on from there", err=True)
         raise
 

@@ -83,6 +83,12 @@ def read_tasks(options: dict[str, Any]) -> GradedTasks:
     return GradedTasks(tasks, options["time_limit"], "unisolated" if options["allow_code_unisolated"] else leave)
 
 
+def say_model(model: Path | None) -> None:
+    """Say which it is where none was asked for."""
+    if model is None:
+        click.echo("model: the demo that comes with the package", err=True)
+
+
 def load_engine(model: Path | None, options: dict[str, Any]) -> Engine:
     """The engine of a verb that answers problems; without a model, that of the demo.
 
@@ -92,15 +98,14 @@ def load_engine(model: Path | None, options: dict[str, Any]) -> Engine:
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.scheduler import Batching
 
-    if model is None:
-        click.echo("model: the demo that comes with the package", err=True)
+    say_model(model)
     return Engine(
         model or DEMO_MODEL,
         n_parallel=options["parallel"],
         # so that an interruption leaves no trace in the results
         batching=Batching(batch_invariant=options["parallel"] > 1),
         n_ctx=options["ctx"],
-        heads=options["heads"],
+        heads=options.get("heads"),
         machine=options["machine"],
         chat_template_kwargs=options["chat_template_kwargs"],
     )

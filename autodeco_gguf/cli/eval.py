@@ -6,10 +6,10 @@ import math
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -24,7 +24,8 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
-from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
+from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
+from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -34,6 +35,7 @@ from autodeco_gguf.tasks.tasks import DEMO
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
+    from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.evaluation.drawing import EvalWatch, Progress
 
 
@@ -98,6 +100,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @option("--traces", is_flag=True, help="Keep T and P of every token drawn, for autodeco-gguf report and view.")
 @option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
 @option("--wide", is_flag=True, help="Print every column, as report.md has them.")
+@ray_options
 @machine_options()
 def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     """Read all arguments, load the model, evaluate, and print the results; the help is above."""
@@ -111,11 +114,11 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.runner import evaluate
     from autodeco_gguf.evaluation.validation import mean_shift_from
 
-    with read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
+    with ExitStack() as stack, read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
         _check_output(output, plots)
         commands = Commands.read(options["commands"]) if options["control"] else None
-        engine = load_engine(model, options)
-        methods = parse_methods(names, engine.heads, engine.context.metadata)
+        engine = stack.enter_context(drawing(model, options, traces=options["traces"]))
+        methods = parse_methods(names, engine.heads, engine.metadata)
         if options["mean_shift_from"] is not None:
             methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
             settings = replace(settings, validation=validation)
@@ -127,7 +130,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         with resumable(output), _progress(until, options["parallel"]) as (watch, watch_control):
             if commands is not None:
                 how: dict[str, Any] = {"plots": plots, "watch": watch_control}
-                control = evaluate_control(engine, tasks.tasks, output, commands, settings, **how)
+                control = evaluate_control(cast("Engine", engine), tasks.tasks, output, commands, settings, **how)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
         differences = _differences(output, tasks) if results is not None and options["grader"] else []
     if results is None or results.unfinished:
@@ -152,6 +155,9 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
         raise click.UsageError("MODEL needs a --task")
     if options["commands"] is not None and not options["control"]:
         raise click.UsageError("--commands needs --control")
+    check_ray(options)
+    if options["control"] and options["ray"] is not None:
+        raise click.UsageError("--control reads answers token by token on one machine: leave --ray out for it")
     if options["control"] and options["shard"] is not None:
         raise click.UsageError("--control needs all problems: leave --shard out, or evaluate the joined directory")
     if options["methods"] is None:

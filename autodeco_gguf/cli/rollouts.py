@@ -16,12 +16,13 @@ from autodeco_gguf.cli._common import (
     named,
     option,
     progress_bar,
+    resumable,
 )
+from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
-    from autodeco_gguf.model.machine import Machine
     from autodeco_gguf.training.rollouts import RolloutSummary
 
 
@@ -42,17 +43,9 @@ if TYPE_CHECKING:
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
 @option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
+@ray_options
 @machine_options()
-def rollouts_command(
-    model: Path,
-    output: Path,
-    ctx: int | None,
-    parallel: int,
-    force: bool,
-    machine: Machine,
-    chat_template_kwargs: dict[str, Any] | None,
-    **options: Any,
-) -> None:
+def rollouts_command(model: Path, output: Path, force: bool, **options: Any) -> None:
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
 
     The heads take no part: temperature and top-p are fixed, at 1 as the paper has it. Run again after an interruption
@@ -60,7 +53,7 @@ def rollouts_command(
 
     Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --task train-problems.jsonl -k 16 -o rollouts.jsonl
     """
-    from autodeco_gguf.engine.engine import Engine
+    check_ray(options)
     from autodeco_gguf.files.atomic import check_output
     from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
 
@@ -69,17 +62,15 @@ def rollouts_command(
     tasks = read_tasks(options)
     inputs = [model, *tasks.files]
     check_output(output, inputs=inputs, force=force)  # before the model is loaded
-    with tasks, progress_bar("problems") as bar:
-        engine = Engine(
-            model, n_parallel=parallel, n_ctx=ctx, machine=machine, chat_template_kwargs=chat_template_kwargs
-        )
+    with tasks, drawing(model, options) as engine, progress_bar("problems") as bar:
 
         def watch(summary: RolloutSummary, total: int) -> None:
             cut = f" ({summary.cut} more cut)" if summary.cut else ""
             text = f"problems, {summary.correct} of {summary.samples} correct{cut}, {_speed(summary):.0f} tokens/s"
             bar.update(summary.problems, total, text)
 
-        summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
+        with resumable(output):
+            summary = rollouts(engine, tasks, output, settings, inputs=inputs, force=force, watch=watch)
     click.echo(f"{output}: {_summary(summary)}", err=True)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, machine_options
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 
 if TYPE_CHECKING:
@@ -53,7 +53,11 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
     llama = Llama(model, heads=heads, n_ctx=max(len(tokens), 32), trace=False, **machine.llama_arguments())
     limit = TOLERANCE[machine.cache_type] if tolerance is None else tolerance
     worst = 0.0
-    for name, predicted in zip(("temperature", "top_p"), llama.predict(tokens), strict=True):
+    try:
+        predictions = llama.predict(tokens)
+    except InvalidInput as e:  # a token that the vocabulary does not have
+        raise BadFile.of(golden, e) from e
+    for name, predicted in zip(("temperature", "top_p"), predictions, strict=True):
         known = ~np.isnan(recorded[name])
         if known.any() != (name in llama.heads):
             has = "has" if known.any() else "lacks"
@@ -86,7 +90,8 @@ def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     except FileNotFoundError as e:
         raise BadFile.of(path, "no such file") from e
     except Exception as e:  # zipfile and numpy promise nothing about broken files
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        text = str(e.args[0] if isinstance(e, KeyError) else e)  # which puts its own into quotation marks
+        reason = (text.splitlines() or [type(e).__name__])[0]
         raise BadFile.of(path, f"no recorded predictions: {reason}; expected tokens, temperature and top_p") from e
     n = arrays["tokens"].size
     for name, array in arrays.items():

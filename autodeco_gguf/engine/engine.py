@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +116,21 @@ class Engine:
         """The heads that predict where a request asks for it: some of "temperature" and "top_p"."""
         return self._predictor.names
 
+    @property
+    def model_name(self) -> str:
+        """Name of the model's file."""
+        return self.context.file.path.name
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Of the model's GGUF, as llama.cpp has it."""
+        return self.context.metadata
+
+    @property
+    def draws_on(self) -> bool:
+        """Whether it goes on while nobody waits: it does not."""
+        return False
+
     def __repr__(self) -> str:
         heads = " and ".join(sorted(self.heads)) or "none"
         size = f"{self.n_parallel} sequences of {self.n_ctx} tokens"
@@ -160,6 +175,28 @@ class Engine:
         self._do(lambda: self._scheduler.replace(predictor))
         self._predictor = predictor
         self.fingerprint = f"{self.fingerprint.partition(' ')[0]} {heads.fingerprint()}"
+
+    @property
+    def lost(self) -> str | None:
+        """Which worker that has a part of the model was lost, and how; until :meth:`reload` nothing is computed."""
+        return self.context.lost
+
+    def reload(self) -> None:
+        """Load the model again, once the workers of which one was lost are back. What the sequences held is forgotten.
+
+        Raises:
+            ModelFailed: they are not back, or one is lost again.
+            Busy: a request is under way.
+            Closed: the engine is.
+        """
+
+        self.machine.remote()  # while one is not there, nobody is kept out
+
+        def work() -> None:
+            self._scheduler.forget()
+            self.context.reload()
+
+        self._turn.alone(work)
 
     def predict(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
         """T and P [n] that the heads give after hidden states [n, hidden_size] and raw logits [n, n_vocab].
@@ -224,6 +261,10 @@ class Engine:
         """
         return self.context.tokenize(self.render(message), add_bos=self.chat is None)
 
+    def prompts(self, messages: Iterable[str]) -> Iterator[list[int]]:
+        """Those of several messages, in their order; raises as :meth:`prompt` at the first that will not do."""
+        return map(self.prompt, messages)
+
     def check(self, request: Request) -> None:
         """Raise InvalidInput for a request that cannot be met: its prompt does not fit, a value out of range."""
         request.check()
@@ -236,20 +277,11 @@ class Engine:
             tokens = self.context.tokenize(prompt, add_bos=True)
         else:
             tokens = [check_token(token, self.context.n_vocab) for token in prompt]
-        n = len(tokens)
-        if n == 0:
-            raise InvalidInput("the prompt is empty", key="prompt")
-        if n + (request.max_tokens != 0) > self.n_ctx:
-            text = f"the prompt has {n} tokens, the context holds {self.n_ctx}; raise it"
-            raise InvalidInput(text, key="n_ctx", found=n, expected=self.n_ctx)
-        if request.n_keep is not None:
-            if request.n_keep > self.n_ctx // 2:
-                half = f"at most half of the context, {self.n_ctx // 2}"
-                raise InvalidInput.of("n_keep", request.n_keep, half)
-            if not self.context.can_shift:
-                path = self.context.file.path
-                text = f"{path}: this architecture cannot forget a part of what it read: no context shift"
-                raise InvalidInput(text, key="n_keep")
+        request.check_room(len(tokens), self.n_ctx)
+        if request.n_keep is not None and not self.context.can_shift:
+            path = self.context.file.path
+            text = f"{path}: this architecture cannot forget a part of what it read: no context shift"
+            raise InvalidInput(text, key="n_keep")
         return tokens
 
     def submit(self, request: Request, on_token: OnToken | None = None) -> Generation:

@@ -71,6 +71,16 @@ class Request(Sampling):
         stop_texts(self.stop)
         self._check_pairs()
 
+    def check_room(self, n: int, n_ctx: int) -> None:
+        """Raise InvalidInput unless a context of so many tokens has room for a prompt of n, and an answer to it."""
+        if n == 0:
+            raise InvalidInput("the prompt is empty", key="prompt")
+        if n + (self.max_tokens != 0) > n_ctx:
+            text = f"the prompt has {n} tokens, the context holds {n_ctx}; raise it"
+            raise InvalidInput(text, key="n_ctx", found=n, expected=n_ctx)
+        if self.n_keep is not None and self.n_keep > n_ctx // 2:
+            raise InvalidInput.of("n_keep", self.n_keep, f"at most half of the context, {n_ctx // 2}")
+
     def _check_pairs(self) -> None:
         if self.pairs is None:
             return

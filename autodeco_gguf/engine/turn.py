@@ -88,6 +88,20 @@ class Turn:
 
         return undoing(work, lambda: self._inside.discard(key))
 
+    def alone(self, function: Callable[[], None]) -> None:
+        """Have a turn in which nobody uses what ``function`` frees; who begins to meanwhile gets Closed.
+
+        Raises Busy in the thread that has the turn, Closed where it is.
+        """
+        self.check_outside()
+        undoing(lambda: self._alone(function), self._reopen)
+
+    def _alone(self, function: Callable[[], None]) -> None:
+        self._locked(lambda: self._take_last(float("inf")))
+        if self.closed:
+            raise self._error()
+        function()
+
     def close(self, limit: float = float("inf")) -> None:
         """Have the next turn, which is the last: end what is under way, and free everything. Again, it does nothing.
 

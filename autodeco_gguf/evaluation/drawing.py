@@ -9,9 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.answers.stream import PairsOf, Wanted, answers
-from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.evaluation import methods as ways
 from autodeco_gguf.evaluation.as_json import from_json, to_json
@@ -78,7 +78,7 @@ class Run:
     ``pairs`` is where those of autodeco are kept, None where nothing needs them.
     """
 
-    engine: Engine
+    engine: Drawer
     items: list[Item]
     tasks: GradedTasks
     settings: EvalSettings
@@ -156,7 +156,7 @@ class Run:
         return [(item, key) for item, key in wanted if key not in there or (pairs is not None and key not in pairs)]
 
     def _draw(self, method: str, config: Config, items: Sequence[Item], seeds: int, k: int) -> bool:
-        settings, sampling = self.settings, config.sampling(self.engine.context.metadata)
+        settings, sampling = self.settings, config.sampling(self.engine.metadata)
         missing = self._lacking(config, items, seeds, k)
         if not missing:
             return True

@@ -11,8 +11,8 @@ from typing import Any
 
 from autodeco_gguf import __version__
 from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.answers.items import GradedTasks, Item, make_request, render
-from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.drawing import EvalWatch, Run, Session, last_date, read_sessions, speeds
@@ -34,7 +34,7 @@ EVALUATION = "evaluation.jsonl"
 
 
 def evaluate(
-    engine: Engine,
+    engine: Drawer,
     tasks: GradedTasks,
     directory: Path,
     methods: Sequence[Method],
@@ -66,7 +66,7 @@ def evaluate(
     shuffles = any(method.name == "shuffle" for method in methods)  # a shard keeps the pairs for what it is joined to
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
-        engine.check(make_request(mine[0], config.sampling(engine.context.metadata), 0, settings.max_tokens))
+        engine.check(make_request(mine[0], config.sampling(engine.metadata), 0, settings.max_tokens))
     _open(directory)
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
@@ -120,9 +120,9 @@ def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> 
 # ---- results ----
 
 
-def _origin(engine: Engine, header: Mapping[str, Any], sessions: Iterable[Session]) -> Origin:
+def _origin(engine: Drawer, header: Mapping[str, Any], sessions: Iterable[Session]) -> Origin:
     return Origin(
-        model=engine.context.file.path.name,
+        model=engine.model_name,
         model_digest=header["model"],
         heads=tuple(sorted(engine.heads)),
         heads_file=None if engine.heads_file is None else engine.heads_file.name,

@@ -14,8 +14,8 @@ from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
 
 if TYPE_CHECKING:
+    from autodeco_gguf.answers.drawer import Drawer
     from autodeco_gguf.answers.items import Item
-    from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.tasks.tasks import Task
 
 VERSION = 1
@@ -108,7 +108,7 @@ class Shard(NamedTuple):
 
 
 def make_header(
-    kind: str, engine: Engine, tasks: Iterable[Task], items: Iterable[Item], settings: EvalSettings
+    kind: str, engine: Drawer, tasks: Iterable[Task], items: Iterable[Item], settings: EvalSettings
 ) -> dict[str, Any]:
     """All that a sample depends on; how many there are is no part of it."""
     digests = {task.name: hashlib.sha256() for task in tasks}

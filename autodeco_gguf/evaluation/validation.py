@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.evaluation.results import RESULTS
 from autodeco_gguf.files.reading import read_json
 
 
-def mean_shift_from(directory: Path, engine: Engine, methods: Sequence[Method]) -> tuple[list[Method], str]:
+def mean_shift_from(directory: Path, engine: Drawer, methods: Sequence[Method]) -> tuple[list[Method], str]:
     """The methods with the constants of mean-shift, autodeco's means in another evaluation; and the tasks of that.
 
     Raises:

@@ -18,7 +18,7 @@ from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activ
 from autodeco_gguf.heads.hub import PREFIX, is_hub_id
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
-_KEY = re.compile(r"(?P<head>temp_head|top_p_head)\.mlp\.(?P<index>[0-9]{1,4})\.(?P<part>weight|bias)$")
+_KEY = re.compile(r"(?:temp_head|top_p_head)\.mlp\.[0-9]{1,4}\.(?:weight|bias)$")
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 """Types of a safetensors file -> as what numpy reads their bytes."""
 
@@ -216,22 +216,32 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
     return arrays, files
 
 
+def _layers(arrays: Mapping[str, Float32Array], prefix: str) -> tuple[list[str], list[str]]:
+    """The names of the weights and biases of a head, as many as there are without a gap, one at least."""
+    names = [f"{prefix}.mlp.0"]
+    while any(f"{prefix}.mlp.{2 * len(names)}.{part}" in arrays for part in ("weight", "bias")):
+        names.append(f"{prefix}.mlp.{2 * len(names)}")
+    return [f"{name}.weight" for name in names], [f"{name}.bias" for name in names]
+
+
 def _mlp(arrays: Mapping[str, Float32Array], head: str, activation: str | None, directory: Path) -> Mlp:
     prefix = HEAD_PREFIX[head]
-    found = [m for m in map(_KEY.match, arrays) if m and m["head"] == prefix]
-    n_layers = max((int(m["index"]) // 2 + 1 for m in found), default=1)
-    weights, biases = ([f"{prefix}.mlp.{2 * i}.{part}" for i in range(n_layers)] for part in ("weight", "bias"))
-    for key in weights + biases:
+    weights, biases = _layers(arrays, prefix)
+    for key in (*weights, *biases):
         if key not in arrays:
             raise BadFile.of(directory, f"tensor {key} is missing", key=key)
-    odd = next((m[0] for m in found if int(m["index"]) % 2), None)
+    others = [key for key in arrays if key.startswith(f"{prefix}.") and key not in {*weights, *biases}]
+    odd = next((key for key in others if key.rpartition(".")[0][-1] in "13579"), None)
     if odd is not None:
         raise BadFile.of(directory, f"{odd} is unexpected: linear layers are numbered 0, 2, 4, ...", key=odd)
+    if others:
+        key = f"{prefix}.mlp.{2 * len(weights)}.weight"
+        raise BadFile.of(directory, f"tensor {key} is missing, but {others[0]} is there", key=key)
     for key in weights:
         shape = arrays[key].shape
         if len(shape) != 2:
             raise BadFile.of(directory, f"{key} is {list(shape)}, expected a matrix", key=key, found=shape)
-    activation = activation or default_activation(n_layers)
+    activation = activation or default_activation(len(weights))
     return Mlp(tuple(arrays[key] for key in weights), tuple(arrays[key] for key in biases), activation)
 
 
@@ -279,8 +289,10 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
                 if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                     raise ValueError("its parts are larger than the file")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch promises nothing about a broken file
+    except (RuntimeError, ValueError, OSError) as e:
         raise BadFile.of(path, f"not a PyTorch file, or a broken one: {_first_line(e)}") from e
+    except Exception as e:  # torch promises nothing about a broken file, and advises to let it run what it holds
+        raise BadFile.of(path, "not a PyTorch file, or a broken one, or not of tensors alone") from e
     if not isinstance(state, dict):
         raise BadFile.of(path, f"holds a {type(state).__name__}, expected tensors by name")
     for key, tensor in state.items():

@@ -22,6 +22,7 @@ from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.raw_logits import RawLogits
+from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
@@ -91,18 +92,22 @@ class Context:
         Raises:
             BadFile: a broken file, or llama.cpp cannot load it.
             InvalidInput: the machine has no such device.
+            ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
-        base = self.file.base()
-        machine = machine or Machine()
-        self._verbose = machine.verbose
+        self._machine = machine or Machine()
+        self._verbose = self._machine.verbose
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self.using: Callable[[Callable[[], Any]], Any] = lambda function: function()
-        set_verbose(machine.verbose)
+        set_verbose(self._verbose)
         llama_cpp.llama_backend_init()
+        self._load(self._machine.remote(), n_ctx, n_seq, n_outputs)
+
+    def _load(self, remote: Remote, n_ctx: int, n_seq: int, n_outputs: int | None) -> None:
+        base, machine = self.file.base(), self._machine
         model_params, self._params = lib.llama_model_default_params(), lib.llama_context_default_params()
         machine.set_params(base, model_params, self._params)
-        with loading(base, machine.verbose, devices=machine.devices) as name:
+        with loading(base, machine.verbose, devices=machine.devices, remote=remote) as name:
             self._model = CheckedModel(path_model=name, params=model_params, verbose=machine.verbose)
             self.n_vocab = int(lib.llama_vocab_n_tokens(self._model.vocab))
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
@@ -110,6 +115,18 @@ class Context:
             self._params.n_batch = self._params.n_ubatch = BATCH
             self._params.n_outputs_max = self.n_outputs
             self._open(n_ctx, n_seq)
+        self._remote = remote
+
+    def reload(self) -> None:
+        """Load the model again, once the workers of which one was lost are all there; every sequence is empty then.
+
+        Raises:
+            ModelFailed: they are not, and nothing has changed; or one is lost meanwhile, and then the model is closed
+                until this succeeds.
+        """
+        remote = self._machine.remote()
+        self.close()
+        self._load(remote, self.n_ctx, self.n_seq, self.n_outputs)
 
     def _open(self, n_ctx: int, n_seq: int) -> None:
         cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
@@ -331,12 +348,19 @@ class Context:
 
     def _prepare(self, hidden: bool) -> None:
         check_fork(self._params.n_threads)
+        self._remote.check()
         if hidden != self._hidden:
             lib.llama_set_embeddings(self._ctx.ctx, hidden)
             self._hidden = hidden
         self._raw.keep(hidden)
 
+    @property
+    def lost(self) -> str | None:
+        """Which worker that has a part of the model was lost, and how; then nothing can be computed any more."""
+        return self._remote.lost
+
     def _check(self, status: int) -> None:
+        self._remote.settle(self._ctx.ctx)
         if status:
             reason = "the context is full" if status == 1 else f"llama_decode failed with status {status}"
             raise ModelFailed(f"{self.file.path}: {reason}", file=self.file.path)

@@ -39,15 +39,22 @@ class Device(NamedTuple):
 
 
 def list_devices() -> list[Device]:
-    """The devices there are now, those of RPC servers that were added included."""
+    """The devices there are on this machine now."""
     return [Device(*device) for device in core.devices()]
 
 
-def device_names(device: str | Sequence[str] | None, arguments: dict[str, Any]) -> tuple[str, ...] | None:
-    """Those of "A,B" or ["A", "B"]; all layers go there, unless ``llama_cpp.Llama``'s arguments say something else."""
+def device_names(
+    device: str | Sequence[str] | None, arguments: dict[str, Any], workers: bool = False
+) -> tuple[str, ...] | None:
+    """Those of "A,B" or ["A", "B"].
+
+    All layers go there, or to the workers where there are some, unless ``llama_cpp.Llama``'s arguments say something
+    else.
+    """
+    if device is not None or workers:
+        arguments.setdefault("n_gpu_layers", -1)
     if device is None:
         return None
-    arguments.setdefault("n_gpu_layers", -1)
     return tuple(name.strip() for name in device.split(",")) if isinstance(device, str) else tuple(device)
 
 
@@ -78,8 +85,19 @@ def find_devices(names: Sequence[str] | None) -> list[Device] | None:
     return found
 
 
-Choice = Callable[[], Sequence[Device] | None]
-"""Finds the devices for a model when it is loaded; None: all GPUs."""
+def after_remote(remote: Sequence[Device], names: Sequence[str] | None) -> list[Device] | None:
+    """Those of workers first, so that the output layer is at hand, then those of the names, as :func:`find_devices`.
+
+    None where there are neither workers nor names.
+    """
+    chosen = find_devices(names)
+    if chosen is None:
+        return [*remote, *(device for device in list_devices() if device.takes_layers)] if remote else None
+    return [*remote, *chosen]
+
+
+Choice = Callable[[Sequence[Device]], Sequence[Device] | None]
+"""Finds the devices for a model when it is loaded, given those of its workers; None: all GPUs."""
 
 
 def put_on(params: Any, devices: Sequence[Device] | None) -> None:

@@ -20,21 +20,14 @@ from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
+from autodeco_gguf.model import methods
 from autodeco_gguf.model.completion import Completion
-from autodeco_gguf.model.devices import device_names, find_devices
+from autodeco_gguf.model.devices import after_remote, device_names
 from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
-from autodeco_gguf.model.methods import (
-    LlamaSampler,
-    as_sampling,
-    check_settings,
-    in_turn,
-    warn_ignored,
-    who_decides,
-    with_defaults,
-)
 from autodeco_gguf.model.raw_logits import RawLogits
+from autodeco_gguf.model.rpc.remote import Remote, as_remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
@@ -43,8 +36,8 @@ from autodeco_gguf.model.turns import Turns
 _PREDICT_ROWS = 32
 """Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
 
-_sample_once = with_defaults(llama_cpp.Llama.sample)
-_generate = with_defaults(llama_cpp.Llama.generate)
+_sample_once = methods.with_defaults(llama_cpp.Llama.sample)
+_generate = methods.with_defaults(llama_cpp.Llama.generate)
 _GENERATE = frozenset(inspect.signature(_generate).parameters)
 
 
@@ -69,13 +62,15 @@ class Llama(llama_cpp.Llama):
         [True, True, True, True]
     """
 
-    create_completion = with_defaults(llama_cpp.Llama.create_completion)
-    create_chat_completion = with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
-    __call__ = with_defaults(llama_cpp.Llama.__call__)
-    reset = in_turn(llama_cpp.Llama.reset)
-    embed = in_turn(llama_cpp.Llama.embed)
-    load_state = in_turn(llama_cpp.Llama.load_state)
-    save_state = in_turn(llama_cpp.Llama.save_state, changes=False)
+    create_completion = methods.with_defaults(llama_cpp.Llama.create_completion)
+    create_chat_completion = methods.with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
+    __call__ = methods.with_defaults(llama_cpp.Llama.__call__)
+    reset = methods.in_turn(llama_cpp.Llama.reset)
+    embed = methods.in_turn(llama_cpp.Llama.embed)
+    load_state = methods.in_turn(llama_cpp.Llama.load_state)
+    save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
+
+    _last: Sampler | None
 
     # llama_cpp.Llama's own, of which mypy sees nothing
     n_tokens: int
@@ -91,6 +86,7 @@ class Llama(llama_cpp.Llama):
         trace: bool = True,
         sampling: Literal["caller", "heads"] | None = None,
         device: str | Sequence[str] | None = None,
+        rpc: str | Sequence[str] | Remote = (),
         **kwargs: Any,
     ) -> None:
         """Load a model and its heads.
@@ -107,6 +103,7 @@ class Llama(llama_cpp.Llama):
                 AUTODECO_SAMPLING says, or "caller".
             device: names of devices to put the layers on, all of them unless ``n_gpu_layers`` says less; "none" is the
                 CPU alone. By default what llama_cpp does: with ``n_gpu_layers``, so many on all GPUs.
+            rpc: addresses of workers, as "host:port,host:port", on whose devices layers are put too, before the others.
             **kwargs: as in ``llama_cpp.Llama``, but ``n_threads`` is by default what
                 :func:`~autodeco_gguf.model.machine.default_threads` says, and ``n_threads_batch`` the same. With
                 ``vocab_only`` there are no heads.
@@ -114,27 +111,27 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, or llama.cpp cannot load the model; one line with the cause.
-            InvalidInput: another ``sampling``, heads that do not exist, or a size or a number of threads out of range;
-                no such device.
+            InvalidInput: another ``sampling``, no such heads or device, or a size or number of threads out of range.
+            ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
         self._turns = Turns(str(model_path))
-        check_settings(kwargs)
-        self._sampling, self._told = who_decides(sampling), False  # told: that something is ignored
+        methods.check_settings(kwargs)
+        self._sampling, self._told = methods.who_decides(sampling), False  # told: that something is ignored
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(Path(model_path))
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
-        self._heads_path, self._trace_on = heads, trace
-        self._last: Sampler | None = None
+        self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(self._heads, enabled)
         self._generator: Callable[[], Any] = lambda: None  # the last of generate()
         self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         kwargs["n_threads"] = kwargs.get("n_threads") or default_threads(base)
         kwargs["n_threads_batch"] = kwargs.get("n_threads_batch") or kwargs["n_threads"]
-        self._device = device_names(device, kwargs)
-        prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(find_devices, self._device)
-        with loading(base, kwargs.get("verbose", True), prepare, devices=devices) as path:
+        self._remote = as_remote(rpc)
+        self._device = device_names(device, kwargs, bool(self._remote))
+        prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(after_remote, names=self._device)
+        with loading(base, kwargs.get("verbose", True), prepare, devices=devices, remote=self._remote) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
         self._raw.bind(self._ctx.ctx)
@@ -238,7 +235,7 @@ class Llama(llama_cpp.Llama):
                     f"{self.model_path}: the context is full: {len(tokens)} more than the {self.n_tokens} of its "
                     f"{self.n_ctx()} tokens; raise n_ctx"
                 )
-            if not self._goes_on():
+            if not methods.goes_on(self._model, self._ctx, self.n_tokens):
                 tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
                 self._ctx.kv_cache_clear()
                 self.reset()
@@ -246,17 +243,6 @@ class Llama(llama_cpp.Llama):
             generator = self._generator()
             if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
                 self._predictor.fetch(self._ctx.ctx)
-
-    def _goes_on(self) -> bool:
-        """Whether the context has what a token after the first n_tokens looks back at, and forgets what it held after.
-
-        A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
-        """
-        if not self._ctx.kv_cache_seq_rm(-1, self.n_tokens, -1):
-            return False
-        window = int(lib.llama_model_n_swa(self._model.model))
-        first = int(lib.llama_memory_seq_pos_min(self._ctx.memory, 0))
-        return not window or not self.n_tokens or 0 <= first <= max(0, self.n_tokens + 1 - window)
 
     def _eval(self, tokens: list[int]) -> None:
         if self._host_way and not self._keeps_hidden:
@@ -274,8 +260,10 @@ class Llama(llama_cpp.Llama):
     def _eval_parts(self, tokens: list[int]) -> None:
         for i in range(0, len(tokens), self.n_batch):
             self._turns.check()
+            self._remote.check()
             self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
+            self._remote.settle(self._ctx.ctx)
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         n_vocab = self.n_vocab()
@@ -336,6 +324,7 @@ class Llama(llama_cpp.Llama):
         self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
         self._raw.keep(True)
         self._ctx.decode(self._batch)
+        self._remote.settle(self._ctx.ctx)
         n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
         logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, n_vocab))
         hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, n_embd))
@@ -363,16 +352,16 @@ class Llama(llama_cpp.Llama):
     ) -> Sampler:
         """What llama_cpp's generate and sample call; tfs_z and penalize_nl have no effect there either."""
         if self._sampling == "heads":
-            self._told = self._told or warn_ignored(self.model_path, {"temperature": temp, "top_p": top_p})
+            self._told = self._told or methods.warn_ignored(self.model_path, {"temperature": temp, "top_p": top_p})
             temp = top_p = None
         others |= {"seed": self._seed, "penalty_last_n": self.last_n_tokens_size}
-        sampling = as_sampling(temperature=temp, top_p=top_p, **others)
+        sampling = methods.as_sampling(temperature=temp, top_p=top_p, **others)
         pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
         self._last = build_sampler(
             self._predictor,
             sampling,
             self._model,
-            make=functools.partial(LlamaSampler, self, pieces),
+            make=functools.partial(methods.LlamaSampler, self, pieces),
             logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",
         )
@@ -387,4 +376,5 @@ class Llama(llama_cpp.Llama):
             "trace": self._trace_on,
             "sampling": self._sampling,
             "device": self._device,
+            "rpc": self._remote.addresses,
         }

@@ -19,6 +19,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, Closed
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.amx import kernels_work
 from autodeco_gguf.model.devices import Choice, put_on
+from autodeco_gguf.model.rpc.remote import NOBODY, Remote
 from autodeco_gguf.model.sampler import address
 from autodeco_gguf.model.template import Formatter
 from autodeco_gguf.model.vetting import check_loadable
@@ -40,11 +41,13 @@ _watcher: ContextVar[Callable[[float], object] | None] = ContextVar("watcher", d
 
 
 @contextmanager
-def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, devices: Choice) -> Iterator[str]:
+def loading(
+    base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, devices: Choice, remote: Remote = NOBODY
+) -> Iterator[str]:
     """Make llama_cpp load ``base`` from where it stands in its file; yields the path to give it.
 
-    It goes on the devices that ``devices()`` gives then, None for all there are, and does without the CPU's AMX kernels
-    where they do not work.
+    It goes on the devices that ``devices`` gives then for those of ``remote``, None for all there are, and does without
+    the CPU's AMX kernels where they do not work. A worker that is lost meanwhile is a ModelFailed that names it.
 
     llama_cpp's loader takes nothing but a path, so for this thread, for the time of one load, some of its functions
     are replaced: the one that opens the model; the one that makes the context, with parameters that ``prepare`` may
@@ -56,7 +59,7 @@ def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, de
     check_loadable(base)
 
     def choose(params: Any) -> None:
-        put_on(params, devices())
+        put_on(params, devices(remote.devices()))
         params.use_extra_bufts = params.use_extra_bufts and (params.vocab_only or kernels_work())
         if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
             params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
@@ -64,7 +67,7 @@ def loading(base: GgufFile, verbose: bool, prepare: Prepare | None = None, *, de
     with _load_lock:
         capture = core.LogCapture(verbose)
         try:
-            with _replaced(_replacements(base, choose, prepare, capture)):
+            with remote.guarding(), _replaced(_replacements(base, choose, prepare, capture, remote)):
                 yield _FileName(base.path)
         except AutoDecoError:
             raise
@@ -129,7 +132,7 @@ def _replaced(replacements: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def _replacements(
-    base: GgufFile, choose: Callable[[Any], object], prepare: Prepare | None, capture: core.LogCapture
+    base: GgufFile, choose: Callable[[Any], object], prepare: Prepare | None, capture: core.LogCapture, remote: Remote
 ) -> list[tuple[Any, str, Any]]:
     """What stands in for functions of llama_cpp while ``base`` is loaded; other threads get those that were there.
 
@@ -142,7 +145,7 @@ def _replacements(
     def open_here(path: bytes, params: Any) -> Any:
         if threading.get_ident() != owner:
             return open_model(path, params)
-        watch = _Watch(_watcher.get())
+        watch = _Watch(remote.watching(_watcher.get()))
         params.progress_callback = watch.callback
         choose(params)
         model = open_model(path, params) if base.start == 0 else open_inside(params)

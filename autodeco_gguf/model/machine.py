@@ -10,10 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.rpc.address import SILENCE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autodeco_gguf.files.gguf import GgufFile
     from autodeco_gguf.model.devices import Device
+    from autodeco_gguf.model.rpc.remote import Remote
 
 DEFAULT_CONTEXT: Final = 4096
 """Tokens of context at most, where nobody says otherwise."""
@@ -33,6 +37,9 @@ class Machine:
             alone. None: all GPUs.
         split_mode: over several devices, "layer": whole layers on each; "row" or "tensor": every layer on all, as far
             as the devices can; "none": all on ``main_gpu``. None: "layer", or "none" with a ``main_gpu``.
+        rpc: addresses of workers, as "host:port", whose devices come before those of ``device``: parts of the model are
+            put on them. (): none.
+        rpc_timeout: seconds that a worker may be silent.
         tensor_split: how much of the model each device gets, in proportion, such as (3, 1). None: by their free memory.
         main_gpu: number of the device, from 0, that has everything, or by rows what is not split.
         mlock: keep the model in RAM: it is not swapped out.
@@ -46,6 +53,8 @@ class Machine:
     n_threads: int | None = None
     n_gpu_layers: int = -1
     device: tuple[str, ...] | None = None
+    rpc: tuple[str, ...] = ()
+    rpc_timeout: float = SILENCE_S
     split_mode: Literal["none", "layer", "row", "tensor"] | None = None
     tensor_split: tuple[float, ...] | None = None
     main_gpu: int | None = None
@@ -60,15 +69,28 @@ class Machine:
         """How many threads to start."""
         return self.n_threads or default_threads()
 
-    def devices(self) -> list[Device] | None:
+    def remote(self) -> Remote:
+        """The workers of :attr:`rpc`, each of which answers now.
+
+        Raises:
+            InvalidInput: an address that is none.
+            ModelFailed: a worker that cannot be used.
+        """
+        from autodeco_gguf.model.rpc.remote import connect_workers
+
+        return connect_workers(self.rpc, self.rpc_timeout)
+
+    def devices(self, remote: Sequence[Device] = ()) -> list[Device] | None:
         """The devices besides the CPU that a model is put on, of those that are known now; None: all GPUs.
+
+        ``remote`` are those of the workers.
 
         Raises:
             InvalidInput: there is no such device, or not as many as ``tensor_split`` or ``main_gpu`` speak of.
         """
-        from autodeco_gguf.model.devices import find_devices, list_devices
+        from autodeco_gguf.model.devices import after_remote, list_devices
 
-        chosen = find_devices(self.device)
+        chosen = after_remote(remote, self.device)
         found = [device for device in list_devices() if device.takes_layers] if chosen is None else chosen
         names = ", ".join(device.name for device in found) or "none besides the CPU"
         if self.tensor_split is not None:
@@ -89,10 +111,13 @@ class Machine:
 
         Raises:
             InvalidInput: as :meth:`devices`.
+            ModelFailed: as :meth:`remote`.
         """
-        self.devices()
+        remote = self.remote()
+        self.devices(remote.devices())
         return {
             "device": self.device,
+            "rpc": remote,
             "n_gpu_layers": self.n_gpu_layers,
             "split_mode": self._split_mode(),
             "main_gpu": self.main_gpu or 0,

@@ -12,7 +12,8 @@ from numbers import Real
 from typing import Any, TypeVar
 
 import llama_cpp
-from llama_cpp._internals import LlamaContext
+from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaContext, LlamaModel
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampler import Predictor, Sampler
@@ -86,7 +87,9 @@ def in_turn(method: F, *, changes: bool = True) -> F:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self._turns.turn(changes=changes):
-            return method(self, *args, **kwargs)
+            result = method(self, *args, **kwargs)
+            self._remote.check()
+            return result
 
     return wrapper  # type: ignore[return-value]
 
@@ -105,6 +108,18 @@ def check_settings(arguments: dict[str, Any]) -> None:
             raise InvalidInput.of(name, repr(value), f"{least} to {most}")
     for name in arguments.keys() - _KNOWN:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
+
+
+def goes_on(model: LlamaModel, ctx: LlamaContext, n_tokens: int) -> bool:
+    """Whether a context has what a token after the first n_tokens looks back at; it forgets what it held after these.
+
+    A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
+    """
+    if not ctx.kv_cache_seq_rm(-1, n_tokens, -1):
+        return False
+    window = int(lib.llama_model_n_swa(model.model))
+    first = int(lib.llama_memory_seq_pos_min(ctx.memory, 0))
+    return not window or not n_tokens or 0 <= first <= max(0, n_tokens + 1 - window)
 
 
 def who_decides(sampling: str | None) -> str:
@@ -152,6 +167,7 @@ class LlamaSampler(Sampler):
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         token = super().sample(ctx.ctx, idx, self._llama.input_ids[: self._llama.n_tokens])
+        self._llama._remote.check()  # noqa: SLF001  T and P have been read
         if token not in self._pieces:
             self._pieces[token] = self._llama.token_bytes(token)
         return token

@@ -11,14 +11,15 @@ from autodeco_gguf.server.service import Service
 
 
 def health(service: Service) -> dict[str, Any]:
-    """Whether it works: "degraded" from a failure of the whole batch to the next answer."""
+    """Whether it works: "degraded" from a failure of the whole batch to the next answer, and while a worker is lost."""
     running, waiting = service.driver.counts
+    failure = service.engine.lost or service.driver.failure
     found: dict[str, Any] = {
-        "status": "ok" if service.driver.failure is None else "degraded",
+        "status": "ok" if failure is None else "degraded",
         "running": running,
         "waiting": waiting,
     }
-    return found if service.driver.failure is None else {**found, "error": service.driver.failure}
+    return found if failure is None else {**found, "error": failure}
 
 
 def model(service: Service) -> dict[str, Any]:

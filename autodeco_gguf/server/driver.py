@@ -13,6 +13,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Piece, Request, Result
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed
+from autodeco_gguf.server.revival import Revival
 
 _log = logging.getLogger("autodeco_gguf.server")
 
@@ -94,12 +95,13 @@ class Driver:
 
     Attributes:
         engine: the engine; its own queue must be long enough.
+        revival: brings it back when it has lost a worker.
         failure: why the last step failed for the whole batch; None once one has succeeded again.
     """
 
     def __init__(self, engine: Engine, max_queue: int) -> None:
         """Begin to run; ``max_queue`` answers may wait for a sequence."""
-        self.engine = engine
+        self.engine, self.revival = engine, Revival(engine)
         self.failure: str | None = None
         self._max_queue = max_queue
         self._lock = threading.RLock()
@@ -174,9 +176,14 @@ class Driver:
     def _run(self) -> None:
         while True:
             with self._lock:
-                self._changed.wait_for(lambda: self._jobs or self._closing)
-                if not self._jobs:
+                self._changed.wait_for(lambda: self._jobs or self._closing, self.revival.interval)
+                is_idle = not self._jobs
+                if is_idle and self._closing:
                     return
+            if is_idle:
+                if self.revival.look():
+                    self.failure = None
+                continue
             try:
                 self.engine.run_until(self._settle)
             except Exception as e:  # whatever fails, others are to be served

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, printable
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, ModelFailed, printable
 from autodeco_gguf.model.template import TEMPLATE_KEY
 
 RETRY_SECONDS = 1
@@ -53,6 +53,8 @@ class ApiError(Exception):
             return cls(503, str(error), code="queue_full", headers={"Retry-After": str(RETRY_SECONDS)})
         if isinstance(error, Closed):
             return cls(503, "the server is shutting down", code="shutting_down")
+        if isinstance(error, ModelFailed) and error.key == "rpc":
+            return cls(503, str(error), code="worker_lost", headers={"Retry-After": str(RETRY_SECONDS)})
         if not isinstance(error, InvalidInput):
             return cls(500, str(error), code="model_failed")
         if error.key == "n_ctx":

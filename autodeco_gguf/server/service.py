@@ -19,7 +19,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
 from autodeco_gguf.engine.request import Request as Ask
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, ModelFailed
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.server.answer_log import AnswerLog, answer_line
 from autodeco_gguf.server.choice import Choice, Delta, Words
@@ -180,6 +180,7 @@ class Service:
     ) -> tuple[Plan, Voice, Job]:
         param = "messages"
         try:
+            self.driver.revival.check()
             plan, voice = make()
             param = plan.prompt_param
             pieces = stream or plan.pieces or self.log is not None
@@ -190,7 +191,8 @@ class Service:
                     return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
             return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
-            error = ApiError.of(e, param)
+            lost = self.engine.lost
+            error = ApiError.of(e if lost is None else ModelFailed(lost, key="rpc"), param)
             if error.status >= 500 and error.status != 503:
                 _log.error("%s", error.message)
             raise error from e

@@ -51,11 +51,12 @@ class Output:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the output for this training; no directory of the state stays behind that is empty.
+        """Keep the output for this training; no directory that it made, for the state or all, stays behind empty.
 
         Raises:
             Busy: another training has it.
         """
+        is_new = not self.directory.is_dir()
         with bad_file(self.directory, "cannot be written"):
             self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory):  # which stays, unlike the state's
@@ -66,8 +67,9 @@ class Output:
             try:
                 yield
             finally:
-                with suppress(OSError):
-                    self.state.rmdir()
+                for path in (self.state, self.directory)[: 1 + is_new]:
+                    with suppress(OSError):
+                        path.rmdir()
 
     def remove_results(self) -> None:
         """What an earlier training left; only when the new one is about to start."""

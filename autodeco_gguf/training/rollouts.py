@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from autodeco_gguf.answers.drawer import Drawer
 from autodeco_gguf.answers.items import GradedTasks, Item, digest, render
 from autodeco_gguf.answers.stream import Answer, Wanted, answers, groups
-from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import check_new, check_output
 from autodeco_gguf.files.journal import Header, Journal
@@ -127,7 +127,7 @@ RolloutWatch = Callable[[RolloutSummary, int], None]
 
 
 def rollouts(
-    engine: Engine,
+    engine: Drawer,
     tasks: GradedTasks,
     output: Path,
     settings: RolloutSettings | None = None,
@@ -143,7 +143,7 @@ def rollouts(
     gives the file that an undisturbed run would have given.
 
     Args:
-        engine: the model.
+        engine: the model, or what has many of them.
         tasks: open; each problem is rendered with the model's chat template as one user message, or as it is.
         output: the file to write.
         settings: how to sample.
@@ -185,7 +185,7 @@ def wanted_samples(items: Sequence[Item], todo: Sequence[int], k: int, seed: int
 
 
 def _sample(
-    engine: Engine,
+    engine: Drawer,
     tasks: GradedTasks,
     items: Sequence[Item],
     settings: RolloutSettings,
@@ -219,7 +219,7 @@ def _kept(answer: Answer) -> Kept:
 
 
 def _records(
-    engine: Engine, items: Sequence[Item], partial: _Partial, settings: RolloutSettings
+    engine: Drawer, items: Sequence[Item], partial: _Partial, settings: RolloutSettings
 ) -> Iterator[dict[str, object]]:
     for i, item in enumerate(items):
         prompt, problem = engine.render(item.problem.text), item.problem
@@ -232,11 +232,11 @@ def _records(
 # ---- what is finished so far ----
 
 
-def _header(engine: Engine, tasks: GradedTasks, items: Sequence[Item], settings: RolloutSettings) -> Header:
+def _header(engine: Drawer, tasks: GradedTasks, items: Sequence[Item], settings: RolloutSettings) -> Header:
     """All that the samples depend on."""
     return {
         "rollouts": _VERSION,
-        "model": engine.context.file.base().fingerprint()[:16],
+        "model": engine.fingerprint.partition(" ")[0][:16],
         "checker": ", ".join(dict.fromkeys(task.checker for task in tasks.tasks)),
         "problems": digest(items),
         "ctx": engine.n_ctx,

@@ -55,6 +55,8 @@ def test_options_are_collected_into_a_machine() -> None:
     assert machine_of(*given) == Machine(
         device=("CUDA0", "CUDA1"), tensor_split=(3, 1), main_gpu=1, split_mode="row", mlock=True, mmap=False
     )
+    given = ("--rpc", "a:1, b:2", "--rpc-timeout", "5")
+    assert machine_of(*given) == Machine(rpc=("a:1", "b:2"), rpc_timeout=5.0)
     assert machine_of("-dev", "none", "--split-mode", "none") == Machine(device=("none",), split_mode="none")
 
 

@@ -224,3 +224,37 @@ def test_a_fork_between_two_steps_or_within_ones_own() -> None:
     assert within(10, lambda: turn.use(lambda: 5)) == 5
     within(10, turn.close)
     assert turn.did == ["end", "free"]
+
+
+def test_alone_waits_for_who_uses_it_and_keeps_others_out() -> None:
+    turn, done = Turn("m.gguf", lambda: None, lambda: None), list[str]()
+    inside, go_on, alone, finish = (threading.Event() for _ in range(4))
+
+    def use() -> None:
+        inside.set()
+        go_on.wait(10)
+        done.append("used")
+
+    def change() -> None:
+        alone.set()
+        finish.wait(10)
+        done.append("changed")
+
+    user = threading.Thread(target=lambda: turn.use(use))
+    user.start()
+    inside.wait(10)
+    changer = threading.Thread(target=lambda: turn.alone(change))
+    changer.start()
+    assert not alone.wait(0.1)
+    go_on.set()
+    assert alone.wait(10)
+    with pytest.raises(Closed):
+        turn.use(lambda: None)
+    finish.set()
+    changer.join(10)
+    assert done == ["used", "changed"]
+    assert turn.use(lambda: 5) == 5
+    turn.close()
+    with pytest.raises(Closed):
+        turn.alone(lambda: done.append("too late"))
+    assert done == ["used", "changed"]

@@ -99,6 +99,7 @@ def test_a_process_that_is_killed(number: signal.Signals, hub: Hub, tmp_path: Pa
         wait_for(
             lambda: (tmp_path / "hub/models--u--r").exists() and max(blobs(tmp_path).values(), default=0) > 1 << 17
         )
+        hub.pause = 1
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
     (kept,) = blobs(tmp_path).values()
@@ -128,14 +129,17 @@ def test_a_bar_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_one_process_downloads_and_another_waits(hub: Hub, tmp_path: Path) -> None:
-    hub.pause = 0.02
+    hub.pause = 1
     env = environment(hub, tmp_path)
     with start(ID, python=FIND, env=env) as first:
         wait_for(lambda: bool(hub.asked) and hub.asked[-1].startswith("GET /u/r/resolve"))
-        second = spawn(ID, python=("-c", FIND), env=env)
-        out, err = first.communicate(timeout=30)
-    assert (out.decode(), err) == (second.out, b"")
-    assert second.err == f"{ID}: dir/m.gguf: another process is downloading it; waiting\n"
+        with start(ID, python=FIND, env=env) as second:
+            waits = second.stderr.readline()  # type: ignore[union-attr]
+            hub.pause = 0
+            found = [process.communicate(timeout=30) for process in (first, second)]
+    assert waits.decode() == f"{ID}: dir/m.gguf: another process is downloading it; waiting\n"
+    assert found[0] == found[1]
+    assert found[0][1] == b""
     assert (hub.downloads, blobs(tmp_path)) == (["dir/m.gguf"], {"": 1 << 20})
 
 
@@ -146,6 +150,7 @@ def test_one_that_waits_goes_on_when_the_first_is_killed(hub: Hub, tmp_path: Pat
         wait_for(
             lambda: (tmp_path / "hub/models--u--r").exists() and max(blobs(tmp_path).values(), default=0) > 1 << 17
         )
+        hub.pause = 1
         with start(ID, python=FIND, env=env) as second:
             assert b"waiting" in second.stderr.readline()  # type: ignore[union-attr]
             first.kill()

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -22,8 +22,15 @@ if __name__ == "__main__":
 ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
 """Of a worker: a crash says so at once, and two of them do not wait for each other's threads."""
 
-SECONDS, MEGABYTES, HANGS_S = 5, 300, 60
+SECONDS, MEGABYTES, HANGS_S = 5, 300, 300
 """What one file may cost: processor time, memory beyond what was in use, and wall time at which the worker is ended."""
+
+QUICK = re.compile(r"^(model\.gguf|adapter)\b.*: (run|inspect|export|repack) ")
+QUICK_SECONDS, QUICK_MEGABYTES = 1, 64
+"""The same for what is done with a GGUF alone."""
+
+STARTS_S = 600
+"""The same for the first of a worker, which imports all that there is."""
 
 
 def fault(answer: dict[str, Any]) -> str:
@@ -42,9 +49,10 @@ def fault(answer: dict[str, Any]) -> str:
     text = err + (status if isinstance(status, str) else "") + ("" if ": run " in answer["what"] else answer["out"])
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text):
         return f"control characters: {text!r}"
-    if answer["cpu_s"] > SECONDS:
+    seconds, megabytes = (QUICK_SECONDS, QUICK_MEGABYTES) if QUICK.match(answer["what"]) else (SECONDS, MEGABYTES)
+    if answer["cpu_s"] > seconds:
         return f"{answer['cpu_s']:.1f} s"
-    if answer["memory"] > MEGABYTES << 20:
+    if answer["memory"] > megabytes << 20:
         return f"{answer['memory'] >> 20} MB"
     return f"left behind: {answer['left']}" if answer["left"] else ""
 
@@ -55,6 +63,7 @@ class Worker:
     def __init__(self, directory: Path, made: Path) -> None:
         self._directory, self._made = directory, made
         self._process: subprocess.Popen[str] | None = None
+        self._begun = False
 
     def ask(self, seed: int) -> tuple[dict[str, Any], str]:
         """How the case of a seed went, and what is wrong with that."""
@@ -66,7 +75,8 @@ class Worker:
         assert process.stdout is not None
         process.stdin.write(f"{seed}\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], HANGS_S)
+        ready, _, _ = select.select([process.stdout], [], [], HANGS_S if self._begun else STARTS_S)
+        self._begun = True
         line = process.stdout.readline() if ready else ""
         if line:
             answer = json.loads(line)
@@ -75,11 +85,13 @@ class Worker:
             process.kill()
         code = process.wait()
         self.stop()
-        said, call = (self._directory.with_suffix(suffix).read_text("utf-8", "replace") for suffix in (".err", ".what"))
+        paths = [self._directory.with_suffix(suffix) for suffix in (".err", ".what")]
+        said, call = (p.read_text("utf-8", "replace") if p.exists() else "" for p in paths)
         what = f"no answer within {HANGS_S} s" if not ready else f"ended with {code}"
         return {"seed": seed, "what": call}, f"{what}: {said[-1500:]}"
 
     def _start(self) -> None:
+        self._begun = False
         path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "hostile.worker", str(self._directory), str(self._made)]
         self._process = subprocess.Popen(
@@ -101,8 +113,8 @@ class Worker:
             self._process = None
 
 
-def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2) -> list[str]:
-    """The cases that end badly, each as a line with its seed."""
+def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2, record: TextIO | None = None) -> list[str]:
+    """The cases that end badly, each as a line with its seed; ``record`` gets a line of JSON for every case."""
     made = directory / "made"
     made.mkdir()
     from hostile.cases import prepare
@@ -120,8 +132,11 @@ def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2) -> list[str]
                 if seed is None:
                     return
                 answer, wrong = worker.ask(seed)
-                if wrong:
-                    with lock:
+                with lock:
+                    if record is not None:
+                        kept = {key: answer.get(key) for key in ("seed", "what", "status", "cpu_s", "memory")}
+                        print(json.dumps({**kept, "wrong": wrong}), file=record, flush=True)
+                    if wrong:
                         found.append(f"seed {seed}, {answer.get('what', '')}: {wrong}")
                         print(found[-1], flush=True)
         finally:
@@ -135,15 +150,35 @@ def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2) -> list[str]
     return found
 
 
+def summary(lines: Iterator[dict[str, Any]]) -> str:
+    """How many cases there were, how they ended, and what they took."""
+    cases = list(lines)
+    gguf = [case for case in cases if case["what"].startswith(("model.gguf", "adapter"))]
+    text = f"{len(cases)} cases, {len(gguf)} of them GGUFs, {sum(bool(case['wrong']) for case in cases)} end badly"
+    for name, unit, scale in (("cpu_s", "s", 1), ("memory", "MB", 1 << 20)):
+        values = sorted(case[name] / scale for case in cases if case[name] is not None)
+        shares = ", ".join(
+            f"{share:.1%} within {values[int(share * (len(values) - 1))]:.2f}" for share in (0.5, 0.99, 0.999)
+        )
+        text += f"\n{name}, {unit}: {shares}, at most {values[-1]:.2f}"
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="file for how each case went; those in it already are passed over")
     parser.add_argument("--seed", type=int, default=0, help="the first of the cases' seeds")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        found = hunt(iter(range(args.seed, args.seed + args.count)), Path(directory), args.workers)
-    print(f"{len(found)} of {args.count} end badly")
+    path = args.record or Path(os.devnull)
+    done = {case["seed"] for case in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
+    seeds = (seed for seed in range(args.seed, args.seed + args.count) if seed not in done)
+    with tempfile.TemporaryDirectory() as directory, path.open("a") as record:
+        found = hunt(seeds, Path(directory), args.workers, record)
+    if args.record:
+        print(summary(map(json.loads, path.read_text().splitlines())))
+    print(f"{len(found)} of {args.count - len(done)} end badly")
     sys.exit(bool(found))
 
 

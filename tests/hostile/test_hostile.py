@@ -11,7 +11,7 @@ import pytest
 
 from hostile.broken_gguf import broken_gguf
 from hostile.gguf_bytes import Gguf
-from hostile.hunt import fault, hunt
+from hostile.hunt import fault, hunt, summary
 
 FIXTURES = Path(__file__).parent.parent
 SEED, COUNT = int(os.environ.get("HOSTILE_SEED", "0")), int(os.environ.get("HOSTILE_COUNT", "3000"))
@@ -42,6 +42,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "steers the terminal": ({"err": "error: \x1b[2J\n"}, "control characters"),
     "slow": ({"cpu_s": 5.1}, "5.1 s"),
     "large": ({"memory": 301 << 20}, "301 MB"),
+    "slow for a GGUF alone": ({"what": "model.gguf from x.gguf: run /x", "cpu_s": 1.1}, "1.1 s"),
+    "large for a GGUF alone": ({"what": "adapter: inspect /x", "memory": 65 << 20}, "65 MB"),
     "half a file": ({"left": [".x.tmp"]}, "left behind"),
 }
 
@@ -51,3 +53,11 @@ def test_what_counts_as_harm(name: str) -> None:
     change, reason = BAD[name]
     assert fault(GOOD) == ""
     assert reason in fault({**GOOD, **change})
+
+
+def test_a_summary() -> None:
+    case = {"what": "model.gguf from x: run", "cpu_s": 0.1, "memory": 1 << 20, "wrong": ""}
+    lines = [case, {**case, "cpu_s": 0.3, "wrong": "slow"}, {**case, "what": "golden", "memory": None}]
+    text = summary(iter(lines))
+    assert text.splitlines()[0] == "3 cases, 2 of them GGUFs, 1 end badly"
+    assert "at most 0.30" in text

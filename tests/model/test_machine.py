@@ -53,6 +53,29 @@ def test_one_core_of_the_machine_is_one_thread() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60).stdout == b"1\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_a_model_on_one_core_of_the_machine_runs_and_reads_prompts_with_one_thread(merged: Path) -> None:
+    code = f"""if True:
+        import os, sys
+        os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+        import llama_cpp
+        from autodeco_gguf.model import machine
+        from autodeco_gguf.model.context import Context
+        machine._SMALL_MODEL = 0
+        os.cpu_count = lambda: 8
+        ctx = Context({str(merged)!r}, n_ctx=64)._ctx.ctx
+        print(llama_cpp.llama_n_threads(ctx), llama_cpp.llama_n_threads_batch(ctx))
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60).stdout == b"1 1\n"
+
+
+def test_a_thread_that_is_asked_for_reads_prompts_alone(merged: Path) -> None:
+    context = Context(merged, n_ctx=64, machine=Machine(n_threads=1))
+    ctx = context._ctx.ctx
+    assert (llama_cpp.llama_n_threads(ctx), llama_cpp.llama_n_threads_batch(ctx)) == (1, 1)
+    context.close()
+
+
 @pytest.mark.parametrize(
     ("groups", "files", "quota"),
     [

@@ -17,6 +17,7 @@ from conftest import Case, load
 import autodeco_gguf as ad
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.methods import check_settings, in_turn, warn_ignored, with_defaults
+from autodeco_gguf.model.rpc.remote import NOBODY
 from autodeco_gguf.model.turns import Turns
 
 
@@ -37,7 +38,7 @@ def test_defaults_and_stops() -> None:
 
 def test_in_turn() -> None:
     class Model:
-        _turns = Turns("a model")
+        _turns, _remote = Turns("a model"), NOBODY
 
         @in_turn
         def compute(self, value: int) -> int:

@@ -269,7 +269,7 @@ def test_there_is_no_list_before_a_decode(merged: Path, monkeypatch: pytest.Monk
     llama._predictor.attach_last(llama.ctx)
     with pytest.raises(ModelFailed, match="nothing was decoded since they were attached"):
         llama.sample()
-    with pytest.raises(ModelFailed, match="^the logits of output -1 were left on the device, and are gone$"):
+    with pytest.raises(ModelFailed, match=r"^the logits of output -1 were left on the device, and are gone$"):
         core.logits(address(llama.ctx), -1)
     llama.close()
 

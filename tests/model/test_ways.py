@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ways
 from conftest import Case
+from rpc_helpers import needs_rpc
 
 FIRST, *OTHERS = ways.WAYS
+BY_RPC = "two RPC workers"
 
 
-@pytest.mark.parametrize("way", ways.WAYS)
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=needs_rpc) if name == BY_RPC else name for name in names]
+
+
+@pytest.mark.parametrize("way", marked(ways.WAYS))
 @pytest.mark.parametrize("name", ways.CASES)
 def test_as_the_official_code(name: str, way: str, merged_of: Callable[[Case], Path]) -> None:
     case, expected = ways.load_case(name)
@@ -22,7 +29,7 @@ def test_as_the_official_code(name: str, way: str, merged_of: Callable[[Case], P
         assert ways.difference(llama, case.tokens, expected) < 1e-5
 
 
-@pytest.mark.parametrize("way", OTHERS)
+@pytest.mark.parametrize("way", marked(OTHERS))
 @pytest.mark.parametrize("name", ways.CASES)
 def test_the_same_tokens_for_the_same_seed(name: str, way: str, merged_of: Callable[[Case], Path]) -> None:
     case, _ = ways.load_case(name)

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from broken import load_raw, rewrite, shards
 from conftest import Case, load
+from rpc_helpers import addresses, kill, needs_rpc, restarted, running
 from training_helpers import SMALL, jsonl, log_of, no_room
 
 import autodeco_gguf as ad
 from autodeco_gguf import Heads
-from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, ModelFailed
 from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
@@ -40,7 +41,7 @@ def trained(
     base: Path, directory: Path, settings: TrainingSettings = SMALL, *, name: str = "out", **kwargs: Any
 ) -> tuple[Path, Path]:
     data = jsonl(directory / "data.jsonl", *EXAMPLES)
-    done = train(base, [data], directory / name, settings, machine=ONE_THREAD, **kwargs)
+    done = train(base, [data], directory / name, settings, **{"machine": ONE_THREAD, **kwargs})
     return done.checkpoint, done.adapter
 
 
@@ -154,6 +155,23 @@ def test_it_goes_on_where_it_was(qwen2: Case, tmp_path: Path) -> None:
     resumed, _ = trained(qwen2.base, tmp_path, watch=TrainingWatch(step=lambda s: steps.append(s.step)))
     assert steps == [5, 6]
     assert sorted(p.name for p in resumed.iterdir()) == FILES
+    assert (resumed / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
+
+
+@needs_rpc
+def test_it_goes_on_after_a_worker_was_lost(qwen2: Case, tmp_path: Path) -> None:
+    with running() as (worker,):
+        machine = replace(ONE_THREAD, device=("none",), rpc=addresses([worker]))
+        output, _ = trained(qwen2.base, tmp_path, name="whole", machine=machine)
+        watch = TrainingWatch(step=lambda s: kill(worker) if s.step == 5 else None)
+        with pytest.raises(ModelFailed, match=rf"^worker {worker.address}: lost: "):
+            trained(qwen2.base, tmp_path, watch=watch, machine=machine)
+        again, steps = restarted(worker), list[int]()
+        watch = TrainingWatch(step=lambda s: steps.append(s.step))
+        resumed, _ = trained(qwen2.base, tmp_path, watch=watch, machine=machine)
+        again.close()
+    assert steps[-1] == 6
+    assert len(steps) < 6
     assert (resumed / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
 
 

@@ -1,0 +1,1 @@
+"""Models on the nodes of a Ray cluster, asked from one process."""

@@ -1,0 +1,1 @@
+"""One model over several machines: llama.cpp's RPC."""

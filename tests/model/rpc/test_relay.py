@@ -1,0 +1,133 @@
+"""What stands between llama.cpp and a worker, driven as llama.cpp does it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from rpc_helpers import SET_TENSOR, kill, listening, needs_rpc, nobody, running
+
+from autodeco_gguf.model.rpc import protocol, relay
+from autodeco_gguf.model.rpc.address import Address, parse_address
+from autodeco_gguf.model.rpc.protocol import Memory
+from autodeco_gguf.model.rpc.relay import Relay, reason_of
+
+DEVICES = (Memory(64, 1 << 40, 5, 9),)
+
+
+@contextmanager
+def client_of(relay: Relay) -> Iterator[socket.socket]:
+    host, port = relay.endpoint.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        assert protocol.hello(connection) == protocol.VERSION
+        yield connection
+
+
+def tensor(buffer: int, base: int, n: int, nb: int = 1) -> bytes:
+    """An rpc_tensor: n bytes at the beginning of a buffer, of type I8."""
+    head = struct.pack("<QIQ4I4I", 1, 24, buffer, n, 1, 1, 1, nb, n, n, n)
+    return head + bytes(4 + 64 + 4 + 80 + 8 + 8) + struct.pack("<Q", base) + bytes(64 + 4)
+
+
+def stored(client: socket.socket, data: bytes) -> bytes:
+    """A request for bytes that were put on a worker."""
+    (pointer, _) = struct.unpack(
+        "<QQ", protocol._asked(client, protocol.ALLOC_BUFFER, struct.pack("<IQ", 0, len(data)))
+    )
+    (base,) = struct.unpack("<Q", protocol._asked(client, protocol.BUFFER_GET_BASE, struct.pack("<Q", pointer)))
+    about = tensor(pointer, base, len(data))
+    assert len(about) == 296
+    payload = about + bytes(1 + 8) + data
+    client.sendall(protocol.HEADER.pack(SET_TENSOR, len(payload)) + payload)
+    return about + struct.pack("<QQ", 0, len(data))
+
+
+@needs_rpc
+def test_it_passes_on_what_is_larger_than_its_buffers() -> None:
+    data = np.random.default_rng(0).bytes((5 << 20) + 17)
+    with running() as (worker,):
+        passing = Relay(worker.address, DEVICES, 30.0)
+        with client_of(passing) as client:
+            assert passing.in_use
+            assert protocol._asked(client, protocol.GET_TENSOR, stored(client, data)) == data
+        assert passing.lost is None
+
+
+@needs_rpc
+def test_what_a_lost_worker_does_not_give_is_zero() -> None:
+    data = bytes([1]) * (3 << 20)
+    with running() as (worker,):
+        passing = Relay(worker.address, DEVICES, 30.0)
+        with client_of(passing) as client:
+            request = stored(client, data)
+            assert protocol._asked(client, protocol.GET_TENSOR, request) == data
+            kill(worker)
+            assert protocol._asked(client, protocol.GET_TENSOR, request) == bytes(len(data))
+            assert protocol._asked(client, protocol.DEVICE_COUNT, b"") == (1).to_bytes(4, "little")
+            stored(client, data)  # is taken all the same
+            assert passing.lost is not None
+        with client_of(passing) as other:
+            assert protocol.devices(other) == DEVICES
+
+
+def broken(answer: bytes) -> str | None:
+    """How a worker is lost that answers a question with something else."""
+
+    def serve(connection: socket.socket) -> None:
+        protocol.receive(connection, 9 + 24)
+        connection.sendall(protocol.SIZE.pack(28) + protocol.hello_answer(protocol.VERSION))
+        protocol.receive(connection, 9)
+        connection.sendall(answer)
+
+    with listening(serve) as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 1.0)
+        with client_of(passing) as client:
+            assert protocol._asked(client, protocol.DEVICE_COUNT, b"") == (1).to_bytes(4, "little")
+        return passing.lost
+
+
+def test_answers_that_are_none() -> None:
+    assert broken(protocol.SIZE.pack(99) + bytes(99)) == "it gave an answer of another size than was asked for"
+    assert broken(protocol.SIZE.pack(4) + bytes(2)) == "the connection was closed"
+    assert broken(b"") == "the connection was closed"
+
+
+def test_one_that_hangs() -> None:
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        protocol.receive(connection, 9 + 24)
+        connection.sendall(protocol.SIZE.pack(28) + protocol.hello_answer(protocol.VERSION))
+        done.wait(30)
+
+    with listening(serve) as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 0.3)
+        with client_of(passing) as client:
+            assert protocol._asked(client, protocol.DEVICE_COUNT, b"") == (1).to_bytes(4, "little")
+        assert passing.lost == "it did not answer within 0.3 s"
+        done.set()
+
+
+def test_one_that_is_gone_or_another_when_llama_cpp_connects() -> None:
+    with nobody() as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 1.0)
+        with client_of(passing) as client:
+            assert protocol.devices(client) == DEVICES
+        assert passing.lost == "connection refused"
+    with listening(lambda c: c.sendall(protocol.SIZE.pack(28) + bytes([8]) + bytes(27))) as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 1.0)
+        with client_of(passing):
+            assert passing.lost == "it has another version now: 8.0.0"
+
+
+def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reason_of(TimeoutError("timed out"), 2.5) == "it did not answer within 2.5 s"
+    assert reason_of(ConnectionResetError(104, "Connection reset by peer"), 1) == "connection reset by peer"
+    assert reason_of(protocol.Unfit("x"), 1) == "x"
+    with pytest.raises(OSError, match="refused"), nobody() as address:
+        relay.connect(Address(*address.split(":")))  # type: ignore[arg-type]
