@@ -293,7 +293,7 @@ bool graph_sampler_draws(const graph_sampler * gs) {
 }
 
 std::vector<shortlist> graph_sampler_lists(const graph_sampler * gs, int64_t n) {
-    return gs->draws ? shortlist_read(gs->lists, gs->h->n_vocab, n) : std::vector<shortlist>();
+    return gs->computed && gs->logits ? shortlist_read(gs->lists, gs->h->n_vocab, n) : std::vector<shortlist>();
 }
 
 void graph_sampler_detach(graph_sampler * gs) {

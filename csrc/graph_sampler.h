@@ -46,7 +46,7 @@ const float * graph_sampler_weights(const graph_sampler * gs, int64_t row);
 // Whether there are shortlists.
 bool graph_sampler_draws(const graph_sampler * gs);
 
-// After graph_sampler_read, the shortlists of the n outputs; none where there are no shortlists.
+// After graph_sampler_read, the shortlists of the n outputs; none where the last decode gave none, or its logits did not stay.
 std::vector<shortlist> graph_sampler_lists(const graph_sampler * gs, int64_t n);
 
 // Has the logits of the decodes of ctx to come stay on the device, where an attachment gives shortlists; else, as at first,

@@ -261,6 +261,19 @@ def test_predictions_for_a_text_and_states_between_answers(merged: Path, monkeyp
     llama.close()
 
 
+def test_there_is_no_list_before_a_decode(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTODECO_DRAW", "device")
+    llama = load(merged)
+    llama.eval([5, 6, 7])
+    llama._predictor.detach()
+    llama._predictor.attach_last(llama.ctx)
+    with pytest.raises(ModelFailed, match="nothing was decoded since they were attached"):
+        llama.sample()
+    with pytest.raises(ModelFailed, match=r"^the logits of output -1 were left on the device, and are gone$"):
+        core.logits(address(llama.ctx), -1)
+    llama.close()
+
+
 # ---- where ----
 
 
