@@ -1,6 +1,7 @@
 # make run    a model in the terminal: [MODEL=file.gguf [HEADS=adapter.gguf]] [PROMPT="..."]; the demo model by default
 # make chat   a chat with SmolLM2-135M-Instruct, with T and P under its answers: downloads 98 MB once
 # make test   the tests
+# make test-vulkan  the tests of a device without a GPU, on Mesa's software driver (Debian): compiles llama.cpp once more
 # make demo   the demo model from its seed, under an hour on two cores
 # make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
@@ -30,7 +31,7 @@ export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test demo smollm2 lint sanitize fuzz clean
+.PHONY: run chat test test-vulkan demo smollm2 lint sanitize fuzz clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
@@ -40,6 +41,9 @@ chat: $(BIN)/.installed-smollm2
 
 test: $(BIN)/.installed-test
 	$(BIN)/pytest
+
+test-vulkan: $(BIN)/.installed-test
+	tests/vulkan.sh $(BIN)/python
 
 demo: $(BIN)/.installed-demo
 	$(BIN)/python demo/make.py

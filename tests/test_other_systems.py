@@ -5,6 +5,7 @@ What is Windows' own, as its names of files and its refusal to rename open ones,
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from conftest import Case
 
 from autodeco_gguf.model.shipped import DEMO_MODEL
+
+ROOT = Path(__file__).parent.parent
 
 CRIPPLED = """
 import importlib, os, pkgutil, signal, sys
@@ -73,3 +76,29 @@ def test_what_cannot_be_done_says_so(tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     words = "error: checker 'boxed': what it starts cannot be ended on this system; on Windows use WSL"
     assert result.stderr.splitlines()[-1].startswith(words), result.stderr
+
+
+COLLECT = """
+import sys
+for name in ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp"):
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "@tests/windows.txt"]))
+"""
+
+
+def test_the_tests_for_windows_are_found_there() -> None:
+    result = subprocess.run([sys.executable, "-c", COLLECT], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    for path in (ROOT / "tests" / "windows.txt").read_text().splitlines():
+        assert f"{path}::" in result.stdout
+
+
+def test_the_workflow_calls_what_is_there() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "build.yml").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    called = re.findall(r"run: make (\S+)", workflow)
+    assert len(called) == 3
+    assert all(re.search(f"^{target}:", makefile, re.M) for target in called)
+    for path in re.findall(r"(?:^|[ @])(tests/[\w./]+)", workflow):
+        assert (ROOT / path).exists()

@@ -39,13 +39,35 @@ fi
 env=$build/env
 rm -rf "$env"
 "$python" -m venv "$env"
+"$env/bin/pip" install -q --no-deps "$build/wheels/llama_cpp_python-${llama#*==}"-*.whl # before the other's is in sight
 purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
 "$python" -c "$purelib" > "$("$env/bin/python" -c "$purelib")/others.pth"
-"$env/bin/pip" install -q --no-deps "$build/wheels/llama_cpp_python-${llama#*==}"-*.whl
 PATH="$(dirname "$python"):$PATH" "$env/bin/pip" install -q --no-deps --no-build-isolation \
     --config-settings=build-dir="$build/core" .
 
 # from a directory where Python does not find the sources instead
 cd "$build"
 export GGML_VK_VISIBLE_DEVICES=0 VK_ICD_FILENAMES=$driver VK_DRIVER_FILES=$driver
-exec env -u PYTHONPATH AUTODECO_DEVICE=Vulkan0 "$env/bin/python" -m pytest -q "$OLDPWD/tests/device" "$@"
+export GGML_VK_DISABLE_ASYNC=1 AUTODECO_DEVICE=Vulkan0 OMP_NUM_THREADS=1
+unset PYTHONPATH
+
+# Where several sequences are decoded with heads in the graph, a thread of Mesa 22.3's driver dies of SIGSEGV in about half of the
+# runs (docs/devices.md); the cause is not known. Such a test is run again in a process of its own, and it is said.
+failed=0
+try() {
+    local status=0
+    for _ in 1 2 3 4 5 6; do
+        status=0
+        "$env/bin/python" -m pytest -q "$@" || status=$?
+        [ $status -ge 128 ] || break
+        echo "vulkan.sh: died of signal $((status - 128)); once more" >&2
+    done
+    [ $status = 0 ] || failed=1
+}
+tests=$OLDPWD/tests/device/test_device.py
+try "$tests" -k "not engine_gives and not features" "$@"
+for n in 1 4 16; do
+    try "$tests::test_an_engine_gives_what_it_gives_on_the_cpu[$n]" "$@"
+done
+try "$tests::test_features" "$@"
+exit $failed
