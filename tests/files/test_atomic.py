@@ -29,6 +29,7 @@ from autodeco_gguf.files.atomic import (
     check_output,
     check_unchanged,
     identity,
+    new_directory,
     read_range,
     same_file,
     write_atomically,
@@ -216,6 +217,26 @@ def without_links(source: Path, target: Path) -> None:
 
 
 # ---- what killed runs leave ----
+
+
+def test_a_name_that_is_taken_and_gone_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(source: Path, target: Path) -> None:
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "link", taken)
+    with pytest.raises(BadFile, match=r"new: cannot be written: File exists"):
+        write_together([Output(tmp_path / "new", lambda f: f.write(b"x"))], new=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_directory_that_was_made_goes_again_on_an_error(there: bool, tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    if there:
+        path.mkdir()
+    with pytest.raises(FileNotFoundError), new_directory(path):
+        (path / "nowhere" / "x").touch()
+    assert path.is_dir() == there
 
 
 def test_leftovers_of_killed_runs_go_with_the_next(tmp_path: Path) -> None:
