@@ -7,6 +7,7 @@
 # make lint   ruff, mypy and the imports' contracts
 # make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds] (Linux, Clang)
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
+# make threads   threads of all kinds at once, with ThreadSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
 # started in the clone would find these sources first, without what was compiled.
 
@@ -31,7 +32,7 @@ export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test test-vulkan demo smollm2 lint sanitize fuzz clean
+.PHONY: run chat test test-vulkan demo smollm2 lint sanitize threads fuzz clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
@@ -57,21 +58,34 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# an environment of its own, with the wheel as a user gets it, on top of the packages of the other; run in a directory from
-# which Python does not find the sources instead
+# an environment of its own, $(1), with the wheel as a user gets it, compiled with the sanitizers $(2), on top of the packages
+# of the other; run in a directory from which Python does not find the sources instead
+define sanitized
+	rm -rf $(1)
+	$(BIN)/python -m venv $(1)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    > $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
+	PATH="$(abspath $(BIN)):$$PATH" $(1)/bin/pip install . --no-deps --no-build-isolation \
+	    --config-settings=cmake.define.AUTODECO_SANITIZE=$(2) \
+	    --config-settings=cmake.define.AUTODECO_WERROR=ON --config-settings=build-dir=$(1)-build
+endef
+comma := ,
+
 SANITIZED := build/sanitized
 sanitize: $(BIN)/.installed-dev
-	rm -rf $(SANITIZED)
-	$(BIN)/python -m venv $(SANITIZED)
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-	    > $$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/others.pth
-	PATH="$(abspath $(BIN)):$$PATH" $(SANITIZED)/bin/pip install . --no-deps --no-build-isolation \
-	    --config-settings=cmake.define.AUTODECO_SANITIZE=address,undefined \
-	    --config-settings=cmake.define.AUTODECO_WERROR=ON --config-settings=build-dir=build/sanitize
+	$(call sanitized,$(SANITIZED),address$(comma)undefined)
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
 	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
+
+# races of the core's own code: Python, numpy and llama.cpp are not compiled for it; it wants its memory where it expects it
+THREADS := build/threads
+threads: $(BIN)/.installed-dev
+	$(call sanitized,$(THREADS),thread)
+	cd $(THREADS) && OMP_NUM_THREADS=1 LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" \
+	    TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66 \
+	    setarch -R bin/python $(CURDIR)/tests/hostile/threads.py
 
 # ggml is the one that is installed, without sanitizers; what is found there ends the run all the same
 FUZZ_S := 60

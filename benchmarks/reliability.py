@@ -277,9 +277,10 @@ def outcome(case: str, side: str, directory: Path) -> str:
 
 def run_case(case: str, side: str, directory: Path) -> None:
     try:
-        print(CASES[case][1](Model(side, directory)), flush=True)
+        text = CASES[case][1](Model(side, directory))
     except Exception as e:
-        print(f"error: {type(e).__name__}: {' '.join(str(e).split())}".replace(f"{directory}/", ""), flush=True)
+        text = f"error: {type(e).__name__}: {e}"
+    print(" ".join(text.split()).replace(f"{directory}/", ""), flush=True)
 
 
 def table(results: dict[str, dict[str, dict[str, int]]], runs: int) -> str:

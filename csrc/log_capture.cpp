@@ -4,6 +4,8 @@
 #include <stdexcept>
 
 std::recursive_mutex log_capture::active;
+std::mutex           log_capture::guard;
+log_capture        * log_capture::current = nullptr;
 
 static const size_t LATER_MAX = 4;
 
@@ -11,8 +13,15 @@ static thread_local int captures = 0; // alive in this thread
 
 log_capture::log_capture(bool forward) : forward(forward) {
     active.lock();
-    llama_log_get(&previous, &previous_data);
-    llama_log_set(callback, this);
+    {
+        std::lock_guard<std::mutex> lock(guard);
+        outer   = current;
+        current = this;
+    }
+    if (!outer) {
+        llama_log_get(&previous, &previous_data);
+        llama_log_set(callback, nullptr);
+    }
     previous_abort = ggml_set_abort_callback(aborted);
     ++captures;
 }
@@ -20,25 +29,49 @@ log_capture::log_capture(bool forward) : forward(forward) {
 log_capture::~log_capture() {
     --captures;
     ggml_set_abort_callback(previous_abort);
-    llama_log_set(previous, previous_data);
+    if (!outer) {
+        llama_log_set(previous, previous_data);
+    }
+    {
+        std::lock_guard<std::mutex> lock(guard);
+        current = outer;
+    }
     active.unlock();
 }
 
-void log_capture::callback(ggml_log_level level, const char * text, void * user_data) {
-    auto * self = (log_capture *) user_data;
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        std::lock_guard<std::mutex> lock(self->mutex);
-        if (self->error.empty()) {
-            self->error = text;
-        } else if (!self->forward) {
-            self->later.push_back(text);
-            if (self->later.size() > LATER_MAX) {
-                self->later.pop_front();
-            }
+void log_capture::take(ggml_log_level level, const char * text) {
+    if (level != GGML_LOG_LEVEL_ERROR) {
+        return;
+    }
+    if (error.empty()) {
+        error = text;
+    } else if (!forward) {
+        later.push_back(text);
+        if (later.size() > LATER_MAX) {
+            later.pop_front();
         }
     }
-    if (self->forward && self->previous) {
-        self->previous(level, text, self->previous_data);
+}
+
+// Another thread may have read this callback when the object for which it was set was there, and call it now: no object
+// goes by its argument, and none is touched without the guard. What comes before may be Python, and wait for its lock, so
+// that the guard is not held for it.
+void log_capture::callback(ggml_log_level level, const char * text, void *) {
+    ggml_log_callback next      = nullptr;
+    void            * next_data = nullptr;
+    {
+        std::lock_guard<std::mutex> lock(guard);
+        for (log_capture * c = current; c; c = c->outer) {
+            c->take(level, text);
+            if (!c->forward) {
+                break;
+            }
+            next      = c->previous;
+            next_data = c->previous_data;
+        }
+    }
+    if (next) {
+        next(level, text, next_data);
     }
 }
 
@@ -64,12 +97,12 @@ static std::string message_of(const std::string & text) {
 }
 
 std::string log_capture::first_error() const {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard<std::mutex> lock(guard);
     return message_of(error);
 }
 
 std::vector<std::string> log_capture::later_errors() const {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard<std::mutex> lock(guard);
     std::vector<std::string> lines;
     for (const std::string & text : later) {
         const std::string line = message_of(text);

@@ -31,13 +31,17 @@ public:
 private:
     static void callback(ggml_log_level level, const char * text, void * user_data);
     static void aborted(const char * message);
+    void        take(ggml_log_level level, const char * text);
 
     static std::recursive_mutex active; // held for the object's life
-    ggml_log_callback           previous = nullptr;
+    static std::mutex           guard;  // of what follows, in all objects: any thread logs, at any time
+    static log_capture        * current; // the innermost; NULL: a thread that had begun to call back comes too late
+
+    log_capture               * outer = nullptr;
+    ggml_log_callback           previous = nullptr; // where there is no outer one
     void                      * previous_data = nullptr;
     ggml_abort_callback_t       previous_abort = nullptr;
     const bool                  forward;
-    mutable std::mutex          mutex; // guards the errors: ggml logs from its own threads
     std::string                 error;
     std::deque<std::string>     later; // at most LATER_MAX
 };

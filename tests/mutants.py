@@ -1,7 +1,7 @@
 """Switches off each check of a reader or the sampler in turn, and runs the tests of it: ``python tests/mutants.py``.
 
 A check is a ``raise`` (or, with --core, a ``throw refusal``); a mutant that no test notices has survived. Which tests
-come by a ``raise`` is found by tracing them once. The package is copied; the sources stay as they are.
+come by a ``raise`` is found by tracing them once. All is copied: without its checks a writer writes over anything.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ CORE = {
     "csrc/sampler.cpp": ["tests/test_core.py", "tests/model/test_not_finite.py", "tests/model/test_sampler.py",
                          "tests/model/test_llama.py"],
 }  # fmt: skip
+
+COPIED = ("autodeco_gguf", "csrc", "tests", "convert", "demo", "docs")
 
 # ---- which tests come by which raise ----
 
@@ -110,10 +112,9 @@ def without(source: str, check: ast.Raise) -> str:
 
 def run_tests(tests: list[str], package: Path, *plugins: str, limit: int, env: dict[str, str] | None = None) -> bool:
     """Whether tests pass with the package of a directory."""
-    config = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
-    given_tests = [str(ROOT / test) for test in tests]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no", *config, *plugins, *given_tests]
-    path = os.pathsep.join([str(package), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    options = ["-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *plugins, *tests]
+    path = os.pathsep.join([str(package), str(package / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
     given = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
     try:
         done = subprocess.run(command, cwd=package, env=given, capture_output=True, timeout=limit, check=False)
@@ -142,6 +143,7 @@ def python_mutants(pattern: str, tests: list[str], package: Path) -> Iterator[tu
                 continue
             copies[path].write_text(without(source, check), "utf-8")
             yield name, not run_tests(nodes, package, limit=300)
+            shutil.copytree(ROOT / "tests" / "fixtures", package / "tests" / "fixtures", dirs_exist_ok=True)
         copies[path].write_text(source, "utf-8")
 
 
@@ -169,7 +171,7 @@ def main() -> None:
     survived, n = [], 0
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory)
-        for name in ("autodeco_gguf", "csrc"):
+        for name in COPIED:
             shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("CMakeLists.txt", "pyproject.toml"):
             shutil.copy(ROOT / name, package)
