@@ -5,7 +5,7 @@
 # make demo   the demo model from its seed, under an hour on two cores
 # make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
-# make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds] (Linux, Clang)
+# make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds FUZZ_SEED=number] (Linux, Clang)
 # make sanitize  the core's tests with AddressSanitizer and UndefinedBehaviorSanitizer (Linux, GCC)
 # make threads   threads of all kinds at once, with ThreadSanitizer (Linux, GCC)
 # Each starts from a fresh clone: virtual environment, compile, install. The install is an editable one: Python that is
@@ -88,7 +88,8 @@ threads: $(BIN)/.installed-dev
 	    setarch -R bin/python $(CURDIR)/tests/hostile/threads.py
 
 # ggml is the one that is installed, without sanitizers; what is found there ends the run all the same
-FUZZ_S := 60
+FUZZ_S    := 60
+FUZZ_SEED := 1
 FUZZED := build/fuzz
 fuzz: $(BIN)/.installed-dev
 	mkdir -p $(FUZZED)/corpus
@@ -98,9 +99,9 @@ fuzz: $(BIN)/.installed-dev
 	clang++ -std=c++17 -O2 -g -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	    -Icsrc -isystem $$site/include tests/fuzz/gguf_fuzz.cpp csrc/gguf_file.cpp csrc/arrays.cpp csrc/log_capture.cpp csrc/vocab.cpp \
 	    -L$$site/llama_cpp/lib -lllama -lggml -lggml-base -Wl,-rpath,$$site/llama_cpp/lib -o $(FUZZED)/gguf_fuzz
-	ASAN_OPTIONS=malloc_context_size=1 $(FUZZED)/gguf_fuzz -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 \
+	ASAN_OPTIONS=malloc_context_size=1 $(FUZZED)/gguf_fuzz -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 \
 	    -timeout=20 -print_final_stats=1 -artifact_prefix=$(FUZZED)/ $(FUZZED)/corpus
-	$(BIN)/python tests/fuzz/readers.py --seed $$(date +%j) --count 500
+	$(BIN)/python tests/fuzz/readers.py --seed $(FUZZ_SEED) --count 500
 
 clean:
 	rm -rf build $(VENV)
