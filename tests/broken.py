@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -261,6 +258,10 @@ class Terminal:
     """autodeco-gguf on a terminal of its own."""
 
     def __init__(self, *args: object, **kwargs: Any) -> None:
+        import fcntl  # not on Windows, where others use this module
+        import pty
+        import termios
+
         self.fd, slave = pty.openpty()
         own = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # noqa: E731
         pipes = {**dict.fromkeys(("stdin", "stdout", "stderr"), slave), **kwargs}

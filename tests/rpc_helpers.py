@@ -58,6 +58,7 @@ def stop(worker: Worker) -> None:
 
 def restarted(worker: Worker) -> Worker:
     """Another one in the place of one that has ended."""
+    worker.close()  # whose port is free only then
     return Worker(worker.address, worker_devices(("none",)), 1)
 
 
