@@ -21,7 +21,7 @@ from autodeco_gguf.errors import AutoDecoError, InvalidInput
 LIMIT_S = 240
 
 ASKING = """
-import json, os, sys, signal
+import json, os, sys, signal, time
 from dataclasses import asdict
 import ray
 from autodeco_gguf.cluster.actor import Spec
@@ -43,7 +43,12 @@ with Connection(sys.argv[1]) as cluster, Fleet(cluster, spec, say=said.append) a
         about = ray.get(worker.handle.load.remote(spec))
         workers.append([worker.node.id, about.threads, about.omp_threads, about.devices])
     free = {node["NodeID"]: 0 for node in ray.nodes()}
-    left = ray.available_resources()
+    end = time.monotonic() + 60
+    while True:  # Ray hears of it from its nodes
+        left = ray.available_resources()
+        if (left.get("CPU") == 2.0 and "GPU" not in left) or time.monotonic() > end:
+            break
+        time.sleep(0.2)
     # a process that ends, and one that raises what it should not
     victim = next(fleet._crew.ready)
     os.kill(ray.get(victim.handle.hello.remote()), signal.SIGKILL)

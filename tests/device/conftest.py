@@ -16,9 +16,9 @@ TOLERANCE = {"f32": 1e-5, "f16": 2e-3} if NAME == "FAKE0" else {"f32": 2.5e-3, "
 """For T and P, by the type of the cache. A GPU multiplies in lower precision than a CPU."""
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def device() -> Iterator[None]:
-    """It is there, all the time."""
+    """It is there, and gone for the tests after these: others take all GPUs that there are."""
     if NAME == "FAKE0":
         with fake_devices(NAME):
             yield

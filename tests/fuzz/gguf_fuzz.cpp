@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "gguf_file.h"
 #include "gguf_parts.h"
+#include "vocab.h"
 
 #include <algorithm>
 #include <cstdio>
