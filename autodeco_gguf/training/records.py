@@ -122,7 +122,7 @@ def _turn(turn: Record) -> dict[str, Any]:
     message: dict[str, Any] = {key: value for key, value in turn.items() if value is not None}
     if "from" in message:
         speaker, value = message.pop("from"), message.pop("value", None)
-        if speaker not in ROLES:
+        if not isinstance(speaker, str) or speaker not in ROLES:
             raise InvalidInput(f"is from {speaker!r}, expected one of {', '.join(ROLES)}")
         message = {"role": ROLES[speaker], "content": value, **message}
         if speaker == "function_call":

@@ -125,6 +125,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "conversations: turn 1 is from 'Tom', expected one of human, user, gpt, assistant, model, bot, system, "
         "function_call, observation, function_response, tool",
     ),
+    "a speaker that is no name": (
+        {"conversations": [{"from": {"a": 1}, "value": "a"}]},
+        "conversations: turn 1 is from {'a': 1}, expected one of human, user, gpt, assistant, model, bot, system, "
+        "function_call, observation, function_response, tool",
+    ),
     "a call that is no JSON": (
         {"conversations": [HUMAN, {"from": "function_call", "value": "rain(Ulm)"}]},
         "conversations: turn 2 has a call that is not JSON: Expecting value at column 1",
