@@ -51,8 +51,8 @@ export GGML_VK_VISIBLE_DEVICES=0 VK_ICD_FILENAMES=$driver VK_DRIVER_FILES=$drive
 export GGML_VK_DISABLE_ASYNC=1 AUTODECO_DEVICE=Vulkan0 OMP_NUM_THREADS=1
 unset PYTHONPATH
 
-# Where several sequences are decoded with heads in the graph, a thread of Mesa 22.3's driver dies of SIGSEGV in about half of the
-# runs (docs/devices.md); the cause is not known. Such a test is run again in a process of its own, and it is said.
+# With heads in an engine's graph a thread of Mesa 22.3's driver dies in about half of the runs, and not without heads; why is
+# not known (docs/devices.md). What ends with a signal is run again in a process of its own, and it is said; a failure is not.
 failed=0
 try() {
     local status=0
