@@ -204,10 +204,10 @@ def _load(spec: Spec, threads: int) -> Engine:
 
 
 def _devices(machine: Machine) -> tuple[str, ...]:
-    from autodeco_gguf.model.devices import list_devices
+    from autodeco_gguf.model.devices import layer_devices
 
     if machine.n_gpu_layers == 0:
         return ()
     chosen = machine.devices()
-    found = [device for device in list_devices() if device.takes_layers] if chosen is None else chosen
+    found = layer_devices() if chosen is None else chosen
     return tuple(device.name for device in found)

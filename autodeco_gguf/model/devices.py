@@ -43,6 +43,11 @@ def list_devices() -> list[Device]:
     return [Device(*device) for device in core.devices()]
 
 
+def layer_devices() -> list[Device]:
+    """Those of them that take layers: what a model is put on where nothing else is said."""
+    return [device for device in list_devices() if device.takes_layers]
+
+
 def device_names(
     device: str | Sequence[str] | None, arguments: dict[str, Any], workers: bool = False
 ) -> tuple[str, ...] | None:
@@ -68,8 +73,7 @@ def find_devices(names: Sequence[str] | None) -> list[Device] | None:
         return None
     if len(names) == 1 and names[0].casefold() in HOST:
         return []
-    known = list_devices()
-    usable = {device.name.casefold(): device for device in known if device.takes_layers}
+    usable = {device.name.casefold(): device for device in layer_devices()}
     there = ", ".join([device.name for device in usable.values()] + ["none (the CPU alone)"])
     if not names:
         raise InvalidInput.of("device", "of no name", there)
@@ -92,7 +96,7 @@ def after_remote(remote: Sequence[Device], names: Sequence[str] | None) -> list[
     """
     chosen = find_devices(names)
     if chosen is None:
-        return [*remote, *(device for device in list_devices() if device.takes_layers)] if remote else None
+        return [*remote, *layer_devices()] if remote else None
     return [*remote, *chosen]
 
 

@@ -88,10 +88,10 @@ class Machine:
         Raises:
             InvalidInput: there is no such device, or not as many as ``tensor_split`` or ``main_gpu`` speak of.
         """
-        from autodeco_gguf.model.devices import after_remote, list_devices
+        from autodeco_gguf.model.devices import after_remote, layer_devices
 
         chosen = after_remote(remote, self.device)
-        found = [device for device in list_devices() if device.takes_layers] if chosen is None else chosen
+        found = layer_devices() if chosen is None else chosen
         names = ", ".join(device.name for device in found) or "none besides the CPU"
         if self.tensor_split is not None:
             shares = self.tensor_split

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from autodeco_gguf.errors import InvalidInput, ModelFailed
-from autodeco_gguf.model.devices import HOST, Device, find_devices, list_devices
+from autodeco_gguf.model.devices import HOST, Device, find_devices, layer_devices, list_devices
 from autodeco_gguf.model.rpc.address import Address
 from autodeco_gguf.model.rpc.native import rpc_function
 from autodeco_gguf.tasks.workers import python_command
@@ -37,12 +37,11 @@ def worker_devices(names: Sequence[str] | None) -> list[Device]:
     Raises:
         InvalidInput: there is no such device.
     """
-    known = list_devices()
-    cpu = [device for device in known if device.kind == "cpu"][:1]
+    cpu = [device for device in list_devices() if device.kind == "cpu"][:1]
     if names is not None and len(names) == 1 and names[0].casefold() in HOST:
         return cpu
     chosen = find_devices(names)
-    return ([device for device in known if device.takes_layers] or cpu) if chosen is None else chosen
+    return (layer_devices() or cpu) if chosen is None else chosen
 
 
 def listening_address(wanted: Address) -> Address:
