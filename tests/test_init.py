@@ -77,3 +77,9 @@ def test_they_are_imported_on_use() -> None:
     code = f"import sys, autodeco_gguf; {look}; autodeco_gguf.LlamaGrammar; {look}"
     done = run_python(code, PYTHONPATH=str(Path(ad.__file__).parent.parent))
     assert done.stdout == "False\nTrue\n", done.stderr
+
+
+def test_what_is_for_downloads_is_imported_by_them() -> None:
+    code = "import sys, llama_cpp, autodeco_gguf; autodeco_gguf.Llama; print([n for n in ('ssl', 'http') if n in sys.modules])"
+    done = run_python(code, PYTHONPATH=str(Path(ad.__file__).parent.parent))
+    assert done.stdout == "[]\n", done.stderr

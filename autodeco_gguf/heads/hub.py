@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, not_installed
 from autodeco_gguf.heads.download import fetch, reason_of
@@ -119,6 +118,8 @@ def _asked(name: str, question: Callable[[], T]) -> T:
 def _advice() -> str:
     if is_offline():
         return "; it was not downloaded before, and --offline allows no download"
+    from urllib.request import getproxies, proxy_bypass  # with http and ssl a tenth of the time that importing us takes
+
     url = urlsplit(_endpoint())
     proxy = {**getproxies()}.get(url.scheme) or getproxies().get("all")
     if not proxy or proxy_bypass(url.hostname or ""):
