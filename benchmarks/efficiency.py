@@ -26,7 +26,7 @@ import autodeco_gguf as ad
 from autodeco_gguf.heads.weights import HeadWeights
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import check_equal, load, machine, peak_memory, prepare, prompt
+from overhead import check_equal, find, load, machine, peak_memory, prompt
 from synthetic import SMALL
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 24_576)
@@ -136,19 +136,9 @@ HEAD = (
 )
 
 
-def files_of(model: Path, heads: Path | None) -> tuple[Path, Path]:
-    """The base and the adapter: stock loads no merged file."""
-    found = ad.ModelFile.open(model)
-    adapter = found.known.heads if heads is None and found.known is not None else heads
-    if found.kind != "plain" or adapter is None:
-        raise SystemExit(f"{model}: give a plain GGUF, and --heads; autodeco-gguf extract takes a merged one apart")
-    return found.path, adapter
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a plain GGUF, or smollm2; default: 0.5B with random weights")
-    parser.add_argument("--heads", type=Path, help="the adapter of --model")
+    parser.add_argument("--model", default=SMALL.name, help="a name or a plain GGUF (default: %(default)s)")
     parser.add_argument("--dir", type=Path, default=Path("build/benchmarks"), help="where the model is kept")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="generated after each")
@@ -157,10 +147,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave out memory, which takes processes of its own")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    if args.model is None:
-        base, adapter = prepare(args.dir, SMALL)
-    else:
-        base, adapter = files_of(args.model, args.heads)
+    base, adapter = find(args.model, args.dir)
     shapes, heads = Shapes.of(ad.ModelFile.open(base)), ad.ModelFile.open(adapter).read_heads()
     n_ctx = max(args.lengths) + args.tokens
     models = {"stock": load(base, None, args.threads, n_ctx), "ours": load(base, adapter, args.threads, n_ctx)}

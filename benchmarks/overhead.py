@@ -1,9 +1,11 @@
 """What AutoDeco costs on top of llama_cpp.Llama: speed, prompt processing and memory, paired in one run.
 
-Writes models with random weights once (0.5 GB; with --large 4.9 GB more), checks that both classes compute the same,
-then alternates between them and prints ratios: ours to stock, higher is better. --json keeps the figures.
+Writes models with random weights once (0.5 GB; 4.9 GB more for 8b-q4_0), checks that both classes compute the same,
+then alternates between them and prints ratios: ours to stock, higher is better. --json keeps the figures, and those of
+other models that it has.
 
     python benchmarks/overhead.py --json benchmarks/overhead.json
+    python benchmarks/overhead.py --model smollm2 --model gemma.gguf --json benchmarks/overhead.json
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,16 @@ import llama_cpp
 import numpy as np
 
 import autodeco_gguf as ad
+from autodeco_gguf.heads.base_model import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic import LARGE, SMALL, Shape, write_heads, write_model
 
 FULL_TOP_P = {"top_k": 0, "min_p": 0.0, "top_p": 0.95}
-TARGETS = {
-    "0.5b-q8_0": {"decode": 0.98, "decode_full_top_p": 1.15, "prompt": 0.99},
-    "8b-q4_0": {"decode": 0.99, "prompt": 0.99},
-}
+CHAINS: dict[str, dict[str, Any]] = {"decode": {}, "decode_greedy": {"temp": 0.0}, "decode_full_top_p": FULL_TOP_P}
+"""What stock's sampler is asked for; ours draws with what the heads say."""
+SHAPES = {shape.name: shape for shape in (SMALL, LARGE)}
+TARGETS = {"decode": 0.99, "decode_greedy": 0.99, "prompt": 0.99}
 MEMORY_ALLOWED = 8_000_000
 """Bytes of peak memory above stock's and the head tensors'."""
 
@@ -46,6 +50,23 @@ def prepare(directory: Path, shape: Shape) -> tuple[Path, Path]:
     if not adapter.exists():
         ad.export(base, heads, adapter, adapter=True)
     return base, adapter
+
+
+def find(model: str, directory: Path) -> tuple[Path, Path]:
+    """The base and an adapter of a shape, a known name, or a plain GGUF with random heads."""
+    if model in SHAPES:
+        return prepare(directory, SHAPES[model])
+    base = BaseModel.open(Path(model))
+    if base.file.known is not None:
+        return base.path, base.file.known.heads
+    if base.file.kind != "plain" or base.hidden_size is None or base.vocab_size is None:
+        raise SystemExit(f"{model}: give a plain GGUF; autodeco-gguf extract takes a merged one apart")
+    arch = base.parts[0].architecture
+    shape = replace(SMALL, name=base.path.stem, arch=arch, hidden=base.hidden_size, vocab=base.vocab_size)
+    adapter = directory / f"{shape.name}-adapter.gguf"
+    if not adapter.exists():
+        ad.export(base.path, write_heads(directory / f"{shape.name}-heads", shape), adapter, adapter=True)
+    return base.path, adapter
 
 
 def prompt(n: int) -> list[int]:
@@ -140,21 +161,23 @@ def print_peak(base: Path, adapter: Path | None, threads: int, n_prompt: int) ->
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
-def measure(shape: Shape, directory: Path, rounds: int, tokens: int, threads: int) -> dict[str, Any]:
-    base, adapter = prepare(directory, shape)
+def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of a model. An 8B, which takes seconds for what a small one has at once, gets shorter rounds."""
+    rounds, threads = args.rounds, args.threads
     stock, ours = load(base, None, threads), load(base, adapter, threads)
     assert isinstance(ours, ad.Llama)
     check_equal(stock, ours, adapter)
-    n_prompt = 512 if shape is SMALL else 64  # an 8B reads a few tokens a second on two cores
+    is_large = base.stat().st_size > 2**31
+    tokens, n_prompt = (args.tokens // 4, 64) if is_large else (args.tokens, 512)
     result: dict[str, Any] = {
-        "decode": paired(lambda: decode_rate(stock, tokens), lambda: decode_rate(ours, tokens), rounds),
-        "decode_full_top_p": paired(
-            lambda: decode_rate(stock, tokens, **FULL_TOP_P), lambda: decode_rate(ours, tokens), rounds
-        ),
-        "prompt": paired(
-            lambda: prompt_rate(stock, n_prompt), lambda: prompt_rate(ours, n_prompt), max(3, rounds // 2)
-        ),
+        name: paired(
+            lambda sampling=sampling: decode_rate(stock, tokens, **sampling), lambda: decode_rate(ours, tokens), rounds
+        )
+        for name, sampling in CHAINS.items()
     }
+    result["prompt"] = paired(
+        lambda: prompt_rate(stock, n_prompt), lambda: prompt_rate(ours, n_prompt), max(3, rounds // 2)
+    )
     stock.close(), ours.close()
     heads = sum(t.nbytes for t in ad.ModelFile.open(adapter).head_tensors)
     above = peak_memory(base, adapter, threads) - peak_memory(base, None, threads)
@@ -164,17 +187,16 @@ def measure(shape: Shape, directory: Path, rounds: int, tokens: int, threads: in
 
 def report(name: str, result: dict[str, Any]) -> None:
     print(name)
-    for what in ("decode", "decode_full_top_p", "prompt"):
+    for what in (*CHAINS, "prompt"):
         r = result[what]
-        target = TARGETS[name].get(what)
-        goal = f"  (wanted {target:.2f})" if target else ""
+        goal = f"  (wanted {TARGETS[what]:.2f})" if what in TARGETS else ""
         print(
             f"  {what:<18} {r['ratio']:.3f} [{r['quartiles'][0]:.3f}, {r['quartiles'][1]:.3f}]{goal}"
             f"  stock {r['stock_tok_s']:.1f}, ours {r['ours_tok_s']:.1f} tokens/s"
         )
     m = result["memory"]
     above, heads, allowed = (m[key] / 1e6 for key in ("above_stock", "head_tensors", "allowed"))
-    print(f"  peak memory        {above:+.1f} MB, heads {heads:.1f} MB (wanted {allowed:.1f})")
+    print(f"  peak memory        {above:+.1f} MB, heads {heads:.1f} MB (wanted {allowed:.1f})", flush=True)
 
 
 def machine() -> dict[str, Any]:
@@ -200,9 +222,10 @@ def _cpuinfo() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="also an 8B shape in Q4_0 (4.9 GB of disk)")
+    names = f"{', '.join(SHAPES)}, smollm2, or a plain GGUF"
+    parser.add_argument("--model", action="append", help=f"{names}; may be given again (default: {SMALL.name})")
     parser.add_argument("--dir", type=Path, default=Path("build/benchmarks"), help="where the models are kept")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=64, help="per round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -213,13 +236,14 @@ def main() -> None:
     if args.peak_of:
         print_peak(args.peak_of, args.peak_heads, args.threads, args.peak_prompt)
         return
-    figures: dict[str, Any] = {"machine": machine()}
-    for shape in (SMALL, LARGE) if args.large else (SMALL,):
-        rounds, tokens = (args.rounds, args.tokens) if shape is SMALL else (max(4, args.rounds // 3), args.tokens // 4)
-        figures[shape.name] = measure(shape, args.dir, rounds, tokens, args.threads)
-        report(shape.name, figures[shape.name])
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    args.dir.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    for model in args.model or [SMALL.name]:
+        base, adapter = find(model, args.dir)
+        figures[base.stem] = {"machine": machine(), **measure(base, adapter, args)}
+        report(base.stem, figures[base.stem])
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

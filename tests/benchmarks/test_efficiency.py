@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -67,11 +65,3 @@ def test_rounds_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["decode_percent"] == pytest.approx([4.0] * 3)
     found.update({"prompt": 1024, "base_flops": 10**12, "head_flops_percent": 0.01})
     assert efficiency.row(found) == "| 1,024 | 1.00 | 0.0100 % | 2.00 | 2.04 | +2.0 % [+2.0, +2.0] | +4.0 % |  |  |"
-
-
-def test_files_of_a_model(tmp_path: Path) -> None:
-    base = load_case("qwen2").base
-    assert efficiency.files_of(base, tmp_path) == (base, tmp_path)
-    for model, heads in ((base, None), (Path(DEMO_MODEL), tmp_path)):
-        with pytest.raises(SystemExit, match="give a plain GGUF, and --heads"):
-            efficiency.files_of(model, heads)
