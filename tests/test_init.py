@@ -80,6 +80,7 @@ def test_they_are_imported_on_use() -> None:
 
 
 def test_what_is_for_downloads_is_imported_by_them() -> None:
-    code = "import sys, llama_cpp, autodeco_gguf; autodeco_gguf.Llama; print([n for n in ('ssl', 'http') if n in sys.modules])"
+    look = "print([name for name in ('ssl', 'http') if name in sys.modules])"
+    code = f"import sys, llama_cpp, autodeco_gguf; autodeco_gguf.Llama; {look}"
     done = run_python(code, PYTHONPATH=str(Path(ad.__file__).parent.parent))
     assert done.stdout == "[]\n", done.stderr
