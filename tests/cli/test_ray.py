@@ -17,6 +17,8 @@ import click
 import pytest
 from broken import MAIN, Outcome, assert_refused, spawn
 from ray_nodes import RayNodes
+from rpc_helpers import addresses, kill, needs_rpc, restarted
+from rpc_helpers import running as running_workers
 
 from autodeco_gguf.cli._ray import check_ray, make_spec
 from autodeco_gguf.heads.known import KnownModel
@@ -181,6 +183,32 @@ def test_no_node_ever_again(
 
 
 NO_NODE = "error: --ray: no node to draw on for 0.02 minutes; add one and run the same command again"
+
+
+# ---- nodes whose model is on workers ----
+
+ON_WORKERS = ("--device", "none", "--gpu-layers", -1, "--cache-type", "f32", "--no-flash-attn")
+
+
+@needs_rpc
+def test_a_node_whose_model_is_on_a_worker_that_is_lost_and_comes_back(
+    workplace: Path, ray_nodes: RayNodes, start: Callable[..., Running]
+) -> None:
+    done = spawn(*EVAL, *COMMON, *ON_WORKERS, "-o", "here", cwd=workplace, timeout=LIMIT_S)
+    assert done.status == 0, done.err
+    ray_nodes.have((1, 0))
+    with running_workers() as (worker,):
+        remote = start(*EVAL, "--no-plots", *ON_WORKERS, "--rpc", addresses([worker])[0], "-o", "there")
+        remote.until(lambda: drawn(workplace, "there") >= 20)
+        kill(worker)
+        remote.until(lambda: "is lost" in remote.said)
+        another = restarted(worker)
+        try:
+            done = remote.end()
+        finally:
+            another.close()
+    assert done.status == 0, done.err
+    assert samples(workplace / "there") == samples(workplace / "here")
 
 
 # ---- rollouts ----
