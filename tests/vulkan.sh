@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 python=$(realpath -s "$1")
 shift
 build=$PWD/build/vulkan
-driver=/usr/share/vulkan/icd.d/lvp_icd.$(uname -m).json
 mkdir -p "$build"
 
 packages=(mesa-vulkan-drivers glslc libvulkan-dev spirv-headers)
@@ -47,6 +46,7 @@ PATH="$(dirname "$python"):$PATH" "$env/bin/pip" install -q --no-deps --no-build
 
 # from a directory where Python does not find the sources instead
 cd "$build"
+driver=$(echo /usr/share/vulkan/icd.d/lvp_icd*.json) # Debian 12 has the architecture in its name
 export GGML_VK_VISIBLE_DEVICES=0 VK_ICD_FILENAMES=$driver VK_DRIVER_FILES=$driver
 export AUTODECO_DEVICE=Vulkan0 OMP_NUM_THREADS=1
 unset PYTHONPATH
