@@ -56,8 +56,12 @@ def test_what_counts_as_harm(name: str) -> None:
 
 
 def test_a_summary() -> None:
-    case = {"what": "model.gguf from x: run", "cpu_s": 0.1, "memory": 1 << 20, "wrong": ""}
-    lines = [case, {**case, "cpu_s": 0.3, "wrong": "slow"}, {**case, "what": "golden", "memory": None}]
+    case = {"what": "model.gguf from x: run x", "cpu_s": 0.1, "memory": 1 << 20, "wrong": ""}
+    lines = [
+        case,
+        {**case, "what": "adapter: verify", "cpu_s": 0.3, "wrong": "slow"},
+        {**case, "what": "golden", "memory": None},
+    ]
     text = summary(iter(lines))
-    assert text.splitlines()[0] == "3 cases, 2 of them GGUFs, 1 end badly"
+    assert text.splitlines()[0] == "3 cases, 2 of them GGUFs, 1 of these to run, inspect, export, repack; 1 end badly"
     assert "at most 0.30" in text
