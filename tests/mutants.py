@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "autodeco_gguf"
+OWN = (ROOT, ROOT / "tests")
+"""Of the path, what a copy stands for."""
+
 TARGETS = {
     "files/*.py": ["tests/files", "tests/bad_input/test_bad_commands.py", "tests/heads/test_export.py"],
     "heads/*.py": ["tests/heads", "tests/bad_input/test_bad_commands.py", "tests/training/test_records.py"],
@@ -110,17 +116,34 @@ def without(source: str, check: ast.Raise) -> str:
     return "".join(lines)
 
 
+def warm_up() -> None:
+    """Import what takes its time and is none of what is mutated: each run of tests is a fork of this process."""
+    for name in ("numpy", "torch", "llama_cpp", "pytest", "click", "safetensors.torch"):
+        importlib.import_module(name)
+
+
 def run_tests(tests: list[str], package: Path, *plugins: str, limit: int, env: dict[str, str] | None = None) -> bool:
     """Whether tests pass with the package of a directory."""
-    options = ["-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *options, *plugins, *tests]
-    path = os.pathsep.join([str(package), str(package / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    given = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 5)
+    status = 1
     try:
-        done = subprocess.run(command, cwd=package, env=given, capture_output=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode in (0, 5)
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
+        signal.alarm(limit)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.path[:] = [str(package), str(package / "tests"), *[p for p in sys.path if Path(p).resolve() not in OWN]]
+        path = os.pathsep.join(sys.path[:2] + [p for p in sys.path[2:] if p in os.environ.get("PYTHONPATH", "")])
+        os.environ.update({"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})})
+        sys.dont_write_bytecode = True
+        os.chdir(package)
+        options = ["-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+        status = importlib.import_module("pytest").main([*options, *plugins, *tests])
+    except Exception:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
 
 
 def python_mutants(pattern: str, tests: list[str], package: Path) -> Iterator[tuple[str, bool]]:
@@ -168,6 +191,7 @@ def main() -> None:
         "--core", metavar="BUILD", help="mutants of csrc too; a command that compiles the tree in $TREE"
     )
     args = parser.parse_args()
+    warm_up()
     survived, n = [], 0
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory)

@@ -53,7 +53,8 @@ def fault(answer: dict[str, Any]) -> str:
     seconds, megabytes = (QUICK_SECONDS, QUICK_MEGABYTES) if GGUF_ALONE.match(answer["what"]) else (SECONDS, MEGABYTES)
     if answer["cpu_s"] > seconds:
         return f"{answer['cpu_s']:.1f} s"
-    if answer["memory"] > megabytes << 20:
+    mapped = answer["read"] if ": run " in answer["what"] else 0  # by llama.cpp, and the system can have it back
+    if answer["memory"] - mapped > megabytes << 20:
         return f"{answer['memory'] >> 20} MB"
     return f"left behind: {answer['left']}" if answer["left"] else ""
 
@@ -148,7 +149,7 @@ def hunt(
                     continue
                 with lock:
                     if record is not None:
-                        kept = {key: answer.get(key) for key in ("seed", "what", "status", "cpu_s", "memory")}
+                        kept = {key: answer.get(key) for key in ("seed", "what", "status", "cpu_s", "memory", "read")}
                         print(json.dumps({**kept, "wrong": wrong}), file=record, flush=True)
                     if wrong:
                         found.append(f"seed {seed}, {answer.get('what', '')}: {wrong}")

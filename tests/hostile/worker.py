@@ -62,6 +62,7 @@ def run_case(seed: int, directory: Path, made: Path, *, quick: bool = False) -> 
     ]
     for fd, stream in enumerate(streams, 1):
         os.dup2(stream, fd)
+    read = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
     forget_peak()
     before, begin, wall = memory("VmRSS"), time.process_time(), time.monotonic()
     limit_cpu()
@@ -85,6 +86,7 @@ def run_case(seed: int, directory: Path, made: Path, *, quick: bool = False) -> 
         "cpu_s": time.process_time() - begin,
         "wall_s": time.monotonic() - wall,
         "memory": max(0, memory("VmHWM") - before),
+        "read": read,
         "out": said[0],
         "err": said[1],
         "left": sorted(p.name for p in directory.rglob("*.tmp")),
