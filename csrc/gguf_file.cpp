@@ -156,10 +156,10 @@ FILE * file_open(const std::string & path, uint64_t offset) {
 }
 
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
-    return gguf_header_read(file_ptr(file_open(path, 0), fclose).get(), start);
+    return gguf_header_read_from(file_ptr(file_open(path, 0), fclose).get(), start);
 }
 
-gguf_header gguf_header_read(FILE * file, uint64_t start) {
+gguf_header gguf_header_read_from(FILE * file, uint64_t start) {
     gguf_header h = {};
     h.start = start;
     if (seek(file, 0, SEEK_END) != 0) {

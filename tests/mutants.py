@@ -36,11 +36,8 @@ TARGETS = {
     "model/gbnf.py": ["tests/model/test_gbnf.py", "tests/model/test_grammar.py", "tests/bad_input"],
     "model/sampling.py": ["tests/model/test_sampling.py", "tests/bad_input"],
     "view/traces.py": ["tests/view/test_traces.py", "tests/bad_input/test_bad_commands.py"],
-    "training/records.py": ["tests/training/test_records.py"],
-    "training/turns.py": ["tests/training/test_turns.py"],
-    "training/state.py": ["tests/training/test_state.py"],
-    "tasks/problems.py": ["tests/tasks/test_problems.py", "tests/tasks/test_tasks.py"],
-    "tasks/tasks.py": ["tests/tasks/test_tasks.py"],
+    "training/*.py": ["tests/training", "tests/bad_input/test_bad_commands.py"],
+    "tasks/*.py": ["tests/tasks", "tests/bad_input/test_bad_commands.py"],
     "cli/verify.py": ["tests/cli/test_verify.py", "tests/bad_input/test_bad_commands.py"],
 }
 """Files with checks, and the tests of them."""

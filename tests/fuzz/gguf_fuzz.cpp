@@ -112,7 +112,7 @@ static FILE * as_memory(std::string_view bytes) {
 // Every 256th of them, the first included, from a file, as all are where this is no test.
 static gguf_header read_header(std::string_view bytes, uint64_t start) {
     static size_t n = 0;
-    return n++ % 256 ? gguf_header_read(as_memory(bytes), start) : gguf_header_read(as_file(bytes), start);
+    return n++ % 256 ? gguf_header_read_from(as_memory(bytes), start) : gguf_header_read(as_file(bytes), start);
 }
 
 // ggml ends a text at a zero byte, and makes 1 of any boolean that is not 0; an export that this changed is refused when it

@@ -173,9 +173,9 @@ async def _ask(app: Any, path: str, body: dict[str, Any]) -> int:
 
 
 def slope(samples: list[tuple[float, float]]) -> float:
-    """Of the line of least squares through (x, y), without the first fifth of the way, where things are loaded."""
+    """Of the line of least squares through (x, y) of the second half: at first the allocator finds its size."""
     last = samples[-1][0]
-    x, y = np.array([s for s in samples if s[0] >= last / 5]).T
+    x, y = np.array([s for s in samples if s[0] >= last / 2]).T
     return float(np.polyfit(x, y, 1)[0])
 
 
