@@ -17,6 +17,8 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"penalty_last_n": -2}, "penalty_last_n", -2, "a number in [-1, 1.04858e+06]"),
     ({"mirostat_mode": 3}, "mirostat_mode", 3, "a number in [0, 2]"),
     ({"order": "vllm"}, "order", "'vllm'", "'autodeco' or 'llama.cpp'"),
+    ({"logit_bias": [1]}, "logit_bias", "[1]", "numbers by token"),
+    ({"logit_bias": {3: "x"}}, "logit_bias of token 3", "'x'", "a number"),
 ]
 
 
@@ -27,6 +29,11 @@ def test_out_of_range(kwargs: dict[str, Any], key: str, found: object, expected:
     error = caught.value
     assert (error.key, error.found, error.expected, error.file) == (key, found, expected, None)
     assert str(error) == f"{key} {found}, expected {expected}"
+
+
+def test_what_another_order_alone_has() -> None:
+    with pytest.raises(InvalidInput, match=r"^dynatemp_range 0\.5 needs order 'llama\.cpp'$"):
+        Sampling(dynatemp_range=0.5).check()
 
 
 def test_what_is_given_by_nobody_is_in_range() -> None:
