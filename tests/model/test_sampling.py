@@ -31,6 +31,12 @@ def test_out_of_range(kwargs: dict[str, Any], key: str, found: object, expected:
     assert str(error) == f"{key} {found}, expected {expected}"
 
 
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+def test_biases_that_no_logit_can_have(bias: float) -> None:
+    with pytest.raises(InvalidInput, match=rf"^logit_bias of token 3 is {bias}, expected a number or -inf$"):
+        Sampling(logit_bias={3: bias}).check()
+
+
 def test_what_another_order_alone_has() -> None:
     with pytest.raises(InvalidInput, match=r"^dynatemp_range 0\.5 needs order 'llama\.cpp'$"):
         Sampling(dynatemp_range=0.5).check()
