@@ -158,11 +158,9 @@ def python_mutants(pattern: str, tests: list[str], package: Path) -> Iterator[tu
     for path in files:
         source = path.read_text("utf-8")
         for check in checks(source):
-            nodes = seen.get(f"{copies[path]}:{check.lineno}", [])[:40]
+            # all where none is known: a RecursionError ends the tracing, and threads are not traced
+            nodes = seen.get(f"{copies[path]}:{check.lineno}", [])[:40] or tests
             name = f"{path.relative_to(ROOT)}:{check.lineno}: {ast.unparse(check)[:90]}"
-            if not nodes:
-                yield f"{name} (no test comes by)", False
-                continue
             copies[path].write_text(without(source, check), "utf-8")
             yield name, not run_tests(nodes, package, limit=300)
             shutil.copytree(ROOT / "tests" / "fixtures", package / "tests" / "fixtures", dirs_exist_ok=True)
