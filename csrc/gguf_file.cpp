@@ -115,14 +115,15 @@ static void read_raw(const std::string & bytes, gguf_header & h) {
 // The beginning of a file, read as far as it is asked for.
 struct header_source {
     FILE *      file;
+    uint64_t    size; // of the file from there on
     std::string bytes;
 
     static size_t read(void * self, void * output, uint64_t offset, size_t n) {
-        auto & [file, bytes] = *(header_source *) self;
+        auto & [file, size, bytes] = *(header_source *) self;
         const uint64_t end = std::min(offset + n, MAX_HEADER);
         while (bytes.size() < end) {
             const size_t have = bytes.size();
-            bytes.resize(have + (1 << 16));
+            bytes.resize((size_t) std::min<uint64_t>(have + (1 << 16), size));
             const size_t got = fread(bytes.data() + have, 1, bytes.size() - have, file);
             bytes.resize(have + got);
             if (got == 0) {
@@ -155,17 +156,20 @@ FILE * file_open(const std::string & path, uint64_t offset) {
 }
 
 gguf_header gguf_header_read(const std::string & path, uint64_t start) {
-    file_ptr file(file_open(path, 0), fclose);
+    return gguf_header_read_from(file_ptr(file_open(path, 0), fclose).get(), start);
+}
+
+gguf_header gguf_header_read_from(FILE * file, uint64_t start) {
     gguf_header h = {};
     h.start = start;
-    if (seek(file.get(), 0, SEEK_END) != 0) {
+    if (seek(file, 0, SEEK_END) != 0) {
         throw refusal(BAD_FILE, std::string("cannot be read: ") + strerror(errno));
     }
-    h.file_size = (uint64_t) tell(file.get());
-    if (start > h.file_size || seek(file.get(), start, SEEK_SET) != 0) {
+    h.file_size = (uint64_t) tell(file);
+    if (start > h.file_size || seek(file, start, SEEK_SET) != 0) {
         throw refusal(BAD_FILE, "ends before byte " + std::to_string(start));
     }
-    header_source source { file.get(), {} };
+    header_source source { file, h.file_size - start, {} };
     log_capture log;
     h.gguf.reset(gguf_init_from_callback(header_source::read, &source, 0, h.file_size - start,
                                          { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));

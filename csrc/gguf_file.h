@@ -25,6 +25,7 @@ struct gguf_header {
 // Throws with ggml's own reason when the bytes at start are no GGUF header, or with ours where it is larger than 64 MiB, aligned
 // to more than 64 KiB, has a zero byte in a name, or stands in what is no regular file.
 gguf_header gguf_header_read(const std::string & path, uint64_t start);
+gguf_header gguf_header_read_from(FILE * file, uint64_t start);
 
 using gguf_value       = std::variant<uint64_t, double, std::string, std::vector<std::string>>;
 using gguf_entry       = std::tuple<std::string, std::string, gguf_value>;           // key, u32|u64|f32|str|[str], value

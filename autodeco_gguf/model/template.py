@@ -28,7 +28,7 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 MAX_SOURCE = 1 << 17
 """Characters of a template; the longest in use have a quarter of it."""
 
-MAX_SECONDS, SECONDS_PER_BYTE = 2.0, 1e-5
+MAX_SECONDS, SECONDS_PER_BYTE = 0.5, 1e-5
 """Processor time of one rendering, and so much more for each byte of the conversation."""
 
 MAX_BYTES, BYTES_PER_BYTE = 1 << 23, 16

@@ -67,13 +67,21 @@ def test_more_tokens_than_the_model_is_for(merged: Path, tmp_path: Path, capfd: 
     assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, f"has {n} tokens, the model is for ")
 
 
+def test_predictions_of_a_head_that_is_not_there(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    path, nan = tmp_path / "golden.npz", np.full(2, np.nan, "f4")
+    np.savez(path, tokens=np.int32([1, 2]), temperature=np.ones(2, "f4"), top_p=nan)
+    outcome = invoke(capfd, "verify", merged, "--golden", path)
+    assert outcome.status == 1
+    assert outcome.err == f"error: {path}: lacks top_p, the model has ['temperature', 'top_p']\n"
+
+
 def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
     np.save(tmp_path / "golden.npy", np.zeros(3))
     for path, message in (
         (tmp_path / "golden.npy", "expected tokens, temperature and top_p"),
         (tmp_path / "nowhere.npz", "no such file"),
         (merged, "no recorded predictions"),
-        (tmp_path, "no recorded predictions"),
+        (tmp_path, "no recorded predictions: no regular file"),
     ):
         assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, message)
 
@@ -106,7 +114,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_arrays_that_are_none(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
     path = npz(tmp_path / "x.npz", tokens=BROKEN[name])
-    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, "no recorded predictions")
+    reasons = {"a bomb": "tokens.npy has more than ", "another version": "tokens.npy is of a version"}
+    reason = reasons.get(name, "")
+    assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, f"no recorded predictions: {reason}")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, 99])

@@ -431,7 +431,7 @@ def change_type(rng: random.Random, g: Gguf) -> None:
 def change_shape(rng: random.Random, g: Gguf) -> None:
     t = rng.choice(g.tensors)
     choice = rng.random()
-    if choice < 0.3:
+    if choice < 0.3 and t.dims:
         t.dims[rng.randrange(len(t.dims))] = rng.choice(NUMBERS)
     elif choice < 0.5:
         t.dims.reverse()

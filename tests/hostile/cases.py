@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ EXAMPLES = [
     {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y z"}]},
     {"text": "once upon a time"},
 ] * 2
+
+
+GGUF_ALONE = re.compile(r"^(model\.gguf|adapter)\b.*: (run|inspect|export|repack) ")
+"""What a case says that does something with a GGUF alone."""
 
 
 @dataclass
@@ -338,11 +343,20 @@ KINDS = [
 ]
 
 
+def kind_of(rng: random.Random) -> Callable[[random.Random, Path, Path], Call]:
+    """The kind of a seed, the first thing that its numbers decide."""
+    return rng.choices([k for _, k in KINDS], [w for w, _ in KINDS])[0]
+
+
+def is_gguf(seed: int) -> bool:
+    """Whether a seed's file is a model or an adapter."""
+    return kind_of(random.Random(seed)) in (model_case, adapter_case)
+
+
 def case_of(seed: int, directory: Path, made: Path) -> Call:
     """Write the broken file of a seed, and say what to do with it."""
     rng = random.Random(seed)
-    kind = rng.choices([k for _, k in KINDS], [w for w, _ in KINDS])[0]
-    call: Call = kind(rng, directory, made)
+    call = kind_of(rng)(rng, directory, made)
     if rng.random() < 0.04:
         path = rng.choice(sorted(p for p in directory.rglob("*") if p.is_file()))
         call.what += f" (another kind of file: {path.name})"

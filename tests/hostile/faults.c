@@ -1,4 +1,5 @@
-// Preloaded: lets the n-th call that changes a file fail, or be the last that this process makes.
+// Preloaded: lets the n-th call that changes a file fail, or be the last that this process makes; or kills the process a while
+// after it has begun to write.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -8,6 +9,7 @@
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 static int at = 0, count = 0, code = 0; // at 0: only count
@@ -34,6 +36,51 @@ static int strikes(void) {
     return 1;
 }
 
+static double delay = -1, begun = -1, named = -1; // seconds; the latter two of a clock
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+// seconds: from the first write to SIGKILL, by the kernel's clock, in the midst of whatever; below 0: no end. Not once a file
+// is about to get its name.
+void faults_kill_after(double seconds) {
+    delay = seconds;
+    begun = named = -1;
+}
+
+// from the first write to when a file gets its name, or to now where none has got one
+double faults_span(void) {
+    return begun < 0 ? 0 : (named < 0 ? now() : named) - begun;
+}
+
+static timer_t timer;
+
+static void begins(void) {
+    if (begun >= 0) {
+        return;
+    }
+    begun = now();
+    if (delay >= 0) {
+        struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+        const long ns = (long) (delay * 1e9) + 1;
+        const struct itimerspec when = { .it_value = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 } };
+        timer_create(CLOCK_MONOTONIC, &event, &timer);
+        timer_settime(timer, 0, &when, NULL);
+    }
+}
+
+static void gets_name(void) {
+    if (begun >= 0 && named < 0) {
+        named = now();
+        if (delay >= 0) {
+            timer_delete(timer);
+        }
+    }
+}
+
 #define REAL(name) static typeof(name) * real = NULL; if (!real) real = (typeof(name) *) dlsym(RTLD_NEXT, #name)
 
 ssize_t write(int fd, const void * data, size_t n) {
@@ -42,6 +89,7 @@ ssize_t write(int fd, const void * data, size_t n) {
     if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
         return real(fd, data, n);
     }
+    begins();
     if (count + 1 == at && n > 1) { // half of it is there already
         const ssize_t half = real(fd, data, n / 2);
         if (half < 0) {
@@ -73,11 +121,13 @@ int mkdir(const char * path, mode_t mode) {
 
 int rename(const char * from, const char * to) {
     REAL(rename);
+    gets_name();
     return strikes() ? -1 : real(from, to);
 }
 
 int link(const char * from, const char * to) {
     REAL(link);
+    gets_name();
     return strikes() ? -1 : real(from, to);
 }
 

@@ -1,7 +1,7 @@
 """Lets every single call by which a writer changes a file fail, or be its process's last; looks at what is left.
 
-``python tests/hostile/faults.py`` is all of it; ``--kills 1000`` also kills that many times at any moment. It starts
-itself again with faults.c preloaded, and forks for each trial.
+``python tests/hostile/faults.py`` is all of it; ``--kills 1000`` also kills that many times at any moment, and as often
+between the first write and the rename. It starts itself again with faults.c preloaded, and forks for each trial.
 """
 
 from __future__ import annotations
@@ -104,10 +104,12 @@ class Trials:
     def __init__(self, name: str, writer: Writer, directory: Path) -> None:
         self.name, self._writer, self._directory = name, writer, directory
         self._core = ctypes.CDLL(None)
+        self._core.faults_kill_after.argtypes, self._core.faults_span.restype = [ctypes.c_double], ctypes.c_double
         self._before = self._made("before", 0, 0)[1]
         status, self._after = self._made("after", 0, 0, write=True)
         assert status == 0, (name, status)
-        self.calls = int((directory / "calls").read_text())
+        calls, span = (directory / "calls").read_text().split()
+        self.calls, self._span = int(calls), float(span)
 
     def _made(self, name: str, at: int, error: int, *, write: bool = False) -> tuple[int, dict[str, bytes]]:
         d = self._directory / name
@@ -120,13 +122,17 @@ class Trials:
     def contents(self, d: Path) -> dict[str, bytes]:
         return {str(p.relative_to(d)): p.read_bytes() for p in d.rglob("*") if p.is_file()}
 
-    def _fork(self, d: Path, at: int, error: int, kill_after: float | None = None) -> int:
-        """The exit status of the writer in a child of ours, negative for a signal."""
+    def _fork(self, d: Path, at: int, error: int, kill_after: float | None = None, kill_in_write: float = -1) -> int:
+        """The exit status of the writer in a child of ours, negative for a signal.
+
+        ``kill_after`` so many seconds; ``kill_in_write`` so many after its first write, unless that is renamed before.
+        """
         child = os.fork()
         if child == 0:
             status = 1
             try:
                 self._core.faults_arm(at, error)
+                self._core.faults_kill_after(kill_in_write)
                 self._writer.write(d)
                 status = 0
             except Exception as e:
@@ -137,10 +143,10 @@ class Trials:
                 if status == 1:
                     print(f"{self.name}, call {at}: {e!r}", file=sys.stderr, flush=True)
             finally:
-                calls = self._core.faults_count()
+                calls, span = self._core.faults_count(), self._core.faults_span()
                 self._core.faults_arm(0, 0)
                 if at == 0 and kill_after is None:
-                    (self._directory / "calls").write_text(str(calls))
+                    (self._directory / "calls").write_text(f"{calls} {span}")
                 os._exit(status)
         if kill_after is not None:
             time.sleep(kill_after)
@@ -189,6 +195,18 @@ class Trials:
             found[self.check(self._directory / "d", status, f"kill {i}")] += 1
         return found
 
+    def in_the_write(self, rng: random.Random, count: int) -> Counter[str]:
+        """Killed so often by the kernel, at random moments between the first write and the name of what is written."""
+        found, left = Counter[str](), count
+        for i in range(20 * count):
+            if left == 0:
+                return found
+            self._made("d", 0, 0)
+            status = self._fork(self._directory / "d", 0, 0, kill_in_write=rng.random() * self._span)
+            found[self.check(self._directory / "d", status, f"kill {i} in the write")] += 1
+            left -= status == -signal.SIGKILL
+        raise AssertionError(f"{self.name}: {left} kills of {count} came too late, though tried {20 * count} times")
+
 
 def preloaded(*args: str) -> list[str]:
     """The command of this module with the faults in it, which takes a C compiler."""
@@ -201,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preloaded", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=0, help="at random moments, over all writers")
+    parser.add_argument("--kills", type=int, default=0, help="so many of each kind, over all writers")
     parser.add_argument("--errors", nargs="*", choices=ERRORS, default=list(ERRORS))
     args = parser.parse_args()
     if not args.preloaded:
@@ -217,6 +235,7 @@ def main() -> None:
             if args.kills:
                 n = -(-args.kills // len(all_writers))
                 found[f"{name}, {n} kills at any moment"] = trials.any_moment(rng, n)
+                found[f"{name}, {n} kills in the write"] = trials.in_the_write(rng, n)
     print(json.dumps(found, indent=1))
 
 

@@ -19,13 +19,14 @@ from typing import Any, TextIO
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from hostile.cases import GGUF_ALONE, is_gguf, prepare
+
 ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OMP_NUM_THREADS": "1"}
 """Of a worker: a crash says so at once, and two of them do not wait for each other's threads."""
 
 SECONDS, MEGABYTES, HANGS_S = 5, 300, 300
 """What one file may cost: processor time, memory beyond what was in use, and wall time at which the worker is ended."""
 
-QUICK = re.compile(r"^(model\.gguf|adapter)\b.*: (run|inspect|export|repack) ")
 QUICK_SECONDS, QUICK_MEGABYTES = 1, 64
 """The same for what is done with a GGUF alone."""
 
@@ -49,10 +50,11 @@ def fault(answer: dict[str, Any]) -> str:
     text = err + (status if isinstance(status, str) else "") + ("" if ": run " in answer["what"] else answer["out"])
     if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text):
         return f"control characters: {text!r}"
-    seconds, megabytes = (QUICK_SECONDS, QUICK_MEGABYTES) if QUICK.match(answer["what"]) else (SECONDS, MEGABYTES)
+    seconds, megabytes = (QUICK_SECONDS, QUICK_MEGABYTES) if GGUF_ALONE.match(answer["what"]) else (SECONDS, MEGABYTES)
     if answer["cpu_s"] > seconds:
         return f"{answer['cpu_s']:.1f} s"
-    if answer["memory"] > megabytes << 20:
+    mapped = answer["read"] if ": run " in answer["what"] else 0  # by llama.cpp, and the system can have it back
+    if answer["memory"] - mapped > megabytes << 20:
         return f"{answer['memory'] >> 20} MB"
     return f"left behind: {answer['left']}" if answer["left"] else ""
 
@@ -60,13 +62,13 @@ def fault(answer: dict[str, Any]) -> str:
 class Worker:
     """A worker process, started again when a case ends it."""
 
-    def __init__(self, directory: Path, made: Path) -> None:
-        self._directory, self._made = directory, made
+    def __init__(self, directory: Path, made: Path, quick: bool = False) -> None:
+        self._directory, self._made, self._quick = directory, made, quick
         self._process: subprocess.Popen[str] | None = None
         self._begun = False
 
     def ask(self, seed: int) -> tuple[dict[str, Any], str]:
-        """How the case of a seed went, and what is wrong with that."""
+        """How the case of a seed went, and what is wrong with that; nothing of one that is passed over."""
         if self._process is None:
             self._start()
         process = self._process
@@ -80,7 +82,7 @@ class Worker:
         line = process.stdout.readline() if ready else ""
         if line:
             answer = json.loads(line)
-            return answer, fault(answer)
+            return answer, answer and fault(answer)
         if not ready:
             process.kill()
         code = process.wait()
@@ -93,7 +95,14 @@ class Worker:
     def _start(self) -> None:
         self._begun = False
         path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-m", "hostile.worker", str(self._directory), str(self._made)]
+        command = [
+            sys.executable,
+            "-m",
+            "hostile.worker",
+            str(self._directory),
+            str(self._made),
+            *["quick"] * self._quick,
+        ]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -113,18 +122,22 @@ class Worker:
             self._process = None
 
 
-def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2, record: TextIO | None = None) -> list[str]:
-    """The cases that end badly, each as a line with its seed; ``record`` gets a line of JSON for every case."""
+def hunt(
+    seeds: Iterator[int], directory: Path, n_workers: int = 2, record: TextIO | None = None, *, quick: bool = False
+) -> list[str]:
+    """The cases that end badly, each as a line with its seed; ``record`` gets a line of JSON for every case.
+
+    ``quick``: of the seeds those alone that run, inspect, export or repack a GGUF.
+    """
     made = directory / "made"
     made.mkdir()
-    from hostile.cases import prepare
-
     prepare(made)
+    seeds = filter(is_gguf, seeds) if quick else seeds
     found: list[str] = []
     lock = threading.Lock()
 
     def work(i: int) -> None:
-        worker = Worker(directory / f"w{i}", made)
+        worker = Worker(directory / f"w{i}", made, quick)
         try:
             while True:
                 with lock:
@@ -132,9 +145,11 @@ def hunt(seeds: Iterator[int], directory: Path, n_workers: int = 2, record: Text
                 if seed is None:
                     return
                 answer, wrong = worker.ask(seed)
+                if not answer:
+                    continue
                 with lock:
                     if record is not None:
-                        kept = {key: answer.get(key) for key in ("seed", "what", "status", "cpu_s", "memory")}
+                        kept = {key: answer.get(key) for key in ("seed", "what", "status", "cpu_s", "memory", "read")}
                         print(json.dumps({**kept, "wrong": wrong}), file=record, flush=True)
                     if wrong:
                         found.append(f"seed {seed}, {answer.get('what', '')}: {wrong}")
@@ -154,7 +169,11 @@ def summary(lines: Iterator[dict[str, Any]]) -> str:
     """How many cases there were, how they ended, and what they took."""
     cases = list(lines)
     gguf = [case for case in cases if case["what"].startswith(("model.gguf", "adapter"))]
-    text = f"{len(cases)} cases, {len(gguf)} of them GGUFs, {sum(bool(case['wrong']) for case in cases)} end badly"
+    quick = sum(bool(GGUF_ALONE.match(case["what"])) for case in cases)
+    text = (
+        f"{len(cases)} cases, {len(gguf)} of them GGUFs, {quick} of these to run, inspect, export, repack; "
+        f"{sum(bool(case['wrong']) for case in cases)} end badly"
+    )
     for name, unit, scale in (("cpu_s", "s", 1), ("memory", "MB", 1 << 20)):
         values = sorted(case[name] / scale for case in cases if case[name] is not None)
         shares = ", ".join(
@@ -170,12 +189,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first of the cases' seeds")
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="only those that run, inspect, export or repack a GGUF")
     args = parser.parse_args()
     path = args.record or Path(os.devnull)
     done = {case["seed"] for case in map(json.loads, path.read_text().splitlines())} if path.exists() else set()
     seeds = (seed for seed in range(args.seed, args.seed + args.count) if seed not in done)
     with tempfile.TemporaryDirectory() as directory, path.open("a") as record:
-        found = hunt(seeds, Path(directory), args.workers, record)
+        found = hunt(seeds, Path(directory), args.workers, record, quick=args.quick)
     if args.record:
         print(summary(map(json.loads, path.read_text().splitlines())))
     print(f"{len(found)} of {args.count - len(done)} end badly")

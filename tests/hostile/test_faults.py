@@ -1,4 +1,4 @@
-"""Every write, fsync, rename and the rest fails once, or is the last; hostile/faults.py kills at any moment too."""
+"""Every write, fsync, rename and the rest fails once, or is the last; and kills, at any moment and in the write."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ def test_files_are_old_or_new() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert len(found) == 27
+    assert len(found) == 36
     by_call = {name: kinds for name, kinds in found.items() if "at each" in name}
     assert sum(sum(kinds.values()) for kinds in by_call.values()) > 300
+    in_the_write = {name: kinds for name, kinds in found.items() if "in the write" in name}
+    assert len(in_the_write) == 9
+    for name, kinds in in_the_write.items():
+        old_or_begun = kinds.get("killed, old", 0) + (kinds.get("killed, new", 0) if "journal" in name else 0)
+        assert old_or_begun == 5, (name, kinds)
     for name, kinds in by_call.items():
         ended = "killed" if ", kill " in name else "refused"
         known = (ended, "done, new")  # where links fail, a new file is renamed

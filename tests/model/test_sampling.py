@@ -17,6 +17,8 @@ REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"penalty_last_n": -2}, "penalty_last_n", -2, "a number in [-1, 1.04858e+06]"),
     ({"mirostat_mode": 3}, "mirostat_mode", 3, "a number in [0, 2]"),
     ({"order": "vllm"}, "order", "'vllm'", "'autodeco' or 'llama.cpp'"),
+    ({"logit_bias": [1]}, "logit_bias", "[1]", "numbers by token"),
+    ({"logit_bias": {3: "x"}}, "logit_bias of token 3", "'x'", "a number"),
 ]
 
 
@@ -27,6 +29,17 @@ def test_out_of_range(kwargs: dict[str, Any], key: str, found: object, expected:
     error = caught.value
     assert (error.key, error.found, error.expected, error.file) == (key, found, expected, None)
     assert str(error) == f"{key} {found}, expected {expected}"
+
+
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+def test_biases_that_no_logit_can_have(bias: float) -> None:
+    with pytest.raises(InvalidInput, match=rf"^logit_bias of token 3 is {bias}, expected a number or -inf$"):
+        Sampling(logit_bias={3: bias}).check()
+
+
+def test_what_another_order_alone_has() -> None:
+    with pytest.raises(InvalidInput, match=r"^dynatemp_range 0\.5 needs order 'llama\.cpp'$"):
+        Sampling(dynatemp_range=0.5).check()
 
 
 def test_what_is_given_by_nobody_is_in_range() -> None:
@@ -40,6 +53,8 @@ def test_seeds() -> None:
     for seed in (-1, MAX_SEED + 1):
         with pytest.raises(InvalidInput, match=rf"^seed {seed}, expected 0 to 2\*\*32 - 1$"):
             check_seed_range(seed)
+    with pytest.raises(InvalidInput, match=r"^seed 1\.5, expected a whole number$"):
+        check_seed(1.5)  # type: ignore[arg-type]
 
 
 def test_a_seed_from_a_text() -> None:
