@@ -12,6 +12,7 @@
 #include "raw_logits.h"
 #include "sampler.h"
 #include "shortlist.h"
+#include "training.h"
 #include "vocab.h"
 
 #include <pybind11/numpy.h>
@@ -251,6 +252,21 @@ static void bind_context(py::module_ & m) {
     }, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);
 }
 
+static void bind_training(py::module_ & m) {
+    m.def("training_features", [](const floats & logits, const floats & temperature, size_t threads) {
+        return array_from(without_gil([&, x = array_of(logits), t = array_of(temperature)] {
+            return training_features(x, t, threads);
+        }));
+    }, "logits"_a, "temperature"_a, "threads"_a);
+    m.def("training_losses", [](const floats & logits, const py::iterable & targets, const floats & temperature,
+                                const floats & top_p, double alpha, double tolerance, size_t threads) {
+        return array_from(without_gil([&, x = array_of(logits), y = ints_of(targets), t = array_of(temperature),
+                                       p = array_of(top_p)] {
+            return training_losses(x, y, t, p, { alpha, tolerance }, threads);
+        }));
+    }, "logits"_a, "targets"_a, "temperature"_a, "top_p"_a, "alpha"_a, "tolerance"_a, "threads"_a);
+}
+
 // ---- files ----
 
 // (name, type, shape row-major, offset in the file, bytes) of every tensor, in file order
@@ -375,5 +391,6 @@ PYBIND11_MODULE(_core, m) {
     bind_predictor(m);
     bind_sampler(m);
     bind_context(m);
+    bind_training(m);
     bind_files(m);
 }
