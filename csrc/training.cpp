@@ -78,16 +78,21 @@ static tempered temper(const float * x, size_t n, int32_t target, float t, std::
     r.mean        = dot / r.total;
     r.prob        = std::exp(u) / r.total;
     r.log_slope   = r.mean - u;
-    r.place       = before / r.total + r.prob;
+    r.place       = std::min(1.0, before / r.total + r.prob); // rounding must not carry it beyond a P of 1
     r.place_slope = (r.mean * before - before_dot) / r.total + (r.prob > 0.0 ? r.prob * r.log_slope : 0.0);
     return r;
 }
 
-// Puts the weights in [low, high) into keys: their distance below 1, which is the largest, in steps of a float. Positive floats
-// order like their bits. Returns the sum of squares of those below low.
+// The distance of a weight below 1, which is the largest, in steps of a float: positive floats order like their bits.
+static uint32_t key_of(float weight) {
+    return float_bits(1.0f) - float_bits(weight);
+}
+
+// Puts the keys of the weights in [low, high) into keys. Returns the sum of squares of those below low.
 static double gather(const weight_row & w, float low, float high, std::vector<uint32_t> & keys) {
+    const uint32_t first = high < INF ? key_of(high) + 1 : 0, n_keys = key_of(low) + 1 - first;
     keys.resize(w.n);
-    uint32_t * key = keys.data();
+    uint32_t * next = keys.data();
     double below = 0.0;
     for (size_t k = 0; k < w.n / STRETCH; ++k) {
         if (w.largest[k] < low) {
@@ -100,15 +105,16 @@ static double gather(const weight_row & w, float low, float high, std::vector<ui
             const i32x small = v < low;
             part += zero_unless(small, v * v);
             if (any(~small & (v < high))) {
-                for (size_t j = i; j < i + WIDTH; ++j) {
-                    *key = float_bits(1.0f) - float_bits(w.weight[j]);
-                    key += w.weight[j] >= low && w.weight[j] < high;
+                for (size_t j = i; j < i + WIDTH; ++j) { // without a branch: which ones they are nobody foresees
+                    const uint32_t key = key_of(w.weight[j]);
+                    *next = key;
+                    next += key - first < n_keys;
                 }
             }
         }
         below += sum(part);
     }
-    keys.resize((size_t) (key - keys.data()));
+    keys.resize((size_t) (next - keys.data()));
     return below;
 }
 
@@ -157,7 +163,7 @@ static void add(walk & at, const tempered & r, double top_p, double alpha, const
         for (size_t i = 0; i < whole; ++i) {
             at.mass       += e[i];
             at.mass_slope += slope[i];
-            steep[i]      = (float) (alpha * (at.mass * share - top_p));
+            steep[i]      = (float) (alpha * (std::min(1.0, at.mass * share) - top_p));
             mass_slope[i] = (float) (at.mass_slope * share);
         }
         f32x kept = {}, kept_slope = {}, beyond = {}, mask_slope = {};
@@ -203,14 +209,16 @@ static kept_mass mass_of(const tempered & r, double top_p, const soft_cut & cut,
     walk at;
     for (float high = INF, low = STEP;; high = low, low *= STEP) {
         const double squares = gather(r.w, low, high, s.keys);
-        sort_keys(s.keys, s.sorted, high < INF ? float_bits(1.0f) - float_bits(high) : 0, float_bits(1.0f) - float_bits(low));
+        sort_keys(s.keys, s.sorted, high < INF ? key_of(high) : 0, key_of(low));
         add(at, r, top_p, alpha, s.keys);
         const double place = std::min(1.0, at.mass * share), mask = mask_of(place, top_p, alpha);
         const bool   all   = low <= LEAST;
         const double rest  = all ? 0.0 : rest_of(place, top_p, alpha);
         const double value = at.kept * share + rest;
         const double error = 0.5 * alpha * std::min(low * share * rest, mask * squares * share * share) / (value + EPSILON);
-        if (all || error <= cut.tolerance) {
+        // by how much more the slope may be off: of p^2, and of the mask
+        const double slopes = 2.0 * (std::abs(r.mean - std::log(low)) + 1.0) + alpha * std::abs(at.mass_slope) * share;
+        if (all || error * slopes <= cut.tolerance) {
             kept_mass m = { value, (at.kept_slope - alpha * at.mask_slope) * share, alpha * at.beyond * share };
             if (!all) {
                 m.slope -= mask * at.mass_slope * share;

@@ -6,10 +6,13 @@ Throughout, logits are [n, n_vocab], targets [n] token ids, temperature and top_
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from autodeco_gguf._native import core
 
 ALPHA = 30.0
 """Steepness of the soft top-p mask (the official trainer's)."""
@@ -72,15 +75,59 @@ def top_p_loss(
     top_p: Tensor,
     *,
     alpha: float = ALPHA,
-    depth: int = SORT_DEPTH,
     tolerance: float = SORT_TOLERANCE,
 ) -> Tensor:
     """Negative log-likelihood of the target under softmax(logits / T) cut softly at P, in nats [n].
 
-    Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the ``depth`` largest logits are put in
-    order; the mask's mass over the others is integrated, which is too much by at most
-    ``alpha / 2 * p`` of it, where p is the smallest of the probabilities in order. A row for which that may change
-    the loss by more than ``tolerance`` nats is sorted deeper, in the end all of it.
+    Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the largest logits are put in order; the
+    mask's mass over the others is integrated. A row for which that may change the loss by more than ``tolerance`` nats
+    is sorted deeper, in the end all of it. On the CPU, in float32, the core computes it, and its derivatives by T and P
+    with it, on ``torch.get_num_threads()`` threads; elsewhere, and where the logits want a gradient, torch does.
+    """
+    if in_core(logits):
+        loss: Tensor = _InCore.apply(logits, targets, temperature, top_p, alpha, tolerance)
+        return loss
+    return sorted_top_p_loss(logits, targets, temperature, top_p, alpha=alpha, tolerance=tolerance)
+
+
+def in_core(logits: Tensor) -> bool:
+    """Whether the core takes these logits [n, n_vocab] rather than torch."""
+    return logits.device.type == "cpu" and logits.dtype == torch.float32 and not logits.requires_grad
+
+
+class _InCore(torch.autograd.Function):
+    """:func:`top_p_loss` by csrc/training.cpp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor, top_p: Tensor, alpha: float, tolerance: float
+    ) -> Tensor:
+        rows = (x.detach().numpy() for x in (logits, targets, temperature, top_p))
+        values = core.training_losses(*rows, alpha, tolerance, torch.get_num_threads())
+        loss, *derivatives = torch.from_numpy(values).reshape(3, -1)
+        ctx.save_for_backward(*derivatives)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_t, by_p = (gradients[0] * derivative for derivative in ctx.saved_tensors)
+        return None, None, by_t, by_p, None, None
+
+
+def sorted_top_p_loss(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    *,
+    alpha: float = ALPHA,
+    depth: int = SORT_DEPTH,
+    tolerance: float = SORT_TOLERANCE,
+) -> Tensor:
+    """:func:`top_p_loss` by torch, on any device, in any precision.
+
+    The ``depth`` largest logits are put in order at first. What is integrated is too much by at most ``alpha / 2 * p``
+    of it, where p is the smallest of the probabilities in order.
     """
     n_vocab = logits.shape[-1]
     loss, error = bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, depth))
@@ -90,7 +137,7 @@ def top_p_loss(
     rows = deep.nonzero().squeeze(-1)
     inputs = (x[rows] for x in (logits, targets, temperature, top_p))
     depth = _DEEPER * depth if _DEEPER**2 * depth <= n_vocab else n_vocab
-    deeper = top_p_loss(*inputs, alpha=alpha, depth=depth, tolerance=tolerance)
+    deeper = sorted_top_p_loss(*inputs, alpha=alpha, depth=depth, tolerance=tolerance)
     return torch.where(deep, 0.0, loss).index_add(0, rows, deeper)
 
 
@@ -110,7 +157,7 @@ def largest(logits: Tensor, depth: int) -> Tensor:
 def bounded_top_p_loss(
     logits: Tensor, targets: Tensor, temperature: Tensor, top_p: Tensor, alpha: float, ordered: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The loss of :func:`top_p_loss` [n], and a bound on its error [n], from the largest logits in order [n, depth]."""
+    """The loss of :func:`sorted_top_p_loss` [n], and a bound on its error [n], from the largest logits in order [n, depth]."""
     inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
     top = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
     centred = logits - top
