@@ -9,6 +9,7 @@
 
 static constexpr double EPSILON = 1e-9;  // losses.py: _EPSILON
 static constexpr float  LEAST_T = 1e-8f; // what T counts as at least, as there
+static constexpr double NEVER   = -1e30; // what the logit of a masked target counts as, as there
 
 // Sums over tokens j of weights e_j = exp(u_j), u_j = (logit_j - max) / T: p_j = e_j / total, and T dp_j / dT = p_j (mean - u_j)
 // with the mean of u under p. What follows calls T times a derivative by T a slope.
@@ -26,9 +27,10 @@ struct tempered {
     weight_row w;
     double     total;
     double     mean;
-    double     prob;       // of the target
-    double     log_slope;  // of its logarithm
-    double     place;      // mass up to and including it: of the tokens before it, and its own
+    double     log_prob;  // of the target
+    double     log_slope;
+    double     prob;
+    double     place;     // mass up to and including it: of the tokens before it, and its own
     double     place_slope;
 };
 
@@ -74,10 +76,11 @@ static tempered temper(const float * x, size_t n, int32_t target, float t, std::
         before_dot += sum(part[2]);
         part[0] = part[1] = part[2] = f32x {};
     });
-    const double u = std::max(((double) y - max) / t, -1e38);
+    const double u = (std::max((double) y, NEVER) - max) / t;
     r.mean        = dot / r.total;
-    r.prob        = std::exp(u) / r.total;
+    r.log_prob    = u - std::log(r.total);
     r.log_slope   = r.mean - u;
+    r.prob        = std::exp(u) / r.total;
     r.place       = std::min(1.0, before / r.total + r.prob); // rounding must not carry it beyond a P of 1
     r.place_slope = (r.mean * before - before_dot) / r.total + (r.prob > 0.0 ? r.prob * r.log_slope : 0.0);
     return r;
@@ -204,7 +207,7 @@ struct kept_mass {
 // at most alpha p^2 / 2 times the mask at c; together by at most alpha / 2 times the largest p of the integral, and by at most alpha / 2
 // times the mask times the sum of p^2.
 static kept_mass mass_of(const tempered & r, double top_p, const soft_cut & cut, loss_scratch & s) {
-    static constexpr float STEP = 0x1p-6f, LEAST = 0x1p-126f; // which all weights are above that are not 0
+    static constexpr float STEP = 0x1p-4f, LEAST = 0x1p-124f; // what is below adds nothing to the sums
     const double alpha = cut.alpha, share = 1.0 / r.total;
     walk at;
     for (float high = INF, low = STEP;; high = low, low *= STEP) {
@@ -229,11 +232,16 @@ static kept_mass mass_of(const tempered & r, double top_p, const soft_cut & cut,
     }
 }
 
+// the largest weight is 1, unless a logit or T is NaN, or a logit +inf
+static bool is_finite(const tempered & r) {
+    return r.total >= 1.0;
+}
+
 static void loss_of(const float * x, size_t n, int32_t target, float temperature, double top_p, const soft_cut & cut,
                     loss_scratch & s, float * value, float * by_t, float * by_p) {
     const float    t = temperature < LEAST_T ? LEAST_T : temperature;
     const tempered r = temper(x, n, target, t, s.weight);
-    if (!(r.total >= 1.0) || std::isnan(top_p)) { // the largest is 1, unless a logit or T is NaN, or a logit +inf
+    if (!is_finite(r) || std::isnan(top_p)) {
         *value = *by_t = *by_p = NAN;
         return;
     }
@@ -273,18 +281,40 @@ std::vector<float> training_features(const f32_array & logits, const f32_array &
     return out;
 }
 
-std::vector<float> training_losses(const f32_array & logits, const std::vector<int32_t> & target, const f32_array & temperature,
-                                   const f32_array & top_p, const soft_cut & cut, size_t most_threads) {
-    static constexpr size_t COST = 4;
-    const size_t n = check_rows("losses", logits, length_of(temperature)), n_vocab = (size_t) logits.shape[1];
-    if (target.size() != n || length_of(top_p) != n) {
-        throw refusal(INVALID_INPUT, "losses: " + std::to_string(target.size()) + " targets and P " + top_p.shape_text() +
-                                         " for T [" + std::to_string(n) + "]");
+static void check_targets(const std::vector<int32_t> & target, size_t n, size_t n_vocab) {
+    if (target.size() != n) {
+        throw refusal(INVALID_INPUT, "losses: " + std::to_string(target.size()) + " targets for " + std::to_string(n) + " rows");
     }
     for (const int32_t id : target) {
         if (id < 0 || (size_t) id >= n_vocab) {
             throw refusal(INVALID_INPUT, "losses: target " + std::to_string(id) + ", the vocabulary has " + std::to_string(n_vocab));
         }
+    }
+}
+
+std::vector<float> training_cross_entropy(const f32_array & logits, const std::vector<int32_t> & target,
+                                          const f32_array & temperature, size_t most_threads) {
+    static constexpr size_t COST = 2;
+    const size_t n = check_rows("losses", logits, length_of(temperature)), n_vocab = (size_t) logits.shape[1];
+    check_targets(target, n, n_vocab);
+    std::vector<float> out(2 * n);
+    share_rows(n, COST * n * n_vocab, most_threads, [&](size_t i) {
+        static thread_local std::vector<float> row;
+        const float    t = temperature.data[i];
+        const tempered r = temper(logits.data + i * n_vocab, n_vocab, target[i], t, row);
+        out[i]     = is_finite(r) ? (float) -r.log_prob : NAN;
+        out[n + i] = is_finite(r) ? (float) (-r.log_slope / t) : NAN;
+    });
+    return out;
+}
+
+std::vector<float> training_losses(const f32_array & logits, const std::vector<int32_t> & target, const f32_array & temperature,
+                                   const f32_array & top_p, const soft_cut & cut, size_t most_threads) {
+    static constexpr size_t COST = 4;
+    const size_t n = check_rows("losses", logits, length_of(temperature)), n_vocab = (size_t) logits.shape[1];
+    check_targets(target, n, n_vocab);
+    if (length_of(top_p) != n) {
+        throw refusal(INVALID_INPUT, "losses: P is " + top_p.shape_text() + ", expected [" + std::to_string(n) + "]");
     }
     std::vector<float> out(3 * n);
     share_rows(n, COST * n * n_vocab, most_threads, [&](size_t i) {

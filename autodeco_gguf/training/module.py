@@ -160,7 +160,9 @@ def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:
     """
     if in_core(logits):
         statistics = core.training_features(logits.numpy(), temperature.detach().numpy(), torch.get_num_threads())
-        return torch.cat([temperature.detach().unsqueeze(-1), torch.from_numpy(statistics).reshape(len(logits), -1)], dim=-1)
+        return torch.cat(
+            [temperature.detach().unsqueeze(-1), torch.from_numpy(statistics).reshape(len(logits), -1)], dim=-1
+        )
     with torch.no_grad():
         probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
         five = probs.topk(min(5, probs.shape[-1]), dim=-1).values

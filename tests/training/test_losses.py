@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -139,6 +140,7 @@ def test_only_the_rows_that_need_it_are_sorted(monkeypatch: pytest.MonkeyPatch) 
 
 def compare(logits: Tensor, targets: Tensor, t: Tensor, p: Tensor, alpha: float, tolerance: float) -> None:
     """The core's loss and derivatives in float32, each in its own unit, with torch's in float64 of every row sorted."""
+
     def losses_of(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
         leaves = [x.detach().to(dtype).requires_grad_() for x in (t.clone(), p.clone())]
         values = loss(*leaves)
@@ -195,9 +197,26 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_the_core_at_rows_on_the_edge(name: str) -> None:
     """At every target of three, T from 0 to 100 and P from 0 to nearly 1."""
-    grid = [(y, t, p) for y in (0, 2, 50) for t in (0.0, 1e-9, 1e-3, 0.3, 1.0, 2.0, 100.0) for p in (0.0, 1e-6, 0.1234, 0.55, 0.987, 1.0 - 1e-6)]
+    temperatures = (0.0, 1e-9, 1e-3, 0.3, 1.0, 2.0, 100.0)
+    grid = list(itertools.product((0, 2, 50), temperatures, (0.0, 1e-6, 0.1234, 0.55, 0.987, 1.0 - 1e-6)))
     targets, t, p = (torch.tensor(column) for column in zip(*grid, strict=True))
     compare(torch.tensor(ROWS[name]).expand(len(grid), -1).contiguous(), targets, t, p, losses.ALPHA, 0.0)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_cores_temperature_loss_at_rows_on_the_edge(name: str) -> None:
+    """T is at least 0.01, below which it has no derivative."""
+    grid = list(itertools.product((0, 2, 50), (0.0, 0.005, 0.02, 0.3, 1.0, 2.0, 100.0)))
+    targets, values = (torch.tensor(column) for column in zip(*grid, strict=True))
+    logits = torch.tensor(ROWS[name]).expand(len(grid), -1).contiguous()
+    found = []
+    for rows in (logits, logits.double().clamp(min=losses.NEVER)):
+        t = values.to(rows.dtype).requires_grad_()
+        loss = losses.temperature_loss(rows, targets, t)
+        (by_t,) = torch.autograd.grad(loss.sum(), t)
+        found.append(torch.stack([loss.detach(), by_t * values]).double())
+    torch.testing.assert_close(*found, rtol=2e-6, atol=2e-6)
+    assert not found[0][1][values < 0.01].any()
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -224,18 +243,25 @@ def test_the_core_says_that_logits_are_no_numbers() -> None:
     t, p = torch.tensor([1.0, 1.0, 1.0, 1.0, math.nan], requires_grad=True), torch.full((5,), 0.9, requires_grad=True)
     loss = losses.top_p_loss(logits, torch.zeros(5, dtype=torch.long), t, p)
     by_t, by_p = torch.autograd.grad(loss.sum(), (t, p))
-    for values in (loss, by_t, by_p):
+    plain = losses.temperature_loss(logits, torch.zeros(5, dtype=torch.long), t)
+    for values in (loss, by_t, by_p, plain):
         assert values.isfinite().tolist() == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize(
     ("targets", "n", "match"),
-    [([0, 20], 2, "losses: target 20, the vocabulary has 20"), ([-1, 0], 2, "target -1"), ([0], 2, "1 targets"),
-     ([0, 0, 0], 3, r"logits are \[2, 20\], expected \[3, n_vocab\]")],
-)  # fmt: skip
+    [
+        ([0, 20], 2, "losses: target 20, the vocabulary has 20"),
+        ([-1, 0], 2, "target -1"),
+        ([0], 2, "1 targets for 2 rows"),
+        ([0, 0, 0], 3, r"logits are \[2, 20\], expected \[3, n_vocab\]"),
+    ],
+)
 def test_the_core_refuses_what_does_not_fit(targets: list[int], n: int, match: str) -> None:
     with pytest.raises(InvalidInput, match=match):
         losses.top_p_loss(torch.zeros(2, 20), torch.tensor(targets), torch.ones(n), torch.ones(n))
+    with pytest.raises(InvalidInput, match=match):
+        losses.temperature_loss(torch.zeros(2, 20), torch.tensor(targets), torch.ones(n))
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
