@@ -175,6 +175,17 @@ def draw_on(
     """As :func:`draw`, from a shortlist of a ggml device: tokens (-1: not decided), nuclei, probabilities, entropy."""
 
 def draw(logits: _Floats, temperature: float, top_p: float, n: int, seed: int) -> npt.NDArray[np.int32]: ...
+def training_features(logits: _Floats, temperature: _Floats, threads: int) -> _Floats:
+    """What the top-p head sees besides hidden state and T, of logits [n, n_vocab] at T [n], in one row: [n * 4]."""
+
+def training_cross_entropy(logits: _Floats, targets: _Ints, temperature: _Floats, threads: int) -> _Floats:
+    """Of softmax(logits / T) against targets [n], in nats [n], then its derivatives by T, in one row: [2 * n]."""
+
+def training_losses(
+    logits: _Floats, targets: _Ints, temperature: _Floats, top_p: _Floats, alpha: float, tolerance: float, threads: int
+) -> _Floats:
+    """The top-p loss of ``training.losses`` [n], then its derivatives by T and those by P, in one row: [3 * n]."""
+
 def dequantize(data: bytes, type: str, n: int) -> _Floats: ...
 def quantize(values: _Floats, type: str) -> bytes: ...
 def vocab_fault(vocab: int) -> str:

@@ -2,6 +2,7 @@
 
 #include "arrays.h"
 #include "context.h"
+#include "convert.h"
 #include "devices.h"
 #include "errors.h"
 #include "gguf_file.h"
@@ -12,59 +13,10 @@
 #include "raw_logits.h"
 #include "sampler.h"
 #include "shortlist.h"
+#include "training.h"
 #include "vocab.h"
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-namespace py = pybind11;
-using namespace py::literals;
-
-using floats  = py::array_t<float,   py::array::c_style | py::array::forcecast>;
 using release = py::gil_scoped_release;
-
-static f32_array array_of(const floats & a) {
-    return { a.data(), { a.shape(), a.shape() + a.ndim() } };
-}
-
-// As the caster of std::vector<int32_t>, which makes a TypeError of whatever the objects raise, an interrupt too.
-static std::vector<int32_t> ints_of(const py::iterable & values) {
-    std::vector<int32_t> result;
-    for (const py::handle value : values) {
-        int        overflow = 0;
-        const long number   = PyLong_AsLongAndOverflow(value.ptr(), &overflow);
-        if (number == -1 && PyErr_Occurred()) {
-            throw py::error_already_set();
-        }
-        if (overflow || number < INT32_MIN || number > INT32_MAX) {
-            throw refusal(INVALID_INPUT, "decode: " + py::str(value).cast<std::string>() + ", expected 32 bits");
-        }
-        result.push_back((int32_t) number);
-    }
-    return result;
-}
-
-static floats array_from(const std::vector<float> & values) {
-    return floats((py::ssize_t) values.size(), values.data());
-}
-
-static py::array_t<int32_t> ints_from(const std::vector<int32_t> & values) {
-    return py::array_t<int32_t>((py::ssize_t) values.size(), values.data());
-}
-
-// what ggml and llama.cpp say can quote bytes that are no UTF-8
-static py::object text(const std::string & s) {
-    return py::bytes(s).attr("decode")("utf-8", "replace");
-}
-
-// a context address from Python; ctypes pointers are turned into one in model/sampler.py
-static llama_context * context(uintptr_t address) {
-    if (address == 0) {
-        throw refusal(CLOSED, "the llama_context is NULL: closed, or never made");
-    }
-    return (llama_context *) address;
-}
 
 // ---- heads ----
 
@@ -251,6 +203,27 @@ static void bind_context(py::module_ & m) {
     }, "logits"_a, "temperature"_a, "top_p"_a, "n"_a, "seed"_a);
 }
 
+static void bind_training(py::module_ & m) {
+    m.def("training_features", [](const floats & logits, const floats & temperature, size_t threads) {
+        return array_from(without_gil([&, x = array_of(logits), t = array_of(temperature)] {
+            return training_features(x, t, threads);
+        }));
+    }, "logits"_a, "temperature"_a, "threads"_a);
+    m.def("training_cross_entropy", [](const floats & logits, const py::iterable & targets, const floats & temperature,
+                                       size_t threads) {
+        return array_from(without_gil([&, x = array_of(logits), y = ints_of(targets), t = array_of(temperature)] {
+            return training_cross_entropy(x, y, t, threads);
+        }));
+    }, "logits"_a, "targets"_a, "temperature"_a, "threads"_a);
+    m.def("training_losses", [](const floats & logits, const py::iterable & targets, const floats & temperature,
+                                const floats & top_p, double alpha, double tolerance, size_t threads) {
+        return array_from(without_gil([&, x = array_of(logits), y = ints_of(targets), t = array_of(temperature),
+                                       p = array_of(top_p)] {
+            return training_losses(x, y, t, p, { alpha, tolerance }, threads);
+        }));
+    }, "logits"_a, "targets"_a, "temperature"_a, "top_p"_a, "alpha"_a, "tolerance"_a, "threads"_a);
+}
+
 // ---- files ----
 
 // (name, type, shape row-major, offset in the file, bytes) of every tensor, in file order
@@ -375,5 +348,6 @@ PYBIND11_MODULE(_core, m) {
     bind_predictor(m);
     bind_sampler(m);
     bind_context(m);
+    bind_training(m);
     bind_files(m);
 }

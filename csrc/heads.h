@@ -7,6 +7,7 @@
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 #include "ggml.h"
+#include "weights.h"
 
 #include <map>
 #include <memory>
@@ -31,15 +32,11 @@ struct heads_weights {
     heads_mlp               top_p;
 };
 
-// What the top-p head sees besides the hidden state: the temperature, and max_prob, entropy, prob_variance, top5_prob or
-// none of these.
-static constexpr int64_t N_STATISTICS = 4;
-
 struct heads {
     int64_t n_embd     = 0;
     int64_t n_vocab    = 0;
     float   temp_scale = 2.0f; // temperature = temp_scale * sigmoid(last layer)
-    int64_t n_features = 1 + N_STATISTICS; // or 1
+    int64_t n_features = 1 + N_STATISTICS; // or 1: the temperature, which the top-p head sees besides the hidden state
 
     heads_weights host; // in ordinary memory; what other devices copy from
 

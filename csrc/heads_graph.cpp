@@ -69,18 +69,11 @@ static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
     static thread_local std::vector<float> scratch;
     const ggml_tensor * logits = dst->src[0];
     const ggml_tensor * place  = dst->src[2];
-    const size_t n_vocab = (size_t) logits->ne[0], n = weight_stretches(n_vocab), k = std::min(N_TOP, n_vocab);
+    const size_t n_vocab = (size_t) logits->ne[0];
     scratch.resize(place ? 0 : weight_row_size(n_vocab));
     for (int64_t row = ith; row < logits->ne[1]; row += nth) {
-        const float * x = data_of(logits, row);
-        const float   t = *data_of(dst->src[1], row);
-        float       * e = place ? data_of(place, row) : scratch.data();
-        float top[N_TOP];
-        largest(x, n_vocab, top, k);
-        weigh(x, n_vocab, top[0], t, e, 0, n);
-        const weight_row w = weight_row_of(e, n_vocab);
-        const double     z = weight_total(w);
-        weight_statistics(w, n_vocab, top, k, t, z, weight_plogp(w, z, 0, n), data_of(dst, row));
+        row_statistics(data_of(logits, row), n_vocab, *data_of(dst->src[1], row), place ? data_of(place, row) : scratch.data(),
+                       data_of(dst, row));
     }
 }
 

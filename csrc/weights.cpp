@@ -75,3 +75,13 @@ void weight_statistics(const weight_row & w, size_t n_vocab, const float * top, 
     out[2] = n_vocab > 1 ? (float) ((squares / (z * z) - mean) / (double) (n_vocab - 1)) : 0.0f;
     out[3] = (float) (top_sum / z);
 }
+
+void row_statistics(const float * logits, size_t n_vocab, float temperature, float * row, float * out) {
+    const size_t n = weight_stretches(n_vocab), k = std::min(N_TOP, n_vocab);
+    float top[N_TOP];
+    largest(logits, n_vocab, top, k);
+    weigh(logits, n_vocab, top[0], temperature, row, 0, n);
+    const weight_row w = weight_row_of(row, n_vocab);
+    const double     z = weight_total(w);
+    weight_statistics(w, n_vocab, top, k, temperature, z, weight_plogp(w, z, 0, n), out);
+}

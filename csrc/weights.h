@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 // Weights to a stretch; a row of them is filled up with 0 to whole ones.
 static constexpr size_t STRETCH = 512;
 
-static constexpr size_t N_TOP = 5; // of top5_prob
+static constexpr size_t  N_TOP        = 5; // of top5_prob
+static constexpr int64_t N_STATISTICS = 4; // max_prob, entropy, prob_variance, top5_prob
 
 // exp((logit - max) / T) of every token, of which the largest is 1, and what is known of each stretch: with the sums nobody
 // need look at all of the weights again, with the largest not at those that are too small.
@@ -46,3 +48,6 @@ double weight_plogp(const weight_row & w, double z, size_t begin, size_t end);
 // logits, the largest first; plogp: of all stretches.
 void weight_statistics(const weight_row & w, size_t n_vocab, const float * top, size_t k, float temperature, double z,
                        double plogp, float * out);
+
+// The same of a row of logits at a temperature that is not 0; row: space for its weights, which are filled in.
+void row_statistics(const float * logits, size_t n_vocab, float temperature, float * row, float * out);

@@ -6,10 +6,14 @@ Throughout, logits are [n, n_vocab], targets [n] token ids, temperature and top_
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from autodeco_gguf._native import core
 
 ALPHA = 30.0
 """Steepness of the soft top-p mask (the official trainer's)."""
@@ -29,12 +33,46 @@ NEVER = -1e30
 """A logit that gives probability 0, and, unlike -inf, derivatives."""
 
 
+def in_core(logits: Tensor) -> bool:
+    """Whether the core computes what is asked of these logits [n, n_vocab]: float32 on the CPU, without gradient.
+
+    Row by row, on ``torch.get_num_threads()`` threads, with the derivatives by T and P. Elsewhere torch does.
+    """
+    return logits.device.type == "cpu" and logits.dtype == torch.float32 and not logits.requires_grad
+
+
+class _Known(torch.autograd.Function):
+    """A loss [n] as a function of inputs [n], by which its derivatives are known."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: npt.NDArray[np.float32], *inputs: Tensor) -> Tensor:
+        """Take the loss, then its derivatives by each of the inputs, in one row."""
+        loss, *derivatives = torch.from_numpy(rows).reshape(1 + len(inputs), -1)
+        ctx.save_for_backward(*derivatives)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients by the inputs."""
+        return None, *(gradients[0] * derivative for derivative in ctx.saved_tensors)
+
+
+def _arrays(*tensors: Tensor) -> list[npt.NDArray[Any]]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
 def temperature_loss(logits: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
     """Cross-entropy of softmax(logits / T) against the next token, in nats [n].
 
     Upstream: ``_compute_temp_loss``; T is taken as at least 0.01, as there.
     """
-    scaled = logits / temperature.clamp_min(_MIN_TEMPERATURE).unsqueeze(-1)
+    temperature = temperature.clamp_min(_MIN_TEMPERATURE)
+    if in_core(logits):
+        x, y, t = _arrays(logits, targets, temperature)
+        rows = core.training_cross_entropy(x, y, t, torch.get_num_threads())
+        loss: Tensor = _Known.apply(rows, temperature)
+        return loss
+    scaled = logits / temperature.unsqueeze(-1)
     return torch.nn.functional.cross_entropy(scaled, targets, reduction="none")
 
 
@@ -53,7 +91,7 @@ def target_weights(logits: Tensor, targets: Tensor) -> Tensor:
     Upstream: both losses are multiplied by it.
     """
     with torch.no_grad():
-        return torch.exp(-torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+        return torch.exp(-temperature_loss(logits, targets, torch.ones_like(logits[:, 0])))
 
 
 def soft_mask(cumulative: Tensor, top_p: Tensor, alpha: float = ALPHA) -> Tensor:
@@ -72,15 +110,36 @@ def top_p_loss(
     top_p: Tensor,
     *,
     alpha: float = ALPHA,
-    depth: int = SORT_DEPTH,
     tolerance: float = SORT_TOLERANCE,
 ) -> Tensor:
     """Negative log-likelihood of the target under softmax(logits / T) cut softly at P, in nats [n].
 
-    Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the ``depth`` largest logits are put in
-    order; the mask's mass over the others is integrated, which is too much by at most
-    ``alpha / 2 * p`` of it, where p is the smallest of the probabilities in order. A row for which that may change
-    the loss by more than ``tolerance`` nats is sorted deeper, in the end all of it.
+    Upstream: ``_compute_top_p_loss``. Instead of the whole vocabulary only the largest logits are put in order; the
+    mask's mass over the others is integrated. A row for which that may change the loss by more than ``tolerance`` nats
+    is sorted deeper, in the end all of it.
+    """
+    if in_core(logits):
+        x, y, t, p = _arrays(logits, targets, temperature, top_p)
+        rows = core.training_losses(x, y, t, p, alpha, tolerance, torch.get_num_threads())
+        loss: Tensor = _Known.apply(rows, temperature, top_p)
+        return loss
+    return sorted_top_p_loss(logits, targets, temperature, top_p, alpha=alpha, tolerance=tolerance)
+
+
+def sorted_top_p_loss(
+    logits: Tensor,
+    targets: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    *,
+    alpha: float = ALPHA,
+    depth: int = SORT_DEPTH,
+    tolerance: float = SORT_TOLERANCE,
+) -> Tensor:
+    """:func:`top_p_loss` by torch, on any device, in any precision.
+
+    The ``depth`` largest logits are put in order at first. What is integrated is too much by at most ``alpha / 2 * p``
+    of it, where p is the smallest of the probabilities in order.
     """
     n_vocab = logits.shape[-1]
     loss, error = bounded_top_p_loss(logits, targets, temperature, top_p, alpha, largest(logits, depth))
@@ -90,7 +149,7 @@ def top_p_loss(
     rows = deep.nonzero().squeeze(-1)
     inputs = (x[rows] for x in (logits, targets, temperature, top_p))
     depth = _DEEPER * depth if _DEEPER**2 * depth <= n_vocab else n_vocab
-    deeper = top_p_loss(*inputs, alpha=alpha, depth=depth, tolerance=tolerance)
+    deeper = sorted_top_p_loss(*inputs, alpha=alpha, depth=depth, tolerance=tolerance)
     return torch.where(deep, 0.0, loss).index_add(0, rows, deeper)
 
 
@@ -110,7 +169,7 @@ def largest(logits: Tensor, depth: int) -> Tensor:
 def bounded_top_p_loss(
     logits: Tensor, targets: Tensor, temperature: Tensor, top_p: Tensor, alpha: float, ordered: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The loss of :func:`top_p_loss` [n], and a bound on its error [n], from the largest logits in order [n, depth]."""
+    """The loss [n], and a bound on its error [n], from the largest logits in order [n, depth]."""
     inverse = 1.0 / temperature.clamp_min(1e-8).unsqueeze(-1)
     top = ordered[:, :1]  # taken off first: T's gradient is a difference of terms as large as the logits over T
     centred = logits - top

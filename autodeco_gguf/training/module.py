@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE, default_activation
 from autodeco_gguf.heads.weights import MAX_LAYERS, HeadWeights, Mlp
+from autodeco_gguf.training.losses import in_core
 
 INITIAL_TOP_P = 0.924
 """P that new heads begin near; upstream's begin at 0.5."""
@@ -156,6 +158,11 @@ def probability_features(logits: Tensor, temperature: Tensor) -> Tensor:
         [n, 5]: T, and of softmax(logits / (T + 1e-8)) the largest probability, the entropy in nats, the unbiased
         variance and the sum of the five largest.
     """
+    if in_core(logits):
+        statistics = core.training_features(logits.numpy(), temperature.detach().numpy(), torch.get_num_threads())
+        return torch.cat(
+            [temperature.detach().unsqueeze(-1), torch.from_numpy(statistics).reshape(len(logits), -1)], dim=-1
+        )
     with torch.no_grad():
         probs = torch.softmax(logits / (temperature + 1e-8).unsqueeze(-1), dim=-1)
         five = probs.topk(min(5, probs.shape[-1]), dim=-1).values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from training_helpers import plain_temperature_loss, plain_top_p_loss
 
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.training import losses
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -99,10 +101,10 @@ def test_the_error_bound_holds(scale: float, seed: int, depth: int, alpha: float
     error, allowed = rough - exact, -torch.log1p(-bound.clamp_max(1.0 - 1e-12))
     assert (error > -1e-6).all()
     assert (error < allowed + 1e-6).all()
-    lax = losses.top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=math.inf)
+    lax = losses.sorted_top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=math.inf)
     torch.testing.assert_close(lax, rough)
     for tolerance in (1e-3, 1e-6, 0.0):
-        ours = losses.top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=tolerance)
+        ours = losses.sorted_top_p_loss(logits, targets, t, p, alpha=alpha, depth=depth, tolerance=tolerance)
         assert ((ours - exact).abs() < 1.01 * tolerance + 1e-6).all()
 
 
@@ -113,7 +115,7 @@ def test_a_target_beyond_the_depth_needs_no_sorting(monkeypatch: pytest.MonkeyPa
     original = losses.largest
     monkeypatch.setattr(losses, "largest", lambda x, k: depths.append((len(x), k)) or original(x, k))
     high = torch.full((4,), 0.999, dtype=torch.float64, requires_grad=True)  # the rest is far from negligible
-    ours = losses.top_p_loss(logits, targets, t, high, depth=50, tolerance=1e3)
+    ours = losses.sorted_top_p_loss(logits, targets, t, high, depth=50, tolerance=1e3)
     theirs = plain_top_p_loss(logits, targets, t, high)
     assert depths == [(4, 50)]
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-2)
@@ -128,9 +130,149 @@ def test_only_the_rows_that_need_it_are_sorted(monkeypatch: pytest.MonkeyPatch) 
     original = losses.largest
     monkeypatch.setattr(losses, "largest", lambda x, k: sizes.append((*x.shape, k)) or original(x, k))
     targets, t, p = torch.tensor([1, 1]), torch.ones(2), torch.full((2,), 0.9)
-    ours = losses.top_p_loss(logits, targets, t, p, depth=100)
+    ours = losses.sorted_top_p_loss(logits, targets, t, p, depth=100)
     assert sizes == [(2, 400, 100), (1, 400, 400)]
     torch.testing.assert_close(ours, plain_top_p_loss(logits, targets, t, p), rtol=1e-5, atol=1e-6)
+
+
+# ---- in the core ----
+
+
+def compare(logits: Tensor, targets: Tensor, t: Tensor, p: Tensor, alpha: float, tolerance: float) -> None:
+    """The core's loss and derivatives in float32, each in its own unit, with torch's in float64 of every row sorted."""
+
+    def losses_of(loss: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (t.clone(), p.clone())]
+        values = loss(*leaves)
+        by_t, by_p = torch.autograd.grad(values.sum(), leaves)
+        return torch.stack([values.detach(), by_t * t.detach(), by_p / alpha]).double()
+
+    assert losses.in_core(logits)
+    ours = losses_of(
+        lambda t, p: losses.top_p_loss(logits, targets, t, p, alpha=alpha, tolerance=tolerance), torch.float32
+    )
+    rows = logits.double().clamp(min=losses.NEVER)  # which stands for what is masked in all that torch works on
+    theirs = losses_of(
+        lambda t, p: losses.sorted_top_p_loss(rows, targets, t, p, alpha=alpha, depth=rows.shape[1]), torch.float64
+    )
+    allowed = max(1e-6, tolerance) * max(2.0, alpha / 3.0)  # the mask makes alpha of an error of the mass
+    torch.testing.assert_close(ours, theirs, rtol=allowed, atol=allowed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n=st.integers(1, 8),
+    n_vocab=st.sampled_from([1, 2, 5, 511, 512, 513, 3000]),
+    scale=st.floats(0.01, 12.0),
+    seed=st.integers(0, 2**32 - 1),
+    likely=st.booleans(),
+    alpha=st.sampled_from([1.0, 30.0, 300.0]),
+    tolerance=st.sampled_from([0.0, 1e-6, 1e-3]),
+)
+def test_the_core_has_the_loss_and_derivatives_of_torch(
+    n: int, n_vocab: int, scale: float, seed: int, likely: bool, alpha: float, tolerance: float
+) -> None:
+    logits, targets, t, p = case(n, n_vocab, scale, seed, likely=likely, dtype=torch.float32)
+    compare(logits, targets, t, p, alpha, tolerance)
+
+
+@pytest.mark.parametrize("scale", [0.01, 2.0, 8.0])
+def test_the_core_at_a_real_vocabulary(scale: float) -> None:
+    """Flat rows, nearly all of which is put in order, by digits, and peaked ones."""
+    compare(*case(3, 151_936, scale, 6, dtype=torch.float32), losses.ALPHA, losses.SORT_TOLERANCE)
+
+
+ROWS = {
+    "all mass at one": [0.0, *[-200.0] * 99],
+    "nearly": [0.0, *[-12.0] * 99],
+    "all equal": [1.5] * 100,
+    "ties": [2.0, 2.0, 2.0, 1.0, 1.0, *[0.0] * 95],
+    "masked": [0.5, -math.inf, 1.0, losses.NEVER, *[-math.inf] * 96],
+    "masked but for one": [-math.inf, 3.0, *[-math.inf] * 98],
+    "far apart": [1e4, -1e4, 3e4, 2e4, *[0.0] * 96],
+    "one step of a float apart": [1.0, float(np.nextafter(np.float32(1), np.float32(2))), *[0.9] * 98],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_core_at_rows_on_the_edge(name: str) -> None:
+    """At every target of three, T from 0 to 100 and P from 0 to nearly 1."""
+    temperatures = (0.0, 1e-9, 1e-3, 0.3, 1.0, 2.0, 100.0)
+    grid = list(itertools.product((0, 2, 50), temperatures, (0.0, 1e-6, 0.1234, 0.55, 0.987, 1.0 - 1e-6)))
+    targets, t, p = (torch.tensor(column) for column in zip(*grid, strict=True))
+    compare(torch.tensor(ROWS[name]).expand(len(grid), -1).contiguous(), targets, t, p, losses.ALPHA, 0.0)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_cores_temperature_loss_at_rows_on_the_edge(name: str) -> None:
+    """T is at least 0.01, below which it has no derivative."""
+    grid = list(itertools.product((0, 2, 50), (0.0, 0.005, 0.02, 0.3, 1.0, 2.0, 100.0)))
+    targets, values = (torch.tensor(column) for column in zip(*grid, strict=True))
+    logits = torch.tensor(ROWS[name]).expand(len(grid), -1).contiguous()
+    found = []
+    for rows in (logits, logits.double().clamp(min=losses.NEVER)):
+        t = values.to(rows.dtype).requires_grad_()
+        loss = losses.temperature_loss(rows, targets, t)
+        (by_t,) = torch.autograd.grad(loss.sum(), t)
+        found.append(torch.stack([loss.detach(), by_t * values]).double())
+    torch.testing.assert_close(*found, rtol=2e-6, atol=2e-6)
+    assert not found[0][1][values < 0.01].any()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_core_cuts_nothing_at_a_p_of_1(name: str) -> None:
+    """There torch's derivative by P depends on whether rounding carries the mass of all tokens beyond 1."""
+    logits = torch.tensor([ROWS[name]] * 9).clamp(min=-100.0)
+    targets, t = torch.tensor([0, 2, 50] * 3), torch.tensor([0.3, 1.0, 2.0]).repeat_interleave(3).requires_grad_()
+    p = torch.ones(9, requires_grad=True)
+    for tolerance in (0.0, 1e-6):
+        loss = losses.top_p_loss(logits, targets, t, p, tolerance=tolerance)
+        by_t, by_p = torch.autograd.grad(loss.sum(), (t, p))
+        shown = torch.exp(-loss.detach()) > 1e-3  # beside the 1e-9 within the logarithm
+        expected = losses.temperature_loss(logits.double(), targets, t.double())
+        torch.testing.assert_close(loss[shown].double(), expected[shown], rtol=1e-5, atol=1e-6)
+        (expected_by_t,) = torch.autograd.grad(expected.sum(), t)
+        torch.testing.assert_close(by_t[shown], expected_by_t[shown], rtol=2e-3, atol=1e-5)
+        assert by_p.tolist() == [0.0] * 9
+
+
+def test_the_core_says_that_logits_are_no_numbers() -> None:
+    """Row by row: NaN, infinity, nothing but masks, and a T that is NaN; the row between them is as ever."""
+    logits = torch.zeros(5, 20)
+    logits[0, 7], logits[1, 7], logits[2] = math.nan, math.inf, -math.inf
+    t, p = torch.tensor([1.0, 1.0, 1.0, 1.0, math.nan], requires_grad=True), torch.full((5,), 0.9, requires_grad=True)
+    loss = losses.top_p_loss(logits, torch.zeros(5, dtype=torch.long), t, p)
+    by_t, by_p = torch.autograd.grad(loss.sum(), (t, p))
+    plain = losses.temperature_loss(logits, torch.zeros(5, dtype=torch.long), t)
+    for values in (loss, by_t, by_p, plain):
+        assert values.isfinite().tolist() == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("targets", "n", "match"),
+    [
+        ([0, 20], 2, "losses: target 20, the vocabulary has 20"),
+        ([-1, 0], 2, "target -1"),
+        ([0], 2, "1 targets for 2 rows"),
+        ([0, 0, 0], 3, r"logits are \[2, 20\], expected \[3, n_vocab\]"),
+    ],
+)
+def test_the_core_refuses_what_does_not_fit(targets: list[int], n: int, match: str) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        losses.top_p_loss(torch.zeros(2, 20), torch.tensor(targets), torch.ones(n), torch.ones(n))
+    with pytest.raises(InvalidInput, match=match):
+        losses.temperature_loss(torch.zeros(2, 20), torch.tensor(targets), torch.ones(n))
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough rows that they are shared."""
+    inputs = case(16, 30_000, 2.0, 7, dtype=torch.float32)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        loss = losses.top_p_loss(*inputs)
+        results.append(torch.stack([loss.detach(), *torch.autograd.grad(loss.sum(), inputs[2:])]))
+    assert torch.equal(*results)
 
 
 # ---- gradients ----
@@ -139,8 +281,8 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "temperature": lambda logits, y, t, p: losses.temperature_loss(logits, y, t),
     "top-p": losses.top_p_loss,
     "top-p, flat mask": lambda *a: losses.top_p_loss(*a, alpha=1.0),
-    "top-p, integrated": lambda *a: losses.top_p_loss(*a, depth=20, tolerance=math.inf),
-    "top-p, some rows sorted": lambda *a: losses.top_p_loss(*a, depth=20, tolerance=1e-2),
+    "top-p, integrated": lambda *a: losses.sorted_top_p_loss(*a, depth=20, tolerance=math.inf),
+    "top-p, some rows sorted": lambda *a: losses.sorted_top_p_loss(*a, depth=20, tolerance=1e-2),
 }
 
 

@@ -17,6 +17,7 @@ from autodeco_gguf import Heads
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.heads.format import FEATURES
+from autodeco_gguf.training.losses import NEVER, in_core
 from autodeco_gguf.training.module import Head, HeadKind, HeadsModule, feature_slopes, probability_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,6 +54,19 @@ def test_features_take_no_gradient_and_are_the_official_ones() -> None:
     torch.testing.assert_close(ours, plain_features(logits, t.detach()), rtol=1e-4, atol=1e-6)
     few = probability_features(torch.tensor([[0.0, 0.0]]), torch.ones(1))
     assert few[0].tolist() == pytest.approx([1.0, 0.5, math.log(2), 0.0, 1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("n_vocab", [1, 3, 513, 5000])
+def test_the_core_has_the_features_of_torch(n_vocab: int) -> None:
+    """Rows from flat to one token, masks among them, at T from 0 to 2."""
+    rng = np.random.default_rng(n_vocab)
+    logits = torch.tensor(rng.normal(size=(24, n_vocab)) * np.geomspace(0.01, 50, 24)[:, None], dtype=torch.float32)
+    logits[::3, 1::2] = -math.inf
+    t = torch.tensor([0.0, 0.01, 0.3, 0.9, 1.0, 2.0] * 4)
+    assert [in_core(x) for x in (logits, logits.double())] == [True, False]
+    ours, theirs = probability_features(logits, t), probability_features(logits.double().clamp(min=NEVER), t.double())
+    torch.testing.assert_close(ours[:, [0, 1, 2, 4]].double(), theirs[:, [0, 1, 2, 4]], rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(ours[:, 3].double() * n_vocab, theirs[:, 3].nan_to_num() * n_vocab, rtol=2e-6, atol=2e-6)
 
 
 def test_initialization_follows_from_the_seed_alone() -> None:
