@@ -25,7 +25,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.model.machine import Machine
 
-SIZES = (1, 4, 8, 16)
+SIZES = (1, 4, 8, 16, 32, 64)
 TARGETS = {8: 3.5, 16: 4.5}
 PROMPT = list(range(1000, 1512))
 

@@ -83,6 +83,7 @@ class Crew:
         self._nodes: dict[str, Node] = {}
         self._out: dict[str, AutoDecoError] = {}  # nodes that take no part, and why
         self._failures = Counter[str]()  # by node, since its last result
+        self._loaded = set[str]()  # nodes that had the model once
         self._introduced = set[str]()
         self._events: list[Event] = []
         self._survey_at = 0.0
@@ -209,9 +210,13 @@ class Crew:
             self.call(worker, "load", "load", self._spec)
         elif tag == "load":
             error = outcome.value if isinstance(outcome.value, AutoDecoError) else self._misfit(outcome.value)
+            if error is not None and error.key == "rpc" and worker.node.id in self._loaded:
+                self.lose(worker, str(error))  # what the model was on may come back
+                return
             if error is not None:
                 self._leave_out(worker.node, error)
                 return
+            self._loaded.add(worker.node.id)
             self.about = self.about or outcome.value
             worker.state = "ready"
             self._introduce(worker.node, outcome.value)

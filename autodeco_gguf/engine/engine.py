@@ -22,6 +22,7 @@ from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
 from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.token_text import check_token
 
@@ -233,8 +234,11 @@ class Engine:
 
     def __del__(self) -> None:
         if "_turn" in vars(self):  # else loading failed
-            with suppress(Busy):  # closing, at the interpreter's end, has let go of it
-                self.close()
+            off_relays(self._close_at_last)
+
+    def _close_at_last(self) -> None:
+        with suppress(Busy):  # closing, at the interpreter's end, has let go of it
+            self.close()
 
     def __enter__(self) -> Engine:
         return self

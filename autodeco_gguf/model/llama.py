@@ -27,6 +27,7 @@ from autodeco_gguf.model.grammar import in_place_of, with_schemas
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.raw_logits import RawLogits
+from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.rpc.remote import Remote, as_remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
@@ -152,6 +153,9 @@ class Llama(llama_cpp.Llama):
     def close(self) -> None:
         """Free the model, once a thread that computes is done with its token; every later use raises Closed."""
         self._turns.close(self._free)
+
+    def __del__(self) -> None:
+        off_relays(self.close)
 
     def _free(self) -> None:
         self._stack.close()

@@ -114,6 +114,32 @@ def test_a_node_with_something_else_takes_no_part(cluster_of: ClusterOf, other: 
     assert len([actor for actor in cluster.actors if actor.node.id == "000002"]) == 1  # not tried again
 
 
+def test_a_node_whose_model_was_on_a_worker_that_is_lost_is_tried_again(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(nodes=1)
+    crew, said = crew_of(cluster)
+    gone = ModelFailed("worker 10.0.0.9:50052: connection refused", key="rpc")
+    answers = [gone, about()]
+    cluster.says = lambda node: answers.pop(0)
+    crew.lose(next(iter(crew.ready)), "worker 10.0.0.9:50052: lost: it closed the connection")
+    for _ in range(50):
+        crew.turn()
+    assert ready(crew) == ["000001"]
+    assert answers == []
+    assert (
+        len([line for line in said if line.endswith("a process is lost: worker 10.0.0.9:50052: connection refused")])
+        == 2
+    )
+
+
+def test_a_node_that_cannot_reach_a_worker_at_all(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(nodes=1)
+    cluster.says = lambda node: ModelFailed("worker 10.0.0.9:50052: connection refused", key="rpc")
+    with pytest.raises(
+        ModelFailed, match=r"^node 10\.0\.0\.1 \(000001\): worker 10\.0\.0\.9:50052: connection refused$"
+    ):
+        crew_of(cluster)
+
+
 def test_what_all_refuse_is_the_error(cluster_of: ClusterOf) -> None:
     cluster = cluster_of()
     cluster.says = lambda node: BadFile("m.gguf: no such file", file="m.gguf")

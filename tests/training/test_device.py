@@ -13,6 +13,7 @@ from elsewhere import DEVICE, Elsewhere
 from training_helpers import random_features
 
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.training import losses, module
 from autodeco_gguf.training.device import torch_device
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.objective import backward, batch_losses, collect
@@ -60,6 +61,13 @@ def test_a_device_that_torch_does_not_have(name: str, words: str, monkeypatch: p
 def gradients(heads: HeadsModule) -> list[np.ndarray]:
     """Of all its parameters; zeros where there is none."""
     return [(torch.zeros(p.shape) if p.grad is None else p.grad.cpu()).numpy() for p in heads.parameters()]
+
+
+@pytest.fixture(autouse=True)
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU as elsewhere; test_losses.py compares it with the core."""
+    for where in (losses, module):
+        monkeypatch.setattr(where, "in_core", lambda _: False)
 
 
 def both(work: Callable[[HeadsModule], object]) -> None:

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 VERSION: Final = (7, 0, 0)
 """Of the llama.cpp that is pinned (RPC_PROTO_*_VERSION); the first has to be the same, the second at most this."""
 
-ALLOC_BUFFER, GET_ALIGNMENT, GET_MAX_SIZE, BUFFER_GET_BASE = 0, 1, 2, 3
-SET_TENSOR_HASH, GET_TENSOR, COPY_TENSOR = 7, 8, 9
-GET_DEVICE_MEMORY, GET_ALLOC_SIZE, HELLO, DEVICE_COUNT = 11, 13, 14, 15
+ALLOC_BUFFER, GET_ALIGNMENT, GET_MAX_SIZE, BUFFER_GET_BASE, FREE_BUFFER = 0, 1, 2, 3, 4
+SET_TENSOR_HASH, GET_TENSOR, COPY_TENSOR, GRAPH_COMPUTE = 7, 8, 9, 10
+GET_DEVICE_MEMORY, GET_ALLOC_SIZE, HELLO, DEVICE_COUNT, GRAPH_RECOMPUTE = 11, 13, 14, 15, 16
 
 HEADER: Final = struct.Struct("<BQ")
 """Command and size of its payload."""
@@ -41,6 +41,9 @@ _ANSWERS: Final = {
 
 NEEDED: Final = 12
 """Bytes at the end of a payload by which its answer is known."""
+
+DEVICE_BYTES: Final = 4
+"""At the start of a graph: the number of its device."""
 
 _SOMEWHERE: Final = 1 << 20
 """An address for a buffer that is nowhere: ggml wants one that is not NULL, and aligned."""

@@ -6,11 +6,13 @@ relay goes on answering with well-formed empty answers, and remembers it: who us
 
 from __future__ import annotations
 
+import collections
 import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import Address
@@ -26,6 +28,25 @@ _RETRY_S = 0.1
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 """Of a machine that has gone without a word the system learns within half a minute, where it has these options."""
+
+
+_here = threading.local()
+_put_off: collections.deque[Callable[[], object]] = collections.deque()
+
+
+def off_relays(function: Callable[[], object]) -> None:
+    """Call it after what was put off; in a thread of a relay put it off until another thread comes by here.
+
+    Python collects garbage in whatever thread it happens to be, and what lets go of something on a worker there would
+    wait for the very relay that is to answer.
+    """
+    if getattr(_here, "is_relay", False):
+        _put_off.append(function)
+        return
+    while _put_off:
+        with suppress(Exception):  # of a finalizer, whose object may have been closed with another
+            _put_off.popleft()()
+    function()
 
 
 class Relay:
@@ -45,6 +66,8 @@ class Relay:
         self.worker, self.devices, self.limit_s = worker, devices, limit_s
         self.lost: str | None = None
         self._users = 0
+        self._graphs = dict[bytes, bytes]()
+        self._forgotten = set[bytes]()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -56,6 +79,7 @@ class Relay:
         return self._users > 0
 
     def _accept(self) -> None:
+        _here.is_relay = True
         while True:
             try:
                 client, _ = self._listener.accept()
@@ -67,6 +91,7 @@ class Relay:
             threading.Thread(target=self._serve, args=(client,), name=f"relay to {self.worker}", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        _here.is_relay = True
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         upstream = self._connect()
         incoming = _Incoming(client)
@@ -125,10 +150,15 @@ class Relay:
         if command == protocol.HELLO:  # said when the worker was connected to
             upstream = None
         payload = b""
-        self._send(upstream, protocol.HEADER.pack(command, size))
-        for part in incoming.parts(size):
-            self._send(upstream, part)
-            payload = (payload + part)[-protocol.NEEDED :]
+        if command in (protocol.GRAPH_COMPUTE, protocol.GRAPH_RECOMPUTE):
+            self._compute(upstream, command, incoming.read(size))
+        else:
+            self._send(upstream, protocol.HEADER.pack(command, size))
+            for part in incoming.parts(size):
+                self._send(upstream, part)
+                payload = (payload + part)[-protocol.NEEDED :]
+        if command == protocol.FREE_BUFFER:
+            self._forgotten.update(self._graphs)
         left = protocol.answer_size(command, payload)
         if left is None:
             return
@@ -142,6 +172,21 @@ class Relay:
                 answer = bytes(n) if command == protocol.GET_TENSOR else self._empty_answer(command, payload)
             client.sendall(prefix + answer)
             prefix, left = b"", left - n
+
+    def _compute(self, upstream: socket.socket | None, command: int, payload: bytes) -> None:
+        """Send a graph, or that the last one of a device is to be computed again.
+
+        A worker forgets the graphs of all devices with each buffer that is freed, of another model too, and hangs up
+        when it is then asked for one, which ggml does not know.
+        """
+        device = payload[: protocol.DEVICE_BYTES]
+        if command == protocol.GRAPH_COMPUTE:
+            self._graphs[device] = payload
+        elif device in self._forgotten:
+            command, payload = protocol.GRAPH_COMPUTE, self._graphs[device]
+        self._forgotten.discard(device)
+        self._send(upstream, protocol.HEADER.pack(command, len(payload)))
+        self._send(upstream, payload)
 
     def _empty_answer(self, command: int, payload: bytes) -> bytes:
         return protocol.empty_answer(command, payload, self.devices)

@@ -8,9 +8,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 
 from llama_cpp import llama_cpp as lib
+from llama_cpp._internals import LlamaContext, LlamaModel
 
 from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.model.devices import Device
@@ -18,7 +20,7 @@ from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import SILENCE_S, Address, worker_addresses
 from autodeco_gguf.model.rpc.native import ggml_function, rpc_function
 from autodeco_gguf.model.rpc.protocol import Memory
-from autodeco_gguf.model.rpc.relay import CONNECT_S, Relay, connect, reason_of
+from autodeco_gguf.model.rpc.relay import CONNECT_S, Relay, connect, off_relays, reason_of
 from autodeco_gguf.model.turns import torn_by_fork
 
 _lock = threading.Lock()
@@ -122,12 +124,21 @@ def connect_workers(workers: str | Sequence[str], silence_s: float) -> Remote:
         return NOBODY
     addresses = worker_addresses(workers)
     rpc_function(b"ggml_backend_rpc_add_server", ctypes.c_void_p)
+    _finalize_off_relays()
+    off_relays(lambda: None)
     return Remote([_relay(address, silence_s) for address in addresses])
 
 
 def as_remote(workers: str | Sequence[str] | Remote) -> Remote:
     """The workers as they are, or those of addresses, as :func:`connect_workers`."""
     return workers if isinstance(workers, Remote) else connect_workers(workers, SILENCE_S)
+
+
+@cache
+def _finalize_off_relays() -> None:
+    """Have llama_cpp's objects put off closing what they have where they are finalized in a relay's thread."""
+    for kind in (LlamaModel, LlamaContext):
+        kind.__del__ = lambda self: off_relays(self.close)
 
 
 def _relay(address: Address, silence_s: float) -> Relay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import conftest
@@ -327,6 +329,39 @@ def test_lost_between_two_requests_and_there_again(merged: Path) -> None:
                 assert engine.context.lost is None
         finally:
             again.close()
+
+
+def test_another_model_that_is_closed(merged: Path) -> None:
+    request = ad.Request(PROMPT, seed=5, max_tokens=6)
+    with running(2) as workers, ad.Engine(merged, n_parallel=1, n_ctx=64, machine=on(workers)) as engine:
+        expected = engine.generate([request])[0].trace.ids
+        Context(merged, n_ctx=64, machine=on(workers)).close()
+        assert engine.generate([request])[0].trace.ids == expected
+
+
+def test_garbage_that_a_relay_collects(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lets go of on a worker would wait for the very thread that is to pass it on."""
+    request = ad.Request(PROMPT, seed=5, max_tokens=6)
+    done = threading.Event()
+    with running(2) as workers, ad.Engine(merged, n_parallel=1, n_ctx=64, machine=on(workers)) as engine:
+        expected = engine.generate([request])[0].trace.ids
+        dropped = [ad.Engine(merged, n_ctx=64, machine=on(workers)), Context(merged, n_ctx=64, machine=on(workers))]
+        dropped.append(ad.Llama(merged, n_ctx=64, n_gpu_layers=-1, rpc=addresses(workers), device="none"))
+        gc.disable()  # until a relay's thread does it
+        try:
+            dropped.append(dropped)
+            del dropped
+            at_command(monkeypatch, [protocol.GET_TENSOR], 2, lambda: (gc.collect(), done.set()))
+            with ThreadPoolExecutor(1) as thread:
+                found = thread.submit(lambda: engine.generate([request])[0].trace.ids)
+                assert found.result(60.0) == expected
+            assert done.is_set()
+            assert relay._put_off
+            connect_workers(addresses(workers), 10.0)  # as whoever loads the next model
+            assert not relay._put_off
+            assert engine.generate([request])[0].trace.ids == expected
+        finally:
+            gc.enable()
 
 
 def test_one_that_hangs(merged: Path) -> None:
