@@ -125,10 +125,7 @@ def test_a_node_whose_model_was_on_a_worker_that_is_lost_is_tried_again(cluster_
         crew.turn()
     assert ready(crew) == ["000001"]
     assert answers == []
-    assert (
-        len([line for line in said if line.endswith("a process is lost: worker 10.0.0.9:50052: connection refused")])
-        == 2
-    )
+    assert said[-1].endswith("a process is lost: worker 10.0.0.9:50052: connection refused")
 
 
 def test_a_node_that_cannot_reach_a_worker_at_all(cluster_of: ClusterOf) -> None:
