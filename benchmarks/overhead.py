@@ -122,13 +122,21 @@ def prompt_rate(llama: llama_cpp.Llama, n: int) -> float:
     return n / (time.perf_counter() - start)
 
 
-def paired(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -> dict[str, Any]:
-    """Rates of both, alternating which goes first; ratio is the median of the rounds' ratios."""
-    rates: dict[str, list[float]] = {"stock": [], "ours": []}
+Rates = dict[str, list[float]]
+
+
+def alternating(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -> Rates:
+    """Rates of both in so many rounds, alternating which goes first."""
+    rates: Rates = {"stock": [], "ours": []}
     stock(), ours()  # warm up
     for i in range(rounds):
         for name, run in (("stock", stock), ("ours", ours))[:: 1 if i % 2 == 0 else -1]:
             rates[name].append(run())
+    return rates
+
+
+def summary(rates: Rates) -> dict[str, Any]:
+    """ratio is the median of the rounds' ratios."""
     ratios = [b / a for a, b in zip(rates["stock"], rates["ours"], strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     return {
@@ -137,6 +145,11 @@ def paired(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -
         "stock_tok_s": statistics.median(rates["stock"]),
         "ours_tok_s": statistics.median(rates["ours"]),
     }
+
+
+def paired(stock: Callable[[], float], ours: Callable[[], float], rounds: int) -> dict[str, Any]:
+    """The summary of :func:`alternating`."""
+    return summary(alternating(stock, ours, rounds))
 
 
 def peak_memory(base: Path, adapter: Path | None, threads: int, n_prompt: int = 64) -> int:
@@ -162,27 +175,39 @@ def print_peak(base: Path, adapter: Path | None, threads: int, n_prompt: int) ->
 
 
 def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Ratios of a model. An 8B, which takes seconds for what a small one has at once, gets shorter rounds."""
-    rounds, threads = args.rounds, args.threads
-    stock, ours = load(base, None, threads), load(base, adapter, threads)
-    assert isinstance(ours, ad.Llama)
-    check_equal(stock, ours, adapter)
+    """Ratios of a model over several loads of both, in turn with stock and with ours first.
+
+    One load of a model is some percent faster or slower than the next, of either kind: where its memory lies decides.
+    An 8B, which takes seconds for what a small one has at once, gets shorter rounds.
+    """
     is_large = base.stat().st_size > 2**31
     tokens, n_prompt = (args.tokens // 4, 64) if is_large else (args.tokens, 512)
-    result: dict[str, Any] = {
-        name: paired(
-            lambda sampling=sampling: decode_rate(stock, tokens, **sampling), lambda: decode_rate(ours, tokens), rounds
-        )
-        for name, sampling in CHAINS.items()
-    }
-    result["prompt"] = paired(
-        lambda: prompt_rate(stock, n_prompt), lambda: prompt_rate(ours, n_prompt), max(3, rounds // 2)
-    )
-    stock.close(), ours.close()
+    found: dict[str, Rates] = {}
+    for i in range(args.loads):
+        models = {heads: load(base, heads, args.threads) for heads in (None, adapter)[:: 1 if i % 2 == 0 else -1]}
+        stock, ours = models[None], models[adapter]
+        assert isinstance(ours, ad.Llama)
+        check_equal(stock, ours, adapter)
+        for name, sampling in CHAINS.items():
+            rates = alternating(
+                lambda sampling=sampling, stock=stock: decode_rate(stock, tokens, **sampling),
+                lambda ours=ours: decode_rate(ours, tokens),
+                args.rounds // args.loads,
+            )
+            add(found, name, rates)
+        prompts = (lambda llama=llama: prompt_rate(llama, n_prompt) for llama in (stock, ours))
+        add(found, "prompt", alternating(*prompts, max(1, args.rounds // args.loads // 2)))
+        stock.close(), ours.close()
+    result: dict[str, Any] = {name: summary(rates) for name, rates in found.items()}
     heads = sum(t.nbytes for t in ad.ModelFile.open(adapter).head_tensors)
-    above = peak_memory(base, adapter, threads) - peak_memory(base, None, threads)
+    above = peak_memory(base, adapter, args.threads) - peak_memory(base, None, args.threads)
     result["memory"] = {"above_stock": above, "head_tensors": heads, "allowed": heads + MEMORY_ALLOWED}
     return result
+
+
+def add(found: dict[str, Rates], name: str, rates: Rates) -> None:
+    for who, values in rates.items():
+        found.setdefault(name, {}).setdefault(who, []).extend(values)
 
 
 def report(name: str, result: dict[str, Any]) -> None:
@@ -226,6 +251,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", help=f"{names}; may be given again (default: {SMALL.name})")
     parser.add_argument("--dir", type=Path, default=Path("build/benchmarks"), help="where the models are kept")
     parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--loads", type=int, default=8, help="of each model, among which the rounds are shared out")
     parser.add_argument("--tokens", type=int, default=64, help="per round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -66,7 +66,7 @@ def measure(base: Path, rounds: int, threads: int) -> dict[str, Any]:
             directory = Path(temporary)
             data = dataset(directory, context.n_vocab, 2 * rounds + 8)
             settings = TrainingSettings(objective=Objective(sort_tolerance=tolerance), batch=1, steps=10**6)
-            trainer = Trainer(context, data, settings, directory, directory, "benchmark")
+            trainer = Trainer(context, data, settings, directory, directory, {"base": "benchmark"})
 
             def train(trainer: Trainer = trainer) -> float:
                 return trainer.train_step().tok_s
