@@ -127,20 +127,26 @@ class Scheduler:
             generation.end("error", error)
         self._clear()
 
-    def _clear(self) -> None:
+    def _forget_users(self) -> None:
         self._users.clear()
         self._held = [()] * self._n_parallel
+
+    def _clear(self) -> None:
+        self._forget_users()
         self._context.clear()
         self._unsure = False
 
     def end_all(self) -> None:
-        """Cancel all that is under way, and take the heads out of the graph, before the context is freed."""
+        """Cancel all that is under way, and take the heads out of the graph, before the context is freed.
+
+        It may be already, where both are garbage that is collected in whatever order: nothing is asked of it.
+        """
         self._unsure = True
         self._predictor.detach()
         for generation in (*self._in_use(), *self.waiting):
             generation.end("cancelled")
         self.waiting.clear()
-        self._clear()
+        self._forget_users()
 
     def forget(self) -> None:
         """Empty the sequences, and take the heads out of the graph; Busy where one is in use that is not cancelled."""

@@ -322,3 +322,12 @@ def test_heads_of_another_model(qwen2: Case, merged_of: Callable[[Case], Path]) 
 
     with pytest.raises(AutoDecoError, match="heads for hidden size 96, the base model"):
         make(qwen2.base, heads=merged_of(load_case("llama")))
+
+
+def test_garbage_is_closed_in_whatever_order(merged: Path) -> None:
+    """llama_cpp's objects have finalizers of their own, which may come first."""
+    engine = Engine(merged, n_parallel=2, n_ctx=64)
+    handle = engine.submit(Request([1, 2, 3], max_tokens=5))
+    engine.context._model.close()
+    engine.__del__()
+    assert handle.result().finish_reason == "cancelled"
