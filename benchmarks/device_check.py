@@ -99,6 +99,7 @@ def speed(path: Path, heads: Path, device: str, rounds: int, n: int) -> dict[str
     """Tokens per second with heads and without, in turn, on this device."""
     names = [found.name for found in list_devices() if found.takes_layers]
     options: dict[str, Any] = {"n_ctx": N_CTX, "verbose": False, "split_mode": llama_cpp.LLAMA_SPLIT_MODE_NONE}
+    options |= {"n_threads": ad.Machine().threads, "n_threads_batch": ad.Machine().threads}
     options |= {"n_gpu_layers": -1, "main_gpu": names.index(device)} if device in names else {"n_gpu_layers": 0}
     stock, ours = llama_cpp.Llama(str(path), **options), ad.Llama(path, heads=heads, **options)
     text = list(range(3, 19))

@@ -38,7 +38,8 @@ def check(text, answer):
     return len(text) % 2 == 0
 """
 
-EVAL = ("eval", "--methods", "autodeco,greedy", "-k", 4, "--seeds", 2, "--limit", 40, "-c", 160, "--parallel", 4)
+# long enough for a node to join meanwhile, also on a machine that has nothing else to do
+EVAL = ("eval", "--methods", "autodeco,greedy", "-k", 4, "--seeds", 3, "--limit", 40, "-c", 160, "--parallel", 1)
 COMMON = ("-t", 1, "--no-plots")
 
 
