@@ -38,8 +38,9 @@ def check(text, answer):
     return len(text) % 2 == 0
 """
 
-# long enough for a node to join meanwhile, also on a machine that has nothing else to do
-EVAL = ("eval", "--methods", "autodeco,greedy", "-k", 4, "--seeds", 3, "--limit", 40, "-c", 160, "--parallel", 1)
+SHORT = ("eval", "--methods", "autodeco,greedy", "-k", 4, "--limit", 40, "-c", 160, "--parallel", 4, "--seeds", 2)
+EVAL = (*SHORT[:-1], 8)
+"""Long enough for a node to join meanwhile, also on a machine that has nothing else to do."""
 COMMON = ("-t", 1, "--no-plots")
 
 
@@ -195,11 +196,11 @@ ON_WORKERS = ("--device", "none", "--gpu-layers", -1, "--cache-type", "f32", "--
 def test_a_node_whose_model_is_on_a_worker_that_is_lost_and_comes_back(
     workplace: Path, ray_nodes: RayNodes, start: Callable[..., Running]
 ) -> None:
-    done = spawn(*EVAL, *COMMON, *ON_WORKERS, "-o", "here", cwd=workplace, timeout=LIMIT_S)
+    done = spawn(*SHORT, *COMMON, *ON_WORKERS, "-o", "here", cwd=workplace, timeout=LIMIT_S)
     assert done.status == 0, done.err
     ray_nodes.have((1, 0))
     with running_workers() as (worker,):
-        remote = start(*EVAL, "--no-plots", *ON_WORKERS, "--rpc", addresses([worker])[0], "-o", "there")
+        remote = start(*SHORT, "--no-plots", *ON_WORKERS, "--rpc", addresses([worker])[0], "-o", "there")
         remote.until(lambda: drawn(workplace, "there") >= 20)
         kill(worker)
         remote.until(lambda: "is lost" in remote.said)
