@@ -21,7 +21,7 @@ from scipy.stats import chisquare
 import autodeco_gguf as ad
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.devices import Device, list_devices
+from autodeco_gguf.model.devices import Device, layer_devices, list_devices
 
 sys.path.insert(0, str(Path(__file__).parent))
 from overhead import decode_rate, machine, paired
@@ -97,9 +97,9 @@ def drawn(path: Path, heads: Path, device: str, tokens: list[int], n: int) -> Ar
 
 def speed(path: Path, heads: Path, device: str, rounds: int, n: int) -> dict[str, Any]:
     """Tokens per second with heads and without, in turn, on this device."""
-    names = [found.name for found in list_devices() if found.takes_layers]
+    names, threads = [found.name for found in layer_devices()], ad.Machine().threads
     options: dict[str, Any] = {"n_ctx": N_CTX, "verbose": False, "split_mode": llama_cpp.LLAMA_SPLIT_MODE_NONE}
-    options |= {"n_threads": ad.Machine().threads, "n_threads_batch": ad.Machine().threads}
+    options |= {"n_threads": threads, "n_threads_batch": threads}
     options |= {"n_gpu_layers": -1, "main_gpu": names.index(device)} if device in names else {"n_gpu_layers": 0}
     stock, ours = llama_cpp.Llama(str(path), **options), ad.Llama(path, heads=heads, **options)
     text = list(range(3, 19))

@@ -27,7 +27,7 @@ import numpy as np
 import autodeco_gguf as ad
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import SHAPES, find, machine
+from overhead import SHAPES, alternating, find, machine, summary
 from synthetic import SMALL
 
 OURS = """
@@ -53,14 +53,10 @@ def seconds(*command: object) -> float:
 
 def paired(plain: Callable[[], float], ours: Callable[[], float], rounds: int) -> dict[str, Any]:
     """Seconds of both, alternating which goes first; ratio is the median of the rounds' ratios, plain to ours."""
-    plain(), ours()  # files come into the cache
-    pairs = []
-    for i in range(rounds):
-        both = {f: f() for f in ((plain, ours) if i % 2 == 0 else (ours, plain))}
-        pairs.append((both[plain], both[ours]))
-    quartiles = statistics.quantiles([a / b for a, b in pairs], n=4)
-    plain_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return {"ratio": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "plain_s": plain_s, "ours_s": ours_s}
+    seconds = alternating(plain, ours, rounds)  # the warm-up brings files into the cache
+    found = summary({who: [1 / taken for taken in times] for who, times in seconds.items()})
+    plain_s, ours_s = (statistics.median(times) for times in seconds.values())
+    return {"ratio": found["ratio"], "quartiles": found["quartiles"], "plain_s": plain_s, "ours_s": ours_s}
 
 
 def copied(source: Path, target: Path) -> float:

@@ -210,11 +210,11 @@ class Crew:
             self.call(worker, "load", "load", self._spec)
         elif tag == "load":
             error = outcome.value if isinstance(outcome.value, AutoDecoError) else self._misfit(outcome.value)
-            if error is not None and error.key == "rpc" and worker.node.id in self._loaded:
-                self.lose(worker, str(error))  # what the model was on may come back
-                return
             if error is not None:
-                self._leave_out(worker.node, error)
+                if error.key == "rpc" and worker.node.id in self._loaded:
+                    self.lose(worker, str(error))  # what the model was on may come back
+                else:
+                    self._leave_out(worker.node, error)
                 return
             self._loaded.add(worker.node.id)
             self.about = self.about or outcome.value
