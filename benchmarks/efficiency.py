@@ -2,7 +2,7 @@
 
 The paper's table of efficiency: prompts of 1k to 24k tokens, each followed by a few that are generated. By default on
 a model of 0.5B with random weights, which is written once (0.5 GB); --model takes one of your own. Stock and ours
-alternate, each length in so many --rounds of both.
+alternate at every batch; a prompt goes on from the shorter one. So many --rounds, each of both loaded anew.
 
     python benchmarks/efficiency.py --json benchmarks/efficiency.json
     python benchmarks/efficiency.py --model smollm2 --lengths 1024 2048 4096 --rounds 3
@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from overhead import check_equal, find, load, machine, peak_memory, prompt
 from synthetic import SMALL
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 24_576)
+BATCH, TOKENS = 512, 8
+"""Of a prompt, and of what is generated: how many are read before the other has its turn."""
 
 FEATURE_OPERATIONS = 8
 """Of the top-p head's features, for each logit: scale, maximum, exponential, sum, two of the entropy, two compares."""
@@ -81,30 +84,70 @@ def head_flops(heads: HeadWeights, shapes: Shapes, n_tokens: int) -> int:
     return n_tokens * (sum(2 * weight.size for weight in layers) + features)
 
 
-def timed(llama: llama_cpp.Llama, n_prompt: int, n_tokens: int) -> tuple[float, float]:
-    """Seconds until the first token, and for the others."""
-    llama.reset()
-    begin = time.perf_counter()
-    stream = llama.generate(prompt(n_prompt))
-    next(stream)
-    first = time.perf_counter()
-    for _ in range(n_tokens - 1):
-        next(stream)
-    return first - begin, time.perf_counter() - first
+Seconds = tuple[float, float]
+"""Until the first token, and for those after it."""
 
 
-def measure(models: dict[str, llama_cpp.Llama], n_prompt: int, n_tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of both, alternating which goes first, and the overhead in percent: median of the rounds and extremes."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-    for i in range(rounds):
-        for name in list(models)[:: 1 if i % 2 == 0 else -1]:
-            seconds[name].append(timed(models[name], n_prompt, n_tokens))
-    pairs = list(zip(seconds["stock"], seconds["ours"], strict=True))
-    over = [100 * (sum(ours) / sum(stock) - 1) for stock, ours in pairs]
-    decode = [100 * (ours[1] / stock[1] - 1) for stock, ours in pairs]
+def walk(models: dict[str, llama_cpp.Llama], lengths: Sequence[int], n_tokens: int) -> dict[str, list[Seconds]]:
+    """What each model takes for each length, ascending.
+
+    A prompt goes on from the shorter one, whose time counts, as what was read of it is kept. The models alternate at
+    every batch of the prompt and every few tokens, so that a slow minute of the machine meets both.
+    """
+    first, found = dict.fromkeys(models, 0.0), {name: list[Seconds]() for name in models}
+    streams: dict[str, Iterator[int]] = {}
+    for llama in models.values():
+        llama.reset()  # else the next prompt goes on from what has warmed it up
+    for turn, upto in enumerate(sorted({*range(BATCH, lengths[-1], BATCH), *lengths})):
+        order = list(models)[:: 1 if turn % 2 == 0 else -1]
+        for name in order:
+            begin = time.perf_counter()
+            streams[name] = models[name].generate(prompt(upto))
+            next(streams[name])
+            first[name] += time.perf_counter() - begin
+        if upto in lengths:
+            others = dict.fromkeys(models, 0.0)
+            for i in range(1, n_tokens, TOKENS):
+                for name in order:
+                    begin = time.perf_counter()
+                    for _ in range(min(TOKENS, n_tokens - i)):
+                        next(streams[name])
+                    others[name] += time.perf_counter() - begin
+            for name in models:
+                found[name].append((first[name], others[name]))
+    return found
+
+
+def measure(base: Path, adapter: Path, lengths: Sequence[int], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of each length: seconds of both, and the overhead in percent, median of the rounds and extremes.
+
+    Each round loads both anew, in turn with stock and with ours first: one load is up to a tenth faster or slower than
+    the next, of either kind.
+    """
+    rounds: list[dict[str, list[Seconds]]] = []
+    n_ctx = lengths[-1] + args.tokens
+    for i in range(args.rounds):
+        models = {
+            heads: load(base, heads, args.threads, n_ctx) for heads in (None, adapter)[:: 1 if i % 2 == 0 else -1]
+        }
+        stock, ours = models[None], models[adapter]
+        assert isinstance(ours, ad.Llama)
+        check_equal(stock, ours, adapter)  # which warms them up as well
+        rounds.append(walk({"stock": stock, "ours": ours}, lengths, args.tokens))
+        stock.close(), ours.close()
+        print(f"round {i + 1} of {args.rounds}", file=sys.stderr, flush=True)
+    return [
+        summary([{name: seconds[k] for name, seconds in found.items()} for found in rounds])
+        for k in range(len(lengths))
+    ]
+
+
+def summary(rounds: list[dict[str, Seconds]]) -> dict[str, Any]:
+    over = [100 * (sum(by["ours"]) / sum(by["stock"]) - 1) for by in rounds]
+    decode = [100 * (by["ours"][1] / by["stock"][1] - 1) for by in rounds]
     return {
-        "stock_s": statistics.median(map(sum, seconds["stock"])),
-        "ours_s": statistics.median(map(sum, seconds["ours"])),
+        "stock_s": statistics.median(sum(by["stock"]) for by in rounds),
+        "ours_s": statistics.median(sum(by["ours"]) for by in rounds),
         "latency_percent": [statistics.median(over), min(over), max(over)],
         "decode_percent": [statistics.median(decode), min(decode), max(decode)],
     }
@@ -149,17 +192,16 @@ def main() -> None:
     args = parser.parse_args()
     base, adapter = find(args.model, args.dir)
     shapes, heads = Shapes.of(ad.ModelFile.open(base)), ad.ModelFile.open(adapter).read_heads()
-    n_ctx = max(args.lengths) + args.tokens
-    models = {"stock": load(base, None, args.threads, n_ctx), "ours": load(base, adapter, args.threads, n_ctx)}
-    check_equal(models["stock"], models["ours"], adapter)  # which warms them up as well
+    lengths = sorted(set(args.lengths))
+    measured = measure(base, adapter, lengths, args)
     figures: dict[str, Any] = {"machine": machine(), "model": base.name, "tokens": args.tokens, "lengths": []}
     print(HEAD, flush=True)
-    for n in args.lengths:
+    for n, seconds in zip(lengths, measured, strict=True):
         flops = base_flops(shapes, n, args.tokens)
         more = head_flops(heads, shapes, args.tokens)
         found: dict[str, Any] = {"prompt": n, "base_flops": flops, "head_flops": more}
         found["head_flops_percent"] = 100 * more / flops
-        found.update(measure(models, n, args.tokens, args.rounds))
+        found.update(seconds)
         if not args.no_memory:
             for name, which in (("stock_mb", None), ("ours_mb", adapter)):
                 found[name] = peak_memory(base, which, args.threads, n) / 1e6

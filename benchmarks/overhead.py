@@ -36,6 +36,7 @@ FULL_TOP_P = {"top_k": 0, "min_p": 0.0, "top_p": 0.95}
 CHAINS: dict[str, dict[str, Any]] = {"decode": {}, "decode_greedy": {"temp": 0.0}, "decode_full_top_p": FULL_TOP_P}
 """What stock's sampler is asked for; ours draws with what the heads say."""
 SHAPES = {shape.name: shape for shape in (SMALL, LARGE)}
+NOISE = "prompt_stock_to_stock"
 TARGETS = {"decode": 0.99, "decode_greedy": 0.99, "prompt": 0.99}
 MEMORY_ALLOWED = 8_000_000
 """Bytes of peak memory above stock's and the head tensors'."""
@@ -181,7 +182,7 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
     An 8B, which takes seconds for what a small one has at once, gets shorter rounds.
     """
     is_large = base.stat().st_size > 2**31
-    tokens, n_prompt = (args.tokens // 4, 64) if is_large else (args.tokens, 512)
+    tokens = args.tokens // 4 if is_large else args.tokens
     found: dict[str, Rates] = {}
     for i in range(args.loads):
         models = {heads: load(base, heads, args.threads) for heads in (None, adapter)[:: 1 if i % 2 == 0 else -1]}
@@ -195,14 +196,31 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
                 args.rounds // args.loads,
             )
             add(found, name, rates)
-        prompts = (lambda llama=llama: prompt_rate(llama, n_prompt) for llama in (stock, ours))
-        add(found, "prompt", alternating(*prompts, max(1, args.rounds // args.loads // 2)))
         stock.close(), ours.close()
     result: dict[str, Any] = {name: summary(rates) for name, rates in found.items()}
+    result |= measure_prompts(base, adapter, args)
     heads = sum(t.nbytes for t in ad.ModelFile.open(adapter).head_tensors)
     above = peak_memory(base, adapter, args.threads) - peak_memory(base, None, args.threads)
     result["memory"] = {"above_stock": above, "head_tensors": heads, "allowed": heads + MEMORY_ALLOWED}
     return result
+
+
+def measure_prompts(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Ratios of prompt processing, one of each load: ours to stock, and a second stock to the first.
+
+    The latter says what is noise: by chance alone one load is up to a tenth faster or slower than the next.
+    """
+    n_prompt, rounds = 64 if base.stat().st_size > 2**31 else 256, 4
+    found: dict[str, Rates] = {}
+    for i in range(args.loads):
+        for name, other in (("prompt", adapter), (NOISE, None)):
+            pair = [load(base, heads, args.threads) for heads in (None, other)[:: 1 if i % 2 == 0 else -1]]
+            runs = [lambda llama=llama: prompt_rate(llama, n_prompt) for llama in pair[:: 1 if i % 2 == 0 else -1]]
+            rates = alternating(*runs, rounds)
+            add(found, name, {who: [statistics.median(values)] for who, values in rates.items()})
+            for llama in pair:
+                llama.close()
+    return {name: summary(rates) for name, rates in found.items()}
 
 
 def add(found: dict[str, Rates], name: str, rates: Rates) -> None:
@@ -212,13 +230,17 @@ def add(found: dict[str, Rates], name: str, rates: Rates) -> None:
 
 def report(name: str, result: dict[str, Any]) -> None:
     print(name)
-    for what in (*CHAINS, "prompt"):
+    for what in (*CHAINS, "prompt", NOISE):
+        if what not in result:
+            continue
         r = result[what]
         goal = f"  (wanted {TARGETS[what]:.2f})" if what in TARGETS else ""
         print(
-            f"  {what:<18} {r['ratio']:.3f} [{r['quartiles'][0]:.3f}, {r['quartiles'][1]:.3f}]{goal}"
+            f"  {what:<21} {r['ratio']:.3f} [{r['quartiles'][0]:.3f}, {r['quartiles'][1]:.3f}]{goal}"
             f"  stock {r['stock_tok_s']:.1f}, ours {r['ours_tok_s']:.1f} tokens/s"
         )
+    if "memory" not in result:
+        return
     m = result["memory"]
     above, heads, allowed = (m[key] / 1e6 for key in ("above_stock", "head_tensors", "allowed"))
     print(f"  peak memory        {above:+.1f} MB, heads {heads:.1f} MB (wanted {allowed:.1f})", flush=True)
@@ -254,6 +276,7 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=8, help="of each model, among which the rounds are shared out")
     parser.add_argument("--tokens", type=int, default=64, help="per round")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--prompts", action="store_true", help="measure these alone, and keep the other figures")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peak-prompt", type=int, default=64, help=argparse.SUPPRESS)
@@ -266,8 +289,9 @@ def main() -> None:
     figures: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for model in args.model or [SMALL.name]:
         base, adapter = find(model, args.dir)
-        figures[base.stem] = {"machine": machine(), **measure(base, adapter, args)}
-        report(base.stem, figures[base.stem])
+        found = (measure_prompts if args.prompts else measure)(base, adapter, args)
+        report(base.stem, found)
+        figures[base.stem] = {**figures.get(base.stem, {}), "machine": machine(), **found}
         if args.json:
             args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -51,17 +53,43 @@ def test_flops_of_the_heads() -> None:
     assert head_flops(heads, shapes, 7) == 7 * head_flops(heads, shapes, 1)
 
 
-def test_rounds_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
-    order = []
+class Clocked:
+    """A model that takes so long for a token of a prompt, and for one that it draws, by a clock of its own."""
 
-    def timed(name: str, n_prompt: int, n_tokens: int) -> tuple[float, float]:
-        order.append(name)
-        return (1.0, 1.0) if name == "stock" else (1.0, 1.04)
+    def __init__(self, name: str, clock: list[float], asked: list[tuple[str, int]], token: float, drawn: float) -> None:
+        self.name, self.clock, self.asked, self.token, self.drawn, self.read = name, clock, asked, token, drawn, 99
 
-    monkeypatch.setattr(efficiency, "timed", timed)
-    found = efficiency.measure({"stock": "stock", "ours": "ours"}, 10, 4, 3)  # type: ignore[dict-item]
-    assert order == ["stock", "ours", "ours", "stock", "stock", "ours"]
-    assert found["latency_percent"] == pytest.approx([2.0] * 3)
-    assert found["decode_percent"] == pytest.approx([4.0] * 3)
+    def reset(self) -> None:
+        self.read = 0
+
+    def generate(self, tokens: list[int]) -> Iterator[int]:
+        self.asked.append((self.name, len(tokens)))
+        self.clock[0] += self.token * (len(tokens) - self.read)
+        self.read = len(tokens)
+        yield 0
+        while True:
+            self.clock[0] += self.drawn
+            yield 0
+
+
+def test_models_alternate_and_a_prompt_goes_on_from_the_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = [0.0], list[tuple[str, int]]()
+    monkeypatch.setattr(efficiency.time, "perf_counter", lambda: clock[0])
+    models = {
+        "stock": Clocked("stock", clock, asked, 1.0, 10.0),
+        "ours": Clocked("ours", clock, asked, 1.01, 10.5),
+    }
+    found = efficiency.walk(models, [600, 1024], 20)  # type: ignore[arg-type]
+    assert asked == [("stock", 512), ("ours", 512), ("ours", 600), ("stock", 600), ("stock", 1024), ("ours", 1024)]
+    assert np.array(found["stock"]) == pytest.approx(np.array([(600, 190), (1024, 190)]))
+    assert np.array(found["ours"]) == pytest.approx(np.array([(606, 199.5), (1034.24, 199.5)]))
+
+
+def test_figures_of_rounds() -> None:
+    found = efficiency.summary([{"stock": (1.0, 1.0), "ours": (1.0, ours)} for ours in (1.04, 1.0, 1.08)])
+    assert found["latency_percent"] == pytest.approx([2.0, 0.0, 4.0])
+    assert found["decode_percent"] == pytest.approx([4.0, 0.0, 8.0])
+    assert (found["stock_s"], found["ours_s"]) == (2.0, 2.04)
+    found["latency_percent"] = [2.0, 2.0, 2.0]
     found.update({"prompt": 1024, "base_flops": 10**12, "head_flops_percent": 0.01})
     assert efficiency.row(found) == "| 1,024 | 1.00 | 0.0100 % | 2.00 | 2.04 | +2.0 % [+2.0, +2.0] | +4.0 % |  |  |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import overhead
@@ -25,3 +26,36 @@ def test_a_plain_model_gets_random_heads(tmp_path: Path) -> None:
 def test_a_merged_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="give a plain GGUF; autodeco-gguf extract takes a merged one apart"):
         overhead.find(str(DEMO_MODEL), tmp_path)
+
+
+class Loaded:
+    """A model of which each load is faster or slower than the one before."""
+
+    loads = 0
+
+    def __init__(self, adapter: Path | None) -> None:
+        Loaded.loads += 1
+        self.rate = (80.0 if adapter else 100.0) + Loaded.loads
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_prompts_are_compared_over_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    loaded: list[Loaded] = []
+
+    def load(base: Path, adapter: Path | None, threads: int) -> Loaded:
+        loaded.append(Loaded(adapter))
+        return loaded[-1]
+
+    monkeypatch.setattr(overhead, "load", load)
+    monkeypatch.setattr(overhead, "prompt_rate", lambda llama, n: llama.rate)
+    base = tmp_path / "base.gguf"
+    base.write_bytes(b"")
+    found = overhead.measure_prompts(base, tmp_path / "adapter.gguf", Namespace(loads=2, threads=1))
+    ours, again = found["prompt"], found[overhead.NOISE]
+    assert ours["ratio"] == pytest.approx(((82 / 101) + (85 / 106)) / 2)  # the second load has ours first
+    assert again["ratio"] == pytest.approx(((104 / 103) + (107 / 108)) / 2)
+    assert len(loaded) == 8
+    assert all(llama.closed for llama in loaded)
