@@ -5,6 +5,7 @@
 #include "raw_logits.h"
 #include "weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -90,6 +91,10 @@ static ggml_tensor * build_row(ggml_context * ctx, ggml_tensor * matrix, int64_t
     return ggml_view_1d(ctx, matrix, matrix->ne[0], row * matrix->nb[1]);
 }
 
+static ggml_tensor * build_rows(ggml_context * ctx, ggml_tensor * matrix, int64_t n) {
+    return ggml_view_2d(ctx, matrix, matrix->ne[0], n, matrix->nb[1], 0);
+}
+
 namespace {
 
 // hidden states and logits of the outputs to predict for
@@ -97,6 +102,7 @@ struct output_rows {
     ggml_tensor * hidden; // NULL: the graph has none
     ggml_tensor * logits; // as llama.cpp gives them out
     ggml_tensor * raw;    // as the heads read them
+    bool          all;    // these are all outputs
 };
 
 } // namespace
@@ -110,22 +116,28 @@ static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const
         // its probe, which counts nodes: as many of them, and no hidden state to find
         ggml_tensor * dummy = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, h.n_embd, 1);
         ggml_tensor * raw   = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, logits->ne[0], 1);
-        return { build_row(ctx, dummy, 1), ggml_view_1d(ctx, logits, logits->ne[0], 0), build_row(ctx, raw, 1) };
+        return { build_row(ctx, dummy, 1), ggml_view_1d(ctx, logits, logits->ne[0], 0), build_row(ctx, raw, 1), true };
     }
     ggml_tensor * all  = padded->op == GGML_OP_PAD ? padded->src[0] : nullptr;
     ggml_tensor * norm = ggml_graph_get_tensor(gf, "result_norm");
     if (!all || !norm || norm->type != GGML_TYPE_F32 || norm->ne[0] != h.n_embd || norm->ne[1] != all->ne[1] ||
         logits->ne[0] != h.n_vocab) {
-        return { nullptr, logits, logits };
+        return { nullptr, logits, logits, false };
     }
     ggml_tensor * raw = raw_logits_tensor(all);
     if (gs.seq_id == EVERY_OUTPUT) {
-        const bool fits = all->ne[1] >= 1 && all->ne[1] <= gs.max_rows;
-        return { fits ? norm : nullptr, all, raw };
+        if (all->ne[1] < 1) {
+            return { nullptr, all, raw, false };
+        }
+        // Of more outputs than may be, the first: llama.cpp lays its memory out for a graph of many, and lays it out anew,
+        // where tensors lie across cache lines, for one that has other nodes.
+        const int64_t n = std::min(all->ne[1], gs.max_rows);
+        ggml_tensor * some = build_rows(ctx, all, n);
+        return { build_rows(ctx, norm, n), some, raw == all ? some : build_rows(ctx, raw, n), n == all->ne[1] };
     }
     const int64_t row = (int64_t) (logits->view_offs / padded->nb[1]);
     ggml_tensor * one = row < all->ne[1] ? build_row(ctx, all, row) : logits;
-    return { build_row(ctx, norm, row), one, raw == all ? one : build_row(ctx, raw, row) };
+    return { build_row(ctx, norm, row), one, raw == all ? one : build_row(ctx, raw, row), true };
 }
 
 static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx, ggml_cgraph * gf, llama_sampler_data * data) {
@@ -155,7 +167,7 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
             ggml_build_forward_expand(gf, values[0]);
             ggml_build_forward_expand(gf, values[1]);
             if (gs->draws) {
-                gs->logits = rows.logits;
+                gs->logits = rows.all ? rows.logits : nullptr;
                 gs->lists  = shortlist_build(ctx, rows.logits, out.temperature);
                 ggml_build_forward_expand(gf, gs->lists.ids);
                 ggml_build_forward_expand(gf, gs->lists.values);
@@ -168,7 +180,7 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
             gate->src[2] = values[1];
             data->logits = gate;
         }
-        gs->n_rows = n;
+        gs->n_rows = rows.all ? n : 0;
     } catch (const std::exception &) {
         // the host sees that nothing was computed; an exception must not pass through llama.cpp
     }

@@ -64,21 +64,32 @@ static void for_each_part(size_t n, int ith, int nth, F && f) {
     }
 }
 
-// logits F32 [n_vocab, n], T + 1e-8 F32 [1, n], and where given the rows for the weights -> F32 [N_STATISTICS, n]
-static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
+// whole rows of dst, F32 [N_STATISTICS, n], of logits F32 [n_vocab, n] and T + 1e-8 F32 [1, n]; the weights go to place, where
+// given
+static void rows_statistics(ggml_tensor * dst, const ggml_tensor * logits, const ggml_tensor * t, const ggml_tensor * place,
+                            int ith, int nth) {
     static thread_local std::vector<float> scratch;
-    const ggml_tensor * logits = dst->src[0];
-    const ggml_tensor * place  = dst->src[2];
     const size_t n_vocab = (size_t) logits->ne[0];
     scratch.resize(place ? 0 : weight_row_size(n_vocab));
     for (int64_t row = ith; row < logits->ne[1]; row += nth) {
-        row_statistics(data_of(logits, row), n_vocab, *data_of(dst->src[1], row), place ? data_of(place, row) : scratch.data(),
+        row_statistics(data_of(logits, row), n_vocab, *data_of(t, row), place ? data_of(place, row) : scratch.data(),
                        data_of(dst, row));
     }
 }
 
-// logits F32 [n_vocab, 1] -> the largest of each part, F32 [N_TOP, N_PARTS]
+// logits, T + 1e-8, and where given the rows for the weights -> F32 [N_STATISTICS, n]
+static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
+    rows_statistics(dst, dst->src[0], dst->src[1], dst->src[2], ith, nth);
+}
+
+// The steps of a long row. Of several rows the last step does all, and the others nothing: llama.cpp lays its memory out once
+// for graphs of the same nodes.
+
+// logits -> the largest of each part, F32 [N_TOP, N_PARTS]
 static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
+    if (dst->src[0]->ne[1] > 1) {
+        return;
+    }
     const float * x = data_of(dst->src[0]);
     for_each_part((size_t) dst->src[0]->ne[0], ith, nth, [&](size_t part, size_t begin, size_t end) {
         largest(x + begin, end - begin, data_of(dst, (int64_t) part), N_TOP);
@@ -88,6 +99,9 @@ static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
 // logits, tops, T + 1e-8 -> the row of weights
 static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
     ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
+    if (args[0]->ne[1] > 1) {
+        return;
+    }
     const size_t n_vocab = (size_t) args[0]->ne[0];
     float max;
     largest(data_of(args[1]), N_TOP * N_PARTS, &max, 1);
@@ -98,6 +112,9 @@ static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
 
 // the row of weights, logits -> F32 [N_PARTS]
 static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
+    if (dst->src[1]->ne[1] > 1) {
+        return;
+    }
     const weight_row w = weight_row_of(data_of(dst->src[0]), (size_t) dst->src[1]->ne[0]);
     const double     z = weight_total(w);
     for_each_part(w.n / STRETCH, ith, nth, [&](size_t part, size_t begin, size_t end) {
@@ -105,8 +122,16 @@ static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
     });
 }
 
-// the row of weights, logits, tops, T + 1e-8, plogp of each part -> F32 [N_STATISTICS, 1]
-static void compute_statistics(ggml_tensor * dst, int, int, void *) {
+// the row of weights, logits, tops, T + 1e-8, plogp of each part -> F32 [N_STATISTICS, n]
+static void compute_statistics(ggml_tensor * dst, int ith, int nth, void *) {
+    const int64_t n = dst->src[1]->ne[1];
+    if (n > 1) {
+        rows_statistics(dst, dst->src[1], dst->src[3], dst->src[0]->ne[1] == n ? dst->src[0] : nullptr, ith, nth);
+        return;
+    }
+    if (ith > 0) {
+        return;
+    }
     const size_t n_vocab = (size_t) dst->src[1]->ne[0];
     const weight_row w = weight_row_of(data_of(dst->src[0]), n_vocab);
     float top[N_TOP];
@@ -119,14 +144,14 @@ static void compute_statistics(ggml_tensor * dst, int, int, void *) {
 }
 
 static ggml_tensor * build_custom(ggml_context * ctx, int64_t ne0, int64_t ne1, std::vector<ggml_tensor *> args,
-                                  ggml_custom_op_t f, int n_tasks = GGML_N_TASKS_MAX) {
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, ne0, ne1, 1, 1, args.data(), (int) args.size(), f, n_tasks, nullptr);
+                                  ggml_custom_op_t f) {
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, ne0, ne1, 1, 1, args.data(), (int) args.size(), f, GGML_N_TASKS_MAX, nullptr);
 }
 
 // t: T + 1e-8, F32 [1, n]; weights: F32 [weight_row_size, n], or NULL -> F32 [N_STATISTICS, n]
 static ggml_tensor * build_features_on_cpu(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * t, ggml_tensor * weights) {
     const int64_t n_vocab = logits->ne[0], n = logits->ne[1];
-    if (n > 1 || n_vocab <= (1 << 14)) { // a row for every thread, or too short a row to share
+    if (n_vocab <= (1 << 14)) { // too short to share
         std::vector<ggml_tensor *> args = { logits, t };
         if (weights) {
             args.push_back(weights);
@@ -138,7 +163,7 @@ static ggml_tensor * build_features_on_cpu(ggml_context * ctx, ggml_tensor * log
     weights = weights ? ggml_custom_inplace(ctx, weights, args, 3, compute_weights, GGML_N_TASKS_MAX, nullptr)
                       : build_custom(ctx, (int64_t) weight_row_size((size_t) n_vocab), 1, { logits, tops, t }, compute_weights);
     ggml_tensor * plogp = build_custom(ctx, N_PARTS, 1, { weights, logits }, compute_plogp);
-    return build_custom(ctx, N_STATISTICS, 1, { weights, logits, tops, t, plogp }, compute_statistics, 1);
+    return build_custom(ctx, N_STATISTICS, n, { weights, logits, tops, t, plogp }, compute_statistics);
 }
 
 // max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with

@@ -113,7 +113,8 @@ class Context:
             self.hidden_size = int(lib.llama_model_n_embd_out(self._model.model))
             self.n_outputs = n_outputs or max(16, min(BATCH, _OUTPUT_FLOATS // self.n_vocab))
             self._params.n_batch = self._params.n_ubatch = BATCH
-            self._params.n_outputs_max = self.n_outputs
+            # else the numbers of the outputs, which come first in the graph's memory, move all tensors off a cache line
+            self._params.n_outputs_max = -(-self.n_outputs // 16) * 16
             self._open(n_ctx, n_seq)
         self._remote = remote
 
