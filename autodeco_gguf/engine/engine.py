@@ -233,7 +233,8 @@ class Engine:
         self._turn.run_until(lambda: done, step)
 
     def __del__(self) -> None:
-        if "_turn" in vars(self):  # else loading failed
+        # else loading failed, or the interpreter is taking its modules apart
+        if "_turn" in vars(self) and off_relays is not None:
             off_relays(self._close_at_last)
 
     def _close_at_last(self) -> None:

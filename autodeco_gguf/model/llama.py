@@ -155,7 +155,8 @@ class Llama(llama_cpp.Llama):
         self._turns.close(self._free)
 
     def __del__(self) -> None:
-        off_relays(self.close)
+        if off_relays is not None:  # as it is once the interpreter takes its modules apart
+            off_relays(self.close)
 
     def _free(self) -> None:
         self._stack.close()

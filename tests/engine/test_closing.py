@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load
 from engine_helpers import PROMPTS, make, no_end, within
 
 from autodeco_gguf.engine.conversation import Conversation
@@ -159,3 +160,16 @@ def test_a_handle_keeps_its_engine(merged: Path) -> None:
     handle = make(merged).submit(Request([5], seed=1, max_tokens=5, logit_bias={0: -np.inf, 2: -np.inf}))
     gc.collect()
     assert len(handle.result().tokens) == 5
+
+
+def test_what_is_left_when_the_interpreter_takes_its_modules_apart(
+    merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = load(merged), make(merged)
+    for module in ("model.llama", "engine.engine"):
+        monkeypatch.setattr(f"autodeco_gguf.{module}.off_relays", None)
+    for one in kept:
+        one.__del__()
+    monkeypatch.undo()
+    for one in kept:
+        one.close()
