@@ -27,7 +27,7 @@ import autodeco_gguf as ad
 from autodeco_gguf.heads.weights import HeadWeights
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import check_equal, find, load, machine, peak_memory, prompt
+from overhead import check_equal, find, load_both, machine, peak_memory, prompt
 from synthetic import SMALL
 
 LENGTHS = (1024, 2048, 4096, 8192, 16_384, 24_576)
@@ -127,10 +127,7 @@ def measure(base: Path, adapter: Path, lengths: Sequence[int], args: argparse.Na
     rounds: list[dict[str, list[Seconds]]] = []
     n_ctx = lengths[-1] + args.tokens
     for i in range(args.rounds):
-        models = {
-            heads: load(base, heads, args.threads, n_ctx) for heads in (None, adapter)[:: 1 if i % 2 == 0 else -1]
-        }
-        stock, ours = models[None], models[adapter]
+        stock, ours = load_both(base, adapter, args.threads, i, n_ctx)
         assert isinstance(ours, ad.Llama)
         check_equal(stock, ours, adapter)  # which warms them up as well
         rounds.append(walk({"stock": stock, "ours": ours}, lengths, args.tokens))

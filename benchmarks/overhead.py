@@ -87,6 +87,15 @@ def load(base: Path, adapter: Path | None, threads: int, n_ctx: int = 1024) -> l
     return ad.Llama(base, heads=adapter, **options)
 
 
+def load_both(
+    base: Path, other: Path | None, threads: int, turn: int, n_ctx: int = 1024
+) -> tuple[llama_cpp.Llama, llama_cpp.Llama]:
+    """Stock, and one with the heads of an adapter or, without, stock again; in odd turns that is loaded first."""
+    order = (None, other) if turn % 2 == 0 else (other, None)
+    first, second = (load(base, heads, threads, n_ctx) for heads in order)
+    return (first, second) if turn % 2 == 0 else (second, first)
+
+
 def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
     """Same tokens when greedy, and the graph's T and P equal the heads run on their own."""
     texts = []
@@ -185,8 +194,7 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
     tokens = args.tokens // 4 if is_large else args.tokens
     found: dict[str, Rates] = {}
     for i in range(args.loads):
-        models = {heads: load(base, heads, args.threads) for heads in (None, adapter)[:: 1 if i % 2 == 0 else -1]}
-        stock, ours = models[None], models[adapter]
+        stock, ours = load_both(base, adapter, args.threads, i)
         assert isinstance(ours, ad.Llama)
         check_equal(stock, ours, adapter)
         for name, sampling in CHAINS.items():
@@ -214,8 +222,8 @@ def measure_prompts(base: Path, adapter: Path, args: argparse.Namespace) -> dict
     found: dict[str, Rates] = {}
     for i in range(args.loads):
         for name, other in (("prompt", adapter), (NOISE, None)):
-            pair = [load(base, heads, args.threads) for heads in (None, other)[:: 1 if i % 2 == 0 else -1]]
-            runs = [lambda llama=llama: prompt_rate(llama, n_prompt) for llama in pair[:: 1 if i % 2 == 0 else -1]]
+            pair = load_both(base, other, args.threads, i)
+            runs = [lambda llama=llama: prompt_rate(llama, n_prompt) for llama in pair]
             rates = alternating(*runs, rounds)
             add(found, name, {who: [statistics.median(values)] for who, values in rates.items()})
             for llama in pair:
@@ -282,6 +290,8 @@ def main() -> None:
     parser.add_argument("--peak-prompt", type=int, default=64, help=argparse.SUPPRESS)
     parser.add_argument("--peak-heads", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.loads < 2 or args.rounds < args.loads:
+        parser.error("expected 2 --loads at least, and as many --rounds")
     if args.peak_of:
         print_peak(args.peak_of, args.peak_heads, args.threads, args.peak_prompt)
         return

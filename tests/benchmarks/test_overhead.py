@@ -45,7 +45,7 @@ class Loaded:
 def test_prompts_are_compared_over_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     loaded: list[Loaded] = []
 
-    def load(base: Path, adapter: Path | None, threads: int) -> Loaded:
+    def load(base: Path, adapter: Path | None, threads: int, n_ctx: int) -> Loaded:
         loaded.append(Loaded(adapter))
         return loaded[-1]
 
