@@ -126,11 +126,11 @@ static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const
     }
     ggml_tensor * raw = raw_logits_tensor(all);
     if (gs.seq_id == EVERY_OUTPUT) {
-        if (all->ne[1] < 1) {
-            return { nullptr, all, raw, false };
+        if (all->ne[1] < 1 && gs.weights != &h.host) {
+            return { nullptr, all, raw, false }; // a device need not take operations on nothing
         }
-        // Of more outputs than may be, the first: llama.cpp lays its memory out for a graph of many, and lays it out anew,
-        // where tensors lie across cache lines, for one that has other nodes.
+        // Of no outputs, none; of more than may be, the first: llama.cpp lays its memory out for a graph of many, and lays it
+        // out anew, where tensors lie across cache lines, for one that has other nodes.
         const int64_t n = std::min(all->ne[1], gs.max_rows);
         ggml_tensor * some = build_rows(ctx, all, n);
         return { build_rows(ctx, norm, n), some, raw == all ? some : build_rows(ctx, raw, n), n == all->ne[1] };

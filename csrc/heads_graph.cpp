@@ -82,12 +82,12 @@ static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
     rows_statistics(dst, dst->src[0], dst->src[1], dst->src[2], ith, nth);
 }
 
-// The steps of a long row. Of several rows the last step does all, and the others nothing: llama.cpp lays its memory out once
-// for graphs of the same nodes.
+// The steps of a long row. Of several rows, or none, the last step does all, and the others nothing: llama.cpp lays its memory
+// out once for graphs of the same nodes.
 
 // logits -> the largest of each part, F32 [N_TOP, N_PARTS]
 static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
-    if (dst->src[0]->ne[1] > 1) {
+    if (dst->src[0]->ne[1] != 1) {
         return;
     }
     const float * x = data_of(dst->src[0]);
@@ -99,7 +99,7 @@ static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
 // logits, tops, T + 1e-8 -> the row of weights
 static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
     ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
-    if (args[0]->ne[1] > 1) {
+    if (args[0]->ne[1] != 1) {
         return;
     }
     const size_t n_vocab = (size_t) args[0]->ne[0];
@@ -112,7 +112,7 @@ static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
 
 // the row of weights, logits -> F32 [N_PARTS]
 static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
-    if (dst->src[1]->ne[1] > 1) {
+    if (dst->src[1]->ne[1] != 1) {
         return;
     }
     const weight_row w = weight_row_of(data_of(dst->src[0]), (size_t) dst->src[1]->ne[0]);
@@ -125,7 +125,7 @@ static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
 // the row of weights, logits, tops, T + 1e-8, plogp of each part -> F32 [N_STATISTICS, n]
 static void compute_statistics(ggml_tensor * dst, int ith, int nth, void *) {
     const int64_t n = dst->src[1]->ne[1];
-    if (n > 1) {
+    if (n != 1) {
         rows_statistics(dst, dst->src[1], dst->src[3], dst->src[0]->ne[1] == n ? dst->src[0] : nullptr, ith, nth);
         return;
     }

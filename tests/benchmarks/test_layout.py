@@ -91,3 +91,11 @@ def test_of_an_engine(files: tuple[Path, Path], addresses: Addresses, n_parallel
     engine.generate([Request([i % 300 for i in range(100 + n)], max_tokens=4) for n in range(n_parallel)])
     engine.close()
     assert not off_the_line(addresses)
+
+
+def test_of_a_prompt_of_which_whole_batches_have_no_output(files: tuple[Path, Path], addresses: Addresses) -> None:
+    base, adapter = files
+    engine = Engine(base, heads=adapter, n_ctx=1400, n_parallel=2, machine=ad.Machine(n_threads=2))
+    engine.generate([Request([i % 300 for i in range(1200 + n)], max_tokens=4) for n in range(2)])
+    engine.close()
+    assert not off_the_line(addresses)
