@@ -94,11 +94,11 @@ static void bind_predictor(py::module_ & m) {
             return std::make_shared<predictor>(predictor { std::move(h), { use_temp, use_top_p }, nullptr, nullptr });
         }), "heads"_a, "use_temp"_a, "use_top_p"_a)
         .def("attach", [](predictor & p, uintptr_t ctx, int32_t seq) {
-            return predictor_attach(p, context(ctx), seq, 1, DRAW_ON_HOST);
+            return predictor_attach(p, context(ctx), seq, {});
         }, "ctx"_a, "seq_id"_a, py::call_guard<release>())
-        .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows, const std::string & draw) { // to every output
-            return predictor_attach(p, context(ctx), EVERY_OUTPUT, n_rows, draw_place_of(draw));
-        }, "ctx"_a, "n_rows"_a, "draw"_a, py::call_guard<release>())
+        .def("attach_rows", [](predictor & p, uintptr_t ctx, int64_t n_rows, const std::string & draw, bool entropy) {
+            return predictor_attach(p, context(ctx), EVERY_OUTPUT, { n_rows, draw_place_of(draw), entropy });
+        }, "ctx"_a, "n_rows"_a, "draw"_a, "entropy"_a = false, py::call_guard<release>())
         .def("detach", &predictor_detach, py::call_guard<release>())
         .def_property_readonly("attached", [](const predictor & p) { return p.gs != nullptr; })
         .def_property_readonly("draws", [](const predictor & p) { return p.gs && graph_sampler_draws(p.gs); })

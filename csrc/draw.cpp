@@ -35,21 +35,7 @@ float logits_entropy(const float * x, size_t n) {
     if (find_max(x, n, &max) != DRAW_OK) {
         return NAN;
     }
-    // with d = x - max and w = exp(d): H = ln(sum w) - sum(w d) / sum w
-    double total = 0.0, dot = 0.0;
-    f32x  w_part = {}, d_part = {};
-    for_each_vector(x, n, -INF, [&](size_t, f32x v) {
-        f32x d = v - max;
-        d = d > -100.0f ? d : f32x {} - 100.0f; // w is 0 there, and 0 times -inf is not
-        const f32x w = exp_neg(d);
-        w_part += w;
-        d_part += w * d;
-    }, [&] {
-        total += sum(w_part);
-        dot   += sum(d_part);
-        w_part = d_part = f32x {};
-    });
-    return (float) std::max(0.0, std::log(total) - dot / total);
+    return entropy_of(sum_entropy(x, n, max));
 }
 
 float logits_top(const float * x, size_t n) {

@@ -16,19 +16,19 @@ static std::map<std::pair<const llama_context *, llama_seq_id>, graph_sampler *>
 
 struct graph_sampler {
     const std::shared_ptr<heads> h;
-    const heads_enabled          on;
+    heads_use                    use; // with the weights on the output layer's device
     llama_context * const        lctx;
     const llama_seq_id           seq_id; // or EVERY_OUTPUT
     const int64_t                max_rows;
     const draw_place             draw;
 
     llama_sampler         * chain   = nullptr; // owned; its only stage points back here
-    const heads_weights   * weights = nullptr; // on the output layer's device
     ggml_context_ptr        ctx     = {};
     ggml_backend_buffer_ptr buf     = {};
-    ggml_tensor           * out     = nullptr; // F32 [max_rows, 2]: temperatures, top-p
+    ggml_tensor           * out     = nullptr; // F32 [max_rows, 3]: temperatures, top-p, entropies
     ggml_tensor           * drawing = nullptr; // F32 [weight_row_size, max_rows], on the CPU only
-    bool                    has_weights = false; // the last graph built computes these
+    bool                    has_weights = false; // the last graph built computes these,
+    bool                    has_entropy = false; // and these
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
     std::string             missing     = {};    // the operation that the device lacks
 
@@ -45,29 +45,28 @@ static bool graph_sampler_backend_init(llama_sampler * smpl, ggml_backend_buffer
         return false; // one pair of values is kept
     }
     try {
-        gs->weights = heads_on(*gs->h, buft);
+        gs->use.w = heads_on(*gs->h, buft);
         gs->ctx.reset(ggml_init({ 2 * ggml_tensor_overhead(), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
-        if (!gs->weights || !gs->ctx) {
+        if (!gs->use.w || !gs->ctx) {
             return false;
         }
         ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
-        if (dev && gs->weights != &gs->h->host) {
-            gs->missing = heads_missing_op(*gs->h, *gs->weights, gs->on, dev, gs->max_rows);
+        if (dev && !gs->use.on_cpu()) {
+            gs->missing = heads_missing_op(gs->use, dev, gs->max_rows);
             if (!gs->missing.empty()) {
                 gs->missing = std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + gs->missing;
                 return false;
             }
         }
-        const bool elsewhere = gs->weights != &gs->h->host;
-        if (gs->seq_id == EVERY_OUTPUT && (gs->draw == DRAW_ON_DEVICE || (gs->draw == DRAW_ANYWHERE && elsewhere))) {
+        if (gs->seq_id == EVERY_OUTPUT && (gs->draw == DRAW_ON_DEVICE || (gs->draw == DRAW_ANYWHERE && !gs->use.on_cpu()))) {
             gs->missing = dev ? shortlist_missing_op(dev, gs->h->n_vocab, gs->max_rows) : "";
             gs->draws   = gs->missing.empty();
             if (!gs->draws) {
                 gs->missing = std::string("device ") + ggml_backend_dev_name(dev) + " has no operation " + gs->missing;
             }
         }
-        gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 2);
-        if (gs->weights == &gs->h->host) {
+        gs->out = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, gs->max_rows, 3);
+        if (gs->use.on_cpu()) {
             const int64_t size = (int64_t) weight_row_size((size_t) gs->h->n_vocab);
             gs->drawing = ggml_new_tensor_2d(gs->ctx.get(), GGML_TYPE_F32, size, gs->max_rows);
         }
@@ -126,7 +125,7 @@ static output_rows build_output_rows(ggml_context * ctx, ggml_cgraph * gf, const
     }
     ggml_tensor * raw = raw_logits_tensor(all);
     if (gs.seq_id == EVERY_OUTPUT) {
-        if (all->ne[1] < 1 && gs.weights != &h.host) {
+        if (all->ne[1] < 1 && !gs.use.on_cpu()) {
             return { nullptr, all, raw, false }; // a device need not take operations on nothing
         }
         // Of no outputs, none; of more than may be, the first: llama.cpp lays its memory out for a graph of many, and lays it
@@ -150,22 +149,19 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         if (!rows.hidden) {
             return;
         }
-        const int64_t n      = rows.hidden->ne[1];
-        const bool    on_cpu = gs->weights == &gs->h->host;
+        const int64_t n = rows.hidden->ne[1];
+        heads_places places = { ggml_view_2d(ctx, gs->out, n, 3, gs->out->nb[1], 0) };
         // the probe has a vocabulary of its own; what is drawn from are the logits that are given out
-        const bool    placed = gs->drawing && rows.logits->ne[0] == gs->h->n_vocab && rows.raw == rows.logits;
-        ggml_tensor * place  = placed ? ggml_view_2d(ctx, gs->drawing, gs->drawing->ne[0], n, gs->drawing->nb[1], 0) : nullptr;
-        const heads_outputs out = heads_build(ctx, *gs->h, *gs->weights, gs->on, on_cpu, rows.hidden, rows.raw, place);
-        gs->has_weights = out.has_weights;
-
-        ggml_tensor * values[] = { out.temperature, out.top_p };
-        for (size_t i = 0; i < 2; ++i) {
-            ggml_tensor * slot = ggml_view_1d(ctx, gs->out, n, i * gs->out->nb[1]);
-            values[i] = ggml_cpy(ctx, ggml_reshape_1d(ctx, values[i], n), slot);
+        if (gs->drawing && rows.logits->ne[0] == gs->h->n_vocab && rows.raw == rows.logits) {
+            places.weights = build_rows(ctx, gs->drawing, n);
         }
+        const heads_outputs out = heads_build(ctx, gs->use, gs->use.on_cpu(), rows.hidden, rows.raw, places);
+        gs->has_weights = out.has_weights;
+        gs->has_entropy = out.has_entropy;
+
         if (gs->seq_id == EVERY_OUTPUT) {
-            ggml_build_forward_expand(gf, values[0]);
-            ggml_build_forward_expand(gf, values[1]);
+            ggml_build_forward_expand(gf, out.temperature);
+            ggml_build_forward_expand(gf, out.top_p);
             if (gs->draws) {
                 gs->logits = rows.all ? rows.logits : nullptr;
                 gs->lists  = shortlist_build(ctx, rows.logits, out.temperature);
@@ -176,8 +172,8 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
             // llama.cpp computes the logits it gets back only where the sequence has an output in this batch. T and P
             // hang on to them, so that another sequence's row is not written over ours.
             ggml_tensor * gate = ggml_view_1d(ctx, rows.logits, rows.logits->ne[0], 0);
-            gate->src[1] = values[0];
-            gate->src[2] = values[1];
+            gate->src[1] = out.temperature;
+            gate->src[2] = out.top_p;
             data->logits = gate;
         }
         gs->n_rows = rows.all ? n : 0;
@@ -205,7 +201,7 @@ draw_place draw_place_of(const std::string & name) {
     return name == "host" ? DRAW_ON_HOST : name == "device" ? DRAW_ON_DEVICE : DRAW_ANYWHERE;
 }
 
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw,
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, const graph_sampler_options & options,
                                      std::shared_ptr<heads> h, heads_enabled on, std::string & why_not) {
     std::lock_guard<std::mutex> lock(attached_mutex);
     const auto first = attached.lower_bound({ ctx, EVERY_OUTPUT });
@@ -215,7 +211,8 @@ graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, i
         const std::string which = seq_id == EVERY_OUTPUT ? "every output" : "sequence " + std::to_string(seq_id);
         throw refusal(MODEL_FAILED, which + " of this context has heads attached already");
     }
-    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, on, ctx, seq_id, n_rows, draw });
+    const heads_use use = { h.get(), nullptr, on, options.entropy };
+    std::unique_ptr<graph_sampler> gs(new graph_sampler { h, use, ctx, seq_id, options.n_rows, options.draw });
     gs->chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(gs->chain, llama_sampler_init(&graph_sampler_i, gs.get()));
 
@@ -320,6 +317,10 @@ void graph_sampler_detach(graph_sampler * gs) {
 
 const float * graph_sampler_weights(const graph_sampler * gs, int64_t row) {
     return gs->has_weights ? (const float *) gs->drawing->data + row * gs->drawing->ne[0] : nullptr;
+}
+
+float graph_sampler_entropy(const graph_sampler * gs, int64_t row) {
+    return gs->has_entropy ? ((const float *) gs->out->data)[2 * gs->max_rows + row] : NAN;
 }
 
 bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p) {

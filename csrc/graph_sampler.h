@@ -24,11 +24,16 @@ enum draw_place {
 // what "host", "device" and "auto" stand for
 draw_place draw_place_of(const std::string & name);
 
-// Attaches to ctx. n_rows: for EVERY_OUTPUT, the most outputs of one decode that are predicted for, else 1; such a
-// decode must fit in one ubatch. NULL when the context cannot run samplers in its graph (split mode tensor, no memory), or
+struct graph_sampler_options {
+    int64_t    n_rows  = 1;            // the most outputs of one decode that are predicted for, which must fit in one ubatch
+    draw_place draw    = DRAW_ON_HOST;
+    bool       entropy = false;        // have the entropy of every output's distribution computed, too, where that is cheap
+};
+
+// Attaches to ctx. A sequence has one row, and is drawn for on the host. NULL when the context cannot run samplers in its graph (split mode tensor, no memory), or
 // the output layer's device lacks an operation; then why_not says so, and also where it is the shortlist's alone, without
 // which the heads are attached. Throws where the sequence has one. The caller keeps ctx alive until graph_sampler_detach.
-graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw,
+graph_sampler * graph_sampler_attach(llama_context * ctx, llama_seq_id seq_id, const graph_sampler_options & options,
                                      std::shared_ptr<heads> h, heads_enabled on, std::string & why_not);
 
 // Takes it out of its context and frees it. An attachment that is never detached must be leaked: the context
@@ -42,6 +47,9 @@ bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, floa
 // After graph_sampler_read: the row of weights (weights.h) of one output. NULL where the graph has no use for them, or
 // they are on another device.
 const float * graph_sampler_weights(const graph_sampler * gs, int64_t row);
+
+// After graph_sampler_read: the entropy of softmax(logits) of one output, in nats. NaN where it was not asked for, or not cheap.
+float graph_sampler_entropy(const graph_sampler * gs, int64_t row);
 
 // Whether there are shortlists.
 bool graph_sampler_draws(const graph_sampler * gs);

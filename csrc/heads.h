@@ -62,3 +62,25 @@ struct heads_enabled {
     bool temp  = true;
     bool top_p = true;
 };
+
+// Heads as a graph uses them, where their weights are.
+struct heads_use {
+    const heads         * h  = nullptr;
+    const heads_weights * w  = nullptr;
+    heads_enabled         on = {};
+    bool                  entropy = false; // of softmax(logits) too, where top-p features are computed on the CPU
+
+    bool on_cpu() const {
+        return w == &h->host;
+    }
+
+    // NULL: the head takes no part
+    const heads_mlp * temp() const {
+        return on.temp && !w->temp.layers.empty() ? &w->temp : nullptr;
+    }
+    const heads_mlp * top_p() const {
+        return on.top_p && !w->top_p.layers.empty() ? &w->top_p : nullptr;
+    }
+};
+
+static constexpr float T_EPSILON = 1e-8f; // added to the temperature that the statistics are of, by the official code

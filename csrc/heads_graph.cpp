@@ -1,11 +1,9 @@
 #include "heads_graph.h"
 
 #include "graph_parts.h"
-#include "vector_math.h"
-#include "weights.h"
+#include "heads_on_cpu.h"
 
 #include <algorithm>
-#include <cmath>
 
 // The value of a head; NaN where not all of its input is finite, which the ReLU would make 0.
 static ggml_tensor * build_mlp(ggml_context * ctx, const heads_mlp & mlp, ggml_tensor * x) {
@@ -46,137 +44,13 @@ static ggml_tensor * build_exp(ggml_context * ctx, ggml_tensor * x, ggml_tensor 
     return ggml_exp(ctx, ggml_div(ctx, ggml_sub(ctx, x, max), t));
 }
 
-// The features on the CPU, where ggml's operations take a float at a time and pass over all of the logits a dozen times:
-// here the logits are read twice and their weights once, by ggml's own threads. A thread takes a row, or, of a single long
-// one, its share; then each of the steps below is a node, since the next one needs all of it.
-
-static constexpr int64_t N_PARTS = 16; // of a row that is shared
-
-static float * data_of(const ggml_tensor * t, int64_t row = 0) {
-    return (float *) ((char *) t->data + row * t->nb[1]);
-}
-
-// calls f(part, begin, end) for each part of n things that is thread ith's of nth
-template <typename F>
-static void for_each_part(size_t n, int ith, int nth, F && f) {
-    for (size_t part = (size_t) ith; part < N_PARTS; part += (size_t) nth) {
-        f(part, n * part / N_PARTS, n * (part + 1) / N_PARTS);
-    }
-}
-
-// whole rows of dst, F32 [N_STATISTICS, n], of logits F32 [n_vocab, n] and T + 1e-8 F32 [1, n]; the weights go to place, where
-// given
-static void rows_statistics(ggml_tensor * dst, const ggml_tensor * logits, const ggml_tensor * t, const ggml_tensor * place,
-                            int ith, int nth) {
-    static thread_local std::vector<float> scratch;
-    const size_t n_vocab = (size_t) logits->ne[0];
-    scratch.resize(place ? 0 : weight_row_size(n_vocab));
-    for (int64_t row = ith; row < logits->ne[1]; row += nth) {
-        row_statistics(data_of(logits, row), n_vocab, *data_of(t, row), place ? data_of(place, row) : scratch.data(),
-                       data_of(dst, row));
-    }
-}
-
-// logits, T + 1e-8, and where given the rows for the weights -> F32 [N_STATISTICS, n]
-static void compute_rows(ggml_tensor * dst, int ith, int nth, void *) {
-    rows_statistics(dst, dst->src[0], dst->src[1], dst->src[2], ith, nth);
-}
-
-// The steps of a long row. Of several rows, or none, the last step does all, and the others nothing: llama.cpp lays its memory
-// out once for graphs of the same nodes.
-
-// logits -> the largest of each part, F32 [N_TOP, N_PARTS]
-static void compute_tops(ggml_tensor * dst, int ith, int nth, void *) {
-    if (dst->src[0]->ne[1] != 1) {
-        return;
-    }
-    const float * x = data_of(dst->src[0]);
-    for_each_part((size_t) dst->src[0]->ne[0], ith, nth, [&](size_t part, size_t begin, size_t end) {
-        largest(x + begin, end - begin, data_of(dst, (int64_t) part), N_TOP);
-    });
-}
-
-// logits, tops, T + 1e-8 -> the row of weights
-static void compute_weights(ggml_tensor * dst, int ith, int nth, void *) {
-    ggml_tensor ** args = dst->src + (dst->view_src ? 1 : 0); // computed in place, the place is the first source
-    if (args[0]->ne[1] != 1) {
-        return;
-    }
-    const size_t n_vocab = (size_t) args[0]->ne[0];
-    float max;
-    largest(data_of(args[1]), N_TOP * N_PARTS, &max, 1);
-    for_each_part(weight_stretches(n_vocab), ith, nth, [&](size_t, size_t begin, size_t end) {
-        weigh(data_of(args[0]), n_vocab, max, *data_of(args[2]), data_of(dst), begin, end);
-    });
-}
-
-// the row of weights, logits -> F32 [N_PARTS]
-static void compute_plogp(ggml_tensor * dst, int ith, int nth, void *) {
-    if (dst->src[1]->ne[1] != 1) {
-        return;
-    }
-    const weight_row w = weight_row_of(data_of(dst->src[0]), (size_t) dst->src[1]->ne[0]);
-    const double     z = weight_total(w);
-    for_each_part(w.n / STRETCH, ith, nth, [&](size_t part, size_t begin, size_t end) {
-        data_of(dst)[part] = (float) weight_plogp(w, z, begin, end);
-    });
-}
-
-// the row of weights, logits, tops, T + 1e-8, plogp of each part -> F32 [N_STATISTICS, n]
-static void compute_statistics(ggml_tensor * dst, int ith, int nth, void *) {
-    const int64_t n = dst->src[1]->ne[1];
-    if (n != 1) {
-        rows_statistics(dst, dst->src[1], dst->src[3], dst->src[0]->ne[1] == n ? dst->src[0] : nullptr, ith, nth);
-        return;
-    }
-    if (ith > 0) {
-        return;
-    }
-    const size_t n_vocab = (size_t) dst->src[1]->ne[0];
-    const weight_row w = weight_row_of(data_of(dst->src[0]), n_vocab);
-    float top[N_TOP];
-    largest(data_of(dst->src[2]), N_TOP * N_PARTS, top, N_TOP);
-    double plogp = 0.0;
-    for (size_t part = 0; part < N_PARTS; ++part) {
-        plogp += data_of(dst->src[4])[part];
-    }
-    weight_statistics(w, n_vocab, top, N_TOP, *data_of(dst->src[3]), weight_total(w), plogp, data_of(dst));
-}
-
-static ggml_tensor * build_custom(ggml_context * ctx, int64_t ne0, int64_t ne1, std::vector<ggml_tensor *> args,
-                                  ggml_custom_op_t f) {
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, ne0, ne1, 1, 1, args.data(), (int) args.size(), f, GGML_N_TASKS_MAX, nullptr);
-}
-
-// t: T + 1e-8, F32 [1, n]; weights: F32 [weight_row_size, n], or NULL -> F32 [N_STATISTICS, n]
-static ggml_tensor * build_features_on_cpu(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * t, ggml_tensor * weights) {
-    const int64_t n_vocab = logits->ne[0], n = logits->ne[1];
-    if (n_vocab <= (1 << 14)) { // too short to share
-        std::vector<ggml_tensor *> args = { logits, t };
-        if (weights) {
-            args.push_back(weights);
-        }
-        return build_custom(ctx, N_STATISTICS, n, args, compute_rows);
-    }
-    ggml_tensor * tops   = build_custom(ctx, N_TOP, N_PARTS, { logits }, compute_tops);
-    ggml_tensor * args[] = { logits, tops, t };
-    weights = weights ? ggml_custom_inplace(ctx, weights, args, 3, compute_weights, GGML_N_TASKS_MAX, nullptr)
-                      : build_custom(ctx, (int64_t) weight_row_size((size_t) n_vocab), 1, { logits, tops, t }, compute_weights);
-    ggml_tensor * plogp = build_custom(ctx, N_PARTS, 1, { weights, logits }, compute_plogp);
-    return build_custom(ctx, N_STATISTICS, n, { weights, logits, tops, t, plogp }, compute_statistics);
-}
-
-// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n] or all F32 [4, n]: with
+// max_prob, entropy, prob_variance, top5_prob of p = softmax(logits / (T + 1e-8)), each F32 [1, n]: with
 // the largest logit m, e = exp((logits - m) / (T + 1e-8)) and z = sum e, p is e / z. TopPHead.compute_prob_stats in the
 // official code.
-static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature,
-                                                 bool on_cpu, ggml_tensor * weights) {
+static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor * logits, ggml_tensor * temperature) {
     const int64_t n_vocab = logits->ne[0];
     const int64_t n       = logits->ne[1];
-    ggml_tensor * t = ggml_scale_bias(ctx, temperature, 1.0f, 1e-8f);
-    if (on_cpu) {
-        return { build_features_on_cpu(ctx, logits, t, weights) };
-    }
+    ggml_tensor * t = ggml_scale_bias(ctx, temperature, 1.0f, T_EPSILON);
     const int64_t parts = n_parts(n_vocab);
     const int     k     = (int) std::min<int64_t>(N_TOP, n_vocab);
 
@@ -205,24 +79,37 @@ static std::vector<ggml_tensor *> build_features(ggml_context * ctx, ggml_tensor
     return { max_prob, entropy, variance, top5 };
 }
 
-heads_outputs heads_build(ggml_context * ctx, const heads & h, const heads_weights & w, heads_enabled on, bool on_cpu,
-                          ggml_tensor * hidden, ggml_tensor * logits, ggml_tensor * weights) {
+// x: F32 [1, n], to a row of place
+static ggml_tensor * build_copy(ggml_context * ctx, ggml_tensor * x, ggml_tensor * place, size_t row) {
+    const int64_t n = x->ne[1];
+    ggml_tensor * slot = ggml_view_2d(ctx, place, 1, n, sizeof(float), row * place->nb[1]);
+    return ggml_cpy(ctx, x, slot);
+}
+
+heads_outputs heads_build(ggml_context * ctx, const heads_use & use, bool cpu_only, ggml_tensor * hidden, ggml_tensor * logits,
+                          const heads_places & places) {
+    if (cpu_only) {
+        return heads_build_on_cpu(ctx, use, hidden, logits, places);
+    }
     // a constant that no graph input has to be set for
     ggml_tensor * one = ggml_clamp(ctx, ggml_sum_rows(ctx, hidden), 1.0f, 1.0f);
 
-    heads_outputs out = { one, one, false };
-    if (on.temp && !w.temp.layers.empty()) {
-        out.temperature = ggml_scale(ctx, build_mlp(ctx, w.temp, hidden), h.temp_scale);
+    heads_outputs out = { one, one, false, false };
+    if (use.temp()) {
+        out.temperature = ggml_scale(ctx, build_mlp(ctx, *use.temp(), hidden), use.h->temp_scale);
     }
-    if (on.top_p && !w.top_p.layers.empty()) {
+    if (use.top_p()) {
         ggml_tensor * x = ggml_concat(ctx, hidden, out.temperature, 0);
-        if (h.n_features > 1) {
-            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature, on_cpu, weights)) {
+        if (use.h->n_features > 1) {
+            for (ggml_tensor * feature : build_features(ctx, logits, out.temperature)) {
                 x = ggml_concat(ctx, x, feature, 0);
             }
-            out.has_weights = on_cpu && weights;
         }
-        out.top_p = build_mlp(ctx, w.top_p, x);
+        out.top_p = build_mlp(ctx, *use.top_p(), x);
+    }
+    if (places.values) {
+        out.temperature = build_copy(ctx, out.temperature, places.values, 0);
+        out.top_p       = build_copy(ctx, out.top_p,       places.values, 1);
     }
     return out;
 }

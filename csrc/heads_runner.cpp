@@ -25,12 +25,13 @@ static size_t n_bytes_of(size_t n_nodes) {
     return 2 * n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false);
 }
 
-std::string heads_missing_op(const heads & h, const heads_weights & w, heads_enabled on, ggml_backend_dev_t dev, int64_t n) {
+std::string heads_missing_op(const heads_use & use, ggml_backend_dev_t dev, int64_t n) {
+    const heads & h = *use.h;
     const size_t n_nodes = n_nodes_of(h);
     ggml_context_ptr ctx(ggml_init({ n_bytes_of(n_nodes), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
     ggml_tensor * hidden = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, h.n_embd,  n);
     ggml_tensor * logits = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, h.n_vocab, n);
-    const heads_outputs out = heads_build(ctx.get(), h, w, on, &w == &h.host, hidden, logits);
+    const heads_outputs out = heads_build(ctx.get(), use, use.on_cpu(), hidden, logits);
     ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), n_nodes, false);
     ggml_build_forward_expand(graph, out.temperature);
     ggml_build_forward_expand(graph, out.top_p);
@@ -45,14 +46,14 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     r.n_rows = 0;
     r.ctx.reset(ggml_init({ n_bytes_of(n_nodes), /*.mem_buffer =*/ nullptr, /*.no_alloc =*/ true }));
     ggml_context * ctx = r.ctx.get();
-    const heads_weights * w = heads_on(*r.h, ggml_backend_get_default_buffer_type(r.backend.get()));
-    if (!ctx || !w) {
+    r.use.w = heads_on(*r.h, ggml_backend_get_default_buffer_type(r.backend.get()));
+    if (!ctx || !r.use.w) {
         throw refusal(MODEL_FAILED, "out of memory for the AutoDeco heads");
     }
 
     r.hidden = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_embd,  n);
     r.logits = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, r.h->n_vocab, n);
-    r.out    = heads_build(ctx, *r.h, *w, r.on, w == &r.h->host && !r.portable, r.hidden, r.logits);
+    r.out    = heads_build(ctx, r.use, r.use.on_cpu() && !r.portable, r.hidden, r.logits);
     ggml_set_input(r.hidden);
     ggml_set_input(r.logits);
     ggml_set_output(r.out.temperature);
@@ -78,7 +79,7 @@ static void runner_reserve(heads_runner & r, int64_t n) {
 void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,
                        bool portable) {
     r.h        = std::move(h);
-    r.on       = on;
+    r.use      = { r.h.get(), nullptr, on };
     r.portable = portable;
     r.backend.reset(ggml_backend_dev_init(device_by_name(device), nullptr));
     if (!r.backend) {

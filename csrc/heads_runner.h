@@ -7,7 +7,7 @@
 // Runs heads_build, n rows at a time, and keeps the graph between calls.
 struct heads_runner {
     std::shared_ptr<heads> h;
-    heads_enabled          on;
+    heads_use              use;
     bool                   portable = false; // build the graph as for another device than the CPU
     ggml_backend_ptr       backend;
     ggml_gallocr_ptr       alloc;
@@ -20,7 +20,7 @@ struct heads_runner {
 };
 
 // The name of an operation of the heads, for n rows, that a device lacks; "" where it has all.
-std::string heads_missing_op(const heads & h, const heads_weights & w, heads_enabled on, ggml_backend_dev_t dev, int64_t n);
+std::string heads_missing_op(const heads_use & use, ggml_backend_dev_t dev, int64_t n);
 
 // Throws for a device that does not exist or lacks an operation.
 void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled on, const std::string & device,

@@ -14,7 +14,7 @@ static void check_sizes(const heads & h, const llama_context * ctx) {
     }
 }
 
-bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw) {
+bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, const graph_sampler_options & options) {
     if (p.gs) {
         throw refusal(MODEL_FAILED, "these heads are attached already; detach them first");
     }
@@ -23,7 +23,7 @@ bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, i
         throw refusal(INVALID_INPUT, "sequence " + std::to_string(seq_id) + " is not one of the context's " +
                                      std::to_string(llama_n_seq_max(ctx)));
     }
-    p.gs = graph_sampler_attach(ctx, seq_id, n_rows, draw, p.h, p.on, p.why_not);
+    p.gs = graph_sampler_attach(ctx, seq_id, options, p.h, p.on, p.why_not);
     return p.gs != nullptr;
 }
 

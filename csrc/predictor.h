@@ -15,10 +15,10 @@ struct predictor {
     std::string                   why_not = {}; // the last attempt to attach came to nothing, or gives no shortlists
 };
 
-// seq_id: a sequence, or EVERY_OUTPUT with n_rows and draw as in graph_sampler_attach.
+// As graph_sampler_attach.
 // Throws when model and heads differ in size, or something is attached already. Returns false when the context cannot run
 // the heads in its graph.
-bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, int64_t n_rows, draw_place draw);
+bool predictor_attach(predictor & p, llama_context * ctx, llama_seq_id seq_id, const graph_sampler_options & options);
 void predictor_detach(predictor & p); // does nothing when not attached
 
 // T and P of n outputs of the last decode from idx on (as in llama_get_logits_ith). Attached, they must be all that

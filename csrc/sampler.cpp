@@ -169,7 +169,10 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
     });
     if (s.trace) {
         r.temperature = temperature;
-        r.entropy     = s.entropy ? logits_entropy(raw, n) : NAN;
+        r.entropy     = s.entropy && p && p->gs ? graph_sampler_entropy(p->gs, row) : NAN;
+        if (s.entropy && std::isnan(r.entropy)) {
+            r.entropy = logits_entropy(raw, n);
+        }
         if (s.top >= 0) {
             s.records->likelihoods.resize(s.records->all.size());
             s.records->likelihoods.push_back(likelihood_of_draw(s, raw, n, r.id));

@@ -9,7 +9,9 @@
 #include <limits>
 
 // GCC's and Clang's own vectors, as long as the target's registers
-#ifdef __AVX__
+#if defined(__AVX512F__)
+static constexpr size_t WIDTH = 16;
+#elif defined(__AVX__)
 static constexpr size_t WIDTH = 8;
 #else
 static constexpr size_t WIDTH = 4;
@@ -115,9 +117,14 @@ static inline void largest(const float * x, size_t n, float * y, size_t k) {
     for (; i < k; ++i) {
         offer(x[i]);
     }
-    for (; i + WIDTH <= n; i += WIDTH) {
-        if (any(load(x + i) > y[k - 1])) {
-            for (size_t j = i; j < i + WIDTH; ++j) {
+    const size_t step = 4 * WIDTH; // of which mostly none is large
+    for (; i + step <= n; i += step) {
+        i32x larger = {};
+        for (size_t j = i; j < i + step; j += WIDTH) {
+            larger |= load(x + j) > y[k - 1];
+        }
+        if (any(larger)) {
+            for (size_t j = i; j < i + step; ++j) {
                 offer(x[j]);
             }
         }

@@ -21,6 +21,7 @@ static float fold(f32x v, F && f) {
 
 void weigh(const float * logits, size_t n_vocab, float max, float temperature, float * row, size_t begin, size_t end) {
     const weight_row w = weight_row_of(row, n_vocab);
+    const float scale = std::min(1.0f / temperature, std::numeric_limits<float>::max()); // 0 times infinity is not 0
     for (size_t k = begin; k < end; ++k) {
         f32x mass = {}, squares = {}, largest = {};
         const size_t stop = std::min(n_vocab, (k + 1) * STRETCH);
@@ -28,7 +29,7 @@ void weigh(const float * logits, size_t n_vocab, float max, float temperature, f
             f32x e = {};
             if (i < stop) {
                 const f32x x = i + WIDTH <= stop ? load(logits + i) : load_tail(logits + i, stop - i, -INF);
-                e = exp_neg((x - max) / temperature);
+                e = exp_neg((x - max) * scale);
             }
             memcpy(row + i, &e, sizeof(e));
             mass    += e;
@@ -59,6 +60,27 @@ double weight_plogp(const weight_row & w, double z, size_t begin, size_t end) {
         total += sum_vectors(w.weight + k * STRETCH, STRETCH, [=](f32x e) { return e * log_pos(e * share + LOG_EPSILON); });
     }
     return total;
+}
+
+entropy_sums sum_entropy(const float * logits, size_t n, float max) {
+    entropy_sums total = {};
+    f32x w_part = {}, d_part = {};
+    for_each_vector(logits, n, -INF, [&](size_t, f32x v) {
+        f32x d = v - max;
+        d = d > -100.0f ? d : f32x {} - 100.0f; // w is 0 there, and 0 times -inf is not
+        const f32x w = exp_neg(d);
+        w_part += w;
+        d_part += w * d;
+    }, [&] {
+        total.w  += sum(w_part);
+        total.wd += sum(d_part);
+        w_part = d_part = f32x {};
+    });
+    return total;
+}
+
+float entropy_of(const entropy_sums & s) {
+    return (float) std::max(0.0, std::log(s.w) - s.wd / s.w);
 }
 
 void weight_statistics(const weight_row & w, size_t n_vocab, const float * top, size_t k, float temperature, double z,

@@ -44,10 +44,21 @@ double weight_total(const weight_row & w);
 // The sum of e ln(e / z + 1e-8) over stretches [begin, end), with z the sum of all: of which the entropy is made.
 double weight_plogp(const weight_row & w, double z, size_t begin, size_t end);
 
-// max_prob, entropy, prob_variance and top5_prob of softmax(logits / T), as TopPHead.compute_prob_stats of the official code has them. top: the k largest
-// logits, the largest first; plogp: of all stretches.
+// max_prob, entropy, prob_variance and top5_prob of softmax(logits / T), as TopPHead.compute_prob_stats of the official code has
+// them. top: the k largest logits, the largest first; plogp: of all stretches.
 void weight_statistics(const weight_row & w, size_t n_vocab, const float * top, size_t k, float temperature, double z,
                        double plogp, float * out);
 
 // The same of a row of logits at a temperature that is not 0; row: space for its weights, which are filled in.
 void row_statistics(const float * logits, size_t n_vocab, float temperature, float * row, float * out);
+
+// What the entropy of softmax(logits) is made of, of some of them: with d = logit - max and w = exp(d), the sums of w and w d.
+struct entropy_sums {
+    double w;
+    double wd;
+};
+
+entropy_sums sum_entropy(const float * logits, size_t n, float max);
+
+// in nats, from the sums over all logits
+float entropy_of(const entropy_sums & s);

@@ -293,7 +293,7 @@ class Llama(llama_cpp.Llama):
         if self._logits_all:
             lib.llama_set_embeddings(self._ctx.ctx, True)
             self._keeps_hidden = True
-        self._host_way = self._keeps_hidden or not self._predictor.attach_last(self._ctx.ctx)
+        self._host_way = self._keeps_hidden or not self._predictor.attach_last(self._ctx.ctx, entropy=self._trace_on)
 
     def _leave_graph(self) -> None:
         """Go over to the host way: this architecture's graph has no hidden state where heads look for it."""
@@ -320,7 +320,7 @@ class Llama(llama_cpp.Llama):
             self._ctx.kv_cache_clear()
             lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
             if was_attached:
-                self._predictor.attach_last(self._ctx.ctx)
+                self._predictor.attach_last(self._ctx.ctx, entropy=self._trace_on)
         temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
         return temperature, top_p
 

@@ -118,8 +118,9 @@ def goes_on(model: LlamaModel, ctx: LlamaContext, n_tokens: int) -> bool:
     if not ctx.kv_cache_seq_rm(-1, n_tokens, -1):
         return False
     window = int(lib.llama_model_n_swa(model.model))
-    first = int(lib.llama_memory_seq_pos_min(ctx.memory, 0))
-    return not window or not n_tokens or 0 <= first <= max(0, n_tokens + 1 - window)
+    if not window or not n_tokens:
+        return True
+    return 0 <= int(lib.llama_memory_seq_pos_min(ctx.memory, 0)) <= max(0, n_tokens + 1 - window)
 
 
 def who_decides(sampling: str | None) -> str:

@@ -70,22 +70,30 @@ class Predictor:
         """
         return self.native is None or _told(self.native, self.native.attach(address(ctx), seq_id))
 
-    def attach_rows(self, ctx: Any, n_rows: int) -> bool:
+    def attach_rows(self, ctx: Any, n_rows: int, *, entropy: bool = False) -> bool:
         """Put the heads into the graph of a llama_context for every output of a decode, whichever its sequence.
 
         T and P are there after decodes of up to ``n_rows`` outputs that llama.cpp computes in one piece, and what to
         draw from where :func:`draw_place` says that the device draws. Returns and raises as :meth:`attach`; a device
         that lacks an operation of the draw alone is told too, and the host draws.
-        """
-        return self.native is None or _told(self.native, self.native.attach_rows(address(ctx), n_rows, draw_place()))
 
-    def attach_last(self, ctx: Any) -> bool:
+        Args:
+            ctx: the llama_context, a ctypes pointer or an address.
+            n_rows: outputs.
+            entropy: have the entropy that a full trace asks for computed in the graph as well, by all of its threads,
+                where it can.
+        """
+        if self.native is None:
+            return True
+        return _told(self.native, self.native.attach_rows(address(ctx), n_rows, draw_place(), entropy))
+
+    def attach_last(self, ctx: Any, *, entropy: bool = False) -> bool:
         """:meth:`attach_rows` to a context whose decodes have one output each.
 
         Where the device draws, its logits stay there: ``llama_get_logits_ith`` finds them only once
         :meth:`Sampler.sample` has needed them, or :meth:`fetch` was called.
         """
-        attached = self.attach_rows(ctx, 1)
+        attached = self.attach_rows(ctx, 1, entropy=entropy)
         if self.draws:
             core.stay(address(ctx), True)
         return attached

@@ -9,14 +9,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 import pytest
 
 pytest.importorskip("gguf")
 import overhead
+import reference
 from llama_cpp import llama_cpp as lib
 from synthetic import SMALL
 
@@ -99,3 +102,17 @@ def test_of_a_prompt_of_which_whole_batches_have_no_output(files: tuple[Path, Pa
     engine.generate([Request([i % 300 for i in range(1200 + n)], max_tokens=4) for n in range(2)])
     engine.close()
     assert not off_the_line(addresses)
+
+
+def test_the_entropy_of_a_trace(files: tuple[Path, Path]) -> None:
+    """The graph computes it, of a short row one thread, of a long one all."""
+    base, adapter = files
+    llama = ad.Llama(base, heads=adapter, n_ctx=64, n_threads=2, verbose=False)
+    tokens = list(islice(llama.generate([5, 17, 3]), 6))
+    found = [t.entropy for t in llama.trace]
+    llama.close()
+    stock = llama_cpp.Llama(str(base), n_ctx=64, logits_all=True, verbose=False)
+    stock.eval([5, 17, 3, *tokens])
+    np.testing.assert_allclose(found, [reference.entropy(row) for row in stock.scores[2:8]], rtol=1e-5)
+    assert len(set(found)) > 1
+    stock.close()

@@ -234,6 +234,17 @@ def test_rows(n: int, vocab_size: int) -> None:
     check(weights, *inputs(weights, n))
 
 
+@pytest.mark.parametrize(("n", "vocab_size"), [(2, 11), (7, 11), (70, 11), (5, 16_385)])
+def test_a_row_does_not_depend_on_the_others(n: int, vocab_size: int) -> None:
+    weights = make(27, vocab_size, width=19)
+    hidden, logits = inputs(weights, n)
+    together = Heads(weights).evaluate(hidden, logits)
+    for i in range(n):
+        alone = Heads(weights).evaluate(hidden[i : i + 1], logits[i : i + 1])
+        assert alone[0][0] == together[0][i]
+        assert alone[1][0] == pytest.approx(together[1][i], abs=1e-6 if vocab_size > 1 << 14 else 0)  # in pieces or not
+
+
 @pytest.mark.parametrize("enhanced", [True, False], ids=["enhanced", "plain"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
