@@ -1,4 +1,4 @@
-// The one definition of the heads' arithmetic (docs/format.md states it in formulas).
+// The heads' arithmetic (docs/format.md states it in formulas), of ggml's operations here, of ours in heads_on_cpu.cpp.
 //
 // Two drivers run it: graph_sampler.cpp, inside llama.cpp's own graph, and heads_runner.cpp, alone on a device.
 
