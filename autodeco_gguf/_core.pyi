@@ -188,6 +188,9 @@ def training_losses(
 
 def dequantize(data: bytes, type: str, n: int) -> _Floats: ...
 def quantize(values: _Floats, type: str) -> bytes: ...
+def vocab_piece(vocab: int, token: int, special: bool) -> bytes:
+    """The text of a token, which is one of the ``llama_vocab``'s; without ``special`` control tokens have none."""
+
 def vocab_fault(vocab: int) -> str:
     """Why texts and tokens of a ``llama_vocab`` cannot be turned into each other; "" where they can."""
 

@@ -324,6 +324,9 @@ static void bind_files(py::module_ & m) {
     m.def("quantize", [](const floats & values, const std::string & type) {
         return py::bytes(quantize(array_of(values), type));
     }, "values"_a, "type"_a);
+    m.def("vocab_piece", [](uintptr_t vocab, llama_token token, bool special) {
+        return py::bytes(vocab_piece((const llama_vocab *) vocab, token, special));
+    }, "vocab"_a, "token"_a, "special"_a);
     m.def("vocab_fault", [](uintptr_t vocab) { return text(vocab_fault((const llama_vocab *) vocab)); }, "vocab"_a);
     m.def("file_open", [](const std::string & path, uint64_t offset) { return (uintptr_t) file_open(path, offset); },
           "path"_a, "offset"_a);

@@ -80,7 +80,7 @@ struct tally {
 } // namespace
 
 static constexpr size_t N_PROBES  = 7;
-static constexpr size_t N_SAMPLED = 8192; // weights of which a sample is taken first
+static constexpr size_t N_SAMPLED = 8192; // from so many weights on a sample is taken first
 
 // mass[k]: sum of the weights >= probe[k]
 static void mass_from(const float * weight, size_t n, const float * probe, double * mass) {
@@ -111,36 +111,34 @@ static void narrow(search & r, const float * weight, size_t n, double target, co
     }
 }
 
-// Probes around the place where the cut of every n-th weight lies: ascending, the cut likely among them. It is
-// looked for from below, by the mass left out: that is a sum of many small weights, which a sample estimates well.
-// False where the sample has too few weights above floor to tell.
-static bool probe_by_sample(draw_scratch & s, const float * weight, size_t n, double left_out, float floor, float * probe) {
-    static constexpr ptrdiff_t N_SAMPLE = 1024, SPREAD = 12;
+// Bounds of the place where the cut lies, from that of every n-th weight. It is looked for from below, by the mass left out:
+// that is a sum of many small weights, which a sample estimates well.
+static void guess(draw_scratch & s, const float * weight, size_t n, double left_out, search & r) {
+    static constexpr ptrdiff_t N_SAMPLE = 256, SPREAD = 24; // three standard deviations of a rank
     const size_t stride = n / N_SAMPLE;
-    s.bracket.clear();
+    float * sample = s.bracket.data();
     for (size_t i = 0; i < N_SAMPLE; ++i) {
-        s.bracket.push_back(weight[i * stride]);
+        sample[i] = weight[i * stride];
     }
-    std::sort(s.bracket.begin(), s.bracket.end());
-    if (s.bracket[N_SAMPLE - 2 * N_PROBES] <= floor) {
-        return false;
-    }
+    std::sort(sample, sample + N_SAMPLE);
     ptrdiff_t at = 0;
     for (double mass = 0.0; at < N_SAMPLE && mass <= left_out; ++at) {
-        mass += (double) stride * s.bracket[at];
+        mass += (double) stride * sample[at];
     }
-    for (ptrdiff_t k = 0; k < (ptrdiff_t) N_PROBES; ++k) {
-        probe[k] = s.bracket[std::clamp<ptrdiff_t>(at + SPREAD * (k - (ptrdiff_t) N_PROBES / 2), 0, N_SAMPLE - 1)];
+    if (at >= SPREAD) {
+        r.low = std::max(r.low, float_bits(sample[at - SPREAD]));
     }
-    return true;
+    if (at + SPREAD < N_SAMPLE) {
+        r.high = std::max(r.low + 1, std::min(r.high, float_bits(sample[at + SPREAD])));
+    }
 }
 
-// Puts the weights in [low, high) into bracket, sums those from high on up in above, and returns the mass of both.
+// Puts the weights in [low, high) into the bracket, sums those from high on up in above, and returns the mass of both.
 static double collect(draw_scratch & s, const weight_row & w, search & r) {
     const float low = float_from(r.low), high = float_from(r.high);
     double mass = 0.0;
     r.above = 0.0;
-    s.bracket.clear();
+    s.n_bracket = 0;
     for (size_t k = 0; k < w.n / STRETCH; ++k) {
         if (w.largest[k] < low) {
             continue;
@@ -151,13 +149,7 @@ static double collect(draw_scratch & s, const weight_row & w, search & r) {
             const i32x above = v >= high, here = (v >= low) & ~above;
             over += zero_unless(above, v);
             part += zero_unless(here, v);
-            if (any(here)) {
-                for (size_t j = i; j < i + WIDTH; ++j) {
-                    if (w.weight[j] >= low && w.weight[j] < high) {
-                        s.bracket.push_back(w.weight[j]);
-                    }
-                }
-            }
+            s.n_bracket += append(here, v, s.bracket.data() + s.n_bracket);
         }
         mass    += sum(part);
         r.above += sum(over);
@@ -167,15 +159,19 @@ static double collect(draw_scratch & s, const weight_row & w, search & r) {
 
 // the same within the bracket
 static void shrink(draw_scratch & s, search & r) {
-    size_t kept = 0;
-    for (const float w : s.bracket) {
-        if (w >= float_from(r.high)) {
-            r.above += w;
-        } else if (w >= float_from(r.low)) {
-            s.bracket[kept++] = w;
-        }
-    }
-    s.bracket.resize(kept);
+    const float low = float_from(r.low), high = float_from(r.high);
+    const size_t n = s.n_bracket;
+    float * bracket = s.bracket.data();
+    s.n_bracket = 0;
+    f32x over = {};
+    for_each_vector(bracket, n, -1.0f, [&](size_t, f32x v) {
+        const i32x above = v >= high;
+        over += zero_unless(above, v);
+        s.n_bracket += append((v >= low) & ~above, v, bracket + s.n_bracket);
+    }, [&] {
+        r.above += sum(over);
+        over = f32x {};
+    });
 }
 
 // Looks among the largest weights, then among smaller and smaller ones: mostly few stretches hold the nucleus. False where
@@ -198,13 +194,20 @@ static bool bracket_from_above(draw_scratch & s, const weight_row & w, double ta
     return false;
 }
 
-// Brackets the place among all weights with a sample.
-static void bracket_by_sample(draw_scratch & s, const weight_row & w, double total, double target, float floor, search & r) {
-    float probe[N_PROBES];
-    if (w.n >= N_SAMPLED && probe_by_sample(s, w.weight, w.n, total - target, floor, probe)) {
-        narrow(r, w.weight, w.n, target, probe);
+// Brackets the place with a sample, and corrects the bracket where that has misled.
+static void bracket_by_sample(draw_scratch & s, const weight_row & w, double total, double target, search & r) {
+    const search all = r;
+    if (w.n >= N_SAMPLED) {
+        guess(s, w.weight, w.n, total - target, r);
     }
-    collect(s, w, r);
+    const double mass = collect(s, w, r);
+    if (r.above >= target) {
+        r = { r.high, all.high, 0.0 };
+        collect(s, w, r);
+    } else if (mass < target) {
+        r = { all.low, r.low, 0.0 };
+        collect(s, w, r);
+    }
 }
 
 // Where the mass of the largest weights reaches target: bracketed, then cut to an eighth a step until few enough weights
@@ -212,29 +215,31 @@ static void bracket_by_sample(draw_scratch & s, const weight_row & w, double tot
 static cut find_cut(draw_scratch & s, const weight_row & w, double total, double target) {
     static constexpr size_t N_SORT = 64;
     // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
+    s.bracket.resize(std::max(s.bracket.size(), w.n + WIDTH));
     const float floor = (float) ((total - target) / (double) w.n * (1.0 - 1e-6));
     const search all = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
     search r = all;
     if (!bracket_from_above(s, w, target, floor, r)) {
         r = all;
-        bracket_by_sample(s, w, total, target, floor, r);
+        bracket_by_sample(s, w, total, target, r);
     }
-    float probe[N_PROBES];
-    while (s.bracket.size() > N_SORT && r.high - r.low > 1) {
+    float * bracket = s.bracket.data();
+    while (s.n_bracket > N_SORT && r.high - r.low > 1) {
+        float probe[N_PROBES];
         for (uint32_t k = 0; k < N_PROBES; ++k) {
             probe[k] = float_from(r.low + (uint32_t) ((uint64_t) (r.high - r.low) * (k + 1) / (N_PROBES + 1)));
         }
-        narrow(r, s.bracket.data(), s.bracket.size(), target, probe);
+        narrow(r, bracket, s.n_bracket, target, probe);
         shrink(s, r);
     }
     if (r.high - r.low > 1) {
-        std::sort(s.bracket.begin(), s.bracket.end(), std::greater<float>());
+        std::sort(bracket, bracket + s.n_bracket, std::greater<float>());
     }
     cut c = { float_from(r.high), UINT32_MAX }; // all that was found above
-    for (size_t i = 0; i < s.bracket.size() && r.above < target; ++i) {
-        c.n_equal   = i > 0 && s.bracket[i] == c.threshold ? c.n_equal + 1 : 1;
-        c.threshold = s.bracket[i];
-        r.above    += s.bracket[i];
+    for (size_t i = 0; i < s.n_bracket && r.above < target; ++i) {
+        c.n_equal   = i > 0 && bracket[i] == c.threshold ? c.n_equal + 1 : 1;
+        c.threshold = bracket[i];
+        r.above    += bracket[i];
     }
     return c;
 }

@@ -17,7 +17,8 @@ struct draw_scratch {
         uint32_t n_equal; // of it, tokens right at the cut
     };
     std::vector<float>   weight;    // a row of weights.h
-    std::vector<float>   bracket;   // the weights among which the cut lies
+    std::vector<float>   bracket;   // the weights among which the cut lies: the first
+    size_t               n_bracket = 0;
     std::vector<stretch> stretches;
 };
 

@@ -7,6 +7,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 // GCC's and Clang's own vectors, as long as the target's registers
 #if defined(__AVX512F__)
@@ -60,6 +63,32 @@ static inline bool any(i32x mask) {
         result |= word;
     }
     return result != 0;
+}
+
+// Puts those of v whose mask is set behind one another at to, which has room for all, and returns how many they are. Which ones
+// nobody foresees: a branch for each would be mispredicted.
+static inline size_t append(i32x mask, f32x v, float * to) {
+#ifdef __AVX512F__
+    const __mmask16 set = _mm512_cmplt_epi32_mask((__m512i) mask, _mm512_setzero_si512());
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(set, (__m512) v));
+    return (size_t) __builtin_popcount(set);
+#elif defined(__AVX2__) && defined(__BMI2__)
+    const unsigned set  = (unsigned) _mm256_movemask_ps((__m256) mask);
+    const uint64_t from = _pext_u64(0x0706050403020100, _pdep_u64(set, 0x0101010101010101) * 0xff); // of each place, a byte
+    const __m256i  each = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t) from));
+    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps((__m256) v, each));
+    return (size_t) __builtin_popcount(set);
+#else
+    if (!any(mask)) {
+        return 0;
+    }
+    size_t n = 0;
+    for (size_t j = 0; j < WIDTH; ++j) {
+        to[n] = v[j];
+        n += mask[j] != 0;
+    }
+    return n;
+#endif
 }
 
 // exp(x) for x <= 0 to 2 ulp, 0 below -87, NaN for NaN. Cody-Waite reduction and the Taylor polynomial of degree 7 on

@@ -84,6 +84,17 @@ std::string gguf_header_check_vocab(const gguf_header & h) {
     return "";
 }
 
+std::string vocab_piece(const llama_vocab * vocab, llama_token token, bool special) {
+    std::string piece(64, '\0');
+    int32_t n = llama_token_to_piece(vocab, token, piece.data(), (int32_t) piece.size(), 0, special);
+    if (n < 0) { // so many
+        piece.resize((size_t) -n);
+        n = llama_token_to_piece(vocab, token, piece.data(), (int32_t) piece.size(), 0, special);
+    }
+    piece.resize((size_t) n);
+    return piece;
+}
+
 std::string vocab_fault(const llama_vocab * vocab) {
     const int32_t n = llama_vocab_n_tokens(vocab);
     if (n <= 0 || llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {

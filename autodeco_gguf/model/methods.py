@@ -167,8 +167,9 @@ class LlamaSampler(Sampler):
 
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
-        token = super().sample(ctx.ctx, idx, self._llama.input_ids[: self._llama.n_tokens])
-        self._llama._remote.check()  # noqa: SLF001  T and P have been read
+        llama = self._llama
+        token = super().sample(ctx.ctx, idx, llama.input_ids[: llama.n_tokens] if self._logits_processors else None)
+        llama._remote.check()  # noqa: SLF001  T and P have been read
         if token not in self._pieces:
-            self._pieces[token] = self._llama.token_bytes(token)
+            self._pieces[token] = llama.token_bytes(token)
         return token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp._internals import LlamaModel
 
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 
 
@@ -30,14 +30,7 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
     Raises:
         InvalidInput: no such token.
     """
-    token = check_token(token, llama_cpp.llama_vocab_n_tokens(vocab))
-    size = 64
-    while True:
-        buffer = ctypes.create_string_buffer(size)
-        n = llama_cpp.llama_token_to_piece(vocab, token, buffer, size, 0, special)
-        if n >= 0:
-            return buffer.raw[:n]
-        size = -n
+    return core.vocab_piece(vocab, check_token(token, llama_cpp.llama_vocab_n_tokens(vocab)), special)
 
 
 class CheckedModel(LlamaModel):

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from autodeco_gguf.errors import Busy, Closed, ModelFailed
@@ -29,6 +29,20 @@ class _Stream:
         self.begun = False
         self.reader: threading.Thread | None = None
         self.read_at = 0.0
+
+
+class _Turn(AbstractContextManager[None]):
+    """One turn. Three are had for every token, of which a generator in its place would cost the most."""
+
+    def __init__(self, turns: Turns, stream: _Stream | None, changes: bool) -> None:
+        self._turns, self._stream, self._changes = turns, stream, changes
+
+    def __enter__(self) -> None:
+        self._begun = self._turns.begin(self._stream, self._changes)
+
+    def __exit__(self, *_: object) -> None:
+        if self._begun:
+            self._turns.end(self._stream)
 
 
 class Turns:
@@ -58,8 +72,7 @@ class Turns:
         self.closed = self._torn = False
         watch(self)
 
-    @contextmanager
-    def turn(self, stream: _Stream | None = None, *, changes: bool = True) -> Iterator[None]:
+    def turn(self, stream: _Stream | None = None, *, changes: bool = True) -> AbstractContextManager[None]:
         """Have the context for a while; a call within another's turn is part of it.
 
         Args:
@@ -71,18 +84,26 @@ class Turns:
             Busy: waiting would never end, or the stream's context has been used for something else.
             ModelFailed: the process has forked.
         """
+        return _Turn(self, stream, changes)
+
+    def begin(self, stream: _Stream | None, changes: bool) -> bool:
+        """Begin a turn; False where the thread has one already."""
         if self._running is threading.current_thread():
             if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
             self.check()
-            yield
-            return
+            return False
         try:
             self._take(stream, changes)
-            yield
-        finally:
-            if self._running is threading.current_thread():
-                self._release(stream)
+        except BaseException:
+            self.end(stream)
+            raise
+        return True
+
+    def end(self, stream: _Stream | None) -> None:
+        """End the turn that was begun, if the thread has it still."""
+        if self._running is threading.current_thread():
+            self._release(stream)
 
     def _take(self, stream: _Stream | None, changes: bool) -> None:
         ticket = object()
