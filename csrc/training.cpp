@@ -86,17 +86,17 @@ static tempered temper(const float * x, size_t n, int32_t target, float t, std::
     return r;
 }
 
-// The distance of a weight below 1, which is the largest, in steps of a float: positive floats order like their bits.
+// The distance of a weight below 1, which is the largest, in steps of a float: positive floats order like their bits. gather has
+// it for vectors.
 static uint32_t key_of(float weight) {
     return float_bits(1.0f) - float_bits(weight);
 }
 
 // Puts the keys of the weights in [low, high) into keys. Returns the sum of squares of those below low.
 static double gather(const weight_row & w, float low, float high, std::vector<uint32_t> & keys) {
-    const uint32_t first = high < INF ? key_of(high) + 1 : 0, n_keys = key_of(low) + 1 - first;
-    keys.resize(w.n);
-    uint32_t * next = keys.data();
-    double below = 0.0;
+    keys.resize(w.n + WIDTH);
+    size_t n_keys = 0;
+    double below  = 0.0;
     for (size_t k = 0; k < w.n / STRETCH; ++k) {
         if (w.largest[k] < low) {
             below += w.squares[k];
@@ -107,17 +107,11 @@ static double gather(const weight_row & w, float low, float high, std::vector<ui
             const f32x v     = load(w.weight + i);
             const i32x small = v < low;
             part += zero_unless(small, v * v);
-            if (any(~small & (v < high))) {
-                for (size_t j = i; j < i + WIDTH; ++j) { // without a branch: which ones they are nobody foresees
-                    const uint32_t key = key_of(w.weight[j]);
-                    *next = key;
-                    next += key - first < n_keys;
-                }
-            }
+            n_keys += append(~small & (v < high), (f32x) (float_bits(1.0f) - (u32x) v), keys.data() + n_keys);
         }
         below += sum(part);
     }
-    keys.resize((size_t) (next - keys.data()));
+    keys.resize(n_keys);
     return below;
 }
 

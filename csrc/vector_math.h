@@ -65,9 +65,9 @@ static inline bool any(i32x mask) {
     return result != 0;
 }
 
-// Puts those of v whose mask is set behind one another at to, which has room for all, and returns how many they are. Which ones
-// nobody foresees: a branch for each would be mispredicted.
-static inline size_t append(i32x mask, f32x v, float * to) {
+// Puts those of v whose mask is set, of four bytes each, behind one another at to, which has room for all, and returns how many
+// they are. Which ones nobody foresees: a branch for each would be mispredicted.
+static inline size_t append(i32x mask, f32x v, void * to) {
 #ifdef __AVX512F__
     const __mmask16 set = _mm512_cmplt_epi32_mask((__m512i) mask, _mm512_setzero_si512());
     _mm512_storeu_ps(to, _mm512_maskz_compress_ps(set, (__m512) v));
@@ -84,7 +84,7 @@ static inline size_t append(i32x mask, f32x v, float * to) {
     }
     size_t n = 0;
     for (size_t j = 0; j < WIDTH; ++j) {
-        to[n] = v[j];
+        memcpy((float *) to + n, (const float *) &v + j, sizeof(float));
         n += mask[j] != 0;
     }
     return n;

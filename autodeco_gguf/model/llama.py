@@ -135,6 +135,7 @@ class Llama(llama_cpp.Llama):
         with loading(base, kwargs.get("verbose", True), prepare, devices=devices, remote=self._remote) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
+        self._window = int(lib.llama_model_n_swa(self._model.model))
         self._raw.bind(self._ctx.ctx)
         self.model_path = os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
@@ -235,12 +236,12 @@ class Llama(llama_cpp.Llama):
         if not tokens:
             return
         with self._turns.turn():
-            if self.n_tokens + len(tokens) > self.n_ctx():
+            if self.n_tokens + len(tokens) > self._n_ctx:
                 raise ModelFailed(
                     f"{self.model_path}: the context is full: {len(tokens)} more than the {self.n_tokens} of its "
-                    f"{self.n_ctx()} tokens; raise n_ctx"
+                    f"{self._n_ctx} tokens; raise n_ctx"
                 )
-            if not methods.goes_on(self._model, self._ctx, self.n_tokens):
+            if not methods.goes_on(self._ctx, self.n_tokens, self._window):
                 tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
                 self._ctx.kv_cache_clear()
                 self.reset()
@@ -263,16 +264,18 @@ class Llama(llama_cpp.Llama):
                 self._leave_graph()
 
     def _eval_parts(self, tokens: list[int]) -> None:
+        remote = self._remote if self._remote else None
         for i in range(0, len(tokens), self.n_batch):
             self._turns.check()
-            self._remote.check()
+            if remote is not None:
+                remote.check()
             self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
-            self._remote.settle(self._ctx.ctx)
+            if remote is not None:
+                remote.settle(self._ctx.ctx)
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
-        n_vocab = self.n_vocab()
-        return [check_token(token, n_vocab) for token in tokens]
+        return [check_token(token, self._n_vocab) for token in tokens]
 
     # ---- loading ----
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import llama_cpp
 from llama_cpp import llama_cpp as lib
-from llama_cpp._internals import LlamaContext, LlamaModel
+from llama_cpp._internals import LlamaContext
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampler import Predictor, Sampler
@@ -110,14 +110,13 @@ def check_settings(arguments: dict[str, Any]) -> None:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 
 
-def goes_on(model: LlamaModel, ctx: LlamaContext, n_tokens: int) -> bool:
+def goes_on(ctx: LlamaContext, n_tokens: int, window: int) -> bool:
     """Whether a context has what a token after the first n_tokens looks back at; it forgets what it held after these.
 
-    A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
+    A recurrent model cannot go back; the cache of a sliding window, 0 for none, has lost what the window has left.
     """
     if not ctx.kv_cache_seq_rm(-1, n_tokens, -1):
         return False
-    window = int(lib.llama_model_n_swa(model.model))
     if not window or not n_tokens:
         return True
     return 0 <= int(lib.llama_memory_seq_pos_min(ctx.memory, 0)) <= max(0, n_tokens + 1 - window)
@@ -169,7 +168,8 @@ class LlamaSampler(Sampler):
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         llama = self._llama
         token = super().sample(ctx.ctx, idx, llama.input_ids[: llama.n_tokens] if self._logits_processors else None)
-        llama._remote.check()  # noqa: SLF001  T and P have been read
+        if llama._remote:  # noqa: SLF001
+            llama._remote.check()  # noqa: SLF001  T and P have been read
         if token not in self._pieces:
             self._pieces[token] = llama.token_bytes(token)
         return token

@@ -109,6 +109,17 @@ QUARTERS = st.integers(-40, 40).map(lambda k: k / 4)
 LOGITS = st.lists(st.one_of(QUARTERS, st.sampled_from([0.0, 0.0, -INF])), min_size=1, max_size=40)
 
 
+@pytest.mark.parametrize("sampled", [-8.0, -0.7, 0.0, -INF])
+@pytest.mark.parametrize("n", [20_000, 20_480])
+def test_a_sample_that_misleads(n: int, sampled: float) -> None:
+    """The cut is looked for near that of every 80th token, which says nothing about the others here."""
+    rng = np.random.default_rng(n)
+    logits = np.where(rng.random(n) < 0.2, 0.0, -4.6) + rng.normal(0.0, 0.01, n)
+    logits[::80] = sampled
+    for top_p in (0.05, 0.3, 0.6, 0.9, 0.97, 0.99):
+        check_draws(logits.astype(np.float32), 1.0, top_p, 200)
+
+
 def property_test(max_examples: int) -> hypothesis.settings:
     return hypothesis.settings(derandomize=True, deadline=None, database=None, max_examples=max_examples)
 
