@@ -135,7 +135,6 @@ class Llama(llama_cpp.Llama):
         with loading(base, kwargs.get("verbose", True), prepare, devices=devices, remote=self._remote) as path:
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
-        self._window = int(lib.llama_model_n_swa(self._model.model))
         self._raw.bind(self._ctx.ctx)
         self.model_path = os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
@@ -280,11 +279,12 @@ class Llama(llama_cpp.Llama):
     # ---- loading ----
 
     def _prepare(self, kwargs: dict[str, Any], model: Any, params: Any) -> None:
-        """Reserve graph memory for few outputs a decode, unless every token is one."""
+        """Reserve graph memory for few outputs a decode, unless every token is one; note what decodes need to know."""
         every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
         if self._predictor.names and not every_token:
             params.n_outputs_max = min(_PREDICT_ROWS, params.n_batch)
         self._raw = RawLogits(model, params)
+        self._window = int(lib.llama_model_n_swa(model))  # of attention; 0: none
 
     def _start_heads(self) -> None:
         self._keeps_hidden = bool(self.context_params.embeddings)
