@@ -21,7 +21,8 @@ static float fold(f32x v, F && f) {
 
 void weigh(const float * logits, size_t n_vocab, float max, float temperature, float * row, size_t begin, size_t end) {
     const weight_row w = weight_row_of(row, n_vocab);
-    const float scale = std::min(1.0f / temperature, std::numeric_limits<float>::max()); // 0 times infinity is not 0
+    const float up    = temperature < 0x1p-100f ? 0x1p100f : 1.0f; // else 1 / T might be infinite
+    const float scale = 1.0f / (temperature * up);
     for (size_t k = begin; k < end; ++k) {
         f32x mass = {}, squares = {}, largest = {};
         const size_t stop = std::min(n_vocab, (k + 1) * STRETCH);
@@ -29,7 +30,7 @@ void weigh(const float * logits, size_t n_vocab, float max, float temperature, f
             f32x e = {};
             if (i < stop) {
                 const f32x x = i + WIDTH <= stop ? load(logits + i) : load_tail(logits + i, stop - i, -INF);
-                e = exp_neg((x - max) * scale);
+                e = exp_neg((x - max) * up * scale);
             }
             memcpy(row + i, &e, sizeof(e));
             mass    += e;
