@@ -76,7 +76,7 @@ static inline size_t append(i32x mask, f32x v, void * to) {
     const unsigned set  = (unsigned) _mm256_movemask_ps((__m256) mask);
     const uint64_t from = _pext_u64(0x0706050403020100, _pdep_u64(set, 0x0101010101010101) * 0xff); // of each place, a byte
     const __m256i  each = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t) from));
-    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps((__m256) v, each));
+    _mm256_storeu_ps((float *) to, _mm256_permutevar8x32_ps((__m256) v, each));
     return (size_t) __builtin_popcount(set);
 #else
     if (!any(mask)) {
