@@ -135,7 +135,8 @@ static float top_p_of(const heads_use & use, const float * hidden, const float *
         return 1.0f;
     }
     const size_t n = (size_t) use.h->n_embd, n_features = (size_t) use.h->n_features;
-    if (!all_finite(hidden, n) || !all_finite(features, n_features)) {
+    const bool all = std::all_of(features, features + n_features, [](float v) { return std::isfinite(v); }); // too few for vectors
+    if (!all || !all_finite(hidden, n)) {
         return NAN;
     }
     sums += n_units(use.temp());
