@@ -203,11 +203,12 @@ static void bracket_by_sample(draw_scratch & s, const weight_row & w, double tot
     const double mass = collect(s, w, r);
     if (r.above >= target) {
         r = { r.high, all.high, 0.0 };
-        collect(s, w, r);
     } else if (mass < target) {
         r = { all.low, r.low, 0.0 };
-        collect(s, w, r);
+    } else {
+        return;
     }
+    collect(s, w, r);
 }
 
 // Where the mass of the largest weights reaches target: bracketed, then cut to an eighth a step until few enough weights

@@ -27,8 +27,7 @@ struct graph_sampler {
     ggml_backend_buffer_ptr buf     = {};
     ggml_tensor           * out     = nullptr; // F32 [max_rows, 3]: temperatures, top-p, entropies
     ggml_tensor           * drawing = nullptr; // F32 [weight_row_size, max_rows], on the CPU only
-    bool                    has_weights = false; // the last graph built computes these,
-    bool                    has_entropy = false; // and these
+    bool                    has_weights = false; // the last graph built computes these, and entropies where asked for
     int64_t                 n_rows      = 0;     // for which the last graph built has the heads in it
     std::string             missing     = {};    // the operation that the device lacks
 
@@ -157,7 +156,6 @@ static void graph_sampler_backend_apply(llama_sampler * smpl, ggml_context * ctx
         }
         const heads_outputs out = heads_build(ctx, gs->use, gs->use.on_cpu(), rows.hidden, rows.raw, places);
         gs->has_weights = out.has_weights;
-        gs->has_entropy = out.has_entropy;
 
         if (gs->seq_id == EVERY_OUTPUT) {
             ggml_build_forward_expand(gf, out.temperature);
@@ -320,7 +318,7 @@ const float * graph_sampler_weights(const graph_sampler * gs, int64_t row) {
 }
 
 float graph_sampler_entropy(const graph_sampler * gs, int64_t row) {
-    return gs->has_entropy ? ((const float *) gs->out->data)[2 * gs->max_rows + row] : NAN;
+    return gs->has_weights && gs->use.entropy ? ((const float *) gs->out->data)[2 * gs->max_rows + row] : NAN;
 }
 
 bool graph_sampler_read(graph_sampler * gs, int64_t n, float * temperature, float * top_p) {

@@ -81,6 +81,11 @@ struct heads_use {
     const heads_mlp * top_p() const {
         return on.top_p && !w->top_p.layers.empty() ? &w->top_p : nullptr;
     }
+
+    // whether the logits are read, of whose distribution the top-p head sees statistics
+    bool has_features() const {
+        return top_p() && h->n_features > 1;
+    }
 };
 
 static constexpr float T_EPSILON = 1e-8f; // added to the temperature that the statistics are of, by the official code

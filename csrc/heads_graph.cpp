@@ -94,7 +94,7 @@ heads_outputs heads_build(ggml_context * ctx, const heads_use & use, bool cpu_on
     // a constant that no graph input has to be set for
     ggml_tensor * one = ggml_clamp(ctx, ggml_sum_rows(ctx, hidden), 1.0f, 1.0f);
 
-    heads_outputs out = { one, one, false, false };
+    heads_outputs out = { one, one, false };
     if (use.temp()) {
         out.temperature = ggml_scale(ctx, build_mlp(ctx, *use.temp(), hidden), use.h->temp_scale);
     }

@@ -9,8 +9,7 @@
 struct heads_outputs {
     ggml_tensor * temperature;  // F32 [1, n]
     ggml_tensor * top_p;        // F32 [1, n]
-    bool          has_weights;  // the weights asked for are computed on the way
-    bool          has_entropy;  // likewise
+    bool          has_weights;  // the weights asked for are computed on the way, and the entropies
 };
 
 // Where results go; NULL: nowhere in particular.

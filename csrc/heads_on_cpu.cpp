@@ -273,7 +273,7 @@ heads_outputs heads_build_on_cpu(ggml_context * ctx, const heads_use & use, ggml
                                  const heads_places & places) {
     const int64_t n = hidden->ne[1], n_vocab = use.h->n_vocab;
     const int64_t n_all    = (int64_t) (n_units(use.temp()) + n_units(use.top_p()));
-    const bool    features = use.top_p() && use.h->n_features > 1, shared = features && n_vocab > N_SHORT;
+    const bool    features = use.has_features(), shared = features && n_vocab > N_SHORT;
 
     std::vector<ggml_tensor *> args = { hidden };
     if (shared) {
@@ -295,6 +295,5 @@ heads_outputs heads_build_on_cpu(ggml_context * ctx, const heads_use & use, ggml
     ggml_tensor * values = build(ctx, places.values, n, 3, args, compute_values, use);
     ggml_set_output(values);
     const auto row = [&](size_t i) { return ggml_view_2d(ctx, values, 1, n, sizeof(float), i * values->nb[1]); };
-    const bool placed = features && places.weights;
-    return { row(0), row(1), placed, placed && use.entropy };
+    return { row(0), row(1), features && places.weights };
 }

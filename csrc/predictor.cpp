@@ -51,7 +51,7 @@ static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, int
         heads_runner_init(*p.runner, p.h, p.on, "CPU");
     }
     std::vector<float> raw;
-    if (p.on.top_p && !p.h->host.top_p.layers.empty() && p.h->n_features > 1) {
+    if (heads_use { p.h.get(), &p.h->host, p.on }.has_features()) {
         raw = raw_logits_read(ctx, idx, n);
     }
     // outputs lie one behind the other

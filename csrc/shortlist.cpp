@@ -124,7 +124,7 @@ static draw_result draw_listed(std::pair<float, int32_t> * kept, size_t n_kept, 
         double mass;
         size_t begin;
     };
-    stretch stretches[SHORTLIST] = {}; // the first is there
+    stretch stretches[SHORTLIST] = {}; // the compiler does not see that there always is a first
     size_t  n_stretches = 0;
     double  mass        = 0.0;
     for (size_t i = 0; i < n_kept;) {

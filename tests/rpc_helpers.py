@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -32,21 +31,6 @@ def is_built() -> bool:
 
 
 needs_rpc = pytest.mark.skipif(not is_built(), reason="llama.cpp was built without GGML_RPC; make test builds it with")
-
-
-def assert_alike(found: Sequence[str], expected: Sequence[str]) -> None:
-    """The same samples, as lines of JSON; what they say of T and P may differ in the last digit.
-
-    Workers compute the heads with ggml's operations, the CPU with ours, which round otherwise.
-    """
-    assert len(found) == len(expected)
-    for lines in zip(found, expected, strict=True):
-        ours, theirs = (json.loads(line) for line in lines)
-        for name in ("temperature", "top_p"):
-            values = [sample.pop(name, None) for sample in (ours, theirs)]
-            mean, sd = ([value and value[key] for value in values] for key in ("mean", "sd"))
-            assert (mean[0], sd[0]) == pytest.approx((mean[1], sd[1]), abs=2e-6)
-        assert ours == theirs
 
 
 @contextmanager

@@ -263,15 +263,12 @@ class Llama(llama_cpp.Llama):
                 self._leave_graph()
 
     def _eval_parts(self, tokens: list[int]) -> None:
-        remote = self._remote if self._remote else None
         for i in range(0, len(tokens), self.n_batch):
             self._turns.check()
-            if remote is not None:
-                remote.check()
+            self._remote.check()
             self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
-            if remote is not None:
-                remote.settle(self._ctx.ctx)
+            self._remote.settle(self._ctx.ctx)
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         return [check_token(token, self._n_vocab) for token in tokens]

@@ -168,8 +168,7 @@ class LlamaSampler(Sampler):
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         llama = self._llama
         token = super().sample(ctx.ctx, idx, llama.input_ids[: llama.n_tokens] if self._logits_processors else None)
-        if llama._remote:  # noqa: SLF001
-            llama._remote.check()  # noqa: SLF001  T and P have been read
+        llama._remote.check()  # noqa: SLF001  T and P have been read
         if token not in self._pieces:
             self._pieces[token] = llama.token_bytes(token)
         return token

@@ -17,7 +17,7 @@ import click
 import pytest
 from broken import MAIN, Outcome, assert_refused, spawn
 from ray_nodes import RayNodes
-from rpc_helpers import addresses, assert_alike, kill, needs_rpc, restarted
+from rpc_helpers import addresses, kill, needs_rpc, restarted
 from rpc_helpers import running as running_workers
 
 from autodeco_gguf.cli._ray import check_ray, make_spec
@@ -196,11 +196,12 @@ ON_WORKERS = ("--device", "none", "--gpu-layers", -1, "--cache-type", "f32", "--
 def test_a_node_whose_model_is_on_a_worker_that_is_lost_and_comes_back(
     workplace: Path, ray_nodes: RayNodes, start: Callable[..., Running]
 ) -> None:
-    done = spawn(*SHORT, *COMMON, *ON_WORKERS, "-o", "here", cwd=workplace, timeout=LIMIT_S)
-    assert done.status == 0, done.err
     ray_nodes.have((1, 0))
     with running_workers() as (worker,):
-        remote = start(*SHORT, "--no-plots", *ON_WORKERS, "--rpc", addresses([worker])[0], "-o", "there")
+        on_it = *ON_WORKERS, "--rpc", addresses([worker])[0]
+        done = spawn(*SHORT, *COMMON, *on_it, "-o", "here", cwd=workplace, timeout=LIMIT_S)
+        assert done.status == 0, done.err
+        remote = start(*SHORT, "--no-plots", *on_it, "-o", "there")
         remote.until(lambda: drawn(workplace, "there") >= 20)
         kill(worker)
         remote.until(lambda: "is lost" in remote.said)
@@ -210,7 +211,7 @@ def test_a_node_whose_model_is_on_a_worker_that_is_lost_and_comes_back(
         finally:
             another.close()
     assert done.status == 0, done.err
-    assert_alike(samples(workplace / "there"), samples(workplace / "here"))
+    assert samples(workplace / "there") == samples(workplace / "here")
 
 
 # ---- rollouts ----

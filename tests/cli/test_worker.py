@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rpc_helpers import assert_alike, at_command, kill, needs_rpc, nobody, restarted, running
+from rpc_helpers import at_command, kill, needs_rpc, nobody, restarted, running
 
 from autodeco_gguf.cli import cli
 from autodeco_gguf.errors import ModelFailed
@@ -141,9 +141,9 @@ def test_what_is_finished_is_kept_when_a_worker_is_lost(
         result = CliRunner().invoke(cli, [verb[0], str(merged), *verb[1:], *given, "-o", str(output), *more])
         return result.exit_code, f"{result.output}{result.exception}"
 
-    assert run(whole)[0] == 0
     with running() as (worker,):
         workers = "--rpc", str(worker.address)
+        assert run(whole, *workers)[0] == 0
         with monkeypatch.context() as patch:
             at_command(patch, [protocol.GET_TENSOR], 90, lambda: kill(worker))
             status, text = run(output, *workers)
@@ -155,7 +155,7 @@ def test_what_is_finished_is_kept_when_a_worker_is_lost(
         again = restarted(worker)
         assert run(output, *workers)[0] == 0
         again.close()
-    assert_alike(samples(output), samples(whole))
+    assert samples(output) == samples(whole)
 
 
 def kept_in(output: Path) -> list[Path]:

@@ -177,9 +177,9 @@ CUTS = [
     ("one token", [3.0], 0.7, 0.5, {0}),
     ("one token, very unlikely", [-1e30], 0.7, 1.0, {0}),
     ("far apart", [0.0, -200.0], 1.0, 1.0, {0}),
-    # p = 0.5, 0.25, 0.25 at T = 1; squared by T = 1/2: 2/3, 1/6, 1/6; its root at T = 2: 0.414, 0.293, 0.293
     ("as near as T is small", [-1e-45, 0.0], 1e-45, 0.73, {1}),  # 0.731 and 0.269
     ("as near as T is small, both", [-1e-45, 0.0], 1e-45, 0.74, {0, 1}),
+    # p = 0.5, 0.25, 0.25 at T = 1; squared by T = 1/2: 2/3, 1/6, 1/6; its root at T = 2: 0.414, 0.293, 0.293
     ("colder", HALVES, 0.5, 0.6, {0}),
     ("warmer", HALVES, 2.0, 0.6, {0, 1}),
     ("warmer, all", HALVES, 2.0, 0.71, {0, 1, 2}),

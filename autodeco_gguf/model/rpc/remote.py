@@ -68,7 +68,9 @@ class Remote:
             ModelFailed: a worker has been lost, and what was read may be nothing of its; says which one and how. Or
                 this is the child of a fork, which has no threads that would pass anything on.
         """
-        if self and os.getpid() != self._process:
+        if not self._relays:
+            return
+        if os.getpid() != self._process:
             raise torn_by_fork(", ".join(self.addresses))
         if self.lost is not None:
             raise ModelFailed(self.lost, key="rpc")
