@@ -79,7 +79,7 @@ def module_of(case: Case) -> HeadsModule:
 
 
 def random_features(n: int = 60, n_vocab: int = 70, hidden: int = 12, parts: int = 3) -> tuple[list[Features], Tensor]:
-    """Features of seven sequences: four plain ones, and variants of the first."""
+    """Features of seven sequences: four plain ones, and variants of the first in two triples."""
     rng = np.random.default_rng(4)
     logits = (rng.normal(size=(n, n_vocab)) * 3).astype(np.float32)
     targets = np.where(rng.random(n) < 0.4, logits.argmax(1), rng.integers(0, n_vocab, n))
@@ -90,7 +90,7 @@ def random_features(n: int = 60, n_vocab: int = 70, hidden: int = 12, parts: int
         logits,
     )
     cuts = np.array_split(np.arange(n), parts)
-    return [whole[c[0] : c[-1] + 1] for c in cuts], torch.tensor([[0, 4, 5]])
+    return [whole[c[0] : c[-1] + 1] for c in cuts], torch.tensor([[0, 4, 5], [0, 6, 5]])
 
 
 def trainer(

@@ -71,6 +71,13 @@ chat_template_option = click.option(
     help="""What the chat template is to read besides, such as '{"enable_thinking": false}'.""",
 )
 
+commands_option = click.option(
+    "--commands",
+    type=GGUF,
+    multiple=True,
+    metavar="LIST",
+    help='Of --control: grammar, free, or JSON with "low" and "high" lists; may be given again.  [default: grammar]',
+)
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """Of all commands."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autodeco_gguf.cli._common import F, option
+from autodeco_gguf.cli._common import F, commands_option, option
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.module import HeadKind
@@ -110,6 +110,18 @@ OBJECTIVE_ONLY = (
 )
 """Options that --reward has no use for."""
 
+_CONTROL = (
+    option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt."),
+    option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands."),
+    option("--control-pairs", type=click.IntRange(1, 16), default=1, help="Low and high commands of each of them."),
+    option("--control-weight", default=1.0, help="Weight of the ranking loss."),
+    option("--control-margin", default=0.1, help="Gap in mean T and P it asks for."),
+    commands_option,
+)
+
+CONTROL_ONLY = ("commands", "control_share", "control_pairs", "control_weight", "control_margin")
+"""Options that need --control."""
+
 NEW_ONLY = ("widths", "top_p_sees", "initial_top_p")
 """Options of new heads."""
 
@@ -122,6 +134,11 @@ def head_options(command: F) -> F:
 def objective_options(command: F) -> F:
     """The losses, one by one or as a recipe."""
     return reduce(lambda f, option: option(f), reversed(_OBJECTIVE), command)
+
+
+def control_options(command: F) -> F:
+    """Decoding control, and what is asked for."""
+    return reduce(lambda f, option: option(f), reversed(_CONTROL), command)
 
 
 def with_recipe(options: dict[str, Any]) -> dict[str, Any]:

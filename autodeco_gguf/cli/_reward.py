@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
-from autodeco_gguf.cli._objective import NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
+from autodeco_gguf.cli._objective import CONTROL_ONLY, NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ REWARD_ONLY = (
 """Options that need --reward."""
 
 _DATA_ONLY = (
-    *("data", "epochs", "steps", "warmup", "schedule", "too_long", "skip_bad", "control", *OBJECTIVE_ONLY),
-    *("commands", "control_share", "control_weight", "control_margin"),
+    *("data", "epochs", "steps", "warmup", "schedule", "too_long", "skip_bad", *OBJECTIVE_ONLY),
+    *("control", *CONTROL_ONLY),
 )
 """Options that --reward has no use for."""
 

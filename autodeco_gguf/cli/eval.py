@@ -18,6 +18,7 @@ from autodeco_gguf.cli._common import (
     Verb,
     answer_options,
     chat_template_option,
+    commands_option,
     machine_options,
     named,
     option,
@@ -96,7 +97,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     help="Stop after so long, with the results of the methods that are complete.  [default: no limit]",
 )
 @option("--control", is_flag=True, help="Also: do commands in the prompt move mean T and P? One answer each.")
-@option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@commands_option
 @option("--traces", is_flag=True, help="Keep T and P of every token drawn, for autodeco-gguf report and view.")
 @option("--no-plots", is_flag=True, help="Write no plots, which need matplotlib.")
 @option("--wide", is_flag=True, help="Print every column, as report.md has them.")
@@ -153,7 +154,7 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
         raise click.UsageError("--heads needs the MODEL they go with")
     if model is not None and not options["tasks"]:
         raise click.UsageError("MODEL needs a --task")
-    if options["commands"] is not None and not options["control"]:
+    if options["commands"] and not options["control"]:
         raise click.UsageError("--commands needs --control")
     check_ray(options)
     if options["control"] and options["ray"] is not None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, named, option, progress_bar
-from autodeco_gguf.cli._objective import NEW_ONLY, head_options, heads_of, kind_of, objective_options, with_recipe
+from autodeco_gguf.cli._objective import (
+    CONTROL_ONLY,
+    NEW_ONLY,
+    control_options,
+    head_options,
+    heads_of,
+    kind_of,
+    objective_options,
+    with_recipe,
+)
 from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
 
@@ -21,8 +30,6 @@ if TYPE_CHECKING:
     from autodeco_gguf.training.report import Report
     from autodeco_gguf.training.train import TrainingWatch
     from autodeco_gguf.training.trainer import Step
-
-CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 
 
 @click.command("train", cls=Verb)
@@ -42,11 +49,7 @@ CONTROL_ONLY = ("commands", "control_share", "control_weight", "control_margin")
 @option("--warmup", default=0.03, help="Steps with rising rate: a share of them, or, from 2 on, so many.")
 @option("--schedule", type=click.Choice(["linear", "cosine"]), default="linear", help="How the rate falls then.")
 @option("--clip", default=1.0, help="Largest norm of the gradient.")
-@option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt.")
-@option("--control-share", type=click.FloatRange(0, 1), default=0.25, help="Share of examples with commands.")
-@option("--control-weight", default=1.0, help="Weight of the ranking loss.")
-@option("--control-margin", default=0.1, help="Gap in mean T and P it asks for.")
-@option("--commands", type=GGUF, help='JSON with "low" and "high" lists of commands.  [default: shipped]')
+@control_options
 @chat_template_option
 @option(
     "-c",
@@ -115,7 +118,8 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
     settings.check()
     commands = None
     if options["control"]:
-        commands = Commands.read(options["commands"], share=options["control_share"], seed=options["seed"])
+        how = {"share": options["control_share"], "seed": options["seed"], "pairs": options["control_pairs"]}
+        commands = Commands.read(options["commands"], **how)
     else:
         refuse(CONTROL_ONLY, "needs --control")
     with _progress() as watch:

@@ -128,15 +128,15 @@ def evaluate_control(
 def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> _Kinds:
     """The problems of each kind."""
     sets = [("", commands)] if commands.held_out is None else [("", commands), (_HELD_OUT, commands.held_out)]
-    sets = [(suffix, replace(one, share=1.0, seed=settings.seed)) for suffix, one in sets]
+    sets = [(suffix, replace(one, share=1.0, seed=settings.seed, pairs=1)) for suffix, one in sets]
     kinds: _Kinds = {"plain": [], **{kind + suffix: [] for suffix, _ in sets for kind in VARIANTS[1:]}}
     for index, item in enumerate(plain):
-        pairs = [(suffix, one.draw(index, item.problem.text)) for suffix, one in sets]
-        if any(pair is None for _, pair in pairs):
+        drawn = [(suffix, one.draw(index, item.problem.text)) for suffix, one in sets]
+        if not all(pairs for _, pairs in drawn):
             continue
         kinds["plain"].append(item)
-        for suffix, pair in pairs:
-            for kind, command in zip(VARIANTS[1:], pair or (), strict=True):
+        for suffix, (pair,) in drawn:
+            for kind, command in zip(VARIANTS[1:], pair, strict=True):
                 problem = replace(item.problem, text=f"{item.problem.text.rstrip()} {command}")
                 kinds[kind + suffix].append(make_item(engine, item.task, item.number, problem, settings.max_tokens))
     if not kinds["plain"]:

@@ -16,6 +16,9 @@ from autodeco_gguf.model.context import Context
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted stands as its complement ``~id``."""
 
+_WORTH_COPYING = 16
+"""Tokens that sequences begin with alike from which on they are decoded once, and a sequence copied."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -68,7 +71,7 @@ def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
 
     As many sequences are decoded together as the context holds. Only predicted positions are outputs of llama.cpp; the
     rest of a text costs no row of logits. What several of them begin with before anything is predicted, as the answers
-    to one problem do, is decoded once.
+    to one problem do, or one question with several commands, is decoded once.
     """
     for first in range(0, len(batch), context.n_seq):
         context.clear()
@@ -78,7 +81,7 @@ def stream(context: Context, batch: Sequence[Tokens]) -> Iterator[Features]:
 def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iterator[Features]:
     """Alternate between what is only read and what is predicted, for all sequences at once."""
     places = [segments(s) for s in sequences]
-    _read_prompts(context, sequences, [ranges[0][1] for ranges in places])
+    _read_prompts(context, [tokens[: ranges[0][1]] for tokens, ranges in zip(sequences, places, strict=True)])
     for step in range(1, max(map(len, places))):
         rows = [(seq, *ranges[step]) for seq, ranges in enumerate(places) if step < len(ranges)]
         seq = np.concatenate([np.full(end - begin, s) for s, begin, end in rows])
@@ -97,19 +100,41 @@ def _together(context: Context, sequences: Sequence[Tokens], first: int) -> Iter
             yield Features(first + seq[part], target[part], hidden, logits, None if raw is logits else raw)
 
 
-def _read_prompts(context: Context, sequences: Sequence[Tokens], lengths: Sequence[int]) -> None:
-    """Decode what every sequence begins with, the same only once."""
-    sources: dict[bytes, int] = {}
-    of = [
-        sources.setdefault(tokens[:n].tobytes(), seq)
-        for seq, (tokens, n) in enumerate(zip(sequences, lengths, strict=True))
-    ]
-    read = [(seq, lengths[seq]) for seq in sources.values()]
-    ids = np.concatenate([sequences[seq][:n] for seq, n in read])
-    context.fill(ids, np.concatenate([np.arange(n) for _, n in read]), np.repeat(*np.transpose(read)))
-    for target, source in enumerate(of):
-        if target != source:
-            context.copy(source, target)
+def _read_prompts(context: Context, prompts: Sequence[Tokens]) -> None:
+    """Decode what every sequence begins with; what several have in common once, down the tree that they are."""
+    groups = [([*range(len(prompts))], 0)]  # sequences that agree, and how much of each is decoded
+    while groups:
+        read, deeper = list[tuple[list[int], int, int]](), list[tuple[list[int], int]]()
+        for members, begin in groups:
+            agree = _agree([prompts[seq] for seq in members])
+            end = agree if len(members) == 1 or agree - begin >= _WORTH_COPYING else begin
+            read.append((members, begin, end))
+            branches: dict[int, list[int]] = {}
+            for seq in members:
+                branches.setdefault(int(prompts[seq][agree]) if agree < len(prompts[seq]) else ~seq, []).append(seq)
+            deeper += [(branch, end) for branch in branches.values() if end < len(prompts[branch[0]])]
+        _fill_first(context, prompts, read)
+        groups = deeper
+
+
+def _agree(prompts: Sequence[Tokens]) -> int:
+    """How many tokens all begin with."""
+    n = min(map(len, prompts))
+    differ = np.flatnonzero((np.stack([prompt[:n] for prompt in prompts]) != prompts[0][:n]).any(axis=0))
+    return int(differ[0]) if len(differ) else n
+
+
+def _fill_first(context: Context, prompts: Sequence[Tokens], groups: Sequence[tuple[list[int], int, int]]) -> None:
+    """Decode tokens [begin, end) of the first sequence of each group, which the others then begin with."""
+    rows = [(members, begin, end) for members, begin, end in groups if begin < end]
+    if not rows:
+        return
+    ids = np.concatenate([prompts[members[0]][begin:end] for members, begin, end in rows])
+    pos = np.concatenate([np.arange(begin, end) for _, begin, end in rows])
+    context.fill(ids, pos, np.repeat([members[0] for members, _, _ in rows], [end - begin for _, begin, end in rows]))
+    for (first, *others), _, _ in rows:
+        for other in others:
+            context.copy(first, other)
 
 
 def segments(tokens: Tokens) -> list[tuple[int, int]]:

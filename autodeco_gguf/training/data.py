@@ -89,7 +89,9 @@ class Encoder:
         self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
 
     def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
-        """The sequences of one record: one, three (``commands.VARIANTS``), or none where nothing to predict is left.
+        """The sequences of one record, none where nothing to predict is left: it, and its variants with commands.
+
+        Those are ``commands.VARIANTS[1:]`` again and again.
 
         Raises InvalidInput where the record is malformed; the message says how.
         """
@@ -100,8 +102,8 @@ class Encoder:
             counts.empty += 1
             return []
         examples = [self._example(record)]
-        pair = self._commands.draw(index, str(record)) if self._commands and "text" not in record else None
-        examples += [self._example(self._command(record, command)) for command in pair or ()]
+        pairs = self._commands.draw(index, str(record)) if self._commands and "text" not in record else []
+        examples += [self._example(self._command(record, command)) for pair in pairs for command in pair]
         sequences = [self._tokens(example) for example in examples]
         if max(map(len, sequences)) > self._max_tokens:
             if self._too_long == "leave-out":
@@ -258,7 +260,7 @@ class Dataset:
         return len(self._firsts) - 1
 
     def __getitem__(self, index: int) -> list[Tokens]:
-        """The sequences of an example: one, or three in the order of ``commands.VARIANTS``."""
+        """The sequences of an example, as :meth:`Encoder.encode` has them."""
         begin, end = self._firsts[index : index + 2]
         return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
 

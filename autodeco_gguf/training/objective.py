@@ -117,21 +117,33 @@ def _positions(
     counts = ~torch.isin(sequence, commanded)
     with torch.no_grad():
         temperature, top_p, features = predict(heads, hidden, raw, objective)
-        kept = _kept(logits, target, objective, draws) * counts
     slopes = hidden[:, :0]
     if objective.feature_gradient and objective.temperature and objective.top_p_loss and draws is not None:
         slopes = feature_slopes(raw, temperature)[:, : features.shape[1]]
-    t, p = temperature.clone().requires_grad_(), top_p.clone().requires_grad_()
+    rest = torch.zeros(len(target), 6, device=heads.device)
+    if bool(counts.any()):
+        own = slice(None) if bool(counts.all()) else counts  # of the others' logits no copy is made
+        rest[own] = _own_losses(logits[own], target[own], temperature[own], top_p[own], objective, draws)
+    kept, t_loss, p_loss = rest[:, :3].unbind(-1)
+    return Positions(sequence, hidden, features, slopes, temperature, top_p, counts, kept, t_loss, p_loss, rest[:, 3:])
+
+
+def _own_losses(
+    logits: Tensor, target: Tensor, t: Tensor, p: Tensor, objective: Objective, draws: torch.Generator | None
+) -> Tensor:
+    """Of positions with losses of their own [n, 6]: which are not dropped as easy, two losses, three gradients."""
+    with torch.no_grad():
+        kept = _kept(logits, target, objective, draws)
+    t, p = t.clone().requires_grad_(), p.clone().requires_grad_()
     gradients = logits.new_zeros(len(target), 3)
     with torch.set_grad_enabled(draws is not None):
         t_loss, p_loss = _losses(logits, target, t, p, objective)
-        t_loss, p_loss = kept * t_loss, (kept if objective.masks_top_p else counts) * p_loss
+        t_loss, p_loss = kept * t_loss, kept * p_loss if objective.masks_top_p else p_loss
         if draws is not None and objective.temperature_loss:
             (gradients[:, 0],) = torch.autograd.grad(t_loss.sum(), t)
         if draws is not None and objective.top_p_loss:
             gradients[:, 1], gradients[:, 2] = torch.autograd.grad(p_loss.sum(), (t, p))
-    rest = (counts, kept, t_loss.detach(), p_loss.detach(), gradients)
-    return Positions(sequence, hidden, features, slopes, temperature, top_p, *rest)
+    return torch.cat([torch.stack([kept, t_loss.detach(), p_loss.detach()], dim=-1), gradients], dim=-1)
 
 
 def _kept(logits: Tensor, target: Tensor, objective: Objective, draws: torch.Generator | None) -> Tensor:

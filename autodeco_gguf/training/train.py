@@ -31,7 +31,7 @@ from autodeco_gguf.training.start import NEW, read_start, start_files, start_ide
 from autodeco_gguf.training.trainer import Step, Trainer
 
 _TOGETHER, _CELLS = 8, 2048
-"""So many examples are decoded together, where they are short enough for so many tokens of context."""
+"""So many sequences are decoded together, where they are short enough for so many tokens of context."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def train(
         settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
         dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)
         longest = max(dataset.counts.longest, 2)
-        context.resize(longest, min(_TOGETHER, max(1, _CELLS // longest)))
+        context.resize(longest, _n_together(longest, options.commands))
         if force:
             out.remove_results()
         what = {**identity(model, machine), "start": start_identity(start)}
@@ -162,6 +162,13 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
         held = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} to validate on"
         found.append(f"only {held}: too few for a verdict at the end; give more data, or a larger --validation")
     return found
+
+
+def _n_together(longest: int, commands: Commands | None) -> int:
+    """How many sequences are decoded at a time: whole examples with their variants, whose prompts begin alike."""
+    size = 1 if commands is None else 1 + 2 * commands.pairs
+    n = min(max(_TOGETHER, size), max(1, _CELLS // longest))
+    return max(n - n % size, min(n, size))
 
 
 def _encoder(context: Context, settings: TrainingSettings, options: TrainingOptions) -> Encoder:

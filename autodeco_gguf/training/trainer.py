@@ -158,13 +158,12 @@ class Trainer:
         return self._order[1][place * self.batch :][: self.batch]
 
     def _batch(self, ids: Ids) -> tuple[list[Tokens], torch.Tensor]:
-        """The sequences of some examples, and which of them [m, 3] are variants of one."""
+        """The sequences of some examples, and which of them [m, 3] are ``VARIANTS`` of one."""
         sequences: list[Tokens] = []
-        triples = []
+        triples: list[tuple[int, int, int]] = []
         for i in ids:
-            example = self._data[int(i)]
-            if len(example) > 1:
-                triples.append([len(sequences) + j for j in range(len(example))])
+            example, first = self._data[int(i)], len(sequences)
+            triples += [(first, first + low, first + low + 1) for low in range(1, len(example), 2)]
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
 

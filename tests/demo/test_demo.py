@@ -93,7 +93,7 @@ def test_the_heads_are_sure_of_sums_and_free_with_words(engine: ad.Engine) -> No
 
 def test_commands_move_temperature(engine: ad.Engine, tmp_path: Path) -> None:
     """Wordings that nobody has trained with too, and the heads with none at all."""
-    result = to_json(evaluate_control(engine, [others(40)], tmp_path, Commands.shipped(), EvalSettings()))
+    result = to_json(evaluate_control(engine, [others(40)], tmp_path, Commands.grammar(), EvalSettings()))
     for kind in ("low", "low, held out", "high", "high, held out"):
         assert result["consistency"][kind]["temperature"] >= 0.85, kind
         assert result["consistency"][kind]["top_p"] >= 0.7, kind

@@ -214,7 +214,7 @@ READERS: dict[str, Reader] = {
     "journal.jsonl": Reader(read_journal, JOURNAL),
     "samples.jsonl": Reader(read_samples, of_lines(SAMPLE, SAMPLE)),
     "data.jsonl": Reader(read_records, of_lines(*RECORDS)),
-    "commands.json": Reader(Commands.read, of_lines({"low": ["a"], "high": ["b"]})),
+    "commands.json": Reader(lambda path: Commands.read([path]), of_lines({"low": ["a"], "high": ["b"]})),
     "x.gbnf": Reader(read_grammar, lambda: [GBNF.encode()]),
     "config.toml": Reader(read_settings, lambda: [TOML.encode()]),
 }

@@ -230,6 +230,15 @@ def test_commands_go_to_the_first_user_of_a_conversation(chat: Context) -> None:
     )
 
 
+def test_several_commands_of_each_kind(plain: Context) -> None:
+    commands = Commands(("Be exact.", "Be dull."), ("Be wild.",), pairs=4)
+    sequences = encode(plain, {"prompt": "Hello?", "completion": "World"}, commands=commands)
+    prompts = [text(plain, s).partition("World")[0] for s in sequences]
+    assert prompts[:1] == ["Hello?"]
+    assert prompts[2::2] == ["Hello? Be wild."] * 4
+    assert {*prompts[1::2]} == {"Hello? Be exact.", "Hello? Be dull."}
+
+
 NO_VARIANTS: dict[str, dict[str, Any]] = {
     "a text": {"text": "Hello world"},
     "no user": turns(("system", "Hello"), ("assistant", "world")),
@@ -354,7 +363,7 @@ def test_lines(name: str, plain: Context, tmp_path: Path) -> None:
 def test_several_files_many_lines_and_variants(plain: Context, tmp_path: Path) -> None:
     pairs = [{"prompt": "Hello" * (i % 5), "completion": f" world {i}"} for i in range(400)]
     paths = [jsonl(tmp_path / "a.jsonl", *pairs[:250]), jsonl(tmp_path / "b.jsonl", *pairs[250:])]
-    encoder = Encoder(plain, 64, Commands.shipped(share=0.5))
+    encoder = Encoder(plain, 64, Commands.read([], share=0.5))
     seen: list[int] = []
     data = encode_files(paths, encoder, tmp_path, progress=seen.append)
     expected = [[s.tolist() for s in encoder.encode(pair, i, Counts())] for i, pair in enumerate(pairs)]
