@@ -45,6 +45,7 @@ class Moved:
     difference_se: float | None
     share: float  # of tokens that move the command's way
     share_se: float | None
+    problems: float | None = None  # share of them whose mean moves its way; None where an older version wrote the file
 
 
 @dataclass(frozen=True)
@@ -133,25 +134,28 @@ def _moved(lines: Sequence[Lines], name: str, kind: str) -> Moved:
         of.setdefault((line.key.task, line.key.problem), []).append(by)
     problems = [np.concatenate(parts).astype(np.float64) for parts in of.values()]
     means, shares = [values.mean() for values in problems], [(sign * values > 0).mean() for values in problems]
-    return Moved(*mean_se(means), *mean_se(shares))
+    moved = float(np.mean([sign * mean > 0 for mean in means]))
+    return Moved(*mean_se(means), *mean_se(shares), moved)
 
 
 def forced_table(result: Forced) -> str:
     """The result as Markdown: a row for each command."""
     heads = list(result.moved["low"])
-    columns = ["same answer, command", *(f"{_LABELS[name]} to plain | tokens moved so" for name in heads)]
-    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|" * len(heads)]
+    columns = ["same answer, command", *(f"{_LABELS[name]} to plain | tokens moved so | problems" for name in heads)]
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
     for kind, moved in result.moved.items():
         cells = [kind]
         for name in heads:
             m = moved[name]
             cells += [f"{m.difference:+.4f}{_error(m.difference_se, '.4f')}"]
             cells += [f"{100 * m.share:.1f}{_error(m.share_se and 100 * m.share_se, '.1f')} %"]
+            cells += ["" if m.problems is None else f"{100 * m.problems:.0f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     note = (
         f"- the {result.answers:,} plain answers, {result.tokens:,} tokens, read again under each command; ± standard "
     )
-    return "\n".join([*lines, "", f"{note}error over problems. 50 % of the tokens move so by chance."])
+    chance = "50 % of the tokens move so by chance; problems: share whose mean over these tokens does."
+    return "\n".join([*lines, "", f"{note}error over problems. {chance}"])
 
 
 def _error(value: float | None, form: str) -> str:

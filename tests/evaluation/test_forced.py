@@ -48,17 +48,18 @@ def test_means_over_tokens_then_problems() -> None:
     assert low.difference_se == pytest.approx(np.std([-1.5 / 6, 0], ddof=1) / np.sqrt(2))
     alone = summarize_forced(HAND[:1]).moved["low"]["temperature"]
     assert (alone.difference_se, alone.share_se) == (None, None)
+    assert (low.problems, high.problems) == (0.5, 1.0)  # the second is left where it was by low
 
 
 def test_table() -> None:
     assert forced_table(summarize_forced(HAND)).splitlines() == [
-        "| same answer, command | T to plain | tokens moved so |",
-        "|---|---:|---:|",
-        "| low | -0.1250 ± 0.1250 | 33.3 ± 33.3 % |",
-        "| high | +0.2917 ± 0.0417 | 58.3 ± 8.3 % |",
+        "| same answer, command | T to plain | tokens moved so | problems |",
+        "|---|---:|---:|---:|",
+        "| low | -0.1250 ± 0.1250 | 33.3 ± 33.3 % | 50 % |",
+        "| high | +0.2917 ± 0.0417 | 58.3 ± 8.3 % | 100 % |",
         "",
         "- the 3 plain answers, 8 tokens, read again under each command; ± standard error over problems. 50 % of the "
-        "tokens move so by chance.",
+        "tokens move so by chance; problems: share whose mean over these tokens does.",
     ]
 
 
