@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,7 +20,8 @@ from autodeco_gguf.files.system import open_bytes, set_mode, sync_directory
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while files are written and looked at."""
 
-_COPY_BYTES = 4 << 20
+_COPY_BYTES = 1 << 20
+"""Bytes that are copied or compared at a time: they stay in the cache."""
 
 
 @contextmanager
@@ -196,8 +198,10 @@ def _written(output: Output) -> Iterator[tuple[Path, Path]]:
             try:
                 output.write(f)
                 f.flush()
-                os.fsync(f.fileno())
-                output.verify(temporary)
+                with ThreadPoolExecutor(1) as pool:  # what is written is read back from memory meanwhile
+                    synced = pool.submit(os.fsync, f.fileno())
+                    output.verify(temporary)
+                    synced.result()
             except AutoDecoError as e:  # of what was written, under the name it was to have
                 e.args = (str(e).replace(str(temporary), str(output.path)),)
                 e.file = str(output.path) if e.file == str(temporary) else e.file

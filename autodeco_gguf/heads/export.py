@@ -327,12 +327,12 @@ def _verify(file: _File, step: Callable[[int], None], path: Path) -> None:
 def _compare(file: _File, step: Callable[[int], None], written: GgufFile) -> None:
     """Raise BadFile unless a file holds what it is to hold, every tensor where its header says."""
     places, place = {t.name: t.offset for t in written.tensors}, 0
-    with written.path.open("rb") as f:
+    with written.path.open("rb", buffering=0) as f:
         for part in file.parts:
             place = place if part.tensor is None else places[part.tensor]
             f.seek(place)
             for block in part.blocks():
-                if f.read(len(block)) != bytes(block):  # a memoryview is compared item by item
+                if f.readinto(found := bytearray(len(block))) != len(block) or not found.startswith(block):
                     reason = f"other bytes at {place} than in what it was made of; nothing was written, try again"
                     raise BadFile.of(written.path, reason, key=part.tensor)
                 step(len(block))
