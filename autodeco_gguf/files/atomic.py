@@ -8,7 +8,6 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -191,6 +190,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 @contextmanager
 def _written(output: Output) -> Iterator[tuple[Path, Path]]:
     """The file that an output stands for, and a temporary one beside it with all that it is to hold."""
+    from concurrent.futures import ThreadPoolExecutor  # logging, which it imports, would make a start longer
+
     with bad_file(output.path, "cannot be written"):
         target = _target(output.path)
         _remove_leftovers(target)
