@@ -127,7 +127,7 @@ def train(
         settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
         dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)
         longest = max(dataset.counts.longest, 2)
-        context.resize(longest, _n_together(longest, options.commands))
+        context.resize(longest, n_together(longest, options.commands))
         if force:
             out.remove_results()
         what = {**identity(model, machine), "start": start_identity(start)}
@@ -164,7 +164,7 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
     return found
 
 
-def _n_together(longest: int, commands: Commands | None) -> int:
+def n_together(longest: int, commands: Commands | None) -> int:
     """How many sequences are decoded at a time: whole examples with their variants, whose prompts begin alike."""
     size = 1 if commands is None else 1 + 2 * commands.pairs
     n = min(max(_TOGETHER, size), max(1, _CELLS // longest))

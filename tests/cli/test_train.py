@@ -101,6 +101,19 @@ def test_no_validation_no_report(qwen2: Case, data: Path, tmp_path: Path, capfd:
     assert "the checkpoint, after 2 steps" in done.err
 
 
+def test_pairs_of_commands(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
+    predicted = []
+    for pairs in (1, 2, 3):
+        done = invoke(
+            capfd, "train", qwen2.base, "--data", data, "-o", tmp_path / f"{pairs}", *QUICK, "--control",
+            "--control-share", 1, "--control-pairs", pairs, "--commands", "grammar", "--commands", "free",
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        (found,) = re.findall(r"examples, \d+ tokens, (\d+) of them predicted", done.err)
+        predicted.append(int(found))
+    assert predicted[2] - predicted[1] == predicted[1] - predicted[0] > 0
+
+
 def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
     """What the options say reaches the state, from which a resumed training would notice another value."""
     import torch

@@ -25,9 +25,10 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, ModelFailed
 from autodeco_gguf.files import gguf as gguf_module
 from autodeco_gguf.heads.checkpoint import read_checkpoint
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.training import output as output_module
 from autodeco_gguf.training.settings import Objective, TrainingSettings
-from autodeco_gguf.training.train import TrainingOptions, TrainingWatch, train
+from autodeco_gguf.training.train import TrainingOptions, TrainingWatch, n_together, train
 from autodeco_gguf.training.trainer import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -377,11 +378,10 @@ def test_examples_are_cut_to_what_the_model_was_trained_for(qwen2: Case, tmp_pat
         assert counts[0].predicted == counts[0].tokens - 3
 
 
-def test_control(qwen2: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_control(pairs: int, qwen2: Case, tmp_path: Path) -> None:
     """Under a strong ranking loss T and P come to follow the command, on prompts that were not trained on."""
-    from autodeco_gguf.tasks.commands import Commands
-
-    commands = Commands(low=("Be plain.",), high=("Go wild!",), share=0.5)
+    commands = Commands(low=("Be plain.",), high=("Go wild!",), share=0.5, pairs=pairs)
     objective = Objective(control_weight=30.0)
     settings = replace(SMALL, objective=objective, batch=8, steps=40, lr=3e-3, evaluations=2)
     counts = []
@@ -394,6 +394,13 @@ def test_control(qwen2: Case, tmp_path: Path) -> None:
         log[-1]["validation"]["ranking"] < 0.5 * log[19]["validation"]["ranking"]
         or log[-1]["validation"]["ranking"] < 1
     )
+
+
+@pytest.mark.parametrize(
+    ("longest", "pairs", "n"), [(88, 0, 8), (88, 1, 6), (88, 3, 7), (88, 8, 17), (900, 1, 2), (3000, 3, 1)]
+)
+def test_examples_are_decoded_whole_with_their_variants(longest: int, pairs: int, n: int) -> None:
+    assert n_together(longest, Commands(("a",), ("b",), pairs=pairs) if pairs else None) == n
 
 
 def test_the_base_is_parsed_once(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
