@@ -194,7 +194,7 @@ def main() -> None:
         package = Path(directory)
         for name in COPIED:
             shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("CMakeLists.txt", "pyproject.toml"):
+        for name in ("CMakeLists.txt", "Makefile", "README.md", "pyproject.toml"):
             shutil.copy(ROOT / name, package)
         runs = [python_mutants(p, t, package) for p, t in TARGETS.items() if not args.only or p in args.only]
         if args.core:
