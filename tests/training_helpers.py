@@ -79,12 +79,14 @@ def module_of(case: Case) -> HeadsModule:
 
 
 def random_features(n: int = 60, n_vocab: int = 70, hidden: int = 12, parts: int = 3) -> tuple[list[Features], Tensor]:
-    """Features of seven sequences: four plain ones, and variants of the first in two triples."""
+    """Features of seven sequences: four plain ones, and variants of the first, as long as it, in two triples."""
     rng = np.random.default_rng(4)
     logits = (rng.normal(size=(n, n_vocab)) * 3).astype(np.float32)
     targets = np.where(rng.random(n) < 0.4, logits.argmax(1), rng.integers(0, n_vocab, n))
+    lengths = [n // 6 if i in (0, 4, 5, 6) else 1 for i in range(7)]
+    lengths[1] += n - sum(lengths)
     whole = Features(
-        rng.integers(0, 7, n),
+        rng.permutation(np.repeat(np.arange(7), lengths)),
         targets,
         rng.normal(size=(n, hidden)).astype(np.float32),
         logits,

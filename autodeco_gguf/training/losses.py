@@ -207,9 +207,10 @@ def _integral(begin: Tensor, top_p: Tensor, alpha: float) -> Tensor:
 
 
 def ranking_loss(low: Tensor, plain: Tensor, high: Tensor, margin: float) -> Tensor:
-    """How far mean T (or P) under commands is from the order low < plain < high (section 3.3), [n].
+    """How far mean T (or P) under commands is from the order low < plain < high (section 3.3), as many.
 
-    Each is [n], of answers to prompts with a low-diversity command, without one, and with a high-diversity command. A
-    hinge on both gaps: it is 0 where each is at least ``margin``, >= 0. The paper names no formula.
+    Each is a mean over the same tokens after prompts with a low-diversity command, without one, and with a
+    high-diversity command. A hinge on both gaps: it is 0 where each is at least ``margin``, >= 0. The paper names no
+    formula.
     """
     return torch.relu(margin - (plain - low)) + torch.relu(margin - (high - plain))

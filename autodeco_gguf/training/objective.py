@@ -218,16 +218,24 @@ def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Obje
 
 
 def _ranking(temperature: Tensor, top_p: Tensor, sequence: Tensor, triples: Tensor, objective: Objective) -> Tensor:
-    """The ranking loss of T and P, averaged over the triples [m, 3] of sequences: plain, low, high."""
+    """The ranking loss of T and P, averaged over the triples [m, 3] of sequences: plain, low, high.
+
+    Of each triple it is the mean over the beginnings of the answer, one for each token: the means of all are to be in
+    order, which says more than the whole answer's alone. The three of a triple are as long.
+    """
     total = temperature.new_zeros(())
     if not len(triples):
         return total
     triples = triples.to(temperature.device)
-    n = int(sequence.max()) + 1
-    counts = temperature.new_zeros(n).index_add(0, sequence, torch.ones_like(temperature)).clamp_min(1.0)
+    order, lengths = torch.argsort(sequence, stable=True), torch.bincount(sequence)
+    begins = (lengths.cumsum(0) - lengths)[sequence[order]]
+    places = sequence[order], torch.arange(len(order), device=order.device) - begins
+    n = torch.arange(1, int(lengths.max()) + 1, device=order.device)
+    there = n <= lengths[triples[:, :1]]
     for on, values in ((objective.temperature, temperature), (objective.top_p, top_p)):
         if on:
-            means = values.new_zeros(n).index_add(0, sequence, values) / counts
-            plain, low, high = means[triples].unbind(-1)
-            total = total + losses.ranking_loss(low, plain, high, objective.control_margin).mean()
+            rows = values.new_zeros(len(lengths), len(n)).index_put(places, values[order])
+            plain, low, high = (rows.cumsum(-1) / n)[triples].unbind(1)
+            loss = losses.ranking_loss(low, plain, high, objective.control_margin) * there
+            total = total + (loss.sum(-1) / there.sum(-1)).mean()
     return objective.control_weight * total

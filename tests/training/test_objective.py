@@ -64,10 +64,12 @@ def plain_objective(
         result["top_p"] = (weight * plain_top_p_loss(logits, target, t, p, o.alpha))[own].mean()
     for on, x in ((o.temperature, t), (o.top_p, p)):
         for plain, low, high in triples if on else ():
-            means = [x[sequence == i].mean() for i in (low, plain, high)]
-            gaps = (means[1] - means[0], means[2] - means[1])
-            hinge = sum(torch.relu(o.control_margin - gap) for gap in gaps)
-            result["ranking"] = result["ranking"] + o.control_weight * hinge / len(triples)
+            length = int((sequence == plain).sum())
+            for k in range(1, length + 1):
+                means = [x[sequence == i][:k].mean() for i in (low, plain, high)]
+                gaps = (means[1] - means[0], means[2] - means[1])
+                hinge = sum(torch.relu(o.control_margin - gap) for gap in gaps)
+                result["ranking"] = result["ranking"] + o.control_weight * hinge / length / len(triples)
     return {**result, "mean_temperature": t[own].mean(), "mean_top_p": p[own].mean()}
 
 
