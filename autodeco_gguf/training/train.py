@@ -96,7 +96,8 @@ def train(
 
     Memory does not grow with the data: besides the model and its context it takes some 64 MiB of logits, work
     space of about 300 MiB, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, as much
-    again for each command of an example, and 4 bytes an example. Tokens wait on disk, in the output directory, which also holds the state to resume from.
+    again for each command of an example, and 4 bytes an example. Tokens wait on disk, in the output directory, which
+    also holds the state to resume from.
 
     Args:
         base: a GGUF, quantized or not, or a merged file; it is not changed.
