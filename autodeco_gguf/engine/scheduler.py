@@ -11,11 +11,8 @@ from autodeco_gguf._native import core
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import FinishReason
 from autodeco_gguf.errors import Busy, InvalidInput
-from autodeco_gguf.model.context import BATCH, Context
+from autodeco_gguf.model.context import BATCH, SHARED, Context
 from autodeco_gguf.model.sampler import Predictor
-
-_SHARED = 32
-"""Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
 
 SCORED = 32
 """Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
@@ -217,7 +214,7 @@ class Scheduler:
         for place, held in enumerate(self._held):
             user = self._users[place] if place < len(self._users) else None
             n = common_beginning(head, held if user is None else user.beginning)
-            if n > best[1] and n >= min(len(head), _SHARED):
+            if n > best[1] and n >= min(len(head), SHARED):
                 best = place, n
         return best
 

@@ -39,6 +39,9 @@ _CELLS = 256
 BATCH = 512
 """Tokens of one llama_decode."""
 
+SHARED = 32
+"""Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
+
 
 Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
 

@@ -11,13 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.context import SHARED, Context
 
 Tokens = npt.NDArray[np.int32]
 """Token ids of one sequence; one that is predicted stands as its complement ``~id``."""
-
-_WORTH_COPYING = 16
-"""Tokens that sequences begin with alike from which on they are decoded once, and a sequence copied."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +104,15 @@ def _read_prompts(context: Context, prompts: Sequence[Tokens]) -> None:
         read, deeper = list[tuple[list[int], int, int]](), list[tuple[list[int], int]]()
         for members, begin in groups:
             agree = _agree([prompts[seq] for seq in members])
-            end = agree if len(members) == 1 or agree - begin >= _WORTH_COPYING else begin
-            read.append((members, begin, end))
+            ends = any(len(prompts[seq]) == agree for seq in members)
+            end = agree if ends or agree - begin >= SHARED else begin
+            if begin < end:
+                read.append((members, begin, end))
             branches: dict[int, list[int]] = {}
             for seq in members:
-                branches.setdefault(int(prompts[seq][agree]) if agree < len(prompts[seq]) else ~seq, []).append(seq)
-            deeper += [(branch, end) for branch in branches.values() if end < len(prompts[branch[0]])]
+                if agree < len(prompts[seq]):
+                    branches.setdefault(int(prompts[seq][agree]), []).append(seq)
+            deeper += [(branch, end) for branch in branches.values()]
         _fill_first(context, prompts, read)
         groups = deeper
 
@@ -126,13 +126,14 @@ def _agree(prompts: Sequence[Tokens]) -> int:
 
 def _fill_first(context: Context, prompts: Sequence[Tokens], groups: Sequence[tuple[list[int], int, int]]) -> None:
     """Decode tokens [begin, end) of the first sequence of each group, which the others then begin with."""
-    rows = [(members, begin, end) for members, begin, end in groups if begin < end]
-    if not rows:
+    if not groups:
         return
-    ids = np.concatenate([prompts[members[0]][begin:end] for members, begin, end in rows])
-    pos = np.concatenate([np.arange(begin, end) for _, begin, end in rows])
-    context.fill(ids, pos, np.repeat([members[0] for members, _, _ in rows], [end - begin for _, begin, end in rows]))
-    for (first, *others), _, _ in rows:
+    ids = np.concatenate([prompts[members[0]][begin:end] for members, begin, end in groups])
+    pos = np.concatenate([np.arange(begin, end) for _, begin, end in groups])
+    context.fill(
+        ids, pos, np.repeat([members[0] for members, _, _ in groups], [end - begin for _, begin, end in groups])
+    )
+    for (first, *others), _, _ in groups:
         for other in others:
             context.copy(first, other)
 

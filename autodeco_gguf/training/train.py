@@ -94,10 +94,9 @@ def train(
 ) -> Trained:
     """Train heads on a GGUF's own hidden states and logits.
 
-    Memory does not grow with the data: besides the model and its context it takes some 64 MiB of logits, work
-    space of about 300 MiB, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, as much
-    again for each command of an example, and 4 bytes an example. Tokens wait on disk, in the output directory, which
-    also holds the state to resume from.
+    Memory does not grow with the data: besides the model and its context it takes 64 MiB of logits, about 300 MiB of
+    work space, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, once more for each
+    command of an example, and 4 bytes an example. Tokens and the state to resume from are in the output directory.
 
     Args:
         base: a GGUF, quantized or not, or a merged file; it is not changed.
