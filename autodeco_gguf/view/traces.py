@@ -47,9 +47,9 @@ class ReadTrace:
 def read_traces(path: Path) -> list[ReadTrace]:
     """All traces of a file; lines that are none, such as a server's other answers, are passed over.
 
-    It may have lines of ``run --json`` and of a server's log, answers of the server or their streams ("choices"),
-    objects with "tokens", and lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an evaluation. ``STDIN`` is
-    read to its end.
+    It may have lines of ``run --json`` and of a server's log, answers of the server or their streams, of OpenAI's API
+    and of Ollama's, objects with "tokens", and lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an
+    evaluation. ``STDIN`` is read to its end.
 
     Raises:
         BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
@@ -109,13 +109,16 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self.name = name
         self.found: list[ReadTrace] = []
-        self._streams: dict[tuple[Any, Any], ReadTrace] = {}
+        self._streams: dict[tuple[object, ...], ReadTrace] = {}  # of which more may come
+        self._ended = 0  # answers of Ollama's
 
     def take(self, line: Mapping[str, Any]) -> None:
         """A line, by what is in it."""
         if isinstance(line.get("choices"), list):
             for choice in line["choices"]:
                 self._choice(line, choice if isinstance(choice, dict) else {})
+        elif line.get("object") == "response" or "sequence_number" in line:
+            self._response(line)
         elif "task" in line and "sample" in line:
             self._sample(line)
         elif "tokens" in line and isinstance(line["tokens"], list):
@@ -126,6 +129,8 @@ class _Reader:
             self.found[-1].about += _facts(line["summary"])
         elif isinstance(line.get("prompt"), str) and isinstance(line.get("ids"), list):
             self._new(line["prompt"])
+        elif isinstance(line.get("done"), bool) or line.keys() == {"error"}:
+            self._ollama(line)
         elif "text" in line and "temperature" in line:
             if not self.found:
                 self._new(None)
@@ -137,19 +142,46 @@ class _Reader:
         return self.found[-1]
 
     def _choice(self, answer: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
-        """A choice of an answer, or of a piece of one that is streamed."""
-        traced = choice.get("autodeco")
+        """A choice of an answer, or of a piece of one that is streamed; of the pieces only the last has a reason."""
+        reason = choice.get("finish_reason", None if "delta" in choice else "unknown")
+        key = ("choice", answer.get("id"), choice.get("index"))
+        self._answer(choice, key, ends=reason is not None, prompt=answer.get("prompt"))
+
+    def _response(self, line: Mapping[str, Any]) -> None:
+        """OpenAI's response, or an event of one that is streamed; the last event has the whole once more."""
+        if "item_id" in line:
+            self._answer(line, ("item", line["item_id"]), ends=False)
+            return
+        whole = line["response"] if isinstance(line.get("response"), dict) else line
+        items = whole.get("output")
+        first = items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}
+        self._answer(whole, ("item", first.get("id")), ends=True, again=True)
+
+    def _ollama(self, line: Mapping[str, Any]) -> None:
+        """Ollama's answer, or a line of one that is streamed: without an id, up to one that is done, or an error."""
+        traced = line.get("autodeco")
+        seed = traced.get("seed") if isinstance(traced, dict) else None  # another, where one was broken off
+        self._answer(line, ("line", self._ended, seed), ends=False)
+        self._ended += line.get("done") is not False
+
+    def _answer(
+        self, part: Mapping[str, Any], key: tuple[object, ...], *, ends: bool, again: bool = False, prompt: Any = None
+    ) -> None:
+        """What "autodeco" says in an answer or in a piece of one, whose others have the same key.
+
+        ``again``: it has the tokens of all pieces.
+        """
+        traced = part.get("autodeco")
         if not isinstance(traced, dict):
             return
-        if isinstance(traced.get("tokens"), list):
-            tokens = [token_of(token) for token in traced["tokens"]]
-        else:
-            pairs = zip(traced.get("temperature") or (), traced.get("top_p") or (), strict=False)
-            tokens = [token_of({"text": "", "temperature": t, "top_p": p}) for t, p in pairs]
-        key = (answer.get("id"), choice.get("index"))
-        if "delta" not in choice or key not in self._streams:
-            self._streams[key] = self._new(answer.get("prompt"))
-        self._streams[key].tokens += tokens
+        tokens = _traced(traced)
+        key = tuple(name if isinstance(name, str | int) else None for name in key)
+        trace = self._streams.pop(key, None) or self._new(prompt)
+        if again:
+            trace.tokens.clear()
+        trace.tokens += tokens
+        if not ends:
+            self._streams[key] = trace
 
     def _sample(self, line: Mapping[str, Any]) -> None:
         """A line of an evaluation: a sample with its means, the tokens of one, or their T and P alone."""
@@ -164,6 +196,17 @@ class _Reader:
         else:
             trace.text = str(line.get("text", ""))
             trace.about = [*means(line), "the file has no values of single tokens; eval --traces keeps them"]
+
+
+def _traced(traced: Mapping[str, Any]) -> list[Token]:
+    """The tokens of "autodeco" in an answer, or their T and P alone."""
+    if isinstance(traced.get("tokens"), list):
+        return [token_of(token) for token in traced["tokens"]]
+    columns = [traced.get(key) or [] for key in ("temperature", "top_p")]
+    wrong = next((column for column in columns if not isinstance(column, list)), None)
+    if wrong is not None:
+        raise InvalidInput(f"autodeco has {_shown(wrong)}, expected lists of temperature and top_p", key="autodeco")
+    return [token_of({"text": "", "temperature": t, "top_p": p}) for t, p in zip(*columns, strict=False)]
 
 
 _FACTS = {"seed": "seed", "finish_reason": "ended by", "model": "model", "date": "on"}

@@ -81,6 +81,121 @@ def test_a_stream_as_curl_has_it(path: Path) -> None:
     assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."]
 
 
+def traced(text: str, seed: int = 7) -> dict[str, Any]:
+    """What the server says of tokens, one a letter."""
+    tokens = [token(letter) for letter in text]
+    columns = {key: [t[key] for t in tokens] for key in ("temperature", "top_p")}
+    return {"autodeco": {**columns, "source": "heads", "seed": seed, "tokens": tokens}}
+
+
+def sse(*values: dict[str, Any], done: bool = True) -> bytes:
+    """As the server sends it; the events of a response have names, and no end."""
+    names = [f"event: {value['type']}\n" if "type" in value else "" for value in values]
+    texts = [f"{name}data: {json.dumps(value)}\n\n" for name, value in zip(names, values, strict=True)]
+    return "".join(texts).encode() + (b"data: [DONE]\n\n" if done else b"")
+
+
+def ndjson(*values: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def completion(id_: str, *choices: tuple[int, str, str | None]) -> dict[str, Any]:
+    """Of /v1/completions, or a chunk of it: choices by index, text and reason."""
+    found = [{"index": i, "text": text, "logprobs": None, "finish_reason": r, **traced(text)} for i, text, r in choices]
+    return {"id": id_, "object": "text_completion", "model": "demo", "choices": found}
+
+
+def chunks(id_: str, *texts: str) -> list[dict[str, Any]]:
+    """A stream of choices, a letter a chunk, turn by turn."""
+    turns = [(i, text[at]) for at in range(max(map(len, texts))) for i, text in enumerate(texts) if at < len(text)]
+    ends = [(i, "", "stop") for i in range(len(texts))]
+    return [completion(id_, choice) for choice in (*((i, letter, None) for i, letter in turns), *ends)]
+
+
+def response(id_: str, text: str | None, *, asked: bool = True) -> dict[str, Any]:
+    """Of /v1/responses; None: it has just begun."""
+    content: list[dict[str, Any]] = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    message = {"id": f"msg_{id_}", "type": "message", "role": "assistant", "content": content}
+    head = {"id": f"resp_{id_}", "object": "response", "error": None, "output": [] if text is None else [message]}
+    settings: dict[str, Any] = {"temperature": None, "top_p": None, "text": {"format": {"type": "text"}}, "tools": []}
+    return {**head, **settings, **(traced(text) if text is not None and asked else {})}
+
+
+def events(id_: str, text: str, *, asked: bool = True) -> list[dict[str, Any]]:
+    """The stream of a response, a letter a piece, and all of it at the end."""
+    place = {"item_id": f"msg_{id_}", "output_index": 0, "content_index": 0}
+    kind = "response.output_text"
+    deltas = [{"type": f"{kind}.delta", **place, "delta": t, **(traced(t) if asked else {})} for t in text]
+    (message,) = response(id_, text)["output"]
+    found: list[dict[str, Any]] = [
+        {"type": "response.created", "response": response(id_, None)},
+        {"type": "response.content_part.added", **place, "part": {"type": "output_text", "text": ""}},
+        *deltas,
+        {"type": f"{kind}.done", **place, "text": text},
+        {"type": "response.output_item.done", "output_index": 0, "item": message},
+        {"type": "response.completed", "response": response(id_, text, asked=asked)},
+    ]
+    return [{**event, "sequence_number": i} for i, event in enumerate(found)]
+
+
+def said(content: dict[str, Any], text: str, *, done: bool, seed: int = 7) -> dict[str, Any]:
+    """A line of Ollama's; one without tokens has no "autodeco"."""
+    more = {"done_reason": "stop", "eval_count": 3} if done else {}
+    found = {"model": "demo", "created_at": "2026-11-27T20:48:21+00:00", **content}
+    return {**found, **(traced(text, seed) if text else {}), "done": done, **more}
+
+
+def chat_line(text: str, *, done: bool = False, seed: int = 7) -> dict[str, Any]:
+    return said({"message": {"role": "assistant", "content": text}}, text, done=done, seed=seed)
+
+
+def generated(text: str, *, done: bool = False) -> dict[str, Any]:
+    return said({"response": text}, text, done=done)
+
+
+CHATTED = [*map(chat_line, "abc"), chat_line("", done=True)]
+GENERATED = [*map(generated, "ab"), generated("c", done=True)]
+COMPLETED = completion("a", (0, "abc", "stop"), (1, "d", "length"))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (ndjson(COMPLETED), ["abc", "d"]),
+        (ndjson(COMPLETED, COMPLETED), ["abc", "d"] * 2),
+        (sse(*chunks("a", "abc")), ["abc"]),
+        (sse(*chunks("a", "abc", "d", "ef", "")), ["abc", "d", "ef", ""]),
+        (sse(*chunks("a", "abc")) + sse(*chunks("b", "def")), ["abc", "def"]),
+        (sse(*chunks("a", "abc")) * 2, ["abc"] * 2),
+        (sse(*chunks("a", "abc")[:2], done=False) + sse(*chunks("b", "def")), ["ab", "def"]),
+        (ndjson(response("a", "abc")), ["abc"]),
+        (ndjson(*[response("a", "abc")] * 2, response("b", "d")), ["abc", "abc", "d"]),
+        (ndjson(response("a", "abc", asked=False), response("b", "d")), ["d"]),
+        (sse(*events("a", "abc"), done=False), ["abc"]),
+        (sse(*events("a", "abc")[:4], done=False), ["ab"]),
+        (sse(*events("a", "abc")[3:], done=False), ["abc"]),
+        (sse(*events("a", "abc")[-1:], done=False), ["abc"]),
+        (sse(*events("a", "abc"), *events("b", "def"), done=False), ["abc", "def"]),
+        (sse(*events("a", "abc"), done=False) * 2, ["abc"] * 2),
+        (sse(*events("a", "abc")[:4], *events("b", "def"), done=False), ["ab", "def"]),
+        (sse(*events("a", "abc", asked=False), *events("b", "d"), done=False), ["d"]),
+        (ndjson(chat_line("abc", done=True)), ["abc"]),
+        (ndjson(generated("abc", done=True)), ["abc"]),
+        (ndjson(*[generated("abc", done=True)] * 2), ["abc"] * 2),
+        (ndjson(*CHATTED), ["abc"]),
+        (ndjson(*GENERATED), ["abc"]),
+        (ndjson(*CHATTED, *CHATTED, *GENERATED), ["abc"] * 3),
+        (ndjson(*CHATTED[:2], *(chat_line(t, seed=8) for t in "de")), ["ab", "de"]),
+        (ndjson({"id": {}, "choices": [{"index": [], "delta": {}, **traced("a")}]}, generated("b")), ["a", "b"]),
+        (ndjson(*CHATTED[:2], {"error": "the model failed: x"}, *CHATTED), ["ab", "abc"]),
+        (ndjson(generated("", done=True), COMPLETED, *GENERATED, response("a", "e")), ["abc", "d", "abc", "e"]),
+    ],
+)  # fmt: skip
+def test_a_trace_for_each_answer_of_the_server(path: Path, content: bytes, found: list[str]) -> None:
+    path.write_bytes(content)
+    assert [texts(trace) for trace in read_traces(path)] == found
+
+
 def test_a_file_that_is_one_value(path: Path) -> None:
     answer = {"choices": [{"index": 0, "message": {}, "autodeco": {"tokens": STORY}}]}
     for value, n in ((answer, 1), ([answer, answer], 2)):
@@ -133,6 +248,9 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b'{"text": 5, "temperature": 1}\n', "no token with a text"),
         (b'{"tokens": [7]}\n', "a.jsonl:1: no line of a trace: 7: no token with a text"),
         (b'{"text": "", "temperature": 1, "alternatives": {}}', "alternatives {}, expected a list"),
+        (b'{"choices": [{"autodeco": {"temperature": 5}}]}', "autodeco has 5, expected lists of temperature and top_p"),
+        (b'{"done": true, "autodeco": {"top_p": {"a": 1}}}', "autodeco has {"),
+        (ndjson(response("a", "abc", asked=False)), "a.jsonl: no trace in it"),
         (b"7\n", "a.jsonl:1: no line of a trace: is a number, expected an object"),
         (b"{}\n[1]\n", "a.jsonl:2: no line of a trace: is a list, expected an object"),
         (b'{"task": "a", "sample": "x"}\n', "no numbers of problem, seed and sample"),
