@@ -100,7 +100,8 @@ def _read(
     sequences = [tokens for _, _, variants in wanted for tokens in variants]
     found: list[list[tuple[Float32Array, Float32Array]]] = [[] for _ in sequences]
     for part in stream(engine.context, sequences):
-        values = np.stack(engine.predict(part.hidden, part.logits), axis=1)
+        raw = part.logits if part.raw is None else part.raw
+        values = np.stack(engine.predict(part.hidden, raw), axis=1)
         for sequence, pair in zip(part.sequence.tolist(), values, strict=True):
             found[sequence].append(pair)
     for i, (key, answer, variants) in enumerate(wanted):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,13 +15,13 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.report import count
-from autodeco_gguf.evaluation.settings import make_directory
 from autodeco_gguf.explain.findings import Findings, temperature_findings, top_p_findings
 from autodeco_gguf.explain.page import render
 from autodeco_gguf.explain.plots import draw
 from autodeco_gguf.explain.reading import Reading, ReadWatch, read
 from autodeco_gguf.explain.verdict import verdict
-from autodeco_gguf.files.atomic import check_new, write_bytes
+from autodeco_gguf.files.atomic import Output, check_directory, check_new, new_directory, write_together
+from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.training.data import Counts, Encoder, encode_files
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
 
@@ -29,7 +30,12 @@ ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", 
 
 
 def check_outputs(directory: Path, *, drawn: bool, force: bool) -> None:
-    """Raise BadFile where an earlier explanation, or its answers, would be replaced without ``force``."""
+    """Raise BadFile where the directory, or what it lies in, is a file.
+
+    And where an earlier explanation, or its answers, would be replaced without ``force``.
+    """
+    for path in _missing(directory)[:1]:
+        check_directory(path)
     names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
     check_new([directory / name for name in names], force=force)
 
@@ -48,9 +54,9 @@ def draw_answers(
     Raises:
         AutoDecoError: none is right; whatever :func:`rollouts` refuses.
     """
-    make_directory(directory)
     path = directory / ANSWERS
-    rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, watch=watch)
+    with _made(directory):
+        rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, watch=watch)
     return path
 
 
@@ -65,6 +71,8 @@ def explain(
 ) -> Findings:
     """Work out what the heads' T and P are worth at each token of right answers; write the findings and their page.
 
+    All is written or nothing, and a directory that was not there goes again where it fails.
+
     Args:
         engine: the model with its heads; nothing of it is under way.
         answers: JSONL files of right answers, as ``train`` takes them.
@@ -74,28 +82,16 @@ def explain(
         watch: progress.
 
     Raises:
-        AutoDecoError: a model without heads, a malformed line, nothing to read, matplotlib is missing.
+        AutoDecoError: a model without heads, a malformed line, nothing to read, matplotlib is missing; the directory
+            cannot be made, which is found out first.
     """
     if not engine.heads:
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
-    encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
-    with TemporaryDirectory() as temporary:
-        data = encode_files(answers, encoder, Path(temporary))
-        sequences = [data[i][0] for i in range(len(data))]
-    if counted is not None:
-        vars(counted).update(vars(data.counts))
-    at = read(engine, sequences, watch)
-    found = findings(at, engine.heads)
-    make_directory(directory)
-    png = _picture(found, at) if plots else None
-    if png is not None:
-        write_bytes(directory / PLOT, png)
-    heads = "the model's own" if engine.heads_file is None else engine.heads_file.name
-    origin = {"model": engine.context.file.path.name, "heads": heads, "data": [path.name for path in answers]}
-    content = json.dumps({**origin, **to_json(found)}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(directory / FINDINGS, f"{content}\n".encode())
-    facts = [f"Model: {origin['model']}. Heads: {heads}. {size(found)}."]
-    write_bytes(directory / PAGE, render(found, facts, png))
+    with _made(directory):
+        at = read(engine, _sequences(engine, answers, counted), watch)
+        found = findings(at, engine.heads)
+        png = _picture(found, at) if plots else None
+        write_together(_outputs(engine, answers, directory, found, png))
     return found
 
 
@@ -121,3 +117,46 @@ def _picture(found: Findings, at: Reading) -> bytes:
     content = io.BytesIO()
     draw(found, at).savefig(content, format="png", dpi=120)
     return content.getvalue()
+
+
+def _missing(directory: Path) -> list[Path]:
+    """What of a directory and those it lies in is no directory, the outermost first."""
+    return [path for path in (*reversed(directory.parents), directory) if not path.is_dir()]
+
+
+@contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """Make a directory, and those it lies in; of these, what was not there and is empty goes again on an error."""
+    with ExitStack() as made:
+        for path in _missing(directory):
+            made.enter_context(new_directory(path))
+        yield
+
+
+def _sequences(engine: Engine, answers: Sequence[Path], counted: Counts | None) -> list[Tokens]:
+    """The answers as tokens; ``counted`` is told what became of the lines."""
+    encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
+    with TemporaryDirectory() as temporary:
+        data = encode_files(answers, encoder, Path(temporary))
+        sequences = [data[i][0] for i in range(len(data))]
+    if counted is not None:
+        vars(counted).update(vars(data.counts))
+    return sequences
+
+
+def _outputs(
+    engine: Engine, answers: Sequence[Path], directory: Path, found: Findings, png: bytes | None
+) -> list[Output]:
+    """The files of the directory."""
+    heads = "the model's own" if engine.heads_file is None else engine.heads_file.name
+    origin = {"model": engine.context.file.path.name, "heads": heads, "data": [path.name for path in answers]}
+    content = json.dumps({**origin, **to_json(found)}, indent=1, ensure_ascii=False, allow_nan=False)
+    facts = [f"Model: {origin['model']}. Heads: {heads}. {size(found)}."]
+    files = {FINDINGS: f"{content}\n".encode(), PAGE: render(found, facts, png)}
+    if png is not None:
+        files[PLOT] = png
+
+    def output(name: str, content: bytes) -> Output:
+        return Output(directory / name, lambda f: f.write(content))
+
+    return [output(name, content) for name, content in files.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class Reading:
     """
 
     answer: Ints  # [n] which answer, from 0
-    problem: Ints  # [n] which prompt; answers to the same prompt have the same one
+    problem: Ints  # [n] which prompt; answers to the same prompt have the same one, a text one of its own
     temperature: Floats  # [n] the heads' T
     top_p: Floats  # [n] the heads' P
     value: Floats  # [n] log-likelihood at the heads' T
@@ -89,11 +89,11 @@ def read(engine: Engine, answers: Sequence[Tokens], watch: ReadWatch = lambda do
             for part in together(batch, _FLOATS):
                 done += len(part)
                 watch(done, total)
-                yield Features(first + part.sequence, part.target, part.hidden, part.logits)
+                yield replace(part, sequence=first + part.sequence)
 
     engine.forget()
     try:
-        found = [engine.predict(part.hidden, part.logits) for part in parts()]
+        found = [engine.predict(part.hidden, part.logits if part.raw is None else part.raw) for part in parts()]
         heads = Heads(*(np.concatenate(column).astype(np.float64) for column in zip(*found, strict=True)))
         columns = list(_columns(parts(), heads))
     finally:
@@ -105,10 +105,14 @@ def read(engine: Engine, answers: Sequence[Tokens], watch: ReadWatch = lambda do
 
 
 def _problems(answers: Sequence[Tokens]) -> Ints:
-    """A number for each prompt, what stands before the first token that is predicted; the same for the same."""
-    numbers: dict[bytes, int] = {}
-    prompts = [tokens[: int((tokens < 0).argmax())].tobytes() for tokens in answers]
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], np.int64)
+    """A number for each prompt, what stands before the first token that is predicted; the same for the same.
+
+    One token, which every text begins with, is no prompt: each has a number of its own.
+    """
+    numbers: dict[bytes | int, int] = {}
+    prompts = [tokens[: int((tokens < 0).argmax())] for tokens in answers]
+    keys = [prompt.tobytes() if len(prompt) > 1 else i for i, prompt in enumerate(prompts)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _columns(parts: Iterator[Features], heads: Heads) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,9 @@ from autodeco_gguf.explain.findings import Estimate, Findings, TemperatureFindin
 LEAST_ANSWERS, LEAST_TOKENS = 10, 200
 """For a verdict: the standard error of fewer says little itself."""
 
+LEAST_PROBLEMS = 2
+"""For a standard error at all: the tokens of a problem go together."""
+
 _LITTLE = 0.01
 """Nats a token that are little to gain: a hundredth of the probability of each right token."""
 
@@ -26,6 +29,9 @@ def verdict(found: Findings) -> str:
     if found.answers < LEAST_ANSWERS or found.tokens < LEAST_TOKENS:
         few = f"{count(found.tokens, 'token')} of {count(found.answers, 'answer')} are too few for a verdict"
         return f"{few}: at least {LEAST_TOKENS} of {LEAST_ANSWERS} are needed."
+    if found.problems < LEAST_PROBLEMS:
+        few = f"{count(found.answers, 'answer')} to {count(found.problems, 'problem')} are too few for a verdict"
+        return f"{few}: errors are over problems, at least {LEAST_PROBLEMS} are needed."
     parts = []
     if found.temperature is not None:
         parts.append(_temperature(found.temperature))

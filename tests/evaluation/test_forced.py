@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from family_helpers import Family
 
-from autodeco_gguf.answers.items import make_item
+from autodeco_gguf.answers.items import Item, make_item
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
 from autodeco_gguf.evaluation.forced import (
     Lines,
     along,
@@ -102,3 +104,19 @@ def test_each_line_is_what_llama_predicts() -> None:
                 expected = values[len(item.tokens) - 1 :][:n]
                 np.testing.assert_allclose(one.values[name][kind], expected, atol=1e-4, err_msg=f"{kind} {name}")
     llama.close()
+
+
+# gemma2's activation is a table of F16
+@pytest.mark.parametrize(("name", "near"), [("gemma2", 2e-3), ("cohere", 1e-5), ("granite", 1e-5)])
+def test_the_heads_read_the_logits_before_a_cap_or_a_scale(name: str, near: float, tmp_path: Path) -> None:
+    """T and P are those that the answers are drawn with."""
+    family = Family(name, tmp_path)
+    item = Item("t", 0, Problem("", "", 1, "t"), family.tokens[:4])
+    with family.engine(2) as engine:
+        drawn = engine.generate([Request(item.tokens, seed=seed, max_tokens=20) for seed in (1, 2)])
+        answers = {Key("t", 0, 0, i): [t.id for t in one.trace] for i, one in enumerate(drawn)}
+        found = list(read_forced(engine, {"plain": [item]}, answers))
+    for line, one in zip(found, drawn, strict=True):
+        for head in ("temperature", "top_p"):
+            expected = [getattr(t, head) for t in one.trace]
+            np.testing.assert_allclose(line.values[head]["plain"], expected, rtol=0, atol=near, err_msg=head)

@@ -79,4 +79,46 @@ def test_refused(qwen2: Case, tmp_path: Path) -> None:
             pytest.raises(AutoDecoError, match=r"none of 2 samples is correct"),
         ):
             draw_answers(engine, tasks, tmp_path / "out", RolloutSettings(k=2, max_tokens=4))
-    assert not (tmp_path / "out" / "explain.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_are_problems_of_their_own(tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    said = ("Near the harbour lives Mia.", "Near the river lives Tom.", "Mia has 85 shells.")
+    data.write_text("".join(f"{json.dumps({'text': text})}\n" for text in said))
+    with Engine(DEMO_MODEL, n_parallel=2, n_ctx=96, machine=ONE_THREAD) as engine:
+        found = explain(engine, [data], tmp_path, plots=False)
+    assert (found.answers, found.problems) == (3, 3)
+    assert found.temperature is not None
+    assert (found.temperature.gain.se or 0) > 0
+
+
+def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    """And one that is made goes again with what it lies in, where nothing comes of the work."""
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "out"):
+        with pytest.raises(AutoDecoError, match=r"file: is a file; give a directory"):
+            check_outputs(out, drawn=True, force=True)
+    check_outputs(tmp_path / "new" / "out", drawn=True, force=False)
+    missing = tmp_path / "missing.jsonl"
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        for out in (file, file / "out"):
+            with pytest.raises(AutoDecoError, match=r"file: cannot be made: "):
+                explain(engine, [missing], out)
+        with pytest.raises(AutoDecoError, match=r"missing\.jsonl: "):
+            explain(engine, [missing], tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_all_is_written_or_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "Tell a story about Mia with 47 and 38.", "completion": " Mia has 85 shells."}\n')
+    out = tmp_path / "out"
+    (out / "explain.html").mkdir(parents=True)
+    with (
+        Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine,
+        pytest.raises(AutoDecoError, match=r"explain\.html: is no regular file"),
+    ):
+        explain(engine, [data], out)
+    assert [path.name for path in out.iterdir()] == ["explain.html"]

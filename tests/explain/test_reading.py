@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from family_helpers import Family
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
@@ -121,6 +123,34 @@ def test_pieces_make_no_difference(
         np.testing.assert_allclose(getattr(again, name), getattr(found, name), atol=2e-3, err_msg=name)
     assert seen[-1] == (126, 126)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+# gemma2's activation is a table of F16
+@pytest.mark.parametrize(("name", "near"), [("gemma2", 2e-3), ("cohere", 1e-5), ("granite", 1e-5)])
+def test_the_heads_read_the_logits_before_a_cap_or_a_scale(
+    name: str, near: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T and P are those that the answers are drawn with; likelihoods are of the logits that they are drawn from."""
+    family = Family(name, tmp_path)
+    prompt = family.tokens[:4]
+    with family.engine(2) as engine:
+        requests = [Request(prompt, seed=seed, max_tokens=20, top=0) for seed in (1, 2)]
+        drawn = engine.generate(requests)
+        sequences = [np.array([*prompt, *(~t.id for t in one.trace)], np.int32) for one in drawn]
+        monkeypatch.setattr(reading, "_FLOATS", 7 * engine.context.n_vocab)  # joined and parted
+        at = read(engine, sequences)
+    trace = [t for one in drawn for t in one.trace]
+    np.testing.assert_allclose(at.temperature, [t.temperature for t in trace], rtol=0, atol=near)
+    np.testing.assert_allclose(at.top_p, [t.top_p for t in trace], rtol=0, atol=near)
+    np.testing.assert_allclose(at.constants[:, CONSTANTS.index(1)], [t.logprob for t in trace], rtol=0, atol=10 * near)
+
+
+def test_a_text_is_a_problem_of_its_own(engine: Engine, answers: list[Tokens]) -> None:
+    """Which has no prompt, whatever token it begins with; answers to an equal prompt are of one problem."""
+    ids = engine.context.tokenize("Near the harbour lives Mia.", add_bos=True)
+    text = np.array([ids[0], *(~t for t in ids[1:])], np.int32)
+    found = read(engine, [text, answers[0], text, answers[2], text[:4]])
+    assert [found.problem[found.answer == i][0] for i in range(5)] == [0, 1, 2, 1, 3]
 
 
 def test_the_engine_is_as_before(engine: Engine, answers: list[Tokens]) -> None:

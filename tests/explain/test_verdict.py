@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from explain_helpers import BOTH, made_up
 
@@ -74,6 +75,17 @@ def test_whether_p_pays(lost_less: Estimate, gain: Estimate | None, words: str) 
 
 def test_a_paragraph_for_each_head() -> None:
     assert [line[0] for line in FOUND.verdict.split("\n")] == ["T", "P"]
+
+
+def test_one_problem_is_too_few() -> None:
+    """Without a standard error every sign is 0, whatever the gains."""
+    one = findings(replace(made_up(), problem=np.zeros(400, int)), BOTH)
+    assert one.temperature is not None
+    assert one.temperature.gain.se is None
+    assert one.verdict == (
+        "20 answers to 1 problem are too few for a verdict: errors are over problems, at least 2 are needed."
+    )
+    assert verdict(replace(FOUND, problems=2)) == FOUND.verdict
 
 
 def test_too_few() -> None:
