@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from autodeco_gguf.cli._common import (
     resumable,
 )
 from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @click.command("tune", cls=Verb)
 @click.argument("model", type=GGUF)
 @task_options
-@option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30.0, help="How long it may take.")
+@option("--minutes", type=FloatRange(min=0, min_open=True), default=30.0, help="How long it may take.")
 @option(
     "--reward",
     default="correct",
@@ -61,11 +63,13 @@ def tune_command(model: Path, output: Path | None, **options: Any) -> None:
     from autodeco_gguf.tuning.tune import REPORT, RESULT, tune
 
     output = output or Path("tuned")
-    settings = named(TuneSettings, {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"]})
+    given = {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"], "allow_code": None}
+    settings = named(TuneSettings, given)
     settings.check()
-    tasks = read_tasks(options).tasks
+    tasks = read_tasks(options)
+    settings = replace(settings, allow_code=tasks.allow_code)
     with resumable(output), _progress() as watch:
-        tuned = tune(model, tasks, output, settings, heads=options["heads"], watch=watch)
+        tuned = tune(model, tasks.tasks, output, settings, heads=options["heads"], watch=watch)
     click.echo(page(tuned), nl=False)
     adapter = "" if tuned.trained is None else f", {tuned.trained.name}"
     click.echo(f"{output}: {REPORT}, {RESULT}{adapter}", err=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autodeco_gguf.evaluation.estimates import mean_se
-from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.evaluation.methods import Config, config_of
 from autodeco_gguf.evaluation.report import count, markdown
+from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.tuning.plan import Plan, Speed, duration
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.search import Found
@@ -39,6 +40,7 @@ class Tuned:
         verdict: which row to take, and what shows it.
         tested: the task of each test problem.
         seconds: that it took.
+        file: where the model lies; None: where it was named.
         own: an adapter that was given, None where there was none.
         trained: the adapter with the heads that were trained; None where none were.
         obstacle: why none were; None where there was no time for it, or where they were.
@@ -55,6 +57,7 @@ class Tuned:
     verdict: Verdict
     tested: Sequence[str]
     seconds: float
+    file: Path | None = None
     own: Path | None = None
     trained: Path | None = None
     obstacle: str | None = None
@@ -70,13 +73,16 @@ class Tuned:
         return Unit.of(self.settings.measure)
 
     @property
-    def command(self) -> str:
-        """The line to use what was found."""
-        model, name, kwargs = shlex.quote(str(self.model)), self.verdict.chosen, self.settings.chat_template_kwargs
-        chat = f" --chat-template-kwargs {shlex.quote(json.dumps(kwargs))}" if kwargs else ""
+    def command(self) -> str | None:
+        """The line to use what was found.
+
+        None for llama.cpp's defaults with a model that its own programs do not read: ``run`` has another order.
+        """
+        model, name = shlex.quote(str(self.model)) + self._chat, self.verdict.chosen
         if name == LLAMA_CPP:
-            return f"llama-cli -m {model}{' --jinja' if chat else ''}{chat}"
-        model += chat
+            file = self.file or self.model
+            is_plain = file.is_file() and ModelFile.open(file).kind == "plain"
+            return f"llama-cli -m {shlex.quote(str(file))} {self.llama_cpp_options}" if is_plain else None
         heads = {HEADS: self.trained, OWN: self.own}.get(name)
         if heads is not None:
             return f"autodeco-gguf run {model} --heads {shlex.quote(str(heads))}"
@@ -84,6 +90,18 @@ class Tuned:
         if pair is None:
             return f"autodeco-gguf run {model}"
         return f"autodeco-gguf run {model} --temperature {pair[0]:g}" + (f" --top-p {pair[1]:g}" if pair[0] else "")
+
+    @property
+    def llama_cpp_options(self) -> str:
+        """Its defaults as options of its programs, which would else follow the model's ``general.sampling.*``."""
+        s = config_of(LLAMA_CPP).sampling({})
+        cuts = f"--top-k {s.top_k} --top-p {s.top_p:g} --min-p {s.min_p:g} --temp {s.temperature:g}"
+        return f'--samplers "top_k;top_p;min_p;temperature" {cuts}{" --jinja" if self._chat else ""}{self._chat}'
+
+    @property
+    def _chat(self) -> str:
+        kwargs = self.settings.chat_template_kwargs
+        return f" --chat-template-kwargs {shlex.quote(json.dumps(kwargs))}" if kwargs else ""
 
 
 def plan_lines(plan: Plan, speed: Speed) -> list[str]:
@@ -117,7 +135,7 @@ def page(tuned: Tuned) -> str:
     parts = [
         f"# How to decode with {tuned.model.name} on {', '.join(dict.fromkeys(tuned.tested))}",
         first,
-        f"    {tuned.command}",
+        *_line(tuned),
         *_elsewhere(tuned),
         "\n".join(f"- {sentence}" for sentence in (*others, *_without_heads(tuned))),
         markdown([_cells(tuned, row) for row in tuned.rows.values()]),
@@ -127,6 +145,17 @@ def page(tuned: Tuned) -> str:
         _facts(tuned),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _line(tuned: Tuned) -> list[str]:
+    """The line to use it; where there is none, why, and what to tell llama.cpp."""
+    if tuned.command is not None:
+        return [f"    {tuned.command}"]
+    return [
+        "`autodeco-gguf run` cannot draw so: it scales by T before it cuts. llama.cpp can, with a plain GGUF "
+        "(`autodeco-gguf extract MODEL --base OUT` makes one of a merged file) and these options:",
+        f"    {tuned.llama_cpp_options}",
+    ]
 
 
 def _elsewhere(tuned: Tuned) -> list[str]:

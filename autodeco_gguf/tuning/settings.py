@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampling import check_seed_range
+from autodeco_gguf.tasks.programs.grader import Leave
 from autodeco_gguf.training.rewards import check_reward
 
 MOST_MINUTES = 60 * 24 * 14
@@ -31,6 +33,7 @@ class TuneSettings:
         n_ctx: tokens of a prompt and its answer; None: the model's own, up to a limit.
         n_parallel: answers at a time.
         time_limit: seconds that a checker may take for an answer.
+        allow_code: how checker ``code`` may run what the model wrote; None: not at all. No part of what is resumed.
         train: whether heads are trained, where there is time.
         chat_template_kwargs: what the chat template is to read besides.
         machine: what it runs on; a single thread makes it reproducible to the bit.
@@ -44,6 +47,7 @@ class TuneSettings:
     n_ctx: int | None = None
     n_parallel: int = 16
     time_limit: float = 10.0
+    allow_code: Leave | None = None
     train: bool = True
     chat_template_kwargs: Mapping[str, object] | None = None
     machine: Machine = field(default_factory=Machine)
@@ -74,5 +78,7 @@ class TuneSettings:
                 raise InvalidInput.of(name, value, "at least 1")
         if self.reward in GROUPED and self.k < 2:
             raise InvalidInput.of("k", self.k, f"at least 2 for reward {self.reward}: it looks at several answers")
+        if self.allow_code not in (None, *get_args(Leave)):
+            raise InvalidInput.of("allow_code", repr(self.allow_code), "None, 'isolated' or 'unisolated'")
         check_seed_range(self.seed)
         check_reward(self.reward)

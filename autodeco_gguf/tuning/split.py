@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 from autodeco_gguf.errors import BadFile
@@ -30,29 +30,46 @@ class Split:
 
 
 def split(tasks: Sequence[Task], seed: int) -> Split:
-    """Deal the problems of every task out, by the seed. Those with the same text go to the same part.
+    """Deal the problems of every task out, by the seed. Those with the same text, of any task, go to the same part.
 
     Raises:
-        BadFile: too few problems.
+        BadFile: too few problems; a task of which other ones leave nothing for one of the parts.
     """
-    search: list[Task] = []
-    test: list[Task] = []
-    total = 0
-    for task in tasks:
-        same: dict[str, list[Problem]] = {}
-        for problem in task.problems:
-            same.setdefault(problem.text, []).append(problem)
-        if len(same) < FEWEST_OF_TASK:
-            raise _too_few(f"{task.problems[0].file}: {_of(len(same))}", FEWEST_OF_TASK)
-        total += len(same)
-        groups = list(same.values())
-        random.Random(seed_from(f"split {seed} {task.name}")).shuffle(groups)
-        at = len(groups) - round(TEST * len(groups))
-        for part, mine in ((search, groups[:at]), (test, groups[at:])):
-            part.append(replace(task, problems=tuple(problem for group in mine for problem in group)))
-    if total < FEWEST:
-        raise _too_few(f"{', '.join(dict.fromkeys(task.problems[0].file for task in tasks))}: {_of(total)}", FEWEST)
-    return Split(tuple(search), tuple(test))
+    dealt = [_by_text(task, seed) for task in tasks]
+    tested: dict[str, bool] = {}  # text -> whether it is to compare on
+    for groups in sorted(dealt, key=len):  # a larger task makes up better for what is decided already
+        new = [text for text in groups if text not in tested]
+        at = len(new) - max(0, round(TEST * len(groups)) - sum(tested.get(text, False) for text in groups))
+        tested |= {text: place >= at for place, text in enumerate(new)}
+    if len(tested) < FEWEST:
+        files = ", ".join(dict.fromkeys(task.problems[0].file for task in tasks))
+        raise _too_few(f"{files}: {_of(len(tested))}", FEWEST)
+    test = {text for text, is_test in tested.items() if is_test}
+    return Split(_part(tasks, dealt, tested.keys() - test), _part(tasks, dealt, test))
+
+
+def _by_text(task: Task, seed: int) -> dict[str, list[Problem]]:
+    """The problems of each text, in an order that is drawn."""
+    same: dict[str, list[Problem]] = {}
+    for problem in task.problems:
+        same.setdefault(problem.text, []).append(problem)
+    if len(same) < FEWEST_OF_TASK:
+        raise _too_few(f"{task.problems[0].file}: {_of(len(same))}", FEWEST_OF_TASK)
+    texts = list(same)
+    random.Random(seed_from(f"split {seed} {task.name}")).shuffle(texts)
+    return {text: same[text] for text in texts}
+
+
+def _part(tasks: Sequence[Task], dealt: Sequence[dict[str, list[Problem]]], texts: Set[str]) -> tuple[Task, ...]:
+    """The tasks with the problems of these texts alone."""
+    part = []
+    for task, groups in zip(tasks, dealt, strict=True):
+        problems = tuple(problem for text, group in groups.items() if text in texts for problem in group)
+        if not problems:
+            reason = "all its problems are of other tasks too, and fall into one part; use another seed"
+            raise BadFile(f"{task.problems[0].file}: {reason}, or leave it out", key="task")
+        part.append(replace(task, problems=problems))
+    return tuple(part)
 
 
 def _of(n: int) -> str:

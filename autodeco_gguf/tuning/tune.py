@@ -17,7 +17,7 @@ from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
-from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.files.journal import Journal, Line
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import HeadWeights
@@ -29,7 +29,7 @@ from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
 from autodeco_gguf.tuning.scores import Measure, Row, measuring
 from autodeco_gguf.tuning.search import Found
-from autodeco_gguf.tuning.settings import TuneSettings
+from autodeco_gguf.tuning.settings import MOST_MINUTES, TuneSettings
 from autodeco_gguf.tuning.speed import measure_speed
 from autodeco_gguf.tuning.split import Split, size, split
 
@@ -101,7 +101,7 @@ def tune(
     own = _own_heads(Path(model), heads)
     make_directory(Path(output))
     with (
-        GradedTasks(tasks, settings.time_limit) as graded,
+        GradedTasks(tasks, settings.time_limit, settings.allow_code) as graded,
         measuring(settings.reward, settings.time_limit) as measure,
     ):
         run = _Run(
@@ -134,7 +134,7 @@ class _Clock:
 
     def read(self, log: Journal) -> None:
         """Add those of the runs before, and write to it from now on."""
-        self._before = sum(line.value["seconds"] for line in log.lines() if "seconds" in line.value)
+        self._before = sum(_seconds(log, line) for line in log.lines())
         self._log = log
 
     def write(self, after_s: float = 0.0) -> None:
@@ -179,7 +179,7 @@ class _Run:
                     rows += self._heads(plan)
                 finally:
                     self.clock.write()
-                return self._end(plan, speed, found, rows)
+                return self._end(plan, speed, found, rows, engine.context.file.path)
 
     def _open(self, heads: HeadWeights | Path | None) -> Engine:
         """The model, with these heads or none; closed as a context manager."""
@@ -286,7 +286,7 @@ class _Run:
 
     # ---- the end ----
 
-    def _end(self, plan: Plan, speed: Speed, found: list[Found[Config]], rows: list[Row]) -> Tuned:
+    def _end(self, plan: Plan, speed: Speed, found: list[Found[Config]], rows: list[Row], file: Path) -> Tuned:
         """Decide, and write it down."""
         by_name = {row.name: row for row in rows}
         pair = next(row.name for row in rows if row.config == found[0].candidate)
@@ -303,6 +303,7 @@ class _Run:
             verdict=names.decide(by_name, pair, tested, self.settings.limit),
             tested=tested,
             seconds=self.clock.seconds,
+            file=file,
             own=self.heads,
             trained=None if plan.training is None else self.output / ADAPTER,
             obstacle=obstacle(self.settings),
@@ -310,6 +311,14 @@ class _Run:
         write_bytes(self.output / REPORT, page(tuned).encode("utf-8", "replace"))
         write_bytes(self.output / RESULT, (json.dumps(values(tuned), indent=1) + "\n").encode())
         return tuned
+
+
+def _seconds(log: Journal, line: Line) -> float:
+    """What a line says that an earlier run took."""
+    found = line.value.get("seconds", 0) if isinstance(line.value, dict) else None
+    if not isinstance(found, int | float) or not 0 <= found <= 60 * MOST_MINUTES:
+        raise log.refused(line.number, "damaged: no seconds")
+    return float(found)
 
 
 def _planned(log: Journal) -> tuple[Plan, Speed] | None:

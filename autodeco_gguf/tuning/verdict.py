@@ -53,9 +53,9 @@ class Verdict:
 def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit: float) -> Verdict:
     """The simplest row that no other is shown to be better than: greedy, then the fixed pair, then heads.
 
-    The pair is taken if it is better than greedy, and heads if they are better than what is taken until then. Should
-    a usual default be better than the pair, it is taken instead; and so is the mean of heads, where it is ahead of
-    what they are better than, and they are not better than it. Better is what a paired bootstrap shows.
+    The pair is taken if it is better than greedy; should a usual default be better than the pair, it is taken instead.
+    Heads are taken if they are better than what is taken until then, or their mean, where it is ahead of what they are
+    better than, and they are not better than it. Better is what a paired bootstrap shows.
 
     ``rows`` by name have values for the same problems, ``pair`` names the one with what the search found, ``tasks`` are
     those of the problems, and ``limit`` is the largest difference there can be.
@@ -63,7 +63,7 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
     usual = [name for name in (DEFAULT, LLAMA_CPP) if name != pair]
     heads = [name for name in (OWN, HEADS) if name in rows]
     wanted = [(pair, name) for name in (GREEDY, *usual)]
-    wanted += [(h, name) for h in heads for name in (pair, GREEDY, MEANS[h])]
+    wanted += [(h, name) for h in heads for name in (pair, GREEDY, *usual, MEANS[h])]
     wanted = [claim for claim in dict.fromkeys(wanted) if claim[0] != claim[1]]
     found = [paired_bootstrap(rows[a].values, rows[b].values, strata=tasks, limit=limit) for a, b in wanted]
     corrected = holm([difference.p for difference in found])
@@ -74,7 +74,7 @@ def decide(rows: Mapping[str, Row], pair: str, tasks: Sequence[Hashable], limit:
 
     chosen = pair if pair == GREEDY or claims[pair, GREEDY].better else GREEDY
     chosen = best([chosen, *(name for name in usual if claims[pair, name].worse)])
-    against = chosen if chosen == GREEDY else pair
+    against = chosen
     winners = [h for h in heads if claims[h, against].better]
     plain = {h: best([chosen, MEANS[h]]) == MEANS[h] and not claims[h, MEANS[h]].better for h in winners}
     chosen = best([chosen, *(MEANS[h] if plain[h] else h for h in winners)])

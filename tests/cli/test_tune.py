@@ -71,7 +71,7 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "tune", record)
     outcome = tune(
         "-o", "there", "--reward", "distinct", "-k", 8, "--seed", 3, "--heads", "h.gguf", "-n", 50, "-c", 300,
-        "--time-limit", 2, "--limit", 30, "-t", 1, "--chat-template-kwargs", '{"a": 1}', minutes=0.5,
+        "--time-limit", 2, "--limit", 30, "-t", 1, "--chat-template-kwargs", '{"a": 1}', "--allow-code", minutes=0.5,
     )  # fmt: skip
     assert outcome.status == 130
     ((model, tasks, output, settings, heads),) = calls
@@ -81,6 +81,10 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
     assert (settings.max_tokens, settings.n_ctx, settings.n_parallel, settings.time_limit) == (50, 300, 4, 2.0)
     assert (settings.train, settings.machine.n_threads) == (False, 1)
     assert settings.chat_template_kwargs == {"a": 1}
+    assert settings.allow_code == "isolated"
+    tune("--allow-code-unisolated")
+    tune()
+    assert [call[3].allow_code for call in calls[1:]] == ["unisolated", None]
 
 
 @pytest.mark.parametrize(

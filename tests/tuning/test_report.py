@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from tuning_helpers import task
 
+from autodeco_gguf import extract
 from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tuning.plan import TRAININGS, Plan, Speed
 from autodeco_gguf.tuning.report import Tuned, needed, page, plan_lines, values
 from autodeco_gguf.tuning.scores import Row
@@ -29,6 +31,7 @@ CONFIGS = {
     "mean of heads": Config.static(0.5717, 0.7312),
 }
 CHAT = """--chat-template-kwargs '{"enable_thinking": false}'"""
+LLAMA_CPP = '--samplers "top_k;top_p;min_p;temperature" --top-k 40 --top-p 0.95 --min-p 0.05 --temp 0.8'
 MEANS = {"greedy": 0.4, "default": 0.3, "llama.cpp": 0.42, "pair": 0.46}
 
 
@@ -89,13 +92,13 @@ def test_heads() -> None:
     )
     assert "- The trained heads are better than T = 0.7, P = 0.85: +7.0 points" in text
     assert "| the trained heads <-" in text
-    assert "- T and P of heads: their means over all tokens.\n- p is corrected for 6 comparisons (Holm)" in text
+    assert "- T and P of heads: their means over all tokens.\n- p is corrected for 8 comparisons (Holm)" in text
     assert "No heads were trained" not in text
     assert ", 20 rounds of training, 300 tokens/s." in text
     told = json.loads(json.dumps(values(tuned)))
     assert (told["chosen"], told["adapter"], told["temperature"]) == ("heads", "tuned/heads.gguf", None)
     assert told["rows"]["heads"]["mean"] == pytest.approx(0.53)
-    assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 3
+    assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 5
 
 
 def test_heads_that_lost_are_named_and_the_pair_is_taken() -> None:
@@ -114,15 +117,39 @@ def test_the_mean_of_heads_is_a_pair() -> None:
     assert values(tuned)["temperature"] == 0.5717
 
 
-def test_greedy_and_llama_cpp() -> None:
+def test_greedy() -> None:
     text = page(made({**MEANS, "greedy": 0.6}))
     assert text.splitlines()[2:7:2] == [
         "Take greedy (T = 0).",
         "    autodeco-gguf run 'my models/m.gguf' --temperature 0",
         "Elsewhere: temperature 0.",
     ]
-    text = page(made({**MEANS, "llama.cpp": 0.6}))
-    assert text.splitlines()[2:5:2] == ["Take llama.cpp's defaults.", "    llama-cli -m 'my models/m.gguf'"]
+
+
+def test_llama_cpp_reads_a_plain_file(tmp_path: Path) -> None:
+    plain = tmp_path / "a model.gguf"
+    extract(DEMO_MODEL, base=plain)
+    tuned = made({**MEANS, "llama.cpp": 0.6}, model=Path("known"), file=plain)
+    line = f"llama-cli -m '{plain}' {LLAMA_CPP}"
+    assert page(tuned).splitlines()[2:5:2] == ["Take llama.cpp's defaults.", f"    {line}"]
+    assert values(tuned)["command"] == line
+    assert replace(tuned, model=plain, file=None).command == line
+    settings = replace(tuned.settings, chat_template_kwargs={"enable_thinking": False})
+    assert replace(tuned, settings=settings).command == f"{line} --jinja {CHAT}"
+
+
+@pytest.mark.parametrize("model", ["smollm2", "hf:user/repo:Q4_K_M", "none.gguf", str(DEMO_MODEL)])
+def test_without_a_plain_file_no_line_draws_as_llama_cpp_does(model: str) -> None:
+    tuned = made({**MEANS, "llama.cpp": 0.6}, model=Path(model))
+    text = page(tuned)
+    assert "llama-cli" not in text
+    assert text.splitlines()[2:7:2] == [
+        "Take llama.cpp's defaults.",
+        "`autodeco-gguf run` cannot draw so: it scales by T before it cuts. llama.cpp can, with a plain GGUF "
+        "(`autodeco-gguf extract MODEL --base OUT` makes one of a merged file) and these options:",
+        f"    {LLAMA_CPP}",
+    ]
+    assert values(tuned)["command"] is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +157,6 @@ def test_greedy_and_llama_cpp() -> None:
     [
         ("pair", f"autodeco-gguf run 'my models/m.gguf' {CHAT} --temperature 0.7 --top-p 0.85"),
         ("heads", f"autodeco-gguf run 'my models/m.gguf' {CHAT} --heads tuned/heads.gguf"),
-        ("llama.cpp", f"llama-cli -m 'my models/m.gguf' --jinja {CHAT}"),
     ],
 )
 def test_the_line_has_what_the_chat_template_reads(best: str, command: str) -> None:

@@ -35,6 +35,7 @@ def test_what_is_compared_follows_the_reward(reward: str, group: int, measure: s
         ({"k": 0}, "k 0, expected at least 1"),
         ({"k": 1, "reward": "any"}, "k 1, expected at least 2 for reward any"),
         ({"max_tokens": 0}, "max_tokens 0, expected at least 1"),
+        ({"allow_code": True}, "allow_code True, expected None, 'isolated' or 'unisolated'"),
         ({"seed": -1}, "seed -1, expected 0 to"),
         ({"reward": "best"}, "reward 'best', expected one of correct, any, distinct, or module:function of your own"),
     ],

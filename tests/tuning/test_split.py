@@ -11,7 +11,11 @@ from autodeco_gguf.tuning.split import size, split
 
 
 def task(name: str, n: int, texts: int | None = None) -> Task:
-    problems = (Problem(f"{name} {i % (texts or n)}", str(i), i + 1, f"{name}.jsonl") for i in range(n))
+    return asking(name, [f"{name} {i % (texts or n)}" for i in range(n)])
+
+
+def asking(name: str, texts: list[str]) -> Task:
+    problems = (Problem(text, str(i), i + 1, f"{name}.jsonl") for i, text in enumerate(texts))
     return Task(name, tuple(problems), "exact")
 
 
@@ -42,7 +46,30 @@ def test_the_same_problem_is_never_in_two_parts() -> None:
     assert size(parts.search) + size(parts.test) == 90
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_problem_of_two_tasks_is_never_in_two_parts(seed: int) -> None:
+    shared = [f"p {i}" for i in range(40)]
+    tasks = [asking("all", shared), asking("some", shared[:30]), asking("few", shared[25:30]), task("other", 10)]
+    parts = split(tasks, seed)
+    assert not {*texts(parts.search)} & {*texts(parts.test)}
+    for part, sizes in ((parts.search, [24, 18, 3, 6]), (parts.test, [16, 12, 2, 4])):
+        assert [(t.name, len(t.problems)) for t in part] == list(
+            zip(["all", "some", "few", "other"], sizes, strict=True)
+        )
+
+
+def test_other_tasks_leave_nothing_for_a_part() -> None:
+    others = [[f"{name} {i}" for i in range(5)] for name in "abcde"]
+    tasks = [*map(asking, "abcde", others), asking("f", [first for first, *_ in others])]
+    seed = next(s for s in range(100) if not {t[0] for t in others} & {*texts(split(tasks[:5], s).test)})
+    with pytest.raises(BadFile, match=r"^f\.jsonl: all its problems are of other tasks too, and fall into one part"):
+        split(tasks, seed)
+
+
 def test_too_few() -> None:
+    shared = [f"p {i}" for i in range(19)]
+    with pytest.raises(BadFile, match=r"^a\.jsonl, b\.jsonl: 19 different problems, expected at least 20"):
+        split([asking("a", shared), asking("b", shared)], 0)
     with pytest.raises(
         BadFile, match=r"^a\.jsonl: 19 different problems, expected at least 20: they are split into those"
     ):

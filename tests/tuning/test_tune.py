@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from fake_engine import FakeGrader
 from tuning_helpers import MODEL, SETTINGS, SPEED, TASKS, TuneEngine, task, tuned
 
+from autodeco_gguf.answers import items
 from autodeco_gguf.errors import BadFile, Busy, InvalidInput
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.tuning import tune as module
@@ -184,6 +186,41 @@ def test_a_damaged_plan(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"rungs"', '"rangs"'))
     with pytest.raises(BadFile, match=r"tune\.jsonl:2: damaged: no plan; use the same settings, or another directory"):
         tuned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["5", "[]", '"seconds"', '{"seconds": null}', '{"seconds": "5"}', '{"seconds": -1}', f'{{"seconds": {10**400}}}'],
+)
+def test_damaged_seconds(tmp_path: Path, line: str) -> None:
+    tuned(tmp_path)
+    path = tmp_path / "tune.jsonl"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("".join(f"{text}\n" for text in (header, line, *lines)))
+    message = r"tune\.jsonl:2: damaged: no seconds; use the same settings, or another directory"
+    with pytest.raises(BadFile, match=message):
+        tuned(tmp_path)
+
+
+def test_how_programs_may_run(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    """It is for the graders to refuse, and no part of what a tuning depends on."""
+    allowed: list[object] = []
+
+    class Grader(FakeGrader):
+        def __init__(self, checker: str, time_limit: float, allow_code: object = None) -> None:
+            allowed.append(allow_code)
+
+    made_up.setattr(items, "Grader", Grader)
+    tuned(tmp_path, replace(SETTINGS, allow_code="unisolated"))
+    total = TuneEngine.total
+    tuned(tmp_path, replace(SETTINGS, allow_code="isolated"))
+    tuned(tmp_path)
+    assert allowed == ["unisolated", "isolated", None]
+    assert TuneEngine.total == total
+
+
+def test_where_the_model_lies_is_kept(tmp_path: Path) -> None:
+    assert tuned(tmp_path).file == Path("here/m.gguf")
 
 
 def test_refused_before_anything_is_drawn(tmp_path: Path) -> None:

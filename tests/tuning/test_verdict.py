@@ -132,6 +132,8 @@ def test_the_search_found_greedy_or_the_default() -> None:
         ("greedy", "default"),
         ("greedy", "llama.cpp"),
         ("heads", "greedy"),
+        ("heads", "default"),
+        ("heads", "llama.cpp"),
         ("heads", "mean of heads"),
     ]
     found = rows(greedy=0.30, default=0.46, llama=0.42)
@@ -143,6 +145,28 @@ def test_a_default_that_beats_the_pair() -> None:
     found = rows(greedy=0.30, default=0.40, llama=0.5, pair=0.42)
     assert verdict(found).chosen == "llama.cpp"
     assert said(found)[0] == "Take llama.cpp's defaults."
+
+
+def test_heads_that_beat_the_pair_only_are_not_taken_for_a_default_that_does() -> None:
+    found = rows(greedy=0.30, default=0.40, llama=0.5, pair=0.42, heads=0.501)
+    result = verdict(found)
+    assert (result.chosen, result.without_heads) == ("llama.cpp", "llama.cpp")
+    assert next(c for c in result.claims if (c.ahead, c.of) == ("heads", "pair")).better
+    sentences = said(found)
+    assert sentences[0] == "Take llama.cpp's defaults."
+    assert any(
+        s.startswith("The trained heads are not shown to differ from llama.cpp's defaults: +0.1") for s in sentences
+    )
+    found = rows(greedy=0.30, default=0.5, llama=0.4, pair=0.42, heads=0.501)
+    assert verdict(found).chosen == "default"
+
+
+def test_heads_that_beat_a_default_that_beats_the_pair() -> None:
+    found = rows(greedy=0.30, default=0.40, llama=0.5, pair=0.42, heads=0.56)
+    assert verdict(found).chosen == "heads"
+    assert said(found)[1].startswith("The trained heads are better than llama.cpp's defaults: +6.0 points")
+    found = with_means(rows(greedy=0.30, default=0.40, llama=0.5, pair=0.42, heads=0.56), 0.0)
+    assert verdict(found).chosen == "mean of heads"
 
 
 def test_own_heads_are_a_candidate() -> None:
@@ -171,11 +195,11 @@ def test_few_problems_are_said() -> None:
 def test_p_values_are_corrected() -> None:
     found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.462)
     claims = verdict(found).claims
-    assert len(claims) == 6
+    assert len(claims) == 8
     tied = next(c for c in claims if (c.ahead, c.of) == ("heads", "pair"))
     assert tied.p == pytest.approx(tied.difference.p)  # the largest of all
     smallest = min(claims, key=lambda c: c.difference.p)
-    assert smallest.p == pytest.approx(6 * smallest.difference.p)
+    assert smallest.p == pytest.approx(8 * smallest.difference.p)
 
 
 @pytest.mark.parametrize(
