@@ -23,7 +23,7 @@ from autodeco_gguf.files.atomic import check_output, write_bytes
 from autodeco_gguf.files.reading import read_json
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine.conversation import Conversation
+    from autodeco_gguf.engine.conversation import Conversation, Message
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
@@ -74,6 +74,16 @@ class Session:
     def heads_line(self) -> str:
         """What decides now."""
         return settings.heads_line(self.engine.heads, self.request, self.recommended)
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said, also where a model is given each message alone."""
+        said = self.conversation.messages
+        if not self.conversation.remembers:
+            answers = [told.answer for told in self.told]
+            turns = [(a.messages[-1], {"role": "assistant", "content": a.text}) for a in answers]
+            said = [*said, *(message for turn in turns for message in turn)]
+        return said
 
     def last(self) -> Told:
         """The last answer; InvalidInput before there is one."""
@@ -260,7 +270,7 @@ def _write(session: Session, name: str, lines: Iterable[str]) -> None:
 
 
 def _save(session: Session, name: str) -> None:
-    talk = {"model": str(session.engine.context.file.path), "messages": session.conversation.messages}
+    talk = {"model": str(session.engine.context.file.path), "messages": session.messages}
     _write(session, name, [json.dumps(talk, ensure_ascii=False, indent=1)])
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
@@ -195,7 +196,7 @@ _PLACES = (
     ),
     option(
         "--rpc-timeout",
-        type=click.FloatRange(min=1),
+        type=FloatRange(min=1),
         default=Machine.rpc_timeout,
         help="Seconds that a worker may be silent.",
     ),

@@ -13,6 +13,7 @@ import click
 
 from autodeco_gguf.cli._common import F
 from autodeco_gguf.cli._tasks import load_engine, say_model
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _OPTIONS = (
     ),
     click.option(
         "--ray-wait",
-        type=click.FloatRange(min=0),
+        type=FloatRange(min=0),
         default=10.0,
         show_default=True,
         metavar="MINUTES",

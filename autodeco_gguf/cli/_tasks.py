@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
@@ -37,7 +38,7 @@ _OPTIONS = (
     click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]"),
     click.option(
         "--time-limit",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FloatRange(min=0, min_open=True),
         default=10.0,
         show_default=True,
         help="Seconds for checking an answer, of a program for each of its tests.",

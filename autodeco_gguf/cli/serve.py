@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
+from autodeco_gguf.cli._types import FloatRange, Line
 from autodeco_gguf.errors import not_installed
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -35,19 +37,17 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
     help="Who decides where a client sends a temperature or top-p.",
 )
 @click.option("--alias", "model_id", help="Name of the model for clients.  [default: its own, or its file's]")
-@click.option("--api-key", "api_keys", multiple=True, help="Key of a client; repeatable.")
+@click.option("--api-key", "api_keys", type=Line(), multiple=True, help="Key of a client; repeatable.")
 @click.option("--cors", "cors_origins", multiple=True, help="Origin whose pages may use it, or *; repeatable.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="Own name in Host headers, or *; repeatable.")
 @option(
     "--max-body",
-    type=click.FloatRange(0.001, 1024),
+    type=FloatRange(0.001, 1024),
     default=8.0,
     callback=lambda *given: round(given[2] * 2**20),
     help="MiB of a request.",
 )
-@option(
-    "--drain", "drain_s", type=click.FloatRange(1, 3600), default=30.0, help="Seconds for answers under way at the end."
-)
+@option("--drain", "drain_s", type=FloatRange(1, 3600), default=30.0, help="Seconds for answers under way at the end.")
 @click.option("--batch-invariant", is_flag=True, help="Same seed, same bits, whatever runs beside; slower when alone.")
 @chat_template_option
 @click.option("--log-requests", is_flag=True, help="A line on stderr for each request.")
@@ -78,8 +78,9 @@ def serve_command(
 
     Example: autodeco-gguf serve qwen-autodeco.gguf --parallel 8
     """
-    if any(not key.strip() for key in options["api_keys"]):
-        raise click.UsageError("--api-key is empty")
+    keys = options["api_keys"]
+    if any(not key.strip() for key in keys) or (not keys and "AUTODECO_SERVE_API_KEY" in os.environ):
+        raise click.UsageError("--api-key is empty")  # a server that is open by mistake is worse than none
     try:
         from autodeco_gguf.server.running import Server, address_of, bind
     except ModuleNotFoundError as e:

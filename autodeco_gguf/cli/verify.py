@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, machine_options
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.model.machine import Machine
 
@@ -31,9 +32,7 @@ MAX_BYTES = 1 << 24
 @click.argument("model", type=GGUF)
 @click.option("--golden", type=GGUF, required=True, help="An .npz with tokens [n], temperature [n] and top_p [n].")
 @click.option("--heads", type=GGUF, help="Adapter, for a model without heads.")
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]"
-)
+@click.option("--tolerance", type=FloatRange(min=0), help="Largest difference allowed.  [default: f32 1e-5, f16 2e-3]")
 @machine_options(cache_type="f32", flash_attn=False)
 def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: float | None, machine: Machine) -> None:
     """Run MODEL on recorded tokens and compare its temperatures and top-p with the recorded ones.

@@ -82,7 +82,7 @@ def create_app(service: Service) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=[origin.lower().rstrip("/") for origin in settings.cors_origins],
             allow_methods=["*"],
             allow_headers=["*"],
             allow_private_network=True,  # to a server of this machine, from an origin that is allowed

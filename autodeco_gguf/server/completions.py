@@ -71,8 +71,12 @@ class CompletionVoice:
     ) -> dict[str, Any]:
         found: dict[str, Any] = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": reason}
         if self._body.logprobs is not None:
-            rows = [*(self._prompt_rows(choice) if echo else ()), *said_rows(tokens)]
-            found["logprobs"] = self._logprobs[choice.index].of(rows)
+            logprobs, rows = self._logprobs[choice.index], said_rows(tokens)
+            if echo:
+                before = self._prompt_rows(choice)
+                rows = [*before, *rows]
+                logprobs.skip(_n_unseen([row[0] for row in before], self._prompt_text(choice)))
+            found["logprobs"] = logprobs.of(rows)
         if self._body.autodeco is not None:
             seed = self.plan.seed(choice.index)
             found["autodeco"] = autodeco(tokens, self._body.autodeco, self.plan.decision, seed)
@@ -134,6 +138,12 @@ class CompletionVoice:
             return list(choices)
         groups = [choices[i : i + drawn] for i in range(0, len(choices), drawn)]
         return [choice for group in groups for choice in sorted(group, key=_mean_logprob, reverse=True)[:n]]
+
+
+def _n_unseen(pieces: Sequence[bytes], text: str) -> int:
+    """How many characters tokens have before a text: a beginning of sequence, and the space that some models add."""
+    said = b"".join(pieces).decode("utf-8", "replace")
+    return len(said) - len(text) if said.endswith(text) else 0
 
 
 def _mean_logprob(choice: Choice) -> float:

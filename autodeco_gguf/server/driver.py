@@ -145,6 +145,8 @@ class Driver:
             for _ in range(min(len(requests), self.engine.n_parallel)):
                 job.submit_next(self.engine)
             with self._lock:
+                if self._closing:
+                    raise Closed("the server is shutting down")
                 self._jobs[job] = None
                 self._changed.notify()
         except BaseException:
@@ -162,13 +164,23 @@ class Driver:
             for generation in job.running.values():
                 generation.cancel()
 
+    def cut(self) -> None:
+        """Take no more jobs, and end those under way with an error."""
+        with self._lock:
+            self._closing = True
+            under_way = [generation for job in self._jobs for generation in job.running.values()]
+            self._give_up(Closed("the server is shutting down"))
+            for generation in under_way:
+                generation.cancel()
+            self._changed.notify()
+
     def close(self, *, cut: bool = False) -> None:
         """Take no more jobs, and wait for those under way, or cut them off."""
         with self._lock:
             self._closing = True
-            for job in list(self._jobs) if cut else ():
-                self.cancel(job)
             self._changed.notify()
+        if cut:
+            self.cut()
         self._thread.join()
 
     # ---- its thread ----

@@ -33,8 +33,8 @@ class Guard:
         """Args: what it guards, how, and the paths of the page's files, which need no key."""
         self._app, self._settings = app, settings
         self._open = OPEN_PATHS | set(files)
-        self._keys = [_digest(key) for key in settings.api_keys]
-        self._hosts = {host.lower().rstrip(".") for host in settings.allowed_hosts} | {"localhost"}
+        self._keys = [_digest(key.strip()) for key in settings.api_keys]
+        self._hosts = {_name(host) for host in settings.allowed_hosts} | {"localhost"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
@@ -61,7 +61,7 @@ class Guard:
 
     def _check_host(self, header: str) -> None:
         """Raise for a name that is not ours: a page of another site that has its name lead here."""
-        name = re.sub(r":\d*$", "", header.strip()).lower().rstrip(".")
+        name = _name(header)
         if not name or name in self._hosts or "*" in self._hosts:
             return
         try:
@@ -124,6 +124,11 @@ def _without_body(send: Send) -> Send:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
     return headers_only
+
+
+def _name(host: str) -> str:
+    """A host's name, without a port."""
+    return re.sub(r":\d*$", "", host.strip()).lower().rstrip(".")
 
 
 def _digest(key: str | bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.files.system import HANGUP
 from autodeco_gguf.server.app import create_app
+from autodeco_gguf.server.driver import Driver
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Service
 from autodeco_gguf.server.streaming import dumps
@@ -25,6 +27,9 @@ HEAD_SECONDS = 30.0
 
 _LOOK_SECONDS = 0.02
 """How often a connection is looked at whose other side sends no more."""
+
+_GOODBYE_SECONDS = 2
+"""For errors to reach those whose answers are cut off."""
 
 _BACKLOG = 2048
 """Connections that the system may hold for us."""
@@ -96,6 +101,20 @@ class Protocol(H11Protocol):
             self.loop.call_later(_LOOK_SECONDS, self._look)
 
 
+class _Uvicorn(uvicorn.Server):
+    """uvicorn's, but that answers under way when the time is up end with an error, not with their connection."""
+
+    def __init__(self, config: uvicorn.Config, driver: Driver, drain_s: float) -> None:
+        super().__init__(config)
+        self._driver, self._drain_s = driver, drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what is under way."""
+        late = asyncio.get_running_loop().call_later(self._drain_s, self._driver.cut)
+        await super().shutdown(sockets)
+        late.cancel()
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on an address; on all that a name has.
 
@@ -149,10 +168,10 @@ class Server:
             log_level="info" if access_log else "warning",
             access_log=access_log,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(drain_s)),
+            timeout_graceful_shutdown=math.ceil(drain_s) + _GOODBYE_SECONDS,
             backlog=_BACKLOG,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Uvicorn(config, service.driver, drain_s)
         logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def run(self, started: Callable[[], Any] = lambda: None) -> None:

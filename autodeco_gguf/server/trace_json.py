@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -68,7 +69,11 @@ class TextLogprobs:
 
     def __init__(self) -> None:
         """Begin at the beginning of the text."""
-        self._offset = 0
+        self._offset, self._decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def skip(self, n: int) -> None:
+        """The next n characters are a token's, but not the text's."""
+        self._offset -= n
 
     def of(self, rows: Iterable[tuple[bytes, float | None, Sequence[Any] | None]]) -> dict[str, Any]:
         """Of the next tokens: the bytes, log-probability and alternatives of each, None where there are none."""
@@ -80,8 +85,8 @@ class TextLogprobs:
             if alternatives:
                 top = {name_of(a.text): finite(a.logprob) for a in reversed(alternatives)}  # the most likely one stays
             found["top_logprobs"].append(top)
-            found["text_offset"].append(self._offset)
-            self._offset += len(piece.decode("utf-8", "ignore"))
+            found["text_offset"].append(max(0, self._offset))
+            self._offset += len(self._decoder.decode(piece))
         return found
 
 

@@ -152,6 +152,23 @@ def test_a_talk_from_elsewhere_does_not_steer_the_terminal(qwen2: Case, tmp_path
         assert b"\x1b[31m" not in screen.bytes
 
 
+def test_a_talk_of_a_model_that_does_not_remember(tmp_path: Path) -> None:
+    with Screen("-n", 4, "-s", 7, cwd=tmp_path, columns=150) as screen:
+        screen.prompt()
+        screen.say("Tell a story about Mia with 47 and 38.")
+        screen.say("Tell a story about Tom with 12 and 13.")
+        assert "talk.json: written" in screen.say("/save talk.json")[-2]
+        messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+        assert [m["content"] for m in messages[::2]] == [
+            "Tell a story about Mia with 47 and 38.",
+            "Tell a story about Tom with 12 and 13.",
+        ]
+        assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+        assert all(m["content"] for m in messages)
+        assert "talk.json: 4 messages" in screen.say("/load talk.json")[-2]
+        assert "4 tokens" in screen.say("Tell a story about Paul with 12 and 13.")[-2]
+
+
 def test_the_file_decides_where_no_head_does(qwen2: Case, tmp_path: Path) -> None:
     keys = {"temp": (0.5, Kind.FLOAT32), "top_k": (3, Kind.INT32)}
     base = rewrite(qwen2.base, tmp_path / "b.gguf", metadata={f"general.sampling.{k}": v for k, v in keys.items()})

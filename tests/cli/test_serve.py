@@ -34,6 +34,21 @@ def test_refused(arguments: list[str], status: int, message: str, capsys: pytest
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+def test_a_key_that_was_forgotten(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AUTODECO_SERVE_API_KEY", value)
+    assert run("--port", "0") == 2
+    assert "--api-key is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--max-body", "--drain", "--rpc-timeout"])
+def test_nan_is_no_limit(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(option, "nan", "--port", "0") == 2
+    assert f"{option}': nan is no number" in capsys.readouterr().err
+
+
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

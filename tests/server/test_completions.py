@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from server_helpers import Api, events, ok, text_of
+from family_helpers import FAMILIES
+from server_helpers import Api, Loop, events, ok, serving, text_of
+
+from autodeco_gguf.engine.engine import Engine
 
 PROMPT = "Tell a story about Mia"
 
@@ -137,6 +140,22 @@ def test_echo_of_an_emoji(api: Api) -> None:
     choice = ok(api.compl(prompt="🙂 é", echo=True, logprobs=2, max_tokens=0))["choices"][0]
     assert choice["text"] == "🙂 é"
     assert choice["logprobs"]["tokens"][0] == "bytes:\\xf0"
+    offsets = dict(zip(choice["logprobs"]["text_offset"], choice["logprobs"]["tokens"], strict=True))
+    assert [*offsets] == [0, 1, 2]  # the last token that begins there
+    assert offsets[1] == " "
+
+
+def test_offsets_behind_a_beginning_that_is_no_text(loop: Loop) -> None:
+    with Engine(FAMILIES / "mistral.gguf", n_parallel=1, n_ctx=64, heads_enabled=()) as engine:
+        service = serving(engine)
+        choice = ok(Api(service, loop).compl(prompt="hello", echo=True, logprobs=0, max_tokens=0))["choices"][0]
+        service.driver.close()
+    tokens, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    assert choice["text"] == "hello"
+    assert tokens[0] == "<s>"  # and a space, which the text has not either
+    assert [(t, o) for t, o in zip(tokens, offsets, strict=True) if t.isalpha()] == [
+        (c, i) for i, c in enumerate("hello")
+    ]
 
 
 def test_a_stream(api: Api) -> None:

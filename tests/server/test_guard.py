@@ -23,7 +23,7 @@ PREFLIGHT = {
 @pytest.fixture(scope="module")
 def locked(engine: Engine, loop: Loop) -> Iterator[Api]:
     """With keys, CORS, a small body and no queue."""
-    service = serving(engine, api_keys=("K", "ключ"), cors_origins=("http://a.example",), max_body=2000)
+    service = serving(engine, api_keys=("K", "ключ"), cors_origins=("http://A.example/",), max_body=2000)
     yield Api(service, loop)
     service.driver.close()
 
@@ -136,6 +136,7 @@ def test_own_hosts(api: Api, host: str) -> None:
 def test_hosts_that_are_allowed(engine: Engine, loop: Loop) -> None:
     for allowed, host, status in (
         ("me.example", "Me.example:1", 200),
+        ("me.example:8080", "me.example:8080", 200),
         ("me.example", "x.example", 403),
         ("*", "x", 200),
     ):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -326,6 +327,32 @@ def test_a_signal_drains(number: int, status: int) -> None:
         assert child.wait(10) == status
         assert child.stderr is not None
         assert "Traceback" not in child.stderr.read()
+
+
+def test_answers_that_do_not_end_in_time_are_told() -> None:
+    with process("--drain", "1", "--queue", "500") as (child, url), ThreadPoolExecutor() as pool:
+
+        def ask(stream: bool) -> httpx.Response:
+            body = {**ENDLESS, "n": 128, "stream": stream}
+            return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+
+        def waiting() -> float:
+            found = re.search(
+                r"^autodeco_waiting (\S+)", httpx.get(f"{url}/metrics", trust_env=False).text, re.MULTILINE
+            )
+            return float(found[1]) if found else 0
+
+        answers = [pool.submit(ask, stream) for stream in (True, False)]
+        wait_until(lambda: waiting() > 128)
+        child.send_signal(signal.SIGTERM)
+        streamed, whole = (answer.result() for answer in answers)
+        assert child.wait(10) == 0
+        assert child.stderr is not None
+        assert child.stderr.read() == ""
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "shutting_down")
+    assert streamed.status_code == 200
+    last = [line for line in streamed.text.splitlines() if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
 
 
 def test_a_second_ctrl_c_cuts() -> None:

@@ -26,3 +26,16 @@ def test_four_lists() -> None:
         "text_offset": [0, 2],
     }
     assert logprobs.of([(b"c", float("-inf"), ())])["text_offset"] == [3]
+
+
+def test_offsets_of_characters_of_several_tokens() -> None:
+    logprobs = TextLogprobs()
+    assert logprobs.of([(piece, None, None) for piece in (b"\xc3", b"\xa9", b"\xe2\x82")])["text_offset"] == [0, 0, 1]
+    assert logprobs.of([(piece, None, None) for piece in (b"\xac", b"b\xff", b"c")])["text_offset"] == [1, 2, 4]
+
+
+def test_offsets_behind_what_is_no_text() -> None:
+    logprobs = TextLogprobs()
+    logprobs.skip(4)
+    pieces = (b"<s>", b" ", b"ab", b"c")
+    assert logprobs.of([(piece, None, None) for piece in pieces])["text_offset"] == [0, 0, 0, 2]
