@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @option(
     "-c",
     "--ctx",
-    type=int,
+    type=click.IntRange(2, 2**24),
     help="Longest example, in tokens, or context of an answer.  [default: by memory, or the model's own]",
 )
 @option("--too-long", type=click.Choice(["cut", "leave-out"]), default="cut", help="What becomes of longer examples.")

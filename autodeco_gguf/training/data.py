@@ -264,18 +264,39 @@ class Dataset:
         begin, end = self._firsts[index : index + 2]
         return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
 
+    def prompts(self) -> Ids:
+        """For each example the first one with the same prompt, what precedes all that is predicted.
 
-def held_out(n: int, share: float, most: int, seed: int) -> tuple[Ids, Ids]:
+        A single token, with which texts begin, is no prompt.
+        """
+        found, firsts = np.arange(len(self), dtype=np.uint32), dict[bytes, int]()
+        for i in range(len(self)):
+            tokens = self[i][0]
+            n = int(np.argmax(tokens < 0))
+            if n > 1:
+                found[i] = firsts.setdefault(hashlib.sha256(tokens[:n].tobytes()).digest(), i)
+        return found
+
+
+def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = None) -> tuple[Ids, Ids]:
     """Of n examples those to validate on, and those to train on, both in an order that is drawn.
 
-    At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays.
+    At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays. Examples
+    with the same number in ``groups`` stay together, unless each group is more than half of all.
     """
     order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
     n_held = min(round(share * n), most, n - 1)
     if share > 0 and n > 1:
         n_held = max(1, n_held)
-    validation, training = np.split(order, [n_held])
-    return validation, training
+    inside = np.arange(n) < n_held
+    if groups is not None:
+        held, size, sizes, limit = list[int](), 0, np.bincount(groups), min(most, max(n_held, n // 2))
+        for group in dict.fromkeys(groups[order].tolist()):
+            if size < n_held and size + sizes[group] <= limit:
+                held.append(group)
+                size += int(sizes[group])
+        inside = np.isin(groups[order], held) if held else inside
+    return order[inside], order[~inside]
 
 
 def encode_files(

@@ -93,5 +93,5 @@ def _draw(
         replace(task, problems=tuple(p for i, p in enumerate(task.problems) if (task.name, i) in places))
         for task in tasks.tasks
     ]
-    with GradedTasks([task for task in parts if task.problems], tasks.time_limit) as asked:
+    with GradedTasks([task for task in parts if task.problems], tasks.time_limit, tasks.allow_code) as asked:
         rollouts(engine, asked, output, sampling, watch=lambda s, total: phase("start: problems", s.problems, total))

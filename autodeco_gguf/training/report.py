@@ -35,12 +35,15 @@ class ReportRow:
     top_p: float  # mean P
     nll: float  # negative log-likelihood a token in nats, of softmax(logits / T) cut softly at P as in training
     difference: float  # nll minus that of the heads
-    standard_error: float  # of the difference, over examples
+    standard_error: float  # of the difference, over prompts
 
 
 @dataclass(frozen=True)
 class Report:
-    """Methods on the same validation data, the heads last, and the verdict in words."""
+    """Methods on the same validation data, the heads last, and the verdict in words.
+
+    Answers to the same prompt are one of the ``examples``.
+    """
 
     methods: tuple[ReportRow, ...]
     examples: int
@@ -53,7 +56,8 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
 
     The best single temperature is chosen on the validation data itself, which favours it. The last comparison is
     that of Token-Level Control or Just a Better Mean? (COLM 2026): what is left of the heads when they do not look.
-    ``stream`` gives the validation features, each example numbered by ``sequence``, and is called twice.
+    ``stream`` gives the validation features, is called twice, and has the same ``sequence`` for what belongs together,
+    as answers to one prompt do.
     """
     example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
     mean_t, mean_p = float(t.mean()), float(p.mean())

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from autodeco_gguf.errors import BadFile
@@ -96,7 +97,7 @@ def train(
 
     Memory does not grow with the data: besides the model and its context it takes 64 MiB of logits, about 300 MiB of
     work space, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, once more for each
-    command of an example, and 4 bytes an example. Tokens and the state to resume from are in the output directory.
+    command of an example, and some 200 bytes a prompt. Tokens and the state to resume from are in the output directory.
 
     Args:
         base: a GGUF, quantized or not, or a merged file; it is not changed.
@@ -156,10 +157,10 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
         steps = f"{trainer.steps} step{'s' * (trainer.steps > 1)} of up to {trainer.batch} examples"
         few = f"only {steps}: heads hardly learn in less than {LEAST_STEPS}"
         found.append(f"{few}; give more data, --epochs or --steps")
-    n_examples = len(trainer.validation_ids)
-    n_tokens = sum(int((dataset[int(i)][0] < 0).sum()) for i in trainer.validation_ids)
-    if n_examples and is_too_little(n_examples, n_tokens):
-        held = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} to validate on"
+    ids = trainer.validation_ids
+    n_tokens, n_prompts = sum(int((dataset[int(i)][0] < 0).sum()) for i in ids), len(np.unique(trainer.prompts[ids]))
+    if n_prompts and is_too_little(n_prompts, n_tokens):
+        held = f"{n_tokens} tokens of {n_prompts} example{'s' * (n_prompts > 1)} to validate on"
         found.append(f"only {held}: too few for a verdict at the end; give more data, or a larger --validation")
     return found
 

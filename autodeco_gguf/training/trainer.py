@@ -83,7 +83,8 @@ class Trainer:
         ``log.jsonl`` is written into the directory ``output``, ``state.pt`` into ``state``; both exist. Raises BadFile
         for a state of another training, or a damaged one.
         """
-        parts = held_out(len(data), settings.validation, MAX_VALIDATION, settings.seed)
+        self.prompts = data.prompts()
+        parts = held_out(len(data), settings.validation, MAX_VALIDATION, settings.seed, self.prompts)
         self.validation_ids, self._training_ids = map(np.sort, parts)
         self.batch, self.steps, self._peak_lr = settings.resolved(len(self._training_ids), context.hidden_size)
         settings = replace(settings, batch=self.batch, steps=self.steps, lr=self._peak_lr)
@@ -170,20 +171,20 @@ class Trainer:
     # ---- validation ----
 
     def validation_features(self) -> Iterator[Features]:
-        """Those of the held-out examples without their variants, numbered from 0 by ``sequence``."""
-        for first, ids in self._validation_batches():
+        """Those of the held-out examples without their variants; ``sequence`` is the number of the prompt."""
+        for ids in self._validation_batches():
             for part in stream(self._context, [self._data[int(i)][0] for i in ids]):
-                yield replace(part, sequence=part.sequence + first)
+                yield replace(part, sequence=self.prompts[ids].astype(np.int64)[part.sequence])
 
-    def _validation_batches(self) -> Iterator[tuple[int, Ids]]:
+    def _validation_batches(self) -> Iterator[Ids]:
         for first in range(0, len(self.validation_ids), self.batch):
-            yield first, self.validation_ids[first : first + self.batch]
+            yield self.validation_ids[first : first + self.batch]
 
     def _validate(self) -> Losses | None:
         if not len(self.validation_ids):
             return None
         parts = []
-        for _, ids in self._validation_batches():
+        for ids in self._validation_batches():
             sequences, triples = self._batch(ids)
             positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))

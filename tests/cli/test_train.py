@@ -174,7 +174,7 @@ USAGE: dict[str, tuple[list[object], str]] = {
     "validation": (["x.gguf", "--data", "d", "-o", "o", "--validation", "1"], "validation 1, expected 0 to 0.5"),
     "weight": (["x.gguf", "--data", "d", "-o", "o", "--control-weight", "2"], "--control-weight needs --control"),
     "share": (["x.gguf", "--data", "d", "-o", "o", "--control-share", "2"], "2.0 is not in the range 0<=x<=1"),
-    "context": (["x.gguf", "--data", "d", "-o", "o", "-c", "1"], "max_tokens 1, expected 2 to"),
+    "context": (["x.gguf", "--data", "d", "-o", "o", "-c", "1"], "'--ctx': 1 is not in the range"),
     "threads": (["x.gguf", "--data", "d", "-o", "o", "-t", "0"], "0 is not in the range"),
     "seed": (["x.gguf", "--data", "d", "-o", "o", "--seed", "-1"], "seed -1, expected 0 to"),
     "commands": (["x.gguf", "--data", "d", "-o", "o", "--commands", "c"], "--commands needs --control"),

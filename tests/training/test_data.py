@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
-from training_helpers import chat_base, jsonl
+from training_helpers import chat_base, dataset, jsonl, predicted
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
@@ -460,6 +460,38 @@ def test_held_out(n: int, share: float, most: int, expected: int) -> None:
     assert sorted([*validation, *training]) == list(range(n))
     again, other = held_out(n, share, most, 3)[1], held_out(n, share, most, 4)[1]
     assert (again.tolist(), n < 3 or other.tolist() != again.tolist()) == (training.tolist(), True)
+
+
+@pytest.mark.parametrize(
+    ("groups", "share", "most", "sizes"),
+    [
+        ([0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8], 0.25, 100, {4}),
+        ([0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8], 0.4, 100, {4}),
+        ([0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10], 0.4, 100, {6}),
+        ([0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10], 0.4, 5, {4}),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11], 0.25, 100, {1}),
+        ([0] * 12, 0.25, 100, {3}),  # nothing else is possible
+    ],
+)
+def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, most: int, sizes: set[int]) -> None:
+    for seed in range(8):
+        validation, training = held_out(12, share, most, seed, np.array(groups, np.uint32))
+        assert sorted([*validation, *training]) == list(range(12))
+        assert len(validation) in sizes
+        if len(set(groups)) > 1:
+            assert not {groups[i] for i in validation} & {groups[i] for i in training}
+
+
+def test_the_same_prompt_is_known_by_its_tokens(tmp_path: Path) -> None:
+    examples = [
+        [predicted(1, 2, 3, after=2)],
+        [predicted(1, 5, after=1)],  # no prompt but the beginning of sequence
+        [predicted(1, 2, 4, 4, after=2), predicted(9, 9, 4, 4, after=2)],
+        [predicted(1, 5, after=1)],
+        [predicted(1, 2, 3, after=1)],
+        [predicted(2, 2, 3, after=2)],
+    ]
+    assert dataset(tmp_path, examples).prompts().tolist() == [0, 1, 0, 3, 4, 5]
 
 
 def test_what_the_chat_template_reads_besides(

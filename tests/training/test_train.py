@@ -261,7 +261,7 @@ SIZES: dict[str, tuple[int, TrainingSettings, list[str]]] = {
 @pytest.mark.parametrize("name", SIZES)
 def test_a_small_training_warns_before_it_begins(name: str, qwen2: Case, tmp_path: Path) -> None:
     n, settings, expected = SIZES[name]
-    data = jsonl(tmp_path / "data.jsonl", *({"prompt": "One", "completion": " more"} for _ in range(n)))
+    data = jsonl(tmp_path / "data.jsonl", *({"prompt": f"One {i:03}", "completion": " more"} for i in range(n)))
     warnings: list[str] = []
 
     def stop(step: Step) -> None:
