@@ -6,7 +6,7 @@ import math
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +27,7 @@ from autodeco_gguf.cli._common import (
 )
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -92,7 +93,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 )
 @option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FloatRange(min=0, min_open=True),
     metavar="MINUTES",
     help="Stop after so long, with the results of the methods that are complete.  [default: no limit]",
 )
@@ -111,6 +112,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     also = [name for name, wanted in (("plots", plots), ("traces", options["traces"])) if wanted]
 
     from autodeco_gguf.evaluation.control import control_table, evaluate_control
+    from autodeco_gguf.evaluation.drawing import Enough
     from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.runner import evaluate
     from autodeco_gguf.evaluation.validation import mean_shift_from
@@ -121,6 +123,8 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         engine = stack.enter_context(drawing(model, options, traces=options["traces"]))
         methods = parse_methods(names, engine.heads, engine.metadata)
         if options["mean_shift_from"] is not None:
+            if all(method.name != "mean-shift" for method in methods):
+                raise click.UsageError("--mean-shift-from needs mean-shift among the methods")
             methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
             settings = replace(settings, validation=validation)
         searched = [method.name for method in methods if method.config is None]
@@ -131,7 +135,8 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         with resumable(output), _progress(until, options["parallel"]) as (watch, watch_control):
             if commands is not None:
                 how: dict[str, Any] = {"plots": plots, "watch": watch_control}
-                control = evaluate_control(cast("Engine", engine), tasks.tasks, output, commands, settings, **how)
+                with suppress(Enough):
+                    control = evaluate_control(cast("Engine", engine), tasks.tasks, output, commands, settings, **how)
             results = evaluate(engine, tasks, output, methods, settings, shard=shard, also=also, watch=watch)
         differences = _differences(output, tasks) if results is not None and options["grader"] else []
     if results is None or results.unfinished:
@@ -205,6 +210,11 @@ def _progress(until: float, parallel: int) -> Iterator[tuple[EvalWatch, Callable
     from autodeco_gguf.evaluation.drawing import Enough
 
     said = False
+
+    def check_time() -> None:
+        if time.monotonic() >= until:
+            raise Enough
+
     with progress_bar("samples") as bar:
 
         def watch(p: Progress) -> None:
@@ -221,10 +231,13 @@ def _progress(until: float, parallel: int) -> Iterator[tuple[EvalWatch, Callable
             if not said and p.drawn and (p.drawn >= 4 * parallel or p.done == p.total):
                 bar.say(_estimate(p))
                 said = True
-            if time.monotonic() >= until:
-                raise Enough
+            check_time()
 
-        yield watch, lambda done, total: bar.update(done, total, "control")
+        def watch_control(done: int, total: int) -> None:
+            bar.update(done, total, "control")
+            check_time()
+
+        yield watch, watch_control
 
 
 def _estimate(p: Progress) -> str:

@@ -101,11 +101,20 @@ def common_header(directories: Sequence[Path], *but: str) -> dict[str, Any]:
     first: dict[str, Any] = {}
     for directory in directories:
         with reading(directory / EVALUATION, _KIND, VERSION) as (header, _):
+            _check(directory, header)
             header = {key: value for key, value in header.items() if key not in but}
         first = first or header
         if header != first:
             raise BadFile.of(directory, f"has {difference(header, first, DIGESTS, f'{directories[0]} has')}")
     return first
+
+
+def _check(directory: Path, header: Mapping[str, Any]) -> None:
+    tasks = header.get("tasks")
+    values = tasks.values() if isinstance(tasks, dict) else [None]
+    if not all(isinstance(value, dict) and type(value.get("problems")) is int for value in values):
+        path = directory / EVALUATION
+        raise BadFile(f"{path}:1: damaged: no tasks with their numbers of problems", file=path, key="tasks")
 
 
 def read_samples(directories: Sequence[Path]) -> Iterator[tuple[Where, object, Sample]]:
@@ -116,6 +125,7 @@ def read_samples(directories: Sequence[Path]) -> Iterator[tuple[Where, object, S
             reading(directory / EVALUATION, _KIND, VERSION) as (header, _),
             reading(path, None, VERSION) as (_, lines),
         ):
+            _check(directory, header)
             for line in lines:
                 try:
                     yield (i, line.number), line.value, Sample.from_json(line.value, header["tasks"])

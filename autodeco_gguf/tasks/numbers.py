@@ -55,7 +55,7 @@ _ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
 """What makes a box more than one number and its unit."""
 
 _LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*"}
-_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*"}
+_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/"}
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
 _FRACTION = re.compile(r"(\d?)\\[cdt]?frac(?:\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")

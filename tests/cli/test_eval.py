@@ -137,7 +137,19 @@ def test_the_demo_itself(demo_commands: list[object], tmp_path: Path, capfd: Cap
     assert sum(s["correct"] for s in samples["static:0,1"]) == 2
 
 
+def test_mean_shift_from_elsewhere_without_mean_shift(run: Invoke) -> None:
+    words = "--mean-shift-from needs mean-shift among the methods"
+    assert_refused(run("--mean-shift-from", "other", "--methods", "autodeco,greedy"), words, status=2)
+
+
 # ---- as long as there is time ----
+
+
+def test_a_budget_holds_for_control(demo_commands: list[object], tmp_path: Path, capfd: Capture) -> None:
+    done = invoke(capfd, "eval", "-o", tmp_path / "o", *demo_commands, "--control", "--budget", 1e-9)
+    assert done.status == 0
+    assert "no method is complete; the same command goes on from there" in done.err
+    assert len((tmp_path / "o" / "control.jsonl").read_text().splitlines()) < 10  # 2 problems, 5 kinds, a header
 
 
 def test_the_time_left() -> None:

@@ -135,6 +135,9 @@ def test_what_cannot_be_joined(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "changed" / "samples.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(AutoDecoError, match=r"changed/samples\.jsonl:4: damaged: no sample"):
         join([tmp_path / "changed"], out)
+    (tmp_path / "changed" / "evaluation.jsonl").write_text('{"evaluation": 1}\n')
+    with pytest.raises(BadFile, match=r"changed/evaluation\.jsonl:1: damaged: no tasks"):
+        join([tmp_path / "changed"], out)
     known = json.loads((tmp_path / "other" / "results.json").read_text())
     broken: list[object] = [{}, [], {**known, "settings": {"k": "2"}}, {**known, "methods": [{"name": []}]}]
     for i, values in enumerate([*map(json.dumps, broken), "[" * 100_000, '{"settings": ' + "1" * 5000 + "}"]):

@@ -89,6 +89,7 @@ RIGHT = [
     ("The answer is x = 7, as y = 9", "7"),
     ("The answer is therefore about $7. I used 2 steps.", "7"),
     ("The answer is 3 + 4 = 7 (3 steps)", "7"),
+    ("The answer is 6÷2 = 3", "3"),
     ("The answer is 10-3=7; 1 step", "7"),
     ("### Final Answer\n\n7\n\n(2 steps)", "7"),
     (r"The answer is $\boxed{7}$, by step 3", "7"),
