@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._prompt import clean, read_text
-from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.model.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -19,22 +18,22 @@ _OPTIONS = (
     click.option(
         "--temperature",
         "--temp",
-        type=FloatRange(min=0),
+        type=click.FloatRange(min=0),
         help="Fix the temperature; 0: greedy.  [default: predicted]",
     ),
-    click.option("--top-p", type=FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
+    click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
     click.option(
         "--top-k", type=click.IntRange(min=0), default=0, help="Keep so many tokens.  [default: 0, all of them]"
     ),
     click.option(
         "--min-p",
-        type=FloatRange(0, 1),
+        type=click.FloatRange(0, 1),
         default=0.0,
         help="Least probability, as a share of the largest.  [default: 0, off]",
     ),
     click.option(
         "--repeat-penalty",
-        type=FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True),
         default=1.0,
         help="On the logits of the last 64 tokens.  [default: 1, off]",
     ),
