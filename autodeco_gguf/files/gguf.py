@@ -44,14 +44,16 @@ class GgufFile:
         """Parse the header at byte ``start`` and check that every tensor lies within the file.
 
         Raises:
-            BadFile: not a GGUF, broken, or truncated; no regular file; a header of more than 64 MiB.
+            BadFile: not a GGUF, broken, or truncated; no regular file, or no path; a header of more than 64 MiB.
         """
         self.path = path
-        self.identity = identity(path)
         try:
+            self.identity = identity(path)
             self.header = core.GgufHeader(os.fsencode(path), start)
         except AutoDecoError as e:
             raise BadFile.of(path, e) from e
+        except ValueError as e:  # a zero byte, or half of a surrogate pair
+            raise BadFile.of(path, f"cannot be opened: {e}") from e
         self.start = start
         self.data = self.header.data
         self.file_size = self.header.file_size

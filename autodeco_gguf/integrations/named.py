@@ -91,5 +91,14 @@ def _source(name: str, value: object, folder: Path) -> Source:
             raise InvalidInput(f"{name}.{key}: no such key, expected model, heads or ctx", key=f"{name}.{key}")
         elif not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= _MAX_CONTEXT:
             raise InvalidInput(f"{name}.ctx {found!r}, expected 1 to {_MAX_CONTEXT} tokens", key=f"{name}.ctx")
-    paths = {key: str(folder / Path(entry[key]).expanduser()) for key in ("model", "heads") if key in entry}
+    paths = {key: _path(f"{name}.{key}", entry[key], folder) for key in ("model", "heads") if key in entry}
     return Source(**paths, ctx=entry.get("ctx"))
+
+
+def _path(key: str, found: str, folder: Path) -> str:
+    if "\0" in found:
+        raise InvalidInput(f"{key} {found!r}, expected a path without a zero byte", key=key)
+    try:
+        return str(folder / Path(found).expanduser())
+    except RuntimeError as e:
+        raise InvalidInput(f"{key} {found!r}: no such user", key=key) from e

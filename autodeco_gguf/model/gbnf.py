@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -28,11 +27,13 @@ _MAX_WAYS = 4096
 _MAX_EMPTY = 100
 """Items in a row that may be empty: of these the time grows with the fourth power."""
 
-_ESCAPE = r"""\\(?:[tnr\\"\[\]]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
+_ESCAPE = r"""\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
+_BLANK = r"(?:[ \t\r\n]|\#[^\r\n\0]*[\r\n])*"
 _TOKEN = re.compile(
-    rf"""(?P<space>(?:\s|\#[^\r\n]*)+)
-    |(?P<text>"(?:[^"\\\0]|{_ESCAPE})*"|\[(?!\^\])(?:[^\]\\\0]|{_ESCAPE})*\]|\.|!?<(?:\[\d+\]|[^][<>\0][^<>\0]*)>)
-    |(?P<name>[\w-]+)|(?P<is>::=)|(?P<mark>[|()])|(?P<times>[*+?]|\{{\s*\d+\s*(?:,\s*\d*\s*)?\}})""",
+    rf"""(?P<space>(?:[ \t]|\#[^\r\n\0]*)+)|(?P<line>[\r\n]+)
+    |(?P<text>"(?:[^"\\\0]|{_ESCAPE})*"|\[(?:[^\]\\\0]|{_ESCAPE})*\]|\.|!?<(?:\[\d+\]|(?!\[)[^>\0]*)>)
+    |(?P<rule>[\w-]+[ \t]*::=)|(?P<name>[\w-]+)|(?P<is>::=)|(?P<mark>[|()])
+    |(?P<times>[*+?]|\{{{_BLANK}\d+{_BLANK}(?:,{_BLANK}(?:\d+{_BLANK})?)?\}})""",
     re.VERBOSE | re.ASCII,
 )
 
@@ -44,7 +45,7 @@ class _Item:
     size: int = 1
     name: str | None = None
     group: list[list[_Item]] | None = None
-    times: tuple[tuple[int, int | None], ...] = ()
+    times: list[tuple[int, int | None]] = field(default_factory=list)
 
 
 Ways = tuple[int, int]
@@ -73,7 +74,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, str]]:
 def _times(text: str, where: str) -> tuple[int, int | None]:
     if text in "*+?":
         return {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
-    low, comma, high = text[1:-1].partition(",")
+    low, comma, high = re.sub(r"#[^\r\n]*", "", text[1:-1]).partition(",")
     bounds = [number.strip().lstrip("0") or "0" for number in (low, high if high.strip() else low)]
     if any(len(bound) > len(str(_MAX_REPEATS)) or int(bound) > _MAX_REPEATS for bound in bounds):
         raise _refuse(f"{where}: {text[:40]} is more than {_MAX_REPEATS} times")
@@ -86,43 +87,69 @@ def _times(text: str, where: str) -> tuple[int, int | None]:
 def _read(text: str) -> dict[str, list[list[_Item]]]:
     """The alternatives of each rule."""
     rules: dict[str, list[list[_Item]]] = {}
-    opened: list[list[list[_Item]]] = []  # the rule's alternatives, then those of each group that is open
-    tokens = itertools.chain(_tokens(text), [("", "", "")])
-    for (kind, value, where), (following, *_) in itertools.pairwise(tokens):
-        if kind == "name" and following == "is":
+    opened: list[list[list[_Item]]] = []  # the rule's alternatives, then those of each group; none between two rules
+    last: _Item | None = None  # what a repetition would repeat
+    before, size = "", 0
+    for kind, value, where in _tokens(text):
+        if kind == "line":
+            if len(opened) == 1 and not before.endswith(("::=", "|")):
+                opened = []
+            continue
+        if kind in ("rule", "name") and "_" in value:
+            raise _refuse(f"{where}: {value!r:.40}, expected letters, digits and - in a rule's name")
+        if kind == "rule":
             if len(opened) > 1:
                 raise _refuse(f"{where}: a ( is not closed")
-            rules[value] = [[]]
-            opened = [rules[value]]
-        elif kind == "is" and len(opened) == 1 and opened[0] == [[]]:
-            pass
+            if opened:
+                raise _refuse(f"{where}: {value!r:.40} within a rule, expected on a new line, not after | or ::=")
+            opened, last = [[[]]], None
+            rules[value[:-3].rstrip()] = opened[0]
         elif not opened or kind == "is":
-            raise _refuse(f"{where}: {value!r}, expected a rule: name ::= ...")
+            reason = "expected a rule: name ::= ...; a line goes on within ( ), or after | or ::="
+            raise _refuse(f"{where}: {value!r:.40}, {reason}")
         elif kind in ("text", "name"):
-            opened[-1][-1].append(_Item(name=value) if kind == "name" else _Item(size=max(len(value) - 2, 1)))
-            if value == '""':
-                opened[-1][-1].pop()
+            last = _Item(name=value) if kind == "name" else _Item(size=max(len(value) - 2, 1))
+            if value in ('""', "[]", "[^]"):
+                last = None
+            else:
+                opened[-1][-1].append(last)
+                size += last.size
         elif kind == "times":
-            if not opened[-1][-1]:
+            if last is None:
                 raise _refuse(f"{where}: nothing stands before {value!r}")
-            item, times = opened[-1][-1][-1], _times(value, where)
-            item.times = (*item.times, times)
-            item.size *= max(times[0], times[1] or 0, 1)
+            if len(opened) == 1 and re.search(r"[\r\n]", value):
+                raise _refuse(f"{where}: {value!r:.40} in several lines, expected within ( )")
+            size += _repeat(last, *_times(value, where))
+            if size > _MAX_SIZE:
+                raise _refuse(f"{where}: more than {_MAX_SIZE} characters with its repetitions written out")
+            last = last if last.times[-1] != (0, 0) else None
         elif value == "(":
             if len(opened) > _MAX_DEPTH:
                 raise _refuse(f"{where}: more than {_MAX_DEPTH} parentheses in each other")
             group: list[list[_Item]] = [[]]
             opened[-1][-1].append(_Item(group=group))
             opened.append(group)
+            last = None
         elif value == ")":
             if len(opened) == 1:
                 raise _refuse(f"{where}: a ) without its (")
             opened.pop()
+            last = opened[-1][-1][-1]
         else:
             opened[-1].append([])
+            last = None
+        before = value
     if len(opened) > 1:
         raise _refuse("at the end: a ( is not closed")
     return rules
+
+
+def _repeat(item: _Item, least: int, most: int | None) -> int:
+    """By how much it is larger thereafter."""
+    before = item.size
+    item.times.append((least, most))
+    item.size *= max(least, most or 0, 1)
+    return item.size - before
 
 
 class _Rules:
@@ -131,7 +158,6 @@ class _Rules:
     def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
         self._rules = rules
         self._known: dict[str, Ways | None] = {}  # None: being looked at
-        self._size = 0
 
     def check(self) -> None:
         for name in self._rules:
@@ -147,11 +173,8 @@ class _Rules:
                 if item.group is not None:
                     self._check(item.group)
                 row = row + 1 if self._item(item)[1] else 0
-                self._size += item.size
                 if row > _MAX_EMPTY:
                     raise _refuse(f"more than {_MAX_EMPTY} items in a row that may be empty")
-                if self._size > _MAX_SIZE:
-                    raise _refuse(f"more than {_MAX_SIZE} characters with its repetitions written out")
 
     def _rule(self, name: str) -> Ways:
         if name not in self._rules:

@@ -35,6 +35,9 @@ _STACK = 512 << 20
 _CONVERTED = re.compile(r'^space ::= (" "\?|\| " " \|)', re.MULTILINE)
 """What a grammar has in it that llama_cpp has made of a JSON schema."""
 
+_stack_size = threading.Lock()
+"""Held while a thread with a stack of another size is started: the size is the process's."""
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -172,11 +175,12 @@ def _with_room(work: Callable[[], T]) -> T:
         except BaseException as e:
             done.set_exception(e)
 
-    before = threading.stack_size(_STACK)
-    try:
-        threading.Thread(target=run).start()  # no pool: interrupted, its thread would wait for ever
-    finally:
-        threading.stack_size(before)
+    with _stack_size:
+        before = threading.stack_size(_STACK)
+        try:
+            threading.Thread(target=run).start()  # no pool: interrupted, its thread would wait for ever
+        finally:
+            threading.stack_size(before)
     return done.result()
 
 

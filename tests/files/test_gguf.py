@@ -100,6 +100,14 @@ def test_not_a_gguf(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("opener", [GgufFile, ModelFile.open])
+@pytest.mark.parametrize(("name", "reason"), [("x\0.gguf", "embedded null byte"), ("x\ud800", ".*surrogates")])
+def test_a_name_that_no_file_can_have(opener: Callable[[Path], object], name: str, reason: str) -> None:
+    with pytest.raises(BadFile, match=rf"^x\S+: cannot be opened: {reason}") as error:
+        opener(Path(name))
+    assert "\n" not in str(error.value)
+
+
 def changed(source: Path, path: Path, old: bytes, new: bytes) -> Path:
     raw = source.read_bytes()
     assert len(old) == len(new)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 
+import hypothesis
+import llama_cpp
 import pytest
+from hypothesis import strategies as st
 from llama_cpp import llama_grammar
 
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import check_gbnf
 
@@ -19,6 +23,10 @@ GOOD = [
     "root ::= <[5]> !<think>",
     "root ::= " + " | ".join(f'"{i}"' for i in range(2000)),
     'root ::= "a"{2000} ("b"{500}){0,900}',
+    'root ::= # one\r\n\n  first-1 | # two\n\n  (\n"x"\n| [^]\n)+\t\n\n  first-1\t::= [] | \r # end',
+    'root ::= ("a"{ # from 2, to\n 2 # 3\n,\n3 }\n*)',
+    'root ::= "\\-" [\\--z]',
+    "root ::= <> <a<b>",
     *(getattr(llama_grammar, name) for name in dir(llama_grammar) if name.endswith("_GBNF")),
 ]
 
@@ -26,6 +34,35 @@ GOOD = [
 @pytest.mark.parametrize("text", GOOD, ids=range(len(GOOD)))
 def test_what_llama_cpp_takes(text: str) -> None:
     check_gbnf(text)
+
+
+def is_parsed(text: str) -> bool:
+    """Whether llama.cpp's parser takes a grammar, whose rules are not looked at any further."""
+    capture = core.LogCapture(False)
+    assert not llama_cpp.llama_sampler_init_grammar(None, text.encode(), b"nowhere")
+    return capture.first_error.startswith("grammar does not contain a 'nowhere' symbol")
+
+
+PIECES = [
+    *("root ", "a ", "1 ", "b-1\t", "a_", "::=", "a ::= ", "|", "(", ")", "*", "+", "?", ".", "!", ","),
+    *('"x"', '""', '"\\-"', "[a-z]", "[]", "[^]", "[^\\]x]", "<[5]>", "!<[5]>", '"', "\\", "[", "]", "{", "}"),
+    *("{2}", "{0}", "{0,1}", "{1,}", "{,1}", "{ 1 , 2\t}", "{1\n}", "{1 # (,\n, 2}", "# (\n", "#", "é", "\\x41"),
+    *(" ", "\n", "\r", "\r\n", "\f"),
+]
+RULES = 'a ::= "x"\nb-1 ::= [y]\n1 ::= <[7]>\nroot ::= '
+
+
+@hypothesis.settings(derandomize=True, deadline=None, database=None, max_examples=3000)
+@hypothesis.given(st.lists(st.sampled_from(PIECES), max_size=16))
+def test_what_llama_cpp_takes_and_nothing_else(pieces: list[str]) -> None:
+    hypothesis.assume(sum(piece[0] == "{" for piece in pieces) < 8)  # beyond, llama.cpp finds the rules too many
+    text = RULES + "".join(pieces)
+    refused = ""
+    try:
+        check_gbnf(text)
+    except InvalidInput as e:
+        refused = str(e)
+    assert is_parsed(text) is (not refused or "left recursion" in refused), (text, refused)
 
 
 DEEP = "\n".join(f"r{i} ::= r{i + 1}" for i in range(9000)) + '\nr9000 ::= "a"'
@@ -46,6 +83,27 @@ BAD = {
         "root ::= " + '"' + "a" * 2000 + '"{2000}',
         "more than 1048576 characters with its repetitions written out",
     ),
+    "long, replaced": (
+        "root ::= " + '"' + "a" * 2000 + '"{2000}\nroot ::= "a"',
+        "line 1, column 2012: more than 1048576 characters",
+    ),
+    "underscore": ("root ::= a\na ::= b_c", "line 2, column 7: 'b_c', expected letters, digits and - in a rule's name"),
+    "underscore, defined": ('root ::= "a"\nb_c ::= "d"', "line 2, column 1: 'b_c ::=', expected letters"),
+    "| on the next line": (
+        'root ::= "a"\n | "b"',
+        r"line 2, column 2: '\|', expected a rule: .*; a line goes on within",
+    ),
+    "in two lines": ('root ::= "a"\n  "b"\n', r"line 2, column 3: '\"b\"', expected a rule: .*; a line goes on within"),
+    "name, in two lines": ('root ::= "a" \n root', "line 2, column 2: 'root', expected a rule"),
+    "::= on the next line": ('root\n::= "a"', "line 1, column 1: 'root', expected a rule"),
+    "two rules on a line": (
+        'root ::= "a" b ::= "c"',
+        "line 1, column 14: 'b ::=' within a rule, expected on a new line",
+    ),
+    "a rule after |": ('root ::= "a" |\nb ::= "c"', r"line 2, column 1: .*, not after \| or ::="),
+    "twice ::=": ('root ::= ::= "a"', "line 1, column 10: '::=', expected a rule"),
+    "times in two lines": ('root ::= "a"{1\n}', "line 1, column 13: .* in several lines, expected within"),
+    "form feed": ('root ::=\f"a"', "line 1, column 9: unexpected"),
     "parentheses": ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "more than 100 parentheses in each other"),
     "only opened": ("root ::= " + "(" * 200_000, "more than 100 parentheses in each other"),
     "chain": (f"root ::= r0\n{DEEP}", "its rules lie too deep in each other"),
@@ -65,6 +123,10 @@ BAD = {
     "open before a rule": ('root ::= ("a"\nb ::= "c"', r"line 2, column 1: a \( is not closed"),
     "closed": ('root ::= "a")', r"line 1, column 13: a \) without its \("),
     "nothing repeated": ("root ::= *", r"nothing stands before '\*'"),
+    "nothing to repeat": ('root ::= "a" ""*', r"line 1, column 16: nothing stands before '\*'"),
+    "nothing left": ('root ::= "a"{0}?', r"nothing stands before '\?'"),
+    "empty class repeated": ("root ::= [^]*", r"nothing stands before '\*'"),
+    "NUL in a comment": ('root ::= "a" # \0\nroot ::= "b"', "line 1, column 16: unexpected"),
     "NUL": ('root ::= "a"\0junk', "line 1, column 13: unexpected"),
 }
 
