@@ -140,6 +140,9 @@ def logits_changed_by(model: int) -> str:
 def raw_logits(ctx: int, n: int) -> _Floats:
     """Of the first n outputs of the last decode, flat; empty where the model leaves its logits as they are."""
 
+def heads_used_threads() -> bool:
+    """Whether heads were computed with several threads, which the child of a fork has not."""
+
 def devices() -> list[tuple[str, str, str, int, int, int]]:
     """Name, description, kind, free and all bytes, and address of each of ggml's."""
 

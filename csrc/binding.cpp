@@ -46,6 +46,7 @@ static void bind_heads(py::module_ & m) {
             return py::make_tuple(array_from(v.temperature), array_from(v.top_p));
         }, "hidden"_a, "logits"_a, "device"_a, "use_temp"_a, "use_top_p"_a, "portable"_a = false);
     m.def("devices", &devices_list);
+    m.def("heads_used_threads", &heads_used_threads);
     m.def("extra_buffers_fault", &extra_buffers_fault);
 }
 

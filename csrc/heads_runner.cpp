@@ -5,15 +5,33 @@
 #include "ggml-alloc.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <thread>
 
-// One thread for a single row, which is what the host way asks for token by token.
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+static std::atomic<bool> threads_used { false }, forked { false };
+
+#ifndef _WIN32
+[[maybe_unused]] static const int watched = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+bool heads_used_threads() {
+    return threads_used;
+}
+
+// One thread for a single row, which is what the host way asks for token by token, and in the child of a fork, where OpenMP
+// would wait for threads that are not there.
 static void set_n_threads(ggml_backend_t backend, int64_t rows) {
     ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
     auto * set = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads");
     if (set) {
-        set(backend, rows == 1 ? 1 : (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u));
+        const int n = rows == 1 || forked ? 1 : (int) std::clamp(std::thread::hardware_concurrency(), 1u, 4u);
+        threads_used = threads_used || n > 1;
+        set(backend, n);
     }
 }
 
@@ -72,7 +90,6 @@ static void runner_reserve(heads_runner & r, int64_t n) {
     if (!ggml_gallocr_alloc_graph(r.alloc.get(), r.graph)) {
         throw refusal(MODEL_FAILED, "out of memory for the AutoDeco heads");
     }
-    set_n_threads(r.backend.get(), n);
     r.n_rows = n;
 }
 
@@ -95,6 +112,7 @@ void heads_runner_run(heads_runner & r, const float * hidden, const float * logi
     while (n > 0) {
         const int64_t rows = std::min(n, max_rows);
         runner_reserve(r, rows);
+        set_n_threads(r.backend.get(), rows);
         ggml_backend_tensor_set(r.hidden, hidden, 0, ggml_nbytes(r.hidden));
         ggml_backend_tensor_set(r.logits, logits, 0, ggml_nbytes(r.logits));
         if (ggml_backend_graph_compute(r.backend.get(), r.graph) != GGML_STATUS_SUCCESS) {

@@ -31,6 +31,9 @@ void heads_runner_init(heads_runner & r, std::shared_ptr<heads> h, heads_enabled
 void heads_runner_run(heads_runner & r, const float * hidden, const float * logits, int64_t n,
                       float * temperature, float * top_p);
 
+// Whether any computed with several threads, which the child of a fork has not.
+bool heads_used_threads();
+
 struct heads_values {
     std::vector<float> temperature;
     std::vector<float> top_p;

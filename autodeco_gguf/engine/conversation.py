@@ -165,7 +165,7 @@ class Conversation:
         begins = kept[:1] if kept and kept[0]["role"] == "system" else []
         if begins and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and there is none", key="system")
-        self._beginning, self.messages = begins, kept
+        self._beginning, self.messages = begins, kept if self.remembers else begins
         self._asked = next((message["content"] for message in reversed(kept) if message["role"] == "user"), None)
 
     @property
@@ -234,12 +234,14 @@ class Conversation:
         Raises:
             InvalidInput: there is none.
         """
-        if self._asked is None:
-            raise InvalidInput("there is no message yet")
+        asked, kept = self._asked, self.messages
         if self.remembers:
-            last = max(i for i, message in enumerate(self.messages) if message["role"] == "user")
-            self.messages = self.messages[:last]
-        return self._asked
+            last = max((i for i, message in enumerate(kept) if message["role"] == "user"), default=None)
+            asked, kept = (None, kept) if last is None else (kept[last]["content"], kept[:last])
+        if asked is None:
+            raise InvalidInput("there is no message yet")
+        self.messages = kept
+        return asked
 
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""

@@ -67,7 +67,8 @@ class Scheduler:
     @property
     def has_room(self) -> bool:
         """Whether one more may wait."""
-        return len(self.waiting) < self._batching.max_waiting
+        most = self._batching.max_waiting
+        return len(self.waiting) < most or sum(not generation.cancelled for generation in list(self.waiting)) < most
 
     def __str__(self) -> str:
         return f"{len(self._in_use())} running, {len(self.waiting)} waiting"
@@ -82,6 +83,7 @@ class Scheduler:
         """
         if self._unsure:
             self._give_up("interrupted")
+        self._drop()
         self._unsure = True
         try:
             if self._host_way is None:
@@ -166,14 +168,19 @@ class Scheduler:
 
     # ---- who has which sequence ----
 
+    def _drop(self) -> None:
+        """End those that wait and are cancelled; what an interrupt has left here waits no more."""
+        for generation in list(self.waiting):
+            if generation.cancelled:
+                generation.end("cancelled")
+            if generation.finish_reason is not None:
+                self.waiting.remove(generation)  # only now
+
     def _admit(self) -> None:
         """Give free sequences to those that wait; one whose prompt is being read for another waits on."""
         passed = 0
         while passed < min(len(self.waiting), self._n_parallel) and self._free() is not None:
-            generation = self.waiting[passed]
-            if generation.cancelled:
-                generation.end("cancelled")
-            if generation.finish_reason is not None or self._start(generation):
+            if self._start(self.waiting[passed]):
                 del self.waiting[passed]  # only now
             else:
                 passed += 1
@@ -294,7 +301,7 @@ class Scheduler:
         elif (
             not needed
             and self._predictor.attached
-            and not any(generation.sampler.predicts for generation in self.waiting)
+            and not any(generation.sampler.predicts for generation in list(self.waiting))  # to which others add
         ):
             self._predictor.detach()
 

@@ -5,31 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed
-from autodeco_gguf.model.turns import EXIT_SECONDS, torn_by_fork, watch
+from autodeco_gguf.model.turns import EXIT_SECONDS, locked, torn_by_fork, undoing, watch
 
 _POLL_SECONDS = 0.005
 """How often who closes looks whether others are done."""
 
 T = TypeVar("T")
-
-
-def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
-    """What ``function`` returns; ``undo`` is called afterwards in any case.
-
-    An interrupt (KeyboardInterrupt, or what another signal handler raises) may come at any line, that of a ``finally``
-    or at the end of a ``with`` included. So ``undo`` is called twice, and must bear it: one interrupt can prevent one.
-    """
-    try:
-        try:
-            return function()
-        finally:
-            undo()
-    finally:
-        undo()
 
 
 class Turn:
@@ -42,8 +26,7 @@ class Turn:
     def __init__(self, name: str, end: Callable[[], None], free: Callable[[], None]) -> None:
         """Args: a name for messages, and what closing calls: ``end``, for what is under way, and ``free``."""
         self._name, self._end, self._free = name, end, free
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._runner = 0  # the thread that has the turn
         self._inside: set[object] = set()  # one for each use
         self._closing = self.closed = self._torn = False
@@ -121,15 +104,7 @@ class Turn:
     # ---- with the lock ----
 
     def _locked(self, function: Callable[[], T]) -> T:
-        def work() -> T:
-            self._lock.acquire()
-            return function()
-
-        return undoing(work, self._unlock)
-
-    def _unlock(self) -> None:
-        with suppress(RuntimeError):  # the thread does not have it
-            self._lock.release()
+        return locked(self._changed, function)
 
     def _take(self, ready: Callable[[], bool]) -> bool:
         """Whether it is the caller's turn; False once ``ready()``."""
@@ -167,8 +142,7 @@ class Turn:
 
     def after_fork(self) -> None:
         """Other threads are gone: what they had locked stays locked, and what they were about stays half done."""
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._inside, self._closing = set(), False
         if self._runner not in (0, threading.get_ident()):
             self._runner, self.closed, self._torn = 0, True, True

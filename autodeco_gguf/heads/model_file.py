@@ -118,8 +118,9 @@ class ModelFile:
         if self.known is not None:
             return self.heads_source.read_heads()
         if self.kind == "plain":
-            advice = "give some with --heads ADAPTER.gguf (in Python heads=), or use it without any (heads_enabled=())"
-            raise BadFile.of(self.path, f"no AutoDeco heads in it; {advice}")
+            advice = "give some with --heads ADAPTER.gguf, or --temperature and --top-p"
+            in_python = "in Python heads=, or heads_enabled=() for none"
+            raise BadFile.of(self.path, f"no AutoDeco heads in it; {advice} ({in_python})")
         hidden_size, vocab_size = self._key("autodeco.hidden_size", int), self._key("autodeco.vocab_size", int)
         temperature, top_p = self._read_mlp("temperature"), self._read_mlp("top_p")
         features = tuple(self._key(head_key("top_p", "features"), list)) if top_p else HeadWeights.features

@@ -233,7 +233,7 @@ def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any
         raise InvalidInput.of("logit_bias", repr(given), "numbers by token")
     bias = {}
     for token, value in given.items():
-        number = int(token) if isinstance(token, str) and token.lstrip("-").isdecimal() else token
+        number = int(token) if isinstance(token, str) and token.removeprefix("-").isdecimal() else token
         try:
             amount = float(value)
         except (TypeError, ValueError) as e:

@@ -36,6 +36,9 @@ _OUTPUT_FLOATS = 1 << 24
 _CELLS = 256
 """What llama.cpp rounds a sequence's cells to."""
 
+_MAX_CELLS = 2**32 - 1
+"""Of all sequences together: the width of llama.cpp's field."""
+
 BATCH = 512
 """Tokens of one llama_decode."""
 
@@ -51,6 +54,15 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
     base = model.base()
     own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
     return min(own or at_most, at_most)
+
+
+def _n_cells(n_ctx: int, n_seq: int) -> int:
+    """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for more than llama.cpp counts."""
+    cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
+    if cells > _MAX_CELLS:
+        most = _MAX_CELLS // n_seq // _CELLS * _CELLS
+        raise InvalidInput.of("n_ctx", n_ctx, f"at most {most} with sequences: {n_seq}")
+    return cells
 
 
 class Drawn(NamedTuple):
@@ -94,9 +106,10 @@ class Context:
 
         Raises:
             BadFile: a broken file, or llama.cpp cannot load it.
-            InvalidInput: the machine has no such device.
+            InvalidInput: the machine has no such device, or more tokens than llama.cpp counts.
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
+        _n_cells(n_ctx, n_seq)  # before anything is loaded
         self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
         self._machine = machine or Machine()
         self._verbose = self._machine.verbose
@@ -133,8 +146,7 @@ class Context:
         self._load(remote, self.n_ctx, self.n_seq, self.n_outputs)
 
     def _open(self, n_ctx: int, n_seq: int) -> None:
-        cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
-        self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = cells, n_seq, False
+        self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = _n_cells(n_ctx, n_seq), n_seq, False
         self._raw = RawLogits(self._model.model, self._params)
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
         self._raw.bind(self._ctx.ctx)
@@ -145,8 +157,10 @@ class Context:
         """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
 
         Raises:
+            InvalidInput: more tokens than llama.cpp counts.
             ModelFailed: llama.cpp cannot, for want of memory.
         """
+        _n_cells(n_ctx, n_seq)  # before anything is freed
         freed(self._ctx, self.file.path)
         capture = core.LogCapture(self._verbose)
         try:

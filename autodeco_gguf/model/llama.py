@@ -29,10 +29,10 @@ from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.rpc.remote import Remote, as_remote
-from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
+from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
-from autodeco_gguf.model.turns import Turns
+from autodeco_gguf.model.turns import Turns, undoing
 
 _PREDICT_ROWS = 32
 """Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
@@ -67,16 +67,16 @@ class Llama(llama_cpp.Llama):
     create_chat_completion = methods.with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
     __call__ = methods.with_defaults(llama_cpp.Llama.__call__)
     reset = methods.in_turn(llama_cpp.Llama.reset)
-    embed = methods.in_turn(llama_cpp.Llama.embed)
-    load_state = methods.in_turn(llama_cpp.Llama.load_state)
+    embed = methods.in_turn(methods.embed)
+    load_state = methods.in_turn(methods.load_state)
     save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
 
-    _last: Sampler | None
+    _evaluated = -1  # n_tokens after an eval that came to its end
+    _last: methods.LlamaSampler | None
     _generator: Callable[[], Any] = staticmethod(lambda: None)  # the last of generate(), while it is there
 
     # llama_cpp.Llama's own, of which mypy sees nothing
     n_tokens: int
-    _requires_eval: bool
     n_batch: int
 
     def __init__(
@@ -172,7 +172,8 @@ class Llama(llama_cpp.Llama):
     @property
     def trace(self) -> Trace:
         """The tokens of the last generation, end-of-generation token included; empty with ``trace=False``."""
-        return Trace(self._last.native.records, self._pieces.__getitem__) if self._last is not None else Trace()
+        last = self._last  # which may be another the next moment
+        return Trace() if last is None else Trace(last.native.records, last.pieces.__getitem__)
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The text piece of one token: bytes, since it may end within a UTF-8 character.
@@ -202,17 +203,19 @@ class Llama(llama_cpp.Llama):
             return ones, ones.copy()
         if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
             raise InvalidInput("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
-        with self._turns.turn():
-            return self._predict(tokens)
+        return self._turns.run(lambda: self._predict(tokens))
 
     @functools.wraps(_sample_once)
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:  # noqa: D102  llama_cpp's own
         if self.n_tokens == 0:
             raise InvalidInput("the prompt is empty: there is no output to draw from")
-        with self._turns.turn():
+
+        def draw() -> int:
             if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
                 return int(_sample_once(self, *args, idx=idx, **kwargs))
             return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+
+        return self._turns.run(draw)
 
     @functools.wraps(_generate)
     def generate(self, *args: Any, **kwargs: Any) -> Generator[int, Any, None]:  # noqa: D102  llama_cpp's own
@@ -231,23 +234,37 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token.
             ModelFailed: the context is full.
         """
-        tokens = self._checked(tokens)
-        if not tokens:
-            return
-        with self._turns.turn():
-            if self.n_tokens + len(tokens) > self._n_ctx:
-                raise ModelFailed(
-                    f"{self.model_path}: the context is full: {len(tokens)} more than the {self.n_tokens} of its "
-                    f"{self._n_ctx} tokens; raise n_ctx"
-                )
-            if not methods.goes_on(self._ctx, self.n_tokens, self._window):
-                tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
-                self._ctx.kv_cache_clear()
-                self.reset()
-            self._eval(tokens)
-            generator = self._generator()
-            if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
-                self._predictor.fetch(self._ctx.ctx)
+        checked = self._checked(tokens)
+        if checked:
+            self._turns.run(lambda: self._eval_all(checked))
+
+    @property
+    def _requires_eval(self) -> bool:  # what llama_cpp asks before it draws from what is there
+        return self._evaluated != self.n_tokens
+
+    @_requires_eval.setter
+    def _requires_eval(self, value: bool) -> None:
+        self._evaluated = -1  # also where it says False, in the midst of an eval of ours
+
+    def _eval_all(self, tokens: list[int]) -> None:
+        if self.n_tokens + len(tokens) > self._n_ctx:
+            raise ModelFailed(
+                f"{self.model_path}: the context is full: {len(tokens)} more than the {self.n_tokens} of its "
+                f"{self._n_ctx} tokens; raise n_ctx"
+            )
+        self._evaluated = -1  # an interrupt may leave outputs of other tokens
+        if not methods.goes_on(self._ctx, self.n_tokens, self._window):
+            tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
+            self._forget()
+        self._eval(tokens)
+        generator = self._generator()
+        if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
+            self._predictor.fetch(self._ctx.ctx)
+        self._evaluated = self.n_tokens
+
+    def _forget(self) -> None:
+        self.reset()  # first: of an interrupt in between nothing but time is lost
+        self._ctx.kv_cache_clear()
 
     def _eval(self, tokens: list[int]) -> None:
         if self._host_way and not self._keeps_hidden:
@@ -258,9 +275,9 @@ class Llama(llama_cpp.Llama):
             tokens = tokens[-1:]
         self._eval_parts(tokens)
         if not self._graph_seen and self._predictor.attached:
-            self._graph_seen = True
             if not self._predictor.in_graph():
                 self._leave_graph()
+            self._graph_seen = True
 
     def _eval_parts(self, tokens: list[int]) -> None:
         for i in range(0, len(tokens), self.n_batch):
@@ -297,30 +314,30 @@ class Llama(llama_cpp.Llama):
 
     def _leave_graph(self) -> None:
         """Go over to the host way: this architecture's graph has no hidden state where heads look for it."""
-        self._predictor.detach()
         self._host_way = True
+        self._predictor.detach()
         tokens = self.input_ids[: self.n_tokens].tolist()
-        self._ctx.kv_cache_clear()
-        self.reset()
+        self._forget()
         self.eval(tokens)
 
     # ---- predicting ----
 
     def _predict(self, tokens: list[int]) -> tuple[Float32Array, Float32Array]:
-        was_attached = self._predictor.attached
-        self._predictor.detach()
-        lib.llama_set_embeddings(self._ctx.ctx, True)
-        self._ctx.kv_cache_clear()
-        n = min(_PREDICT_ROWS, self.n_batch)
-        try:
-            parts = [self._predict_part(tokens[i : i + n], i) for i in range(0, len(tokens), n)]
-        finally:
-            self.n_tokens = 0
-            self._requires_eval = True
+        was_attached, n = self._predictor.attached, min(_PREDICT_ROWS, self.n_batch)
+        self._forget()
+
+        def work() -> list[tuple[Float32Array, Float32Array]]:
+            self._predictor.detach()
+            lib.llama_set_embeddings(self._ctx.ctx, True)
+            return [self._predict_part(tokens[i : i + n], i) for i in range(0, len(tokens), n)]
+
+        def restore() -> None:
             self._ctx.kv_cache_clear()
             lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
-            if was_attached:
+            if was_attached and not self._predictor.attached:
                 self._predictor.attach_last(self._ctx.ctx, entropy=self._trace_on)
+
+        parts = undoing(work, restore)
         temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
         return temperature, top_p
 
@@ -341,8 +358,7 @@ class Llama(llama_cpp.Llama):
         kwargs["grammar"] = in_place_of(kwargs.get("grammar"))
         kwargs["temp"] = kwargs.pop("temperature")
         sampling = {name: kwargs[name] for name in kwargs.keys() & _GENERATE - {"logits_processor"}}
-        with self._turns.held():
-            completion = Completion(self, kwargs)
+        completion = self._turns.hold(lambda: Completion(self, kwargs))
         return self._turns.stream(completion.run(sampling))
 
     def _init_sampler(
@@ -354,23 +370,22 @@ class Llama(llama_cpp.Llama):
         penalize_nl: bool,
         logits_processor: llama_cpp.LogitsProcessorList | None = None,
         **others: Any,
-    ) -> Sampler:
+    ) -> methods.LlamaSampler:
         """What llama_cpp's generate and sample call; tfs_z and penalize_nl have no effect there either."""
         if self._sampling == "heads":
             self._told = self._told or methods.warn_ignored(self.model_path, {"temperature": temp, "top_p": top_p})
             temp = top_p = None
         others |= {"seed": self._seed, "penalty_last_n": self.last_n_tokens_size}
         sampling = methods.as_sampling(temperature=temp, top_p=top_p, **others)
-        pieces: dict[int, bytes] = {}  # the text of what is drawn, which outlives the model
-        self._last = build_sampler(
+        made: Any = build_sampler(
             self._predictor,
             sampling,
             self._model,
-            make=functools.partial(methods.LlamaSampler, self, pieces),
+            make=functools.partial(methods.LlamaSampler, self),
             logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",
         )
-        self._pieces = pieces
+        self._last = made
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import inspect
 import os
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -21,6 +21,9 @@ from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.stops import stop_tuple
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_ROPES_OF_IMAGES = (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE, lib.LLAMA_ROPE_TYPE_VISION)
+"""Of models where an image has fewer positions than tokens."""
 
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
@@ -45,6 +48,8 @@ _NUMBERS = frozenset(
         "mirostat_eta",
     ]
 )
+
+_TEXTS = frozenset(["prompt", "suffix", "messages", "functions", "tools"])
 
 _SETTINGS = {
     "n_ctx": (0, 2**31 - 1),
@@ -73,6 +78,8 @@ def with_defaults(method: F) -> F:
                 bound.arguments[name] = signature.parameters[name].default
             elif not isinstance(value, Real):
                 raise InvalidInput.of(name, repr(value), "a number")
+        for name in _TEXTS & bound.arguments.keys():
+            check_utf8(name, bound.arguments[name])
         if "stop" in bound.arguments:  # llama_cpp's chat formats add theirs to a list
             bound.arguments["stop"] = list(stop_tuple(bound.arguments["stop"]))
         return method(*bound.args, **bound.kwargs)
@@ -81,15 +88,29 @@ def with_defaults(method: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+def check_utf8(name: str, value: object) -> None:
+    """Raise InvalidInput for a text that is not to be written as UTF-8, wherever in an argument it stands."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as e:
+            raise InvalidInput(f"{name} {value!r:.80} is not UTF-8: {e.reason}", key=name) from e
+    elif isinstance(value, Mapping | list | tuple) and name != "prompt":  # tokens
+        for part in value.values() if isinstance(value, Mapping) else value:
+            check_utf8(name, part)
+
+
 def in_turn(method: F, *, changes: bool = True) -> F:
     """The same method of a Llama, that waits while another thread computes (see :class:`Turns`)."""
 
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._turns.turn(changes=changes):
+        def compute() -> Any:
             result = method(self, *args, **kwargs)
             self._remote.check()
             return result
+
+        return self._turns.run(compute, changes=changes)
 
     return wrapper  # type: ignore[return-value]
 
@@ -116,6 +137,9 @@ def goes_on(ctx: LlamaContext, n_tokens: int, window: int) -> bool:
     A recurrent model cannot go back; the cache of a sliding window, 0 for none, has lost what the window has left.
     """
     if not ctx.kv_cache_seq_rm(-1, n_tokens, -1):
+        return False
+    fewer = lib.llama_memory_seq_pos_max(ctx.memory, 0) < n_tokens - 1  # an interrupt came while some were taken out
+    if fewer and lib.llama_model_rope_type(ctx.model.model) not in _ROPES_OF_IMAGES:
         return False
     if not window or not n_tokens:
         return True
@@ -155,20 +179,48 @@ def as_sampling(
     )
 
 
+def embed(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """``llama_cpp.Llama.embed``, before which nothing counts as computed: an interrupt may leave any of it."""
+    check_utf8("input", input)
+    self.reset()
+    return llama_cpp.Llama.embed(self, input, *args, **kwargs)
+
+
+def load_state(self: Any, state: llama_cpp.LlamaState) -> None:
+    """``llama_cpp.Llama.load_state``, after which nothing counts as computed where it fails or is interrupted."""
+    try:
+        llama_cpp.Llama.load_state(self, state)
+    except BaseException:
+        self.reset()
+        raise
+
+
+class Pieces(dict[int, bytes]):
+    """The text of tokens; what was drawn outlives the model, what another thread sees before is read from it."""
+
+    def __init__(self, llama: Any) -> None:
+        """Args: the Llama, or a proxy of it."""
+        super().__init__()
+        self._llama = llama
+
+    def __missing__(self, token: int) -> bytes:
+        self[token] = text = bytes(self._llama.token_bytes(token))
+        return text
+
+
 class LlamaSampler(Sampler):
     """A Sampler with the call that ``llama_cpp.Llama`` makes, and that keeps the text of what it draws."""
 
-    def __init__(self, llama: Any, pieces: dict[int, bytes], predictor: Predictor, **kwargs: Any) -> None:
-        """Args: the Llama, where to put the text pieces, and what a Sampler takes."""
+    def __init__(self, llama: Any, predictor: Predictor, **kwargs: Any) -> None:
+        """Args: the Llama, and what a Sampler takes."""
         super().__init__(predictor, **kwargs)
         self._llama = weakref.proxy(llama)  # which holds this sampler: no cycle, so that it is freed at once
-        self._pieces = pieces
+        self.pieces = Pieces(self._llama)
 
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         llama = self._llama
         token = super().sample(ctx.ctx, idx, llama.input_ids[: llama.n_tokens] if self._logits_processors else None)
         llama._remote.check()  # noqa: SLF001  T and P have been read
-        if token not in self._pieces:
-            self._pieces[token] = llama.token_bytes(token)
+        _ = self.pieces[token]
         return token

@@ -34,14 +34,20 @@ MAX_SEED = 2**32 - 1
 
 def check_seed_range(seed: int) -> None:
     """Raise InvalidInput unless a seed has 32 bits."""
+    _check_whole(seed)
     if not 0 <= seed <= MAX_SEED:
         raise InvalidInput.of("seed", seed, "0 to 2**32 - 1")
 
 
+def _check_whole(seed: int) -> None:
+    if not isinstance(seed, Integral):
+        raise InvalidInput.of("seed", repr(seed), "a whole number")
+
+
 def check_seed(seed: int | None) -> int:
     """A seed of 32 bits; a random one for None and for llama.cpp's LLAMA_DEFAULT_SEED (2**32 - 1)."""
-    if not isinstance(seed, Integral | None):
-        raise InvalidInput.of("seed", repr(seed), "a whole number")
+    if seed is not None:
+        _check_whole(seed)
     if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
         return random.SystemRandom().getrandbits(32)
     return seed & 0xFFFFFFFF

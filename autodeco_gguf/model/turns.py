@@ -7,10 +7,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import Busy, Closed, ModelFailed
 
 IDLE_SECONDS = 10.0
@@ -22,6 +22,38 @@ EXIT_SECONDS = 10.0
 T = TypeVar("T")
 
 
+def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
+    """What ``function`` returns; ``undo`` is called afterwards in any case.
+
+    An interrupt (KeyboardInterrupt, or what another signal handler raises) may come at any line, that of a ``finally``
+    or at the end of a ``with`` included. So ``undo`` is called twice, and must bear it: one interrupt can prevent one.
+    """
+    try:
+        try:
+            return function()
+        finally:
+            undo()
+    finally:
+        undo()
+
+
+def locked(changed: threading.Condition, function: Callable[[], T]) -> T:
+    """What ``function`` returns, called with the lock, which no interrupt leaves taken."""
+    owned: Callable[[], bool] = changed._is_owned  # type: ignore[attr-defined]  # noqa: SLF001  no other tells
+    if owned():  # a signal's handler, that came meanwhile
+        return function()
+
+    def work() -> T:
+        changed.acquire()
+        return function()
+
+    def unlock() -> None:
+        if owned():
+            changed.release()
+
+    return undoing(work, unlock)
+
+
 class _Stream:
     """A generation that is read piece by piece; between the pieces nobody computes."""
 
@@ -31,26 +63,13 @@ class _Stream:
         self.read_at = 0.0
 
 
-class _Turn(AbstractContextManager[None]):
-    """One turn. Three are had for every token, of which a generator in its place would cost the most."""
-
-    def __init__(self, turns: Turns, stream: _Stream | None, changes: bool) -> None:
-        self._turns, self._stream, self._changes = turns, stream, changes
-
-    def __enter__(self) -> None:
-        self._begun = self._turns.begin(self._stream, self._changes)
-
-    def __exit__(self, *_: object) -> None:
-        if self._begun:
-            self._turns.end(self._stream)
-
-
 class Turns:
     """The turns at a context.
 
     Whoever computes has the turn, other threads wait. A stream keeps the context between two of its pieces: other
     threads wait for it as well, while its own thread, which would wait for itself, takes the context away from it. A
-    stream that goes on without its context would mix two texts, so that is an error.
+    stream that goes on without its context would mix two texts, so that is an error. An interrupt may come at any line:
+    what is taken is given back, and what it comes upon is the error.
 
     Attributes:
         n_threads: of a decode.
@@ -66,16 +85,17 @@ class Turns:
         self._calling_back = False
         self._stream: _Stream | None = None
         self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
-        self._holders: list[threading.Thread] = []
+        self._holders: dict[object, threading.Thread] = {}  # one for each use
         self._stopped = False
         self._free: Callable[[], None] | None = None
         self.closed = self._torn = False
         watch(self)
 
-    def turn(self, stream: _Stream | None = None, *, changes: bool = True) -> AbstractContextManager[None]:
-        """Have the context for a while; a call within another's turn is part of it.
+    def run(self, function: Callable[[], T], stream: _Stream | None = None, *, changes: bool = True) -> T:
+        """What ``function`` returns, which has the context meanwhile; a call within another's turn is part of it.
 
         Args:
+            function: what computes.
             stream: the one that goes on.
             changes: what the context holds; else a stream between two pieces may go on afterwards.
 
@@ -84,42 +104,34 @@ class Turns:
             Busy: waiting would never end, or the stream's context has been used for something else.
             ModelFailed: the process has forked.
         """
-        return _Turn(self, stream, changes)
-
-    def begin(self, stream: _Stream | None, changes: bool) -> bool:
-        """Begin a turn; False where the thread has one already."""
         if self._running is threading.current_thread():
             if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
             self.check()
-            return False
-        try:
-            self._take(stream, changes)
-        except BaseException:
-            self.end(stream)
-            raise
-        return True
-
-    def end(self, stream: _Stream | None) -> None:
-        """End the turn that was begun, if the thread has it still."""
-        if self._running is threading.current_thread():
-            self._release(stream)
-
-    def _take(self, stream: _Stream | None, changes: bool) -> None:
+            return function()
         ticket = object()
-        with self._changed:
-            try:
-                self._queue.append(ticket)
-                while not self._may_go(stream, ticket):
-                    self._changed.wait(1.0)
-            finally:
-                self._queue.remove(ticket)
-            check_fork(self.n_threads)
-            self._running = threading.current_thread()
-            if stream is not None:
-                self._stream, stream.begun = stream, True
-            elif changes:
-                self._stream = None
+
+        def work() -> T:
+            locked(self._changed, lambda: self._take(stream, changes, ticket))
+            return function()
+
+        return undoing(work, lambda: self._end(stream, ticket))
+
+    def _end(self, stream: _Stream | None, ticket: object) -> None:
+        if ticket in self._queue or self._running is threading.current_thread():
+            locked(self._changed, lambda: self._release(stream, ticket))
+
+    def _take(self, stream: _Stream | None, changes: bool, ticket: object) -> None:
+        self._queue.append(ticket)
+        while not self._may_go(stream, ticket):
+            self._changed.wait(1.0)
+        check_fork(self.n_threads)
+        self._running = threading.current_thread()
+        self._queue.remove(ticket)
+        if stream is not None:
+            self._stream, stream.begun = stream, True
+        elif changes:
+            self._stream = None
 
     def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
         self.check()
@@ -141,51 +153,68 @@ class Turns:
             raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")
         return True
 
-    def _release(self, stream: _Stream | None) -> None:
-        with self._changed:
+    def _release(self, stream: _Stream | None, ticket: object) -> None:
+        if ticket in self._queue:
+            self._queue.remove(ticket)
+        self._changed.notify_all()
+        if self._running is threading.current_thread():
             if stream is not None:
                 stream.reader, stream.read_at = self._running, time.monotonic()
-            self._running, self._calling_back = None, False
+            self._calling_back = False
             self._free_if_closed()
-            self._changed.notify_all()
+            self._running = None  # only now
 
     def stream(self, steps: Generator[T, Any, None]) -> Generator[T, Any, None]:
         """The same generator, of which every step is a turn."""
         stream, sent = _Stream(), None
-        try:
-            while True:
-                with self.turn(stream):
-                    try:
-                        piece = steps.send(sent)
-                    except StopIteration:
-                        return
-                sent = yield piece
-        finally:
-            steps.close()
-            with self._changed:
-                if self._stream is stream:
-                    self._stream = None
-                    self._changed.notify_all()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the model from being freed for a while, without a turn: to read what no turn changes.
+        def step() -> T:
+            return steps.send(sent)
+
+        def leave() -> None:
+            steps.close()
+            locked(self._changed, lambda: self._leave(stream))
+
+        try:  # as in undoing
+            try:
+                while True:
+                    sent = yield self.run(step, stream)
+            except StopIteration:
+                return
+            finally:
+                leave()
+        finally:
+            leave()
+
+    def _leave(self, stream: _Stream) -> None:
+        if self._stream is stream:
+            self._changed.notify_all()
+            self._stream = None
+
+    def hold(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns, which reads what no turn changes; the model is not freed meanwhile.
 
         Raises:
             Closed: the model is.
             ModelFailed: the process has forked.
         """
-        with self._changed:
+        key = object()
+
+        def begin() -> None:
             self.check()
-            self._holders.append(threading.current_thread())
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._holders.remove(threading.current_thread())
-                if self._running is None:
-                    self._free_if_closed()
-                self._changed.notify_all()
+            self._holders[key] = threading.current_thread()
+
+        def work() -> T:
+            locked(self._changed, begin)
+            return function()
+
+        return undoing(work, lambda: locked(self._changed, lambda: self._let_go(key)))
+
+    def _let_go(self, key: object) -> None:
+        self._holders.pop(key, None)
+        if self._running is None:
+            self._free_if_closed()
+        self._changed.notify_all()
 
     def calling_back(self, function: Callable[..., T]) -> Callable[..., T]:
         """The same function, that must not take a turn within the one it is called in."""
@@ -207,35 +236,43 @@ class Turns:
             raise torn_by_fork(self._name)
 
     def close(self, free: Callable[[], None]) -> None:
-        """Call ``free`` once nobody computes any more: at the end of the caller's own turn, if it has it."""
-        with self._changed:
-            if self.closed or self._free is not None or self._stopped:  # at the end what it consists of frees itself
-                return
-            self._free = free
-            self._changed.notify_all()
-            while {self._running, *self._holders} - {None, threading.current_thread()}:
-                self._changed.wait(1.0)
-            if self._running is None:
-                self._free_if_closed()
+        """Call ``free`` once nobody computes any more: at the end of the caller's own turn, if it has it.
+
+        Again, it does what an interrupt has left undone; so ``free`` must bear to be called twice.
+        """
+        locked(self._changed, lambda: self._close(free))
+
+    def _close(self, free: Callable[[], None]) -> None:
+        if (self.closed and self._free is None) or self._stopped:  # at the end what it consists of frees itself
+            return
+        first, self._free = self._free is None, self._free or free
+        self._changed.notify_all()
+        while first and {self._running, *self._holders.values()} - {None, threading.current_thread()}:
+            self._changed.wait(1.0)
+        if self._running is None:
+            self._free_if_closed()
 
     def _free_if_closed(self) -> None:
         if self._free is not None and not self._holders:
-            free, self._free, self.closed = self._free, None, True
-            free()
+            self.closed = True  # before anything is freed, which may be interrupted
+            self._free()
+            self._free = None
 
     # ---- the process ----
 
     def at_exit(self) -> None:
         """Take the turn for good: threads that the end of the interpreter kills must not compute then."""
-        with self._changed:
-            self._stopped = True
-            self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), EXIT_SECONDS)
-            self._running = threading.current_thread()
+        locked(self._changed, self._stop)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), EXIT_SECONDS)
+        self._running = threading.current_thread()
 
     def after_fork(self) -> None:
         """Other threads are gone, and what they had locked stays locked."""
         self._torn = self._torn or self._running not in (None, threading.current_thread())
-        self._changed, self._queue, self._holders = threading.Condition(), [], []
+        self._changed, self._queue, self._holders = threading.Condition(), [], {}
         self._running = self._running if self._running is threading.current_thread() else None
 
 
@@ -274,7 +311,7 @@ def check_fork(n_threads: int) -> None:
 
 def _after_fork() -> None:
     global _threads_lost
-    _threads_lost = _threads_lost or _threads_used
+    _threads_lost = _threads_lost or _threads_used or core.heads_used_threads()
     for turns in _watched:
         turns.after_fork()
 

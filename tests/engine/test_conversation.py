@@ -132,6 +132,9 @@ def test_a_conversation_that_does_not_remember(chatting: Engine) -> None:
         assert (answer.prompt, answer.seed) == (f"<user>{message}<assistant>", 5 + i)
         list(answer)
         conversation.keep(answer)
+    conversation.resume([{"role": "user", "content": "Three"}, {"role": "assistant", "content": "Four"}])
+    assert conversation.reopen() == "Three"
+    assert conversation.ask(Request("Five", max_tokens=2)).prompt == "<user>Five<assistant>"
 
 
 def test_pieces_are_those_of_the_engine(chatting: Engine) -> None:
@@ -236,6 +239,11 @@ def test_the_last_message_is_asked_again_with_the_system_message_of_now(chatting
     told(conversation, "Two")
     conversation.system = "Be brief."
     assert conversation.messages[0] == {"role": "system", "content": "Be brief."}
+    kept = conversation.messages
+    assert (conversation.reopen(), conversation.reopen()) == ("Two", "One")
+    with pytest.raises(InvalidInput, match="there is no message yet"):
+        conversation.reopen()
+    conversation.messages = kept  # as where the answer failed
     assert conversation.reopen() == "Two"
     assert [m["role"] for m in conversation.messages] == ["system", "user", "assistant"]
     conversation.system = None

@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from engine_helpers import make, no_end, within
+from model import interrupting
 
 import autodeco_gguf.engine
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import Closed
+from autodeco_gguf.model import turns
 
-DIRECTORY = str(Path(autodeco_gguf.engine.__file__).parent)
+LINES = (str(Path(autodeco_gguf.engine.__file__).parent), turns.__file__)
 LONG = list(range(3, 43))
 AFTERWARDS = [Request([*LONG, 9], seed=7, max_tokens=4), Request([5, 6], seed=8, max_tokens=4)]
 
-Place = tuple[str, int]
-
-
-class Interrupted(BaseException):
-    """As KeyboardInterrupt; another, so that one that a person sends ends the tests."""
-
-
-class Tracer:
-    """Counts the lines that are run in the engine's modules, and raises at one of them."""
-
-    def __init__(self, at: int = -1) -> None:
-        self.at, self.places = at, list[Place]()
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(DIRECTORY):
-            return None
-        if event == "line":
-            self.places.append((frame.f_code.co_filename, frame.f_lineno))
-            if len(self.places) == self.at:
-                raise Interrupted
-        return self
-
-    def run(self, function: Callable[[], object]) -> bool:
-        """Whether it came to the end."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            function()
-        except Interrupted:
-            return False
-        finally:
-            sys.settrace(before)
-        return True
-
 
 def moments(function: Callable[[], object]) -> Iterator[int]:
-    """Each line at its first and at its last time."""
-    tracer = Tracer()
-    assert tracer.run(function)
-    first = {place: i for i, place in reversed([*enumerate(tracer.places, 1)])}
-    last = {place: i for i, place in enumerate(tracer.places, 1)}
-    assert len(first) > 40
-    yield from sorted({*first.values(), *last.values()})
+    return interrupting.moments(LINES, function)
 
 
 def requests(engine: Engine) -> list[Request]:
@@ -101,7 +60,7 @@ def test_interrupted_at_every_line(merged: Path) -> None:
     use(engine, asked, [])
     for at in list(moments(lambda: use(engine, asked, []))):
         handles: list[Generation] = []
-        tracer = Tracer(at)
+        tracer = interrupting.Tracer(LINES, at)
         ended = tracer.run(lambda handles=handles: use(engine, asked, handles))  # type: ignore[misc]
         assert not ended, "every moment is within"
         where = f"interrupted at {tracer.places[-1]}"
@@ -125,7 +84,7 @@ def test_interrupted_at_every_line_of_closing(merged: Path) -> None:
     expected = answers(begin()[0])
     for at in moments(begin()[0].close):
         engine, handles = begin()
-        tracer = Tracer(at)
+        tracer = interrupting.Tracer(LINES, at)
         assert not tracer.run(engine.close)
         where = f"interrupted at {tracer.places[-1]}"
         try:

@@ -21,6 +21,7 @@ BAD: dict[str, tuple[Request, str]] = {
     "negative": (Request([-1], seed=0), "token -1, expected 0 to 383"),
     "seed": (Request([1], seed=-1), "seed -1, expected 0 to 2**32 - 1"),
     "large seed": (Request([1], seed=1 << 32), "seed 4294967296, expected 0 to 2**32 - 1"),
+    "seed as text": (Request([1], seed="5"), "seed '5', expected a whole number"),  # type: ignore[arg-type]
     "stop": (Request([1], stop=["a", ""]), "stop '', expected a text that is not empty, or several"),
     "stop of bytes": (Request([1], stop=b"a"), "stop b'a', expected a text"),  # type: ignore[arg-type]
     "stop of numbers": (Request([1], stop=[7]), "stop 7, expected a text"),  # type: ignore[list-item]

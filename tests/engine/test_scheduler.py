@@ -50,6 +50,23 @@ def test_every_place_is_drawn_anew(engine: Engine) -> None:
     assert len(set(tokens)) > 0.4 * len(tokens)  # all are equally likely
 
 
+def test_one_that_is_cancelled_waits_no_more(merged: Path) -> None:
+    engine = make(merged, n_parallel=1, batching=Batching(max_waiting=2))
+    running = engine.submit(Request([5], seed=1, logit_bias=no_end(engine)))
+    pieces = iter(running)
+    next(pieces)
+    waiting = [engine.submit(Request([6], seed=i)) for i in range(2)]
+    with pytest.raises(Busy):
+        engine.submit(Request([7], seed=4, max_tokens=1))
+    for one in waiting:
+        one.cancel()
+    last = engine.submit(Request([7], seed=4, max_tokens=1))
+    assert [one.result().finish_reason for one in waiting] == ["cancelled"] * 2
+    assert (running.finish_reason, running.n_drawn < 5, last.finish_reason) == (None, True, None)
+    running.cancel()
+    assert last.result().finish_reason in ("stop", "length")
+
+
 def test_a_row_that_cannot_be_drawn_from_ends_alone(engine: Engine) -> None:
     nothing = dict.fromkeys(range(engine.context.n_vocab), -np.inf)
     good, bad = answers(engine, [Request([5], seed=1, max_tokens=4), Request([5], seed=1, logit_bias=nothing)])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from engine_helpers import within
 
-from autodeco_gguf.engine.turn import Turn, undoing
+from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import Busy, Closed, ModelFailed
 
 
@@ -27,15 +27,6 @@ def start(function: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
-
-
-def test_undoing_comes_after_all() -> None:
-    order: list[str] = []
-    assert undoing(lambda: order.append("do") or 5, lambda: order.append("undo")) == 5  # type: ignore[func-returns-value]
-    assert order == ["do", "undo", "undo"]
-    with pytest.raises(ZeroDivisionError):
-        undoing(lambda: 1 // 0, lambda: order.append("undone"))
-    assert order[3:] == ["undone", "undone"]
 
 
 def test_steps_until_ready() -> None:
@@ -194,7 +185,7 @@ def test_a_fork_in_the_midst_of_another_threads_step() -> None:
     turn, locked = Recorded(), threading.Event()
 
     def hold() -> None:
-        with turn._lock:
+        with turn._changed:
             locked.set()
             time.sleep(30)
 

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -465,3 +466,32 @@ def test_load(case: Case, merged_of: Any) -> None:
     assert (heads.hidden_size, heads.vocab_size) == (case.golden["hidden"].shape[1], case.golden["logits"].shape[1])
     for ours, theirs in zip(heads.evaluate(case.golden["hidden"], case.golden["logits"]), golden(case), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+FORK = """
+import os, signal, sys
+import numpy as np
+from autodeco_gguf import AutoDecoError, Heads, Llama
+heads = Heads.load(sys.argv[1])
+hidden, logits = np.ones((4, heads.hidden_size)), np.ones((4, heads.vocab_size))
+before = heads.evaluate(hidden, logits)
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(30)
+assert np.array_equal(before, heads.evaluate(hidden, logits))  # on one thread
+llm = Llama(sys.argv[1], n_ctx=64, n_threads=2, verbose=False)
+try:
+    llm([1], max_tokens=1)
+except AutoDecoError as e:
+    print(e)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_the_child_of_a_fork_is_not_left_waiting(merged: Path) -> None:
+    command = [sys.executable, "-c", FORK, str(merged)]
+    env = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    if (os.cpu_count() or 1) > 1:
+        assert done.stdout.startswith("llama.cpp ran with several threads before this process forked")

@@ -300,6 +300,7 @@ def test_biases_by_numbers_as_text(llm: ad.Llama) -> None:
 
 BAD_BIASES = [
     ({"hello": 1.0}, r"logit_bias of token 'hello', expected 0 to 383"),
+    ({"--5": 1.0}, r"logit_bias of token '--5', expected 0 to 383"),
     ({5: "much"}, r"logit_bias of token 5 'much', expected a number"),
     ({384: 1.0}, r"logit_bias of token 384, expected 0 to 383"),
     ({-1: 1.0}, r"logit_bias of token -1, expected 0 to 383"),

@@ -48,6 +48,15 @@ def test_a_context_that_llama_cpp_refuses(merged: Path) -> None:
         context.resize(32, 257)
 
 
+def test_more_cells_than_llama_cpp_counts(merged: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"^n_ctx 2147483648, expected at most 2147483392 with sequences: 2$"):
+        Context(merged, n_ctx=2**31, n_seq=2)
+    context = Context(merged, n_ctx=32)
+    with pytest.raises(InvalidInput, match=r"^n_ctx 16777216, expected at most 16776960 with sequences: 256$"):
+        context.resize(2**24, 256)
+    assert context.decode([5], [0], [0], hidden=False)  # as it was
+
+
 def test_sequences_of_its_own(merged: Path) -> None:
     context = Context(merged, n_ctx=32, n_seq=3)
     alone, _ = context.decode([5], [0], [0], hidden=False)

@@ -110,6 +110,23 @@ def test_an_argument_of_another_type(merged: Path, arguments: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(
+    ("key", "use"),
+    [
+        ("prompt", lambda m: m("caf\udce9")),
+        ("prompt", lambda m: m("\ud800", stream=True)),
+        ("suffix", lambda m: m("a", suffix="\ud800")),
+        ("messages", lambda m: m.create_chat_completion([{"role": "user", "content": "\ud800"}])),
+        ("messages", lambda m: m.create_chat_completion([{"role": "user", "content": [{"text": "\ud800"}]}])),
+        ("input", lambda m: m.embed(["a", "\ud800"])),
+    ],
+)
+def test_a_text_that_is_not_utf8(merged: Path, key: str, use: Callable[[ad.Llama], Any]) -> None:
+    with pytest.raises(InvalidInput, match=rf"^{key} '.*' is not UTF-8: surrogates not allowed$") as caught:
+        use(load(merged, embedding=key == "input"))
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
     "arguments", [{"n_batch": -1}, {"n_batch": 0}, {"n_ctx": -1}, {"n_ctx": 2**40}, {"n_threads": 10**6}], ids=str
 )
 def test_sizes_that_crash_llama_cpp(merged: Path, arguments: dict[str, Any]) -> None:

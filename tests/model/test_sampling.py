@@ -53,8 +53,10 @@ def test_seeds() -> None:
     for seed in (-1, MAX_SEED + 1):
         with pytest.raises(InvalidInput, match=rf"^seed {seed}, expected 0 to 2\*\*32 - 1$"):
             check_seed_range(seed)
-    with pytest.raises(InvalidInput, match=r"^seed 1\.5, expected a whole number$"):
-        check_seed(1.5)  # type: ignore[arg-type]
+    for check in (check_seed, check_seed_range):
+        for wrong in ("5", 1.5):
+            with pytest.raises(InvalidInput, match=rf"^seed {wrong!r}, expected a whole number$"):
+                check(wrong)  # type: ignore[operator]
 
 
 def test_a_seed_from_a_text() -> None:

@@ -18,7 +18,8 @@ from llama_cpp import LogitsProcessorList, StoppingCriteriaList
 import autodeco_gguf as ad
 from autodeco_gguf.errors import Busy, Closed
 from autodeco_gguf.model import turns as module
-from autodeco_gguf.model.turns import Turns
+from autodeco_gguf.model.sampler import Sampler
+from autodeco_gguf.model.turns import Turns, locked, undoing
 
 load = functools.partial(conftest.load, n_threads=1, n_threads_batch=1)
 
@@ -96,17 +97,17 @@ def test_nobody_is_passed_over() -> None:
     waiting: list[threading.Thread] = []
 
     def wait(name: str) -> None:
-        with turns.turn():
-            order.append(name)
+        turns.run(lambda: order.append(name))
 
-    with turns.turn():
+    def begin() -> None:
         for name in "abc":
             waiting.append(threading.Thread(target=wait, args=(name,), daemon=True))
             waiting[-1].start()
             while len(turns._queue) < len(waiting):
                 pass
-    with turns.turn():  # which comes after them, though they must wake up first
-        order.append("d")
+
+    turns.run(begin)
+    wait("d")  # which comes after them, though they must wake up first
     for thread in waiting:
         thread.join(SECONDS)
     assert order == ["a", "b", "c", "d"]
@@ -225,6 +226,21 @@ def test_an_interrupt_leaves_no_turn_taken(llm: ad.Llama) -> None:
     with pytest.raises(KeyboardInterrupt):
         llm(PROMPT, logits_processor=LogitsProcessorList([interrupt]))
     assert in_thread(lambda: text(llm, 1)) == [text(llm, 1)]
+
+
+def test_another_thread_may_look_at_the_trace(llm: ad.Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native record comes before the token's text."""
+    seen: list[Any] = []
+
+    def sample(*args: Any) -> int:
+        token = draw(*args)
+        seen.extend(in_thread(lambda: (llm.trace[-1].id, repr(llm.trace), llm.trace[-1].text)))
+        return token
+
+    draw = Sampler.sample
+    monkeypatch.setattr(Sampler, "sample", sample)
+    text(llm, 1, 3)
+    assert [(id_, piece) for id_, _, piece in seen] == [(t.id, t.text) for t in llm.trace]
 
 
 # ---- closing ----
@@ -394,7 +410,7 @@ def test_the_interpreter_ends_while_a_thread_generates(merged: Path) -> None:
 def test_at_the_end_nobody_has_another_turn() -> None:
     turns = Turns("a model")
     turns.at_exit()
-    thread = threading.Thread(target=lambda: turns.turn().__enter__(), daemon=True)
+    thread = threading.Thread(target=lambda: turns.run(lambda: None), daemon=True)
     thread.start()
     thread.join(0.05)
     assert thread.is_alive()
@@ -436,10 +452,32 @@ def test_after_a_fork(merged: Path) -> None:
 
 def test_a_fork_in_the_midst_of_another_threads_turn() -> None:
     turns = Turns("a model")
-    with turns.turn():
-        in_thread(turns.after_fork)  # what the child of a fork by that thread runs
+    turns.run(lambda: in_thread(turns.after_fork))  # what the child of a fork by that thread runs
     with pytest.raises(ad.ModelFailed, match="the process forked while the model was computing; start processes with"):
         turns.check()
+
+
+# ---- interrupts, of which test_interrupts.py has more ----
+
+
+def test_undoing_comes_after_all() -> None:
+    order: list[str] = []
+    assert undoing(lambda: order.append("do") or 5, lambda: order.append("undo")) == 5  # type: ignore[func-returns-value]
+    assert order == ["do", "undo", "undo"]
+    with pytest.raises(ZeroDivisionError):
+        undoing(lambda: 1 // 0, lambda: order.append("undone"))
+    assert order[3:] == ["undone", "undone"]
+
+
+def test_a_handler_leaves_the_lock_to_whom_it_came_upon() -> None:
+    changed = threading.Condition()
+
+    def work() -> bool:
+        locked(changed, changed.notify_all)
+        return bool(in_thread(lambda: changed.acquire(blocking=False))[0])
+
+    assert not locked(changed, work)
+    assert in_thread(lambda: changed.acquire(blocking=False)) == [True]
 
 
 # ---- generators ----

@@ -1,0 +1,114 @@
+"""An interrupt at every line of a Llama: other threads go on, and what is asked afterwards is answered right."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import conftest
+import llama_cpp
+import pytest
+from engine_helpers import within
+
+import autodeco_gguf as ad
+from autodeco_gguf.model import completion, methods, turns
+from autodeco_gguf.model import llama as module
+from model.interrupting import Tracer, moments
+
+load = functools.partial(conftest.load, n_threads=1, n_threads_batch=1)
+
+LINES = tuple(str(m.__file__) for m in (completion, methods, turns, module, llama_cpp.llama))
+PROMPT = [0, 284, 97, 12, 301, 55, 170, 8]
+OTHER = [*PROMPT[:5], 9, 10]
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what comes while a generator is dropped, which Python tells and forgets."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+
+
+def answer(llm: ad.Llama, prompt: list[int]) -> list[tuple[int, float, float]]:
+    """Tokens with their T and P, of which the last bits depend on what is computed together."""
+    llm(prompt, max_tokens=2, seed=1)
+    return [(t.id, t.temperature, t.top_p) for t in llm.trace]
+
+
+def answers(llm: ad.Llama) -> list[tuple[int, float, float]]:
+    return [token for prompt in (PROMPT, OTHER) for token in answer(llm, prompt)]
+
+
+def stream(llm: ad.Llama) -> None:
+    chunks: Any = llm(OTHER, max_tokens=3, seed=2, stream=True)
+    next(chunks)
+    llm.save_state()
+    next(chunks)
+
+
+def load_state(llm: ad.Llama) -> None:
+    llm.load_state(llm.save_state())
+    answer(llm, OTHER)
+
+
+USES: list[tuple[str, Callable[[ad.Llama], object]]] = [
+    ("call", answers),
+    ("the same again", lambda m: answer(m, PROMPT)),
+    ("stream", stream),
+    ("predict", lambda m: m.predict(OTHER)),
+    ("load_state", load_state),
+    ("embed", lambda m: m.embed("x")),
+]
+
+
+@pytest.mark.parametrize("use", [u[1] for u in USES], ids=[u[0] for u in USES])
+def test_interrupted_at_every_line(merged: Path, use: Callable[[ad.Llama], object]) -> None:
+    llm = load(merged, f32_cache=True, embedding=use is USES[-1][1])
+    expected = [pytest.approx(token, abs=1e-5) for token in answers(llm)]
+    answer(llm, PROMPT)
+    for at in list(moments(LINES, lambda: use(llm))):
+        answer(llm, PROMPT)
+        tracer = Tracer(LINES, at)
+        tracer.run(lambda: use(llm))
+        where = f"interrupted at {tracer.places[at - 1 : at]}"
+        assert within(10, lambda: answers(llm), where) == expected, where
+
+
+def test_the_same_again_after_an_interrupted_decode(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = load(merged)
+    expected = answer(llm, PROMPT)
+    llm.reset()
+    decode = llm._ctx.decode
+
+    def interrupted(batch: Any) -> None:
+        decode(batch)
+        if batch.n_tokens() == 1:  # the first that was drawn
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm._ctx, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(llm, PROMPT)
+    monkeypatch.undo()
+    assert answer(llm, PROMPT) == [pytest.approx(token, abs=1e-5) for token in expected]
+
+
+def test_interrupted_at_every_line_of_closing(merged: Path) -> None:
+    def begin() -> ad.Llama:
+        llm = load(merged)
+        next(llm.generate(PROMPT))
+        return llm
+
+    for at in moments((turns.__file__, module.__file__), begin().close, 20):
+        llm = begin()
+        tracer = Tracer((turns.__file__, module.__file__), at)
+        assert not tracer.run(llm.close)
+        where = f"interrupted at {tracer.places[-1]}"
+        try:
+            within(10, lambda llm=llm: answer(llm, PROMPT), where)  # type: ignore[misc]
+        except ad.Closed:
+            assert repr(llm)
+        within(10, llm.close, where)
+        with pytest.raises(ad.Closed):
+            llm.n_ctx()
