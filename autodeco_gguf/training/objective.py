@@ -16,6 +16,9 @@ from autodeco_gguf.training.settings import Objective
 CHUNK_FLOATS = 1 << 22
 """Logits worked on at a time: bounds the losses' memory to some 16 MiB buffers, whatever the vocabulary."""
 
+CHUNK_ROWS = 1 << 13
+"""Positions that the heads learn from at a time, which takes some thousand floats each."""
+
 
 @dataclass
 class Positions:
@@ -200,21 +203,29 @@ def batch_losses(at: Positions, triples: Tensor, objective: Objective) -> Losses
 def backward(heads: HeadsModule, at: Positions, triples: Tensor, objective: Objective) -> None:
     """Add the objective's gradients to the heads' parameters.
 
-    The losses' gradients by T and P are known for each position; what remains is the heads' own backward pass. The
-    top-p loss also teaches T; what the top-p head sees carries a gradient where the objective says so.
+    The losses' gradients by T and P are known for each position, and those of the ranking loss are added; what remains
+    is the heads' own backward pass. The top-p loss also teaches T; what the top-p head sees carries a gradient where
+    the objective says so.
     """
     of_temperature, of_top_p = _averages(at, objective)
     by_temperature = at.gradients[:, 0] * of_temperature + at.gradients[:, 1] * of_top_p
     by_top_p = at.gradients[:, 2] * of_top_p
-    temperature = heads.temperature(at.hidden) if objective.temperature else at.temperature
-    top_p = at.top_p
-    if objective.top_p or at.slopes.shape[1]:
-        seen = at.features
-        if at.slopes.shape[1]:
-            seen = seen + at.slopes * (temperature - temperature.detach()).unsqueeze(-1)  # its value stays
-        top_p = heads.top_p(at.hidden, seen)
-    loss = (temperature * by_temperature).sum() + (top_p * by_top_p).sum()
-    (loss + _ranking(temperature, top_p, at.sequence, triples, objective)).backward()
+    if len(triples):
+        values = at.temperature.clone().requires_grad_(), at.top_p.clone().requires_grad_()
+        ranking = torch.autograd.grad(
+            _ranking(*values, at.sequence, triples, objective), values, allow_unused=True, materialize_grads=True
+        )
+        by_temperature, by_top_p = by_temperature + ranking[0], by_top_p + ranking[1]
+    for i in range(0, len(at.hidden), CHUNK_ROWS):
+        rows = slice(i, i + CHUNK_ROWS)
+        hidden, seen, slopes = at.hidden[rows], at.features[rows], at.slopes[rows]
+        temperature = heads.temperature(hidden) if objective.temperature else at.temperature[rows]
+        top_p = at.top_p[rows]
+        if objective.top_p or slopes.shape[1]:
+            if slopes.shape[1]:
+                seen = seen + slopes * (temperature - temperature.detach()).unsqueeze(-1)  # its value stays
+            top_p = heads.top_p(hidden, seen)
+        ((temperature * by_temperature[rows]).sum() + (top_p * by_top_p[rows]).sum()).backward()
 
 
 def _ranking(temperature: Tensor, top_p: Tensor, sequence: Tensor, triples: Tensor, objective: Objective) -> Tensor:

@@ -75,7 +75,8 @@ def plain_objective(
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("control", [False, True], ids=["", "control"])
-def test_gradients_are_those_of_the_whole_objective(name: str, control: bool) -> None:
+def test_gradients_are_those_of_the_whole_objective(name: str, control: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective_module, "CHUNK_ROWS", 7)
     o = OBJECTIVES[name]
     heads = HeadsModule(12, 3)
     parts, triples = random_features()
