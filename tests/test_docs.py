@@ -19,6 +19,10 @@ from autodeco_gguf.cli import run_command
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
+PAGES = [
+    *("README.md", "SECURITY.md", "demo/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(language: str) -> list[str]:
@@ -84,27 +88,24 @@ def test_what_is_generated_is_current() -> None:
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made[make](), "run python docs/make_docs.py"
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "demo/README.md",
-        "docs/design.md",
-        "docs/evaluation.md",
-        "docs/format.md",
-        "docs/seeing.md",
-        "docs/training.md",
-    ],
-)
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls a page's headings in links."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (source.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", source.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            path = source.parent / target if target else source
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "demo/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_sources_that_pages_name_are_there(page: str) -> None:
     named = re.findall(r"`([\w/]+\.(?:py|pyi|cpp|h))`", (ROOT / page).read_text(encoding="utf-8"))
     places = (ROOT, ROOT / "autodeco_gguf", (ROOT / page).parent, *(p for p in (ROOT / "autodeco_gguf").iterdir()))

@@ -55,7 +55,7 @@ answers it says how many are left to draw, and how long that will take. Without 
 small one that comes with the package, on its own task.
 
 \b
-Methods, "a,b,..."; by default all that apply to the model but static:T,P and distinct:
+Methods, "a,b,..."; by default all that apply but static:T,P, distinct and autodeco:fixed-t:
 {_methods_help()}
 
 Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods autodeco,greedy,oracle -o aime24
@@ -73,7 +73,12 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 )
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
 @option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
-@option("--seeds", type=click.IntRange(min=1), default=8, help="Times that all is sampled.")
+@option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=8,
+    help="How many times the whole sampling is repeated, each time with other seeds.",
+)
 @option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
 @answer_options
