@@ -15,7 +15,7 @@ from safetensors import safe_open
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
 from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activation_key, default_activation
-from autodeco_gguf.heads.hub import PREFIX, is_hub_id
+from autodeco_gguf.heads.hub import is_hub_id, snapshot
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?:temp_head|top_p_head)\.mlp\.[0-9]{1,4}\.(?:weight|bias)$")
@@ -79,7 +79,7 @@ def read_checkpoint(path: str | Path, *, activation: str | None = None) -> Check
 def _directory(path: str | Path) -> Path:
     directory = Path(path)
     if is_hub_id(path):
-        return _download(str(path).removeprefix(PREFIX))
+        return _download(str(path))
     if directory.is_dir():
         return directory
     if directory.exists():
@@ -89,24 +89,12 @@ def _directory(path: str | Path) -> Path:
     return _download(str(path))
 
 
-def _download(repo_id: str) -> Path:
+def _download(name: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as e:
-        what = f"{repo_id}: no such directory, and a download takes huggingface_hub"
-        raise not_installed(what, "huggingface_hub", "hub") from e
-
-    try:
-        directory = Path(snapshot_download(repo_id, allow_patterns=["config.json", "*.safetensors.index.json"]))
-        wanted = ["*.safetensors", "*.bin"]
-        for index in directory.glob("*.safetensors.index.json"):
-            wanted = sorted({str(file) for file in _files_of_heads(index).values()})
-        return Path(snapshot_download(repo_id, allow_patterns=["config.json", "*.index.json", *wanted]))
-    except (HfHubHTTPError, HFValidationError, OSError) as e:  # OSError: offline, or a full disk
-        reason = f"no such directory, and not to be had from the Hugging Face hub: {_first_line(e)}"
-        raise BadFile.of(repo_id, reason) from e
+    about = ["config.json", "*.safetensors.index.json"]
+    indices = snapshot(name, about).glob("*.safetensors.index.json")
+    shards = {str(file) for index in indices for file in _files_of_heads(index).values()}
+    return snapshot(name, [*about, *(sorted(shards) or ["*.safetensors", "*.bin"])])
 
 
 def _read_config(path: Path) -> _Config:

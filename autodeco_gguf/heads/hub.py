@@ -8,9 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput, not_installed
@@ -53,20 +54,50 @@ def find(path: str | os.PathLike[str]) -> Path:
         raise InvalidInput.of("model id", name, FORMS)
     repo, file, quant = match.groups()
     try:
-        from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+        from huggingface_hub import hf_hub_download, snapshot_download
     except ImportError as e:
         raise not_installed(f"{name}: a download takes huggingface_hub", "huggingface_hub", "hub") from e
     if is_offline():
         folder = Path(_asked(name, lambda: snapshot_download(repo, local_files_only=True, allow_patterns=[])))
         here = [p.relative_to(folder).as_posix() for p in folder.rglob("*.gguf")]
         return folder / choose(name, here, file, quant)[0]
-    files = [file] if file else _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
+    files = [file] if file else _files(name, repo)
     parts = choose(name, files, file, quant)
     paths = []
     for part in parts:
         _asked(name, functools.partial(fetch, name, repo, part))
         paths.append(Path(_asked(name, functools.partial(hf_hub_download, repo, part))))
     return paths[0]
+
+
+def snapshot(name: str, patterns: Sequence[str]) -> Path:
+    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns.
+
+    They are downloaded unless they are there already; without a connection there may be only those.
+
+    Raises:
+        BadFile: it cannot be downloaded.
+        AutoDecoError: huggingface_hub is not installed; names the extra.
+    """
+    repo = name.removeprefix(PREFIX)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # which its manual has there
+    except ImportError as e:
+        what = f"{name}: {_no_file(name)}a download takes huggingface_hub"
+        raise not_installed(what, "huggingface_hub", "hub") from e
+
+    class Bar(tqdm):  # which by itself is shown in a pipe as well
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{"disable": None, **kwargs})  # type: ignore[no-untyped-call]
+
+    files: list[str] = []
+    with suppress(BadFile):  # snapshot_download then takes what is there, or says what is wrong
+        files = _files(name, repo)
+    for file in files:
+        if any(fnmatch(file, pattern) for pattern in patterns):
+            _asked(name, functools.partial(fetch, name, repo, file))
+    return Path(_asked(name, lambda: snapshot_download(repo, allow_patterns=[*patterns], tqdm_class=Bar)))
 
 
 def choose(name: str, files: Sequence[str], file: str | None, quant: str | None) -> list[str]:
@@ -100,6 +131,17 @@ def _has_quant(file: str, quant: str) -> bool:
     return re.search(rf"(?:^|[-._/]){re.escape(quant)}$", stem, re.IGNORECASE) is not None
 
 
+def _files(name: str, repo: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    return _asked(name, lambda: [f.rfilename for f in HfApi().model_info(repo).siblings or ()])
+
+
+def _no_file(name: str) -> str:
+    """What is to be said first of a name that could have been a directory's."""
+    return "" if name.startswith(PREFIX) else "no such directory, and "
+
+
 def _asked(name: str, question: Callable[[], T]) -> T:
     """What the hub answers.
 
@@ -112,7 +154,8 @@ def _asked(name: str, question: Callable[[], T]) -> T:
         except AutoDecoError:
             raise
         except Exception as e:  # of what lies between here and the hub, it can be any
-            raise BadFile.of(name, f"not to be had from the Hugging Face hub: {reason_of(e)}{_advice()}") from e
+            reason = f"{_no_file(name)}not to be had from the Hugging Face hub: {reason_of(e)}{_advice()}"
+            raise BadFile.of(name, reason) from e
 
 
 def _advice() -> str:

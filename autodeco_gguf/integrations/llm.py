@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.heads.known import KNOWN
-from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, write_named
+from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, source_of, write_named
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_NAME
 
@@ -47,8 +47,10 @@ def _engine(source: Source) -> Engine:
 
     with _loading:
         if source not in _engines:
-            known = KNOWN.get(source.model)  # a file that is called so is not meant
-            model, heads = (source.model, source.heads) if known is None else (known.find(), known.heads)
+            # files that are called as known models are not meant
+            known, known_heads = KNOWN.get(source.model), KNOWN.get(source.heads or source.model)
+            model = source.model if known is None else known.find()
+            heads = source.heads if known_heads is None else known_heads.heads
             _engines[source] = Engine(Path(model), heads=heads, n_ctx=source.ctx, n_parallel=1)
         return _engines[source]
 
@@ -322,7 +324,7 @@ def _add(name: str, model: Path, heads: Path | None, ctx: int | None) -> None:
         file = ModelFile.open(model)
         if heads is not None or file.heads_source.head_tensors:
             fitting_heads(file, heads)
-        source = Source(str(model.resolve()), None if heads is None else str(heads.resolve()), ctx)
+        source = Source(source_of(model), None if heads is None else source_of(heads), ctx)
         write_named(_file(), {**read_named(_file()), name: source})
     click.echo(f"llm -m {PREFIX}{name}")
 

@@ -13,7 +13,8 @@ from typing import Any
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.heads.known import KNOWN
+from autodeco_gguf.heads.hub import PREFIX, is_hub_id
+from autodeco_gguf.heads.known import KNOWN, known_model
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
@@ -26,8 +27,8 @@ class Source:
     """What to load.
 
     Attributes:
-        model: a GGUF, or the name of a known model.
-        heads: the adapter with the heads; None: the model's own.
+        model: a GGUF, the name of a known model, or an id of the Hugging Face hub.
+        heads: the adapter with the heads, likewise; None: the model's own.
         ctx: tokens of the context; None: the model's own, within bounds.
     """
 
@@ -46,7 +47,8 @@ def read_named(path: Path) -> dict[str, Source]:
     """The models that a file names; none where there is no file.
 
     The file is an object of "name": "model.gguf", or of "name": {"model": "model.gguf", "heads": "heads.gguf",
-    "ctx": 4096}. A path that is not absolute begins in the file's folder, or with ~.
+    "ctx": 4096}. A path that is not absolute begins in the file's folder, or with ~; what is called as a known model or
+    an id of the hub is one.
 
     Raises:
         BadFile: it cannot be read, or says something else.
@@ -68,6 +70,11 @@ def write_named(path: Path, sources: Mapping[str, Source]) -> None:
     """Write them; BadFile where the file cannot be written."""
     entries = {name: {k: v for k, v in vars(source).items() if v is not None} for name, source in sources.items()}
     write_bytes(path, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def source_of(path: Path) -> str:
+    """What is to stand there for a file: its path, or as it is the name of a known model or an id of the hub."""
+    return str(path if known_model(path) or is_hub_id(path) else path.resolve())
 
 
 def check_name(name: str) -> str:
@@ -98,6 +105,8 @@ def _source(name: str, value: object, folder: Path) -> Source:
 def _path(key: str, found: str, folder: Path) -> str:
     if "\0" in found:
         raise InvalidInput(f"{key} {found!r}, expected a path without a zero byte", key=key)
+    if found in KNOWN or found.startswith(PREFIX):
+        return found
     try:
         return str(folder / Path(found).expanduser())
     except RuntimeError as e:

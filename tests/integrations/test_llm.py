@@ -362,6 +362,35 @@ def test_models_of_the_user_s_own(run: Run, qwen2: Case, user: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "heads"), [("tiny", None), ("tiny", "hf:u/r"), ("{base}", "tiny"), ("hf:u/r", None), ("hf:u/r", "tiny")]
+)
+def test_a_name_for_a_known_model_or_one_of_the_hub(
+    model: str,
+    heads: str | None,
+    run: Run,
+    tiny: KnownModel,
+    qwen2: Case,
+    merged: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autodeco_gguf.heads.model_file.find", lambda name: merged)
+    source = plugin.Source(model.format(base=qwen2.base.resolve()), heads, 128)
+    options = () if heads is None else ("--heads", heads)
+    assert run("autodeco", "add", "short", source.model, *options, "--ctx", "128").exit_code == 0
+    assert f"autodeco/short: {' '.join((source.model, *options))}\n" in run("autodeco", "list").output
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").write_text("no model")
+    done = run("-m", "autodeco/short", "Hello", "-o", "max_tokens", "4")
+    assert done.exit_code == 0, done.output
+    assert logged(run)[0]["response_json"]["source"] == "heads"
+    engine = plugin._engines.pop(source)
+    used = {None: tiny.heads if model == "tiny" else None, "tiny": tiny.heads}.get(heads, Path(str(heads)))
+    assert (engine.context.n_ctx, engine.heads_file) == (128, used)
+    engine.close()
+
+
+@pytest.mark.parametrize(
     ("args", "reason"),
     [
         (("add", "x", "none.gguf"), "none.gguf: "),

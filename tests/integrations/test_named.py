@@ -10,7 +10,7 @@ import pytest
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.heads.known import KNOWN, KnownModel
-from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, write_named
+from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, source_of, write_named
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 
@@ -29,6 +29,18 @@ def test_paths_of_a_file_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     entries = {"a": "here.gguf", "b": {"model": "~/there.gguf", "heads": "/h.gguf"}}
     (tmp_path / "f.json").write_text(json.dumps(entries))
     expected = {"a": Source(f"{tmp_path}/here.gguf"), "b": Source("/home/someone/there.gguf", "/h.gguf")}
+    assert read_named(tmp_path / "f.json") == expected
+
+
+def test_what_is_no_path_stays_as_it_is(tiny: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("tiny", "hf:u/r:Q8_0", "hf:u/r/m.gguf")
+    assert [source_of(Path(name)) for name in (*names, "m.gguf")] == [*names, f"{tmp_path}/m.gguf"]
+    (tmp_path / "tiny").write_text("a file of that name goes first where one is given, and later is not meant")
+    assert source_of(Path("tiny")) == f"{tmp_path}/tiny"
+    entries = {"a": "tiny", "b": {"model": names[1], "heads": "tiny"}, "c": {"model": "./tiny", "heads": names[2]}}
+    (tmp_path / "f.json").write_text(json.dumps(entries))
+    expected = {"a": Source("tiny"), "b": Source(names[1], "tiny"), "c": Source(f"{tmp_path}/tiny", names[2])}
     assert read_named(tmp_path / "f.json") == expected
 
 
