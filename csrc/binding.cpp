@@ -310,6 +310,8 @@ static void bind_files(py::module_ & m) {
 
     py::class_<log_capture>(m, "LogCapture")
         .def(py::init<bool>(), "forward"_a, py::call_guard<release>())
+        .def("__enter__", [](py::object c) { return c; })
+        .def("__exit__", [](log_capture & c, const py::args &) { c.close(); })
         .def_property_readonly("first_error", [](const log_capture & c) { return text(c.first_error()); })
         .def_property_readonly("later_errors", [](const log_capture & c) {
             py::list lines;

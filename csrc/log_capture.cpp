@@ -9,7 +9,7 @@ log_capture        * log_capture::current = nullptr;
 
 static const size_t LATER_MAX = 4;
 
-static thread_local int captures = 0; // alive in this thread
+static thread_local int captures = 0; // open in this thread
 
 log_capture::log_capture(bool forward) : forward(forward) {
     active.lock();
@@ -26,7 +26,11 @@ log_capture::log_capture(bool forward) : forward(forward) {
     ++captures;
 }
 
-log_capture::~log_capture() {
+void log_capture::close() {
+    if (closed) {
+        return;
+    }
+    closed = true;
     --captures;
     ggml_set_abort_callback(previous_abort);
     if (!outer) {

@@ -1,5 +1,5 @@
-// Keeps what llama.cpp and ggml log while it lives, so that a failure can name its cause, and lets an assertion of theirs
-// in the same thread be a failure, not the process's end.
+// Keeps what llama.cpp and ggml log until it is closed, so that a failure can name its cause, and lets an assertion of
+// theirs in the same thread be a failure, not the process's end.
 
 #pragma once
 
@@ -15,10 +15,14 @@
 class log_capture {
 public:
     explicit log_capture(bool forward = false);
-    ~log_capture();
+    ~log_capture() { close(); }
 
     log_capture(const log_capture &) = delete;
     log_capture & operator=(const log_capture &) = delete;
+
+    // Ends the capture, which keeps what it has: in the thread that began it, the innermost first. Once closed, this does
+    // nothing, in any thread.
+    void close();
 
     // The first line logged as an error: what went wrong; later ones tell only who gave up because of it. Empty
     // where there is none.
@@ -33,7 +37,7 @@ private:
     static void aborted(const char * message);
     void        take(ggml_log_level level, const char * text);
 
-    static std::recursive_mutex active; // held for the object's life
+    static std::recursive_mutex active; // held until it is closed
     static std::mutex           guard;  // of what follows, in all objects: any thread logs, at any time
     static log_capture        * current; // the innermost; NULL: a thread that had begun to call back comes too late
 
@@ -42,6 +46,7 @@ private:
     void                      * previous_data = nullptr;
     ggml_abort_callback_t       previous_abort = nullptr;
     const bool                  forward;
+    bool                        closed = false;
     std::string                 error;
     std::deque<std::string>     later; // at most LATER_MAX
 };

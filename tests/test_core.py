@@ -19,6 +19,7 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, Closed, InvalidInput, ModelFailed
 
 STUB = Path(autodeco_gguf.__file__).with_name("_core.pyi")
+SPECIAL = ("__len__", "__enter__", "__exit__")
 
 ZEROS = np.zeros((1, 4), np.float32)
 
@@ -72,7 +73,7 @@ def compiled() -> dict[str, Any]:
         for key, member in vars(value).items():
             if isinstance(member, property):
                 found[f"{name}.{key}"] = None
-            elif key == "__len__" or (key == "__init__" and "self:" in (member.__doc__ or "")) or key[0] != "_":
+            elif key in SPECIAL or (key == "__init__" and "self:" in (member.__doc__ or "")) or key[0] != "_":
                 found[f"{name}.{key}"] = signature(member)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import os
 import sys
@@ -25,6 +26,7 @@ from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.token_text import check_token
+from autodeco_gguf.model.vetting import parts_of
 
 
 class Engine:
@@ -98,7 +100,7 @@ class Engine:
         enabled = check_enabled(heads_enabled)
         found = heads if isinstance(heads, HeadWeights) else _read_heads(model, heads, enabled)
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
-        self.fingerprint = f"{model.base().fingerprint()} {found.fingerprint() if found is not None else ''}"
+        self.fingerprint = f"{_fingerprint(model)} {found.fingerprint() if found is not None else ''}"
         n_outputs = max(n_parallel, SCORED)
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_outputs, machine=machine)
         try:
@@ -376,6 +378,12 @@ class Engine:
             ModelFailed: llama.cpp fails for the whole batch.
         """
         self._run_until(ready)
+
+
+def _fingerprint(model: ModelFile) -> str:
+    """The base's; of shards, a digest of all of theirs."""
+    found = [part.fingerprint() for part in parts_of(model.base())]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def _read_heads(model: ModelFile, heads: str | os.PathLike[str] | None, enabled: Collection[str]) -> HeadWeights | None:

@@ -8,7 +8,7 @@ _NAMES = {
     "deepseek2": ("deepseek_v3", "deepseek_v2"),
     "gemma3": ("gemma3_text",),
     "granite": ("granite", "graniteforcausallm"),
-    "llama": ("llama", "mistral", "mixtral", "smollm"),
+    "llama": ("llama", "mistral", "mistral3", "mixtral", "smollm"),  # mistral3 until llama.cpp #17644
     "phi2": ("phi",),
     "phi3": ("phi3", "phi4"),
     "qwen2moe": ("qwen2_moe",),
@@ -51,7 +51,7 @@ def are_different(name: str, architecture: str) -> bool:
         (False, True, False)
     """
     known = {_plain(arch) for arch in _LLAMA_CPP.split()}
-    ours, theirs = _ALIASES.get(_plain(name), _plain(name)), _plain(architecture)
+    ours, theirs = (_ALIASES.get(plain, plain) for plain in (_plain(name), _plain(architecture)))
     return ours in known and theirs in known and ours != theirs
 
 

@@ -162,15 +162,13 @@ class Context:
         """
         _n_cells(n_ctx, n_seq)  # before anything is freed
         freed(self._ctx, self.file.path)
-        capture = core.LogCapture(self._verbose)
-        try:
-            self._open(n_ctx, n_seq)
-        except ValueError as e:
-            reason = capture.first_error or e
-            message = f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}"
-            raise ModelFailed(message, file=self.file.path).with_log(capture.later_errors) from e
-        finally:
-            del capture
+        with core.LogCapture(self._verbose) as capture:
+            try:
+                self._open(n_ctx, n_seq)
+            except ValueError as e:
+                reason = capture.first_error or e
+                message = f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}"
+                raise ModelFailed(message, file=self.file.path).with_log(capture.later_errors) from e
 
     def check_open(self) -> None:
         """Raise Closed once it is."""

@@ -291,10 +291,9 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         raise InvalidInput(f"the grammar is not UTF-8: {e.reason} at character {e.start}", key="grammar") from e
     if text:
         check_gbnf(text)
-    capture = core.LogCapture(False)
-    sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, source, grammar._root.encode("utf-8"))  # noqa: SLF001
+    with core.LogCapture(False) as capture:
+        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, source, grammar._root.encode("utf-8"))  # noqa: SLF001
     reason = capture.first_error
-    del capture
     if not sampler:
         if reason == "failed to parse grammar":  # why has gone to stderr; what is left of check_gbnf is one of these
             reason = "a <token> that the vocabulary has not, or repetitions in each other that make too many rules"

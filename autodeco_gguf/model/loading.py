@@ -64,8 +64,7 @@ def loading(
         if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
             params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
 
-    with _load_lock:
-        capture = core.LogCapture(verbose)
+    with _load_lock, core.LogCapture(verbose) as capture:
         try:
             with remote.guarding(), _replaced(_replacements(base, choose, prepare, capture, remote)):
                 yield _FileName(base.path)
@@ -76,8 +75,6 @@ def loading(
             raise error.with_log(capture.later_errors) from e
         except MemoryError as e:
             raise BadFile.of(base.path, f"cannot be loaded: too little memory for what it says of itself: {e}") from e
-        finally:
-            del capture
 
 
 @contextmanager

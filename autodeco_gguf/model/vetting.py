@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.gguf import GgufFile
+from autodeco_gguf.heads.base_model import BaseModel
 
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
@@ -25,8 +27,18 @@ _VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^r
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
 
 
+def parts_of(base: GgufFile) -> tuple[GgufFile, ...]:
+    """A base, or all shards of which it is the first; BadFile where one is missing or of another model."""
+    return _shards(base) if base.get("split.count", int, 1) > 1 else (base,)
+
+
+@functools.lru_cache(maxsize=1)
+def _shards(base: GgufFile) -> tuple[GgufFile, ...]:
+    return BaseModel.open(base.path).parts
+
+
 def check_loadable(base: GgufFile) -> None:
-    """Raise BadFile, naming key or tensor, for what would end the process within llama.cpp.
+    """Raise BadFile, naming key or tensor, for what would end the process within llama.cpp, in any shard.
 
     Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then.
     """
@@ -43,14 +55,20 @@ def check_loadable(base: GgufFile) -> None:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
-    widest = max((n for tensor in base.tensors for n in tensor.shape), default=0)
+    parts = parts_of(base)
+    widest = max((n for part in parts for tensor in part.tensors for n in tensor.shape), default=0)
     for name in _LENGTHS:
         length = base.get(f"{base.architecture}.attention.{name}", int, 0)
         if length > widest:
             problem = f"{name} {length}, larger than any tensor"
-    for tensor in base.tensors:
-        integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
-        if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
-            problem = problem or f"tensor {tensor.name} is {tensor.type}"
     if problem:
-        raise BadFile.of(base.path, f"llama.cpp would crash on it: {problem}")
+        raise _crash(base, problem)
+    for part in parts:
+        for tensor in part.tensors:
+            integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
+            if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
+                raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
+
+
+def _crash(file: GgufFile, problem: str) -> BadFile:
+    return BadFile.of(file.path, f"llama.cpp would crash on it: {problem}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 from autodeco_gguf import __version__
+from autodeco_gguf.files.gguf import TensorInfo
+from autodeco_gguf.model.vetting import parts_of
 from autodeco_gguf.server.ollama import rfc3339
 from autodeco_gguf.server.service import Service
 
@@ -52,11 +55,12 @@ def props(service: Service) -> dict[str, Any]:
 def tag(service: Service) -> dict[str, Any]:
     """The model as /api/tags has it."""
     engine, name = service.engine, service.model_id
+    file = engine.context.file
     return {
         "name": name if ":" in name else f"{name}:latest",
         "model": name if ":" in name else f"{name}:latest",
         "modified_at": rfc3339(service.started),
-        "size": engine.context.file.base_nbytes,
+        "size": file.base_nbytes + sum(part.file_size for part in parts_of(file.base())[1:]),
         "digest": hashlib.sha256(engine.fingerprint.encode()).hexdigest(),
         "details": _details(service),
     }
@@ -85,19 +89,17 @@ def show(service: Service) -> dict[str, Any]:
     }
 
 
+def _tensors(service: Service) -> list[TensorInfo]:
+    return [tensor for part in parts_of(service.engine.context.file.base()) for tensor in part.tensors]
+
+
 def _parameters(service: Service) -> int:
-    total = 0
-    for tensor in service.engine.context.file.base_tensors:
-        n = 1
-        for size in tensor.shape:
-            n *= size
-        total += n
-    return total
+    return sum(math.prod(tensor.shape) for tensor in _tensors(service))
 
 
 def _details(service: Service) -> dict[str, Any]:
     base = service.engine.context.file.base()
-    types = [tensor.type for tensor in service.engine.context.file.base_tensors if len(tensor.shape) > 1]
+    types = [tensor.type for tensor in _tensors(service) if len(tensor.shape) > 1]
     n = _parameters(service)
     return {
         "parent_model": "",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken import Kind, rewrite
+from broken import Kind, Tensor, rewrite, shards
 from conftest import Case, load
 from engine_helpers import PROMPTS, answers, make, no_end
 from llama_cpp import LlamaGrammar
@@ -25,6 +25,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import Busy, InvalidInput
+from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 
@@ -226,6 +227,22 @@ def test_the_context_is_lent_to_others(merged: Path) -> None:
     assert (cancelled.finish_reason, cancelled.result().tokens) == ("cancelled", [])
     assert engine.generate([request])[0].tokens == expected
     engine.close()
+
+
+def test_a_fingerprint_is_of_all_shards(qwen2: Case, tmp_path: Path) -> None:
+    def another(tensors: list[Tensor]) -> list[Tensor]:
+        return [(name, data * 2, kind) for name, data, kind in tensors]
+
+    whole = make(qwen2.base).fingerprint
+    assert whole == f"{GgufFile(qwen2.base).fingerprint()} "
+    first = shards(qwen2.base, tmp_path, [0, 9])
+    prints = [make(first).fingerprint]
+    for name in ("base-00002-of-00003.gguf", "base-00003-of-00003.gguf"):
+        part = tmp_path / name
+        rewrite(part, part, edit=another)
+        prints.append(make(first).fingerprint)
+    assert len({whole, *prints}) == 4
+    assert all(re.fullmatch(r"[0-9a-f]{64} ", found) for found in prints)
 
 
 def test_other_heads_in_their_place(qwen2: Case, merged: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -16,7 +18,9 @@ from conftest import Case
 from llama_cpp import llama_cpp as lib
 
 import autodeco_gguf as ad
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, Closed
+from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.loading import freed, watched
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -134,6 +138,47 @@ def test_what_llama_cpp_says_of_a_context_without_memory() -> None:
     assert lines[2:5] == lines[7:]
     assert lines[4] == "llama.cpp: failed to initialize the context: failed to allocate buffer for kv cache"
     assert done.stderr == ""
+
+
+def failed(adapter: Path) -> BadFile:
+    """A load that fails for its LoRA adapter; the error holds the frames of what was going on."""
+    with pytest.raises(BadFile, match="no LoRA adapter for") as caught:
+        ad.Llama(DEMO_MODEL, lora_path=str(adapter), n_ctx=32, verbose=False)
+    return caught.value
+
+
+def opened(function: Callable[[], object]) -> bool:
+    """Whether another thread gets through with it."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_an_error_that_is_kept_keeps_no_thread_waiting(tmp_path: Path) -> None:
+    error = failed(tmp_path / "none.gguf")
+    assert opened(lambda: GgufFile(DEMO_MODEL))
+    assert error.file == str(tmp_path / "none.gguf")
+
+
+def test_errors_may_go_in_any_order_and_thread(tmp_path: Path) -> None:
+    errors = [failed(tmp_path / f"{i}.gguf") for i in range(3)]
+    del errors[0]
+    gc.collect()
+    assert opened(lambda: (errors.clear(), gc.collect()))
+    assert opened(lambda: GgufFile(DEMO_MODEL))
+    failed(tmp_path / "again.gguf")
+
+
+def test_a_log_that_is_closed_tells_what_it_took_and_no_more(tmp_path: Path) -> None:
+    with core.LogCapture(False) as outer:
+        with core.LogCapture(False) as inner:
+            assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / "a"), lib.llama_model_default_params())
+        inner.__exit__(None, None, None)
+        assert opened(lambda: inner.__exit__(None, None, None))
+        assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / "b"), lib.llama_model_default_params())
+    assert (str(tmp_path / "a") in inner.first_error, str(tmp_path / "b") in outer.first_error) == (True, True)
+    assert opened(lambda: GgufFile(DEMO_MODEL))
 
 
 def test_a_cause_alone_where_the_log_says_no_more(qwen2: Case, tmp_path: Path) -> None:

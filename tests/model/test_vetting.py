@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from broken import Kind, Tensor, metadata_of, rewrite, tensors_of, write_gguf
+from broken import Kind, Tensor, metadata_of, rewrite, shards, tensors_of, write_gguf
 from conftest import Case, load, load_case
 
 from autodeco_gguf.engine.engine import Engine
@@ -72,11 +72,13 @@ def test_weights_that_are_integers(name: str, qwen2: Case, tmp_path: Path) -> No
         check_loadable(GgufFile(path))
 
 
-def test_a_bias_that_is_no_float32(qwen2: Case, tmp_path: Path) -> None:
-    def halves(tensors: list[Tensor]) -> list[Tensor]:
-        kind = gguf.GGMLQuantizationType.F16
-        return [(n, d.astype(np.float16), kind) if n.endswith(".bias") else (n, d, k) for n, d, k in tensors]
+def halves(tensors: list[Tensor]) -> list[Tensor]:
+    """Biases as f16."""
+    kind = gguf.GGMLQuantizationType.F16
+    return [(n, d.astype(np.float16), kind) if n.endswith(".bias") else (n, d, k) for n, d, k in tensors]
 
+
+def test_a_bias_that_is_no_float32(qwen2: Case, tmp_path: Path) -> None:
     path = rewrite(qwen2.base, tmp_path / "x.gguf", edit=halves)
     with pytest.raises(BadFile, match=r"tensor blk\.0\.attn_\w\.bias is f16"):
         check_loadable(GgufFile(path))
@@ -92,6 +94,25 @@ def qwen2_adapter(qwen2: Case, tmp_path: Path) -> Path:
     import autodeco_gguf as ad
 
     return ad.export(qwen2.base, qwen2.heads, tmp_path / "heads.gguf", adapter=True).path
+
+
+def test_a_first_shard_may_have_no_tensors(qwen2: Case, tmp_path: Path) -> None:
+    """As gguf-split --no-tensor-first-split writes it."""
+    length = {f"qwen2.attention.{key}_length": (16, Kind.UINT32) for key in ("key", "value")}
+    path = shards(rewrite(qwen2.base, tmp_path / "x.gguf", metadata=length), tmp_path, [0, 9])
+    heads = qwen2_adapter(qwen2, tmp_path)
+    with Engine(path, heads=heads, n_parallel=1, n_ctx=32) as engine:
+        assert len(engine.prompt("a b")) > 0
+    load(path, heads=heads).close()
+
+
+def test_every_shard_is_looked_at(qwen2: Case, tmp_path: Path) -> None:
+    path = shards(qwen2.base, tmp_path, [0, 9])
+    third = path.with_name("base-00003-of-00003.gguf")
+    rewrite(third, third, edit=halves)
+    with pytest.raises(BadFile, match=rf"^{re.escape(str(third))}: .*: tensor blk.*\.bias is f16$") as caught:
+        check_loadable(GgufFile(path))
+    assert caught.value.file == str(third)
 
 
 def test_what_is_whole_is_loaded(case: Case) -> None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from broken import shards
+from conftest import Case
+from engine_helpers import make
+from server_helpers import serving
+
 from autodeco_gguf.server import about
 from autodeco_gguf.server.service import Service
 
@@ -22,3 +30,18 @@ def test_parameters(service: Service) -> None:
     shown = about.show(service)
     assert shown["model_info"]["general.parameter_count"] == 1161856
     assert shown["details"]["parameter_size"] == "1.2M"
+
+
+@pytest.mark.parametrize("cut", [0, 9])
+def test_all_shards_count(cut: int, qwen2: Case, tmp_path: Path) -> None:
+    first = shards(qwen2.base, tmp_path, [cut])
+    found = []
+    for path in (qwen2.base, first):
+        with make(path) as engine:
+            service = serving(engine)
+            shown = about.show(service)
+            found.append((shown["model_info"]["general.parameter_count"], shown["details"]["quantization_level"]))
+            size = about.tag(service)["size"]
+            service.driver.close()
+    assert found[0] == found[1]
+    assert size == sum(part.stat().st_size for part in tmp_path.glob("base-0000*.gguf"))
