@@ -147,6 +147,8 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     if results is None or results.unfinished:
         left = "no method is complete" if results is None else f"not finished: {', '.join(results.unfinished)}"
         click.echo(f"{output}: {left}; the same command goes on from there", err=True)
+    if commands is not None and control is None:
+        click.echo(f"{output}: control is not finished; the same command goes on from there", err=True)
     if results is not None:
         click.echo("\n".join([summary(results, wide=options["wide"]), *differences]))
     if control is not None:

@@ -17,7 +17,7 @@ from autodeco_gguf.engine.request import OnToken, Request, Result
 from autodeco_gguf.engine.scheduler import SCORED, Batching, Scheduler
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
-from autodeco_gguf.heads.base_model import fitting_heads
+from autodeco_gguf.heads.base_model import fitting_heads, parts_of
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
@@ -26,7 +26,6 @@ from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.token_text import check_token
-from autodeco_gguf.model.vetting import parts_of
 
 
 class Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ class BaseModel:
     def _unfit(self, source: str | Path, what: str, found: object, verb: str, expected: object) -> BadFile:
         reason = f"heads for {what} {found}, the base model {self.path} {verb}; use the heads trained for this base"
         return BadFile.of(source, reason, key=what, expected=expected, found=found)
+
+
+def parts_of(base: GgufFile) -> tuple[GgufFile, ...]:
+    """A base, or all shards of which it is the first; BadFile where one is missing or of another model."""
+    return _shards(base) if base.get("split.count", int, 1) > 1 else (base,)
+
+
+@functools.lru_cache(maxsize=1)
+def _shards(base: GgufFile) -> tuple[GgufFile, ...]:
+    return BaseModel.open(base.path).parts
 
 
 def _check_shards(path: Path, parts: list[GgufFile]) -> None:

@@ -92,9 +92,12 @@ def _directory(path: str | Path) -> Path:
 def _download(name: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
     about = ["config.json", "*.safetensors.index.json"]
-    indices = snapshot(name, about).glob("*.safetensors.index.json")
-    shards = {str(file) for index in indices for file in _files_of_heads(index).values()}
-    return snapshot(name, [*about, *(sorted(shards) or ["*.safetensors", "*.bin"])])
+    maps = [_weight_map(index) for index in snapshot(name, about).glob("*.safetensors.index.json")]
+    shards = {str(file) for files in maps for key, file in files.items() if _KEY.match(key)}
+    if shards:
+        return snapshot(name, [*about, *sorted(shards)])
+    base = {str(file) for files in maps for file in files.values()}
+    return snapshot(name, [*about, "*.safetensors", "*.bin"], but=sorted(base))
 
 
 def _read_config(path: Path) -> _Config:
@@ -108,8 +111,12 @@ def _read_config(path: Path) -> _Config:
 
 def _files_of_heads(index: Path) -> _Config:
     """Head tensor -> its file, as the index of a checkpoint in several files has it."""
+    return {key: file for key, file in _weight_map(index).items() if _KEY.match(key)}
+
+
+def _weight_map(index: Path) -> _Config:
     weight_map = _read_config(index).get("weight_map")
-    return {k: v for k, v in weight_map.items() if _KEY.match(k)} if isinstance(weight_map, dict) else {}
+    return weight_map if isinstance(weight_map, dict) else {}
 
 
 def _flag(config: _Config, key: str, path: Path) -> bool:

@@ -70,8 +70,8 @@ def find(path: str | os.PathLike[str]) -> Path:
     return paths[0]
 
 
-def snapshot(name: str, patterns: Sequence[str]) -> Path:
-    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns.
+def snapshot(name: str, patterns: Sequence[str], but: Sequence[str] = ()) -> Path:
+    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns, some left out.
 
     They are downloaded unless they are there already; without a connection there may be only those.
 
@@ -95,9 +95,10 @@ def snapshot(name: str, patterns: Sequence[str]) -> Path:
     with suppress(BadFile):  # snapshot_download then takes what is there, or says what is wrong
         files = _files(name, repo)
     for file in files:
-        if any(fnmatch(file, pattern) for pattern in patterns):
+        if file not in but and any(fnmatch(file, pattern) for pattern in patterns):
             _asked(name, functools.partial(fetch, name, repo, file))
-    return Path(_asked(name, lambda: snapshot_download(repo, allow_patterns=[*patterns], tqdm_class=Bar)))
+    chosen: dict[str, Any] = {"allow_patterns": [*patterns], "ignore_patterns": [*but], "tqdm_class": Bar}
+    return Path(_asked(name, lambda: snapshot_download(repo, **chosen)))
 
 
 def choose(name: str, files: Sequence[str], file: str | None, quant: str | None) -> list[str]:

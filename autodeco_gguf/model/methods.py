@@ -182,7 +182,8 @@ def as_sampling(
 def embed(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """``llama_cpp.Llama.embed``, before which nothing counts as computed: an interrupt may leave any of it."""
     check_utf8("input", input)
-    self.reset()
+    if self.context_params.embeddings:  # else it is refused
+        self.reset()
     return llama_cpp.Llama.embed(self, input, *args, **kwargs)
 
 

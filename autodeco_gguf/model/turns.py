@@ -247,10 +247,13 @@ class Turns:
             return
         first, self._free = self._free is None, self._free or free
         self._changed.notify_all()
-        while first and {self._running, *self._holders.values()} - {None, threading.current_thread()}:
+        while first and any(map(threading.Thread.is_alive, self._others())):
             self._changed.wait(1.0)
-        if self._running is None:
+        if self._running is None or not self._running.is_alive():  # two interrupts while it freed
             self._free_if_closed()
+
+    def _others(self) -> set[threading.Thread]:
+        return {t for t in (self._running, *self._holders.values()) if t not in (None, threading.current_thread())}
 
     def _free_if_closed(self) -> None:
         if self._free is not None and not self._holders:

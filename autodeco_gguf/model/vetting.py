@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.gguf import GgufFile
-from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.base_model import parts_of
 
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
@@ -25,16 +24,6 @@ _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 
 _VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors")
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
-
-
-def parts_of(base: GgufFile) -> tuple[GgufFile, ...]:
-    """A base, or all shards of which it is the first; BadFile where one is missing or of another model."""
-    return _shards(base) if base.get("split.count", int, 1) > 1 else (base,)
-
-
-@functools.lru_cache(maxsize=1)
-def _shards(base: GgufFile) -> tuple[GgufFile, ...]:
-    return BaseModel.open(base.path).parts
 
 
 def check_loadable(base: GgufFile) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from autodeco_gguf import __version__
 from autodeco_gguf.files.gguf import TensorInfo
-from autodeco_gguf.model.vetting import parts_of
+from autodeco_gguf.heads.base_model import parts_of
 from autodeco_gguf.server.ollama import rfc3339
 from autodeco_gguf.server.service import Service
 

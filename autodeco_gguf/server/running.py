@@ -28,7 +28,7 @@ HEAD_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 """How often a connection is looked at whose other side sends no more."""
 
-_GOODBYE_SECONDS = 2
+_GOODBYE_SECONDS = 5
 """For errors to reach those whose answers are cut off."""
 
 _BACKLOG = 2048

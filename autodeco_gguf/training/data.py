@@ -282,7 +282,7 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
     """Of n examples those to validate on, and those to train on, both in an order that is drawn.
 
     At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays. Examples
-    with the same number in ``groups`` stay together, unless each group is more than half of all.
+    with the same number in ``groups`` stay together, unless the smallest group is more than half of all.
     """
     order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
     n_held = min(round(share * n), most, n - 1)
@@ -290,11 +290,15 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
         n_held = max(1, n_held)
     inside = np.arange(n) < n_held
     if groups is not None:
-        held, size, sizes, limit = list[int](), 0, np.bincount(groups), min(most, max(n_held, n // 2))
-        for group in dict.fromkeys(groups[order].tolist()):
-            if size < n_held and size + sizes[group] <= limit:
+        sizes, drawn = np.bincount(groups), [*dict.fromkeys(groups[order].tolist())]
+        held, size = list[int](), 0
+        for group in drawn:
+            if size + sizes[group] <= n_held:
                 held.append(group)
                 size += int(sizes[group])
+        smallest = min(drawn, key=lambda group: int(sizes[group]))
+        if n_held and not held and sizes[smallest] <= min(most, n // 2):
+            held = [smallest]
         inside = np.isin(groups[order], held) if held else inside
     return order[inside], order[~inside]
 

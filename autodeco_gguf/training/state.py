@@ -50,7 +50,7 @@ class State:
         if identity != self._identity:
             name, theirs, ours = first_difference(identity, self._identity)
             key = name.rpartition(".")[2]
-            other = f"other {key}" if key in ("data", "base", "start") else f"{key} {theirs}, now {ours}"
+            other = f"other {key}" if key in ("data", "base", "split", "start") else f"{key} {theirs}, now {ours}"
             reason = f"of a training with {other}; start anew with --force, or elsewhere"
             raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
         if not self._log.exists() or os.path.getsize(self._log) < log_bytes:

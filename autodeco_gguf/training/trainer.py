@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -86,6 +87,10 @@ class Trainer:
         self.prompts = data.prompts()
         parts = held_out(len(data), settings.validation, MAX_VALIDATION, settings.seed, self.prompts)
         self.validation_ids, self._training_ids = map(np.sort, parts)
+        if np.isin(
+            self.prompts[self.validation_ids], self.prompts[self._training_ids]
+        ).any():  # there is hardly another
+            self.prompts = np.arange(len(data), dtype=np.uint32)
         self.batch, self.steps, self._peak_lr = settings.resolved(len(self._training_ids), context.hidden_size)
         settings = replace(settings, batch=self.batch, steps=self.steps, lr=self._peak_lr)
         self._context, self._data, self._settings = context, data, settings
@@ -97,7 +102,8 @@ class Trainer:
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, **how)
         self._at = _Progress()
         self._order: tuple[int, Ids] = (-1, self._training_ids)
-        described = {**asdict(settings), "data": data.digest, **identity}
+        split = hashlib.sha256(self.validation_ids.tobytes()).hexdigest()
+        described = {**asdict(settings), "data": data.digest, "split": split, **identity}
         self._state = State(state / "state.pt", output / "log.jsonl", described)
         self._state.load(self._take)
 

@@ -71,8 +71,9 @@ def test_interrupted_at_every_line(merged: Path, use: Callable[[ad.Llama], objec
     for at in list(moments(LINES, lambda: use(llm))):
         answer(llm, PROMPT)
         tracer = Tracer(LINES, at)
-        tracer.run(lambda: use(llm))
-        where = f"interrupted at {tracer.places[at - 1 : at]}"
+        tracer.run(lambda: use(llm))  # where Python drops a generator, what is raised is ignored
+        assert len(tracer.places) >= at
+        where = f"interrupted at {tracer.places[at - 1]}"
         assert within(10, lambda: answers(llm), where) == expected, where
 
 

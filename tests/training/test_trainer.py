@@ -74,6 +74,18 @@ def test_the_learning_rate(context: Context, data: Dataset, tmp_path: Path) -> N
         assert [r["lr"] for r in log_of(tmp_path / f"{warmup}")] == pytest.approx([1e-3 * r for r in rates])
 
 
+def test_answers_to_one_prompt_are_on_one_side_and_one_example(context: Context, tmp_path: Path) -> None:
+    """Unless there is one prompt alone, whose answers then count each."""
+    answers = {n: [[predicted(1, 5 + i % n, 7, 8, 9, after=2)] for i in range(12)] for n in (3, 1)}
+    for n, expected in ((3, [4]), (1, [1, 1, 1])):
+        it = trainer(
+            context, dataset(tmp_path / f"d{n}", answers[n]), replace(SMALL, validation=0.25), tmp_path / f"{n}"
+        )
+        numbers = np.concatenate([part.sequence for part in it.validation_features()])
+        assert [len(row) // 3 for row in (numbers[numbers == x] for x in np.unique(numbers))] == expected
+        assert len(it.validation_ids) == sum(expected)
+
+
 def test_the_learning_rate_by_default_goes_with_the_width(context: Context, data: Dataset, tmp_path: Path) -> None:
     trainer(context, data, replace(SMALL, lr=None, warmup=0.0, steps=1), tmp_path / "out").run()
     assert [r["lr"] for r in log_of(tmp_path / "out")] == pytest.approx([0.1 / context.hidden_size])
