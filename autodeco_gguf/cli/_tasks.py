@@ -15,6 +15,7 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.tasks import BUILT_IN
+from autodeco_gguf.tasks.workers import MOST_S
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.items import GradedTasks
@@ -38,7 +39,7 @@ _OPTIONS = (
     click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]"),
     click.option(
         "--time-limit",
-        type=FloatRange(min=0, min_open=True),
+        type=FloatRange(min=0, min_open=True, max=MOST_S),
         default=10.0,
         show_default=True,
         help="Seconds for checking an answer, of a program for each of its tests.",

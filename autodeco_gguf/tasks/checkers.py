@@ -323,9 +323,8 @@ def literal(text: str, answer: str) -> bool:
 
 def _given_literal(text: str) -> tuple[object] | None:
     box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
-    blocks = _CODE.findall(text)
-    lines = text.strip().splitlines()
-    return _evaluate(box or (blocks or lines or [""])[-1])
+    block = programs.program(text) or (_CODE.findall(text) or text.strip().splitlines() or [""])[-1]
+    return _evaluate(box or block)
 
 
 def _literal(answer: str) -> object:

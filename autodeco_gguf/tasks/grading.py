@@ -12,7 +12,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import CHECKERS, Checker, get_checker, read_answer
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.programs.grader import Leave, ProgramGrader
-from autodeco_gguf.tasks.workers import Workers, function_service
+from autodeco_gguf.tasks.workers import Workers, check_time_limit, function_service
 
 IN_PROCESS = frozenset({"choice", "exact", "member", "number", "official", "story"})
 """Checkers that neither hang nor crash, whatever the response; ``ast.literal_eval``, behind literal, can crash."""
@@ -74,8 +74,7 @@ class Grader:
     """
 
     def __init__(self, checker: str, time_limit: float = 10.0, allow_code: Leave | None = None) -> None:
-        if not 0 < time_limit < float("inf"):
-            raise InvalidInput.of("time limit", f"{time_limit:g}", "a number of seconds above 0")
+        check_time_limit(time_limit)
         self._name = checker
         self._time_limit = time_limit
         self._programs: ProgramGrader | None = None

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line
-from autodeco_gguf.tasks.questions import Kind, Words, kinds, spaced_words, spellings, words
+from autodeco_gguf.tasks.questions import DIGITS, Kind, Words, kinds, spaced_words, spellings, words
 
 _EXPECTED = 'the name of a kind of question, or a list of members such as ["apple", ["aubergine", "eggplant"]]'
 
@@ -24,7 +24,8 @@ def check(text: str, answer: str) -> bool:
       like, or right before a member or a word of the question ("a Paris museum");
     - names what no list has, in an opening that has no word of the question ("The Golden Gate Bridge is a river").
 
-    What follows "not", "unlike" and the like is passed over, and so are the words of the question itself.
+    What follows "not", "unlike" and the like is passed over, and so are the words of the question itself; its number,
+    where that is a member too, only behind "of" or "by". A punctuation mark may be the sign alone.
 
     Examples:
         >>> check("One fruit is the mango, another one is the pear.", "fruit")
@@ -38,7 +39,10 @@ def check(text: str, answer: str) -> bool:
 def first_member(text: str, answer: str) -> str | None:
     """The member that a response names first, as the list has it; None where ``check`` takes it for wrong."""
     kind = parse(answer)
-    spaced = spaced_words(_MARKER.sub("", text))
+    text = _MARKER.sub("", text)
+    spaced = spaced_words(text)
+    if not spaced:
+        return kind.names.get(words(_sign(text))) if kind.name == "punctuation mark" else None
     said = tuple(word for word, _ in spaced)
     gaps = [gap for _, gap in spaced]
     opening = list(said)
@@ -123,6 +127,40 @@ _LEADS = _set(
 
 _COPULAS = _set("is are was were")
 
+_SIGNS = {
+    "full stop": ".",
+    "comma": ",",
+    "question mark": "?",
+    "exclamation mark": "!",
+    "colon": ":",
+    "semicolon": ";",
+    "apostrophe": "'\u2019",
+    "quotation mark": '"',
+    "hyphen": "-",
+    "dash": "\u2013\u2014",
+    "parenthesis": "()",
+    "bracket": "[]",
+    "brace": "{}",
+    "ellipsis": "\u2026",
+    "slash": "/\\",
+    "ampersand": "&",
+    "asterisk": "*",
+    "bullet": "\u2022",
+    "at sign": "@",
+    "hash": "#",
+    "tilde": "~",
+    "underscore": "_",
+    "interrobang": "\u203d",
+    "pilcrow": "\u00b6",
+}
+
+
+def _sign(text: str) -> str:
+    """The name of the sign that a text is, perhaps in quotes; empty for another text."""
+    bare = text.strip()
+    bare = bare if len(bare) == 1 else bare.strip("\"'`*_\u201c\u201d\u2018\u2019")
+    return next((name for name, signs in _SIGNS.items() if len(bare) == 1 and bare in signs), "")
+
 
 def _named(said: Words, gaps: Sequence[str], at: int, kind: Kind) -> tuple[int, str | None]:
     """The longest name at a place: how many words, 0 where there is none, and the member if it is one."""
@@ -168,7 +206,12 @@ def _echo(said: Words, at: int, kind: Kind) -> int:
     for phrase in _phrases(kind):
         if said[at : at + len(phrase)] == phrase:
             return len(phrase)
-    return int(said[at] in _asked_words(kind))
+    word = said[at]
+    if (word,) in kind.names and (word.isdigit() or word in DIGITS):
+        before = [one for one in said[max(at - 3, 0) : at] if one not in ("the", "number")]
+        if before[-1:] not in (["of"], ["by"]):
+            return 0
+    return int(word in _asked_words(kind))
 
 
 @lru_cache(maxsize=1024)
@@ -181,8 +224,9 @@ def _phrases(kind: Kind) -> tuple[Words, ...]:
 
 @lru_cache(maxsize=1024)
 def _asked_words(kind: Kind) -> frozenset[str]:
-    """The words of the question that are not every question's, in singular and plural."""
+    """The words of the question that are not every question's, in singular and plural, and numbers in digits."""
     content = {word for phrase in _phrases(kind) for word in phrase} - _FILLERS
+    content |= {DIGITS[word] for word in content & DIGITS.keys()}
     content |= {word.removesuffix("s") for word in content} | {re.sub("ies$", "y", word) for word in content}
     return frozenset(word for name in spellings([word] for word in content) for word in name)
 

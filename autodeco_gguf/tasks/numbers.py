@@ -72,7 +72,17 @@ _NUMBER = re.compile(
     r"(?:(?P<k>[kKM])\b|\s+(?P<scale>(?i:thousand|million|billion|trillion))\b)?(?P<percent>\s*(?:%|\bpercent\b))?",
 )
 _SCALES = {"k": 3, "K": 3, "M": 6, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_EQUATION = re.compile(r"[\d\s.,+*/x()$€£%^-]*=")
+_JOINS = "and|as|at|because|but|by|for|from|given|if|in|is|or|since|so|that|then|thus|to|when|where|which|while|with"
+_UNIT = (
+    rf"%?(?:[ \t{{}}]*(?!(?:x|(?i:{_JOINS}))\b)[^\W\d_]{{1,20}}\b"
+    rf"(?:[ \t{{}}]+(?!(?i:{_JOINS})\b)[^\W\d_]{{2,20}}\b|/[^\W\d_]{{1,20}}\b){{0,3}})?[ \t{{}})]{{0,4}}"
+)
+"""A few words in one line; a letter only right behind the number, since it is a variable elsewhere."""
+
+_EQUATION = re.compile(
+    r"[\d\s.,+*/x()$€£%^-]*="
+    rf"|{_UNIT}(?:[+*/x^-][ \t($€£]{{0,4}}\d[\d.,]*{_UNIT}){{1,10}}="
+)
 
 _PLAIN = re.compile(r"\d+|\d*\.\d+")
 _COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}(?:\.\d+)?")
@@ -138,7 +148,7 @@ def _boxed(content: str) -> Number | None:
 
 
 def _stated(text: str, match: re.Match[str]) -> Number | None:
-    """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7"."""
+    """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7", "3 eggs + 4 eggs = 7 eggs"."""
     while equation := _EQUATION.match(text, match.end()):
         following = _NUMBER.search(text, equation.end())
         if following is None or not _BEFORE.fullmatch(text, equation.end(), following.start()):

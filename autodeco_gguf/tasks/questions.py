@@ -177,3 +177,5 @@ _NUMBERS |= {
     n: f"{_NUMBERS[n - n % 10]} {'one' if n % 10 == 1 else _NUMBERS[n % 10]}" for n in range(21, 100) if n % 10
 }
 """In words, from 2: "one" is more often no number."""
+
+DIGITS = {word: str(number) for number, word in _NUMBERS.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.grading import failure
-from autodeco_gguf.tasks.workers import Workers, function_service
+from autodeco_gguf.tasks.workers import Workers, check_time_limit, function_service
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Scorer:
         time_limit: seconds that one call may take.
 
     Raises:
-        InvalidInput: it cannot be imported.
+        InvalidInput: it cannot be imported; a time limit that is none.
     """
 
     def __init__(self, name: str, time_limit: float = 10.0) -> None:
+        check_time_limit(time_limit)
         self._name, self._time_limit = name, time_limit
         self._workers = Workers(function_service(name, time_limit, "reward"), time_limit)
 

@@ -20,6 +20,9 @@ from autodeco_gguf.errors import InvalidInput
 START_LIMIT_S = 120.0
 """For a worker to import its checker, which may be a large package on a slow disk."""
 
+MOST_S = 1e6
+"""That a call may take at most: the system's timers cannot be set to any number."""
+
 _POLL_S = 0.05
 """How often to see whether a process has ended whose pipe somebody keeps open."""
 
@@ -40,6 +43,12 @@ class Service:
     def name(self) -> str:
         """For a reader: "checker 'module:function'"."""
         return f"{self.kind} {self.function!r}"
+
+
+def check_time_limit(seconds: float) -> None:
+    """Raises InvalidInput for what is no time limit."""
+    if not 0 < seconds <= MOST_S:
+        raise InvalidInput.of("time limit", seconds, f"a number of seconds above 0, at most {MOST_S:.0f}")
 
 
 def function_service(function: str, time_limit: float, kind: Kind = "checker") -> Service:

@@ -35,7 +35,7 @@ def likelihood_start(
     phase: Phase = lambda name, done, of: None,
     device: torch.device | None = None,
 ) -> tuple[HeadsModule, int]:
-    """New heads, trained by likelihood on the right answers to as many problems as the first rounds have, drawn at T = 1.
+    """New heads, trained by likelihood on right answers to as many problems as the first rounds have, drawn at T = 1.
 
     Args:
         engine: the model.

@@ -35,8 +35,8 @@ class RewardOptions:
     """What a training on reward begins with, and how its answers are drawn.
 
     Attributes:
-        start: "likelihood": from new heads, trained on right answers to as many problems as the first rounds have; "new"; or
-            a checkpoint, an adapter or a merged file.
+        start: "likelihood": from new heads, trained on right answers to as many problems as the first rounds have;
+            "new"; or a checkpoint, an adapter or a merged file.
         n_ctx: tokens of an answer, its prompt included; None: as an Engine has it.
         n_parallel: answers at once.
         time_limit: seconds that one call of the user's own reward may take.

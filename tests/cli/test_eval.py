@@ -208,6 +208,7 @@ def test_control_of_a_model_without_heads(run: Invoke, monkeypatch: pytest.Monke
 
 USAGE: dict[str, tuple[list[object], str]] = {
     "k": (["-k", 0], "Invalid value for '-k': 0 is not in the range x>=1"),
+    "long time": (["--time-limit", 1e10], "Invalid value for '--time-limit': 10000000000.0 is not in the range"),
     "seeds": (["--seeds", 0], "Invalid value for '--seeds': 0 is not in the range x>=1"),
     "seed": (["--seed", -1], "Invalid value for '--seed': -1 is not in the range"),
     "limit": (["--limit", 0], "Invalid value for '--limit': 0 is not in the range x>=1"),

@@ -20,6 +20,7 @@ from autodeco_gguf.tasks import grading, workers
 from autodeco_gguf.tasks.checkers import CHECKERS
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.scoring import Scorer
 
 
 @pytest.fixture
@@ -240,10 +241,17 @@ def test_an_answer_that_will_not_do_is_an_error() -> None:
         assert grader.grade("C", "5") == Grade(None, "answer '5': expected one letter, A to Z")
 
 
-@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), 1e10, 1000001])
 def test_time_limit(limit: float) -> None:
-    with pytest.raises(InvalidInput, match=r"^time limit .*, expected a number of seconds above 0$"):
+    with pytest.raises(InvalidInput, match=r"^time limit .*, expected a number of seconds above 0, at most 1000000$"):
         Grader("exact", time_limit=limit)
+    with pytest.raises(InvalidInput, match=r"^time limit .*, expected a number of seconds above 0, at most 1000000$"):
+        Scorer("own_rewards:length", time_limit=limit)
+
+
+def test_the_longest_time_limit(own: str) -> None:
+    with Grader(f"{own}:evaluate", time_limit=workers.MOST_S) as grader:
+        assert grader.grade("", "True") == Grade(True)
 
 
 # ---- checkers that cannot be had ----

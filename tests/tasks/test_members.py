@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.checkers import get_checker
-from autodeco_gguf.tasks.members import check, first_member, parse
+from autodeco_gguf.tasks.members import _SIGNS, check, first_member, parse
 from autodeco_gguf.tasks.questions import kinds
 
 NAMED = [
@@ -101,6 +101,30 @@ NAMED = [
     ("The 1990s were a decade", "year of the 1990s", None),
     ("In 1994", "year of the 1990s", "1994"),
     ("1. 49", "number divisible by 7", "49"),
+    # those of the question, also in digits
+    ("A number that is divisible by 7 is 50.", "number divisible by 7", None),
+    ("A number that is divisible by the number 7 is 49.", "number divisible by 7", "49"),
+    ("The number 200 is a multiple of 9.", "multiple of 9", None),
+    ("A multiple of 9 is 18", "multiple of 9", "18"),
+    ("One power of 2 is 16.", "power of two", "16"),
+    ("A power of two is 2.", "power of two", "2"),
+    ("A factor of 60 is 12", "divisor of 60", "12"),
+    ("60", "divisor of 60", "60"),
+    ("7 is divisible by 7", "number divisible by 7", "7"),
+    ("Seven is divisible by seven", "number divisible by 7", "7"),
+    ("The number 7 is divisible by 7", "number divisible by 7", "7"),
+    ("A 2-digit even number is 12", "even number with two digits", "12"),
+    # signs
+    *((sign, "punctuation mark", "question mark") for sign in ("?", ' "?"\n', "**`?`**", "1. ?")),
+    *((sign, "punctuation mark", "exclamation mark") for sign in ("!", "\u201c!\u201d")),
+    (";", "punctuation mark", "semicolon"),
+    (".", "punctuation mark", "full stop"),
+    ('"', "punctuation mark", "quotation mark"),
+    ("*", "punctuation mark", "asterisk"),
+    ("**", "punctuation mark", None),
+    ("?!", "punctuation mark", None),
+    ("?", "fruit", None),
+    (":", json.dumps(["colon", "liver"]), None),
     # letters
     ("A vowel is E.", "vowel", "E"),
     ("A.", "vowel", "A"),
@@ -132,6 +156,11 @@ def test_every_member_is_found(text: str) -> None:
 
 LETTERS = ("vowel", "consonant", "Roman numeral", "base of DNA", "blood type", "vitamin")
 """Of which "A" and "I" are words of a sentence, too."""
+
+
+def test_every_sign_is_a_member() -> None:
+    for name, signs in _SIGNS.items():
+        assert {first_member(sign, "punctuation mark") for sign in signs} == {name}
 
 
 def test_a_list_of_ones_own() -> None:

@@ -91,6 +91,22 @@ RIGHT = [
     ("The answer is 3 + 4 = 7 (3 steps)", "7"),
     ("The answer is 6÷2 = 3", "3"),
     ("The answer is 10-3=7; 1 step", "7"),
+    ("Answer: 3 apples + 4 apples = 7 apples, in 1 step", "7"),
+    ("The answer is 12 hours - 4 hours = **8 hours** (1 step)", "8"),
+    ("The answer is 5 boxes * 12 eggs/box = 60 eggs. 1 step", "60"),
+    ("The answer is $20 x 3 days = $60 (1 step)", "60"),
+    ("The answer is $20 per hour \u00d7 (3 hours + 1 hour) = $80 (1 step)", "80"),
+    (r"The answer is 3\text{ m} + 4\text{ m} = 7\text{ m} (1 step)", "7"),
+    ("Answer: 5 boxes * 12 eggs = 60 eggs - 4 eggs = 56 eggs (2 steps)", "56"),
+    # which are no equations for the number
+    ("The answer is 7 apples = 3 apples + 4 apples", "7"),
+    ("The answer is 2 hours = 120 minutes", "2"),
+    ("The answer is 7 apples, 3 * 4 = 12 of 19", "7"),
+    ("The answer is 7 apples (5 + 2 apples = 7 apples, 1 step)", "7"),
+    ("The answer is 7 apples because total - 3 = 4", "7"),
+    ("The answer is 7 apples since n + 3 = 10", "7"),
+    ("The answer is 7 apples\n3 apples * 4 = 12 apples", "7"),
+    ("The answer is 7 apples - that is 3 + 5 = 8 less 1", "7"),
     ("### Final Answer\n\n7\n\n(2 steps)", "7"),
     (r"The answer is $\boxed{7}$, by step 3", "7"),
     (r"\boxed{7} by step 3", "7"),
@@ -191,7 +207,8 @@ def test_very_long_numbers(digits: int) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
-     ".", "$-", "1=", "answer=1+", "7 ", "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
+     ".", "$-", "1=", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ",
+     "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     start = time.process_time()

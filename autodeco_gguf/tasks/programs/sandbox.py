@@ -134,7 +134,10 @@ def _run(program: Any, limit: float, home: str | None, packages: list[str]) -> t
         os.chdir(home or isolation.HOME)
         os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), os.getcwd()))
         isolation.give_up(int(limit) + 2, user)
-        running.run(code, function, text)  # leaves by SystemExit
+        try:
+            running.run(code, function, text)  # leaves by SystemExit
+        except OSError as e:  # of the program: `_apart` would take it for one of the watcher's
+            raise SystemExit(1) from e
     os.close(writing)
     return _outcome(pid, reading, most, end)
 

@@ -32,6 +32,8 @@ RUNS = [
     ("print(input())", None, "a", ["ended", "a\n"]),
     ("def f(x):\n    return x", "f", "[1]", ["ended", "[1]"]),
     ("1 / 0", None, "", ["failed", ""]),
+    ("fs = [open(str(i), 'w') for i in range(12)]\nprint(7, flush=True)\nraise OSError", None, "", ["failed", ""]),
+    ("def f(x):\n    f.files = [open(str(i), 'w') for i in range(12)]\n    open('none')", "f", "[1]", ["failed", ""]),
     ("while True:\n    pass", None, "", ["late", ""]),
     ("while True:\n    print('x' * 1000)", None, "", ["endless", ""]),
     ("import os\nos.fork()", None, "", ["failed", ""]),
