@@ -258,7 +258,8 @@ def texts(tokens: Sequence[TraceToken], shown: int | None = None) -> list[str]:
 def _values(token: TraceToken) -> str:
     entropy = "" if math.isnan(token.entropy) else f", entropy {token.entropy:.3f} nats"
     shown = f"T {token.temperature:.3f}, P {token.top_p:.3f}{entropy}"
-    return f"{shown}, nucleus {token.nucleus}, probability {token.prob:.3f}"
+    prob = "<0.001" if 0 < token.prob < 0.0005 else f"{token.prob:.3f}"
+    return f"{shown}, nucleus {token.nucleus}, probability {prob}"
 
 
 def _kept(rows: Rows, texts: dict[int, bytes]) -> Trace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -291,7 +290,8 @@ def within(traces: Sequence[ReadTrace], most: int) -> Iterator[ReadTrace]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Finite, as a float too: whole numbers of JSON have no bound."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _shown(value: object) -> str:

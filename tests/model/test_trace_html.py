@@ -32,6 +32,11 @@ def test_text_is_no_markup_and_each_token_has_its_colour_and_values() -> None:
     assert "<small>Trace: 3 tokens, T 0.00 to 2.00" in shown
 
 
+@pytest.mark.parametrize(("prob", "shown"), [(0.0005, "0.001"), (0.00049, "&lt;0.001"), (1e-30, "&lt;0.001")])
+def test_what_was_drawn_was_not_impossible(prob: float, shown: str) -> None:
+    assert f'probability {shown}"' in trace((0, 1.0, 1.0, 0.0, 9, prob)).to_html()
+
+
 def test_top_p_may_colour_it() -> None:
     colours = [part[:7] for part in trace().to_html("top_p").split("background:")[2:]]
     assert colours == ["#ffaa6e", "#f0f0f0", "#8abeff"]

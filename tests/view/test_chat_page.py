@@ -85,7 +85,7 @@ def test_hover_shows_the_values_of_the_trace(fake: Fake, watched: Watched) -> No
         "by the model alone": "0.607",
     }  # fmt: skip
     rows = page.locator(".tip tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
-    assert rows == [["Near", "0.607", "0.625"], [" Lena", "0.223", "0.375"], ["\\n", "0.018", "0.000"]]
+    assert rows == [["Near", "0.607", "0.625"], [" Lena", "0.223", "0.375"], ["\\n", "0.018", "0"]]
     assert page.locator(".tip .drawn td").first.inner_text() == "Near"
     assert "token 1, id 594" in page.locator(".tip").inner_text()
     page.locator(".tok").nth(1).hover()
@@ -93,6 +93,23 @@ def test_hover_shows_the_values_of_the_trace(fake: Fake, watched: Watched) -> No
     assert page.locator(".chart .mark").count() == 1
     page.mouse.move(2, 2)
     page.locator(".tip").wait_for(state="hidden")
+
+
+def test_only_what_was_cut_off_has_no_probability(fake: Fake, watched: Watched) -> None:
+    more = [
+        {"text": "a", "logprob": -8.0, "prob": 0.00049},
+        {"text": "b", "logprob": -800.0, "prob": 0.0},
+        {"text": "c"},
+    ]
+    fake.reply = lambda body: story(token("a", prob=0.0005, logprob=-7.7, alternatives=more, id=None))
+    page = watched.open(fake.url)
+    ask(page)
+    page.locator(".tok").hover()
+    assert (tip(page)["probability"], tip(page)["by the model alone"]) == ("0.001", "<0.001")
+    rows = page.locator(".tip tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
+    unknown = "\N{EN DASH}"
+    assert rows == [["a", "<0.001", "<0.001"], ["b", "<0.001", "0"], ["c", unknown, unknown]]
+    assert page.locator(".tip .drawn").count() == 0  # without ids nobody knows
 
 
 def test_arrow_keys_go_from_token_to_token(fake: Fake, watched: Watched) -> None:

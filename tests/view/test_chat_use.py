@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_helpers import DONE, Fake, Reply, Watched, ask, chunk, seed_of, story, text_of, token
+from page_helpers import DONE, STORY, Fake, Reply, Watched, ask, chunk, seed_of, story, text_of, token
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -109,6 +110,22 @@ def test_copy_without_a_clipboard(fake: Fake, watched: Watched) -> None:
     assert page.locator("#prompt").input_value() == "It is <b>é🙂</b>."
 
 
+def test_copy_of_thoughts_alone_copies_them(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url.replace("127.0.0.1", "page.test"))
+    for texts, copied in ((["<think>", "hm"], ["<think>hm"]), ([], [])):
+        fake.reply = lambda body, texts=texts: Reply([*(chunk(token(t)) for t in texts), DONE])  # type: ignore[misc]
+        ask(page)
+        found = []
+        for button in page.locator(".turn.assistant").last.get_by_role("button", name="Copy").all():
+            button.click()
+            page.get_by_role("button", name="Copied").wait_for()
+            page.fill("#prompt", "")
+            page.focus("#prompt")
+            page.keyboard.press("Control+V")
+            found.append(page.locator("#prompt").input_value())
+        assert found == copied
+
+
 def test_copy_that_nothing_allows_says_what_to_do(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url.replace("127.0.0.1", "page.test"))
     ask(page)
@@ -144,6 +161,35 @@ def test_the_view_stays_where_the_reader_is(fake: Fake, watched: Watched) -> Non
     page.locator("#newest").click()
     page.locator(".again").wait_for()
     assert place()[1] < 2
+
+
+def test_a_screen_of_a_few_lines_scrolls_as_a_whole(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url, viewport={"width": 320, "height": 256})
+    assert page.evaluate("[scrollY, log.clientHeight > 150]") == [0, True]
+    reply = Reply([*(chunk(token(f"line {i}\n")) for i in range(120)), DONE], gate=60)
+    fake.reply = lambda body: reply
+    page.fill("#prompt", "count")
+    page.press("#prompt", "Enter")
+    page.locator(".tok").nth(59).wait_for()
+
+    def place() -> tuple[float, float]:
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        top, rest = page.evaluate("[scrollY, document.documentElement.scrollHeight - innerHeight - scrollY]")
+        return top, rest
+
+    assert place()[1] < 2  # it follows
+    page.mouse.move(100, 100)
+    page.mouse.wheel(0, -300)
+    page.locator("#newest").wait_for()
+    there = place()
+    assert there[1] > 100
+    reply.go.set()
+    page.locator(".again").wait_for()
+    assert place()[0] == there[0]
+    page.mouse.click(*page.evaluate("(({ x, y }) => [x + 9, y + 9])(newest.getBoundingClientRect())"))  # on the screen
+    assert place()[1] < 2
+    assert page.locator("#newest").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 # ---- keys ----
@@ -234,7 +280,8 @@ def test_heads_against_numbers(fake: Fake, watched: Watched) -> None:
     page.click("#show-compare")
     page.select_option("#compare-fields select", "numbers")
     page.click("#compare-run")
-    page.locator("#columns .buttons").nth(2).wait_for()
+    page.locator("#compare-stop").wait_for(state="hidden")
+    assert page.locator("#columns .buttons").count() == 2  # nothing to copy
     given = sorted((body.get("heads", ""), body.get("temperature"), body.get("top_p")) for body in fake.bodies)
     assert given == [("", None, None), ("off", 0.7, 0.9), ("off", 1, 1)]
     assert page.locator("#columns h2").all_text_contents() == ["heads", "T = 0.7, P = 0.9", "T = 1, P = 1"]
@@ -303,3 +350,32 @@ def test_nothing_moves_for_those_who_do_not_want_it(fake: Fake, watched: Watched
         page.locator(".tok").wait_for()
         assert page.evaluate(caret) == name
     reply.go.set()
+
+
+def test_colours_are_kept_where_the_system_has_its_own(fake: Fake, watched: Watched) -> None:
+    style = "(e, [part, name]) => getComputedStyle(e, part)[name]"
+    page = watched.open(fake.url, forced_colors="active")
+    ask(page)
+    backs = page.locator(".tok").evaluate_all("all => all.map(t => getComputedStyle(t).backgroundColor)")
+    assert len(set(backs)) == len(STORY)
+    assert "gradient" in page.locator(".scale i").evaluate(style, [None, "backgroundImage"])
+    keys = [page.locator(f".key.{name}").evaluate(style, ["::before", "borderTopColor"]) for name in "tp"]
+    assert keys[0] != keys[1]
+    page.locator(".tok").first.hover()
+    bar = page.locator(".tip .bar").first.evaluate(style, [None, "backgroundColor"])
+    assert bar != page.locator(".tip").evaluate(style, [None, "backgroundColor"])
+    page.select_option("#mode", "none")
+    assert page.locator(".tok").first.evaluate(style, [None, "forcedColorAdjust"]) == "auto"
+
+
+def test_all_of_a_chat_is_printed(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(*(token(f"line {i}\n") for i in range(200)))
+    page = watched.open(fake.url)
+    ask(page)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert len(re.findall(rb"/Type ?/Page\b", page.pdf())) > 3
+    page.emulate_media(media="print")
+    assert page.evaluate("log.scrollHeight - log.clientHeight") == 0
+    assert not any(page.locator(part).is_visible() for part in ("#composer", "nav", ".turn .buttons"))
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
+    assert page.locator(".tok").first.evaluate("t => getComputedStyle(t).printColorAdjust") == "exact"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from page_helpers import DONE, Fake, Reply, Watched, ask, chunk, story, text_of, token
 
+from autodeco_gguf.server.decide import seed_of
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -119,6 +121,23 @@ def test_what_was_never_answered_is_not_sent_again(fake: Fake, watched: Watched)
     watched.said[:] = [line for line in watched.said if "status of 503" not in line]
 
 
+def test_what_was_stopped_before_its_first_word_is_not_sent_again(fake: Fake, watched: Watched) -> None:
+    reply = Reply([chunk(token("late")), DONE], gate=0)
+    fake.reply = lambda body: reply
+    page = watched.open(fake.url)
+    page.fill("#prompt", "first")
+    page.press("#prompt", "Enter")
+    page.click("#stop")
+    page.locator(".again").wait_for()
+    reply.go.set()
+    stopped = page.locator(".turn.assistant")
+    assert (stopped.locator(".answer").is_visible(), stopped.locator(".about").inner_text()) == (False, "stopped")
+    assert stopped.get_by_role("button", name="Copy").count() == 0
+    fake.reply = lambda body: story()
+    ask(page, "second")
+    assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["second"]
+
+
 # ---- keyboard ----
 
 
@@ -150,9 +169,39 @@ def test_escape_stops_what_is_compared(fake: Fake, watched: Watched) -> None:
     page.locator("#columns .tok").nth(5).wait_for()
     assert focused(page) == "compare-stop"
     page.keyboard.press("Escape")
-    page.locator("#columns .buttons").nth(2).wait_for()
+    page.locator("#compare-run").wait_for()
     assert page.locator("#columns .about").all_text_contents()[0].endswith("stopped")
     assert focused(page) == "compare-run"
+
+
+def test_escape_that_does_something_else_stops_nothing(fake: Fake, watched: Watched) -> None:
+    reply = Reply([*(chunk(token(f" {i}")) for i in range(5)), DONE], gate=4)
+    fake.reply = lambda body: reply
+    page = watched.open(fake.url)
+    for name, prompt, ended in (
+        ("chat", "#prompt", ".again"),
+        ("compare", "#compare-prompt", "#columns .buttons"),
+    ):
+        page.click(f"#show-{name}")
+        page.fill(prompt, "x")
+        page.click("#send" if name == "chat" else "#compare-run")
+        answer = page.locator(f"#{name} .turn.assistant").last
+        answer.locator(".tok").nth(3).wait_for()
+        for event in ({"isComposing": True}, {"keyCode": 229}):
+            page.dispatch_event(prompt, "keydown", {"key": "Escape", "bubbles": True, **event})
+        answer.locator(".tokens").focus()
+        page.keyboard.press("End")
+        assert page.locator(".tip").is_visible()
+        page.dispatch_event(prompt, "keydown", {"key": "Escape", "bubbles": True, "isComposing": True})
+        assert page.locator(".tip").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator(".tip").is_visible()
+        page.wait_for_timeout(100)
+        assert page.locator(ended).count() == 0
+        page.keyboard.press("Escape")
+        page.locator(ended).last.wait_for()
+        assert "stopped" in answer.locator(".about").inner_text()
+    reply.go.set()
 
 
 def test_a_setting_that_will_not_do_is_shown(fake: Fake, watched: Watched) -> None:
@@ -172,3 +221,56 @@ def test_a_setting_that_will_not_do_is_shown(fake: Fake, watched: Watched) -> No
                 page.locator(".again").wait_for()
                 page.click("#clear")
                 assert str(fake.bodies.pop()[name.replace("-", "_")]) == good
+
+
+def test_whatever_asks_minds_the_settings(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    page.click("#settings summary")
+    page.fill("#seed", "abc")
+    page.locator("#examples button").first.click()
+    assert (focused(page), page.locator(".turn").count()) == ("seed", 0)
+    page.fill("#seed", "7")
+    ask(page)
+    page.select_option("#heads", "off")
+    page.fill("#temperature", "")
+    page.evaluate("settings.open = false")
+    page.click(".again")
+    assert (focused(page), page.locator(".turn").count(), len(fake.bodies)) == ("temperature", 2, 1)
+    assert page.locator(".again").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("0", 0),
+        ("4294967294", 2**32 - 2),
+        ("4294967295", 0),
+        ("9007199254740993", 2**53 + 1),
+        ("9" * 19, int("9" * 19)),
+    ],
+)
+def test_a_long_seed_is_the_one_that_the_server_takes(fake: Fake, watched: Watched, typed: str, sent: int) -> None:
+    page = watched.open(fake.url)
+    page.evaluate("settings.open = true")
+    page.fill("#seed", typed)
+    ask(page)
+    page.click("#show-compare")
+    page.get_by_label("Seed", exact=True).locator("visible=true").fill(typed)
+    page.click("#compare-run")
+    page.locator("#columns .buttons").nth(2).wait_for()
+    assert [body["seed"] for body in fake.bodies] == [seed_of(sent)] * 4
+
+
+def test_settings_that_a_browser_brings_back(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    page.click("#settings summary")
+    page.select_option("#heads", "off")
+    page.fill("#temperature", "0.3")
+    page.goto("about:blank")
+    page.go_back()
+    assert page.locator("#heads").input_value() == "off"
+    assert (page.locator("#temperature").is_enabled(), page.locator("#top-p").is_enabled()) == (True, True)
+    ask(page)
+    assert {name: fake.bodies[0][name] for name in ("heads", "temperature", "top_p")} == {
+        "heads": "off", "temperature": 0.3, "top_p": 1,
+    }  # fmt: skip

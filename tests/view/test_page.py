@@ -90,6 +90,8 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     assert shown.locator(".sample").count() == 20
     assert shown.locator(".sample").nth(1).locator(".prompt").all_text_contents() == ["What is 1 + 1?"]
     assert shown.locator(".prompt").count() == 1
+    marks = "all => all.map(e => getComputedStyle(e, '::before').content)"
+    assert shown.locator("h3").evaluate_all(marks)[:3] == ['"✓ right"', '"✗ wrong"', '"? not graded"']
     shown.get_by_role("button", name="More").click()
     assert shown.locator(".sample").count() == 40
     shown.get_by_label("verdict").select_option("wrong")

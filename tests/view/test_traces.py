@@ -245,6 +245,7 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b'{}\n\n{"text": "a", "temperature": "hot"}\n', 'a.jsonl:3: no line of a trace: temperature "hot", expec'),
         (b'{"text": "a", "temperature": NaN}\n', "a.jsonl:1: no line of a trace: temperature NaN, expected a number"),
         (b'{"text": "a", "temperature": 1, "prob": 1e999}\n', "prob Infinity, expected a number"),
+        (b'{}\n{"text": "a", "temperature": 1, "id": 1' + b"0" * 400 + b"}", "a.jsonl:2: no line of a trace: id 1000"),
         (b'{"text": 5, "temperature": 1}\n', "no token with a text"),
         (b'{"tokens": [7]}\n', "a.jsonl:1: no line of a trace: 7: no token with a text"),
         (b'{"text": "", "temperature": 1, "alternatives": {}}', "alternatives {}, expected a list"),

@@ -1,8 +1,8 @@
 // The page at /: a chat, and the same prompt asked in several ways.
 
-import { bearer, newSeed, stream } from "./stream.js";
-import { make } from "./tokens.js";
-import { Answer, copyButton, options, spoken, swap } from "./ui.js";
+import { bearer, seedOf, stream } from "./stream.js";
+import { escapes, make } from "./tokens.js";
+import { Answer, copyButton, options, swap } from "./ui.js";
 import { compare } from "./compare.js";
 
 const by = (id) => document.getElementById(id);
@@ -24,26 +24,32 @@ function settings() {
   return request;
 }
 
-by("heads").addEventListener("change", () => {
+function decide() {
   by("temperature").disabled = ["on", "temperature"].includes(value("heads"));
   by("top-p").disabled = ["on", "top_p"].includes(value("heads"));
-});
+}
+by("heads").addEventListener("change", decide);
+addEventListener("pageshow", decide);  // not before: one that comes back restores fields, without a change, if they are enabled
 
 // ---- scrolling: at the newest line, unless the reader has gone elsewhere ----
 
 let follows = true, last = 0;
-const below = () => log.scrollHeight - log.scrollTop - log.clientHeight;
+const low = matchMedia("(max-height: 26rem)");  // where the whole page scrolls, as style.css has it
+const box = () => (low.matches ? document.scrollingElement : log);
+const below = () => box().scrollHeight - box().scrollTop - box().clientHeight;
 
 function follow(always = false) {
   if (always) follows = true;
-  if (follows) log.scrollTop = last = log.scrollHeight - log.clientHeight;
+  if (follows && !by("chat").hidden) box().scrollTop = last = box().scrollHeight - box().clientHeight;
   by("newest").hidden = follows;
 }
-log.addEventListener("wheel", (e) => (follows &&= !(e.deltaY < 0 && log.scrollTop > 0)), { passive: true });
-log.addEventListener("scroll", () => {
-  if (log.scrollTop < last && below() >= 2) follows = false;
-  if (log.scrollTop > last && below() < 2) follows = true;
-  last = log.scrollTop;
+log.addEventListener("wheel", (e) => (follows &&= !(e.deltaY < 0 && box().scrollTop > 0)), { passive: true });
+for (const scrolled of [log, document]) scrolled.addEventListener("scroll", () => {
+  if (by("chat").hidden) return;
+  const { scrollTop } = box();
+  if (scrollTop < last && below() >= 2) follows = false;
+  if (scrollTop > last && below() < 2) follows = true;
+  last = scrollTop;
   by("newest").hidden = follows || below() < 2;
 });
 by("newest").addEventListener("click", () => follow(true));
@@ -69,7 +75,7 @@ async function ask(text) {
 }
 
 async function reply() {
-  const seed = value("seed") ? Number(value("seed")) : newSeed();
+  const seed = seedOf(value("seed"));
   const system = value("system") ? [{ role: "system", content: value("system") }] : [];
   const messages = [...system, ...turns.filter(counts).map(({ role, content }) => ({ role, content }))];
   const shown = new Answer(), about = make("p", { class: "about" });
@@ -91,7 +97,7 @@ async function reply() {
   follow();
 }
 
-function finish(turn, shown, about, seed, { notes, error }) {
+function finish(turn, shown, about, seed, { notes, error, stopped }) {
   const repeat = make("button", { type: "button", class: "quiet", title: "Use this seed again" }, `seed ${seed}`);
   repeat.addEventListener("click", () => {
     by("seed").value = seed;
@@ -99,15 +105,16 @@ function finish(turn, shown, about, seed, { notes, error }) {
   });
   const again = make("button", { type: "button", class: "quiet again" }, "Regenerate");
   again.addEventListener("click", () => {
+    if (!by("composer").reportValidity()) return;
     turn.element.remove();
     turns.splice(turns.indexOf(turn), 1);
     log.focus({ preventScroll: true });  // the button that had it is gone
     reply();
   });
-  turn.failed = Boolean(error) && !shown.text;
+  turn.failed = Boolean(error || stopped) && !shown.text;
   shown.element.hidden = turn.failed;
-  about.textContent = turn.failed ? "" : [...shown.facts, ...notes].join(" · ");
-  about.after(make("p", { class: "buttons" }, repeat, ...(turn.failed ? [] : [copyButton(() => spoken(shown.text))]), again));
+  about.textContent = [...(turn.failed ? [] : shown.facts), ...notes].join(" · ");
+  about.after(make("p", { class: "buttons" }, repeat, ...(shown.text ? [copyButton(shown)] : []), again));
   if (error) about.before(make("p", { class: "error", role: "alert" }, error));
 }
 
@@ -147,10 +154,10 @@ by("clear").addEventListener("click", () => {
   by("clear").hidden = true;
   prompt.focus();
 });
-document.addEventListener("keydown", (e) => e.key === "Escape" && !by("chat").hidden && running?.abort());
+document.addEventListener("keydown", (e) => escapes(e) && !by("chat").hidden && running?.abort());
 for (const text of EXAMPLES) {
   const button = make("button", { type: "button" }, text);
-  button.addEventListener("click", () => by("send").hidden || ask(text));
+  button.addEventListener("click", () => !by("send").hidden && by("composer").reportValidity() && ask(text));
   by("examples").append(button);
 }
 
@@ -162,6 +169,7 @@ for (const name of ["chat", "compare"])
       by(other).hidden = other !== name;
       by(`show-${other}`).setAttribute("aria-pressed", other === name);
     }
+    follow();
   });
 options(by("view-options"));
 compare(by);
@@ -178,4 +186,4 @@ async function introduce() {
 }
 by("key").addEventListener("change", introduce);
 introduce();
-prompt.focus();
+prompt.focus({ preventScroll: true });

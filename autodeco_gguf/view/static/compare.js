@@ -1,8 +1,8 @@
 // One prompt, asked in several ways with the same seed: commands in the prompt, or heads against numbers.
 
-import { make } from "./tokens.js";
-import { Answer, copyButton, spoken, swap } from "./ui.js";
-import { newSeed, stream } from "./stream.js";
+import { escapes, make } from "./tokens.js";
+import { Answer, copyButton, swap } from "./ui.js";
+import { seedOf, stream } from "./stream.js";
 
 const LOW = "Please be as predictable as possible.", HIGH = "Please be as creative as possible.";
 
@@ -39,13 +39,13 @@ export function compare(by) {
 
   let running = null;
   by("compare-stop").addEventListener("click", () => running?.abort());
-  document.addEventListener("keydown", (e) => e.key === "Escape" && !by("compare").hidden && running?.abort());
+  document.addEventListener("keydown", (e) => escapes(e) && !by("compare").hidden && running?.abort());
   by("compare-form").addEventListener("submit", async (e) => {
     e.preventDefault();
     const prompt = by("compare-prompt").value.trim();
     if (!prompt || running) return;
     running = new AbortController();
-    const controller = running, drawn = seed.value ? Number(seed.value) : newSeed();
+    const controller = running, drawn = seedOf(seed.value);
     by("columns").replaceChildren();
     toggle(true);
     await Promise.all(ways().map(([heading, end, more]) => {
@@ -66,7 +66,7 @@ export function compare(by) {
     const { notes, error } = await stream(request, server, shown, () => (about.textContent = shown.facts.join(" · ")));
     about.textContent = [...shown.facts, `seed ${request.seed}`, ...notes].join(" · ");
     if (error) about.before(make("p", { class: "error", role: "alert" }, error));
-    about.after(make("p", { class: "buttons" }, copyButton(() => spoken(shown.text))));
+    if (shown.text) about.after(make("p", { class: "buttons" }, copyButton(shown)));
   }
 
   function toggle(now) {

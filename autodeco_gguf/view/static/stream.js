@@ -80,7 +80,8 @@ function chunk(data) {
   return { tokens: [...tokens, ...rest], source: choice?.autodeco?.source, finish: choice?.finish_reason };
 }
 
-export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 2 ** 31;
+/** The seed that a field has, as the server reduces it: a number here has 53 bits; a new one where it is empty. */
+export const seedOf = (text) => (text ? Number(BigInt(text) % 4294967295n) : crypto.getRandomValues(new Uint32Array(1))[0] % 2 ** 31);
 
 /** Ask, show the answer as it comes, with a step() in each frame; gives the notes, or the error, of its end. */
 export async function stream(body, server, shown, step) {
@@ -98,7 +99,7 @@ export async function stream(body, server, shown, step) {
       frame ??= requestAnimationFrame(inFrame);
     }
   } catch (e) {
-    return e.name === "AbortError" ? { notes: ["stopped"] } : { notes: [], error: e.message };
+    return e.name === "AbortError" ? { notes: ["stopped"], stopped: true } : { notes: [], error: e.message };
   } finally {
     cancelAnimationFrame(frame);
     step();

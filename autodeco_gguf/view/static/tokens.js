@@ -16,6 +16,14 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 export const number = (value, digits = 3) => (typeof value === "number" ? value.toFixed(digits) : "–");
+/** A probability: only one that was cut off is 0. */
+const share = (value) => (value === 0 ? "0" : value > 0 && value < 0.0005 ? "<0.001" : number(value));
+/** By the model alone nothing is cut off, however small. */
+const alone = (logprob) => (typeof logprob === "number" ? share(Math.exp(logprob) || Number.MIN_VALUE) : "–");
+
+/** An Escape that is for us: not one that cancels an input method (Safari has 229 for it), or has done something already. */
+export const escapes = (e) => e.key === "Escape" && !e.isComposing && e.keyCode !== 229 && !e.defaultPrevented;
+
 /** A token for a reader: what nobody sees, as marks that join emoji or turn the direction of writing, by its number. */
 export function quoted(text) {
   if (!text) return "(no text of its own)";
@@ -45,7 +53,11 @@ class Tip {
     this.box = make("div", { class: "tip", id: "tip", role: "status" });
     this.box.hidden = true;
     document.body.append(this.box);
-    document.addEventListener("keydown", (e) => e.key === "Escape" && this.hide());
+    document.addEventListener("keydown", (e) => {
+      if (this.box.hidden || !escapes(e)) return;
+      e.preventDefault();
+      this.hide();
+    }, true);  // before those that end an answer
     document.addEventListener("click", (e) => e.target.closest(".tok, .chart") || this.hide());
     for (const event of ["scroll", "resize"]) addEventListener(event, () => this.place(), true);
   }
@@ -57,9 +69,9 @@ class Tip {
     const values = [
       ["T", number(token.temperature)], ["P", number(token.top_p)],
       ["entropy", typeof token.entropy === "number" ? `${number(token.entropy)} nats` : "–"],
-      ["nucleus", token.nucleus ?? "–"], ["probability", number(token.prob)],
+      ["nucleus", token.nucleus ?? "–"], ["probability", share(token.prob)],
     ];
-    if (typeof token.logprob === "number") values.push(["by the model alone", number(Math.exp(token.logprob))]);
+    if (typeof token.logprob === "number") values.push(["by the model alone", alone(token.logprob)]);
     const list = make("dl", {}, ...values.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, String(v))]));
     const id = typeof token.id === "number" ? `, id ${token.id}` : "";
     const head = make("p", {}, make("code", {}, quoted(token.text)), make("small", {}, ` token ${place + 1}${id}`));
@@ -89,8 +101,8 @@ function alternatives(token) {
   const rows = token.alternatives.map((other) => {
     const bar = make("span", { class: "bar" });
     bar.style.setProperty("--share", other.prob ?? 0);
-    const cells = [make("code", {}, quoted(other.text)), number(Math.exp(other.logprob)), number(other.prob)];
-    const row = make("tr", other.id === token.id ? { class: "drawn" } : {}, ...cells.map((c) => make("td", {}, c)));
+    const cells = [make("code", {}, quoted(other.text)), alone(other.logprob), share(other.prob)];
+    const row = make("tr", other.id !== undefined && other.id === token.id ? { class: "drawn" } : {}, ...cells.map((c) => make("td", {}, c)));
     row.lastChild.append(bar);
     return row;
   });

@@ -88,11 +88,11 @@ export function swap(before, after) {
   before.hidden = true;
 }
 
-/** A button that copies what text() gives, and says whether it did; off localhost over http there is no clipboard. */
-export function copyButton(text) {
+/** A button that copies an answer, and says whether it did; off localhost over http there is no clipboard. */
+export function copyButton({ text }) {
   const button = make("button", { type: "button", class: "quiet" }, "Copy");
   button.addEventListener("click", async () => {
-    button.textContent = (await copied(text())) ? "Copied" : "Select the text and press Ctrl-C";
+    button.textContent = (await copied(spoken(text) || text)) ? "Copied" : "Select the text and press Ctrl-C";
     setTimeout(() => (button.textContent = "Copy"), 2000);
   });
   return button;
@@ -114,4 +114,4 @@ async function copied(text) {
 }
 
 /** An answer's text without what the model thought. */
-export const spoken = (text) => text.replace(/^((?!<think>)[^])*?<\/think>\s*|<think>[^]*?(<\/think>\s*|$)/g, "");
+const spoken = (text) => text.replace(/^((?!<think>)[^])*?<\/think>\s*|<think>[^]*?(<\/think>\s*|$)/g, "");

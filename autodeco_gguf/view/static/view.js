@@ -1,7 +1,7 @@
 // A page of its own: what stands in it as JSON, in the order of its sections.
 
 import { make } from "./tokens.js";
-import { Answer, copyButton, options, spoken } from "./ui.js";
+import { Answer, copyButton, options } from "./ui.js";
 
 const PIECE = 20;  // samples that are shown at a time
 
@@ -70,7 +70,7 @@ function answer({ prompt, columns, text, about }) {
   const shown = new Answer();
   shown.append(columns ? tokens(columns) : text ? [{ text }] : []);
   parts.push(shown.element, make("p", { class: "about" }, [...(columns ? shown.facts : []), ...about].join(" · ")));
-  if (shown.text) parts.push(make("p", { class: "buttons" }, copyButton(() => spoken(shown.text))));
+  if (shown.text) parts.push(make("p", { class: "buttons" }, copyButton(shown)));
   return parts;
 }
 
