@@ -100,8 +100,7 @@ def _read(
     sequences = [tokens for _, _, variants in wanted for tokens in variants]
     found: list[list[tuple[Float32Array, Float32Array]]] = [[] for _ in sequences]
     for part in stream(engine.context, sequences):
-        raw = part.logits if part.raw is None else part.raw
-        values = np.stack(engine.predict(part.hidden, raw), axis=1)
+        values = np.stack(engine.predict(part.hidden, part.read), axis=1)
         for sequence, pair in zip(part.sequence.tolist(), values, strict=True):
             found[sequence].append(pair)
     for i, (key, answer, variants) in enumerate(wanted):

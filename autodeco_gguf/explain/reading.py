@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.explain.tokens import Centred, Floats, Ints, Ordered, best, local, value
-from autodeco_gguf.model.features import Features, Tokens, stream, together
+from autodeco_gguf.model.features import Features, Tokens, prompts, stream, together
 
 CONSTANTS = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """The single temperatures that are tried."""
@@ -93,26 +93,15 @@ def read(engine: Engine, answers: Sequence[Tokens], watch: ReadWatch = lambda do
 
     engine.forget()
     try:
-        found = [engine.predict(part.hidden, part.logits if part.raw is None else part.raw) for part in parts()]
+        found = [engine.predict(part.hidden, part.read) for part in parts()]
         heads = Heads(*(np.concatenate(column).astype(np.float64) for column in zip(*found, strict=True)))
         columns = list(_columns(parts(), heads))
     finally:
         engine.forget()
     joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
     order = np.argsort(joined["answer"], kind="stable")
-    joined["problem"] = _problems(answers)[joined["answer"]]
+    joined["problem"] = np.unique(prompts(answers), return_inverse=True)[1][joined["answer"]]
     return Reading(**{name: values[order] for name, values in joined.items()})
-
-
-def _problems(answers: Sequence[Tokens]) -> Ints:
-    """A number for each prompt, what stands before the first token that is predicted; the same for the same.
-
-    One token, which every text begins with, is no prompt: each has a number of its own.
-    """
-    numbers: dict[bytes | int, int] = {}
-    prompts = [tokens[: int((tokens < 0).argmax())] for tokens in answers]
-    keys = [prompt.tobytes() if len(prompt) > 1 else i for i, prompt in enumerate(prompts)]
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _columns(parts: Iterator[Features], heads: Heads) -> Iterator[dict[str, Any]]:

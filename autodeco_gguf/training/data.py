@@ -18,7 +18,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.features import Tokens
+from autodeco_gguf.model.features import Tokens, prompts
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
 from autodeco_gguf.training.records import KINDS, normalize
@@ -265,17 +265,8 @@ class Dataset:
         return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
 
     def prompts(self) -> Ids:
-        """For each example the first one with the same prompt, what precedes all that is predicted.
-
-        A single token, with which texts begin, is no prompt.
-        """
-        found, firsts = np.arange(len(self), dtype=np.uint32), dict[bytes, int]()
-        for i in range(len(self)):
-            tokens = self[i][0]
-            n = int(np.argmax(tokens < 0))
-            if n > 1:
-                found[i] = firsts.setdefault(hashlib.sha256(tokens[:n].tobytes()).digest(), i)
-        return found
+        """For each example the first one with the same prompt."""
+        return prompts(self[i][0] for i in range(len(self))).astype(np.uint32)
 
 
 def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = None) -> tuple[Ids, Ids]:
