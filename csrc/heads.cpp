@@ -1,6 +1,7 @@
 #include "heads.h"
 
 #include "errors.h"
+#include "vector_math.h"
 
 #include <new>
 
@@ -34,6 +35,39 @@ static void mlp_set(const heads_mlp & mlp, const heads_mlp_data & data) {
         ggml_backend_tensor_set(weight, data.layers[i].first.data,  0, ggml_nbytes(weight));
         ggml_backend_tensor_set(bias,   data.layers[i].second.data, 0, ggml_nbytes(bias));
     }
+}
+
+// [n_out, n_embd] of a weight in two bytes a value; empty where some value is another then
+template <typename From, typename To>
+static std::vector<uint16_t> narrowed(const f32_array & weight, size_t n_embd, From && from, To && to) {
+    const size_t n_in = (size_t) weight.shape[1];
+    std::vector<uint16_t> narrow;
+    narrow.reserve((size_t) weight.shape[0] * n_embd);
+    for (size_t u = 0; u < (size_t) weight.shape[0]; ++u) {
+        for (size_t i = 0; i < n_embd; ++i) {
+            const float x = weight.data[u * n_in + i];
+            narrow.push_back(from(x));
+            if (float_bits(to(narrow.back())) != float_bits(x)) {
+                return {};
+            }
+        }
+    }
+    return narrow;
+}
+
+static heads_first first_of(const f32_array & weight, size_t n_embd) {
+    heads_first first;
+    first.hidden = narrowed(weight, n_embd, [](float x) { return (uint16_t) (float_bits(x) >> 16); },
+                                            [](uint16_t x) { return float_from((uint32_t) x << 16); });
+    first.is_bf16 = !first.hidden.empty();
+    if (!first.is_bf16 && LOADS_F16) {
+        first.hidden = narrowed(weight, n_embd, ggml_fp32_to_fp16, ggml_fp16_to_fp32);
+    }
+    for (size_t u = 0; u < (size_t) weight.shape[0]; ++u) {
+        const float * row = weight.data + u * (size_t) weight.shape[1];
+        first.features.insert(first.features.end(), row + n_embd, row + weight.shape[1]);
+    }
+    return first;
 }
 
 // false: no room for them in such memory
@@ -75,6 +109,11 @@ std::shared_ptr<heads> heads_new(int64_t n_embd, int64_t n_vocab, float temp_sca
     h->n_features = n_features;
     if (!weights_init(h->host, ggml_backend_cpu_buffer_type(), temp, top_p)) {
         throw std::bad_alloc();
+    }
+    for (const auto & [mlp, data] : { std::pair(&h->host.temp, &temp), std::pair(&h->host.top_p, &top_p) }) {
+        if (!data->layers.empty()) {
+            mlp->first = first_of(data->layers.front().first, (size_t) n_embd);
+        }
     }
     return h;
 }

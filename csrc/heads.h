@@ -19,9 +19,18 @@ struct heads_layer {
     ggml_tensor * bias;
 };
 
+// A first layer as the CPU reads it for every token, from memory that a model has passed through since: what is on the hidden
+// state in two bytes a value where these hold all of them, as trained heads' do, and what is on the features by itself.
+struct heads_first {
+    std::vector<uint16_t> hidden;   // [out, n_embd]; empty: as in the layer
+    bool                  is_bf16 = false; // else F16
+    std::vector<float>    features; // [out, n_features]
+};
+
 struct heads_mlp {
     std::vector<heads_layer> layers; // empty: the model has no such head
     bool                     gelu = false; // between layers: exact (erf) GELU, else ReLU
+    heads_first              first = {};   // in ordinary memory only
 };
 
 // the weights on one device

@@ -45,8 +45,8 @@ static void for_each_part(size_t n, int ith, int nth, F && f) {
 
 // y[r * y_stride + u] = w[u] x[r], of n values each. Summed in the same order whatever U and R are: what an output gets does
 // not depend on what else is computed with it.
-template <size_t U, size_t R>
-static void dots(const float * w, size_t w_stride, const float * x, size_t x_stride, size_t n, float * y, size_t y_stride) {
+template <size_t U, size_t R, typename W>
+static void dots(const W * w, size_t w_stride, const float * x, size_t x_stride, size_t n, float * y, size_t y_stride) {
     f32x sums[U][R] = {};
     size_t i = 0;
     for (; i + WIDTH <= n; i += WIDTH) {
@@ -58,9 +58,9 @@ static void dots(const float * w, size_t w_stride, const float * x, size_t x_str
         }
     }
     for (size_t u = 0; u < U && i < n; ++u) {
-        const f32x v = load_tail(w + u * w_stride + i, n - i, 0.0f);
+        const f32x v = load_tail(w + u * w_stride + i, n - i);
         for (size_t r = 0; r < R; ++r) {
-            sums[u][r] += v * load_tail(x + r * x_stride + i, n - i, 0.0f);
+            sums[u][r] += v * load_tail(x + r * x_stride + i, n - i);
         }
     }
     for (size_t u = 0; u < U; ++u) {
@@ -70,27 +70,41 @@ static void dots(const float * w, size_t w_stride, const float * x, size_t x_str
     }
 }
 
-// Units [begin, end) of a layer, of n rows of x, without the bias: y[r * y_stride + u].
-static void layer_sums(const ggml_tensor * weight, size_t begin, size_t end, const float * x, size_t x_stride, size_t n_in,
+// Units [begin, end) of a layer, of n rows of x, without the bias: y[r * y_stride + u]. A unit has w_stride weights, and n_in
+// of them are on x.
+template <typename W>
+static void layer_sums(const W * weight, size_t w_stride, size_t begin, size_t end, const float * x, size_t x_stride, size_t n_in,
                        size_t n, float * y, size_t y_stride) {
-    const size_t w_stride = weight->nb[1] / sizeof(float);
     const auto run = [&](auto f, size_t u, size_t r) {
-        f(data_of(weight, (int64_t) u), w_stride, x + r * x_stride, x_stride, n_in, y + r * y_stride + u, y_stride);
+        f(weight + u * w_stride, w_stride, x + r * x_stride, x_stride, n_in, y + r * y_stride + u, y_stride);
     };
     size_t u = begin;
     for (; u + 4 <= end; u += 4) {
         size_t r = 0;
         for (; r + 2 <= n; r += 2) {
-            run(dots<4, 2>, u, r);
+            run(dots<4, 2, W>, u, r);
         }
         if (r < n) {
-            run(dots<4, 1>, u, r);
+            run(dots<4, 1, W>, u, r);
         }
     }
     for (; u < end; ++u) {
         for (size_t r = 0; r < n; ++r) {
-            run(dots<1, 1>, u, r);
+            run(dots<1, 1, W>, u, r);
         }
+    }
+}
+
+// calls f(weights, how many a unit has) with those of a head's first layer that are on the hidden state
+template <typename F>
+static void with_first(const heads_mlp & mlp, size_t n_embd, F && f) {
+    const ggml_tensor * whole = mlp.layers.front().weight;
+    if (mlp.first.hidden.empty()) {
+        f((const float *) whole->data, (size_t) whole->ne[0]);
+    } else if (mlp.first.is_bf16) {
+        f((const bf16 *) mlp.first.hidden.data(), n_embd);
+    } else if constexpr (LOADS_F16) {
+        f((const f16 *) mlp.first.hidden.data(), n_embd);
     }
 }
 
@@ -104,7 +118,7 @@ static float value_of(const heads_mlp & mlp, std::vector<float> & x) {
                 v = mlp.gelu ? 0.5f * v * (1.0f + std::erf(v * 0.70710678f)) : std::max(v, 0.0f);
             }
             y.resize((size_t) layer.bias->ne[0]);
-            layer_sums(layer.weight, 0, y.size(), x.data(), 0, x.size(), 1, y.data(), 0);
+            layer_sums(data_of(layer.weight), x.size(), 0, y.size(), x.data(), 0, x.size(), 1, y.data(), 0);
             x.swap(y);
         }
         for (size_t u = 0; u < x.size(); ++u) {
@@ -134,15 +148,15 @@ static float top_p_of(const heads_use & use, const float * hidden, const float *
     if (!mlp) {
         return 1.0f;
     }
-    const size_t n = (size_t) use.h->n_embd, n_features = (size_t) use.h->n_features;
+    const size_t n_features = (size_t) use.h->n_features;
     const bool all = std::all_of(features, features + n_features, [](float v) { return std::isfinite(v); }); // too few for vectors
-    if (!all || !all_finite(hidden, n)) {
+    if (!all || !all_finite(hidden, (size_t) use.h->n_embd)) {
         return NAN;
     }
     sums += n_units(use.temp());
     std::vector<float> x(sums, sums + n_units(mlp));
     for (size_t u = 0; u < x.size(); ++u) {
-        const float * w = data_of(mlp->layers.front().weight, (int64_t) u) + n;
+        const float * w = mlp->first.features.data() + u * n_features;
         for (size_t i = 0; i < n_features; ++i) {
             x[u] += w[i] * features[i];
         }
@@ -150,11 +164,11 @@ static float top_p_of(const heads_use & use, const float * hidden, const float *
     return value_of(*mlp, x);
 }
 
-// hidden, logits where they are shared -> sums of n outputs, and at their end of one the largest logits, [N_TOP] of each part
+// hidden, logits where they are shared -> sums of n outputs, and at their end of one the largest logits, [N_TOP] of each thread
 static void compute_sums(ggml_tensor * dst, int ith, int nth, void * userdata) {
     const heads_use   & use    = *(const heads_use *) userdata;
     const ggml_tensor * hidden = dst->src[0], * logits = dst->src[1];
-    const size_t n = (size_t) hidden->ne[1], stride = hidden->nb[1] / sizeof(float), n_temp = n_units(use.temp());
+    const size_t n = (size_t) hidden->ne[1], n_embd = (size_t) use.h->n_embd, n_temp = n_units(use.temp());
     const size_t n_all = n_temp + n_units(use.top_p());
     for (size_t row = 0; row < n; row += N_ROWS) {
         const float * x = data_of(hidden, (int64_t) row);
@@ -163,8 +177,10 @@ static void compute_sums(ggml_tensor * dst, int ith, int nth, void * userdata) {
         for_each_part(n_all, ith, nth, [&](size_t, size_t begin, size_t end) {
             const auto run = [&](const heads_mlp * mlp, size_t from, size_t to, size_t first) {
                 if (mlp && from < to) {
-                    layer_sums(mlp->layers.front().weight, from - first, to - first, x, stride, (size_t) use.h->n_embd, m,
-                               y + first, n_all);
+                    with_first(*mlp, n_embd, [&](const auto * w, size_t w_stride) {
+                        layer_sums(w, w_stride, from - first, to - first, x, hidden->nb[1] / sizeof(float), n_embd, m, y + first,
+                                   n_all);
+                    });
                 }
             };
             run(use.temp(),  begin, std::min(end, n_temp), 0);
@@ -172,8 +188,10 @@ static void compute_sums(ggml_tensor * dst, int ith, int nth, void * userdata) {
         });
     }
     if (logits && n == 1) {
+        float * tops = data_of(dst) + n_all;
         for_each_part((size_t) logits->ne[0], ith, nth, [&](size_t part, size_t begin, size_t end) {
-            largest(data_of(logits) + begin, end - begin, data_of(dst) + n_all + N_TOP * part, N_TOP);
+            std::fill_n(tops + N_TOP * part, N_TOP, -INF); // all of a thread's parts go to the place of its first
+            offer_all(data_of(logits) + begin, end - begin, tops + N_TOP * (size_t) ith, N_TOP);
         });
     }
 }

@@ -9,6 +9,8 @@
 #include <limits>
 #ifdef __AVX2__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 // GCC's and Clang's own vectors, as long as the target's registers
@@ -37,6 +39,49 @@ static inline f32x load_tail(const float * x, size_t n, float fill) {
     f32x v = fill - f32x {};
     memcpy(&v, x, n * sizeof(float));
     return v;
+}
+
+// Numbers of two bytes, each of which is a float too.
+struct bf16 {
+    uint16_t bits;
+};
+
+struct f16 {
+    uint16_t bits;
+};
+
+static inline f32x load(const bf16 * x) {
+    typedef uint16_t u16x __attribute__((vector_size(2 * WIDTH)));
+    u16x v;
+    memcpy(&v, x, sizeof(v));
+    return (f32x) (__builtin_convertvector(v, u32x) << 16);
+}
+
+#if defined(__AVX512F__)
+static inline f32x load(const f16 * x) {
+    return (f32x) _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i *) x)); // GCC 12 warns of the plain one
+}
+#elif defined(__F16C__)
+static inline f32x load(const f16 * x) {
+    return (f32x) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) x));
+}
+#elif defined(__aarch64__)
+static inline f32x load(const f16 * x) {
+    return (f32x) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *) x)));
+}
+#endif
+
+#if defined(__AVX512F__) || defined(__F16C__) || defined(__aarch64__)
+static constexpr bool LOADS_F16 = true;
+#else
+static constexpr bool LOADS_F16 = false;
+#endif
+
+template <typename W>
+static inline f32x load_tail(const W * x, size_t n) {
+    W v[WIDTH] = {};
+    memcpy(v, x, n * sizeof(W));
+    return load(v);
 }
 
 static inline f32x zero_unless(i32x mask, f32x v) {
@@ -129,24 +174,20 @@ static inline f32x log_pos(f32x x) {
     return e * 0.693145752f + (p + e * 1.42860677e-6f);
 }
 
-// y[0..k) = the k largest of x in descending order, k <= n
-static inline void largest(const float * x, size_t n, float * y, size_t k) {
-    size_t found = 0;
+// y[0..k), the k largest so far in descending order, becomes the k largest of these and of x; NaN is none.
+static inline void offer_all(const float * x, size_t n, float * y, size_t k) {
     const auto offer = [&](float v) {
-        if (found == k && !(v > y[k - 1])) {
+        if (!(v > y[k - 1])) {
             return;
         }
-        size_t i = found < k ? found++ : k - 1;
+        size_t i = k - 1;
         for (; i > 0 && y[i - 1] < v; --i) {
             y[i] = y[i - 1];
         }
         y[i] = v;
     };
-    size_t i = 0;
-    for (; i < k; ++i) {
-        offer(x[i]);
-    }
     const size_t step = 4 * WIDTH; // of which mostly none is large
+    size_t i = 0;
     for (; i + step <= n; i += step) {
         i32x larger = {};
         for (size_t j = i; j < i + step; j += WIDTH) {
@@ -161,6 +202,12 @@ static inline void largest(const float * x, size_t n, float * y, size_t k) {
     for (; i < n; ++i) {
         offer(x[i]);
     }
+}
+
+// y[0..k) = the k largest of x in descending order, -inf where there are fewer
+static inline void largest(const float * x, size_t n, float * y, size_t k) {
+    std::fill_n(y, k, -INF);
+    offer_all(x, n, y, k);
 }
 
 template <typename V>

@@ -78,6 +78,39 @@ def check(weights: HeadWeights, hidden: Any, logits: Any, heads_enabled: Any = N
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
+def bf16(x: Any) -> Any:
+    return (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def f16(x: Any) -> Any:
+    return x.astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize("hidden_size", [1, 15, 37, 64])
+@pytest.mark.parametrize(("first", "second"), [(bf16, bf16), (f16, f16), (bf16, f16), (f16, np.asarray)])
+def test_weights_of_two_bytes(first: Any, second: Any, hidden_size: int) -> None:
+    """Values that BF16 or F16 holds are read as such, which changes no bit."""
+    weights = make(hidden_size, 300, width=10)
+    assert weights.temperature is not None
+    assert weights.top_p is not None
+    narrow, wide = [], []
+    for mlp, rounded in ((weights.temperature, first), (weights.top_p, second)):
+        matrices = [rounded(m) for m in mlp.weights]
+        matrices[0][0, :] *= np.float32(2**-13)  # of F16 some have no leading bit then
+        matrices[0][0, :] = rounded(matrices[0][0, :])
+        matrices[-1][0, -1] = 0.0  # the last unit says nothing, so that it may be another
+        narrow.append(replace(mlp, weights=tuple(matrices)))
+        other = matrices[0].copy()
+        other[-1, 0] = 1 / 3
+        wide.append(replace(mlp, weights=(other, *matrices[1:])))
+    with_narrow = replace(weights, temperature=narrow[0], top_p=narrow[1])
+    with_wide = replace(weights, temperature=wide[0], top_p=wide[1])
+    for n in (1, 3):
+        given = inputs(weights, n)
+        check(with_narrow, *given)
+        np.testing.assert_array_equal(Heads(with_narrow).evaluate(*given), Heads(with_wide).evaluate(*given))
+
+
 # ---- what the official PyTorch code computed ----
 
 
