@@ -170,6 +170,15 @@ def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, n_output
 def likelihoods(ctx: int, idx: int, tokens: Sequence[int], top: int) -> list[tuple[float, _Alternatives]]:
     """Of tokens after outputs idx, idx + 1, ... of the last decode; the alternatives' probability is NaN."""
 
+def goes_on(ctx: int, n: int) -> bool:
+    """Whether a context of one sequence has what a token after the first ``n`` looks back at; it forgets what follows.
+
+    A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
+    """
+
+def decode_next(ctx: int, token: int, n: int) -> bool:
+    """Decode a token as the one after the first ``n``; False, with nothing done, where it does not go on from there."""
+
 def logits(ctx: int, idx: int) -> _Floats: ...
 def stay(ctx: int, stay: bool) -> None:
     """Whether the logits of the decodes to come stay on the device, where the heads in its graph give shortlists."""

@@ -1,8 +1,8 @@
 """What a token costs after its logits: features and draw, beside llama.cpp's chains and one pass of exponentials.
 
 Models of one narrow layer, so that hardly more than the output layer and the last stage is left, at vocabularies of
-real ones. All ways take turns in one run; a figure is the median over rounds of the time a token beyond greedy
-decoding, which looks for the largest logit alone. --json keeps them.
+real ones. All ways take turns, token by token; a figure is the median over tokens of the time beyond greedy decoding,
+which looks for the largest logit alone. --json keeps them.
 
     python benchmarks/last_stage.py --json benchmarks/last_stage.json
 """
@@ -15,17 +15,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 
 import autodeco_gguf as ad
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import FULL_TOP_P, decode_rate, load, machine, prepare
+from overhead import FULL_TOP_P, load, machine, prepare, tokens_in_turn
 from synthetic import SMALL
 
 VOCABULARIES = (32_000, 49_152, 151_936, 262_144)
@@ -51,28 +51,25 @@ def exponentials(n: int, threads: int) -> float:
     return statistics.median(times) / threads
 
 
-def measure(vocab: int, directory: Path, rounds: int, tokens: int, threads: int) -> dict[str, float]:
+def measure(vocab: int, directory: Path, tokens: int, threads: int) -> dict[str, float]:
     """Microseconds a token by each way."""
     shape = replace(SMALL, name=f"narrow-{vocab}", hidden=64, layers=1, heads=2, ff=128, vocab=vocab)
     base, adapter = prepare(directory, shape)
-    stock, ours = load(base, None, threads), load(base, adapter, threads)
     fixed = ad.Llama(base, heads_enabled=(), n_ctx=1024, n_threads=threads, verbose=False)
-    ways: dict[str, Callable[[], float]] = {
-        GREEDY: lambda: decode_rate(stock, tokens, temp=0.0),
-        "ours": lambda: decode_rate(ours, tokens),
-        "ours, fixed": lambda: decode_rate(fixed, tokens, temp=0.7, top_p=0.95, top_k=0, min_p=0.0),
-        "llama.cpp": lambda: decode_rate(stock, tokens),
-        "llama.cpp, top-p": lambda: decode_rate(stock, tokens, **FULL_TOP_P),
+    ways: dict[str, tuple[llama_cpp.Llama, dict[str, Any]]] = {
+        GREEDY: (load(base, None, threads), {"temp": 0.0}),
+        "ours": (load(base, adapter, threads), {}),
+        "ours, fixed": (fixed, {"temp": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0}),
+        "llama.cpp": (load(base, None, threads), {}),
+        "llama.cpp, top-p": (load(base, None, threads), FULL_TOP_P),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for name in [*ways] * (rounds + 1):  # the first round warms up
-        seconds[name].append(1 / ways[name]())
+    seconds = tokens_in_turn(ways, tokens)
     beyond = {
-        name: statistics.median(b - a for a, b in zip(seconds[GREEDY][1:], found[1:], strict=True))
+        name: statistics.median(b - a for a, b in zip(seconds[GREEDY], found, strict=True))
         for name, found in seconds.items()
         if name != GREEDY
     }
-    for llama in (stock, ours, fixed):
+    for llama, _ in ways.values():
         llama.close()
     return {name: 1e6 * value for name, value in {"exponentials": exponentials(vocab, threads), **beyond}.items()}
 
@@ -80,8 +77,7 @@ def measure(vocab: int, directory: Path, rounds: int, tokens: int, threads: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--tokens", type=int, default=100, help="per round")
+    parser.add_argument("--tokens", type=int, default=900)
     parser.add_argument("--threads", type=int, default=ad.Machine().threads)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
@@ -89,7 +85,7 @@ def main() -> None:
     print(f"| us a token beyond greedy | {' | '.join(COLUMNS.values())} |\n|---:|{'---:|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as directory:
         for vocab in args.vocabularies:
-            found = measure(vocab, Path(directory), args.rounds, args.tokens, args.threads)
+            found = measure(vocab, Path(directory), args.tokens, args.threads)
             figures["microseconds"][str(vocab)] = found
             print(f"| {vocab:,} | {' | '.join(f'{found[name]:,.0f}' for name in COLUMNS)} |", flush=True)
     if args.json:

@@ -1,8 +1,8 @@
 """What AutoDeco costs on top of llama_cpp.Llama: speed, prompt processing and memory, paired in one run.
 
 Writes models with random weights once (0.5 GB; 4.9 GB more for 8b-q4_0), checks that both classes compute the same,
-then alternates between them and prints ratios: ours to stock, higher is better. --json keeps the figures, and those of
-other models that it has.
+then lets them take turns, token by token, and prints ratios: ours to stock, higher is better. --json keeps the figures,
+and those of other models that it has.
 
     python benchmarks/overhead.py --json benchmarks/overhead.json
     python benchmarks/overhead.py --model smollm2 --model gemma.gguf --json benchmarks/overhead.json
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,28 @@ def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int] | None = None, *
     return n / (time.perf_counter() - start)
 
 
+def tokens_in_turn(ways: Mapping[str, tuple[llama_cpp.Llama, dict[str, Any]]], n: int) -> dict[str, list[float]]:
+    """Seconds of each of n tokens after a short text, of all ways token by token in turn.
+
+    What else the machine does, which is far more than the difference, meets all of them alike then.
+
+    Args:
+        ways: of each a model of its own, and what its sampler is asked for.
+        n: tokens.
+    """
+    streams, seconds = {}, {name: list[float]() for name in ways}
+    for name, (llama, sampling) in ways.items():
+        llama.reset()
+        streams[name] = llama.generate(prompt(16), **sampling)
+        next(streams[name])
+    for i in range(n):
+        for name in [*ways][:: 1 if i % 2 == 0 else -1]:
+            start = time.perf_counter()
+            next(streams[name])
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
 def prompt_rate(llama: llama_cpp.Llama, n: int) -> float:
     """Tokens per second of a prompt of n tokens, its last token's logits included."""
     llama.reset()
@@ -198,12 +220,10 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
         assert isinstance(ours, ad.Llama)
         check_equal(stock, ours, adapter)
         for name, sampling in CHAINS.items():
-            rates = alternating(
-                lambda sampling=sampling, stock=stock: decode_rate(stock, tokens, **sampling),
-                lambda ours=ours: decode_rate(ours, tokens),
-                args.rounds // args.loads,
-            )
-            add(found, name, rates)
+            ways = {"stock": (stock, sampling), "ours": (ours, {})}
+            for _ in range(args.rounds // args.loads):
+                seconds = tokens_in_turn(ways, tokens)
+                add(found, name, {who: [tokens / sum(values)] for who, values in seconds.items()})
         stock.close(), ours.close()
     result: dict[str, Any] = {name: summary(rates) for name, rates in found.items()}
     result |= measure_prompts(base, adapter, args)

@@ -42,3 +42,35 @@ int context_decode(llama_context * ctx, std::vector<llama_token> tokens, std::ve
                                    logits.data() });
     });
 }
+
+// fewer positions than tokens
+static bool has_ropes_of_images(const llama_context * ctx) {
+    const llama_rope_type type = llama_model_rope_type(llama_get_model(ctx));
+    return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE || type == LLAMA_ROPE_TYPE_VISION;
+}
+
+bool context_goes_on(llama_context * ctx, llama_pos n) {
+    llama_memory_t memory = llama_get_memory(ctx);
+    if (!memory || !llama_memory_seq_rm(memory, 0, n, -1)) {
+        return memory == nullptr;
+    }
+    if (llama_memory_seq_pos_max(memory, 0) < n - 1 && !has_ropes_of_images(ctx)) {
+        return false; // an interrupt came while some were taken out
+    }
+    const llama_pos window = llama_model_n_swa(llama_get_model(ctx)), first = llama_memory_seq_pos_min(memory, 0);
+    return window == 0 || n == 0 || (first >= 0 && first <= std::max(0, n + 1 - window));
+}
+
+bool context_decode_next(llama_context * ctx, llama_token token, llama_pos n) {
+    if (!context_goes_on(ctx, n)) {
+        return false;
+    }
+    int32_t        n_seq_id = 1;
+    llama_seq_id   sequence = 0, * seq_id = &sequence;
+    int8_t         output   = true;
+    const int status = guarded([&] { return llama_decode(ctx, { 1, &token, nullptr, &n, &n_seq_id, &seq_id, &output }); });
+    if (status != 0) {
+        throw refusal(MODEL_FAILED, "llama_decode returned " + std::to_string(status));
+    }
+    return true;
+}

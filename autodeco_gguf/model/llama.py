@@ -15,6 +15,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.compute import Heads
@@ -29,13 +30,10 @@ from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.rpc.remote import Remote, as_remote
-from autodeco_gguf.model.sampler import Predictor, build_sampler
+from autodeco_gguf.model.sampler import Predictor, address, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
-from autodeco_gguf.model.turns import Turns, undoing
-
-_PREDICT_ROWS = 32
-"""Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
+from autodeco_gguf.model.turns import Turns
 
 _sample_once = methods.with_defaults(llama_cpp.Llama.sample)
 _generate = methods.with_defaults(llama_cpp.Llama.generate)
@@ -71,6 +69,8 @@ class Llama(llama_cpp.Llama):
     load_state = methods.in_turn(methods.load_state)
     save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
 
+    _host_way = _graph_seen = False  # seen: a decode has shown that this graph takes the heads
+    _direct = False  # one more token needs no more than _eval_next does
     _evaluated = -1  # n_tokens after an eval that came to its end
     _last: methods.LlamaSampler | None
     _generator: Callable[[], Any] = staticmethod(lambda: None)  # the last of generate(), while it is there
@@ -126,7 +126,6 @@ class Llama(llama_cpp.Llama):
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
         self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(self._heads, enabled)
-        self._host_way = self._graph_seen = False  # seen: a decode has shown that this graph takes the heads
         for name in ("n_threads", "n_threads_batch"):
             kwargs[name] = kwargs.get(name) or kwargs.get("n_threads") or default_threads(base)
         self._remote = as_remote(rpc)
@@ -136,6 +135,7 @@ class Llama(llama_cpp.Llama):
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
         self._raw.bind(self._ctx.ctx)
+        self._address = address(self._ctx.ctx)
         self.model_path = os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
         self._start_heads()
@@ -203,7 +203,7 @@ class Llama(llama_cpp.Llama):
             return ones, ones.copy()
         if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
             raise InvalidInput("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")
-        return self._turns.run(lambda: self._predict(tokens))
+        return self._turns.run(methods.predict, self, tokens)
 
     @functools.wraps(_sample_once)
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:  # noqa: D102  llama_cpp's own
@@ -234,9 +234,11 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token.
             ModelFailed: the context is full.
         """
-        checked = self._checked(tokens)
-        if checked:
-            self._turns.run(lambda: self._eval_all(checked))
+        one = tokens[0] if self._direct and len(tokens) == 1 else None
+        if type(one) is int and 0 <= one < self._n_vocab:
+            self._turns.run(self._eval_next, one)
+        elif checked := self._checked(tokens):
+            self._turns.run(self._eval_all, checked)
 
     @property
     def _requires_eval(self) -> bool:  # what llama_cpp asks before it draws from what is there
@@ -253,10 +255,25 @@ class Llama(llama_cpp.Llama):
                 f"{self._n_ctx} tokens; raise n_ctx"
             )
         self._evaluated = -1  # an interrupt may leave outputs of other tokens
-        if not methods.goes_on(self._ctx, self.n_tokens, self._window):
+        if not core.goes_on(self._address, self.n_tokens):
             tokens = [*self.input_ids[: self.n_tokens].tolist(), *tokens]
             self._forget()
         self._eval(tokens)
+        self._note_evaluated()
+        self._direct = not (self._host_way or self._logits_all or self._remote or self._raw.changed)
+
+    def _eval_next(self, token: int) -> None:
+        """The same for the token after one that was drawn, with the least that there is to do."""
+        n = self.n_tokens
+        self._evaluated = -1
+        if n < self._n_ctx and core.decode_next(self._address, token, n):
+            self.input_ids[n] = token
+            self.n_tokens = n + 1
+            self._note_evaluated()
+        else:
+            self._eval_all([token])
+
+    def _note_evaluated(self) -> None:
         generator = self._generator()
         if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
             self._predictor.fetch(self._ctx.ctx)
@@ -296,9 +313,8 @@ class Llama(llama_cpp.Llama):
         """Reserve graph memory for few outputs a decode, unless every token is one; note what decodes need to know."""
         every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
         if self._predictor.names and not every_token:
-            params.n_outputs_max = min(_PREDICT_ROWS, params.n_batch)
+            params.n_outputs_max = min(methods.PREDICT_ROWS, params.n_batch)
         self._raw = RawLogits(model, params)
-        self._window = int(lib.llama_model_n_swa(model))  # of attention; 0: none
 
     def _start_heads(self) -> None:
         self._keeps_hidden = bool(self.context_params.embeddings)
@@ -319,38 +335,6 @@ class Llama(llama_cpp.Llama):
         tokens = self.input_ids[: self.n_tokens].tolist()
         self._forget()
         self.eval(tokens)
-
-    # ---- predicting ----
-
-    def _predict(self, tokens: list[int]) -> tuple[Float32Array, Float32Array]:
-        was_attached, n = self._predictor.attached, min(_PREDICT_ROWS, self.n_batch)
-        self._forget()
-
-        def work() -> list[tuple[Float32Array, Float32Array]]:
-            self._predictor.detach()
-            lib.llama_set_embeddings(self._ctx.ctx, True)
-            return [self._predict_part(tokens[i : i + n], i) for i in range(0, len(tokens), n)]
-
-        def restore() -> None:
-            self._ctx.kv_cache_clear()
-            lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
-            if was_attached and not self._predictor.attached:
-                self._predictor.attach_last(self._ctx.ctx, entropy=self._trace_on)
-
-        parts = undoing(work, restore)
-        temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return temperature, top_p
-
-    def _predict_part(self, part: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
-        assert self._heads is not None
-        self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
-        self._raw.keep(True)
-        self._ctx.decode(self._batch)
-        self._remote.settle(self._ctx.ctx)
-        n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
-        logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, n_vocab))
-        hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, n_embd))
-        return self._heads.evaluate(hidden, self._raw.read(logits), heads_enabled=self._predictor.names)
 
     # ---- sampling ----
 

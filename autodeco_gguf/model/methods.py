@@ -12,18 +12,21 @@ from numbers import Real
 from typing import Any, TypeVar
 
 import llama_cpp
+import numpy as np
 from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaContext
 
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampler import Predictor, Sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.stops import stop_tuple
+from autodeco_gguf.model.turns import undoing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ROPES_OF_IMAGES = (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE, lib.LLAMA_ROPE_TYPE_VISION)
-"""Of models where an image has fewer positions than tokens."""
+PREDICT_ROWS = 32
+"""Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
 
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
@@ -131,21 +134,6 @@ def check_settings(arguments: dict[str, Any]) -> None:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 
 
-def goes_on(ctx: LlamaContext, n_tokens: int, window: int) -> bool:
-    """Whether a context has what a token after the first n_tokens looks back at; it forgets what it held after these.
-
-    A recurrent model cannot go back; the cache of a sliding window, 0 for none, has lost what the window has left.
-    """
-    if not ctx.kv_cache_seq_rm(-1, n_tokens, -1):
-        return False
-    fewer = lib.llama_memory_seq_pos_max(ctx.memory, 0) < n_tokens - 1  # an interrupt came while some were taken out
-    if fewer and lib.llama_model_rope_type(ctx.model.model) not in _ROPES_OF_IMAGES:
-        return False
-    if not window or not n_tokens:
-        return True
-    return 0 <= int(lib.llama_memory_seq_pos_min(ctx.memory, 0)) <= max(0, n_tokens + 1 - window)
-
-
 def who_decides(sampling: str | None) -> str:
     """Of temperature and top-p, "caller" or "heads": by default what AUTODECO_SAMPLING says; InvalidInput else."""
     found = sampling or os.environ.get("AUTODECO_SAMPLING") or "caller"
@@ -177,6 +165,39 @@ def as_sampling(
         typical_p=min(typical_p, 1.0),
         **others,
     )
+
+
+def predict(self: Any, tokens: list[int]) -> tuple[Float32Array, Float32Array]:
+    """What ``Llama.predict`` returns, for tokens that the context holds and heads that the Llama has."""
+    was_attached, n = self._predictor.attached, min(PREDICT_ROWS, self.n_batch)
+    self._forget()
+
+    def work() -> list[tuple[Float32Array, Float32Array]]:
+        self._predictor.detach()
+        lib.llama_set_embeddings(self._ctx.ctx, True)
+        return [_predict_part(self, tokens[i : i + n], i) for i in range(0, len(tokens), n)]
+
+    def restore() -> None:
+        self._ctx.kv_cache_clear()
+        lib.llama_set_embeddings(self._ctx.ctx, self._keeps_hidden)
+        if was_attached and not self._predictor.attached:
+            self._predictor.attach_last(self._ctx.ctx, entropy=self._trace_on)
+
+    parts = undoing(work, restore)
+    temperature, top_p = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return temperature, top_p
+
+
+def _predict_part(self: Any, part: list[int], begin: int) -> tuple[Float32Array, Float32Array]:
+    self._batch.set_batch(batch=part, n_past=begin, logits_all=True)
+    self._raw.keep(True)
+    self._ctx.decode(self._batch)
+    self._remote.settle(self._ctx.ctx)
+    n, n_vocab, n_embd = len(part), self.n_vocab(), lib.llama_model_n_embd_out(self._model.model)
+    logits = np.ctypeslib.as_array(lib.llama_get_logits(self._ctx.ctx), shape=(n, n_vocab))
+    hidden = np.ctypeslib.as_array(lib.llama_get_embeddings(self._ctx.ctx), shape=(n, n_embd))
+    found: tuple[Float32Array, Float32Array] = self._predictor.evaluate(hidden, self._raw.read(logits))
+    return found
 
 
 def embed(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -221,7 +242,8 @@ class LlamaSampler(Sampler):
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         llama = self._llama
-        token = super().sample(ctx.ctx, idx, llama.input_ids[: llama.n_tokens] if self._logits_processors else None)
+        ids = llama.input_ids[: llama.n_tokens] if self._logits_processors else None
+        token = super().sample(llama._address, idx, ids)  # noqa: SLF001  of ctx, a pointer that is slow to ask
         llama._remote.check()  # noqa: SLF001  T and P have been read
         _ = self.pieces[token]
         return token

@@ -37,9 +37,14 @@ def undoing(function: Callable[[], T], undo: Callable[[], object]) -> T:
         undo()
 
 
+def owned_by_me(lock: Any) -> Callable[[], bool]:
+    """Whether the calling thread has an RLock or a Condition."""
+    return lock._is_owned  # type: ignore[no-any-return]  # noqa: SLF001  no other tells
+
+
 def locked(changed: threading.Condition, function: Callable[[], T]) -> T:
     """What ``function`` returns, called with the lock, which no interrupt leaves taken."""
-    owned: Callable[[], bool] = changed._is_owned  # type: ignore[attr-defined]  # noqa: SLF001  no other tells
+    owned = owned_by_me(changed)
     if owned():  # a signal's handler, that came meanwhile
         return function()
 
@@ -62,6 +67,11 @@ class _Stream:
         self.reader: threading.Thread | None = None
         self.read_at = 0.0
 
+    def note_read(self) -> None:
+        self.read_at = time.monotonic()
+        if self.reader is None or self.reader.ident != threading.get_ident():
+            self.reader = threading.current_thread()
+
 
 class Turns:
     """The turns at a context.
@@ -70,6 +80,9 @@ class Turns:
     threads wait for it as well, while its own thread, which would wait for itself, takes the context away from it. A
     stream that goes on without its context would mix two texts, so that is an error. An interrupt may come at any line:
     what is taken is given back, and what it comes upon is the error.
+
+    A token is a turn, and all that it touches has left the cache since the last: so a stream that goes on while nobody
+    else wants anything takes the gate, which is what having the turn means, and leaves the rest alone.
 
     Attributes:
         n_threads: of a decode.
@@ -80,8 +93,10 @@ class Turns:
         """Args: the model's name, for messages."""
         self._name = name
         self.n_threads = 1
-        self._changed = threading.Condition()
-        self._running: threading.Thread | None = None
+        self._gate = threading.RLock()  # whoever has it has the turn; never twice
+        self._owned = owned_by_me(self._gate)
+        self._changed = threading.Condition()  # guards what follows
+        self._calm = False  # nobody waits or closes: who gives the gate back need not tell
         self._calling_back = False
         self._stream: _Stream | None = None
         self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
@@ -91,11 +106,12 @@ class Turns:
         self.closed = self._torn = False
         watch(self)
 
-    def run(self, function: Callable[[], T], stream: _Stream | None = None, *, changes: bool = True) -> T:
-        """What ``function`` returns, which has the context meanwhile; a call within another's turn is part of it.
+    def run(self, function: Callable[..., T], *args: Any, stream: _Stream | None = None, changes: bool = True) -> T:
+        """What ``function(*args)`` returns, which has the context meanwhile; a call within a turn is part of it.
 
         Args:
             function: what computes.
+            *args: its arguments.
             stream: the one that goes on.
             changes: what the context holds; else a stream between two pieces may go on afterwards.
 
@@ -104,43 +120,66 @@ class Turns:
             Busy: waiting would never end, or the stream's context has been used for something else.
             ModelFailed: the process has forked.
         """
-        if self._running is threading.current_thread():
+        if self._owned():
             if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
             self.check()
-            return function()
+            return function(*args)
         ticket = object()
+        try:  # as in undoing
+            try:
+                if stream is None or not self._go_on(stream):
+                    locked(self._changed, lambda: self._take(stream, changes, ticket))
+                return function(*args)
+            finally:
+                self._end(stream, ticket)
+        finally:
+            if self._owned() or ticket in self._queue:
+                self._end(stream, ticket)
 
-        def work() -> T:
-            locked(self._changed, lambda: self._take(stream, changes, ticket))
-            return function()
-
-        return undoing(work, lambda: self._end(stream, ticket))
+    def _go_on(self, stream: _Stream) -> bool:
+        """Whether the stream has its turn, which takes nothing but the gate while all is calm."""
+        if not (self._calm and self._stream is stream and self._gate.acquire(blocking=False)):
+            return False
+        if self._calm and self._stream is stream:  # still: others say that they are there before they try the gate
+            return True
+        self._gate.release()
+        return False
 
     def _end(self, stream: _Stream | None, ticket: object) -> None:
-        if ticket in self._queue or self._running is threading.current_thread():
-            locked(self._changed, lambda: self._release(stream, ticket))
+        if self._owned():
+            if stream is not None:
+                stream.note_read()
+            self._calling_back = False
+            self._gate.release()
+            if self._calm:
+                return
+        locked(self._changed, lambda: self._tell(ticket))
+
+    # ---- with the lock ----
 
     def _take(self, stream: _Stream | None, changes: bool, ticket: object) -> None:
         self._queue.append(ticket)
+        self._calm = False
         while not self._may_go(stream, ticket):
             self._changed.wait(1.0)
         check_fork(self.n_threads)
-        self._running = threading.current_thread()
         self._queue.remove(ticket)
         if stream is not None:
             self._stream, stream.begun = stream, True
         elif changes:
             self._stream = None
+        self._calm = not self._queue
 
     def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
+        """Whether it is its turn, and the gate is taken."""
         self.check()
         goes_on = stream is not None and stream.begun
         if goes_on and self._stream is not stream:
             raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
-        if self._running is not None or self._stopped:
+        if self._stopped or not (goes_on or (self._queue[0] is ticket and not self._must_wait())):
             return False
-        return goes_on or (self._queue[0] is ticket and not self._must_wait())
+        return self._gate.acquire(blocking=False)
 
     def _must_wait(self) -> bool:
         """Whether another thread is between two pieces of its stream."""
@@ -153,23 +192,30 @@ class Turns:
             raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")
         return True
 
-    def _release(self, stream: _Stream | None, ticket: object) -> None:
+    def _tell(self, ticket: object = None) -> None:
+        """Tell whoever waits that something has ended; free the model if it is closed and nobody uses it any more."""
         if ticket in self._queue:
             self._queue.remove(ticket)
         self._changed.notify_all()
-        if self._running is threading.current_thread():
-            if stream is not None:
-                stream.reader, stream.read_at = self._running, time.monotonic()
-            self._calling_back = False
-            self._free_if_closed()
-            self._running = None  # only now
+        if self._free is not None and not self._holders and not self._owned():
+            undoing(self._free_all, self._give_gate_back)
+
+    def _free_all(self) -> None:
+        free = self._free
+        if self._gate.acquire(blocking=False) and free is not None:
+            self.closed = True  # before anything is freed, which may be interrupted
+            free()
+            self._free = None
+
+    def _give_gate_back(self) -> None:
+        if self._owned():
+            self._gate.release()
+
+    # ---- more than one turn, and none ----
 
     def stream(self, steps: Generator[T, Any, None]) -> Generator[T, Any, None]:
         """The same generator, of which every step is a turn."""
         stream, sent = _Stream(), None
-
-        def step() -> T:
-            return steps.send(sent)
 
         def leave() -> None:
             steps.close()
@@ -178,7 +224,7 @@ class Turns:
         try:  # as in undoing
             try:
                 while True:
-                    sent = yield self.run(step, stream)
+                    sent = yield self.run(steps.send, sent, stream=stream)
             except StopIteration:
                 return
             finally:
@@ -208,13 +254,11 @@ class Turns:
             locked(self._changed, begin)
             return function()
 
-        return undoing(work, lambda: locked(self._changed, lambda: self._let_go(key)))
+        def let_go() -> None:
+            self._holders.pop(key, None)
+            self._tell()
 
-    def _let_go(self, key: object) -> None:
-        self._holders.pop(key, None)
-        if self._running is None:
-            self._free_if_closed()
-        self._changed.notify_all()
+        return undoing(work, lambda: locked(self._changed, let_go))
 
     def calling_back(self, function: Callable[..., T]) -> Callable[..., T]:
         """The same function, that must not take a turn within the one it is called in."""
@@ -246,20 +290,16 @@ class Turns:
         if (self.closed and self._free is None) or self._stopped:  # at the end what it consists of frees itself
             return
         first, self._free = self._free is None, self._free or free
-        self._changed.notify_all()
-        while first and any(map(threading.Thread.is_alive, self._others())):
+        self._calm = False
+        self._tell()
+        while first and self._free is not None and not self._owned() and self._others_use():
             self._changed.wait(1.0)
-        if self._running is None or not self._running.is_alive():  # two interrupts while it freed
-            self._free_if_closed()
+            self._tell()
 
-    def _others(self) -> set[threading.Thread]:
-        return {t for t in (self._running, *self._holders.values()) if t not in (None, threading.current_thread())}
-
-    def _free_if_closed(self) -> None:
-        if self._free is not None and not self._holders:
-            self.closed = True  # before anything is freed, which may be interrupted
-            self._free()
-            self._free = None
+    def _others_use(self) -> bool:
+        """Whether, where it is not freed, others are the reason."""
+        others = [thread for thread in self._holders.values() if thread is not threading.current_thread()]
+        return not self._holders or any(thread.is_alive() for thread in others)
 
     # ---- the process ----
 
@@ -268,15 +308,17 @@ class Turns:
         locked(self._changed, self._stop)
 
     def _stop(self) -> None:
-        self._stopped = True
-        self._changed.wait_for(lambda: self._running in (None, threading.current_thread()), EXIT_SECONDS)
-        self._running = threading.current_thread()
+        self._stopped, self._calm = True, False
+        self._changed.wait_for(lambda: self._gate.acquire(blocking=False), EXIT_SECONDS)
 
     def after_fork(self) -> None:
         """Other threads are gone, and what they had locked stays locked."""
-        self._torn = self._torn or self._running not in (None, threading.current_thread())
-        self._changed, self._queue, self._holders = threading.Condition(), [], {}
-        self._running = self._running if self._running is threading.current_thread() else None
+        if not self._gate.acquire(blocking=False):
+            self._torn, self._gate = True, threading.RLock()
+            self._owned = owned_by_me(self._gate)
+        else:
+            self._gate.release()
+        self._changed, self._calm, self._queue, self._holders = threading.Condition(), False, [], {}
 
 
 class _Watched(Protocol):

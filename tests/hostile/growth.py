@@ -180,13 +180,16 @@ def slope(samples: list[tuple[float, float]]) -> float:
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
-    """What grew by how much."""
-    hours, requests, rss = ([line[key] for line in lines] for key in ("hours", "requests", "rss_mb"))
-    by_hour, by_request = slope(list(zip(hours, rss, strict=True))), slope(list(zip(requests, rss, strict=True)))
-    return (
-        f"{requests[-1]} requests in {hours[-1]:.2f} hours: {rss[0]:.1f} MB at first, {rss[-1]:.1f} at last; "
-        f"{by_hour:+.2f} MB an hour, {by_request * 1e6:+.2f} MB a million requests"
-    )
+    """What grew by how much: of all that is resident, and of what the process has allocated, since pages of files
+    come and go as the machine needs memory."""
+    hours, requests = ([line[key] for line in lines] for key in ("hours", "requests"))
+    text = f"{requests[-1]} requests in {hours[-1]:.2f} hours"
+    for name, key in (("resident", "rss_mb"), ("allocated", "anon_mb")):
+        found = [line[key] for line in lines]
+        by_hour, by_request = (slope(list(zip(x, found, strict=True))) for x in (hours, requests))
+        text += f"; {name} {found[0]:.1f} MB at first, {found[-1]:.1f} at last, {by_hour:+.2f} MB an hour, "
+        text += f"{by_request * 1e6:+.2f} MB a million requests"
+    return text
 
 
 def watch(work: Round, *, seed: int, hours: float, requests: int, share: float, record: Path, every_s: float) -> str:
@@ -201,8 +204,9 @@ def watch(work: Round, *, seed: int, hours: float, requests: int, share: float, 
             done += work(rng)
             if not lines or time.monotonic() - last >= every_s:
                 last = time.monotonic()
-                rss = memory("VmRSS") / (1 << 20)
-                lines.append({"hours": (last - begin) / 3600, "requests": done - first, "rss_mb": rss})
+                rss, anon = (memory(name) / (1 << 20) for name in ("VmRSS", "RssAnon"))
+                sample = {"hours": (last - begin) / 3600, "requests": done - first, "rss_mb": rss, "anon_mb": anon}
+                lines.append(sample)
                 print(json.dumps(lines[-1]), file=file, flush=True)
             time.sleep((time.process_time() - cpu) * (1 / share - 1))
     return summary(lines)

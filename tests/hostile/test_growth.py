@@ -21,6 +21,7 @@ def test_a_moment_of_it(way: object, tmp_path: Path) -> None:
     assert lines[-1]["requests"] >= 20
     assert found == summary(lines)
     assert lines[-1]["rss_mb"] < lines[0]["rss_mb"] + 20
+    assert 0 < lines[-1]["anon_mb"] < lines[-1]["rss_mb"]
 
 
 def test_slope_is_of_what_comes_after_the_start() -> None:
@@ -30,9 +31,12 @@ def test_slope_is_of_what_comes_after_the_start() -> None:
 
 
 def test_summary_names_both_slopes() -> None:
-    lines = [{"hours": h, "requests": int(h * 2_000_000), "rss_mb": 100 + 2 * h} for h in (0.0, 1.0, 2.0, 3.0)]
-    text = summary(lines)
-    assert text == (
-        "6000000 requests in 3.00 hours: 100.0 MB at first, 106.0 at last; "
-        "+2.00 MB an hour, +1.00 MB a million requests"
+    lines = [
+        {"hours": h, "requests": int(h * 2_000_000), "rss_mb": 100 + 2 * h, "anon_mb": 50 + h}
+        for h in (0.0, 1.0, 2.0, 3.0)
+    ]
+    assert summary(lines) == (
+        "6000000 requests in 3.00 hours; "
+        "resident 100.0 MB at first, 106.0 at last, +2.00 MB an hour, +1.00 MB a million requests; "
+        "allocated 50.0 MB at first, 53.0 at last, +1.00 MB an hour, +0.50 MB a million requests"
     )

@@ -81,14 +81,13 @@ def test_the_same_again_after_an_interrupted_decode(merged: Path, monkeypatch: p
     llm = load(merged)
     expected = answer(llm, PROMPT)
     llm.reset()
-    decode = llm._ctx.decode
+    decode = module.core.decode_next  # of the first that was drawn
 
-    def interrupted(batch: Any) -> None:
-        decode(batch)
-        if batch.n_tokens() == 1:  # the first that was drawn
-            raise KeyboardInterrupt
+    def interrupted(*args: Any) -> bool:
+        decode(*args)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(llm._ctx, "decode", interrupted)
+    monkeypatch.setattr(module.core, "decode_next", interrupted)
     with pytest.raises(KeyboardInterrupt):
         answer(llm, PROMPT)
     monkeypatch.undo()

@@ -42,11 +42,11 @@ def test_in_turn() -> None:
 
         @in_turn
         def compute(self, value: int) -> int:
-            assert self._turns._running is not None
+            assert self._turns._owned()
             return value
 
     assert Model().compute(3) == 3
-    assert Model._turns._running is None
+    assert not Model._turns._owned()
 
 
 def test_what_llama_cpp_would_ignore() -> None:

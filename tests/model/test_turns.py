@@ -414,7 +414,8 @@ def test_at_the_end_nobody_has_another_turn() -> None:
     thread.start()
     thread.join(0.05)
     assert thread.is_alive()
-    turns._running, turns._stopped = None, False  # let it go
+    turns._stopped = False  # let it go
+    turns._gate.release()
     thread.join(SECONDS)
     assert not thread.is_alive()
 
