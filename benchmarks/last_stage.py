@@ -1,8 +1,8 @@
 """What a token costs after its logits: features and draw, beside llama.cpp's chains and one pass of exponentials.
 
 Models of one narrow layer, so that hardly more than the output layer and the last stage is left, at vocabularies of
-real ones. All ways take turns, token by token; a figure is the median over tokens of the time beyond greedy decoding,
-which looks for the largest logit alone. --json keeps them.
+real ones. All ways take turns, token by token; a figure is the median over tokens of the time beyond decoding alone,
+after which nothing looks at the logits. --json keeps them.
 
     python benchmarks/last_stage.py --json benchmarks/last_stage.json
 """
@@ -15,23 +15,24 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 
 import autodeco_gguf as ad
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import FULL_TOP_P, load, machine, prepare, tokens_in_turn
+from overhead import FULL_TOP_P, in_turn, load, machine, prepare, stream_of
 from synthetic import SMALL
 
 VOCABULARIES = (32_000, 49_152, 151_936, 262_144)
-GREEDY = "greedy"
+ALONE, GREEDY = "decode", "greedy"
 COLUMNS = {
     "exponentials": "one pass of exponentials",
+    GREEDY: "stock, greedy",
     "ours": "T and P predicted",
     "ours, fixed": "T = 0.7, P = 0.95",
     "llama.cpp": "stock's default chain",
@@ -56,20 +57,24 @@ def measure(vocab: int, directory: Path, tokens: int, threads: int) -> dict[str,
     shape = replace(SMALL, name=f"narrow-{vocab}", hidden=64, layers=1, heads=2, ff=128, vocab=vocab)
     base, adapter = prepare(directory, shape)
     fixed = ad.Llama(base, heads_enabled=(), n_ctx=1024, n_threads=threads, verbose=False)
-    ways: dict[str, tuple[llama_cpp.Llama, dict[str, Any]]] = {
-        GREEDY: (load(base, None, threads), {"temp": 0.0}),
-        "ours": (load(base, adapter, threads), {}),
-        "ours, fixed": (fixed, {"temp": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0}),
-        "llama.cpp": (load(base, None, threads), {}),
-        "llama.cpp, top-p": (load(base, None, threads), FULL_TOP_P),
+    stock = [load(base, None, threads) for _ in range(4)]
+    ours = load(base, adapter, threads)
+    streams: dict[str, Iterator[Any]] = {
+        ALONE: (stock[0].eval([1000]) for _ in range(tokens)),
+        GREEDY: stream_of(stock[1], temp=0.0),
+        "ours": stream_of(ours),
+        "ours, fixed": stream_of(fixed, temp=0.7, top_p=0.95, top_k=0, min_p=0.0),
+        "llama.cpp": stream_of(stock[2]),
+        "llama.cpp, top-p": stream_of(stock[3], **FULL_TOP_P),
     }
-    seconds = tokens_in_turn(ways, tokens)
+    seconds = in_turn(streams, tokens)
     beyond = {
-        name: statistics.median(b - a for a, b in zip(seconds[GREEDY], found, strict=True))
+        name: statistics.median(b - a for a, b in zip(seconds[ALONE], found, strict=True))
         for name, found in seconds.items()
-        if name != GREEDY
+        if name != ALONE
     }
-    for llama, _ in ways.values():
+    streams.clear()
+    for llama in (*stock, ours, fixed):
         llama.close()
     return {name: 1e6 * value for name, value in {"exponentials": exponentials(vocab, threads), **beyond}.items()}
 
@@ -82,7 +87,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     figures: dict[str, Any] = {"machine": machine(), "threads": args.threads, "microseconds": {}}
-    print(f"| us a token beyond greedy | {' | '.join(COLUMNS.values())} |\n|---:|{'---:|' * len(COLUMNS)}")
+    print(f"| us a token beyond decoding | {' | '.join(COLUMNS.values())} |\n|---:|{'---:|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as directory:
         for vocab in args.vocabularies:
             found = measure(vocab, Path(directory), args.tokens, args.threads)

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,33 +113,31 @@ def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
         raise SystemExit(f"not the same predictions: {expected}, {found}")
 
 
-def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int] | None = None, **sampling: Any) -> float:
-    """Tokens per second of n tokens after a short text."""
+def stream_of(llama: llama_cpp.Llama, text: list[int] | None = None, **sampling: Any) -> Iterator[int]:
+    """Tokens after a short text, whose first is drawn already."""
     llama.reset()
     stream = llama.generate(text or prompt(16), **sampling)
     next(stream)
+    return stream
+
+
+def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int] | None = None) -> float:
+    """Tokens per second of n tokens after a short text."""
+    stream = stream_of(llama, text)
     start = time.perf_counter()
     for _ in range(n):
         next(stream)
     return n / (time.perf_counter() - start)
 
 
-def tokens_in_turn(ways: Mapping[str, tuple[llama_cpp.Llama, dict[str, Any]]], n: int) -> dict[str, list[float]]:
-    """Seconds of each of n tokens after a short text, of all ways token by token in turn.
+def in_turn(streams: Mapping[str, Iterator[Any]], n: int) -> dict[str, list[float]]:
+    """Seconds of each of n steps, of all streams step by step in turn, each on a model of its own.
 
     What else the machine does, which is far more than the difference, meets all of them alike then.
-
-    Args:
-        ways: of each a model of its own, and what its sampler is asked for.
-        n: tokens.
     """
-    streams, seconds = {}, {name: list[float]() for name in ways}
-    for name, (llama, sampling) in ways.items():
-        llama.reset()
-        streams[name] = llama.generate(prompt(16), **sampling)
-        next(streams[name])
+    seconds = {name: list[float]() for name in streams}
     for i in range(n):
-        for name in [*ways][:: 1 if i % 2 == 0 else -1]:
+        for name in [*streams][:: 1 if i % 2 == 0 else -1]:
             start = time.perf_counter()
             next(streams[name])
             seconds[name].append(time.perf_counter() - start)
@@ -220,9 +218,8 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
         assert isinstance(ours, ad.Llama)
         check_equal(stock, ours, adapter)
         for name, sampling in CHAINS.items():
-            ways = {"stock": (stock, sampling), "ours": (ours, {})}
             for _ in range(args.rounds // args.loads):
-                seconds = tokens_in_turn(ways, tokens)
+                seconds = in_turn({"stock": stream_of(stock, **sampling), "ours": stream_of(ours)}, tokens)
                 add(found, name, {who: [tokens / sum(values)] for who, values in seconds.items()})
         stock.close(), ours.close()
     result: dict[str, Any] = {name: summary(rates) for name, rates in found.items()}

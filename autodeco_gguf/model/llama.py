@@ -260,7 +260,7 @@ class Llama(llama_cpp.Llama):
             self._forget()
         self._eval(tokens)
         self._note_evaluated()
-        self._direct = not (self._host_way or self._logits_all or self._remote or self._raw.changed)
+        self._direct = not (self._host_way or self._logits_all or self._remote)
 
     def _eval_next(self, token: int) -> None:
         """The same for the token after one that was drawn, with the least that there is to do."""

@@ -36,11 +36,6 @@ class RawLogits:
             params.cb_eval = ctypes.cast(core.RawLogits.callback, lib.ggml_backend_sched_eval_callback)
             params.cb_eval_user_data = self._native.address
 
-    @property
-    def changed(self) -> bool:
-        """Whether the architecture is one of these."""
-        return self._native is not None
-
     def bind(self, ctx: Any) -> None:
         """Say which context was made."""
         self._ctx = address(ctx)

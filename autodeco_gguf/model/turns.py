@@ -123,7 +123,8 @@ class Turns:
         if self._owned():
             if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
-            self.check()
+            if not self._calm:  # it has been closed, or another thread waits
+                self.check()
             return function(*args)
         ticket = object()
         try:  # as in undoing

@@ -162,6 +162,19 @@ def test_logprobs(both: Make, kwargs: dict[str, Any]) -> None:
     assert content(ours) == content(stock)
 
 
+def test_logits_of_drawn_tokens_without_heads(merged: Path, both: Make) -> None:
+    """Of which no head asks for anything beside them."""
+    stock, _ = both(logits_all=True)
+    found = []
+    for llm in (stock, load(merged, logits_all=True, heads_enabled=())):
+        llm.reset()
+        stream = llm.generate([1, 2, 3], temp=0.0)
+        tokens = [next(stream) for _ in range(4)]
+        found.append((tokens, np.array(llm.scores[:6])))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-5)
+
+
 @pytest.mark.parametrize("text", ["Hello, world!", ["Hello, world!", "Goodbye, world!"]], ids=["one", "two"])
 def test_embeddings(both: Make, text: str | list[str]) -> None:
     stock, ours = (m.create_embedding(text) for m in both(embedding=True))
