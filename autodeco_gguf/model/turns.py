@@ -123,7 +123,7 @@ class Turns:
         if self._owned():
             if self._calling_back and changes:
                 raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
-            if not self._calm:  # it has been closed, or another thread waits
+            if self._free is not None:  # a handler has closed it meanwhile
                 self.check()
             return function(*args)
         ticket = object()
@@ -142,7 +142,7 @@ class Turns:
         """Whether the stream has its turn, which takes nothing but the gate while all is calm."""
         if not (self._calm and self._stream is stream and self._gate.acquire(blocking=False)):
             return False
-        if self._calm and self._stream is stream:  # still: others say that they are there before they try the gate
+        if self._calm and self._stream is stream and self._free is None:  # still: who wants it says so before the gate
             return True
         self._gate.release()
         return False
@@ -153,7 +153,7 @@ class Turns:
                 stream.note_read()
             self._calling_back = False
             self._gate.release()
-            if self._calm:
+            if self._calm and self._free is None:
                 return
         locked(self._changed, lambda: self._tell(ticket))
 
@@ -164,6 +164,7 @@ class Turns:
         self._calm = False
         while not self._may_go(stream, ticket):
             self._changed.wait(1.0)
+        self.check()  # a handler has closed it before it had the gate; later it waits for the end of the turn
         check_fork(self.n_threads)
         self._queue.remove(ticket)
         if stream is not None:
@@ -204,7 +205,7 @@ class Turns:
     def _free_all(self) -> None:
         free = self._free
         if self._gate.acquire(blocking=False) and free is not None:
-            self.closed = True  # before anything is freed, which may be interrupted
+            self.closed, self._calm = True, False  # before anything is freed, which may be interrupted
             free()
             self._free = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable
@@ -112,3 +113,35 @@ def test_interrupted_at_every_line_of_closing(merged: Path) -> None:
         within(10, llm.close, where)
         with pytest.raises(ad.Closed):
             llm.n_ctx()
+
+
+def test_a_handler_closes_at_every_line(merged: Path) -> None:
+    """It is freed where the turn ends that the handler came upon."""
+
+    def use(llm: ad.Llama) -> None:
+        with contextlib.suppress(ad.Closed):
+            stream(llm)
+
+    whole = load(merged)
+    for at in list(moments((turns.__file__,), lambda: use(whole), 30)):
+        llm = load(merged)
+        tracer = Tracer((turns.__file__,), at, lambda llm=llm: llm.close())  # type: ignore[misc]
+        tracer.run(lambda llm=llm: use(llm))  # type: ignore[misc]
+        assert llm._turns.closed, f"closed at {tracer.places[at - 1]}"
+        with pytest.raises(ad.Closed):
+            llm.n_ctx()
+
+
+def test_nothing_computes_on_what_a_handler_has_freed() -> None:
+    def use(model: turns.Turns, work: Callable[[], None]) -> None:
+        with contextlib.suppress(ad.Closed):
+            model.run(work)
+            list(model.stream(work() for _ in range(3)))
+
+    whole = turns.Turns("a model")
+    for at in list(moments((turns.__file__,), lambda: use(whole, lambda: None), 30)):
+        model, freed, ran = turns.Turns("a model"), list[bool](), list[bool]()
+        tracer = Tracer((turns.__file__,), at, functools.partial(model.close, functools.partial(freed.append, True)))
+        tracer.run(functools.partial(use, model, lambda freed=freed, ran=ran: ran.append(bool(freed))))  # type: ignore[misc]
+        where = f"closed at {tracer.places[at - 1]}"
+        assert (freed, any(ran)) == ([True], False), where
