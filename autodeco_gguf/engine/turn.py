@@ -28,7 +28,7 @@ class Turn:
         self._name, self._end, self._free = name, end, free
         self._changed = threading.Condition()
         self._runner = 0  # the thread that has the turn
-        self._inside: set[object] = set()  # one for each use
+        self._inside: dict[object, int] = {}  # the thread of each use
         self._closing = self.closed = self._torn = False
         watch(self)
 
@@ -36,6 +36,12 @@ class Turn:
         """Raise Busy in the thread that has the turn."""
         if self._runner == threading.get_ident():
             raise Busy("the engine cannot be waited for within on_token, which it waits for; submit only")
+
+    def _check_unused(self) -> None:
+        """Raise Busy where a thread would wait for itself: one that has the turn, or is in the midst of a use."""
+        self.check_outside()
+        if threading.get_ident() in list(self._inside.values()):  # a signal's handler came upon it
+            raise Busy("the engine is in use by the thread that would free it")
 
     def run_until(self, ready: Callable[[], bool], step: Callable[[], None]) -> None:
         """Take the turn for one step after the other until ``ready()``, or let another thread that does so go on.
@@ -64,19 +70,19 @@ class Turn:
         key = object()
 
         def work() -> T:
-            self._inside.add(key)
+            self._inside[key] = threading.get_ident()
             if self.closed or (self._closing and self._runner != threading.get_ident()):
                 raise self._error()
             return function()
 
-        return undoing(work, lambda: self._inside.discard(key))
+        return undoing(work, lambda: self._inside.pop(key, None))
 
     def alone(self, function: Callable[[], None]) -> None:
         """Have a turn in which nobody uses what ``function`` frees; who begins to meanwhile gets Closed.
 
-        Raises Busy in the thread that has the turn, Closed where it is.
+        Raises Busy in a thread that has the turn or is in the midst of a use, Closed where it is.
         """
-        self.check_outside()
+        self._check_unused()
         undoing(lambda: self._alone(function), self._reopen)
 
     def _alone(self, function: Callable[[], None]) -> None:
@@ -88,9 +94,9 @@ class Turn:
     def close(self, limit: float = float("inf")) -> None:
         """Have the next turn, which is the last: end what is under way, and free everything. Again, it does nothing.
 
-        ``limit`` is the seconds to wait for others. Raises Busy in the thread that has the turn.
+        ``limit`` is the seconds to wait for others. Raises Busy in a thread that has the turn or is in a use.
         """
-        self.check_outside()
+        self._check_unused()
         undoing(lambda: self._close(time.monotonic() + limit), self._reopen)
 
     def _close(self, deadline: float) -> None:
@@ -111,9 +117,9 @@ class Turn:
         self._changed.wait_for(lambda: ready() or self.closed or not (self._runner or self._closing))
         if ready():
             return False
-        if self.closed:
-            raise self._error()
         self._runner = threading.get_ident()
+        if self.closed:  # asked with the turn: until then a handler may close it
+            raise self._error()
         return True
 
     def _take_last(self, deadline: float) -> bool:
@@ -143,7 +149,7 @@ class Turn:
     def after_fork(self) -> None:
         """Other threads are gone: what they had locked stays locked, and what they were about stays half done."""
         self._changed = threading.Condition()
-        self._inside, self._closing = set(), False
+        self._inside, self._closing = {}, False
         if self._runner not in (0, threading.get_ident()):
             self._runner, self.closed, self._torn = 0, True, True
             self._end = self._free = lambda: None  # which nobody can say the state of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +12,12 @@ from engine_helpers import make, no_end, within
 from model import interrupting
 
 import autodeco_gguf.engine
+from autodeco_gguf.engine import turn as module
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import Closed
+from autodeco_gguf.engine.turn import Turn
+from autodeco_gguf.errors import Busy, Closed
 from autodeco_gguf.model import turns
 
 LINES = (str(Path(autodeco_gguf.engine.__file__).parent), turns.__file__)
@@ -96,3 +100,27 @@ def test_interrupted_at_every_line_of_closing(merged: Path) -> None:
         assert {result.finish_reason for result in results} <= {"cancelled", "error", "length"}, where
         with pytest.raises(Closed):
             engine.prompt("x")
+
+
+def test_nothing_steps_on_what_a_handler_has_freed() -> None:
+    def use(turn: Turn, step: Callable[[], None], n: list[bool]) -> None:
+        with contextlib.suppress(Closed):
+            turn.run_until(lambda: len(n) > 1, step)
+            turn.use(step)
+
+    files, none = (str(module.__file__),), list[bool]()
+    whole = Turn("an engine", lambda: None, lambda: None)
+    for at in list(interrupting.moments(files, lambda: use(whole, lambda: none.append(False), none), 20)):
+        freed, ran = list[bool](), list[bool]()
+        turn = Turn("an engine", lambda: None, functools.partial(freed.append, True))
+
+        def close(turn: Turn = turn) -> None:
+            with contextlib.suppress(Busy):  # in its own turn or use
+                turn.close()
+
+        tracer = interrupting.Tracer(files, at, close)
+        step = functools.partial(lambda ran, freed: ran.append(bool(freed)), ran, freed)
+        within(10, functools.partial(tracer.run, functools.partial(use, turn, step, ran)))
+        assert not any(ran), f"closed at {tracer.places[at - 1]}"
+        within(10, turn.close)
+        assert freed == [True]
