@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
-from broken import rewrite
+from broken import Kind, rewrite
 from conftest import Case
 
 import autodeco_gguf as ad
@@ -142,4 +142,12 @@ def test_what_the_official_format_has_no_words_for(qwen2: Case, tmp_path: Path) 
     made = ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf", activation="gelu").path
     with pytest.raises(BadFile, match="temperature head of 2 layers with gelu; in a checkpoint it would be relu"):
         ad.extract(made, checkpoint=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_scale(qwen2: Case, tmp_path: Path) -> None:
+    made = ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf", adapter=True).path
+    other = rewrite(made, tmp_path / "a.gguf", metadata={"autodeco.temp_head.scale": (1.5, Kind.FLOAT32)})
+    with pytest.raises(BadFile, match=r"a\.gguf: .*temperature scale 1\.5; in a checkpoint it would be 2"):
+        ad.extract(other, checkpoint=tmp_path / "out")
     assert not (tmp_path / "out").exists()

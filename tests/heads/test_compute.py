@@ -18,6 +18,7 @@ import reference
 from conftest import Case
 
 from autodeco_gguf import AutoDecoError, Heads, HeadWeights, devices, read_checkpoint
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.heads.format import FEATURES
 from autodeco_gguf.heads.weights import Mlp
 
@@ -528,3 +529,18 @@ def test_the_child_of_a_fork_is_not_left_waiting(merged: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     if (os.cpu_count() or 1) > 1:
         assert done.stdout.startswith("llama.cpp ran with several threads before this process forked")
+
+
+def test_a_cpu_that_fails_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = make(4, 32)
+    heads, asked = Heads(weights), list[str]()
+
+    class Failing:
+        def evaluate(self, _: Any, __: Any, device: str, *on: bool) -> Any:
+            asked.append(device)
+            raise ModelFailed("computing the AutoDeco heads failed")
+
+    monkeypatch.setattr(heads, "native", Failing())
+    with pytest.raises(ModelFailed, match=r"^computing the AutoDeco heads failed$"):
+        heads.evaluate(*inputs(weights, 1))
+    assert asked == ["CPU"]

@@ -406,3 +406,34 @@ def test_bad_outputs(name: str, qwen2: Case, tmp_path: Path, capfd: pytest.Captu
     assert_refused(outcome, output)
     assert re.search(message, outcome.err)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"head_type": "q4_0"}, "head type 'q4_0', expected one of f32, f16, bf16, q8_0"),
+        ({"activation": "tanh"}, "activation 'tanh', expected one of "),
+    ],
+)
+def test_arguments_that_there_are_not(given: dict[str, Any], said: str, qwen2: Case, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf", **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_extract(merged: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"^nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or"):
+        ad.extract(merged)
+
+
+def test_a_merged_file_without_a_base_cannot_be_repacked(merged: Path, tmp_path: Path) -> None:
+    bare = rewrite(merged, tmp_path / "m.gguf", edit=lambda ts: [t for t in ts if t[0].startswith("autodeco.")])
+    with pytest.raises(BadFile, match=r"m\.gguf: no base model's tensors in it$"):
+        ad.repack(bare)
+
+
+def test_a_vocabulary_that_nobody_knows(qwen2: Case, tmp_path: Path) -> None:
+    base = rewrite(qwen2.base, tmp_path / "b.gguf", metadata={"tokenizer.ggml.tokens": None, "qwen2.vocab_size": None})
+    heads = checkpoint(qwen2.heads, tmp_path / "heads", config={"vocab_size": None})
+    with pytest.raises(BadFile, match=r"b\.gguf: neither it nor the checkpoint says how large the vocabulary is$"):
+        ad.export(base, heads, tmp_path / "m.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -191,6 +192,22 @@ def test_a_wrong_byte_is_found(
         BadFile, match=r"out\.gguf: other bytes at \d+ than in what it was made of; nothing was written"
     ):
         ad.export(qwen2.base, qwen2.heads, tmp_path / "out.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_kind_than_was_written_is_found(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = ModelFile.open
+    monkeypatch.setattr(ModelFile, "open", lambda path: dataclasses.replace(opened(path), kind="plain"))
+    with pytest.raises(BadFile, match=r"m\.gguf: reads back as plain, None; nothing was written$"):
+        ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_of_other_shapes_are_found(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = iter(range(9))
+    monkeypatch.setattr(module, "_shapes", lambda _: next(shapes))
+    with pytest.raises(BadFile, match=r"m\.gguf: its heads read back with other shapes; nothing was written$"):
+        ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf")
     assert list(tmp_path.iterdir()) == []
 
 
