@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from broken import spawn
 from hub_helpers import Hub, environment, run, served
 
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.heads import hub
 from autodeco_gguf.heads.hub import choose, find, is_hub_id
 
@@ -127,3 +128,14 @@ def test_offline_is_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, offline in (("1", True), ("true", True), ("0", False), ("", False)):
         monkeypatch.setenv("HF_HUB_OFFLINE", value)
         assert hub.is_offline() == offline
+
+
+@pytest.mark.parametrize(
+    "wanted", [lambda: find("hf:user/repo"), lambda: hub.snapshot("hf:user/repo", ["*"])], ids=range(2)
+)
+def test_without_what_downloads(wanted: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        AutoDecoError, match=r"^hf:user/repo: a download takes huggingface_hub; pip install huggingface_"
+    ):
+        wanted()
