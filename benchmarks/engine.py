@@ -1,7 +1,8 @@
 """How much faster many sequences at once are, and what a shared prompt costs; ratios taken in one run.
 
 Writes a model with random weights once (0.5 GB), checks that sequences in a batch get the tokens that they get alone,
-then takes turns between batch sizes. Beside every ratio stands that of bare llama_decode, which is what can be reached.
+then takes turns between batch sizes. Beside every ratio stands that of bare llama_decode, which is what can be reached:
+the two take turns step by step.
 
     python benchmarks/engine.py --json benchmarks/engine.json
 """
@@ -47,58 +48,64 @@ def check_equal(model: tuple[Path, Path], threads: int) -> None:
         raise SystemExit(f"not the same tokens: {found}")
 
 
-def engine_rate(engine: Engine, tokens: int, seed: int) -> float:
-    """Tokens per second of as many sequences as there is room for, once all of them have drawn one."""
-    n = engine.n_parallel
-    handles = [engine.submit(Request(PROMPT[:16], seed=seed + i, max_tokens=tokens + 1)) for i in range(n)]
+def rates(engine: Engine, bare: Engine, tokens: int, seed: int) -> tuple[float, float]:
+    """Tokens per second of as many sequences as there is room for, and of llama_decode alone, step by step in turn.
+
+    The latter on a context of its own, without heads, and nothing is drawn. An answer may end by itself, which one in
+    thousands does: what was drawn is counted.
+    """
+    n, context = engine.n_parallel, bare.context
+    handles = [engine.submit(Request(PROMPT[:16], seed=seed + i, max_tokens=200)) for i in range(n)]
     engine.run_until(lambda: all(handle.n_drawn for handle in handles))
-    drawn, begin = sum(handle.n_drawn for handle in handles), time.perf_counter()
-    engine.run_until(lambda: all(handle.finish_reason for handle in handles))
-    return (sum(handle.n_drawn for handle in handles) - drawn) / (time.perf_counter() - begin)
-
-
-def bare_rate(engine: Engine, tokens: int) -> float:
-    """The same number of tokens by llama_decode alone, heads detached and nothing drawn."""
-    n, context = engine.n_parallel, engine.context
-    engine.forget()
     for sequence in range(n):
         context.fill(PROMPT[:16], range(16), [sequence] * 16)
     context.decode(PROMPT[:n], [16] * n, range(n), hidden=False)
-    begin = time.perf_counter()
-    for position in range(17, 17 + tokens):
-        context.decode(PROMPT[:n], [position] * n, range(n), hidden=False)
-    rate = n * tokens / (time.perf_counter() - begin)
+    before = [handle.n_drawn for handle in handles]
+
+    def step(i: int) -> None:
+        most = [n_drawn + i for n_drawn in before]
+        engine.run_until(lambda: all(h.finish_reason or h.n_drawn >= m for h, m in zip(handles, most, strict=True)))
+
+    def decode(i: int) -> None:
+        context.decode(PROMPT[:n], [16 + i] * n, range(n), hidden=False)
+
+    seconds = {step: 0.0, decode: 0.0}
+    for i in range(1, tokens + 1):
+        for work in [*seconds][:: 1 if i % 2 else -1]:
+            start = time.perf_counter()
+            work(i)
+            seconds[work] += time.perf_counter() - start
+    drawn = sum(handle.n_drawn for handle in handles) - sum(before)
+    for handle in handles:
+        handle.cancel()
     engine.forget()
-    return rate
+    bare.forget()
+    return drawn / seconds[step], n * tokens / seconds[decode]
 
 
 def throughput(model: tuple[Path, Path], rounds: int, tokens: int, threads: int) -> dict[str, Any]:
     """Ratios to one sequence: medians and quartiles over rounds, in each of which every size has its turn."""
-    engines = {n: make(model, n, threads) for n in SIZES}
-    rates: dict[str, dict[int, list[float]]] = {
-        "engine": {n: [] for n in SIZES},
-        "llama_decode": {n: [] for n in SIZES},
-    }
+    pairs = {n: (make(model, n, threads), make(model, n, threads)) for n in SIZES}
+    found = {name: {n: list[float]() for n in SIZES} for name in ("engine", "llama_decode")}
     for i in range(rounds + 1):  # the first warms up
-        for n, engine in engines.items():
-            found = engine_rate(engine, tokens, 1000 * i), bare_rate(engine, tokens)
-            if i:
-                rates["engine"][n].append(found[0])
-                rates["llama_decode"][n].append(found[1])
-    for engine in engines.values():
-        engine.close()
-    return {name: {str(n): _ratio(of_size[n], of_size[1]) for n in SIZES} for name, of_size in rates.items()} | {
-        "engine_to_llama_decode": {str(n): _ratio(rates["engine"][n], rates["llama_decode"][n]) for n in SIZES}
+        for n, pair in pairs.items():
+            for name, rate in zip(found, rates(*pair, tokens, 1000 * i), strict=True):
+                found[name][n] += [rate] if i else []
+    for pair in pairs.values():
+        for engine in pair:
+            engine.close()
+    return {name: {str(n): _ratio(of_size[n], of_size[1]) for n in SIZES} for name, of_size in found.items()} | {
+        "engine_to_llama_decode": {str(n): _ratio(found["engine"][n], found["llama_decode"][n]) for n in SIZES}
     }
 
 
-def _ratio(rates: list[float], to: list[float]) -> dict[str, Any]:
-    ratios = [a / b for a, b in zip(rates, to, strict=True)]
+def _ratio(of: list[float], to: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(of, to, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     return {
         "ratio": statistics.median(ratios),
         "quartiles": [quartiles[0], quartiles[2]],
-        "tok_s": statistics.median(rates),
+        "tok_s": statistics.median(of),
     }
 
 
