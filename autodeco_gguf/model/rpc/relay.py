@@ -31,16 +31,35 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USE
 
 
 _here = threading.local()
+_starting: list[None] = []  # threads of relays that have not come to their first line
 _put_off: collections.deque[Callable[[], object]] = collections.deque()
 
 
+def _start(name: str, target: Callable[..., None], *args: object) -> None:
+    """Start a thread of a relay. Garbage may be collected in it before its first line, so all is put off till then."""
+
+    def run() -> None:
+        _here.is_relay = True
+        _starting.pop()
+        target(*args)
+
+    _starting.append(None)
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:  # there are too many
+        _starting.pop()
+        raise
+
+
 def off_relays(function: Callable[[], object]) -> None:
-    """Call it after what was put off; in a thread of a relay put it off until another thread comes by here.
+    """Call it after what was put off; put it off itself in a thread of a relay, or while one starts.
+
+    It is called when another thread comes by here.
 
     Python collects garbage in whatever thread it happens to be, and what lets go of something on a worker there would
     wait for the very relay that is to answer.
     """
-    if getattr(_here, "is_relay", False):
+    if _starting or getattr(_here, "is_relay", False):
         _put_off.append(function)
         return
     while _put_off:
@@ -71,7 +90,7 @@ class Relay:
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, name=f"relay to {worker}", daemon=True).start()
+        _start(f"relay to {worker}", self._accept)
 
     @property
     def in_use(self) -> bool:
@@ -79,7 +98,6 @@ class Relay:
         return self._users > 0
 
     def _accept(self) -> None:
-        _here.is_relay = True
         while True:
             try:
                 client, _ = self._listener.accept()
@@ -88,10 +106,9 @@ class Relay:
                 continue
             with self._lock:
                 self._users += 1
-            threading.Thread(target=self._serve, args=(client,), name=f"relay to {self.worker}", daemon=True).start()
+            _start(f"relay to {self.worker}", self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
-        _here.is_relay = True
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         upstream = self._connect()
         incoming = _Incoming(client)

@@ -125,6 +125,23 @@ def test_one_that_is_gone_or_another_when_llama_cpp_connects() -> None:
             assert passing.lost == "it has another version now: 8.0.0"
 
 
+def test_garbage_that_is_collected_before_a_threads_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed, begin = list[int](), threading.Thread._set_ident  # type: ignore[attr-defined]
+
+    def collecting(thread: threading.Thread) -> None:
+        begin(thread)
+        if thread.name.startswith("relay to"):
+            relay.off_relays(lambda: freed.append(threading.get_ident()))
+
+    monkeypatch.setattr(threading.Thread, "_set_ident", collecting)
+    with nobody() as address:
+        with client_of(Relay(parse_address(address, key="rpc"), DEVICES, 1.0)) as client:
+            assert protocol.devices(client) == DEVICES
+        assert freed == []
+        relay.off_relays(lambda: None)
+    assert freed == [threading.get_ident()] * 2
+
+
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason_of(TimeoutError("timed out"), 2.5) == "it did not answer within 2.5 s"
     assert reason_of(ConnectionResetError(104, "Connection reset by peer"), 1) == "connection reset by peer"
