@@ -14,12 +14,11 @@ import json
 import os
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from overhead import machine, prepare
+from overhead import in_turn, machine, prepare
 from synthetic import SMALL
 
 from autodeco_gguf.engine.engine import Engine
@@ -69,18 +68,14 @@ def rates(engine: Engine, bare: Engine, tokens: int, seed: int) -> tuple[float, 
     def decode(i: int) -> None:
         context.decode(PROMPT[:n], [16 + i] * n, range(n), hidden=False)
 
-    seconds = {step: 0.0, decode: 0.0}
-    for i in range(1, tokens + 1):
-        for work in [*seconds][:: 1 if i % 2 else -1]:
-            start = time.perf_counter()
-            work(i)
-            seconds[work] += time.perf_counter() - start
+    steps = range(1, tokens + 1)
+    seconds = in_turn({"engine": map(step, steps), "llama_decode": map(decode, steps)}, tokens)
     drawn = sum(handle.n_drawn for handle in handles) - sum(before)
     for handle in handles:
         handle.cancel()
     engine.forget()
     bare.forget()
-    return drawn / seconds[step], n * tokens / seconds[decode]
+    return drawn / sum(seconds["engine"]), n * tokens / sum(seconds["llama_decode"])
 
 
 def throughput(model: tuple[Path, Path], rounds: int, tokens: int, threads: int) -> dict[str, Any]:

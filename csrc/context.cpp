@@ -51,8 +51,11 @@ static bool has_ropes_of_images(const llama_context * ctx) {
 
 bool context_goes_on(llama_context * ctx, llama_pos n) {
     llama_memory_t memory = llama_get_memory(ctx);
-    if (!memory || !llama_memory_seq_rm(memory, 0, n, -1)) {
-        return memory == nullptr;
+    if (!memory) {
+        return true; // a model that holds nothing between decodes
+    }
+    if (!llama_memory_seq_rm(memory, 0, n, -1)) {
+        return false;
     }
     if (llama_memory_seq_pos_max(memory, 0) < n - 1 && !has_ropes_of_images(ctx)) {
         return false; // an interrupt came while some were taken out
@@ -65,9 +68,9 @@ bool context_decode_next(llama_context * ctx, llama_token token, llama_pos n) {
     if (!context_goes_on(ctx, n)) {
         return false;
     }
-    int32_t        n_seq_id = 1;
-    llama_seq_id   sequence = 0, * seq_id = &sequence;
-    int8_t         output   = true;
+    int32_t      n_seq_id = 1; // not by context_decode: for every token its lists would be allocated, with a cold cache
+    llama_seq_id sequence = 0, * seq_id = &sequence;
+    int8_t       output   = true;
     const int status = guarded([&] { return llama_decode(ctx, { 1, &token, nullptr, &n, &n_seq_id, &seq_id, &output }); });
     if (status != 0) {
         throw refusal(MODEL_FAILED, "llama_decode returned " + std::to_string(status));

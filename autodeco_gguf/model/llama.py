@@ -234,7 +234,7 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token.
             ModelFailed: the context is full.
         """
-        one = tokens[0] if self._direct and len(tokens) == 1 else None
+        one = tokens[0] if self._direct and len(tokens) == 1 else None  # a drawn one needs no more than a look
         if type(one) is int and 0 <= one < self._n_vocab:
             self._turns.run(self._eval_next, one)
         elif checked := self._checked(tokens):

@@ -96,7 +96,6 @@ class Turns:
         self._gate = threading.RLock()  # whoever has it has the turn; never twice
         self._owned = owned_by_me(self._gate)
         self._changed = threading.Condition()  # guards what follows
-        self._calm = False  # nobody waits or closes: who gives the gate back need not tell
         self._calling_back = False
         self._stream: _Stream | None = None
         self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
@@ -140,12 +139,17 @@ class Turns:
 
     def _go_on(self, stream: _Stream) -> bool:
         """Whether the stream has its turn, which takes nothing but the gate while all is calm."""
-        if not (self._calm and self._stream is stream and self._gate.acquire(blocking=False)):
+        if self._stream is not stream or not self._gate.acquire(blocking=False):
             return False
-        if self._calm and self._stream is stream and self._free is None:  # still: who wants it says so before the gate
+        if self._stream is stream and self._is_calm():  # still: others say that they are there before they try the gate
+            check_fork(self.n_threads)
             return True
         self._gate.release()
         return False
+
+    def _is_calm(self) -> bool:
+        """Whether nobody waits or closes, so that who gives the gate back need not tell."""
+        return not self._queue and self._free is None and not self._stopped
 
     def _end(self, stream: _Stream | None, ticket: object) -> None:
         if self._owned():
@@ -153,7 +157,7 @@ class Turns:
                 stream.note_read()
             self._calling_back = False
             self._gate.release()
-            if self._calm and self._free is None:
+            if self._is_calm():
                 return
         locked(self._changed, lambda: self._tell(ticket))
 
@@ -161,7 +165,6 @@ class Turns:
 
     def _take(self, stream: _Stream | None, changes: bool, ticket: object) -> None:
         self._queue.append(ticket)
-        self._calm = False
         while not self._may_go(stream, ticket):
             self._changed.wait(1.0)
         self.check()  # a handler has closed it before it had the gate; later it waits for the end of the turn
@@ -171,7 +174,6 @@ class Turns:
             self._stream, stream.begun = stream, True
         elif changes:
             self._stream = None
-        self._calm = not self._queue
 
     def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
         """Whether it is its turn, and the gate is taken."""
@@ -205,7 +207,7 @@ class Turns:
     def _free_all(self) -> None:
         free = self._free
         if self._gate.acquire(blocking=False) and free is not None:
-            self.closed, self._calm = True, False  # before anything is freed, which may be interrupted
+            self.closed, self._stream = True, None  # before anything is freed, which may be interrupted
             free()
             self._free = None
 
@@ -292,7 +294,6 @@ class Turns:
         if (self.closed and self._free is None) or self._stopped:  # at the end what it consists of frees itself
             return
         first, self._free = self._free is None, self._free or free
-        self._calm = False
         self._tell()
         while first and self._free is not None and not self._owned() and self._others_use():
             self._changed.wait(1.0)
@@ -310,7 +311,7 @@ class Turns:
         locked(self._changed, self._stop)
 
     def _stop(self) -> None:
-        self._stopped, self._calm = True, False
+        self._stopped = True
         self._changed.wait_for(lambda: self._gate.acquire(blocking=False), EXIT_SECONDS)
 
     def after_fork(self) -> None:
@@ -320,7 +321,7 @@ class Turns:
             self._owned = owned_by_me(self._gate)
         else:
             self._gate.release()
-        self._changed, self._calm, self._queue, self._holders = threading.Condition(), False, [], {}
+        self._changed, self._queue, self._holders = threading.Condition(), [], {}
 
 
 class _Watched(Protocol):

@@ -458,6 +458,16 @@ def test_a_fork_in_the_midst_of_another_threads_turn() -> None:
         turns.check()
 
 
+def test_a_stream_that_goes_on_in_the_child_of_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns("a model")
+    turns.n_threads = 2
+    stream = turns.stream(i for i in range(3))
+    assert next(stream) == 0
+    monkeypatch.setattr(module, "_threads_lost", True)
+    with pytest.raises(ad.ModelFailed, match="would hang here with 2; start processes with"):
+        next(stream)
+
+
 # ---- interrupts, of which test_interrupts.py has more ----
 
 
