@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arrays.h"
+#include "nucleus.h"
 #include "weights.h"
 
 #include <cstddef>
@@ -12,14 +13,8 @@
 
 // Scratch space of draw_token, kept between calls: nothing is allocated per token once it has grown.
 struct draw_scratch {
-    struct stretch {
-        double   mass;    // of what the cut keeps
-        uint32_t n_equal; // of it, tokens right at the cut
-    };
-    std::vector<float>   weight;    // a row of weights.h
-    std::vector<float>   bracket;   // the weights among which the cut lies: the first
-    size_t               n_bracket = 0;
-    std::vector<stretch> stretches;
+    std::vector<float> weight; // a row of weights.h
+    nucleus_scratch    of_nucleus;
 };
 
 struct draw_result {

@@ -116,7 +116,7 @@ static bool draw_largest(const shortlist & row, const std::vector<float> & value
     return true;
 }
 
-// As draw.cpp's draw_kept, whose sums these are to the bit: what is not in the list adds 0 to them.
+// As draw.cpp's draw_kept, whose sums these are, of doubles: what is not in the list adds 0 to them.
 static draw_result draw_listed(std::pair<float, int32_t> * kept, size_t n_kept, double u) {
     const float threshold = kept[n_kept - 1].first;
     std::sort(kept, kept + n_kept, [](const auto & a, const auto & b) { return a.second < b.second; });
@@ -129,16 +129,15 @@ static draw_result draw_listed(std::pair<float, int32_t> * kept, size_t n_kept, 
     double  mass        = 0.0;
     for (size_t i = 0; i < n_kept;) {
         const size_t begin = i;
-        float  part[WIDTH] = {};
-        double n_equal     = 0.0;
+        double here = 0.0, n_equal = 0.0;
         for (; i < n_kept && kept[i].second / STRETCH == kept[begin].second / STRETCH; ++i) {
             if (kept[i].first > threshold) {
-                part[(size_t) kept[i].second % WIDTH] += kept[i].first;
+                here += kept[i].first;
             } else {
                 n_equal += 1.0;
             }
         }
-        const double here = sum(part) + n_equal * threshold;
+        here += n_equal * threshold;
         stretches[n_stretches++] = { here, begin };
         mass += here;
     }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 #ifdef __AVX2__
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -24,6 +25,7 @@ static constexpr size_t WIDTH = 4;
 typedef float    f32x __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t  i32x __attribute__((vector_size(4 * WIDTH)));
 typedef uint32_t u32x __attribute__((vector_size(4 * WIDTH)));
+typedef double   f64x __attribute__((vector_size(4 * WIDTH)));
 
 static constexpr size_t BLOCK = 4096; // float sums are folded into a double this often
 static constexpr float  INF   = std::numeric_limits<float>::infinity();
@@ -101,13 +103,71 @@ static inline float float_from(uint32_t bits) {
 }
 
 static inline bool any(i32x mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i) mask, (__m512i) mask) != 0;
+#elif defined(__AVX__)
+    return _mm256_movemask_ps((__m256) mask) != 0;
+#else
     uint64_t words[WIDTH / 2];
     memcpy(words, &mask, sizeof(mask));
-    uint64_t result = 0;
-    for (const uint64_t word : words) {
-        result |= word;
+    return (words[0] | words[1]) != 0;
+#endif
+}
+
+template <typename T, size_t N>
+struct vector_of {
+    typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+
+// elements of a vector as a shorter one; through memory, all that is added up in it would be kept there
+template <typename T, size_t N, size_t... I>
+static inline typename vector_of<T, sizeof...(I)>::type part_of(typename vector_of<T, N>::type v, size_t first,
+                                                                std::index_sequence<I...>) {
+    const typename vector_of<T, sizeof...(I)>::type part = { v[first + I]... };
+    return part;
+}
+
+// all of a vector by halves, whose dependent steps are fewer than one after the other
+template <typename T, size_t N = WIDTH, typename F>
+static inline T fold(typename vector_of<T, N>::type v, F && f) {
+    if constexpr (N == 2) {
+        return f(v[0], v[1]);
+    } else {
+        const auto half = std::make_index_sequence<N / 2>();
+        return fold<T, N / 2>(f(part_of<T, N>(v, 0, half), part_of<T, N>(v, N / 2, half)), f);
     }
-    return result != 0;
+}
+
+static inline float sum(f32x v) {
+    return fold<float>(v, [](auto a, auto b) { return a + b; });
+}
+
+static inline int32_t sum(i32x v) {
+    return fold<int32_t>(v, [](auto a, auto b) { return a + b; });
+}
+
+// The sum of floats as doubles, the same in any order unless they are of very different sizes.
+struct double_sum {
+    f64x low = {}, high = {};
+
+    void add(f32x v) {
+#if defined(__AVX512F__) // GCC 12 takes four conversions for two
+        low  += (f64x) _mm512_cvtps_pd(_mm512_castps512_ps256((__m512) v));
+        high += (f64x) _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d) v, 1)));
+#else
+        const auto half = std::make_index_sequence<WIDTH / 2>();
+        low  += __builtin_convertvector((part_of<float, WIDTH>(v, 0, half)), f64x);
+        high += __builtin_convertvector((part_of<float, WIDTH>(v, WIDTH / 2, half)), f64x);
+#endif
+    }
+
+    double total() const {
+        return fold<double, WIDTH / 2>(low + high, [](auto a, auto b) { return a + b; });
+    }
+};
+
+static inline float largest_of(f32x v) {
+    return fold<float>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // Puts those of v whose mask is set, of four bytes each, behind one another at to, which has room for all, and returns how many
@@ -136,8 +196,8 @@ static inline size_t append(i32x mask, f32x v, void * to) {
 #endif
 }
 
-// exp(x) for x <= 0 to 2 ulp, 0 below -87, NaN for NaN. Cody-Waite reduction and the Taylor polynomial of degree 7 on
-// |r| <= ln(2) / 2.
+// exp(x) for x <= 0 to 2 ulp, 0 below -87, NaN for NaN. Cody-Waite reduction to |r| <= ln(2) / 2, and there 1 + r + r^2 p(r) with
+// the polynomial of degree 4 whose largest relative error is the least.
 static inline f32x exp_neg(f32x x) {
     const float round = 12582912.0f; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     const f32x low     = f32x {} - 87.0f;
@@ -146,32 +206,30 @@ static inline f32x exp_neg(f32x x) {
     const f32x shifted = clamped * 1.44269504f + round;
     const f32x n       = shifted - round;
     const f32x r       = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
-    f32x p = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
+    f32x p = r * 0.00138145988f + 0.00836871658f;
+    p = p * r + 0.041668389f;
+    p = p * r + 0.166665211f;
+    p = p * r + 0.49999994f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     const u32x exponent = ((u32x) shifted - float_bits(round) + 127u) << 23;
     return zero_unless(~out, p * (f32x) exponent);
 }
 
-// ln(x) for positive, normal x, to 2 ulp. The mantissa in [sqrt(1/2), sqrt(2)) is 1 + f; with s = f / (2 + f),
-// ln(1 + f) = 2 (s + s^3/3 + s^5/5 + ...).
+// ln(x) for positive, normal x, to 2 ulp. The mantissa in [sqrt(1/2), sqrt(2)) is 1 + f, and ln(1 + f) = f - f^2 / 2 + f^3 p(f)
+// with the polynomial of degree 6 whose largest relative error is the least; a division would take longer.
 static inline f32x log_pos(f32x x) {
     const i32x bits     = (i32x) x - (int32_t) 0x3f3504f3; // sqrt(1/2)
     const i32x exponent = bits >> 23;
-    const f32x mantissa = (f32x) ((i32x) x - (exponent << 23));
-    const f32x f  = mantissa - 1.0f;
-    const f32x s  = f / (f + 2.0f);
-    const f32x s2 = s * s;
-    f32x p = s2 * (1.0f / 9.0f) + 1.0f / 7.0f;
-    p = p * s2 + 1.0f / 5.0f;
-    p = p * s2 + 1.0f / 3.0f;
-    p = p * s2 * s * 2.0f + s * 2.0f;
+    const f32x f = (f32x) ((i32x) x - (exponent << 23)) - 1.0f;
+    f32x p = f * 0.0870035961f - 0.142674759f;
+    p = p * f + 0.149147868f;
+    p = p * f - 0.165775865f;
+    p = p * f + 0.199630618f;
+    p = p * f - 0.250013381f;
+    p = p * f + 0.333339095f;
     const f32x e = __builtin_convertvector(exponent, f32x);
-    return e * 0.693145752f + (p + e * 1.42860677e-6f);
+    return e * 0.693145752f + (f * f * (p * f - 0.5f) + (e * 1.42860677e-6f + f));
 }
 
 // y[0..k), the k largest so far in descending order, becomes the k largest of these and of x; NaN is none.
@@ -208,15 +266,6 @@ static inline void offer_all(const float * x, size_t n, float * y, size_t k) {
 static inline void largest(const float * x, size_t n, float * y, size_t k) {
     std::fill_n(y, k, -INF);
     offer_all(x, n, y, k);
-}
-
-template <typename V>
-static inline double sum(const V & v) {
-    double result = 0.0;
-    for (size_t j = 0; j < WIDTH; ++j) {
-        result += v[j];
-    }
-    return result;
 }
 
 // calls f with all of x, WIDTH values at a time, and flush after every BLOCK of them

@@ -6,41 +6,33 @@
 
 static constexpr float LOG_EPSILON = 1e-8f; // added within the logarithm, by the official code
 
-// all of a vector by pairs, whose dependent steps are fewer than one after the other
-template <typename F>
-static float fold(f32x v, F && f) {
-    float x[WIDTH];
-    memcpy(x, &v, sizeof(v));
-    for (size_t n = WIDTH / 2; n > 0; n /= 2) {
-        for (size_t j = 0; j < n; ++j) {
-            x[j] = f(x[j], x[j + n]);
-        }
-    }
-    return x[0];
-}
-
 void weigh(const float * logits, size_t n_vocab, float max, float temperature, float * row, size_t begin, size_t end) {
     const weight_row w = weight_row_of(row, n_vocab);
     const float up    = temperature < 0x1p-100f ? 0x1p100f : 1.0f; // else 1 / T might be infinite
     const float scale = 1.0f / (temperature * up);
     for (size_t k = begin; k < end; ++k) {
         f32x mass = {}, squares = {}, largest = {};
-        const size_t stop = std::min(n_vocab, (k + 1) * STRETCH);
-        for (size_t i = k * STRETCH; i < (k + 1) * STRETCH; i += WIDTH) {
-            f32x e = {};
-            if (i < stop) {
-                const f32x x = i + WIDTH <= stop ? load(logits + i) : load_tail(logits + i, stop - i, -INF);
-                e = exp_neg((x - max) * up * scale);
-            }
+        const auto put = [&](size_t i, f32x x) {
+            const f32x e = exp_neg((x - max) * up * scale);
             memcpy(row + i, &e, sizeof(e));
             mass    += e;
             squares += e * e;
             largest  = e > largest ? e : largest;
+        };
+        size_t i = k * STRETCH;
+        const size_t stop = std::min(n_vocab, i + STRETCH);
+        for (; i + WIDTH <= stop; i += WIDTH) {
+            put(i, load(logits + i));
         }
+        if (i < stop) {
+            put(i, load_tail(logits + i, stop - i, -INF));
+            i += WIDTH;
+        }
+        std::fill(row + i, row + std::max(i, (k + 1) * STRETCH), 0.0f);
         const size_t of = (size_t) (w.mass - row) + k, n = w.n / STRETCH;
-        row[of]         = fold(mass,    [](float a, float b) { return a + b; });
-        row[of + n]     = fold(squares, [](float a, float b) { return a + b; });
-        row[of + 2 * n] = fold(largest, [](float a, float b) { return a > b ? a : b; });
+        row[of]         = sum(mass);
+        row[of + n]     = sum(squares);
+        row[of + 2 * n] = largest_of(largest);
     }
 }
 
