@@ -246,7 +246,7 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
             if (rows[i].s && may_do_with_list(*rows[i].s)) {
                 draw_one(rows[i], i, of, p, nullptr, ctx);
             }
-        });
+        }, run_in_decoding_threads);
     }
     std::vector<const float *> logits(n_rows);
     size_t work_size = 0;
@@ -261,5 +261,5 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
         if (logits[i]) {
             draw_one(rows[i], i, of, p, logits[i], ctx);
         }
-    });
+    }, run_in_decoding_threads);
 }
