@@ -1,4 +1,4 @@
-// Reading and writing GGUF headers through ggml, which stands hostile files. No tensor data passes here.
+// Reading GGUF headers through ggml, which stands hostile files, and writing them. No tensor data passes here.
 
 #pragma once
 
@@ -31,9 +31,8 @@ using gguf_value       = std::variant<uint64_t, double, std::string, std::vector
 using gguf_entry       = std::tuple<std::string, std::string, gguf_value>;           // key, u32|u64|f32|str|[str], value
 using gguf_tensor_spec = std::tuple<std::string, std::string, std::vector<int64_t>>; // name, type, shape row-major
 
-// A complete header (padding included): base's metadata without the keys that start with one of drop, then set,
-// then the table of tensors. Throws for a name that is taken or too long, or a shape
-// that the type cannot have.
+// A complete header (padding included): base's metadata without the keys that start with one of drop, then set, none of which
+// may be left, then the table of tensors. Throws for a name that is taken or too long, or a shape that the type cannot have.
 std::string gguf_header_build(const gguf_header & base, const std::vector<std::string> & drop,
                               const std::vector<gguf_entry> & set, const std::vector<gguf_tensor_spec> & tensors);
 

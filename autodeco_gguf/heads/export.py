@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import (
-    Output,
-    Progress,
-    check_output,
-    check_unchanged,
-    identity,
-    new_directory,
-    read_range,
-    write_together,
-)
+from autodeco_gguf.files.atomic import Progress, check_output, check_unchanged, identity, new_directory
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
@@ -38,58 +27,14 @@ from autodeco_gguf.heads.format import (
     VERSION,
     head_key,
 )
-from autodeco_gguf.heads.model_file import Kind, ModelFile
+from autodeco_gguf.heads.model_file import ModelFile
+from autodeco_gguf.heads.model_writer import ExportResult, Part, Range, WrittenFile, write_models
 from autodeco_gguf.heads.weights import HeadWeights
 
 _BLOCK = {"q8_0": 32}
 """Values that a head type packs together; rows of another length are written as f16."""
 
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What was written: the file, its size in bytes, and the heads in it."""
-
-    path: Path
-    nbytes: int
-    heads: tuple[str, ...]
-
-
 _Tensors = list[tuple[TensorSpec, bytes]]
-
-
-class _Range(NamedTuple):
-    """Bytes to copy from a file."""
-
-    path: Path
-    offset: int
-    nbytes: int
-
-
-class _Part(NamedTuple):
-    """Bytes of a file to write, in memory or elsewhere; the name of the tensor that begins with them, if one does."""
-
-    content: bytes | _Range
-    tensor: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.content.nbytes if isinstance(self.content, _Range) else len(self.content)
-
-    def blocks(self) -> Iterable[bytes | memoryview]:
-        """The bytes, in pieces that are valid until the next."""
-        return read_range(*self.content) if isinstance(self.content, _Range) else [self.content]
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file to write: parts, each padded to the alignment, what they are read from, what they are to be read as."""
-
-    path: Path
-    parts: Sequence[_Part]
-    alignment: int
-    sources: Sequence[GgufFile]
-    kind: Kind
-    weights: HeadWeights | None = None
 
 
 def export(
@@ -135,7 +80,7 @@ def export(
     weights = _fit(checkpoint, model, heads)
     tensors = _encode(weights, head_type, heads)
     file = _adapter(path, model.file, tensors, weights) if adapter else _merged(path, model, tensors, weights)
-    (result,) = _write([file], progress, new=not force)
+    (result,) = write_models([file], progress, new=not force)
     return result
 
 
@@ -172,13 +117,13 @@ def extract(
     others = [] if checkpoint is None else extracted_checkpoint(Path(checkpoint), model, weights, force=force)
     files = []
     if base is not None:
-        source = _Range(model.path, model.base().start, model.base_nbytes)
-        files.append(_File(Path(base), [_Part(source)], 1, [model.outer], "plain"))
+        source = Range(model.path, model.base().start, model.base_nbytes)
+        files.append(WrittenFile(Path(base), [Part(source)], 1, [model.outer], "plain"))
     if adapter is not None:
         tensors = zip(_head_specs(model, weights), map(model.outer.read, model.head_tensors), strict=True)
         files.append(_adapter(Path(adapter), model, list(tensors), weights, [model.outer]))
     with new_directory(checkpoint):
-        results = _write(files, progress, others, new=not force)
+        results = write_models(files, progress, others, new=not force)
     if checkpoint is not None:
         results.append(ExportResult(Path(checkpoint), sum(o.path.stat().st_size for o in others), tuple(weights.mlps)))
     return results
@@ -204,8 +149,8 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     view = outer.header.build([PREFIX], [], specs)
     header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *specs, *_head_specs(model, weights)])
     copied = [_copy(outer, t) for t in (*model.base_tensors, *model.head_tensors)]
-    parts = [_Part(header), _Part(view, BASE_VIEW), *copied]
-    (result,) = _write([_File(model.path, parts, outer.alignment, [outer], "merged", weights)], progress)
+    parts = [Part(header), Part(view, BASE_VIEW), *copied]
+    (result,) = write_models([WrittenFile(model.path, parts, outer.alignment, [outer], "merged", weights)], progress)
     return result
 
 
@@ -220,23 +165,23 @@ def _open_merged(path: Path, given: str | Path, need: str, *, adapters: bool = F
 # ---- files ----
 
 
-def _merged(path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights) -> _File:
+def _merged(path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights) -> WrittenFile:
     first, alone = base.parts[0], len(base.parts) == 1
     specs = [t.spec for part in base.parts for t in part.tensors]
     entries = _metadata(weights)
     if alone:  # the source stands in it whole, byte for byte, beginning with the view
         nbytes, end = _source_end(base) - first.start, first.end - first.start
         view = first.read_range(first.start, first.data - first.start)
-        copied = [_Part(_Range(first.path, first.start, nbytes), BASE_VIEW)]
+        copied = [Part(Range(first.path, first.start, nbytes), BASE_VIEW)]
         if nbytes < first.pad(end):
             entries.append((BASE_SIZE, "u64", nbytes))
     else:
         view = first.header.build(["split."], [], specs)
-        copied = [_Part(view, BASE_VIEW), *(_copy(part, t) for part in base.parts for t in part.tensors)]
+        copied = [Part(view, BASE_VIEW), *(_copy(part, t) for part in base.parts for t in part.tensors)]
     drop = [PREFIX] if alone else ["split.", PREFIX]
     header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
-    parts = [_Part(header), *copied, *_head_parts(tensors)]
-    return _File(path, parts, first.alignment, base.parts, "merged", weights)
+    parts = [Part(header), *copied, *_head_parts(tensors)]
+    return WrittenFile(path, parts, first.alignment, base.parts, "merged", weights)
 
 
 def _source_end(base: BaseModel) -> int:
@@ -252,7 +197,7 @@ def _source_end(base: BaseModel) -> int:
 
 def _adapter(
     path: Path, base: ModelFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
-) -> _File:
+) -> WrittenFile:
     template, known = base.outer, base.known
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
@@ -266,79 +211,15 @@ def _adapter(
             (BASE_SHA256, "str", known.sha256),
         ]
     header = template.header.build([""], [*general, *_metadata(weights)], [spec for spec, _ in tensors])
-    return _File(path, [_Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
+    return WrittenFile(path, [Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
 
 
-def _head_parts(tensors: _Tensors) -> list[_Part]:
-    return [_Part(data, name) for (name, _, _), data in tensors]
+def _head_parts(tensors: _Tensors) -> list[Part]:
+    return [Part(data, name) for (name, _, _), data in tensors]
 
 
-def _copy(file: GgufFile, tensor: TensorInfo) -> _Part:
-    return _Part(_Range(file.path, tensor.offset, tensor.nbytes), tensor.name)
-
-
-# ---- writing ----
-
-
-def _write(
-    files: Sequence[_File], progress: Progress | None, others: Iterable[Output] = (), *, new: bool = False
-) -> list[ExportResult]:
-    """Write files, all or none, and read back what came of them."""
-    total = sum(part.nbytes for file in files for part in file.parts)
-    done = 0
-
-    def step(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress is not None:
-            progress(done // 2, total)  # written, then compared
-
-    outputs = [Output(f.path, partial(_write_parts, f, step), partial(_verify, f, step)) for f in files]
-    write_together([*outputs, *others], new=new)
-    return [ExportResult(f.path, f.path.stat().st_size, tuple(f.weights.mlps) if f.weights else ()) for f in files]
-
-
-def _write_parts(file: _File, step: Callable[[int], None], out: BinaryIO) -> None:
-    for part in file.parts:
-        for block in part.blocks():
-            out.write(block)
-            step(len(block))
-        out.write(b"\0" * (-part.nbytes % file.alignment))
-
-
-def _verify(file: _File, step: Callable[[int], None], path: Path) -> None:
-    """Read back what was written with the reader that will have to live with it, and compare every byte.
-
-    The bytes of a copy are read from their source once more: a source that was overwritten meanwhile is noticed even
-    where its time and size do not show it.
-    """
-    try:
-        model = ModelFile.open(path)
-        if model.kind != file.kind or model.stale is not None:
-            raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
-        if file.weights is not None and _shapes(model.read_heads()) != _shapes(file.weights):
-            raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
-        _compare(file, step, model.outer)
-    finally:  # of an error too, where it is the cause
-        for source in file.sources:
-            source.check_unchanged()
-
-
-def _compare(file: _File, step: Callable[[int], None], written: GgufFile) -> None:
-    """Raise BadFile unless a file holds what it is to hold, every tensor where its header says."""
-    places, place = {t.name: t.offset for t in written.tensors}, 0
-    with written.path.open("rb", buffering=0) as f:
-        for part in file.parts:
-            place = place if part.tensor is None else places[part.tensor]
-            f.seek(place)
-            for block in part.blocks():
-                if f.readinto(found := bytearray(len(block))) != len(block) or not found.startswith(block):
-                    reason = f"other bytes at {place} than in what it was made of; nothing was written, try again"
-                    raise BadFile.of(written.path, reason, key=part.tensor)
-                step(len(block))
-            place += part.nbytes + -part.nbytes % file.alignment
-    if place != written.file_size:
-        raise BadFile.of(written.path, f"{written.file_size} bytes, expected {place}; nothing was written")
+def _copy(file: GgufFile, tensor: TensorInfo) -> Part:
+    return Part(Range(file.path, tensor.offset, tensor.nbytes), tensor.name)
 
 
 # ---- contents ----
@@ -381,14 +262,9 @@ def _encode(weights: HeadWeights, head_type: str, source: str | Path) -> _Tensor
     return tensors
 
 
-def _shapes(weights: HeadWeights) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in weights.tensors.items()}
-
-
 def _head_specs(model: ModelFile, weights: HeadWeights) -> list[TensorSpec]:
     """The head tensors of a file as they should be declared: another tool may have dropped dimensions of size 1."""
-    shapes = _shapes(weights)
-    return [(t.name, t.type, shapes[t.name]) for t in model.head_tensors]
+    return [(t.name, t.type, weights.shapes[t.name]) for t in model.head_tensors]
 
 
 def _view_spec(view: bytes) -> TensorSpec:

@@ -93,6 +93,11 @@ class HeadWeights:
             for part, array in zip(("weight", "bias"), layer, strict=True)
         }
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Those of the arrays, row-major."""
+        return {name: array.shape for name, array in self.tensors.items()}
+
     def fingerprint(self) -> str:
         """A hash of the heads: the same for the same predictions."""
         digest = hashlib.sha256(repr((self.features, self.temperature_scale)).encode())

@@ -371,7 +371,7 @@ def test_what_another_writer_does_to_a_file_is_seen(tmp_path: Path) -> None:
 
 # ---- interrupted, killed, out of space ----
 
-MOMENTS = ["os:open", "autodeco_gguf.heads.export:read_range", "os:fsync", "os:replace"]
+MOMENTS = ["os:open", "autodeco_gguf.heads.model_writer:read_range", "os:fsync", "os:replace"]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
 

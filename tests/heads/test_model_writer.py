@@ -18,7 +18,9 @@ from conftest import FIXTURES, Case
 import autodeco_gguf as ad
 from autodeco_gguf import BadFile, ModelFile
 from autodeco_gguf.files import atomic
-from autodeco_gguf.heads import export as module
+from autodeco_gguf.heads import export as exporting
+from autodeco_gguf.heads import model_writer as module
+from autodeco_gguf.heads.weights import HeadWeights
 
 TEMP_ONLY = FIXTURES / "qwen2_temp_only" / "heads"
 
@@ -163,12 +165,12 @@ def test_heads_that_change(qwen2: Case, tmp_path: Path, monkeypatch: pytest.Monk
         return read
 
     for change in ("model.safetensors", "config.json"):
-        monkeypatch.setattr(module, "read_checkpoint", read_and(change))
+        monkeypatch.setattr(exporting, "read_checkpoint", read_and(change))
         with pytest.raises(BadFile, match=rf"{change}: changed while it was read"):
             ad.export(qwen2.base, heads, tmp_path / "out.gguf")
         shutil.copy(qwen2.heads / change, heads)
     assert not (tmp_path / "out.gguf").exists()
-    monkeypatch.setattr(module, "read_checkpoint", read_and("optimizer.bin"))  # another's business
+    monkeypatch.setattr(exporting, "read_checkpoint", read_and("optimizer.bin"))  # another's business
     ad.export(qwen2.base, heads, tmp_path / "out.gguf")
 
 
@@ -205,8 +207,24 @@ def test_another_kind_than_was_written_is_found(qwen2: Case, tmp_path: Path, mon
 
 def test_heads_of_other_shapes_are_found(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = iter(range(9))
-    monkeypatch.setattr(module, "_shapes", lambda _: next(shapes))
+    monkeypatch.setattr(HeadWeights, "shapes", property(lambda _: next(shapes)))
     with pytest.raises(BadFile, match=r"m\.gguf: its heads read back with other shapes; nothing was written$"):
+        ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_in_another_place_is_found(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = ModelFile.open
+
+    def moved(path: Path) -> ModelFile:
+        model = opened(path)
+        if path.suffix == ".tmp":
+            *others, last = model.outer.tensors
+            model.outer.tensors = (*others, dataclasses.replace(last, offset=last.offset - 32))
+        return model
+
+    monkeypatch.setattr(ModelFile, "open", moved)
+    with pytest.raises(BadFile, match=r"m\.gguf: autodeco\.\S+ reads back at \d+, expected \d+; nothing was written$"):
         ad.export(qwen2.base, qwen2.heads, tmp_path / "m.gguf")
     assert list(tmp_path.iterdir()) == []
 
