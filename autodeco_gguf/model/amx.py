@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import signal
-import subprocess
 import sys
 import warnings
 from contextlib import suppress
@@ -22,7 +21,6 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.folders import user_folder
-from autodeco_gguf.tasks.workers import python_command
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -53,7 +51,9 @@ def kernels_work() -> bool:
         outcome = remembered.read_text()
         if outcome:
             return _said(outcome, remembered)
-    outcome, is_sure = _tried(python_command(__name__))
+    from autodeco_gguf.tasks import workers  # which imports subprocess: longer than all else here takes on most CPUs
+
+    outcome, is_sure = _tried(workers.python_command(__name__))
     if is_sure:
         with suppress(OSError, AutoDecoError):  # then the next process tries again
             remembered.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,8 @@ def _remembered(cpu: str) -> Path:
 
 def _tried(command: list[str]) -> tuple[str, bool]:
     """ "works" or what is wrong, by a child process, and whether that would come out again."""
+    import subprocess
+
     try:
         child = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S

@@ -11,7 +11,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -167,6 +166,8 @@ def _compile(text: str) -> str:
 
 def _with_room(work: Callable[[], T]) -> T:
     """What ``work`` returns or raises, done by a thread with a large stack."""
+    from concurrent.futures import Future
+
     done: Future[T] = Future()
 
     def run() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
-from autodeco_gguf.model.trace_html import marked
 
 if TYPE_CHECKING:
     from autodeco_gguf._native import core
@@ -223,6 +222,8 @@ class Trace(Sequence[TraceToken]):
             raise InvalidInput.of("by", repr(by), '"temperature" or "top_p"')
         tokens = list(self)
         pieces = [(text, getattr(t, by) / top, _values(t)) for t, text in zip(tokens, texts(tokens), strict=True)]
+        from autodeco_gguf.model.trace_html import marked
+
         return marked(pieces, repr(self).strip("<>"))
 
     def to_pandas(self) -> Any:

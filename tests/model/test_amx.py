@@ -18,7 +18,7 @@ from autodeco_gguf._native import core
 from autodeco_gguf.model import amx
 from autodeco_gguf.model.amx import kernels_work
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.tasks.workers import python_command
+from autodeco_gguf.tasks import workers
 
 CPUINFO = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -46,7 +46,7 @@ def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cpu:
         monkeypatch.setattr(lib, "llama_print_system_info", lambda: info)
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         code = f"open({str(calls)!r}, 'a').write('x'); {child}"
-        monkeypatch.setattr(amx, "python_command", lambda _: [sys.executable, "-S", "-c", code])
+        monkeypatch.setattr(workers, "python_command", lambda _: [sys.executable, "-S", "-c", code])
         kernels_work.cache_clear()
         return calls
 
@@ -129,7 +129,7 @@ def test_what_may_come_out_otherwise_is_not_remembered(cpu: Cpu, child: str, wor
 
 def test_no_child_can_be_started(cpu: Cpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cpu()
-    monkeypatch.setattr(amx, "python_command", lambda _: [str(tmp_path / "none")])
+    monkeypatch.setattr(workers, "python_command", lambda _: [str(tmp_path / "none")])
     with pytest.warns(RuntimeWarning, match="no child process could try them: No such file"):
         assert not kernels_work()
 
@@ -187,7 +187,7 @@ def test_a_vocabulary_alone_needs_no_kernels(cpu: Cpu, merged: Path) -> None:
 
 def test_the_child(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one, on the kernels that this build has, and with products that are wrong."""
-    outcome = amx._tried(python_command(amx.__name__))
+    outcome = amx._tried(workers.python_command(amx.__name__))
     assert outcome == ("works", True)
     monkeypatch.setattr(core, "extra_buffers_fault", lambda: (1, "AMX q8_0"))
     with pytest.raises(SystemExit, match=r"^3$"):
