@@ -187,13 +187,13 @@ def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
 
 
 def _check_output(output: Path, plots: bool) -> None:
-    from autodeco_gguf.evaluation.plots import check
+    from autodeco_gguf.view.figures import check_matplotlib
 
     if output.exists() and not output.is_dir():
         raise BadFile.of(output, "is no directory; give another name")
     if plots:
         try:
-            check()
+            check_matplotlib()
         except AutoDecoError as e:
             raise AutoDecoError(f"{e}; or use --no-plots", key=e.key) from e
 

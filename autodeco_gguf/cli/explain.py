@@ -65,13 +65,13 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
         refuse(_DRAWING, "needs --task")
 
     from autodeco_gguf.explain.explain import check_outputs, explain, size
-    from autodeco_gguf.explain.plots import check
     from autodeco_gguf.training.data import Counts
+    from autodeco_gguf.view.figures import check_matplotlib
 
     drawn = not options["data"]
     check_outputs(output, drawn=drawn, force=options["force"])
     if not options["no_plots"]:
-        check()
+        check_matplotlib()
     engine, counts = load_engine(model, options), Counts()
     if not engine.heads:  # before any answer is drawn
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")

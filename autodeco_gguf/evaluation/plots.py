@@ -7,12 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodeco_gguf.errors import not_installed
 from autodeco_gguf.evaluation.methods import AUTODECO
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.results import Results, Row
 from autodeco_gguf.evaluation.samples import PARAMETERS
-from autodeco_gguf.view.figures import write_png
+from autodeco_gguf.view.figures import check_matplotlib, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +54,7 @@ def plot(results: Results, directory: Path) -> list[Path]:
     Raises:
         AutoDecoError: matplotlib is missing; BadFile: a file cannot be written.
     """
-    check()
+    check_matplotlib()
     kinds = {
         "accuracy.png": _accuracy,
         "pass_at_1.png": _bars,
@@ -67,14 +66,6 @@ def plot(results: Results, directory: Path) -> list[Path]:
     for path, figure in drawn.items():
         write_png(figure, path)
     return list(drawn)
-
-
-def check() -> None:
-    """Raise AutoDecoError where matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as e:
-        raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
 
 
 def _figure(width: float, height: float) -> Figure:

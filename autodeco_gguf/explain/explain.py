@@ -24,6 +24,7 @@ from autodeco_gguf.files.atomic import Output, check_directory, check_new, new_d
 from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.training.data import Counts, Encoder, encode_files
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
+from autodeco_gguf.view.figures import check_matplotlib
 
 ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", "explain.html"
 """What is written to the directory."""
@@ -82,11 +83,13 @@ def explain(
         watch: progress.
 
     Raises:
-        AutoDecoError: a model without heads, a malformed line, nothing to read, matplotlib is missing; the directory
-            cannot be made, which is found out first.
+        AutoDecoError: a model without heads, matplotlib is missing, the directory cannot be made: found out
+            first; a malformed line, nothing to read.
     """
     if not engine.heads:
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
+    if plots:
+        check_matplotlib()
     with _made(directory):
         at = read(engine, _sequences(engine, answers, counted), watch)
         found = findings(at, engine.heads)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autodeco_gguf.errors import not_installed
 from autodeco_gguf.explain.findings import Findings, TemperatureFindings, TopPFindings
 from autodeco_gguf.explain.reading import Reading
+from autodeco_gguf.view.figures import check_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,21 +22,13 @@ _EDGES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5, 1.9)
 """Of the best T, between which the heads' T is shown."""
 
 
-def check() -> None:
-    """Raise AutoDecoError where matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as e:
-        raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
-
-
 def draw(found: Findings, at: Reading) -> Figure:
     """Panels in two columns, each with what it says as its title.
 
     Raises:
         AutoDecoError: matplotlib is missing.
     """
-    check()
+    check_matplotlib()
     from matplotlib.figure import Figure
 
     panels: list[Any] = []

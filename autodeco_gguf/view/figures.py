@@ -49,12 +49,19 @@ def trace_figure(traces: Sequence[ReadTrace]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty one, in inches."""
+def check_matplotlib() -> None:
+    """Raise AutoDecoError where matplotlib is missing."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as e:
         raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

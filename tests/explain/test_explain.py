@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_one_head_has_one_part(tmp_path: Path) -> None:
     assert found.top_p is not None
     assert found.verdict.endswith("1 answer are too few for a verdict: at least 200 of 10 are needed.")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.html", "explain.json"]
+
+
+def test_without_matplotlib_nothing_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        monkeypatch.setattr(engine.context, "fill", None)
+        with pytest.raises(AutoDecoError, match=r'^matplotlib is not installed; pip install .*"\.\[eval\]"$'):
+            explain(engine, [data], tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_refused(qwen2: Case, tmp_path: Path) -> None:

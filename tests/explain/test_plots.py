@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from explain_helpers import BOTH, made_up
 
-from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.explain import plots
 from autodeco_gguf.explain.explain import findings
 
@@ -43,9 +40,3 @@ def test_the_panels_show_the_findings() -> None:
 def test_few_tokens() -> None:
     at = made_up(3)
     assert plots.draw(findings(at, BOTH), at).axes
-
-
-def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(AutoDecoError, match=r'^matplotlib is not installed; pip install .*"\.\[eval\]"$'):
-        plots.check()
