@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -39,6 +40,12 @@ def test_one_that_does_not_start() -> None:
         Workers(Service([sys.executable, "-c", "import sys; sys.exit(3)"], "checker", "mine"), 1.0)
     with pytest.raises(InvalidInput, match=r"^no$"):
         Workers(Service([sys.executable, "-c", "print('[0, \"no\"]')"], "checker", "mine"), 1.0)
+
+
+def test_where_processes_cannot_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "killpg")
+    with pytest.raises(InvalidInput, match=r"^checker 'mine': what it starts cannot be ended on this system; .*WSL$"):
+        Workers(service("pass"), 1.0)
 
 
 def test_commands() -> None:
