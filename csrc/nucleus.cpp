@@ -195,7 +195,7 @@ static nucleus find_cut(nucleus_scratch & s, const weight_row & w, double total,
     static constexpr size_t N_SORT = 64;
     // Together, weights up to this make less than what the cut leaves out: the nucleus has none of them.
     const float floor = (float) ((total - target) / (double) w.n * (1.0 - 1e-6));
-    const search all = { float_bits(floor), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
+    const search all = { std::max(1u, float_bits(floor)), float_bits(1.0f) + 1, 0.0 }; // the largest weight is 1
     search r = all;
     if (!bracket_from_above(s, w, target, floor, r)) {
         r = all;

@@ -105,12 +105,16 @@ static inline float float_from(uint32_t bits) {
 static inline bool any(i32x mask) {
 #if defined(__AVX512F__)
     return _mm512_test_epi32_mask((__m512i) mask, (__m512i) mask) != 0;
-#elif defined(__AVX__)
+#elif defined(__AVX2__)
     return _mm256_movemask_ps((__m256) mask) != 0;
 #else
     uint64_t words[WIDTH / 2];
     memcpy(words, &mask, sizeof(mask));
-    return (words[0] | words[1]) != 0;
+    uint64_t result = 0;
+    for (const uint64_t word : words) {
+        result |= word;
+    }
+    return result != 0;
 #endif
 }
 
@@ -151,9 +155,10 @@ struct double_sum {
     f64x low = {}, high = {};
 
     void add(f32x v) {
-#if defined(__AVX512F__) // GCC 12 takes four conversions for two
-        low  += (f64x) _mm512_cvtps_pd(_mm512_castps512_ps256((__m512) v));
-        high += (f64x) _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d) v, 1)));
+#if defined(__AVX512F__) // GCC 12 takes four conversions for two, and warns of what has no mask
+        const __m256d a = _mm512_maskz_extractf64x4_pd(0xff, (__m512d) v, 0), b = _mm512_maskz_extractf64x4_pd(0xff, (__m512d) v, 1);
+        low  += (f64x) _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(a));
+        high += (f64x) _mm512_maskz_cvtps_pd(0xff, _mm256_castpd_ps(b));
 #else
         const auto half = std::make_index_sequence<WIDTH / 2>();
         low  += __builtin_convertvector((part_of<float, WIDTH>(v, 0, half)), f64x);
