@@ -18,10 +18,7 @@ static draw_status find_max(const float * x, size_t n, float * max) {
     if (any(bad)) {
         return DRAW_NOT_FINITE;
     }
-    *max = -INF;
-    for (size_t j = 0; j < WIDTH; ++j) {
-        *max = std::max(*max, largest[j]);
-    }
+    *max = largest_of(largest);
     return *max == -INF ? DRAW_NO_TOKEN : DRAW_OK;
 }
 

@@ -70,8 +70,11 @@ static void guess(nucleus_scratch & s, const float * weight, size_t n, double le
     for (size_t i = 0; i < N_SAMPLE; ++i) {
         sample[i] = weight[i * stride];
     }
-    // three standard deviations of the sum up to a weight, a few weights of that size more, to either side
-    const auto bound = [&](float sign, uint32_t low, uint32_t high, bool upper) {
+    const search all = r;
+    // three standard deviations of the sum up to a weight, a few weights of that size more: added for the lower bound, taken
+    // off for the upper one
+    const auto bound = [&](float sign) {
+        uint32_t low = all.low, high = all.high;
         for (size_t step = 0; step < 4; ++step) {
             float probe[N_PROBES];
             place_probes(low, high, probe);
@@ -93,11 +96,10 @@ static void guess(nucleus_scratch & s, const float * weight, size_t n, double le
                 low = float_bits(probe[k]);
             }
         }
-        return upper ? high : low;
+        return sign > 0.0f ? low : high;
     };
-    const search all = r;
-    r.low  = bound(1.0f, all.low, all.high, false);
-    r.high = std::max(r.low + 1, bound(-1.0f, all.low, all.high, true));
+    r.low  = bound(1.0f);
+    r.high = std::max(r.low + 1, bound(-1.0f));
 }
 
 // Puts the weights in [low, high) into the bracket, sums those from high on up in above and by stretches, and returns the mass of

@@ -11,7 +11,7 @@ from autodeco_gguf.evaluation.methods import AUTODECO
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.results import Results, Row
 from autodeco_gguf.evaluation.samples import PARAMETERS
-from autodeco_gguf.view.figures import check_matplotlib, write_png
+from autodeco_gguf.view.figures import check_matplotlib, new_figure, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,12 +68,6 @@ def plot(results: Results, directory: Path) -> list[Path]:
     return list(drawn)
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _ordered(results: Results) -> list[Row]:
     """AutoDeco first, what is not about T and P last."""
     return sorted(results.methods, key=lambda row: (row.config != AUTODECO, row.kind == "peer"))
@@ -99,7 +93,7 @@ def _accuracy(results: Results) -> Figure:
     tasks = list(results.tasks)[:MOST_TASKS]
     columns = min(3, len(tasks))
     lines = math.ceil(len(tasks) / columns)
-    figure = _figure(3.6 * columns + 2.6, 3.2 * lines + 0.4)
+    figure = new_figure(3.6 * columns + 2.6, 3.2 * lines + 0.4)
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes in panels[len(tasks) :]:
         axes.set_visible(False)
@@ -143,7 +137,7 @@ def _accuracy_panel(axes: Any, results: Results, task: str) -> None:
 def _bars(results: Results) -> Figure:
     """A bar for each method, over all tasks."""
     rows = _ordered(results)
-    figure = _figure(7.5, 0.32 * len(rows) + 1.3)
+    figure = new_figure(7.5, 0.32 * len(rows) + 1.3)
     axes, styles = figure.subplots(), _styles(results)
     for place, row in enumerate(rows):
         value, color = 100 * row.overall.pass_1, styles[row.name]["color"]
@@ -166,7 +160,7 @@ def _bars(results: Results) -> Figure:
 
 def _curves(results: Results) -> Figure:
     """pass@k and different right answers, over all tasks."""
-    figure = _figure(11, 4.2)
+    figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2)
     methods = _ordered(results)[:MOST_CURVES]
     styles = _styles(results)
@@ -198,7 +192,7 @@ def _parameters(results: Results) -> Figure | None:
     if ours is None or not names:
         return None
     tasks = [task for task, stats in ours.tasks.items() if all(name in stats.boxes for name in names)]
-    figure = _figure(max(3.2, 0.9 * len(tasks) + 1.6) * len(names), 3.8)
+    figure = new_figure(max(3.2, 0.9 * len(tasks) + 1.6) * len(names), 3.8)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         keys = ("whislo", "q1", "med", "q3", "whishi")
         boxes = [dict(zip(keys, ours.tasks[task].boxes[name], strict=True), label=task, fliers=[]) for task in tasks]

@@ -264,7 +264,8 @@ def _encode(weights: HeadWeights, head_type: str, source: str | Path) -> _Tensor
 
 def _head_specs(model: ModelFile, weights: HeadWeights) -> list[TensorSpec]:
     """The head tensors of a file as they should be declared: another tool may have dropped dimensions of size 1."""
-    return [(t.name, t.type, weights.shapes[t.name]) for t in model.head_tensors]
+    shapes = weights.shapes
+    return [(t.name, t.type, shapes[t.name]) for t in model.head_tensors]
 
 
 def _view_spec(view: bytes) -> TensorSpec:

@@ -43,7 +43,7 @@ def trace_figure(traces: Sequence[ReadTrace]) -> Figure:
         AutoDecoError: matplotlib is missing.
     """
     shown = traces[:MOST_PANELS]
-    figure = _figure(9, 2.2 * len(shown) + 0.5)
+    figure = new_figure(9, 2.2 * len(shown) + 0.5)
     for axes, trace in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
         _panel(axes, trace)
     return figure
@@ -57,8 +57,8 @@ def check_matplotlib() -> None:
         raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty one, in inches."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty one, in inches; AutoDecoError where matplotlib is missing."""
     check_matplotlib()
     from matplotlib.figure import Figure
 
@@ -84,7 +84,7 @@ def commands_figure(one: Lines, mean: Lines, answers: int) -> Figure:
     Raises:
         AutoDecoError: matplotlib is missing.
     """
-    figure = _figure(12, 2.8 * len(one) + 0.4)
+    figure = new_figure(12, 2.8 * len(one) + 0.4)
     panels = figure.subplots(len(one), 2, squeeze=False, width_ratios=(3, 2), sharey="row")
     for (left, right), name in zip(panels, one, strict=True):
         for kind, (color, label) in _COMMANDS.items():
