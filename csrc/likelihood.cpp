@@ -71,8 +71,8 @@ std::vector<likelihood> context_likelihoods(llama_context * ctx, int32_t idx, co
         }
     }
     std::vector<likelihood> result(n_rows);
-    share_rows(n_rows, LIKELIHOOD_COST * n * n_rows, (size_t) llama_n_threads(ctx), [&](size_t i) {
+    share_rows(n_rows, LIKELIHOOD_COST * n * n_rows, (size_t) llama_n_threads(ctx), DECODING_THREADS, [&](size_t i) {
         result[i] = likelihood_of(logits[i], n, tokens[i], n_top);
-    }, run_in_decoding_threads);
+    });
     return result;
 }

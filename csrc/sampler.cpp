@@ -242,11 +242,11 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
         of.lists = predictor_lists(p, (int64_t) n_rows);
     }
     if (!of.lists.empty()) {
-        share_rows(n_rows, n_rows * LIST_COST, n_threads, [&](size_t i) {
+        share_rows(n_rows, n_rows * LIST_COST, n_threads, DECODING_THREADS, [&](size_t i) {
             if (rows[i].s && may_do_with_list(*rows[i].s)) {
                 draw_one(rows[i], i, of, p, nullptr, ctx);
             }
-        }, run_in_decoding_threads);
+        });
     }
     std::vector<const float *> logits(n_rows);
     size_t work_size = 0;
@@ -257,9 +257,9 @@ void sampler_sample_rows(std::vector<sampler_row> & rows, predictor * p, llama_c
             work_size += n * ((s->before || s->after ? CHAIN_COST : 1) + (s->top < 0 ? 0 : LIKELIHOOD_COST));
         }
     }
-    share_rows(n_rows, work_size, n_threads, [&](size_t i) {
+    share_rows(n_rows, work_size, n_threads, DECODING_THREADS, [&](size_t i) {
         if (logits[i]) {
             draw_one(rows[i], i, of, p, logits[i], ctx);
         }
-    }, run_in_decoding_threads);
+    });
 }

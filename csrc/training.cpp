@@ -267,7 +267,7 @@ std::vector<float> training_features(const f32_array & logits, const f32_array &
     static constexpr size_t COST = 2;
     const size_t n = check_rows("features", logits, length_of(temperature)), n_vocab = (size_t) logits.shape[1];
     std::vector<float> out(n * N_STATISTICS);
-    share_rows(n, COST * n * n_vocab, most_threads, [&](size_t i) {
+    share_rows(n, COST * n * n_vocab, most_threads, NEW_THREADS, [&](size_t i) {
         static thread_local std::vector<float> row;
         row.resize(weight_row_size(n_vocab));
         row_statistics(logits.data + i * n_vocab, n_vocab, temperature.data[i] + 1e-8f, row.data(), &out[i * N_STATISTICS]);
@@ -292,7 +292,7 @@ std::vector<float> training_cross_entropy(const f32_array & logits, const std::v
     const size_t n = check_rows("losses", logits, length_of(temperature)), n_vocab = (size_t) logits.shape[1];
     check_targets(target, n, n_vocab);
     std::vector<float> out(2 * n);
-    share_rows(n, COST * n * n_vocab, most_threads, [&](size_t i) {
+    share_rows(n, COST * n * n_vocab, most_threads, NEW_THREADS, [&](size_t i) {
         static thread_local std::vector<float> row;
         const float    t = temperature.data[i];
         const tempered r = temper(logits.data + i * n_vocab, n_vocab, target[i], t, row);
@@ -311,7 +311,7 @@ std::vector<float> training_losses(const f32_array & logits, const std::vector<i
         throw refusal(INVALID_INPUT, "losses: P is " + top_p.shape_text() + ", expected [" + std::to_string(n) + "]");
     }
     std::vector<float> out(3 * n);
-    share_rows(n, COST * n * n_vocab, most_threads, [&](size_t i) {
+    share_rows(n, COST * n * n_vocab, most_threads, NEW_THREADS, [&](size_t i) {
         static thread_local loss_scratch scratch;
         loss_of(logits.data + i * n_vocab, n_vocab, target[i], temperature.data[i], top_p.data[i], cut, scratch, &out[i],
                 &out[n + i], &out[2 * n + i]);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,22 @@ def test_only_rows_that_are_wanted_come_to_the_host(
     assert [again.tokens[i] for i in (0, 1, 3)] == [drawn.tokens[i] for i in (0, 1, 3)]
     predictor.detach()
     context.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc")
+def test_a_draw_ends_none_of_the_threads_that_decode(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP ends those that a call has no use for: of four, two or three draw these rows."""
+    monkeypatch.setenv("AUTODECO_DRAW", "device")
+
+    def threads() -> set[str]:
+        return set(os.listdir("/proc/self/task"))
+
+    before, during = threads(), []
+    with make(merged, n_parallel=20, machine=Machine(n_threads=4, cache_type="f32")) as engine:
+        answers_to = [
+            engine.submit(Request(PROMPTS[0], seed=i, max_tokens=8), lambda _: during.append(threads() - before))
+            for i in range(20)
+        ]
+        engine.run_until(lambda: all(generation.finish_reason for generation in answers_to))
+    assert len(during) > 60
+    assert all(some == during[0] for some in during)
