@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_a_state_of_another_training(engine: Engine, tmp_path: Path) -> None:
         Kit(engine, tmp_path, k=4)
     with pytest.raises(BadFile, match=r"begun with another base; start anew"):
         Kit(engine, tmp_path, "never")
+
+
+@pytest.mark.parametrize("wrong", [{"round": -1}, {"round": "1"}, {"best_round": 0.0}, {"bad": True}, {"heads": {}}])
+def test_a_state_of_something_else(wrong: dict[str, Any], undisturbed: Kit, engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed.directory, tmp_path, dirs_exist_ok=True)
+    assert Kit(engine, tmp_path).trainer.resumed
+    path = tmp_path / "state.pt"
+    torch.save({**torch.load(path, weights_only=True), **wrong}, path)
+    with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
+        Kit(engine, tmp_path)
 
 
 def test_the_very_tokens_that_were_drawn(undisturbed: Kit) -> None:

@@ -58,3 +58,14 @@ def test_a_broken_one_and_a_short_log(tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(b"x")
     with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
         state(tmp_path).load(lambda _: None)
+
+
+@pytest.mark.parametrize("nbytes", [-1, 2.0, "2", True])
+def test_no_length_of_the_log(nbytes: object, tmp_path: Path) -> None:
+    one = state(tmp_path)
+    one.open_log()
+    one.save({})
+    path = tmp_path / "state.pt"
+    torch.save({**torch.load(path, weights_only=True), "log_bytes": nbytes}, path)
+    with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
+        state(tmp_path).load(lambda _: None)
