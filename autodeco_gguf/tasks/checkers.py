@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import ifeval, members, numbers, official, stories
-from autodeco_gguf.tasks.boxes import last_box, last_boxed
+from autodeco_gguf.tasks import choices, ifeval, members, numbers, official, stories
+from autodeco_gguf.tasks.boxes import last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.programs import cases as programs
 
@@ -94,12 +94,6 @@ def read_answer(checker: str, answer: str) -> str:
     return answer
 
 
-def unreadable(answer: str, expected: str) -> InvalidInput:
-    """The error for an expected answer that a checker cannot read."""
-    shown = textwrap.shorten(answer, 100, placeholder=" ...") if len(answer) > 100 else answer
-    return InvalidInput(f"answer {shown!r}: expected {expected}", key="answer", found=answer, expected=expected)
-
-
 # ---- boxed ----
 
 _MAX_LENGTH = 1000
@@ -127,6 +121,7 @@ _UNIT = re.compile(
 )
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
+_IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
 
@@ -172,7 +167,8 @@ def _expected(answer: str) -> str:
     solution = prose or _SOLUTION.search(given) is not None
     if not text or solution or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
-        raise unreadable(answer, form)
+        shown = textwrap.shorten(answer, 100, placeholder=" ...") if len(answer) > 100 else answer
+        raise InvalidInput(f"answer {shown!r}: expected {form}", key="answer", found=answer, expected=form)
     return text
 
 
@@ -197,6 +193,9 @@ def _same(found: str, expected: str) -> bool:
         return texts[0] == texts[1] != ""
     if all(map(_NUMBER.fullmatch, texts)):
         return Fraction(texts[0].replace(",", "")) == Fraction(texts[1].replace(",", ""))
+    based = [_IN_BASE.fullmatch(text) for text in texts]
+    if based[0] and based[1] and based[0][1] != based[1][1]:  # math-verify takes 101_2 for 101_3
+        return False
     if all(map(str.isalpha, texts)) and any(map(_WORD.fullmatch, texts)):
         return texts[0].lower() == texts[1].lower()
     return _equivalent(found, expected)
@@ -235,53 +234,6 @@ def _math_verify() -> Any:
         raise not_installed(f"checker 'boxed' needs math-verify: {e}", "math-verify", "eval") from e
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there are no time limits
     return library
-
-
-# ---- multiple choice ----
-
-# at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
-_OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|choice)\b){0,20}"
-_CLOSING = r"[\s*_:$}\]\"'`\\).]*"
-_STATED = re.compile(
-    rf"\b(?i:answer|option|choice)[\s*_]*(?i:is\b|:){_OPENING}"
-    # a capital before a sign is a variable, and who names two letters has not chosen
-    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^]))"
-    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b|,\s*\(?[A-Z]\b(?! [a-z])))"
-)
-_IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
-_ALONE = re.compile(rf"{_OPENING}\(?([A-Za-z]){_CLOSING}")
-
-
-def choice(text: str, answer: str) -> bool:
-    r"""Whether a response chooses the expected letter, A to Z.
-
-    It chooses where it is nothing but the letter, boxes it, or says "answer is (C)" or "**Answer:** C"; the last of
-    these counts. A letter in running text does not. InvalidInput where the expected answer is not one letter.
-
-    Examples:
-        >>> choice(r"So it is \boxed{(C)\ 5\text{ cm}}.", "C")
-        True
-        >>> choice("A is wrong. The answer is **B**.", "B")
-        True
-    """
-    return _chosen(text) == _letter(answer)
-
-
-def _letter(answer: str) -> str:
-    letter = answer.strip()
-    if not re.fullmatch("[A-Z]", letter):
-        raise unreadable(answer, "one letter, A to Z")
-    return letter
-
-
-def _chosen(text: str) -> str | None:
-    begin, end = last_box(text)
-    found = _IN_BOX.match(text[begin:end]) if begin >= 0 else None
-    for stated in _STATED.finditer(text):
-        if found is None or stated.start() > begin:
-            found = stated
-    found = found or _ALONE.fullmatch(text.strip())
-    return found[found.lastindex or 0].upper() if found else None
 
 
 # ---- the others ----
@@ -343,7 +295,7 @@ def _evaluate(text: str) -> tuple[object] | None:
 
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
-    "choice": choice,
+    "choice": choices.choice,
     "code": programs.not_here,
     "exact": exact,
     "ifbench": ifbench.check,
@@ -359,7 +311,7 @@ CHECKERS: dict[str, Checker] = {
 
 _READERS: dict[str, Callable[[str], object]] = {
     "boxed": _expected,
-    "choice": _letter,
+    "choice": choices.letter,
     "code": programs.read_answer,
     "exact": str,
     "ifbench": ifbench.parse,
@@ -375,7 +327,7 @@ _READERS: dict[str, Callable[[str], object]] = {
 
 FINDERS: dict[str, Callable[[str], object | None]] = {
     "boxed": last_boxed,
-    "choice": _chosen,
+    "choice": choices.chosen,
     "code": programs.program,
     "literal": _given_literal,
     "number": numbers.given_number,
