@@ -104,9 +104,10 @@ class ModelFailed(AutoDecoError, RuntimeError):
     """llama.cpp, the device, or what a model computes failed: a smaller context may help, or another device."""
 
 
-def not_installed(what: str, package: str, extra: str) -> AutoDecoError:
+def not_installed(what: str, package: str, extra: str, otherwise: str = "") -> AutoDecoError:
     """The error for a package that only an extra of this one brings: "training needs torch; pip install torch, ...".
 
-    The extra is named as a clone has it: this package is on no index.
+    The extra is named as a clone has it: this package is on no index. ``otherwise`` is what to do without, "; or ...".
     """
-    return AutoDecoError(f'{what}; pip install {package}, or in a clone: pip install ".[{extra}]"', key=extra)
+    install = f'pip install {package}, or in a clone: pip install ".[{extra}]"'
+    return AutoDecoError(f"{what}; {install}{otherwise}", key=extra)

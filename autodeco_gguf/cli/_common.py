@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
+WITHOUT_PLOTS = "; or use --no-plots"
+
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 F = TypeVar("F", bound=Callable[..., Any])

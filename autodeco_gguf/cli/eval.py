@@ -15,6 +15,7 @@ import click
 
 from autodeco_gguf.cli._common import (
     GGUF,
+    WITHOUT_PLOTS,
     Verb,
     answer_options,
     chat_template_option,
@@ -28,7 +29,7 @@ from autodeco_gguf.cli._common import (
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.cli._types import FloatRange
-from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.model.sampling import MAX_SEED
@@ -192,10 +193,7 @@ def _check_output(output: Path, plots: bool) -> None:
     if output.exists() and not output.is_dir():
         raise BadFile.of(output, "is no directory; give another name")
     if plots:
-        try:
-            check_matplotlib()
-        except AutoDecoError as e:
-            raise AutoDecoError(f"{e}; or use --no-plots", key=e.key) from e
+        check_matplotlib(WITHOUT_PLOTS)
 
 
 def _differences(output: Path, tasks: GradedTasks) -> list[str]:

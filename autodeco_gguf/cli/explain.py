@@ -9,6 +9,7 @@ import click
 
 from autodeco_gguf.cli._common import (
     GGUF,
+    WITHOUT_PLOTS,
     Verb,
     answer_options,
     chat_template_option,
@@ -71,7 +72,7 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
     drawn = not options["data"]
     check_outputs(output, drawn=drawn, force=options["force"])
     if not options["no_plots"]:
-        check_matplotlib()
+        check_matplotlib(WITHOUT_PLOTS)
     engine, counts = load_engine(model, options), Counts()
     if not engine.heads:  # before any answer is drawn
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from autodeco_gguf.cli._common import GGUF, Verb
+from autodeco_gguf.cli._common import GGUF, WITHOUT_PLOTS, Verb
 
 
 @click.command("join", cls=Verb)
@@ -24,7 +24,10 @@ def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool, wi
     """
     from autodeco_gguf.evaluation.report import summary
     from autodeco_gguf.evaluation.shards import join
+    from autodeco_gguf.view.figures import check_matplotlib
 
+    if not no_plots:
+        check_matplotlib(WITHOUT_PLOTS)
     joined = join(directories, output, plots=not no_plots)
     if joined.results is not None:
         click.echo(summary(joined.results, wide=wide))

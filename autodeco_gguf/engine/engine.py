@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import os
 import sys
@@ -17,7 +16,7 @@ from autodeco_gguf.engine.request import OnToken, Request, Result
 from autodeco_gguf.engine.scheduler import SCORED, Batching, Scheduler
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
-from autodeco_gguf.heads.base_model import fitting_heads, parts_of
+from autodeco_gguf.heads.base_model import fingerprint_of, fitting_heads, parts_of
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, check_enabled
@@ -99,7 +98,8 @@ class Engine:
         enabled = check_enabled(heads_enabled)
         found = heads if isinstance(heads, HeadWeights) else _read_heads(model, heads, enabled)
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
-        self.fingerprint = f"{_fingerprint(model)} {found.fingerprint() if found is not None else ''}"
+        base = fingerprint_of(parts_of(model.base()))
+        self.fingerprint = f"{base} {found.fingerprint() if found is not None else ''}"
         n_outputs = max(n_parallel, SCORED)
         self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_outputs, machine=machine)
         try:
@@ -377,12 +377,6 @@ class Engine:
             ModelFailed: llama.cpp fails for the whole batch.
         """
         self._run_until(ready)
-
-
-def _fingerprint(model: ModelFile) -> str:
-    """The base's; of shards, a digest of all of theirs."""
-    found = [part.fingerprint() for part in parts_of(model.base())]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def _read_heads(model: ModelFile, heads: str | os.PathLike[str] | None, enabled: Collection[str]) -> HeadWeights | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ class BaseModel:
 def parts_of(base: GgufFile) -> tuple[GgufFile, ...]:
     """A base, or all shards of which it is the first; BadFile where one is missing or of another model."""
     return _shards(base) if base.get("split.count", int, 1) > 1 else (base,)
+
+
+def fingerprint_of(parts: tuple[GgufFile, ...]) -> str:
+    """Tells one model from another: that of its file, or a digest of all its shards'."""
+    found = [part.fingerprint() for part in parts]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 @functools.lru_cache(maxsize=1)

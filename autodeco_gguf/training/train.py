@@ -13,7 +13,7 @@ import torch
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import bad_file, write_bytes
-from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.base_model import BaseModel, fingerprint_of
 from autodeco_gguf.heads.checkpoint_writer import transformers_config, write_checkpoint
 from autodeco_gguf.heads.export import export
 from autodeco_gguf.heads.weights import HeadWeights
@@ -146,7 +146,7 @@ def train(
 
 def identity(model: BaseModel, machine: Machine) -> dict[str, object]:
     """What the features depend on."""
-    base = " ".join(part.fingerprint() for part in model.parts)
+    base = fingerprint_of(model.parts)
     return {"base": base, "cache_type": machine.cache_type, "flash_attn": bool(machine.flash_attn)}
 
 

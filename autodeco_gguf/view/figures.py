@@ -49,12 +49,12 @@ def trace_figure(traces: Sequence[ReadTrace]) -> Figure:
     return figure
 
 
-def check_matplotlib() -> None:
-    """Raise AutoDecoError where matplotlib is missing."""
+def check_matplotlib(otherwise: str = "") -> None:
+    """Raise AutoDecoError where matplotlib is missing; ``otherwise`` is what to do without, "; or ..."."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as e:
-        raise not_installed("matplotlib is not installed", "matplotlib", "eval") from e
+        raise not_installed("matplotlib is not installed", "matplotlib", "eval", otherwise) from e
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -300,11 +300,16 @@ def test_bad_files_are_named_before_the_model_is_loaded(case: str, run: Invoke, 
     assert Loaded.model is None
 
 
+NO_PLOTS = '".[eval]"; or use --no-plots'
+
+
 def test_no_matplotlib(tasks: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = invoke(capfd, "eval", "m.gguf", "--task", "sums.jsonl", "--checker", "exact", "-o", "o")
-    assert_refused(done, "matplotlib is not installed; pip install matplotlib, or ", '".[eval]"; or use --no-plots')
+    assert_refused(done, "matplotlib is not installed; pip install matplotlib, or ", NO_PLOTS)
+    assert_refused(invoke(capfd, "join", "part1", "part2", "-o", "o"), "matplotlib is not installed; ", NO_PLOTS)
+    assert not Path("o").exists()
     assert Loaded.model is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,9 @@ def test_a_model_without_heads(qwen2: Case, data: Path, tmp_path: Path, capfd: C
     outcome = invoke(capfd, "explain", qwen2.base, "--task", data, "--checker", "exact", "-o", out)
     assert_refused(outcome, "base.gguf: has no heads to explain; give some with --heads")
     assert not out.exists()
+
+
+def test_without_matplotlib(data: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = invoke(capfd, "explain", DEMO_MODEL, "--data", data, "-o", tmp_path / "why")
+    assert_refused(done, "matplotlib is not installed; pip install matplotlib, or ", "; or use --no-plots")
