@@ -33,6 +33,13 @@ def test_a_value_of_another_type(qwen2: Case) -> None:
     assert (error.value.key, error.value.expected, error.value.found) == ("general.architecture", "int", "qwen2")
 
 
+@pytest.mark.parametrize("beyond", [1, 2**63, 2**64])
+def test_a_header_that_would_begin_behind_the_end(beyond: int, qwen2: Case) -> None:
+    start = min(qwen2.base.stat().st_size + beyond, 2**64 - 1)
+    with pytest.raises(BadFile, match=rf"base\.gguf: ends before byte {start}$"):
+        GgufFile(qwen2.base, start)
+
+
 def test_a_fingerprint_is_of_the_tensors(qwen2: Case, tmp_path: Path) -> None:
     name = {"general.name": ("Other", Kind.STRING)}
     same = rewrite(qwen2.base, tmp_path / "same.gguf", metadata=name)
