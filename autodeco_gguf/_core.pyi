@@ -1,6 +1,6 @@
 """The native core (csrc/binding.cpp). What it refuses is an error of autodeco_gguf; anything else is a bug."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,17 @@ class LogCapture:
     def first_error(self) -> str: ...
     @property
     def later_errors(self) -> list[str]: ...
+
+class LoadWatch:
+    """Ends a load of llama.cpp for what is raised meanwhile, in ``report`` or by a signal."""
+
+    callback: int
+    """The address of llama.cpp's ``progress_callback``; its user data is :attr:`address`."""
+    def __init__(self, report: Callable[[float], object] | None) -> None: ...
+    @property
+    def address(self) -> int: ...
+    def check(self) -> None:
+        """Raise what was raised."""
 
 class RawLogits:
     """Keeps the logits of a context's outputs as they are before its architecture scales or caps them."""

@@ -8,6 +8,7 @@
 #include "gguf_file.h"
 #include "gil.h"
 #include "likelihood.h"
+#include "load_watch.h"
 #include "log_capture.h"
 #include "matcher.h"
 #include "raw_logits.h"
@@ -323,6 +324,12 @@ static void bind_files(py::module_ & m) {
             }
             return lines;
         });
+
+    py::class_<load_watch>(m, "LoadWatch")
+        .def(py::init([](const py::object & report) { return load_watch { report }; }), "report"_a)
+        .def_property_readonly("address", [](load_watch & watch) { return (uintptr_t) &watch; })
+        .def_property_readonly_static("callback", [](const py::object &) { return (uintptr_t) &load_watch::callback; })
+        .def("check", &load_watch::check);
 
     m.def("dequantize", [](const py::bytes & data, const std::string & type, int64_t n) {
         return array_from(dequantize(data, type, n));

@@ -18,6 +18,10 @@ SCORED = 32
 """Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
 
 
+PIECE = 128
+"""Tokens of a prompt that are computed together, where an answer is to be the same to the last bit."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batching:
     """How requests share a model.
@@ -25,9 +29,11 @@ class Batching:
     Attributes:
         prompt_chunk: tokens of new prompts that are computed between two tokens of the running sequences.
         max_waiting: requests that may wait for a sequence.
-        batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, with other rounding.
-            Let it never be alone, so that an answer is the same to the last bit whatever runs beside it; costs speed
-            where a single sequence runs, and needs two sequences or more.
+        batch_invariant: on the CPU llama.cpp computes a lone token in another way than several, and with flash
+            attention few of a prompt in another way than many, with other rounding. Let none be alone, and prompts be
+            computed in pieces that depend on nothing else, so that an answer is the same to the last bit whatever runs
+            beside it or ran before; costs speed where a single sequence runs, computes the drawn tokens of a
+            conversation anew with its next message, and needs two sequences or more.
     """
 
     prompt_chunk: int = 128
@@ -59,6 +65,7 @@ class Scheduler:
         self.waiting: deque[Generation] = deque()
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
         self._least = 2 if batching.batch_invariant else 1
+        self._same_bits = batching.batch_invariant
         self._host_way: bool | None = None  # see _find_way
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
@@ -220,7 +227,10 @@ class Scheduler:
         best = 0, 0
         for place, held in enumerate(self._held):
             user = self._users[place] if place < len(self._users) else None
-            n = common_beginning(head, held if user is None else user.beginning)
+            there = held if user is None else user.beginning
+            n = common_beginning(head, there)
+            if self._same_bits and not n == len(head) == len(there):
+                n -= n % PIECE  # what is behind is in another piece here
             if n > best[1] and n >= min(len(head), SHARED):
                 best = place, n
         return best
@@ -229,7 +239,12 @@ class Scheduler:
         generation.end(reason, error)
         place = self._users.index(generation)
         self._users[place] = None
-        self._held[place] = generation.decoded()
+        self._held[place] = self._kept(generation)
+
+    def _kept(self, generation: Generation) -> tuple[int, ...]:
+        """What its sequence holds that others may begin with."""
+        decoded = generation.decoded()
+        return decoded[: len(generation.head)] if self._same_bits else decoded
 
     def _close_gaps(self) -> None:
         while None in self._users:
@@ -238,7 +253,7 @@ class Scheduler:
                 source, gap = len(self._users) - 1, self._users.index(None)
                 self._context.remove(gap)
                 self._context.copy(source, gap)
-                self._users[gap], self._held[source] = last, last.decoded()
+                self._users[gap], self._held[source] = last, self._kept(last)
             self._users.pop()  # only now
 
     # ---- tokens ----
@@ -256,11 +271,21 @@ class Scheduler:
         drawing = any(user.n_decoded >= len(user.head) for user in users)
         budget = self._batching.prompt_chunk if drawing else BATCH
         for place, user in enumerate(users):
-            part = user.head[user.n_decoded : user.n_decoded + budget]
+            part = self._part(user, budget)
             if len(part) > 1 - self._alone:  # a single one goes with the others
                 self._read(user, place, part)
                 budget -= len(part)
-        return not self._alone
+        return not self._alone and any(map(self._goes_on, self._in_use()))
+
+    def _part(self, user: Generation, budget: int = BATCH) -> tuple[int, ...]:
+        """The tokens of a prompt that are to be computed together next."""
+        n = user.n_decoded
+        size = PIECE - n % PIECE if self._same_bits and budget > 0 else budget
+        return user.head[n : n + max(size, 0)]
+
+    def _goes_on(self, user: Generation) -> bool:
+        """Whether its next token may be computed with those of others."""
+        return not self._same_bits or len(self._part(user)) <= 1
 
     def _read(self, user: Generation, place: int, part: tuple[int, ...]) -> None:
         """Decode a part of a prompt, with its log-probabilities where they are asked for."""
@@ -320,6 +345,7 @@ class Scheduler:
         users = self._in_use()
         drawing = [self._alone or user.n_decoded >= len(user.head) for user in users]
         samplers = [user.sampler if draws else None for user, draws in zip(users, drawing, strict=True)]
+        goes_on = [self._goes_on(user) for user in users]  # else a token keeps its place, so that all are in one piece
         if self._alone:
             (user,), rest = users, users[0].head[users[0].n_decoded :]
             tokens = [*rest, user.last]
@@ -336,7 +362,10 @@ class Scheduler:
             hidden = self._host_way is True and any(user.sampler.predicts for user in users)
         drawn = self._context.draw(tokens, positions, sequences, samplers, self._predictor, hidden=hidden)
         for i, user in enumerate(users):
-            if user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
+            if goes_on[i] and user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
+                continue
+            if not goes_on[i]:
+                self._context.remove(i, user.n_decoded)
                 continue
             user.n_decoded += len(rest) + 1
             if i in drawn.errors:

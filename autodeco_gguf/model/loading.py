@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import threading
@@ -87,27 +88,6 @@ def watched(report: Callable[[float], object]) -> Iterator[None]:
         _watcher.reset(before)
 
 
-class _Watch:
-    """llama.cpp's callback while it loads: reports, and ends the load for what is raised meanwhile, as by Ctrl-C."""
-
-    def __init__(self, report: Callable[[float], object] | None) -> None:
-        self._report, self._raised = report, list[BaseException]()
-        self.callback = lib.llama_progress_callback(self._call)
-
-    def _call(self, share: float, _: object) -> bool:
-        try:
-            if self._report is not None:
-                self._report(share)
-        except BaseException as e:  # which llama.cpp must not see
-            self._raised.append(e)
-        return not self._raised
-
-    def check(self) -> None:
-        """Raise what was raised."""
-        if self._raised:
-            raise self._raised[0]
-
-
 class _FileName(str):
     """A name that need not be UTF-8, as the bytes that the system has for it."""
 
@@ -142,8 +122,9 @@ def _replacements(
     def open_here(path: bytes, params: Any) -> Any:
         if threading.get_ident() != owner:
             return open_model(path, params)
-        watch = _Watch(remote.watching(_watcher.get()))
-        params.progress_callback = watch.callback
+        watch = core.LoadWatch(remote.watching(_watcher.get()))
+        params.progress_callback = ctypes.cast(core.LoadWatch.callback, lib.llama_progress_callback)
+        params.progress_callback_user_data = watch.address
         choose(params)
         model = open_model(path, params) if base.start == 0 else open_inside(params)
         watch.check()

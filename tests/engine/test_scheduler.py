@@ -117,6 +117,39 @@ def test_batch_invariant() -> None:
         Engine(DEMO_MODEL, n_parallel=1, batching=Batching(batch_invariant=True))
 
 
+@pytest.mark.parametrize("prompt_logprobs", [False, True])
+@pytest.mark.parametrize("n", [60, 119, 128, 129, 130, 258, 300])
+def test_batch_invariant_with_long_prompts(n: int, prompt_logprobs: bool) -> None:
+    """Flash attention computes 64 tokens of a prompt in another way than fewer; and whatever ran before."""
+    tokens = [(i * 37) % 1100 + 60 for i in range(n)]
+    wanted = Request(tokens, seed=1, max_tokens=4, top=0, prompt_logprobs=prompt_logprobs)
+    other = Request([*tokens[: n - 20], 7, 8, 9], seed=2, max_tokens=9)
+
+    def answer(kind: str) -> list[tuple[int, float | None, float]]:
+        batching = Batching(batch_invariant=True)
+        with Engine(DEMO_MODEL, n_parallel=4, n_ctx=512, machine=Machine(n_threads=1), batching=batching) as engine:
+            if kind == "beside":
+                beside = iter(
+                    engine.submit(Request([100, 101, 102], seed=5, max_tokens=100, logit_bias=no_end(engine)))
+                )
+                next(beside), next(beside)
+                engine.submit(other)
+            elif kind == "after":
+                answers(engine, [other])
+            elif kind == "in turn":
+                (first,) = answers(engine, [Request(tokens[: n // 2], seed=3, max_tokens=6)])
+                answers(engine, [Request([*tokens[: n // 2], *first.tokens, 5, 6], seed=3, max_tokens=6)])
+            elif kind == "again":
+                answers(engine, [wanted])
+            (result,) = answers(engine, [wanted])
+            scored = [(token.id, token.logprob, 0.0) for token in result.prompt_logprobs or []]
+            return scored + [(token.id, token.logprob, token.temperature) for token in result.trace]
+
+    alone = answer("alone")
+    for kind in ("beside", "after", "in turn", "again"):
+        assert answer(kind) == alone, kind
+
+
 @pytest.mark.parametrize("n", [2, 40, 511, 512, 513, 600])
 def test_a_single_sequence_is_computed_as_llama_does(n: int, merged: Path) -> None:
     """To the last bit, with prompts of one batch and of more, and with a prefix that is there already."""

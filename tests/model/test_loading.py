@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import pytest
@@ -186,3 +188,31 @@ def test_a_cause_alone_where_the_log_says_no_more(qwen2: Case, tmp_path: Path) -
     with pytest.raises(BadFile) as caught:
         Context(path, n_ctx=32)
     assert caught.value.__notes__ == []
+
+
+class Alarm(Exception):
+    pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a timer's signal")
+def test_a_signal_while_it_loads_is_not_lost(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in llama.cpp's callback it comes, before its first line too."""
+
+    def endless(_: bytes, params: Any) -> None:
+        for _ in range(300_000):
+            if not params.progress_callback(0.5, params.progress_callback_user_data):
+                return
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    monkeypatch.setattr(lib, "llama_model_load_from_file", endless)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for i in range(20):
+            signal.setitimer(signal.ITIMER_REAL, 0.05 + 0.0007 * i)
+            with pytest.raises(Alarm), watched(lambda _: None):
+                ad.Llama(qwen2.base, heads_enabled=(), n_threads=1, verbose=False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
