@@ -10,6 +10,8 @@ import llama_cpp
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.token_text import token_bytes
 
+MAX_STOPS, MAX_STOPS_LENGTH = 256, 16_384
+
 _CONTROL = 256
 """A control token in a stream of bytes: this and its id."""
 
@@ -25,9 +27,13 @@ def stop_texts(stop: object) -> tuple[str, ...]:
     """The stops in what :func:`stop_tuple` takes.
 
     Raises:
-        InvalidInput: one that is empty, no ``str``, or not to be written as UTF-8.
+        InvalidInput: one that is empty, no ``str``, or not to be written as UTF-8; too many of them.
     """
     stops = stop_tuple(stop)
+    size = sum(len(text) for text in stops if isinstance(text, str))
+    if len(stops) > MAX_STOPS or size > MAX_STOPS_LENGTH:  # each is looked for at every token
+        found, most = f"{len(stops)} texts of {size} characters", f"at most {MAX_STOPS} of {MAX_STOPS_LENGTH} in all"
+        raise InvalidInput.of("stop", found, most)
     for text in stops:
         if not isinstance(text, str) or not text:
             raise InvalidInput.of("stop", repr(text), "a text that is not empty, or several")

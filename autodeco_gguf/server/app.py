@@ -148,7 +148,7 @@ def _add_errors(app: FastAPI, paths: frozenset[str]) -> None:
         return Response(status_code=499)  # nobody reads it
 
     async def bug(request: Request, error: Exception) -> Response:
-        return ApiError(500, "an error of the server, see its log", code="internal").response(request.url.path)
+        return ApiError.bug().response(request.url.path)
 
     for kind, handler in (
         (ApiError, api),

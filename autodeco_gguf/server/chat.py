@@ -82,7 +82,7 @@ class ChatVoice:
     def _part(self, choice: Choice, delta: dict[str, Any], tokens: list[Said], reason: str | None = None) -> bytes:
         part: dict[str, Any] = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": reason}
         if self._body.logprobs and any(said.shown is not None for said in tokens):
-            part["logprobs"] = chat_logprobs(tokens, self._words)
+            part["logprobs"] = chat_logprobs(tokens, self._body.top_logprobs or 0)
         return self._chunk([{**part, **self._autodeco(choice, tokens)}])
 
     def _autodeco(self, choice: Choice, tokens: list[Said]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class ChatVoice:
         return {
             "index": choice.index,
             "message": message,
-            "logprobs": chat_logprobs(choice.tokens, self._words) if self._body.logprobs else None,
+            "logprobs": chat_logprobs(choice.tokens, self._body.top_logprobs or 0) if self._body.logprobs else None,
             "finish_reason": choice.finish_reason,
             **self._autodeco(choice, choice.tokens),
         }

@@ -27,7 +27,9 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
     """
     n, drawn = body.n or 1, body.best_of or body.n or 1
     if len(body.prompt) * drawn > MAX_ANSWERS:
-        raise ApiError(400, f"prompt: {len(body.prompt)} prompts of {drawn} choices, at most {MAX_ANSWERS} in all")
+        raise ApiError(
+            400, f"prompt: {len(body.prompt)} prompts of {drawn} choices, at most {MAX_ANSWERS} in all", param="prompt"
+        )
     decision = service.decider.decide(body)
     top = 0 if body.logprobs is None and drawn > n else body.logprobs
     options = engine_options(service, body, top)
@@ -41,7 +43,7 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
         for i, prompt in enumerate(body.prompt)
     ]
     pieces = body.autodeco is not None or body.logprobs is not None
-    plan = Plan(prompts, decision, drawn, options, pieces=pieces, prompt_param="prompt")
+    plan = Plan(prompts, decision, drawn, options, pieces=pieces)
     return plan, CompletionVoice(service, plan, body)
 
 
@@ -71,7 +73,7 @@ class CompletionVoice:
     ) -> dict[str, Any]:
         found: dict[str, Any] = {"index": choice.index, "text": text, "logprobs": None, "finish_reason": reason}
         if self._body.logprobs is not None:
-            logprobs, rows = self._logprobs[choice.index], said_rows(tokens)
+            logprobs, rows = self._logprobs[choice.index], said_rows(tokens, self._body.logprobs)
             if echo:
                 before = self._prompt_rows(choice)
                 rows = [*before, *rows]
@@ -92,7 +94,10 @@ class CompletionVoice:
 
     def _prompt_rows(self, choice: Choice) -> list[tuple[bytes, float | None, Sequence[Any] | None]]:
         assert choice.result is not None
-        return [(token.text, token.logprob, token.alternatives) for token in choice.result.prompt_logprobs or ()]
+        return [
+            (token.text, token.logprob, token.alternatives[: self._body.logprobs])
+            for token in choice.result.prompt_logprobs or ()
+        ]
 
     def begin(self, choices: Sequence[Choice]) -> bytes:
         """The prompt, where it is to be repeated without log-probabilities."""

@@ -47,6 +47,11 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     @classmethod
+    def bug(cls) -> ApiError:
+        """What a client is told where the fault is not its own."""
+        return cls(500, "an error of the server, see its log", code="internal")
+
+    @classmethod
     def of(cls, error: AutoDecoError, prompt: str = "messages") -> ApiError:
         """What an error of the engine is to a client; ``prompt`` is the field that holds the prompt."""
         if isinstance(error, Busy):

@@ -191,8 +191,4 @@ class OllamaVoice:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    try:
-        arguments = json.loads(call.arguments)
-    except ValueError:
-        arguments = {}
-    return {"function": {"name": call.name, "arguments": arguments}}
+    return {"function": {"name": call.name, "arguments": json.loads(call.arguments)}}

@@ -32,7 +32,8 @@ def ollama_routes(service: Service) -> APIRouter:
         """Answer a prompt."""
         if (at_once := loaded(service, body, await request.json())) is not None:
             return JSONResponse(at_once)
-        return await service.answer(request, partial(ollama_generate_plan, service, body), body.stream is not False)
+        plan = partial(ollama_generate_plan, service, body)
+        return await service.answer(request, plan, body.stream is not False, "prompt")
 
     @router.get("/api/tags")
     async def tags() -> JSONResponse:

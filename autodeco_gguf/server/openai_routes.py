@@ -29,12 +29,12 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/completions", responses=streams("text/event-stream"))
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Go on with a text."""
-        return await service.answer(request, partial(completion_plan, service, body), bool(body.stream))
+        return await service.answer(request, partial(completion_plan, service, body), bool(body.stream), "prompt")
 
     @router.post("/v1/responses", responses=streams("text/event-stream"))
     async def responses(body: ResponsesBody, request: Request) -> Response:
         """Answer text with text."""
-        return await service.answer(request, partial(responses_plan, service, body), bool(body.stream))
+        return await service.answer(request, partial(responses_plan, service, body), bool(body.stream), "input")
 
     @router.post("/v1/embeddings")
     async def embeddings() -> Response:

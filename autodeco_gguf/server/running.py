@@ -31,6 +31,9 @@ _LOOK_SECONDS = 0.02
 _GOODBYE_SECONDS = 5
 """For errors to reach those whose answers are cut off."""
 
+_NEWS_SECONDS = 60.0
+"""Between two lines of the log that say the same."""
+
 _BACKLOG = 2048
 """Connections that the system may hold for us."""
 
@@ -135,10 +138,10 @@ def bind(host: str, port: int) -> list[socket.socket]:
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
             listening.bind(address)
             listening.listen(_BACKLOG)
-    except OSError as e:
+    except (OSError, UnicodeError) as e:  # what is no name of a host, neither
         for listening in sockets:
             listening.close()
-        raise AutoDecoError(f"{host}:{port}: cannot listen: {e.strerror or e}", key="port") from e
+        raise AutoDecoError(f"{host}:{port}: cannot listen: {getattr(e, 'strerror', None) or e}", key="port") from e
     return sockets
 
 
@@ -152,6 +155,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line of uvicorn's log says more than that an answer was cut off at the end."""
     cause = record.exc_info[1] if record.exc_info else None
     return not isinstance(cause, asyncio.CancelledError | KeyboardInterrupt)
+
+
+class _OutOfFiles:
+    """asyncio's own handler, but that it says only once a minute that no connection can be taken: it does so thousands
+    of times a second."""
+
+    def __init__(self) -> None:
+        self._next = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context["message"] == "socket.accept() out of system resource":
+            if loop.time() < self._next:
+                return
+            self._next = loop.time() + _NEWS_SECONDS
+        loop.default_exception_handler(context)
 
 
 class Server:
@@ -192,6 +210,7 @@ class Server:
 
     async def serve(self, started: Callable[[], Any] = lambda: None) -> None:
         """The same within a loop; for a thread, without signals."""
+        asyncio.get_running_loop().set_exception_handler(_OutOfFiles())
         serving = asyncio.ensure_future(self._server.serve(self._sockets))
         while not (self._server.started or serving.done()):
             await asyncio.sleep(0.01)

@@ -46,7 +46,6 @@ class Plan:
         options: more arguments of the engine's requests.
         finder: makes what finds calls of tools in a choice.
         pieces: every token is wanted, even where nothing is streamed.
-        prompt_param: the field that holds the prompt.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -55,7 +54,6 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     finder: Callable[[], CallFinder | None] = lambda: None
     pieces: bool = False
-    prompt_param: str = "messages"
 
     def asks(self) -> list[Ask]:
         """The engine's requests: choice i of prompt p is number p * n + i."""
@@ -150,39 +148,41 @@ class Service:
         """
         self.engine, self.settings, self.started = engine, settings, time.time()
         file = engine.context.file
-        self.model_id = settings.model_id or (file.known.name if file.known is not None else file.path.stem)
+        name = settings.model_id or (file.known.name if file.known is not None else file.path.stem)
+        self.model_id = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a file's name may be any
         self.decider = Decider(engine, settings.sampling)
         self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
         self.driver, self.log = Driver(engine, settings.max_queue), log
         self.metrics = Metrics(self.driver)
         self._grammars = threading.Lock()  # compiling one sets the stack size of the process's next thread
 
-    async def answer(self, request: Request, make: Callable[[], tuple[Plan, Voice]], stream: bool) -> Response:
+    async def answer(
+        self, request: Request, make: Callable[[], tuple[Plan, Voice]], stream: bool, prompt: str = "messages"
+    ) -> Response:
         """Answer a request.
 
         Args:
             request: which may go away.
             make: reads the body, in a thread: rendering, tokenizing and compiling take their time.
             stream: bit by bit.
+            prompt: the field that holds the prompt.
 
         Raises:
             ApiError: it cannot be answered; nothing has been sent.
         """
         begun, loop = time.monotonic(), asyncio.get_running_loop()
-        plan, voice, job = await run_in_threadpool(self._start, make, stream, loop)
-        answering = _Answering(self, plan, voice, job, begun)
+        plan, voice, job = await run_in_threadpool(self._start, make, stream, prompt, loop)
+        answering = _Answering(self, plan, voice, job, begun, prompt)
         if stream:
             return Stream(answering.stream(), voice.media_type, answering.gone)
         return JSONResponse(await while_there(answering.whole(), request, answering.gone))
 
     def _start(
-        self, make: Callable[[], tuple[Plan, Voice]], stream: bool, loop: asyncio.AbstractEventLoop
+        self, make: Callable[[], tuple[Plan, Voice]], stream: bool, prompt: str, loop: asyncio.AbstractEventLoop
     ) -> tuple[Plan, Voice, Job]:
-        param = "messages"
         try:
             self.driver.revival.check()
             plan, voice = make()
-            param = plan.prompt_param
             pieces = stream or plan.pieces or self.log is not None
             if self.log is not None:
                 plan.options["entropy"] = True
@@ -192,7 +192,7 @@ class Service:
             return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
             lost = self.engine.lost
-            error = ApiError.of(e if lost is None else ModelFailed(lost, key="rpc"), param)
+            error = ApiError.of(e if lost is None else ModelFailed(lost, key="rpc"), prompt)
             if error.status >= 500 and error.status != 503:
                 _log.error("%s", error.message)
             raise error from e
@@ -206,8 +206,9 @@ class Service:
 class _Answering:
     """One answer under way."""
 
-    def __init__(self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float) -> None:
+    def __init__(self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float, prompt: str) -> None:
         self._service, self._plan, self._voice, self._job, self._begun = service, plan, voice, job, begun
+        self._prompt = prompt
         self._choices = [Choice(i, service.words, plan.finder()) for i in range(len(job.requests))]
         self._ended = False
 
@@ -232,6 +233,10 @@ class _Answering:
         except ApiError as e:
             self._ended = True
             yield self._voice.failed(e)
+            return
+        except Exception:  # a bug, of which the stream says so too
+            _log.exception("an answer failed")
+            yield self._voice.failed(ApiError.bug())
             return
         yield self._voice.done(self._choices)
 
@@ -275,7 +280,7 @@ class _Answering:
 
     def _error(self, event: Result | AutoDecoError) -> ApiError:
         if isinstance(event, AutoDecoError):
-            return ApiError.of(event, self._plan.prompt_param)
+            return ApiError.of(event, self._prompt)
         if event.finish_reason == "cancelled":
             return ApiError(503, "the server is shutting down", code="shutting_down")
         if self._service.driver.failure is None and self._plan.options.get("grammar") is not None:

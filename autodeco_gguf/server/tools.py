@@ -36,17 +36,32 @@ class Calls(tuple[Call, ...]):
 
 
 def _call(text: str) -> Call | None:
-    """The call that a text is; None where it is none."""
+    """The call that a text is, a name and an object; None where it is none, or cannot be written as JSON again."""
     try:
         value = json.loads(text)
+        if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            return None
+        arguments = value.get("arguments", value.get("parameters", {}))
+        if isinstance(arguments, str):  # once more as text
+            arguments = json.loads(arguments)
+        if not isinstance(arguments, dict):
+            return None
+        written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        f"{value['name']}{written}".encode()  # half of a surrogate pair cannot
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return Call(f"call_{uuid.uuid4().hex[:24]}", value["name"], arguments)
+    return Call(f"call_{uuid.uuid4().hex[:24]}", value["name"], written)
+
+
+def _ends_within_text(part: str) -> bool:
+    """Whether a part of JSON ends in the midst of a text."""
+    try:
+        json.loads(part)
+    except json.JSONDecodeError as e:
+        return e.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 class CallFinder:
@@ -84,6 +99,8 @@ class CallFinder:
                 return shown + self._cut(end), calls
             shown += self._cut(begin)
             end = self._held.find(_CLOSE)
+            while end >= 0 and _ends_within_text(self._held[len(_OPEN) : end]):
+                end = self._held.find(_CLOSE, end + 1)
             if end < 0:
                 return shown, calls
             call = _call(self._held[len(_OPEN) : end])
@@ -153,14 +170,37 @@ def _schema(tools: list[Tool]) -> dict[str, Any]:
                 "type": "object",
                 "properties": {
                     "name": {"const": tool.function.name},
-                    "arguments": tool.function.parameters or {"type": "object"},
+                    "arguments": _moved(
+                        tool.function.parameters or {"type": "object"}, f"#/anyOf/{i}/properties/arguments"
+                    ),
                 },
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
-            for tool in tools
+            for i, tool in enumerate(tools)
         ]
     }
+
+
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+"""Keywords whose keys are names."""
+
+
+def _moved(schema: Any, to: str) -> Any:
+    """A schema whose references to itself hold where it stands at ``to`` within another."""
+    if isinstance(schema, list):
+        return [_moved(item, to) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
+            found[key] = to + value[1:]
+        elif key in _NAMED and isinstance(value, dict):
+            found[key] = {name: _moved(inner, to) for name, inner in value.items()}
+        else:
+            found[key] = value if key in ("const", "enum", "default", "examples") else _moved(value, to)
+    return found
 
 
 def template_messages(messages: list[Message], template: str) -> list[dict[str, Any]]:

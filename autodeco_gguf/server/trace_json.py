@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from autodeco_gguf.server.choice import Said, Words
+from autodeco_gguf.server.choice import Said
 from autodeco_gguf.server.decide import Decision
 from autodeco_gguf.server.fields import AutoDecoOptions
 
@@ -21,13 +22,13 @@ def autodeco(tokens: Sequence[Said], options: AutoDecoOptions, decision: Decisio
         "seed": seed,
     }
     if options.tokens:
-        found["tokens"] = [trace(said) for said in tokens]
+        found["tokens"] = [trace(said, options.top or 0) for said in tokens]
     return found
 
 
-def trace(said: Said) -> dict[str, Any]:
-    """A token with all that is known of it."""
-    return said.token.to_dict(said.text)
+def trace(said: Said, top: int | None = None) -> dict[str, Any]:
+    """A token with all that is known of it, and so many alternatives; None: with all."""
+    return replace(said.token, alternatives=said.token.alternatives[:top]).to_dict(said.text)
 
 
 LEAST = -9999.0
@@ -47,8 +48,8 @@ def name_of(piece: bytes) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
-def chat_logprobs(tokens: Iterable[Said], words: Words) -> dict[str, Any]:
-    """Of those tokens that are part of the answer, as chat completions have it."""
+def chat_logprobs(tokens: Iterable[Said], top: int) -> dict[str, Any]:
+    """Of those tokens that are part of the answer, as chat completions have it, with ``top`` alternatives of each."""
 
     def entry(piece: bytes, logprob: float) -> dict[str, Any]:
         return {"token": name_of(piece), "logprob": finite(logprob), "bytes": list(piece)}
@@ -56,7 +57,7 @@ def chat_logprobs(tokens: Iterable[Said], words: Words) -> dict[str, Any]:
     content = [
         {
             **entry(said.shown, said.token.logprob),
-            "top_logprobs": [entry(a.text, a.logprob) for a in said.token.alternatives],
+            "top_logprobs": [entry(a.text, a.logprob) for a in said.token.alternatives[:top]],
         }
         for said in tokens
         if said.shown is not None
@@ -85,11 +86,13 @@ class TextLogprobs:
             if alternatives:
                 top = {name_of(a.text): finite(a.logprob) for a in reversed(alternatives)}  # the most likely one stays
             found["top_logprobs"].append(top)
-            found["text_offset"].append(max(0, self._offset))
+            # half of a character before, which this does not end, is a character of its own
+            broken = bool(self._decoder.getstate()[0]) and not 0x80 <= piece[:1].ljust(1, b"\x80")[0] < 0xC0
+            found["text_offset"].append(max(0, self._offset + broken))
             self._offset += len(self._decoder.decode(piece))
         return found
 
 
-def said_rows(tokens: Iterable[Said]) -> list[tuple[bytes, float | None, Sequence[Any] | None]]:
-    """Tokens of an answer as rows of :meth:`TextLogprobs.of`."""
-    return [(s.shown, s.token.logprob, s.token.alternatives) for s in tokens if s.shown is not None]
+def said_rows(tokens: Iterable[Said], top: int) -> list[tuple[bytes, float | None, Sequence[Any] | None]]:
+    """Tokens of an answer as rows of :meth:`TextLogprobs.of`, with ``top`` alternatives of each."""
+    return [(s.shown, s.token.logprob, s.token.alternatives[:top]) for s in tokens if s.shown is not None]

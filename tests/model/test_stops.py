@@ -45,6 +45,8 @@ REFUSED: list[tuple[Any, str]] = [
     (["a", 7], "stop 7, expected a text"),
     (7, "stop 7, expected a text"),
     ([["a"]], r"stop \['a'\], expected a text"),
+    (["a"] * 257, "stop 257 texts of 257 characters, expected at most 256 of 16384 in all"),
+    (["a" * 16_000, "b" * 400], "stop 2 texts of 16400 characters, expected at most 256 of 16384"),
     ("a\ud800", r"stop 'a\\ud800' is not UTF-8: surrogates not allowed"),
 ]
 

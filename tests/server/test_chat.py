@@ -273,3 +273,11 @@ def test_a_prompt_that_fills_the_context(api: Api, service: Service, stream: boo
     else:
         answer = ok(api.chat(prompt(511)))
         assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 1)
+
+
+@pytest.mark.parametrize(("top_logprobs", "top"), [(2, 5), (5, 2), (0, 3), (3, 0), (2, None)])
+def test_each_has_the_alternatives_that_it_asks_for(api: Api, top_logprobs: int, top: int | None) -> None:
+    fields = {"logprobs": True, "top_logprobs": top_logprobs, "autodeco": {"tokens": True, "top": top}}
+    choice = ok(api.chat(STORY, seed=1, max_tokens=4, **fields))["choices"][0]
+    assert {len(entry["top_logprobs"]) for entry in choice["logprobs"]["content"]} == {top_logprobs}
+    assert {len(token.get("alternatives", ())) for token in choice["autodeco"]["tokens"]} == {top or 0}

@@ -184,3 +184,12 @@ def test_a_stop_that_does_not_come(api: Api) -> None:
     chunks = events(api.compl(**body, stream=True, logprobs=1, autodeco=True))[:-1]
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
     assert text == text_of(api.compl(**{**body, "stop": None}))
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_alternatives_beside_those_of_a_trace(echo: bool, api: Api) -> None:
+    body = {"prompt": "Tell a story", "max_tokens": 3, "echo": echo, "autodeco": {"tokens": True, "top": 5}}
+    for n in (0, 2):
+        choice = ok(api.compl(**body, logprobs=n))["choices"][0]
+        assert {len(top or ()) for top in choice["logprobs"]["top_logprobs"][echo:]} == {n}
+        assert {len(token["alternatives"]) for token in choice["autodeco"]["tokens"]} == {5}

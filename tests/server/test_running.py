@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from broken import MAIN
 from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.server.running import address_of, bind
+from autodeco_gguf.server.running import _OutOfFiles, address_of, bind
 from autodeco_gguf.server.service import Service
 
 ENDLESS = {**STORY, "seed": 1, "logit_bias": {"0": -100, "2": -100}}
@@ -288,7 +289,7 @@ def test_addresses_of_version_6() -> None:
 
 
 def test_an_address_of_others() -> None:
-    for host in ("192.0.2.1", "no.such.host.invalid"):
+    for host in ("192.0.2.1", "no.such.host.invalid", "a..b", "a" * 70):
         with pytest.raises(AutoDecoError, match=host):
             bind(host, 0)
 
@@ -367,3 +368,15 @@ def test_a_second_ctrl_c_cuts() -> None:
         assert time.monotonic() - begun < 8
         assert child.stderr is not None
         assert "Traceback" not in child.stderr.read()
+
+
+def test_files_that_are_used_up_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    async def many() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_OutOfFiles())
+        for message in ["socket.accept() out of system resource"] * 50 + ["another", "another"]:
+            loop.call_exception_handler({"message": message})
+
+    asyncio.run(many())
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["socket.accept() out of system resource", "another", "another"]

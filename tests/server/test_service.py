@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from server_helpers import STORY, Api, Loop, demo_engine, events, ok, serving, text_of
+import pytest
+from server_helpers import STORY, Api, Loop, demo_engine, events, ok, refused, serving, text_of
 
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.decide import Decision
 from autodeco_gguf.server.service import Plan, load
 
@@ -84,3 +86,32 @@ def test_a_request_that_is_cancelled_in_its_loop(api: Api, loop: Loop) -> None:
 
     loop.run(work())
     assert api.service.driver.counts == (0, 0)
+
+
+def test_a_bug_in_the_midst_of_a_stream_is_its_last_event(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bytes:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(ChatVoice, "end", broken)
+    last = events(api.chat(STORY, stream=True, max_tokens=2))[-1]
+    assert last["error"]["message"] == "an error of the server, see its log"
+
+
+def test_a_name_that_is_no_text(loop: Loop) -> None:
+    service = serving(demo_engine(), model_id="caf\udce9")
+    assert ok(Api(service, loop).get("/v1/models"))["data"][0]["id"] == "caf\ufffd"
+    assert text_of(Api(service, loop).chat(STORY, max_tokens=2)) is not None
+    service.driver.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "a " * 40_000}, "prompt"),
+        ("/v1/responses", {"input": "a " * 40_000}, "input"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a " * 40_000}]}, "messages"),
+        ("/v1/completions", {"prompt": ["a"] * 1024, "n": 100}, "prompt"),
+    ],
+)
+def test_the_field_that_is_too_long(path: str, body: dict[str, Any], param: str, api: Api) -> None:
+    refused(api.post(path, body), param)

@@ -192,6 +192,13 @@ def test_a_choice_needs_tools(with_tools: Api) -> None:
     [
         "<tool_call>{broken</tool_call> and on",
         "<tool_call>[1]</tool_call>",
+        '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": 1e999}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": "\\ud83d"}}</tool_call>',
+        '<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "no JSON"}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>',
         "<tool_call>" + "[" * 100_000 + "</tool_call>",
         "a < b, <tool_cal",
         "<tool_call>{}",
@@ -217,6 +224,36 @@ def test_two_calls_and_text_between() -> None:
     found = [finder.add(c) for c in text]
     assert "".join(shown for shown, _ in found) + finder.rest() == "xyz"
     assert [call.name for _, calls in found for call in calls] == ["f", "g"]
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_a_text_that_holds_the_end_of_a_call(size: int) -> None:
+    arguments = {"html": 'a</tool_call>b " </tool_call>'}
+    text = f"x<tool_call>{json.dumps({'name': 'f', 'arguments': arguments})}</tool_call>y"
+    finder = CallFinder()
+    found = [finder.add(text[i : i + size]) for i in range(0, len(text), size)]
+    assert "".join(shown for shown, _ in found) + finder.rest() == "xy"
+    (call,) = [call for _, calls in found for call in calls]
+    assert (call.name, json.loads(call.arguments)) == ("f", arguments)
+
+
+def test_parameters_that_refer_to_themselves(with_tools: Api) -> None:
+    """As pydantic writes them; they stand within another schema. What only looks like a reference stays."""
+    parameters = {
+        "type": "object",
+        "$defs": {"Letter": {"enum": ["q", "r"]}, "Same": {"$ref": "#/$defs/Letter"}},
+        "properties": {"$ref": {"$ref": "#/$defs/Same"}, "c": {"const": {"$ref": "#/$defs/Letter"}}},
+        "required": ["$ref", "c"],
+        "additionalProperties": False,
+    }
+    other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    choice = {"type": "function", "function": {"name": "f"}}
+    for tools, wanted in (([other, tool], choice), ([tool], "required")):
+        (call,) = ok(with_tools.chat(tools=tools, tool_choice=wanted, seed=1))["choices"][0]["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        assert arguments["$ref"] in ("q", "r")
+        assert arguments["c"] == {"$ref": "#/$defs/Letter"}
 
 
 def test_plain_chats_with_such_a_template(with_tools: Api) -> None:

@@ -34,6 +34,12 @@ def test_offsets_of_characters_of_several_tokens() -> None:
     assert logprobs.of([(piece, None, None) for piece in (b"\xac", b"b\xff", b"c")])["text_offset"] == [1, 2, 4]
 
 
+def test_offsets_behind_half_of_a_character() -> None:
+    logprobs = TextLogprobs()
+    pieces = (b"\xc3", b" lives", b"\xe2", b"\x82", b"\xac", b"\xe2", b"\xc3", b"\xa9")
+    assert logprobs.of([(piece, None, None) for piece in pieces])["text_offset"] == [0, 1, 7, 7, 7, 8, 9, 9]
+
+
 def test_offsets_behind_what_is_no_text() -> None:
     logprobs = TextLogprobs()
     logprobs.skip(4)
