@@ -22,7 +22,7 @@ from autodeco_gguf.cli._config import set_variables, source_of
 from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_THREADS, Machine
 
 if TYPE_CHECKING:
     import rich.console
@@ -238,7 +238,7 @@ def machine_options(
     """
     flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
     options = (
-        click.option("-t", "--threads", "n_threads", type=click.IntRange(1, 512), help=threads),
+        click.option("-t", "--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), help=threads),
         option(
             "-ngl",
             "--gpu-layers",

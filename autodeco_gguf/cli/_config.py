@@ -13,6 +13,7 @@ import click
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.folders import user_folder
+from autodeco_gguf.files.jsonl import type_name
 from autodeco_gguf.files.reading import read_bytes
 
 _MAX_BYTES = 1 << 20
@@ -55,7 +56,9 @@ def defaults_from_file(command: click.Command, verbs: list[str]) -> dict[str, An
         return {}
     tables = _parse(path)
     for verb, table in tables.items():
-        if verb not in verbs or not isinstance(table, dict):
+        if verb in verbs and not isinstance(table, dict):
+            raise BadFile.of(path, f"{verb} is {type_name(table)}, expected a table, [{verb}]", key=verb)
+        if verb not in verbs:
             raise BadFile.of(path, f"[{verb}]: no such verb{_near(verb, verbs)}", key=verb)
     options = {name: o for o in command.params if isinstance(o, click.Option) for name in long_names(o)}
     found: dict[str, Any] = {}

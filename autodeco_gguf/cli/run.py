@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.request import Request
 
 
-MAX_CONTEXT = 2**31 - 1
+MAX_CONTEXT = 2**24
 """The most that llama.cpp can count."""
 
 

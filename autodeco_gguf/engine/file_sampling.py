@@ -22,6 +22,9 @@ def file_sampling(base: GgufFile) -> dict[str, Any]:
     found = {name: base.get(FILE_PREFIX + key, object) for key, name in FILE_KEYS.items()}
     given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     try:
+        for name, value in given.items():
+            if isinstance(value, bool):
+                raise InvalidInput.of(name, value, "a number")
         Sampling(**given).check()
     except InvalidInput as e:
         raise BadFile.of(base.path, f"{FILE_PREFIX}*: {e}") from e

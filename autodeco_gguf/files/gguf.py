@@ -94,7 +94,8 @@ class GgufFile:
         except KeyError:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            reason = f"{key} is {value!r}, expected {kind.__name__}"
+            shown = repr(value[:200] if isinstance(value, str) else value)
+            reason = f"{key} is {shown if len(shown) < 300 else shown[:300] + '...'}, expected {kind.__name__}"
             raise BadFile.of(self.path, reason, key=key, expected=kind.__name__, found=value)
         return value
 

@@ -36,8 +36,8 @@ _OUTPUT_FLOATS = 1 << 24
 _CELLS = 256
 """What llama.cpp rounds a sequence's cells to."""
 
-_MAX_CELLS = 2**32 - 1
-"""Of all sequences together: the width of llama.cpp's field."""
+_MAX_CELLS = 2**26
+"""Of all sequences together: each takes llama.cpp some 50 bytes beside its key and value, whatever memory there is."""
 
 BATCH = 512
 """Tokens of one llama_decode."""
@@ -57,7 +57,7 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
 
 
 def _n_cells(n_ctx: int, n_seq: int) -> int:
-    """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for more than llama.cpp counts."""
+    """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for more than any model has."""
     cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
     if cells > _MAX_CELLS:
         most = _MAX_CELLS // n_seq // _CELLS * _CELLS

@@ -87,6 +87,7 @@ class SchemaGrammar(LlamaGrammar):
 
 _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", "anyOf", "oneOf", "prefixItems")
 _NAMED = ("$defs", "definitions", "patternProperties", "properties")
+_NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _KEYWORDS = frozenset(
     [
         "$ref",
@@ -144,10 +145,20 @@ def _check_keywords(schema: Any) -> None:
         for key, value in at.items():
             if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
                 raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
+            if key in _NUMBERS and not _is_exact(value):
+                what = f"{key} has a whole number beyond 2^53, which would be rounded"
+                raise InvalidInput(f"JSON schema: {what}", key="schema")
             if key in _SCHEMAS:
                 schemas.append(value)
             elif key in _NAMED and isinstance(value, dict):
                 schemas += value.values()
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether all whole numbers in a value are floats as well, which llguidance takes them for."""
+    if isinstance(value, dict | list):
+        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or float(value) == value  # what is larger than any float, llguidance refuses
 
 
 def _compile(text: str) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT: Final = 4096
 """Tokens of context at most, where nobody says otherwise."""
 
+MAX_THREADS: Final = 512
+
 _SMALL_MODEL: Final = 16 << 20
 """Bytes of a file below which a second thread gains a fifth at best."""
 
@@ -63,6 +65,14 @@ class Machine:
     cache_type: Literal["f16", "f32"] = "f16"
     flash_attn: bool | None = None
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for a number of threads, or a type of the cache, that is none."""
+        n = self.n_threads
+        if n is not None and (type(n) is not int or not 1 <= n <= MAX_THREADS):
+            raise InvalidInput.of("n_threads", repr(n), f"1 to {MAX_THREADS}")
+        if self.cache_type not in ("f16", "f32"):
+            raise InvalidInput.of("cache_type", repr(self.cache_type), "f16 or f32")
 
     @property
     def threads(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.errors import not_installed
+from autodeco_gguf.errors import AutoDecoError, not_installed
 from autodeco_gguf.files.atomic import write_atomically
 from autodeco_gguf.view.traces import ReadTrace
 
@@ -55,6 +55,9 @@ def check_matplotlib(otherwise: str = "") -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as e:
         raise not_installed("matplotlib is not installed", "matplotlib", "eval", otherwise) from e
+    except Exception as e:  # its own settings, MPLBACKEND for one
+        reason = " ".join(str(e).split())[:300]
+        raise AutoDecoError(f"matplotlib cannot be used: {reason}{otherwise}", key="eval") from e
 
 
 def new_figure(width: float, height: float) -> Figure:

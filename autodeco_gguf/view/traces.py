@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,8 +69,14 @@ def read_traces(path: Path) -> list[ReadTrace]:
     return reader.found
 
 
+MAX_STDIN = 256 << 20
+
+
 def _stdin() -> bytes:
-    return b"" if sys.stdin is None else sys.stdin.buffer.read()
+    content = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_STDIN + 1)
+    if len(content) > MAX_STDIN:
+        raise BadFile.of("standard input", f"more than {MAX_STDIN >> 20} MiB; give a file")
+    return content
 
 
 def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
@@ -81,7 +88,7 @@ def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
         whole = read_json(path) if content is None else parse_json(content)
         yield from ((1, value) for value in (whole if isinstance(whole, list) else [whole]))
         return
-    numbered = ((n, line) for n, line in enumerate((content or b"").split(b"\n"), 1) if line.strip())
+    numbered = ((n, line) for n, line in enumerate(io.BytesIO(content or b""), 1) if line.strip())
     for number, line in read_lines(path) if content is None else numbered:
         if line.startswith(_SSE) or line.split() == [b"data:", b"[DONE]"]:
             continue
@@ -240,12 +247,13 @@ def sample_title(line: Mapping[str, Any]) -> str:
     if not all(isinstance(n, int) for n in (problem, seed, sample)):
         raise InvalidInput("no numbers of problem, seed and sample")
     config = f"{line['config']}, " if isinstance(line.get("config"), str) else ""
-    verdict = {True: ": right", False: ": wrong"}.get(line.get("correct"), "")  # type: ignore[arg-type]
+    correct = line.get("correct")
+    verdict = (": right" if correct else ": wrong") if isinstance(correct, bool) else ""
     return f"{line['task']}, problem {problem + 1}: {config}seed {seed + 1}, sample {sample + 1}{verdict}"  # type: ignore[operator]
 
 
-def token_of(value: Any) -> Token:
-    """Trace JSON with nothing in it that a page does not know; InvalidInput where it is none."""
+def token_of(value: Any, *, alternative: bool = False) -> Token:
+    """Trace JSON with nothing in it that a page does not know; InvalidInput else. An alternative has none."""
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise InvalidInput(f"{_shown(value)}: no token with a text")
     wrong = next((k for k in _VALUES if value.get(k) is not None and not _is_number(value[k])), None)
@@ -253,10 +261,10 @@ def token_of(value: Any) -> Token:
         raise InvalidInput(f"{wrong} {_shown(value[wrong])}, expected a number", key=wrong)
     token = {"text": value["text"], **{k: value[k] for k in _VALUES if value.get(k) is not None}}
     others = value.get("alternatives")
-    if others is not None:
+    if others is not None and not alternative:
         if not isinstance(others, list):
             raise InvalidInput(f"alternatives {_shown(others)}, expected a list", key="alternatives")
-        token["alternatives"] = [token_of(other) for other in others]
+        token["alternatives"] = [token_of(other, alternative=True) for other in others]
     return token
 
 

@@ -240,7 +240,7 @@ USAGE: list[Row] = [
     ),
     (option("-n 0"), "'-n' / '--max-tokens' / '--n-predict': 0 tokens; give at least 1, or -1: until the end"),
     (option("-n -3"), "-3 is not in the range x>=-2"),
-    (option("-c -1"), "-1 is not in the range 0<=x<=2147483647"),
+    (option("-c -1"), "-1 is not in the range 0<=x<=16777216"),
     (option("-t 0"), "0 is not in the range 1<=x<=512"),
     (option("-s -2"), "-2 is not in the range -1<=x<=4294967295"),
     (option("--temperature -1"), "'--temperature' / '--temp': -1.0 is not in the range x>=0"),

@@ -71,6 +71,7 @@ def test_flags_and_lists(config: Path) -> None:
         ("[run]\ntemprature = 1\n", "[run] temprature: no such option; did you mean temperature?"),
         ("[rum]\n", "[rum]: no such verb; did you mean run?"),
         ("temperature = 1\n", "[temperature]: no such verb; there is run"),
+        ("run = 5\n", "run is a number, expected a table, [run]"),
         ("[run\n", "not TOML: "),
         ("[run]\njson = 1\n", "[run] json is 1, expected true or false"),
         ("[run]\ntemperature = [1]\n", "[run] temperature is [1], expected a text or a number"),

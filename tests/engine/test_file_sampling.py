@@ -31,9 +31,9 @@ def test_keys_of_llama_cpp(qwen2: Case, tmp_path: Path) -> None:
     assert file_sampling(GgufFile(qwen2.base)) == {}
 
 
-@pytest.mark.parametrize("value", [(-1.0, Kind.FLOAT32), ("warm", Kind.STRING)])
+@pytest.mark.parametrize("value", [(-1.0, Kind.FLOAT32), ("warm", Kind.STRING), (True, Kind.BOOL)])
 def test_nonsense_names_the_file(value: tuple[Any, Kind], qwen2: Case, tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match=r"m\.gguf: general\.sampling\.\*: temperature (-1|warm)"):
+    with pytest.raises(BadFile, match=r"m\.gguf: general\.sampling\.\*: temperature (-1|warm|True)"):
         file_sampling(recommending(qwen2, tmp_path / "m.gguf", temp=value))
 
 

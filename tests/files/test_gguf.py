@@ -33,6 +33,12 @@ def test_a_value_of_another_type(qwen2: Case) -> None:
     assert (error.value.key, error.value.expected, error.value.found) == ("general.architecture", "int", "qwen2")
 
 
+def test_a_long_value_of_another_type(qwen2: Case, tmp_path: Path) -> None:
+    long = rewrite(qwen2.base, tmp_path / "long.gguf", metadata={"qwen2.context_length": ("a" * 10**6, Kind.STRING)})
+    with pytest.raises(BadFile, match=r"long\.gguf: qwen2\.context_length is 'a{200}', expected int$"):
+        GgufFile(long).get("qwen2.context_length", int)
+
+
 @pytest.mark.parametrize("beyond", [1, 2**63, 2**64])
 def test_a_header_that_would_begin_behind_the_end(beyond: int, qwen2: Case) -> None:
     start = min(qwen2.base.stat().st_size + beyond, 2**64 - 1)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -16,6 +17,7 @@ import pytest
 from broken import write_gguf
 
 import autodeco_gguf as ad
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model import machine
 from autodeco_gguf.model.context import Context
@@ -113,6 +115,23 @@ def test_it_is_a_value() -> None:
     assert Machine(n_threads=2) == Machine(n_threads=2) != Machine()
     with pytest.raises(dataclasses.FrozenInstanceError):
         Machine().verbose = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_threads": 0},
+        {"n_threads": -5},
+        {"n_threads": 513},
+        {"n_threads": "a"},
+        {"n_threads": True},
+        {"cache_type": "q8_0"},
+    ],
+)
+def test_what_it_cannot_be(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(InvalidInput, match=f"^{name} {value!r}, expected (1 to 512|f16 or f32)$"):
+        Machine(**wrong)
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "f32"])

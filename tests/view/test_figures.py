@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,3 +59,13 @@ def test_commands_figure_has_three_lines_a_panel() -> None:
     assert right.lines[0].get_xdata().tolist() == [12.5, 37.5, 62.5, 87.5]
     assert right.get_title() == "7 answers in the mean"
     assert len({line.get_color() for line in left.lines}) == 3
+
+
+def test_settings_of_matplotlib_that_are_none(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    code = "from autodeco_gguf.view.figures import check_matplotlib; check_matplotlib('; or do without')"
+    env = {**os.environ, "MPLBACKEND": "foo"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert "AutoDecoError: matplotlib cannot be used: " in last
+    assert last.endswith("; or do without")

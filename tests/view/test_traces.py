@@ -14,6 +14,7 @@ import pytest
 from page_helpers import STORY, story, token
 
 from autodeco_gguf.errors import BadFile
+from autodeco_gguf.view import traces as module
 from autodeco_gguf.view.traces import STDIN, ReadTrace, read_traces, sample_title, within
 
 
@@ -288,6 +289,10 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes, found: 
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(BadFile, match="standard input: no trace in it"):
         read_traces(STDIN)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n" * 3_000_000)))
+    monkeypatch.setattr(module, "MAX_STDIN", 2 << 20)
+    with pytest.raises(BadFile, match=r"^standard input: more than 2 MiB; give a file$"):
+        read_traces(STDIN)
 
 
 def test_a_file_that_is_missing(path: Path) -> None:
@@ -301,5 +306,14 @@ def test_a_page_has_a_bound() -> None:
     assert list(within(traces, 10**6)) == traces
 
 
+def test_alternatives_of_alternatives_are_none(path: Path) -> None:
+    """However deep."""
+    path.write_text('{"tokens":[' + '{"text":"a","alternatives":[' * 400 + "]}" * 400 + "]}")
+    (trace,) = read_traces(path)
+    assert trace.tokens == [{"text": "a", "alternatives": [{"text": "a"}]}]
+
+
 def test_a_title_says_which_sample() -> None:
+    for correct in ({"a": 1}, [1], 1, "yes"):
+        assert sample_title({**SAMPLE, "correct": correct}) == "sums, problem 1: seed 1, sample 3"
     assert sample_title({**SAMPLE, "correct": None}) == "sums, problem 1: seed 1, sample 3"
