@@ -139,6 +139,33 @@ def test_metadata_that_cannot_be_written(qwen2: Case, entry: tuple[str, str, obj
         core.GgufHeader(bytes(qwen2.base), 0).build([], [entry], [])
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [("", "f32", [1])],
+        [("a" * 64, "f32", [1])],
+        [("t", "f32", [])],
+        [("t", "f32", [1] * 5)],
+        [("t", "f32", [2, 0])],
+        [("t", "q8_0", [2, 31])],
+        [("t", "f32", [1]), ("t", "f32", [1])],
+    ],
+    ids=str,
+)
+def test_tensors_that_cannot_be_written(qwen2: Case, tensors: list[tuple[str, str, list[int]]]) -> None:
+    match = (
+        r"^two tensors are named t$" if len(tensors) > 1 else r"^tensor a*t? cannot have this name, or this shape as "
+    )
+    with pytest.raises(InvalidInput, match=match):
+        core.GgufHeader(bytes(qwen2.base), 0).build([], [], tensors)
+
+
+def test_a_header_that_is_not_aligned(qwen2: Case, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"four" + qwen2.base.read_bytes())
+    with pytest.raises(BadFile, match=r"^stands at byte 4, which is not aligned to 32$"):
+        core.GgufHeader(bytes(tmp_path / "a.gguf"), 4)
+
+
 def test_what_a_context_lacks(qwen2: Case) -> None:
     llama = load(qwen2.base, heads_enabled=[])
     with pytest.raises(ModelFailed, match="the last decode has no output -1"):
