@@ -222,12 +222,12 @@ class Scheduler:
     def _source(self, head: tuple[int, ...]) -> tuple[int, int]:
         """The sequence that holds, or will hold, most of the beginning of a prompt, and how many tokens of it."""
         for place, user in enumerate(self._users):
-            if user is not None and user.beginning == head:
+            if user is not None and self._beginning(user) == head:
                 return place, len(head)
         best = 0, 0
         for place, held in enumerate(self._held):
             user = self._users[place] if place < len(self._users) else None
-            there = held if user is None else user.beginning
+            there = held if user is None else self._beginning(user)
             n = common_beginning(head, there)
             if self._same_bits and not n == len(head) == len(there):
                 n -= n % PIECE  # what is behind is in another piece here
@@ -241,10 +241,14 @@ class Scheduler:
         self._users[place] = None
         self._held[place] = self._kept(generation)
 
+    def _beginning(self, generation: Generation) -> tuple[int, ...]:
+        """What its sequence holds, or will, that others may begin with; scored prompts are computed in other pieces."""
+        return () if self._same_bits and generation.request.prompt_logprobs else generation.beginning
+
     def _kept(self, generation: Generation) -> tuple[int, ...]:
-        """What its sequence holds that others may begin with."""
+        """The same, once it has ended."""
         decoded = generation.decoded()
-        return decoded[: len(generation.head)] if self._same_bits else decoded
+        return decoded[: len(self._beginning(generation))] if self._same_bits else decoded
 
     def _close_gaps(self) -> None:
         while None in self._users:

@@ -141,12 +141,15 @@ def test_batch_invariant_with_long_prompts(n: int, prompt_logprobs: bool) -> Non
                 answers(engine, [Request([*tokens[: n // 2], *first.tokens, 5, 6], seed=3, max_tokens=6)])
             elif kind == "again":
                 answers(engine, [wanted])
+            elif kind == "scored":
+                answers(engine, [replace(wanted, prompt_logprobs=True)])
+                engine.submit(Request(tokens, seed=4, prompt_logprobs=True, logit_bias=no_end(engine)))
             (result,) = answers(engine, [wanted])
             scored = [(token.id, token.logprob, 0.0) for token in result.prompt_logprobs or []]
             return scored + [(token.id, token.logprob, token.temperature) for token in result.trace]
 
     alone = answer("alone")
-    for kind in ("beside", "after", "in turn", "again"):
+    for kind in ("beside", "after", "in turn", "again", "scored"):
         assert answer(kind) == alone, kind
 
 
