@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,7 @@ class Heads:
             InvalidInput: wrong shapes, values that are not finite, no such device.
         """
         enabled = check_enabled(heads_enabled)
-        inputs = np.asarray(hidden, np.float32), np.asarray(logits, np.float32)
+        inputs = _floats("hidden", hidden), _floats("logits", logits)
         on = "temperature" in enabled, "top_p" in enabled
         try:
             return self.native.evaluate(*inputs, device, *on)
@@ -95,6 +96,13 @@ class Heads:
                 raise
             warnings.warn(f"{e}: the CPU computes the heads instead", RuntimeWarning, stacklevel=2)
         return self.native.evaluate(*inputs, "CPU", *on)
+
+
+def _floats(name: str, values: Any) -> Float32Array:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError) as e:
+        raise InvalidInput(f"{name}: {e}", key=name) from e
 
 
 def devices() -> dict[str, str]:

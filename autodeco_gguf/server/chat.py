@@ -30,6 +30,11 @@ def engine_options(service: Service, body: OpenAIBody, top: int | None) -> dict[
     return {**options, "top": max(wanted)} if wanted else options
 
 
+def format_field(body: OpenAIBody) -> str:
+    """The field that says what answers follow."""
+    return "grammar" if body.grammar else "response_format"
+
+
 def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     """What a body asks for.
 
@@ -49,7 +54,8 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     kwargs = service.prompts.with_effort(body.chat_template_kwargs, body.reasoning_effort)
     tokens = service.prompts.chat(messages, tools.tools, kwargs)
     pieces = body.autodeco is not None or top is not None
-    plan = Plan([tokens], decision, body.n or 1, options, tools.finder, pieces)
+    follows = "tools" if tools.grammar is not None else format_field(body)
+    plan = Plan([tokens], decision, body.n or 1, options, tools.finder, pieces, follows)
     return plan, ChatVoice(service, plan, body)
 
 

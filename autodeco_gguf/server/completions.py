@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from autodeco_gguf.server.chat import engine_options, usage
+from autodeco_gguf.server.chat import engine_options, format_field, usage
 from autodeco_gguf.server.choice import Choice, Delta, Said
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.schemas import CompletionBody
@@ -43,7 +43,7 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
         for i, prompt in enumerate(body.prompt)
     ]
     pieces = body.autodeco is not None or body.logprobs is not None
-    plan = Plan(prompts, decision, drawn, options, pieces=pieces)
+    plan = Plan(prompts, decision, drawn, options, pieces=pieces, follows=format_field(body))
     return plan, CompletionVoice(service, plan, body)
 
 

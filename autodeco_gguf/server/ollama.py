@@ -80,7 +80,7 @@ def _plan(service: Service, body: OllamaBody, tokens: list[int], tools: ToolUse 
         asked["top"] = body.autodeco.top
     finder = tools.finder if tools is not None else lambda: None
     # pieces: for the time of the first token
-    return Plan([tokens], service.decider.decide(sampling), 1, asked, finder, pieces=True)
+    return Plan([tokens], service.decider.decide(sampling), 1, asked, finder, pieces=True, follows="format")
 
 
 def ollama_chat_plan(service: Service, body: OllamaChatBody) -> tuple[Plan, OllamaVoice]:

@@ -46,6 +46,7 @@ class Plan:
         options: more arguments of the engine's requests.
         finder: makes what finds calls of tools in a choice.
         pieces: every token is wanted, even where nothing is streamed.
+        follows: the field with the grammar or schema that the answers follow, if one does.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -54,6 +55,7 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     finder: Callable[[], CallFinder | None] = lambda: None
     pieces: bool = False
+    follows: str = "grammar"
 
     def asks(self) -> list[Ask]:
         """The engine's requests: choice i of prompt p is number p * n + i."""
@@ -284,6 +286,7 @@ class _Answering:
         if event.finish_reason == "cancelled":
             return ApiError(503, "the server is shutting down", code="shutting_down")
         if self._service.driver.failure is None and self._plan.options.get("grammar") is not None:
-            return ApiError(400, f"nothing that follows the grammar can be drawn: {event.error}", param="grammar")
+            follows = self._plan.follows
+            return ApiError(400, f"nothing that follows {follows} can be drawn: {event.error}", param=follows)
         _log.error("a request failed: %s", event.error)
         return ApiError(500, f"the model failed: {event.error}", code="model_failed")

@@ -18,7 +18,7 @@ import reference
 from conftest import Case
 
 from autodeco_gguf import AutoDecoError, Heads, HeadWeights, devices, read_checkpoint
-from autodeco_gguf.errors import ModelFailed
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.format import FEATURES
 from autodeco_gguf.heads.weights import Mlp
 
@@ -544,3 +544,13 @@ def test_a_cpu_that_fails_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ModelFailed, match=r"^computing the AutoDeco heads failed$"):
         heads.evaluate(*inputs(weights, 1))
     assert asked == ["CPU"]
+
+
+@pytest.mark.parametrize("wrong", ["x", [[1.0], [1.0, 2.0]], [[object()]], np.zeros(2, "V4")], ids=str)
+def test_what_is_no_array_of_numbers(wrong: Any, qwen2: Case) -> None:
+    heads = Heads(read_checkpoint(qwen2.heads).weights)
+    good = np.zeros((1, heads.hidden_size), np.float32)
+    with pytest.raises(InvalidInput, match=r"^hidden: "):
+        heads.evaluate(wrong, good)
+    with pytest.raises(InvalidInput, match=r"^logits: "):
+        heads.evaluate(good, wrong)

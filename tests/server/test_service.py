@@ -115,3 +115,31 @@ def test_a_name_that_is_no_text(loop: Loop) -> None:
 )
 def test_the_field_that_is_too_long(path: str, body: dict[str, Any], param: str, api: Api) -> None:
     refused(api.post(path, body), param)
+
+
+WIDE = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(2000)}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (
+            "/v1/chat/completions",
+            {**STORY, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": WIDE}}},
+            "response_format",
+        ),
+        (
+            "/v1/responses",
+            {"input": "hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": WIDE}}},
+            "text.format",
+        ),
+        (
+            "/v1/completions",
+            {"prompt": "hi", "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": WIDE}}},
+            "response_format",
+        ),
+    ],
+)
+def test_the_field_that_cannot_be_followed(path: str, body: dict[str, Any], param: str, api: Api) -> None:
+    """What llguidance gives up on in the midst of an answer."""
+    refused(api.post(path, {**body, "seed": 1}), param, says=f"nothing that follows {param} can be drawn")
