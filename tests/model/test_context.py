@@ -52,7 +52,7 @@ def test_more_cells_than_any_model_has(merged: Path) -> None:
     with pytest.raises(InvalidInput, match=r"^n_ctx 2147483648, expected at most 33554432 with sequences: 2$"):
         Context(merged, n_ctx=2**31, n_seq=2)
     context = Context(merged, n_ctx=32)
-    with pytest.raises(InvalidInput, match=r"^n_ctx 16777216, expected at most 16776960 with sequences: 256$"):
+    with pytest.raises(InvalidInput, match=r"^n_ctx 16777216, expected at most 262144 with sequences: 256$"):
         context.resize(2**24, 256)
     assert context.decode([5], [0], [0], hidden=False)  # as it was
 
