@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -96,6 +100,20 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)  # so that half-written files are removed
 
 
+def _come_again(otherwise: Callable[[sys.UnraisableHookArgs], Any], lost: sys.UnraisableHookArgs) -> None:
+    """Raise a signal anew where what it raised is lost, as in a destructor or where llama.cpp calls Python."""
+    error = lost.exc_value
+    number = error.code - 128 if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
+    if isinstance(error, KeyboardInterrupt):
+        number = signal.SIGINT
+    if number in (signal.SIGINT, signal.SIGTERM, HANGUP):
+        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        otherwise(lost)
+
+
 def _let_any_text_pass() -> None:
     """What standard output cannot write becomes "?", what is not text on standard input a surrogate."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stdin, "surrogateescape")):
@@ -116,6 +134,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
         signal.signal(HANGUP, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = partial(_come_again, sys.unraisablehook)
     _let_any_text_pass()
     warnings.formatwarning = _warning_line
     notes: list[str] = []

@@ -101,6 +101,35 @@ def test_nobody_sees_a_traceback_of_ctrl_c_while_it_is_imported() -> None:
         assert (outcome.status, outcome.err) == (status, "")
 
 
+LOST = """
+import os, signal, time
+import click
+from autodeco_gguf.cli import run_command
+
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), {number})
+        for _ in range(10): pass
+
+@click.command()
+def command():
+    Object()
+    for _ in range(500): time.sleep(0.01)
+    print("nobody has ended it")
+
+run_command(command, [])
+"""
+"""A command to which a signal comes where what it raises is lost."""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "\ninterrupted\n")]
+)
+def test_a_signal_in_a_destructor_comes_again(number: int, status: int, said: str) -> None:
+    outcome = spawn(python=("-c", LOST.format(number=int(number))))
+    assert (outcome.status, outcome.out, outcome.err) == (status, "", said)
+
+
 def test_ctrl_c_is_caught_once_a_command_runs(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     @click.command()
     def command() -> None:
