@@ -19,6 +19,8 @@ from autodeco_gguf.cli._prompt import clean
 from autodeco_gguf.files.folders import user_folder
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from prompt_toolkit.completion import Completion
     from prompt_toolkit.document import Document
     from prompt_toolkit.key_binding import KeyBindings
@@ -141,6 +143,7 @@ class Editor:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.shortcuts import CompleteStyle
 
+        _ask_quietly()
         self._output = output
         self.block: str | None = None  # first line of several that were pasted where nothing was typed
         self._session: PromptSession[str] = PromptSession(
@@ -178,6 +181,19 @@ class Editor:
             return False
 
 
+def _ask_quietly() -> None:
+    """Have Ctrl-C and Ctrl-D leave what prompt_toolkit asks before it lists many completions, without a traceback."""
+    from prompt_toolkit.application import Application
+
+    handle = Application._handle_exception  # noqa: SLF001  there is no other way into a prompt that it makes by itself
+
+    def handler(app: Application[Any], loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), KeyboardInterrupt | EOFError):
+            handle(app, loop, context)
+
+    Application._handle_exception = handler  # type: ignore[assignment,method-assign]  # noqa: SLF001
+
+
 def _keys(editor: Editor) -> KeyBindings:
     """Enter ends a message that is not open, Alt-Enter a line; Ctrl-C clears; Backspace takes what is seen as one."""
     from prompt_toolkit.filters import has_selection, is_searching
@@ -211,6 +227,10 @@ def _keys(editor: Editor) -> KeyBindings:
         before = event.current_buffer.document.current_line_before_cursor
         begin = grapheme_boundary_before(before, len(before)) if before else -1
         event.current_buffer.delete_before_cursor(len(before) - begin)
+
+    @keys.add("<vt100-mouse-event>")
+    def _mouse(event: KeyPressEvent) -> None:
+        """Leave out what looks like one, such as a colour in what is pasted."""
 
     @keys.add("c-c", filter=~is_searching)
     @keys.add("<sigint>")

@@ -63,7 +63,8 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
             raise BadFile.of(golden, f"{has} {name}, the model has {sorted(llama.heads)}", key=name)
         if known.any():
             difference = np.abs(predicted - recorded[name])[known]
-            click.echo(f"{name}: mean difference {difference.mean():.1e}, largest {difference.max():.1e}")
+            mean = difference.mean(dtype=np.longdouble)  # of huge ones, the sum is beyond a double
+            click.echo(f"{name}: mean difference {mean:.1e}, largest {difference.max():.1e}")
             worst = max(worst, float(difference.max()))
     if not worst <= limit:
         raise BadFile.of(

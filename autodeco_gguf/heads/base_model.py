@@ -113,9 +113,15 @@ def _check_shards(path: Path, parts: list[GgufFile]) -> None:
         if number != i:
             reason = f"says it is shard {number}, expected {i}"
             raise BadFile.of(part.path, reason, key="split.no", expected=i, found=number)
-    names = [t.name for part in parts for t in part.tensors]
-    found, expected = len(set(names)), parts[0].get("split.tensors.count", int, len(names))
-    if len(names) != expected or found != expected:
+    names: dict[str, Path] = {}
+    for part in parts:
+        for tensor in part.tensors:
+            if tensor.name in names:
+                reason = f"{tensor.name} stands in {names[tensor.name].name} too; one is damaged or of another model"
+                raise BadFile.of(part.path, reason, key=tensor.name)
+            names[tensor.name] = part.path
+    found, expected = len(names), parts[0].get("split.tensors.count", int, len(names))
+    if found != expected:
         reason = f"its shards have {found} tensors, expected {expected}; one is damaged or of another model"
         raise BadFile.of(path, reason, key="split.tensors.count", expected=expected, found=found)
 

@@ -12,6 +12,7 @@ from typing import Any
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
@@ -171,7 +172,7 @@ class _Run:
             with Journal(self.output / JOURNAL, self._header(engine), advice=ADVICE, digests=DIGESTS) as log:
                 self.clock.read(log)
                 try:
-                    plan, speed = _planned(log) or self._plan(engine, log, loaded_s)
+                    plan, speed = _planned(log) or self._first_plan(engine, log, loaded_s)
                     self.watch.plan(plan, speed)
                     found, rows = self._pairs(engine, plan)
                     self.clock.write()
@@ -211,6 +212,14 @@ class _Run:
         self.watch.progress(TuneProgress(text, self.clock.seconds, 60 * self.settings.minutes))
 
     # ---- plan ----
+
+    def _first_plan(self, engine: Engine, log: Journal, loaded_s: float) -> tuple[Plan, Speed]:
+        """The same; where it is refused nothing has begun, and other settings may be given."""
+        try:
+            return self._plan(engine, log, loaded_s)
+        except InvalidInput:
+            log.path.unlink(missing_ok=True)
+            raise
 
     def _plan(self, engine: Engine, log: Journal, loaded_s: float) -> tuple[Plan, Speed]:
         """Measure and plan, once and for all."""

@@ -107,6 +107,29 @@ def test_tab_completes_commands_settings_and_files(echo: Path, tmp_path: Path) -
             screen.prompt()
 
 
+def test_what_is_asked_before_many_completions_can_be_left(
+    echo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")  # this terminal does not say where its cursor is
+    for i in range(1500):
+        (tmp_path / f"talk{i}.json").touch()
+    with Screen(echo, cwd=tmp_path) as screen:
+        screen.prompt()
+        screen.send(b"/load talk\t\t")
+        screen.until(lambda lines: any("possibilities? (y/n)" in line for line in lines))
+        screen.send(b"\x03")
+        screen.until(lambda lines: lines[-1].rstrip() in (">", "> /load talk"))
+        screen.send(b"\x03")
+        assert "Unhandled" not in "".join(screen.prompt())
+
+
+def test_what_looks_like_a_mouse_is_left_out(echo: Path) -> None:
+    with Screen(echo) as screen:
+        screen.prompt()
+        told = " ".join(screen.say(b"a\x1b[31m\x1b[<0;1Mb"))
+        assert "<ab>" in told
+
+
 def test_history_goes_on_in_the_next_chat(echo: Path, tmp_path: Path) -> None:
     env = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     file = tmp_path / "state" / "autodeco-gguf" / "history"

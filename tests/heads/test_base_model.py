@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken import Kind, checkpoint, rewrite, shards
+from broken import Kind, checkpoint, rewrite, shards, tensors_of
 from conftest import FIXTURES, Case
 
 import autodeco_gguf as ad
@@ -76,6 +76,12 @@ def thin_shard(base: Path) -> Path:
     return rewrite(shard, shard, edit=lambda tensors: tensors[:-1]).with_name(base.name)
 
 
+def two_tensors(base: Path) -> Path:
+    shard = base.with_name("base-00003-of-00003.gguf")
+    (first, *_) = tensors_of(base.with_name("base-00002-of-00003.gguf"))
+    return rewrite(shard, shard, edit=lambda tensors: [*tensors, first]).with_name(base.name)
+
+
 BAD_SHARDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one is gone": (drop_shard, r"base-00002-of-00003\.gguf: cannot be opened: No such file"),
     "not the first": (lambda b: b.with_name("base-00002-of-00003.gguf"), r"00002-of-00003\.gguf: not the first shard"),
@@ -84,6 +90,10 @@ BAD_SHARDS: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"b\.gguf: a shard of 3, but not named like -00001-of-00003",
     ),
     "one stands twice": (repeat_shard, r"base-0000[13]-of-00003\.gguf: "),
+    "a tensor stands twice": (
+        two_tensors,
+        r"base-00003-of-00003\.gguf: \S+ stands in base-00002-of-00003\.gguf too; one",
+    ),
     "one lacks a tensor": (thin_shard, r"base-0000[13]-of-00003\.gguf: .*(26.*27|27.*26)"),
 }
 
