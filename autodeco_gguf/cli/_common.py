@@ -22,7 +22,7 @@ from autodeco_gguf.cli._config import set_variables, source_of
 from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_THREADS, Machine
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, MAX_THREADS, Machine
 
 if TYPE_CHECKING:
     import rich.console
@@ -49,7 +49,7 @@ _ANSWERS = (
     click.option(
         "-c",
         "--ctx",
-        type=click.IntRange(1, 2**24),
+        type=click.IntRange(1, MAX_CONTEXT),
         help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
     ),
     click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time."),

@@ -18,7 +18,7 @@ from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.heads.hub import is_hub_id
 from autodeco_gguf.heads.known import KNOWN, known_model
-from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, Machine
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.conversation import Conversation, Overflow
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
-
-
-MAX_CONTEXT = 2**24
-"""The most that llama.cpp can count."""
 
 
 def _max_tokens(ctx: click.Context, parameter: click.Parameter, value: int | None) -> int | None:

@@ -12,7 +12,7 @@ import click
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
 from autodeco_gguf.cli._types import FloatRange, Line
 from autodeco_gguf.errors import not_installed
-from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
+from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 
@@ -26,7 +26,7 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 @click.option(
     "-c",
     "--ctx",
-    type=click.IntRange(1, 2**24),
+    type=click.IntRange(1, MAX_CONTEXT),
     help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
 @machine_options()

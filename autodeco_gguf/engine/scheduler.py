@@ -366,10 +366,10 @@ class Scheduler:
             hidden = self._host_way is True and any(user.sampler.predicts for user in users)
         drawn = self._context.draw(tokens, positions, sequences, samplers, self._predictor, hidden=hidden)
         for i, user in enumerate(users):
-            if goes_on[i] and user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
-                continue
             if not goes_on[i]:
                 self._context.remove(i, user.n_decoded)
+                continue
+            if user.request.prompt_logprobs and not drawing[i] and not self._score(user, i, 1):
                 continue
             user.n_decoded += len(rest) + 1
             if i in drawn.errors:

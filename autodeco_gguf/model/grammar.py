@@ -86,7 +86,8 @@ class SchemaGrammar(LlamaGrammar):
 
 
 _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", "anyOf", "oneOf", "prefixItems")
-_NAMED = ("$defs", "definitions", "patternProperties", "properties")
+NAMED = ("$defs", "definitions", "patternProperties", "properties")
+"""Keywords whose keys are names."""
 _NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _KEYWORDS = frozenset(
     [
@@ -129,7 +130,7 @@ _KEYWORDS = frozenset(
         "externalDocs",
         "xml",
     ]
-) | {*_SCHEMAS, *_NAMED}  # what llguidance enforces, and what allows no more than it would without
+) | {*_SCHEMAS, *NAMED}  # what llguidance enforces, and what allows no more than it would without
 """What a schema may say beside what llguidance refuses by itself: it ignores what it does not know, a typo too."""
 
 
@@ -150,7 +151,7 @@ def _check_keywords(schema: Any) -> None:
                 raise InvalidInput(f"JSON schema: {what}", key="schema")
             if key in _SCHEMAS:
                 schemas.append(value)
-            elif key in _NAMED and isinstance(value, dict):
+            elif key in NAMED and isinstance(value, dict):
                 schemas += value.values()
 
 

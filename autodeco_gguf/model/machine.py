@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT: Final = 4096
 """Tokens of context at most, where nobody says otherwise."""
 
+MAX_CONTEXT: Final = 1 << 24
+"""Tokens of one sequence, more than any model has: for each llama.cpp takes memory, whatever there is."""
+
 MAX_THREADS: Final = 512
 
 _SMALL_MODEL: Final = 16 << 20

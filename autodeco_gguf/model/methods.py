@@ -18,7 +18,7 @@ from llama_cpp._internals import LlamaContext
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.machine import MAX_THREADS
+from autodeco_gguf.model.machine import MAX_CONTEXT, MAX_THREADS
 from autodeco_gguf.model.sampler import Predictor, Sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.stops import stop_tuple
@@ -56,7 +56,7 @@ _NUMBERS = frozenset(
 _TEXTS = frozenset(["prompt", "suffix", "messages", "functions", "tools"])
 
 _SETTINGS = {
-    "n_ctx": (0, 2**24),
+    "n_ctx": (0, MAX_CONTEXT),
     "n_batch": (1, 2**31 - 1),
     "n_ubatch": (0, 2**31 - 1),
     "n_threads": (-1, MAX_THREADS),

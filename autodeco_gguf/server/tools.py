@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from autodeco_gguf.model.grammar import SchemaGrammar
+from autodeco_gguf.model.grammar import NAMED, SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.formats import schema_grammar
 from autodeco_gguf.server.schemas import ChatBody, Message, Tool
@@ -182,10 +182,6 @@ def _schema(tools: list[Tool]) -> dict[str, Any]:
     }
 
 
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
-"""Keywords whose keys are names."""
-
-
 def _moved(schema: Any, to: str) -> Any:
     """A schema whose references to itself hold where it stands at ``to`` within another."""
     if isinstance(schema, list):
@@ -196,7 +192,7 @@ def _moved(schema: Any, to: str) -> Any:
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
             found[key] = to + value[1:]
-        elif key in _NAMED and isinstance(value, dict):
+        elif key in NAMED and isinstance(value, dict):
             found[key] = {name: _moved(inner, to) for name, inner in value.items()}
         else:
             found[key] = value if key in ("const", "enum", "default", "examples") else _moved(value, to)
