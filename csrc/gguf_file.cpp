@@ -268,7 +268,12 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
     // Values go over as they stand in the file, which takes a tenth of ggml's time for a vocabulary. ggml's writer also drops
     // dimensions of size 1, so that the last layer of a head, [1, n], would read back as a vector.
     uint64_t    n_kv = set.size(), alignment = GGUF_DEFAULT_ALIGNMENT;
-    std::string bytes;
+    std::string bytes = "GGUF";
+    bytes.reserve((size_t) (base.data - base.start) + (1 << 16)); // growing would copy a vocabulary
+    append(bytes, (uint32_t) GGUF_VERSION);
+    append(bytes, (uint64_t) tensors.size());
+    const size_t n_kv_at = bytes.size();
+    append(bytes, n_kv);
     for (int64_t i = 0; i < gguf_get_n_kv(base.gguf.get()); ++i) {
         const std::string key = gguf_get_key(base.gguf.get(), i);
         if (!starts_with_any(key.c_str(), drop)) {
@@ -281,11 +286,7 @@ std::string gguf_header_build(const gguf_header & base, const std::vector<std::s
     for (const auto & entry : set) {
         append_entry(bytes, entry);
     }
-    std::string head = "GGUF";
-    append(head, (uint32_t) GGUF_VERSION);
-    append(head, (uint64_t) tensors.size());
-    append(head, n_kv);
-    bytes.insert(0, head);
+    memcpy(&bytes[n_kv_at], &n_kv, sizeof(n_kv));
 
     std::unordered_set<std::string> names;
     uint64_t offset = 0;

@@ -9,12 +9,15 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.files.lock import lock
 from autodeco_gguf.files.system import open_bytes, set_mode, sync_directory
+
+_Item = TypeVar("_Item")
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while files are written and looked at."""
@@ -32,26 +35,45 @@ def bad_file(path: Path, what: str) -> Iterator[None]:
         raise BadFile.of(path, f"{what}: {e.strerror or e}") from e
 
 
-def read_range(source: Path, offset: int, nbytes: int) -> Iterator[memoryview]:
-    """Bytes of a file in pieces, in bounded memory: each is valid until the next.
+def read_range(source: Path, offset: int, nbytes: int, *, ahead: bool = False) -> Iterator[memoryview]:
+    """Bytes of a file in pieces, in bounded memory: each is valid until the next, which ``ahead`` reads meanwhile.
 
     Raises BadFile where the file cannot be read, or ends early.
     """
-    buffer = memoryview(bytearray(min(nbytes, _COPY_BYTES)))
+    ahead = ahead and nbytes > _COPY_BYTES
+    pieces = _pieces(source, offset, nbytes, 2 if ahead else 1)
+    return _ahead(pieces) if ahead else pieces
+
+
+def _pieces(source: Path, offset: int, nbytes: int, n_buffers: int) -> Iterator[memoryview]:
+    buffers = [memoryview(bytearray(min(nbytes, _COPY_BYTES))) for _ in range(n_buffers)]
     with bad_file(source, "cannot be read"), source.open("rb", buffering=0) as f:
         f.seek(offset)
-        while nbytes:
-            n = f.readinto(buffer[: min(nbytes, len(buffer))])
+        for buffer in cycle(buffers):
+            if not nbytes:
+                return
+            n = f.readinto(buffer[:nbytes])
             if not n:
                 raise BadFile.of(source, f"ended while it was read, at byte {f.tell()}")
             yield buffer[:n]
             nbytes -= n
 
 
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """Items, none of them None, the next of which is made by a thread while one is in use."""
+    from concurrent.futures import ThreadPoolExecutor  # logging, which it imports, would make a start longer
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits; BadFile where it cannot be read."""
     digest = hashlib.sha256()
-    for block in read_range(path, 0, path.stat().st_size):
+    for block in read_range(path, 0, path.stat().st_size, ahead=True):
         digest.update(block)
     return digest.hexdigest()
 

@@ -147,7 +147,7 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     weights, outer = model.read_heads(), model.outer
     specs = [t.spec for t in model.base_tensors]
     view = outer.header.build([PREFIX], [], specs)
-    header = outer.header.build([BASE_SIZE], [], [_view_spec(view), *specs, *_head_specs(model, weights)])
+    header = outer.header.build([BASE_SIZE], [], [_view_spec(len(view)), *specs, *_head_specs(model, weights)])
     copied = [_copy(outer, t) for t in (*model.base_tensors, *model.head_tensors)]
     parts = [Part(header), Part(view, BASE_VIEW), *copied]
     (result,) = write_models([WrittenFile(model.path, parts, outer.alignment, [outer], "merged", weights)], progress)
@@ -171,15 +171,16 @@ def _merged(path: Path, base: BaseModel, tensors: _Tensors, weights: HeadWeights
     entries = _metadata(weights)
     if alone:  # the source stands in it whole, byte for byte, beginning with the view
         nbytes, end = _source_end(base) - first.start, first.end - first.start
-        view = first.read_range(first.start, first.data - first.start)
+        view_nbytes = first.data - first.start
         copied = [Part(Range(first.path, first.start, nbytes), BASE_VIEW)]
         if nbytes < first.pad(end):
             entries.append((BASE_SIZE, "u64", nbytes))
     else:
         view = first.header.build(["split."], [], specs)
+        view_nbytes = len(view)
         copied = [Part(view, BASE_VIEW), *(_copy(part, t) for part in base.parts for t in part.tensors)]
     drop = [PREFIX] if alone else ["split.", PREFIX]
-    header = first.header.build(drop, entries, [_view_spec(view), *specs, *(spec for spec, _ in tensors)])
+    header = first.header.build(drop, entries, [_view_spec(view_nbytes), *specs, *(spec for spec, _ in tensors)])
     parts = [Part(header), *copied, *_head_parts(tensors)]
     return WrittenFile(path, parts, first.alignment, base.parts, "merged", weights)
 
@@ -268,8 +269,8 @@ def _head_specs(model: ModelFile, weights: HeadWeights) -> list[TensorSpec]:
     return [(t.name, t.type, shapes[t.name]) for t in model.head_tensors]
 
 
-def _view_spec(view: bytes) -> TensorSpec:
-    return BASE_VIEW, "i8", (len(view),)
+def _view_spec(nbytes: int) -> TensorSpec:
+    return BASE_VIEW, "i8", (nbytes,)
 
 
 def _default_output(base: Path, adapter: bool) -> Path:

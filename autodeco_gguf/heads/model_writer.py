@@ -44,9 +44,9 @@ class Part(NamedTuple):
         """How many they are, without padding."""
         return self.content.nbytes if isinstance(self.content, Range) else len(self.content)
 
-    def blocks(self) -> Iterable[bytes | memoryview]:
-        """The bytes, in pieces that are valid until the next."""
-        return read_range(*self.content) if isinstance(self.content, Range) else [self.content]
+    def blocks(self, *, ahead: bool = False) -> Iterable[bytes | memoryview]:
+        """The bytes, in pieces that are valid until the next; of a file as :func:`read_range` reads them."""
+        return read_range(*self.content, ahead=ahead) if isinstance(self.content, Range) else [self.content]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def write_models(
 
 def _write_parts(file: WrittenFile, step: Callable[[int], None], out: BinaryIO) -> None:
     for part in file.parts:
-        for block in part.blocks():
+        for block in part.blocks(ahead=True):
             out.write(block)
             step(len(block))
         out.write(b"\0" * (-part.nbytes % file.alignment))

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,13 +349,29 @@ def test_what_cannot_be_copied(offset: int, nbytes: int, message: str, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_reads_in_pieces(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_reads_in_pieces(ahead: bool, tmp_path: Path) -> None:
     content = os.urandom(9_000_000)
     (tmp_path / "source").write_bytes(content)
-    pieces = [bytes(piece) for piece in read_range(tmp_path / "source", 5, 8_999_990)]
+    pieces = []
+    for piece in read_range(tmp_path / "source", 5, 8_999_990, ahead=ahead):
+        time.sleep(0.01)  # in which the next is read
+        pieces.append(bytes(piece))
     assert b"".join(pieces) == content[5:-5]
     assert len(pieces) > 1
-    assert list(read_range(tmp_path / "source", 5, 0)) == []
+    assert list(read_range(tmp_path / "source", 5, 0, ahead=ahead)) == []
+    with pytest.raises(BadFile, match=r"source: ended while it was read, at byte 9000000$"):
+        list(read_range(tmp_path / "source", 5, 8_999_996, ahead=ahead))
+
+
+def test_a_reader_ahead_ends_with_who_reads(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(9_000_000))
+    threads = threading.active_count()
+    pieces = read_range(tmp_path / "source", 0, 9_000_000, ahead=True)
+    next(pieces)
+    assert threading.active_count() == threads + 1
+    del pieces
+    assert threading.active_count() == threads
 
 
 def test_what_another_writer_does_to_a_file_is_seen(tmp_path: Path) -> None:
