@@ -114,6 +114,15 @@ def _come_again(otherwise: Callable[[sys.UnraisableHookArgs], Any], lost: sys.Un
         otherwise(lost)
 
 
+def _occupy_standard_streams() -> None:
+    """Lead descriptors that are closed nowhere: the next file would get one, and with it what libraries print there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free, this one
+
+
 def _let_any_text_pass() -> None:
     """What standard output cannot write becomes "?", what is not text on standard input a surrogate."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stdin, "surrogateescape")):
@@ -129,6 +138,7 @@ def _warning_line(
 
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
+    _occupy_standard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(HANGUP) is signal.SIG_DFL:  # else it runs on without its terminal, as nohup has it
         signal.signal(HANGUP, _terminate)

@@ -9,7 +9,9 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from autodeco_gguf.cli._config import source_of
 from autodeco_gguf.cli._prompt import clean, read_text
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +43,7 @@ _OPTIONS = (
     click.option("--grammar-file", type=click.Path(path_type=Path), help="The same, from a file."),
     click.option("-j", "--json-schema", help="JSON schema that the answer must follow."),
 )
+_GRAMMARS = ("grammar", "grammar_file", "json_schema")
 
 
 def sampling_options(command: F) -> F:
@@ -51,17 +54,20 @@ def sampling_options(command: F) -> F:
         names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
         sampling = {name: values.pop(name) for name in names}
         Sampling(**sampling).check()  # before a model is loaded
-        sampling["grammar"] = _grammar(
-            **{name: values.pop(name) for name in ("grammar", "grammar_file", "json_schema")}
-        )
+        given = {name: value for name in _GRAMMARS if (value := values.pop(name)) is not None}
+        try:
+            sampling["grammar"] = _grammar(**given)
+        except InvalidInput as e:
+            ctx = click.get_current_context()
+            raise click.UsageError(str(e) + "".join(source_of(ctx, name) for name in given), ctx) from e
         return command(*args, sampling=sampling, **values)
 
     return reduce(lambda f, option: option(f), reversed(_OPTIONS), cast("F", collecting))
 
 
-def _grammar(grammar: str | None, grammar_file: Path | None, json_schema: str | None) -> Any:
+def _grammar(grammar: str | None = None, grammar_file: Path | None = None, json_schema: str | None = None) -> Any:
     if sum(value is not None for value in (grammar, grammar_file, json_schema)) > 1:
-        raise click.UsageError("give one of --grammar, --grammar-file and --json-schema")
+        raise InvalidInput("give one of --grammar, --grammar-file and --json-schema")
     if json_schema is not None:
         from autodeco_gguf.model.grammar import SchemaGrammar
 

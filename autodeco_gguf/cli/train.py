@@ -23,6 +23,7 @@ from autodeco_gguf.cli._objective import (
 )
 from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.errors import not_installed
+from autodeco_gguf.model.machine import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.data import Counts
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 @option(
     "-c",
     "--ctx",
-    type=click.IntRange(2, 2**24),
+    type=click.IntRange(2, MAX_CONTEXT),
     help="Longest example, in tokens, or context of an answer.  [default: by memory, or the model's own]",
 )
 @option("--too-long", type=click.Choice(["cut", "leave-out"]), default="cut", help="What becomes of longer examples.")

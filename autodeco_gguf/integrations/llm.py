@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.heads.known import KNOWN
 from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, source_of, write_named
+from autodeco_gguf.model.machine import MAX_CONTEXT
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.model.shipped import DEMO_NAME
 
@@ -310,7 +311,7 @@ def _autodeco() -> None:
 @click.argument("name")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--heads", type=click.Path(path_type=Path), help="Adapter with the heads, for a model without.")
-@click.option("--ctx", type=click.IntRange(1, 2**24), help="Context in tokens.")
+@click.option("--ctx", type=click.IntRange(1, MAX_CONTEXT), help="Context in tokens.")
 def _add(name: str, model: Path, heads: Path | None, ctx: int | None) -> None:
     """Let MODEL, a GGUF, be known to llm as autodeco/NAME.
 

@@ -15,11 +15,10 @@ from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.heads.hub import PREFIX, is_hub_id
 from autodeco_gguf.heads.known import KNOWN, known_model
+from autodeco_gguf.model.machine import MAX_CONTEXT
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
-_MAX_CONTEXT = 2**24
-"""Tokens; far more than any model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,8 @@ def _source(name: str, value: object, folder: Path) -> Source:
                 raise InvalidInput(f"{name}.{key}: is {type_name(found)}, expected a path", key=f"{name}.{key}")
         elif key != "ctx":
             raise InvalidInput(f"{name}.{key}: no such key, expected model, heads or ctx", key=f"{name}.{key}")
-        elif not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= _MAX_CONTEXT:
-            raise InvalidInput(f"{name}.ctx {found!r}, expected 1 to {_MAX_CONTEXT} tokens", key=f"{name}.ctx")
+        elif not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= MAX_CONTEXT:
+            raise InvalidInput(f"{name}.ctx {found!r}, expected 1 to {MAX_CONTEXT} tokens", key=f"{name}.ctx")
     paths = {key: _path(f"{name}.{key}", entry[key], folder) for key in ("model", "heads") if key in entry}
     return Source(**paths, ctx=entry.get("ctx"))
 

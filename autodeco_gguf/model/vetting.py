@@ -7,12 +7,10 @@ import re
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.base_model import parts_of
+from autodeco_gguf.model.machine import MAX_CONTEXT
 
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
-
-_MAX_CONTEXT = 1 << 24
-"""Tokens; llama_cpp makes room for as many at every tokenization, and llama.cpp computes with 32 bits."""
 
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
@@ -38,7 +36,7 @@ def check_loadable(base: GgufFile) -> None:
         problem = f"{blocks} blocks"
     for name in ("context_length", "attention.sliding_window"):
         n = base.get(f"{base.architecture}.{name}", int, 0)
-        if not 0 <= n <= _MAX_CONTEXT:
+        if not 0 <= n <= MAX_CONTEXT:  # llama_cpp makes room for as many at every tokenization
             problem = f"{name} {n}"
     for name in _EPSILONS:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)

@@ -108,8 +108,8 @@ class Decider:
     def _others(self, body: SamplingBody) -> dict[str, Any]:
         given = {_OTHERS[name]: value for name in _OTHERS if (value := getattr(body, name)) is not None}
         for name in ("top_k", "top_n_sigma"):
-            if given.get(name) == -1:
-                given[name] = 0
+            if name in given:
+                given[name] = max(0, given[name])
         if given.get("frequency_penalty") or given.get("presence_penalty"):
             given.setdefault("penalty_last_n", self._n_ctx)  # all of the answer, as OpenAI has it
         return given

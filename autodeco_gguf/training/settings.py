@@ -9,6 +9,7 @@ from typing import Literal
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import HEADS
+from autodeco_gguf.model.machine import MAX_CONTEXT
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.training.losses import ALPHA, SORT_TOLERANCE
 from autodeco_gguf.training.module import HeadKind
@@ -165,7 +166,7 @@ class TrainingSettings:
         self.objective.check()
         self.kind.check()
         check_ranges(
-            ("max_tokens", 2 if self.max_tokens is None else self.max_tokens, 2, 2**24),
+            ("max_tokens", 2 if self.max_tokens is None else self.max_tokens, 2, MAX_CONTEXT),
             ("batch", 1 if self.batch is None else self.batch, 1, 2**16),
             ("epochs", 1.0 if self.epochs is None else self.epochs, 1e-9, 1e6),
             ("steps", 1 if self.steps is None else self.steps, 1, 2**31),

@@ -175,6 +175,26 @@ def test_an_error_goes_to_standard_error_or_nowhere(monkeypatch: pytest.MonkeyPa
             full.close()
 
 
+CLOSED = """
+import click
+from autodeco_gguf.cli import run_command
+
+@click.command()
+def command():
+    with open({path!r}, "w") as file:
+        file.write(str(file.fileno()))
+
+run_command(command, [])
+"""
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    code = CLOSED.format(path=str(tmp_path / "number"))
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], check=True, timeout=60)
+        assert int((tmp_path / "number").read_text()) > 2, closed
+
+
 def test_an_output_that_is_full(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "autodeco_gguf", "--help"]

@@ -189,7 +189,7 @@ def test_the_rule_of_seeds(api: Api) -> None:
         ("min_p", [-1, 2]),
         ("frequency_penalty", [3, "x"]),
         ("presence_penalty", [-2.5]),
-        ("repeat_penalty", [0, -1]),
+        ("repeat_penalty", [0, -1, 1e-7]),
         ("n", [0, 129, 1.5, "2", True]),
         ("stream", ["false", 1, []]),
         ("stream_options", [7, "x"]),
@@ -277,6 +277,7 @@ def test_other_ways_to_draw_have_an_effect(api: Api) -> None:
         assert text_of(api.chat(STORY, **base, **fields)) != plain, fields
     off = {"typical_p": 1, "top_n_sigma": -1, "xtc_probability": 0, "mirostat": 0, "repeat_last_n": 64}
     assert text_of(api.chat(STORY, **base, **off)) == plain
+    assert text_of(api.chat(STORY, **base, top_n_sigma=-0.5)) == plain
     assert text_of(api.chat(STORY, **base, repeat_penalty=2, repeat_last_n=0)) == plain
     assert text_of(api.chat(STORY, **base, repeat_penalty=2)) != plain
 
