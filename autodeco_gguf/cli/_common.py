@@ -227,16 +227,17 @@ def machine_options(
     *,
     cache_type: str = "f16",
     flash_attn: bool | None = None,
+    flash_help: str = "on with an f16 cache",
     threads: str = "CPU threads; 1 is often fastest beside other programs.  [default: one a core, half above 4]",
 ) -> Callable[[F], F]:
     """The options of a command that runs a model: on what, and with how much noise. It gets them as ``machine``.
 
     Args:
         cache_type: the default.
-        flash_attn: the default; None: on with an f16 cache, as an Engine has it.
+        flash_attn: the default; None: as what runs the model has it, which ``flash_help`` says.
         threads: the help of ``--threads``.
     """
-    flash = "on with an f16 cache" if flash_attn is None else "on" if flash_attn else "off"
+    flash = flash_help if flash_attn is None else "on" if flash_attn else "off"
     options = (
         click.option("-t", "--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), help=threads),
         option(

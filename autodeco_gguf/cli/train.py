@@ -72,7 +72,10 @@ if TYPE_CHECKING:
     default="auto",
     help="Where torch works on the losses; auto: the first there is of cuda, mps, cpu.",
 )
-@machine_options(threads="CPU threads; 1 is reproducible.  [default: cores]")
+@machine_options(
+    threads="CPU threads; 1 is reproducible.  [default: cores]",
+    flash_help="off; with --reward on with an f16 cache",
+)
 def train_command(base: Path, **options: Any) -> None:
     """Train AutoDeco heads on BASE itself, as quantized as it is: on text, or on the reward of their own answers.
 
@@ -138,7 +141,7 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
         click.echo(f"stopped early at step {trained.steps}, kept step {trained.kept}", err=True)
     elif trained.kept < trained.steps:
         click.echo(f"kept step {trained.kept}, whose validation was the best", err=True)
-    print_files(base, trained.checkpoint, trained.adapter, f"{trained.kept} steps")
+    print_files(base, trained.checkpoint, trained.adapter, f"step {trained.kept}")
     if trained.report is not None:
         _print_report(trained.report)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import reprlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from autodeco_gguf.evaluation.methods import Config, config_of
@@ -45,7 +45,12 @@ def _read(kind: Any, value: Any) -> Any:
     if kind is Config:
         return config_of(value)
     if hasattr(kind, "__dataclass_fields__"):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"found {reprlib.repr(value)}, expected an object")
         names = {name: _NAMES.get(name, name) for name in _hints(kind)}
+        needed = (names[f.name] for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING)
+        if missing := [name for name in needed if name not in value]:
+            raise TypeError(f"no {', '.join(missing)}")
         return kind(**{name: _read(_hints(kind)[name], value[key]) for name, key in names.items() if key in value})
     if type(None) in args:
         return None if value is None else _read(args[0], value)

@@ -27,7 +27,7 @@ from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Sha
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.evaluation.traces import TRACES
 from autodeco_gguf.files.atomic import write_bytes
-from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.files.journal import Journal, has_header
 
 EVALUATION = "evaluation.jsonl"
 """Stands beside the samples: a line with all that they depend on, then one for each time that some were drawn."""
@@ -98,8 +98,11 @@ def evaluate(
 def _open(directory: Path) -> None:
     """Make a directory, or see that it is that of an evaluation."""
     make_directory(directory)
-    if (directory / SAMPLES).exists() and not (directory / EVALUATION).exists():
-        raise BadFile.of(directory / EVALUATION, f"missing beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    if (directory / SAMPLES).exists():
+        found = has_header(directory / EVALUATION)
+        if not found:
+            what = "missing" if found is None else "empty, or cut short,"
+            raise BadFile.of(directory / EVALUATION, f"{what} beside {SAMPLES}, whose settings it tells; {ADVICE}")
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:

@@ -167,6 +167,14 @@ def reading(path: Path, kind: str | None, version: int) -> Iterator[tuple[dict[s
         yield header, _lines(path, fd, len(line), _whole_lines(fd))
 
 
+def has_header(path: Path) -> bool | None:
+    """Whether a journal's first line is whole, and others can depend on it; None where there is no file."""
+    if not path.exists():
+        return None
+    with open_regular(path) as file:
+        return _first_line(file.fileno()).endswith(b"\n")
+
+
 def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner: str) -> str:
     """The first setting in which two headers differ: "ctx 512, this run has 4096", where ``owner`` is "this run has".
 

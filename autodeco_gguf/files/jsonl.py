@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import Output, bad_file, write_together
 from autodeco_gguf.files.reading import MAX_JSON, open_regular, parse_json
 
@@ -31,6 +31,8 @@ def read_lines(path: Path, at_most: int = MAX_JSON) -> Iterator[tuple[int, bytes
 
 def parse_line(line: bytes) -> object:
     """The JSON value of a line; InvalidInput where it is not UTF-8, or not JSON."""
+    if (zero := line.find(b"\0")) >= 0:  # of UTF-16, whose lines end elsewhere
+        raise InvalidInput(f"not UTF-8 at byte {zero}, which is zero")
     return parse_json(line.rstrip())  # or the column would be that of another line
 
 

@@ -145,6 +145,8 @@ def fitting_heads(model: ModelFile, other: str | os.PathLike[str] | None = None)
     if other is None:
         return model.read_heads()
     source = ModelFile.open(Path(other))
+    if source.kind == "plain" and source.known is None:
+        raise BadFile.of(source.path, "no AutoDeco heads in it; give an adapter, or a merged file")
     weights = source.read_heads()
     base = BaseModel(model, (model.base(),))
     base.check_fit(weights.hidden_size, weights.vocab_size, source.outer.architecture, source.path)

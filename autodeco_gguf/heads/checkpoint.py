@@ -156,13 +156,14 @@ def _base_name(config: _Config) -> str:
 
 
 def _hidden_size(config: _Config, temperature: Mlp | None, directory: Path) -> int:
-    said = _config_int(config, "temperature_hidden_size") or _config_int(config, "hidden_size")
+    key = "temperature_hidden_size" if _config_int(config, "temperature_hidden_size") else "hidden_size"
+    said = _config_int(config, key)
     found = said if temperature is None else int(temperature.weights[0].shape[1])
     if found is None:
         raise BadFile.of(directory / "config.json", "no hidden_size, and no temperature head to tell it")
     if said is not None and said != found:
-        reason = f"config.json says hidden_size {said}, temp_head.mlp.0.weight has {found} inputs"
-        raise BadFile.of(directory, reason, key="hidden_size", expected=said, found=found)
+        reason = f"config.json says {key} {said}, temp_head.mlp.0.weight has {found} inputs"
+        raise BadFile.of(directory, reason, key=key, expected=said, found=found)
     return found
 
 

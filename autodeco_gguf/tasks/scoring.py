@@ -12,6 +12,9 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.grading import failure
 from autodeco_gguf.tasks.workers import Workers, check_time_limit, function_service
 
+_LARGEST = 1e9
+"""A reward's size; of much larger ones neither mean nor gradient is a number."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -31,6 +34,8 @@ def rate(function: Callable[..., Any], prompt: str, text: str, answer: str) -> S
         return Score(None, failure(e).error)
     if not math.isfinite(number):
         return Score(None, f"returned {reprlib.repr(value)}, expected a finite number")
+    if abs(number) > _LARGEST:
+        return Score(None, f"returned {number:g}, expected {-_LARGEST:g} to {_LARGEST:g}")
     return Score(number)
 
 

@@ -112,7 +112,9 @@ def _turns(turns: object, key: str) -> list[Any]:
     result = []
     for i, turn in enumerate(turns, 1):
         try:
-            result.append(_turn(turn) if isinstance(turn, dict) else turn)
+            if not isinstance(turn, dict):
+                raise InvalidInput(f"is {type_name(turn)}, expected an object with role and content")
+            result.append(_turn(turn))
         except InvalidInput as e:
             raise InvalidInput(f"{key}: turn {i} {e}", key=key, found=turn) from e
     return result
@@ -149,6 +151,8 @@ def _text(part: object) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else type_name(part)
+    if kind == "text":
+        raise InvalidInput("has a part of the type 'text' in its content without \"text\", a string")
     raise InvalidInput(f"has a part of the type {kind!r} in its content; give text alone")
 
 

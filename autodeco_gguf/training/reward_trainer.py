@@ -126,10 +126,10 @@ class RewardTrainer:
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, beta_2=BETA_2, **how)
         self._at = _Progress()
         identity = {**asdict(settings), **identity}
-        with Journal(files[0] / "begun.jsonl", {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
-            pass  # the start, of which the state says nothing yet, is of the same training
         self._state = State(files[0] / "state.pt", files[1] / "log.jsonl", identity)
         self.resumed = self._state.load(self._take)
+        with Journal(files[0] / "begun.jsonl", {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
+            pass  # the start, of which no state says anything yet, is of the same training
 
     @property
     def round(self) -> int:

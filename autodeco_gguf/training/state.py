@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.files.journal import first_difference
-from autodeco_gguf.files.jsonl import dump_line
+from autodeco_gguf.files.jsonl import dump_line, parse_line
 
 
 class State:
@@ -39,6 +40,9 @@ class State:
         if not path.exists():
             return False
         try:
+            with zipfile.ZipFile(path) as parts:  # of which torch checks no sum
+                if parts.testzip() is not None:
+                    raise ValueError("other bytes than were written")
             state = torch.load(path, weights_only=True)
             identity, log_bytes = dict(state["identity"]), state["log_bytes"]
             if type(log_bytes) is not int or log_bytes < 0:
@@ -48,15 +52,23 @@ class State:
         except Exception as e:  # torch promises nothing about a broken file
             raise BadFile.of(path, "cannot be read; start anew with --force") from e
         if identity != self._identity:
-            name, theirs, ours = first_difference(identity, self._identity)
-            key = name.rpartition(".")[2]
-            other = f"other {key}" if key in ("data", "base", "split", "start") else f"{key} {theirs}, now {ours}"
-            reason = f"of a training with {other}; start anew with --force, or elsewhere"
-            raise BadFile.of(path, reason, key=key, expected=ours, found=theirs)
-        if not self._log.exists() or os.path.getsize(self._log) < log_bytes:
-            raise BadFile.of(self._log, f"shorter than when {path} was written; start anew with --force")
+            raise _of_another(path, identity, self._identity)
+        self._check_log(log_bytes)
         self._log_bytes = log_bytes
         return True
+
+    def _check_log(self, nbytes: int) -> None:
+        """Raise BadFile unless the log's first bytes are there, and lines that the report can be made of."""
+        log, advice = self._log, "start anew with --force"
+        if not log.exists() or os.path.getsize(log) < nbytes:
+            raise BadFile.of(log, f"shorter than when {self._path} was written; {advice}")
+        with bad_file(log, "cannot be read"), log.open("rb") as file:
+            lines = file.read(nbytes).splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                parse_line(line)
+            except InvalidInput as e:
+                raise BadFile(f"{log}:{number}: damaged: {e}; {advice}", file=log) from e
 
     def open_log(self) -> None:
         """Make the log as long as it was when the state was written; empty without one."""
@@ -73,6 +85,18 @@ class State:
         buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
         torch.save({"identity": self._identity, **_on_cpu(values), "log_bytes": self._log_bytes}, buffer)
         write_bytes(self._path, buffer.getbuffer())
+
+
+def _of_another(path: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> BadFile:
+    """The error for the state of another training, with the first difference."""
+    name, theirs, ours = first_difference(found, wanted)
+    key = name.rpartition(".")[2]
+    other = f"other {key}" if key in ("data", "base", "split", "start") else f"{key} {theirs}, now {ours}"
+    if ("reward" in found) != ("reward" in wanted):
+        key, (theirs, ours) = "reward", ("reward", "data") if "reward" in found else ("data", "reward")
+        other = f"--{theirs}, now --{ours}"
+    reason = f"of a training with {other}; start anew with --force, or elsewhere"
+    return BadFile.of(path, reason, key=key, expected=ours, found=theirs)
 
 
 def _on_cpu(value: Any) -> Any:

@@ -40,7 +40,7 @@ def test_what_it_prints(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture)
     number = r"\d+\.\d+"
     losses = rf"loss {number}, T {number}, P {number}"
     assert re.fullmatch(rf"step 2 of 2: {losses}, \d+ tokens/s; validation {losses}", step)
-    assert checkpoint == f"{out}: the checkpoint, after 2 steps"
+    assert checkpoint == f"{out}: the checkpoint, after step 2"
     assert adapter == f"{out}.gguf: the adapter, for autodeco-gguf run {qwen2.base} --heads {out}.gguf"
     report = json.loads((out / "report.json").read_text())
     head, columns, *rows, verdict = done.out.splitlines()
@@ -76,10 +76,10 @@ def test_every_count_is_told(qwen2: Case, tmp_path: Path, capfd: Capture) -> Non
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ([3.0, 2.0, 2.5, 2.0], ["stopped early at step 4, kept step 2", "{out}: the checkpoint, after 2 steps"]),
+        ([3.0, 2.0, 2.5, 2.0], ["stopped early at step 4, kept step 2", "{out}: the checkpoint, after step 2"]),
         (
             [3.0, 2.0, 2.5, 1.5, 1.6],
-            ["kept step 4, whose validation was the best", "{out}: the checkpoint, after 4 steps"],
+            ["kept step 4, whose validation was the best", "{out}: the checkpoint, after step 4"],
         ),
     ],
 )
@@ -98,7 +98,7 @@ def test_which_step_is_kept(
 def test_no_validation_no_report(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
     done = invoke(capfd, "train", qwen2.base, "--data", data, "-o", tmp_path / "o", *QUICK, "--validation", 0)
     assert (done.status, done.out) == (0, "")
-    assert "the checkpoint, after 2 steps" in done.err
+    assert "the checkpoint, after step 2" in done.err
 
 
 def test_pairs_of_commands(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:

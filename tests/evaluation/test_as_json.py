@@ -86,6 +86,13 @@ def test_something_else(value: object) -> None:
         from_json(Session, value)
 
 
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(TypeError, match=r"^no tokens, date$"):
+        from_json(Session, {"config": "model", "seconds": 1})
+    with pytest.raises(TypeError, match=r"^found 3, expected an object$"):
+        from_json(Session, 3)
+
+
 @pytest.mark.parametrize("tasks", ["a", {"a": 1}, [1], None])
 def test_a_list_is_one(tasks: object) -> None:
     with pytest.raises(TypeError, match=r"^found .*, expected "):

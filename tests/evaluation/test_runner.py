@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -291,6 +292,17 @@ def test_files_that_are_something_else(name: str, content: bytes, words: str, tm
     with pytest.raises(AutoDecoError, match=words):
         run(tmp_path, ["greedy"])
     assert (tmp_path / name).read_bytes()[: len(content)] == content
+
+
+@pytest.mark.parametrize("nbytes", [0, 30])
+def test_samples_whose_settings_are_lost(nbytes: int, undisturbed: Path, tmp_path: Path) -> None:
+    for name in ("samples.jsonl", "evaluation.jsonl"):
+        shutil.copy(undisturbed / name, tmp_path)
+    os.truncate(tmp_path / "evaluation.jsonl", nbytes)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(BadFile, match=r"evaluation.jsonl: empty, or cut short, beside samples.jsonl, whose settings"):
+        run(tmp_path, ["greedy"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,12 @@ def test_lines_that_end_early_leave_the_old_file(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'"caf\xe9"', "^not UTF-8 at byte 4$"),
+        ('{"a": 1}\n'.encode("utf-16"), "^not UTF-8 at byte 3, which is zero$"),
         (b'{"a": \n', "^not JSON: Expecting value at column 6$"),
         (b"[" * 100_000, "^not JSON: nested too deeply$"),
         (b"1" * 5000, "^not JSON that can be read: a number is too long$"),
     ],
-    ids=["UTF-8", "cut", "deep", "digits"],
+    ids=["UTF-8", "UTF-16", "cut", "deep", "digits"],
 )
 def test_no_json(line: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):

@@ -230,7 +230,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "hidden size": (
         {"temperature_hidden_size": 80, "hidden_size": 80},
         {},
-        r"config\.json says hidden_size 80, temp_head\.mlp\.0\.weight has 64 inputs",
+        r"config\.json says temperature_hidden_size 80, temp_head\.mlp\.0\.weight has 64 inputs",
     ),
     "top-p alone, no hidden size": (
         {"enable_temperature_head": False, "temperature_hidden_size": None, "hidden_size": None},

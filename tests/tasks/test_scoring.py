@@ -26,6 +26,8 @@ OWN = """
             return "1"
         if text == "none":
             return None
+        if text == "huge":
+            return -1e308
         if text == "exit":
             os._exit(3)
         if text == "sleep":
@@ -54,6 +56,7 @@ FAILURES = {
     "nan": "returned nan, expected a finite number",
     "text": "returned '1', expected a finite number",
     "none": "returned None, expected a finite number",
+    "huge": "returned -1e+308, expected -1e+09 to 1e+09",
     "exit": "ended its process (exit status 3)",
     "sleep": "took longer than 0.5 s",
 }

@@ -146,6 +146,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, A]},
         "messages: turn 1 has a part of the type 'image_url' in its content; give text alone",
     ),
+    "a text part without text": (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}, A]},
+        "messages: turn 1 has a part of the type 'text' in its content without \"text\", a string",
+    ),
+    "a prompt of texts": (
+        {"prompt": ["a"], "completion": ["b"]},
+        "prompt: turn 1 is a string, expected an object with role and content",
+    ),
     "Alpaca without output": ({"instruction": "Why?"}, f"output is missing, expected a string; {KINDS}"),
     "Alpaca, a list": ({"instruction": ["a"], "output": "b"}, f"instruction is a list, expected a string; {KINDS}"),
     "history": (

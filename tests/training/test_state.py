@@ -37,7 +37,11 @@ def test_what_was_logged_after_it_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("identity", "words"),
-    [({"seed": 2}, "a training with seed 1, now 2"), ({"base": "b"}, "a training with other base")],
+    [
+        ({"seed": 2}, "a training with seed 1, now 2"),
+        ({"base": "b"}, "a training with other base"),
+        ({"reward": "correct", "k": 4}, "a training with --data, now --reward"),
+    ],
 )
 def test_of_another_training(identity: dict[str, object], words: str, tmp_path: Path) -> None:
     one = state(tmp_path)
@@ -55,7 +59,22 @@ def test_a_broken_one_and_a_short_log(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(BadFile, match=r"log\.jsonl: shorter than when .*state\.pt was written; start anew"):
         state(tmp_path).load(lambda _: None)
+    for content in (b"\0\0", b"\xe9\n", b"x\n"):
+        (tmp_path / "log.jsonl").write_bytes(content)
+        with pytest.raises(BadFile, match=r"log\.jsonl:1: damaged: .*; start anew with --force$"):
+            state(tmp_path).load(lambda _: None)
     (tmp_path / "state.pt").write_bytes(b"x")
+    with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
+        state(tmp_path).load(lambda _: None)
+
+
+def test_a_bit_that_has_changed(tmp_path: Path) -> None:
+    one = state(tmp_path)
+    one.open_log()
+    one.save({"x": torch.arange(1000.0)})
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 2000] ^= 64
+    (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(BadFile, match=r"state\.pt: cannot be read; start anew with --force$"):
         state(tmp_path).load(lambda _: None)
 
