@@ -184,8 +184,11 @@ class Conversation:
                 ``overflow="stop"``, all of them), it is not to be written as UTF-8, or a value is out of range.
             Busy: too many wait already.
         """
+        if not isinstance(request.prompt, str):
+            raise InvalidInput.of("prompt", f"of {type(request.prompt).__name__}", "a text")
+        request.check()
         seed = (self.seed + self.n_answers) % MAX_SEED if request.seed is None else request.seed
-        new, said, n_left_out = {"role": "user", "content": str(request.prompt)}, self.messages, 0
+        new, said, n_left_out = {"role": "user", "content": request.prompt}, self.messages, 0
         text, tokens = self._tokens([*said, new])
         room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))
         if self.overflow == "stop" and said != self._beginning and len(tokens) >= self._engine.n_ctx:

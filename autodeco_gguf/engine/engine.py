@@ -91,7 +91,7 @@ class Engine:
             raise InvalidInput.of("n_ctx", n_ctx, "at least 1")
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
-        model = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
+        model = model if isinstance(model, ModelFile) else ModelFile.open(model)
         shipped = model.known.heads if model.known is not None and heads is None else None
         self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else shipped
         self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
+from operator import index as as_int
 from typing import Any
 
 from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, Result
@@ -54,7 +55,7 @@ class Generation:
         self._trace = Trace(self._rows, self._texts.__getitem__)
         self._text = StoppedText(request.stop, words.vocab)  # type: ignore[arg-type]
         self._ended = False  # by the end-of-generation token
-        self._limit = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._limit = room if request.max_tokens is None else min(as_int(request.max_tokens), room)
         self._scored: list[PromptToken] = []  # of the prompt, where that is asked for
         if request.prompt_logprobs:
             self._scored.append(PromptToken(prompt[0], words.token_bytes(prompt[0]), None))

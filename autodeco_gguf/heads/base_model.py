@@ -144,7 +144,7 @@ def fitting_heads(model: ModelFile, other: str | os.PathLike[str] | None = None)
     """
     if other is None:
         return model.read_heads()
-    source = ModelFile.open(Path(other))
+    source = ModelFile.open(other)
     if source.kind == "plain" and source.known is None:
         raise BadFile.of(source.path, "no AutoDeco heads in it; give an adapter, or a merged file")
     weights = source.read_heads()

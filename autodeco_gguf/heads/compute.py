@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class Heads:
         Raises:
             BadFile: not a GGUF, no heads in it, or heads that are broken.
         """
-        return cls(ModelFile.open(Path(path)).read_heads())
+        return cls(ModelFile.open(path).read_heads())
 
     def evaluate(
         self,

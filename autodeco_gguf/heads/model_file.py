@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -44,7 +45,7 @@ class ModelFile:
     known: KnownModel | None = None
 
     @classmethod
-    def open(cls, path: Path) -> ModelFile:
+    def open(cls, path: str | os.PathLike[str]) -> ModelFile:
         """Read the headers.
 
         Args:
@@ -56,6 +57,7 @@ class ModelFile:
             InvalidInput: no id that the hub could have.
             AutoDecoError: a known model, or what downloads, is not installed.
         """
+        path = Path(path)
         known = known_model(path)
         if known is not None:
             return replace(cls.open(known.find()), known=known)

@@ -56,8 +56,12 @@ class Mlp:
                 found = list(array.shape)
                 if found != shape:
                     raise InvalidInput(f"{layer} is {found}, expected {shape}", key=layer, expected=shape, found=found)
-                if not np.isfinite(array).all():
-                    raise InvalidInput(f"{layer} holds NaN or infinity", key=layer)
+                if np.iscomplexobj(array):
+                    raise InvalidInput(f"{layer} is complex, expected real numbers", key=layer)
+                with np.errstate(over="ignore"):
+                    in_float32 = np.asarray(array, np.float32)
+                if not np.isfinite(in_float32).all():
+                    raise InvalidInput(f"{layer} holds NaN or infinity, as float32", key=layer)
             n_in = n_out
 
 
@@ -113,8 +117,8 @@ class HeadWeights:
             raise InvalidInput("no head in it")
         if self.features not in FEATURES.values():
             raise InvalidInput.of("top-p features", list(self.features), f"{list(FEATURES[True])} or one")
-        if not 0.0 < self.temperature_scale < float("inf"):
-            raise InvalidInput.of("temperature scale", self.temperature_scale, "a number > 0")
+        if not 0.0 < self.temperature_scale <= float(np.finfo(np.float32).max):
+            raise InvalidInput.of("temperature scale", self.temperature_scale, "a number > 0 of float32")
         for name, mlp in self.mlps.items():
             mlp.check(HEAD_PREFIX[name], self.hidden_size + (len(self.features) if name == "top_p" else 0))
 

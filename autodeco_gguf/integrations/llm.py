@@ -323,6 +323,7 @@ def _add(name: str, model: Path, heads: Path | None, ctx: int | None) -> None:
     with _one_line():
         check_name(name)
         file = ModelFile.open(model)
+        file.base()  # an adapter has none
         if heads is not None or file.heads_source.head_tensors:
             fitting_heads(file, heads)
         source = Source(source_of(model), None if heads is None else source_of(heads), ctx)

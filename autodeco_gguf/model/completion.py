@@ -80,7 +80,7 @@ class Completion:
             lib.llama_perf_context_reset(llama.ctx)
         self._load_cached()
         seed = self._asked["seed"]
-        llama.set_seed(_following(llama._seed) if seed is None else seed)  # noqa: SLF001  llama_cpp's
+        llama.set_seed(_following(int(llama._seed)) if seed is None else seed)  # noqa: SLF001  llama_cpp's
         if stream:
             for text, begin, end in self._parts(sampling):
                 yield self._object(text, self._logprobs(n_prompt + begin, n_prompt + end), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -110,7 +109,7 @@ class Context:
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         _n_cells(n_ctx, n_seq)  # before anything is loaded
-        self.file = model if isinstance(model, ModelFile) else ModelFile.open(Path(model))
+        self.file = model if isinstance(model, ModelFile) else ModelFile.open(model)
         self._machine = machine or Machine()
         self._verbose = self._machine.verbose
         self._pieces: dict[tuple[int, bool], bytes] = {}

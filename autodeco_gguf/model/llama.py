@@ -8,7 +8,6 @@ import os
 import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal
 
 import llama_cpp
@@ -73,6 +72,9 @@ class Llama(llama_cpp.Llama):
     _direct = False  # one more token needs no more than _eval_next does
     _evaluated = -1  # n_tokens after an eval that came to its end
     _last: methods.LlamaSampler | None
+    _sampler: Any
+    _n_evals = _n_drawn_after = 0
+    """Calls of eval, and those before a generation's last token: more than one since, and another has been there."""
     _generator: Callable[[], Any] = staticmethod(lambda: None)  # the last of generate(), while it is there
 
     # llama_cpp.Llama's own, of which mypy sees nothing
@@ -121,7 +123,7 @@ class Llama(llama_cpp.Llama):
         methods.check_settings(kwargs)
         self._sampling, self._told = methods.who_decides(sampling), False  # told: that something is ignored
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
-        model = ModelFile.open(Path(model_path))
+        model = ModelFile.open(model_path)
         base = model.base()
         self._heads = Heads(fitting_heads(model, heads)) if enabled else None
         self._heads_path, self._trace_on, self._last = heads, trace, None
@@ -211,9 +213,15 @@ class Llama(llama_cpp.Llama):
             raise InvalidInput("the prompt is empty: there is no output to draw from")
 
         def draw() -> int:
-            if self._sampler is None:  # else generate() is under way, and has set it up with these parameters
-                return int(_sample_once(self, *args, idx=idx, **kwargs))
-            return int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+            generator = self._generator()
+            if generator is not None and generator.gi_running:  # which has set the sampler up with these parameters
+                token = int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))
+                if self._n_evals > self._n_drawn_after + 1:
+                    raise self._turns.within()
+                self._n_drawn_after = self._n_evals
+                return token
+            self._sampler = None
+            return int(_sample_once(self, *args, idx=idx, **kwargs))
 
         return self._turns.run(draw)
 
@@ -234,6 +242,7 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token.
             ModelFailed: the context is full.
         """
+        self._n_evals += 1
         one = tokens[0] if self._direct and len(tokens) == 1 else None  # a drawn one needs no more than a look
         if type(one) is int and 0 <= one < self._n_vocab:
             self._turns.run(self._eval_next, one)
@@ -334,7 +343,7 @@ class Llama(llama_cpp.Llama):
         self._predictor.detach()
         tokens = self.input_ids[: self.n_tokens].tolist()
         self._forget()
-        self.eval(tokens)
+        self._eval_all(tokens)
 
     # ---- sampling ----
 
@@ -343,7 +352,7 @@ class Llama(llama_cpp.Llama):
         kwargs["temp"] = kwargs.pop("temperature")
         sampling = {name: kwargs[name] for name in kwargs.keys() & _GENERATE - {"logits_processor"}}
         completion = self._turns.hold(lambda: Completion(self, kwargs))
-        return self._turns.stream(completion.run(sampling))
+        return self._turns.stream(completion.run(sampling), whole=True)
 
     def _init_sampler(
         self,
@@ -369,7 +378,7 @@ class Llama(llama_cpp.Llama):
             logits_processors=[self._turns.calling_back(processor) for processor in logits_processor or ()],
             trace="full" if self._trace_on else "off",
         )
-        self._last = made
+        self._last, self._n_drawn_after = made, self._n_evals
         return self._last
 
     def __getstate__(self) -> dict[str, Any]:

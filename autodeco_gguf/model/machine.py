@@ -74,6 +74,10 @@ class Machine:
         n = self.n_threads
         if n is not None and (type(n) is not int or not 1 <= n <= MAX_THREADS):
             raise InvalidInput.of("n_threads", repr(n), f"1 to {MAX_THREADS}")
+        if self.split_mode not in (None, "none", "layer", "row", "tensor"):
+            raise InvalidInput.of("split_mode", repr(self.split_mode), "none, layer, row or tensor")
+        if not self.rpc_timeout > 0:
+            raise InvalidInput.of("rpc_timeout", repr(self.rpc_timeout), "seconds, more than 0")
         if self.cache_type not in ("f16", "f32"):
             raise InvalidInput.of("cache_type", repr(self.cache_type), "f16 or f32")
 

@@ -9,7 +9,8 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from operator import index
+from typing import Any, SupportsIndex, TypeVar
 
 import llama_cpp
 import numpy as np
@@ -129,8 +130,8 @@ def check_settings(arguments: dict[str, Any]) -> None:
         arguments["lora_path"] = os.fspath(arguments["lora_path"])
     for name, (least, most) in _SETTINGS.items():
         value = arguments.get(name)
-        if value is not None and not (isinstance(value, int) and least <= value <= most):
-            raise InvalidInput.of(name, repr(value), f"{least} to {most}")
+        if value is not None and not (isinstance(value, SupportsIndex) and least <= index(value) <= most):
+            raise InvalidInput.of(name, repr(value), f"a whole number, {least} to {most}")
     for name in arguments.keys() - _KNOWN:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 
@@ -206,6 +207,9 @@ def embed(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     check_utf8("input", input)
     if self.context_params.embeddings:  # else it is refused
         self.reset()
+        for text in [input] if isinstance(input, str) else input or [""]:
+            if not text and not self.tokenize(b""):  # llama_cpp would write beyond its batch
+                raise InvalidInput("input: a text without tokens, expected at least one", key="input")
     return llama_cpp.Llama.embed(self, input, *args, **kwargs)
 
 

@@ -29,7 +29,12 @@ def address(pointer: Any) -> int:
     """The address behind a ctypes pointer, or an int as it is; 0 for None."""
     if pointer is None or isinstance(pointer, int):
         return pointer or 0
-    return ctypes.cast(pointer, ctypes.c_void_p).value or 0
+    try:
+        if not isinstance(pointer, str | bytes):  # whose own address ctypes would take
+            return ctypes.cast(pointer, ctypes.c_void_p).value or 0
+    except ctypes.ArgumentError:
+        pass
+    raise InvalidInput.of("context", f"of {type(pointer).__name__}", "a ctypes pointer, or an address")
 
 
 class Predictor:

@@ -59,10 +59,19 @@ def locked(changed: threading.Condition, function: Callable[[], T]) -> T:
     return undoing(work, unlock)
 
 
+class _Ticket:
+    """Of one who waits."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
 class _Stream:
     """A generation that is read piece by piece; between the pieces nobody computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool) -> None:
+        self.whole = whole
+        self.inner: _Stream | None = None
         self.begun = False
         self.reader: threading.Thread | None = None
         self.read_at = 0.0
@@ -98,7 +107,7 @@ class Turns:
         self._changed = threading.Condition()  # guards what follows
         self._calling_back = False
         self._stream: _Stream | None = None
-        self._queue: list[object] = []  # who waits, in the order of coming; a stream that goes on need not
+        self._queue: list[_Ticket] = []  # who waits, in the order of coming; a stream that goes on need not
         self._holders: dict[object, threading.Thread] = {}  # one for each use
         self._stopped = False
         self._free: Callable[[], None] | None = None
@@ -121,11 +130,13 @@ class Turns:
         """
         if self._owned():
             if self._calling_back and changes:
-                raise Busy(f"{self._name}: what it calls while it generates cannot use the same model to compute")
+                raise self.within()
+            if stream is not None and not stream.begun:
+                self._begin_within(stream)
             if self._free is not None:  # a handler has closed it meanwhile
                 self.check()
             return function(*args)
-        ticket = object()
+        ticket = _Ticket()
         try:  # as in undoing
             try:
                 if stream is None or not self._go_on(stream):
@@ -136,6 +147,18 @@ class Turns:
         finally:
             if self._owned() or ticket in self._queue:
                 self._end(stream, ticket)
+
+    def within(self) -> Busy:
+        """The error of who would compute in the midst of a generation, whose context it is."""
+        what = "what it calls while it generates, or a signal's handler,"
+        return Busy(f"{self._name}: {what} cannot use the same model to compute")
+
+    def _begin_within(self, stream: _Stream) -> None:
+        """Only a completion has one within it, the tokens that it reads."""
+        outer = self._stream
+        if stream.whole or outer is None or not outer.whole or outer.inner is not None:
+            raise self.within()
+        outer.inner, stream.begun = stream, True
 
     def _go_on(self, stream: _Stream) -> bool:
         """Whether the stream has its turn, which takes nothing but the gate while all is calm."""
@@ -151,7 +174,7 @@ class Turns:
         """Whether nobody waits or closes, so that who gives the gate back need not tell."""
         return not self._queue and self._free is None and not self._stopped
 
-    def _end(self, stream: _Stream | None, ticket: object) -> None:
+    def _end(self, stream: _Stream | None, ticket: _Ticket) -> None:
         if self._owned():
             if stream is not None:
                 stream.note_read()
@@ -163,7 +186,9 @@ class Turns:
 
     # ---- with the lock ----
 
-    def _take(self, stream: _Stream | None, changes: bool, ticket: object) -> None:
+    def _take(self, stream: _Stream | None, changes: bool, ticket: _Ticket) -> None:
+        if any(other.thread == ticket.thread for other in self._queue):
+            raise self.within()  # which waits below, where a handler came upon it
         self._queue.append(ticket)
         while not self._may_go(stream, ticket):
             self._changed.wait(1.0)
@@ -175,7 +200,7 @@ class Turns:
         elif changes:
             self._stream = None
 
-    def _may_go(self, stream: _Stream | None, ticket: object) -> bool:
+    def _may_go(self, stream: _Stream | None, ticket: _Ticket) -> bool:
         """Whether it is its turn, and the gate is taken."""
         self.check()
         goes_on = stream is not None and stream.begun
@@ -196,7 +221,7 @@ class Turns:
             raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")
         return True
 
-    def _tell(self, ticket: object = None) -> None:
+    def _tell(self, ticket: _Ticket | None = None) -> None:
         """Tell whoever waits that something has ended; free the model if it is closed and nobody uses it any more."""
         if ticket in self._queue:
             self._queue.remove(ticket)
@@ -217,9 +242,9 @@ class Turns:
 
     # ---- more than one turn, and none ----
 
-    def stream(self, steps: Generator[T, Any, None]) -> Generator[T, Any, None]:
-        """The same generator, of which every step is a turn."""
-        stream, sent = _Stream(), None
+    def stream(self, steps: Generator[T, Any, None], *, whole: bool = False) -> Generator[T, Any, None]:
+        """The same generator, of which every step is a turn; ``whole``: it has another one within it."""
+        stream, sent = _Stream(whole), None
 
         def leave() -> None:
             steps.close()

@@ -92,6 +92,15 @@ def test_the_seed_of_an_answer_repeats_it(chatting: Engine) -> None:
     assert [piece.token.id for piece in again] == tokens
 
 
+@pytest.mark.parametrize("message", [[1, 2], b"hi", None])
+def test_a_message_is_a_text(message: Any, chatting: Engine) -> None:
+    conversation = Conversation(chatting)
+    with pytest.raises(InvalidInput, match=r"^prompt of (list|bytes|NoneType), expected a text$"):
+        conversation.ask(Request(message))
+    with pytest.raises(InvalidInput, match=r"^max_tokens 'a', expected at least 1$"):
+        conversation.ask(Request("x", max_tokens="a"))  # type: ignore[arg-type]
+
+
 def test_old_messages_make_room_with_their_answers(long: Engine) -> None:
     conversation = Conversation(long, system="Be kind.", seed=1)
     left_out = []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from engine_helpers import answers
 from llama_cpp import LlamaGrammar
@@ -97,6 +98,11 @@ def test_stops_may_be_given_in_any_form(i: int, engine: Engine) -> None:
         engine.check(again)
         result = engine.submit(again).result()
         assert (result.text, result.finish_reason) == ("1", "stop")
+
+
+def test_a_number_of_numpy(engine: Engine) -> None:
+    (found,) = engine.generate([Request([1], seed=0, max_tokens=np.int64(2), temperature=0)])
+    assert (found.finish_reason, len(found.tokens)) == ("length", 2)
 
 
 def test_no_stop(engine: Engine) -> None:

@@ -23,6 +23,7 @@ def layers(*shapes: tuple[int, ...], activation: str = "relu") -> Mlp:
     )
 
 
+INF = math.inf
 WEIGHTS = HeadWeights(3, 5, "base", layers((2, 3), (1, 2)), layers((1, 8)))
 
 
@@ -50,7 +51,7 @@ def test_a_fingerprint_is_of_what_decides(qwen2: Case) -> None:
 CANNOT_RUN: list[tuple[dict[str, Any], str, str | None, object, object]] = [
     ({"temperature": None, "top_p": None}, "^no head in it$", None, None, None),
     ({"features": ("entropy",)}, "^top-p features", "top-p features", None, ["entropy"]),
-    ({"temperature_scale": math.inf}, "^temperature scale inf", "temperature scale", "a number > 0", math.inf),
+    ({"temperature_scale": INF}, "^temperature scale inf", "temperature scale", "a number > 0 of float32", INF),
     ({"temperature": layers((1, 3), activation="x")}, "^temp_head: activation 'x', expected one", None, None, None),
     ({"temperature": Mlp((), (), "relu")}, "^temp_head: 0 weights and 0 biases, expected as", "temp_head", 0, 0),
     ({"temperature": layers(*[(1, 1)] * 65)}, "^temp_head: 65 layers, exp.* 64$", "temp_head", MAX_LAYERS, 65),
@@ -69,6 +70,16 @@ def test_what_cannot_run(
         assert (error.value.key, error.value.found) == (key, found)
     if expected is not None:
         assert error.value.expected == expected
+
+
+def test_what_no_float32_is() -> None:
+    huge = replace(WEIGHTS.mlps["top_p"], weights=(np.full((1, 8), 1e200),))
+    with pytest.raises(InvalidInput, match=r"^top_p_head: weight of layer 0 holds NaN or infinity, as float32$"):
+        replace(WEIGHTS, top_p=huge).check()
+    with pytest.raises(InvalidInput, match=r"weight of layer 0 is complex, expected real numbers$"):
+        replace(WEIGHTS, top_p=replace(huge, weights=(np.full((1, 8), 1j),))).check()
+    with pytest.raises(InvalidInput, match=r"^temperature scale 1e\+300, expected a number > 0 of float32$"):
+        replace(WEIGHTS, temperature_scale=1e300).check()
 
 
 def test_heads_that_take_part() -> None:

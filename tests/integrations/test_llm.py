@@ -351,6 +351,8 @@ def test_listing_models_loads_nothing(user: Path) -> None:
 def test_models_of_the_user_s_own(run: Run, qwen2: Case, user: Path) -> None:
     heads = user / "heads.gguf"
     ad.export(qwen2.base, qwen2.heads, heads, adapter=True)
+    refused = run("autodeco", "add", "own", str(heads))
+    assert (refused.exit_code, "an adapter holds heads only" in refused.output) == (1, True)
     assert run("autodeco", "add", "own", str(qwen2.base), "--heads", str(heads)).exit_code == 0
     assert f"autodeco/own: {qwen2.base.resolve()} --heads {heads}\n" in run("autodeco", "list").output
     assert run("-m", "autodeco/own", "Hello", "-o", "max_tokens", "4").exit_code == 0

@@ -132,6 +132,35 @@ def test_a_handler_closes_at_every_line(merged: Path) -> None:
             llm.n_ctx()
 
 
+INTRUDERS: dict[str, Callable[[ad.Llama], object]] = {
+    "a completion": lambda m: m.create_completion(OTHER, max_tokens=2, temperature=0),
+    "a stream": lambda m: next(m.generate(OTHER)),
+    "eval": lambda m: m.eval(OTHER),
+}
+
+
+@pytest.mark.parametrize("intruder", INTRUDERS.values(), ids=INTRUDERS)
+def test_a_handler_computes_at_every_line(intruder: Callable[[ad.Llama], object], merged: Path) -> None:
+    """Of two texts that would be mixed, at least one ends with an error."""
+    llm = load(merged)
+
+    def use() -> object:
+        return llm.create_completion(PROMPT, max_tokens=4, temperature=0)["choices"][0]["text"]
+
+    expected, refused = use(), 0
+    for at in list(moments(LINES, use)):
+        llm.reset()
+        texts: list[object] = []
+        tracer = Tracer(LINES, at, lambda: intruder(llm))
+        try:
+            tracer.run(lambda texts=texts: texts.append(use()))  # type: ignore[misc]
+        except (ad.Busy, RuntimeError):  # the latter in the midst of a decode of llama_cpp's
+            refused += 1
+        else:
+            assert texts == [expected], f"{intruder} at {tracer.places[at - 1]}"
+    assert refused > 20
+
+
 def test_nothing_computes_on_what_a_handler_has_freed() -> None:
     def use(model: turns.Turns, work: Callable[[], None]) -> None:
         with contextlib.suppress(ad.Closed):

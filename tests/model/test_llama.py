@@ -171,6 +171,27 @@ def test_seeds(merged: Path) -> None:
     assert tokens(5, None) == tokens(5, None)
     assert tokens(5, None) != tokens(6, None)
     assert tokens(0, -1) != tokens(0, -1)
+    llm = load(merged)
+    numpys = ids(run(llm, seed=np.int64(4)))
+    assert numpys == tokens(0, 4)
+    assert run(llm)  # with a seed that follows from it
+
+
+def test_sample_draws_with_its_own_arguments_after_a_generation(merged: Path) -> None:
+    llm = load(merged)
+    llm.eval(PROMPT)
+    greedy = llm.sample(temp=0)
+    assert llm.sample(temp=0, logits_processor=LogitsProcessorList([lambda _, z: -z])) != greedy
+    run(llm, [1, 2], seed=1)
+    llm.reset()
+    llm.eval(PROMPT)
+    assert {llm.sample(temp=0) for _ in range(8)} == {greedy}
+
+
+def test_sizes_of_numpy(merged: Path) -> None:
+    assert ad.Llama(merged, n_ctx=np.int64(64), n_threads=np.int32(1), verbose=False).n_ctx() == 64
+    with pytest.raises(InvalidInput, match=r"^n_ctx 64\.0, expected a whole number, 0 to 16777216$"):
+        ad.Llama(merged, n_ctx=64.0)
 
 
 def test_a_prompt_that_is_cached_already(llm: ad.Llama) -> None:
@@ -449,6 +470,14 @@ def test_embeddings_do_not_mind_the_heads(merged: Path, qwen2: Case) -> None:
     np.testing.assert_allclose(ours.embed("a text"), stock.embed("a text"), rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.predict(qwen2.tokens)[0], qwen2.golden["temperature"], rtol=0, atol=TOLERANCE)
     assert_trace_is_predicted(ours, run(ours))
+
+
+@pytest.mark.parametrize("nothing", ["", [], ["a", ""]], ids=repr)
+def test_no_tokens_to_embed(nothing: Any, merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = load(merged, embedding=True)
+    monkeypatch.setattr(llm, "tokenize", lambda text, *_, **__: [5] * len(text))  # of a vocabulary without BOS
+    with pytest.raises(InvalidInput, match=r"^input: a text without tokens, expected at least one$"):
+        llm.embed(nothing)
 
 
 def test_pooled_embeddings_hide_the_hidden_state(merged: Path, qwen2: Case) -> None:

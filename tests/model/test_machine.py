@@ -120,6 +120,8 @@ def test_it_is_a_value() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"split_mode": "x"},
+        {"rpc_timeout": -1.0},
         {"n_threads": 0},
         {"n_threads": -5},
         {"n_threads": 513},
@@ -130,7 +132,10 @@ def test_it_is_a_value() -> None:
 )
 def test_what_it_cannot_be(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
-    with pytest.raises(InvalidInput, match=f"^{name} {value!r}, expected (1 to 512|f16 or f32)$"):
+    with pytest.raises(
+        InvalidInput,
+        match=f"^{name} {value!r}, expected (1 to 512|f16 or f32|none, layer, row or tensor|seconds, more than 0)$",
+    ):
         Machine(**wrong)
 
 

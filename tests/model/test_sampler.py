@@ -17,7 +17,7 @@ from conftest import Case, load_case
 from llama_cpp._internals import LlamaSampler
 from llama_cpp._logger import set_verbose
 
-from autodeco_gguf import AutoDecoError, Heads, Sampler
+from autodeco_gguf import AutoDecoError, Heads, InvalidInput, Sampler
 from autodeco_gguf.model.sampler import Predictor, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import token_bytes
@@ -158,6 +158,15 @@ def test_the_address_of_a_context_will_do(context: Context, heads: Heads, qwen2:
     sampler.sample(address)
     assert_predicts(sampler, qwen2, 9)
     sampler.detach()
+
+
+@pytest.mark.parametrize("other", ["x", b"x", 5.5, object()])
+def test_what_is_no_context(other: object, heads: Heads) -> None:
+    words = r"^context of \w+, expected a ctypes pointer, or an address$"
+    with pytest.raises(InvalidInput, match=words):
+        Sampler(heads).attach(other)
+    with pytest.raises(InvalidInput, match=words):
+        Sampler(heads).sample(other)
 
 
 @pytest.mark.parametrize("fixed", [{"temperature": 0.7, "top_p": 0.5}, {}], ids=["both", "no heads"])
