@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def report_page(directory: Path) -> tuple[bytes, int, int]:
     """
     results = _results(directory)
     samples = {(s.config.key, s.key): s for _, _, s in read_samples([directory])}  # of two lines the later one counts
+    counts = Counter(key for key, _ in samples)
+    for row in results.methods:
+        have, wanted = counts[row.config.key], row.overall.samples
+        if have < wanted:
+            reason = f"{have} samples of {row.label}, {RESULTS} is of {wanted}; run the same eval again"
+            raise BadFile.of(directory / SAMPLES, reason, expected=wanted, found=have)
     labels = {row.config.key: row.label for row in results.methods}
     questions = read_questions(directory)
     shown = _shown(directory, samples, labels, questions)

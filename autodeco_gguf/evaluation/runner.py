@@ -23,7 +23,15 @@ from autodeco_gguf.evaluation.questions import keep_questions
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, Samples
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, Shard, make_directory, make_header
+from autodeco_gguf.evaluation.settings import (
+    ADVICE,
+    DIGESTS,
+    EvalSettings,
+    Shard,
+    check_free,
+    make_directory,
+    make_header,
+)
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.evaluation.traces import TRACES
 from autodeco_gguf.files.atomic import write_bytes
@@ -103,6 +111,8 @@ def _open(directory: Path) -> None:
         if not found:
             what = "missing" if found is None else "empty, or cut short,"
             raise BadFile.of(directory / EVALUATION, f"{what} beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    elif not (directory / EVALUATION).exists():
+        check_free(directory, (RESULTS, REPORT), EVALUATION)
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:

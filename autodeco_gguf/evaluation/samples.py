@@ -111,7 +111,10 @@ class Sample:
         if correct not in (True, False, None):
             raise InvalidInput(f"correct is {correct}, expected true, false or null", key="correct", found=correct)
         try:
-            return from_json(cls, line)
+            sample = from_json(cls, line)
+            if any(drawn.bins is not None and len(drawn.bins) != _BINS for drawn in (sample.temperature, sample.top_p)):
+                raise ValueError("other bins")
+            return sample
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise InvalidInput("no sample") from e
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
@@ -122,6 +122,13 @@ def make_header(
     machine = {"cache_type": engine.machine.cache_type, "flash_attn": engine.machine.flash_attn}
     same = {"ctx": engine.n_ctx, **machine, "seed": settings.seed, "max_tokens": settings.max_tokens}
     return {kind: VERSION, "model": model[:16], "heads": heads[:16] or None, **same, "tasks": parts}
+
+
+def check_free(directory: Path, names: Iterable[str], settings: str) -> None:
+    """Raise BadFile where a file is there before the one that tells what it is of: it is somebody else's."""
+    found = next((path for path in (directory / name for name in names) if path.exists()), None)
+    if found is not None:
+        raise BadFile.of(found, f"is there without the {settings} that it would be of; {ADVICE}")
 
 
 def make_directory(directory: Path) -> None:

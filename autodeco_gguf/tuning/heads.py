@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autodeco_gguf.answers.items import GradedTasks
-from autodeco_gguf.errors import not_installed
+from autodeco_gguf.errors import BadFile, not_installed
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.split import VALIDATION
@@ -42,6 +42,15 @@ def validation_problems(n: int) -> int:
     return min(MAX_VALIDATION, round(VALIDATION * n))
 
 
+def _finished(output: Path) -> Path:
+    """The adapter of a training that has come to its end."""
+    adapter = output / ADAPTER
+    if not adapter.exists():
+        reason = f"missing beside {output / CHECKPOINT}, of which it was made; delete that as well"
+        raise BadFile.of(adapter, reason)
+    return adapter
+
+
 def train_heads(
     model: Path,
     start: Start | None,
@@ -67,8 +76,8 @@ def train_heads(
 
     directory, training = output / CHECKPOINT, plan.training
     assert training is not None
-    if (output / ADAPTER).exists() and not Output(directory).unfinished:
-        return output / ADAPTER
+    if (directory / "config.json").exists() and not Output(directory).unfinished:
+        return _finished(output)
 
     def on_round(done: Round) -> None:
         value = "" if done.train is None else f", reward {done.train.reward:.3f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tuning.search import Rung
@@ -131,6 +131,14 @@ class Plan:
     training_s: float
     test_s: float
     heads_s: float | None = None
+
+    def check(self) -> None:
+        """Raise ValueError unless it is one that could have been made."""
+        numbers = [self.test_problems, self.test_times, *(rung.problems for rung in self.rungs)]
+        if self.training is not None:
+            numbers += [self.rounds, *astuple(self.training)]
+        if [rung.candidates for rung in self.rungs] != _sizes(self.coarse) or min(numbers) < 1:
+            raise ValueError("no plan")
 
 
 def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) -> Plan:

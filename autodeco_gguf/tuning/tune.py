@@ -12,11 +12,11 @@ from typing import Any
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory, make_header
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal, Line
 from autodeco_gguf.heads.base_model import fitting_heads
@@ -25,7 +25,7 @@ from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning import verdict as names
 from autodeco_gguf.tuning.candidates import Trial, chosen
-from autodeco_gguf.tuning.heads import ADAPTER, Start, obstacle, train_heads, validation_problems
+from autodeco_gguf.tuning.heads import ADAPTER, CHECKPOINT, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
 from autodeco_gguf.tuning.scores import Measure, Row, measuring
@@ -39,6 +39,9 @@ WRITTEN_S = 10.0
 
 JOURNAL, REPORT, RESULT = "tune.jsonl", "report.md", "result.json"
 """In the directory of a tuning: what is decided so far, and the end as text and as values."""
+
+_PARTS = ("search", "test", CHECKPOINT, ADAPTER, REPORT, RESULT)
+"""What follows from the plan."""
 
 MEASURING = 0.1
 """Share of the time that measuring takes at most."""
@@ -216,8 +219,9 @@ class _Run:
     def _first_plan(self, engine: Engine, log: Journal, loaded_s: float) -> tuple[Plan, Speed]:
         """The same; where it is refused nothing has begun, and other settings may be given."""
         try:
+            check_free(self.output, _PARTS, JOURNAL)
             return self._plan(engine, log, loaded_s)
-        except InvalidInput:
+        except (BadFile, InvalidInput):
             log.path.unlink(missing_ok=True)
             raise
 
@@ -335,7 +339,9 @@ def _planned(log: Journal) -> tuple[Plan, Speed] | None:
     for line in log.lines():
         try:
             if "plan" in line.value:
-                return from_json(Plan, line.value["plan"]), from_json(Speed, line.value["speed"])
+                plan, speed = from_json(Plan, line.value["plan"]), from_json(Speed, line.value["speed"])
+                plan.check()
+                return plan, speed
         except (TypeError, KeyError, ValueError, AttributeError) as e:
             raise log.refused(line.number, "damaged: no plan") from e
     return None

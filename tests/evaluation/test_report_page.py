@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def test_it_has_the_tables_and_what_they_say(directory: Path) -> None:
     assert len(words) > 6
     assert all(line in report for line in words)
     assert all(cell in report for table in tables for row in table["rows"] for cell in row)
+
+
+def test_samples_that_the_results_are_not_of(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    lines = (tmp_path / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "samples.jsonl").write_bytes(b"".join(lines[:3]))
+    with pytest.raises(BadFile, match=r"samples\.jsonl: \d samples of .*, results\.json is of \d+; run the same eval"):
+        report_page(tmp_path)
 
 
 def test_it_has_the_plots_that_are_there(directory: Path) -> None:

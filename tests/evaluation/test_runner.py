@@ -38,6 +38,7 @@ from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.evaluation.shards import join
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
@@ -292,6 +293,17 @@ def test_files_that_are_something_else(name: str, content: bytes, words: str, tm
     with pytest.raises(AutoDecoError, match=words):
         run(tmp_path, ["greedy"])
     assert (tmp_path / name).read_bytes()[: len(content)] == content
+
+
+@pytest.mark.parametrize("name", ["report.md", "results.json"])
+def test_what_is_there_without_an_evaluation_is_not_replaced(name: str, undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    words = rf"/{name}: is there without the evaluation\.jsonl that it would be of; use the same"
+    with pytest.raises(BadFile, match=words):
+        run(tmp_path, ["greedy"])
+    with pytest.raises(BadFile, match=words):
+        join([undisturbed], tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("nbytes", [0, 30])

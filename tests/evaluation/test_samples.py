@@ -121,7 +121,7 @@ STRANGE = [
     json.dumps({**SAMPLE, **changed}).encode()
     for changed in (
         {"task": "others"}, {"problem": 3}, {"problem": -1}, {"seed": None}, {"sample": "1"}, {"correct": "yes"},
-        {"text": 1}, {"tokens": None}, {"top_p": None},
+        {"text": 1}, {"tokens": None}, {"top_p": None}, {"temperature": {"mean": 1.0, "sd": 0.0, "bins": [1]}},
     )
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from autodeco_gguf import extract
 from autodeco_gguf.answers.items import GradedTasks
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.machine import Machine
@@ -39,6 +39,19 @@ def train(model: Path, start: Start | None, output: Path) -> tuple[Path, list[st
     with GradedTasks([read_task("demo", limit=12)]) as tasks:
         adapter = train_heads(model, start, tasks, output, SETTINGS, PLAN, said.append, said.append)
     return adapter, said
+
+
+def test_an_adapter_of_somebody_else_is_not_taken_for_the_trained(small: Path, tmp_path: Path) -> None:
+    (tmp_path / ADAPTER).write_bytes(b"mine")
+    with pytest.raises(BadFile, match=r"heads\.gguf: exists"):
+        train(small, None, tmp_path)
+    (tmp_path / ADAPTER).rename(tmp_path / "mine")
+    (tmp_path / "heads").mkdir(exist_ok=True)
+    (tmp_path / "heads" / "config.json").write_text("{}")
+    with pytest.raises(
+        BadFile, match=r"heads\.gguf: missing beside .*heads, of which it was made; delete that as well$"
+    ):
+        train(small, None, tmp_path)
 
 
 def test_from_a_start_by_likelihood(small: Path, tmp_path: Path) -> None:

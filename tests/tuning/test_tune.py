@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from autodeco_gguf.tuning.search import Rung
 from autodeco_gguf.tuning.tune import TuneProgress, TuneWatch
 
 pytestmark = pytest.mark.usefixtures("made_up")
+
+TRAINING = ("problems", "k", "validations", "start_rounds", "start_steps")
 
 
 def result(output: Path) -> Any:
@@ -180,12 +183,38 @@ def test_two_at_once(tmp_path: Path) -> None:
         tuned(tmp_path)
 
 
-def test_a_damaged_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda plan: plan.pop("rungs"),
+        lambda plan: plan["rungs"].clear(),
+        lambda plan: plan["rungs"][-1].update(candidates=0),
+        lambda plan: plan["rungs"][0].update(problems=0),
+        lambda plan: plan.update(test_times=0),
+        lambda plan: plan.update(test_problems=-1),
+        lambda plan: plan.update(
+            training={"problems": 0, "k": 1, "validations": 1, "start_rounds": 1, "start_steps": 1}
+        ),
+    ],
+    ids=range(7),
+)
+def test_a_damaged_plan(changed: Callable[[Any], object], tmp_path: Path) -> None:
     tuned(tmp_path)
     path = tmp_path / "tune.jsonl"
-    path.write_text(path.read_text().replace('"rungs"', '"rangs"'))
+    header, line, *rest = path.read_text().splitlines()
+    planned = json.loads(line)
+    changed(planned["plan"])
+    path.write_text("\n".join([header, json.dumps(planned), *rest]) + "\n")
     with pytest.raises(BadFile, match=r"tune\.jsonl:2: damaged: no plan; use the same settings, or another directory"):
         tuned(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["report.md", "result.json", "heads.gguf", "heads", "search"])
+def test_what_is_there_without_a_plan_is_not_of_this_tuning(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(BadFile, match=rf"/{name}: is there without the tune\.jsonl that it would be of; use the same"):
+        tuned(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
 @pytest.mark.parametrize(
