@@ -435,7 +435,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
 BAD_HEADS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "no GGUF": BAD_MODELS["no GGUF"],
     "missing": BAD_MODELS["missing"],
-    "no heads": BAD_MODELS["no heads"],
+    "no heads": (BAD_MODELS["no heads"][0], "no AutoDeco heads in it; give an adapter, or a merged file"),
     "NaN": (lambda a, d: rewrite(a, d / "x.gguf", edit=replaced(TEMP0, NAN)), "temp_head: weight of layer 0 holds NaN"),
     "missing tensor": (
         lambda a, d: rewrite(a, d / "x.gguf", edit=without("autodeco.temp_head.0.bias")),
