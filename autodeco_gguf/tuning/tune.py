@@ -12,7 +12,7 @@ from typing import Any
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
@@ -104,6 +104,8 @@ def tune(
     parts = split(tasks, settings.seed)
     own = _own_heads(Path(model), heads)
     make_directory(Path(output))
+    if not Path(output, JOURNAL).exists():
+        check_free(Path(output), _PARTS, JOURNAL)
     with (
         GradedTasks(tasks, settings.time_limit, settings.allow_code) as graded,
         measuring(settings.reward, settings.time_limit) as measure,
@@ -218,10 +220,10 @@ class _Run:
 
     def _first_plan(self, engine: Engine, log: Journal, loaded_s: float) -> tuple[Plan, Speed]:
         """The same; where it is refused nothing has begun, and other settings may be given."""
+        check_free(self.output, _PARTS, JOURNAL)  # with a plan that has been cut off; the rest of it stays
         try:
-            check_free(self.output, _PARTS, JOURNAL)
             return self._plan(engine, log, loaded_s)
-        except (BadFile, InvalidInput):
+        except InvalidInput:
             log.path.unlink(missing_ok=True)
             raise
 

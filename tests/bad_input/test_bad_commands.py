@@ -80,7 +80,10 @@ FAILURES: list[Row] = [
     (heads("config_large"), "{config_large}/config.json: larger than 16777216 bytes"),
     (heads("both_off"), "{both_off}/config.json: both heads are disabled; nothing to export"),
     (heads("flag"), "{flag}/config.json: enable_top_p_head is 'yes', expected true or false"),
-    (heads("config_size"), "{config_size}: config.json says temperature_hidden_size 63, temp_head.mlp.0.weight has 64"),
+    (
+        heads("config_size"),
+        "{config_size}: config.json says temperature_hidden_size 63, temp_head.mlp.0.weight has 64 inputs",
+    ),
     (heads("config_act"), "{config_act}/config.json: temp_head_activation is 'tanh', expected one of relu, gelu"),
     (heads("config_features"), "{config_features}: config.json says use_enhanced_features false, but top_p_head"),
     (heads("no_tensors"), "{no_tensors}: tensor temp_head.mlp.0.weight is missing"),

@@ -279,7 +279,10 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "half a surrogate": (b'{"text": "a\\ud800"}', "not UTF-8: surrogates not allowed at character 1"),
     "messages a string": (b'{"messages": "a"}', "messages: expected a list of objects with role and content"),
     "messages empty": (b'{"messages": []}', "messages: expected a list of objects with role and content"),
-    "a turn a string": (b'{"messages": ["a"]}', "messages: turn 1 is a string, expected an object with role"),
+    "a turn a string": (
+        b'{"messages": ["a"]}',
+        "messages: turn 1 is a string, expected an object with role and content",
+    ),
     "no content": (
         b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant"}]}',
         "messages: turn 2 lacks a role or content that is a string",

@@ -217,6 +217,16 @@ def test_what_is_there_without_a_plan_is_not_of_this_tuning(name: str, tmp_path:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
+def test_a_plan_that_is_cut_off_leaves_what_there_is(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    path = tmp_path / "tune.jsonl"
+    header = path.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(header)
+    with pytest.raises(BadFile, match=r"/search: is there without the tune\.jsonl that it would be of; use the same"):
+        tuned(tmp_path)
+    assert path.read_bytes().startswith(header)
+
+
 @pytest.mark.parametrize(
     "line",
     ["5", "[]", '"seconds"', '{"seconds": null}', '{"seconds": "5"}', '{"seconds": -1}', f'{{"seconds": {10**400}}}'],
