@@ -163,7 +163,7 @@ def _error(value: float | None, form: str) -> str:
 
 
 def write_forced(directory: Path, lines: Sequence[Lines], *, plots: bool) -> None:
-    """Write control_tokens.jsonl, a line for each answer, and, with ``plots``, control.png.
+    """Write control_tokens.jsonl, a line for each answer, and, with ``plots``, control.png, which is removed without.
 
     Raises:
         AutoDecoError: a file cannot be written, or matplotlib is missing.
@@ -176,6 +176,8 @@ def write_forced(directory: Path, lines: Sequence[Lines], *, plots: bool) -> Non
             for name in kinds[0]
         }
         write_png(commands_figure(kinds[0], mean, len(kinds)), directory / PLOT)
+    else:
+        (directory / PLOT).unlink(missing_ok=True)
 
 
 def _line(lines: Lines) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from autodeco_gguf.view.figures import check_matplotlib, new_figure, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PLOTS = ("accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png")
+"""Names of the files."""
 
 MOST_TASKS, MOST_CURVES = 6, 8
 """Panels of accuracy.png, and methods in pass_at_k.png: more can hardly be told apart."""
@@ -51,21 +55,25 @@ SE_95 = 1.96
 def plot(results: Results, directory: Path) -> list[Path]:
     """Draw accuracy.png, pass_at_1.png, pass_at_k.png and, where something was predicted, parameters.png.
 
+    One that is not drawn is removed, as :func:`remove_plots` does.
+
     Raises:
         AutoDecoError: matplotlib is missing; BadFile: a file cannot be written.
     """
     check_matplotlib()
-    kinds = {
-        "accuracy.png": _accuracy,
-        "pass_at_1.png": _bars,
-        "pass_at_k.png": _curves,
-        "parameters.png": _parameters,
-    }
-    figures = {directory / name: draw(results) for name, draw in kinds.items()}
-    drawn = {path: figure for path, figure in figures.items() if figure is not None}
+    figures = zip(PLOTS, (draw(results) for draw in (_accuracy, _bars, _curves, _parameters)), strict=True)
+    drawn = {directory / name: figure for name, figure in figures if figure is not None}
     for path, figure in drawn.items():
         write_png(figure, path)
+    remove_plots(directory, keep=drawn)
     return list(drawn)
+
+
+def remove_plots(directory: Path, *, keep: Collection[Path] = ()) -> None:
+    """Remove plots, which would be of results that are no more there."""
+    for path in (directory / name for name in PLOTS):
+        if path not in keep:
+            path.unlink(missing_ok=True)
 
 
 def _ordered(results: Results) -> list[Row]:

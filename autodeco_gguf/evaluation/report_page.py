@@ -12,6 +12,7 @@ from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.questions import QUESTIONS, read_questions
 from autodeco_gguf.evaluation.report import facts, notes, tables
+from autodeco_gguf.evaluation.plots import PLOTS
 from autodeco_gguf.evaluation.results import RESULTS, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.shards import read_samples
@@ -20,7 +21,6 @@ from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_bytes
 from autodeco_gguf.view.page import Section, columns, page, picture
 from autodeco_gguf.view.traces import Token
 
-PLOTS = ("accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png")
 MOST_BYTES = 18_000_000
 """Of the samples on a page, roughly."""
 

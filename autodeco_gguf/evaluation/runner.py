@@ -18,7 +18,7 @@ from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.drawing import EvalWatch, Run, Session, last_date, read_sessions, speeds
 from autodeco_gguf.evaluation.methods import Method
 from autodeco_gguf.evaluation.pairs import PairsFile
-from autodeco_gguf.evaluation.plots import plot
+from autodeco_gguf.evaluation.plots import PLOTS, plot, remove_plots
 from autodeco_gguf.evaluation.questions import keep_questions
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
@@ -39,6 +39,9 @@ from autodeco_gguf.files.journal import Journal, has_header
 
 EVALUATION = "evaluation.jsonl"
 """Stands beside the samples: a line with all that they depend on, then one for each time that some were drawn."""
+
+WRITTEN = (RESULTS, REPORT, *PLOTS)
+"""What comes of them."""
 
 
 def evaluate(
@@ -112,7 +115,7 @@ def _open(directory: Path) -> None:
             what = "missing" if found is None else "empty, or cut short,"
             raise BadFile.of(directory / EVALUATION, f"{what} beside {SAMPLES}, whose settings it tells; {ADVICE}")
     elif not (directory / EVALUATION).exists():
-        check_free(directory, (RESULTS, REPORT), EVALUATION)
+        check_free(directory, WRITTEN, EVALUATION)
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:
@@ -150,11 +153,13 @@ def _origin(engine: Drawer, header: Mapping[str, Any], sessions: Iterable[Sessio
 
 
 def write_results(directory: Path, results: Results, plots: bool) -> None:
-    """Write results.json and report.md, and draw the plots."""
+    """Write results.json and report.md, and draw the plots; without, none is left."""
     write_json(directory / RESULTS, to_json(results))
     write_bytes(directory / REPORT, page(results).encode("utf-8", "replace"))
     if plots:
         plot(results, directory)
+    else:
+        remove_plots(directory)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -14,8 +14,8 @@ from autodeco_gguf.evaluation.drawing import last_date, read_sessions, speeds
 from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.evaluation.pairs import PAIRS
 from autodeco_gguf.evaluation.questions import QUESTIONS
-from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
-from autodeco_gguf.evaluation.runner import EVALUATION, write_results
+from autodeco_gguf.evaluation.results import RESULTS, Origin, Results
+from autodeco_gguf.evaluation.runner import EVALUATION, WRITTEN, write_results
 from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, check_free, make_directory
 from autodeco_gguf.evaluation.summary import summarize
@@ -68,7 +68,7 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
             if not _holds(output / SAMPLES, _lines(directories, kept)):
                 raise BadFile.of(output, _TAKEN)
         else:  # last, so that what an interrupted join leaves is no evaluation
-            check_free(output, (RESULTS, REPORT), EVALUATION)
+            check_free(output, WRITTEN, EVALUATION)
             write_lines(output / EVALUATION, chain([header], sessions_of(directories)))
             for name in (PAIRS, TRACES):
                 if any((directory / name).exists() for directory in directories):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from autodeco_gguf.explain.page import render
 from autodeco_gguf.explain.plots import draw
 from autodeco_gguf.explain.reading import Reading, ReadWatch, read
 from autodeco_gguf.explain.verdict import verdict
-from autodeco_gguf.files.atomic import Output, check_directory, check_new, new_directory, write_together
+from autodeco_gguf.files.atomic import Output, check_directory, check_new, missing_directories, new_directory, write_together
 from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.training.data import Counts, Encoder, encode_files
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
@@ -35,7 +34,7 @@ def check_outputs(directory: Path, *, drawn: bool, force: bool) -> None:
 
     And where an earlier explanation, or its answers, would be replaced without ``force``.
     """
-    for path in _missing(directory)[:1]:
+    for path in missing_directories(directory)[:1]:
         check_directory(path)
     names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
     check_new([directory / name for name in names], force=force)
@@ -56,7 +55,7 @@ def draw_answers(
         AutoDecoError: none is right; whatever :func:`rollouts` refuses.
     """
     path = directory / ANSWERS
-    with _made(directory):
+    with new_directory(directory):
         rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, watch=watch)
     return path
 
@@ -77,7 +76,8 @@ def explain(
     Args:
         engine: the model with its heads; nothing of it is under way.
         answers: JSONL files of right answers, as ``train`` takes them.
-        directory: gets explain.json, explain.html and, with ``plots``, explain.png; what is there is replaced.
+        directory: gets explain.json, explain.html and, with ``plots``, explain.png; what is there is replaced, and
+            without ``plots`` a picture that is there is removed.
         plots: draw them, with matplotlib.
         counted: is told what became of the lines.
         watch: progress.
@@ -90,11 +90,13 @@ def explain(
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
     if plots:
         check_matplotlib()
-    with _made(directory):
+    with new_directory(directory):
         at = read(engine, _sequences(engine, answers, counted), watch)
         found = findings(at, engine.heads)
         png = _picture(found, at) if plots else None
         write_together(_outputs(engine, answers, directory, found, png))
+        if png is None:
+            (directory / PLOT).unlink(missing_ok=True)
     return found
 
 
@@ -120,20 +122,6 @@ def _picture(found: Findings, at: Reading) -> bytes:
     content = io.BytesIO()
     draw(found, at).savefig(content, format="png", dpi=120)
     return content.getvalue()
-
-
-def _missing(directory: Path) -> list[Path]:
-    """What of a directory and those it lies in is no directory, the outermost first."""
-    return [path for path in (*reversed(directory.parents), directory) if not path.is_dir()]
-
-
-@contextmanager
-def _made(directory: Path) -> Iterator[None]:
-    """Make a directory, and those it lies in; of these, what was not there and is empty goes again on an error."""
-    with ExitStack() as made:
-        for path in _missing(directory):
-            made.enter_context(new_directory(path))
-        yield
 
 
 def _sequences(engine: Engine, answers: Sequence[Path], counted: Counts | None) -> list[Tokens]:

@@ -115,18 +115,23 @@ def check_directory(path: Path) -> None:
 
 @contextmanager
 def new_directory(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Make a directory to write into, None for none; one that was not there goes again on an error."""
-    made = path is not None and not os.path.isdir(path)
-    if path is not None and made:
-        with bad_file(Path(path), "cannot be made"):
-            os.mkdir(path)
+    """Make a directory to write into, and those it lies in, None for none; what was not there goes again on an error."""
+    missing = [] if path is None else missing_directories(Path(path))
     try:
+        for directory in missing:
+            with bad_file(directory, "cannot be made"):
+                directory.mkdir()
         yield
     except BaseException:
-        if path is not None and made:
-            with suppress(OSError):
-                os.rmdir(path)
+        with suppress(OSError):  # there is something in one by now
+            for directory in reversed(missing):
+                directory.rmdir()
         raise
+
+
+def missing_directories(directory: Path) -> list[Path]:
+    """What of a directory and those it lies in is no directory, the outermost first."""
+    return [path for path in (*reversed(directory.parents), directory) if not path.is_dir()]
 
 
 def check_new(paths: Iterable[Path], *, force: bool) -> None:

@@ -16,8 +16,8 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_directory, make_header
-from autodeco_gguf.files.atomic import write_bytes
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_header
+from autodeco_gguf.files.atomic import new_directory, write_bytes
 from autodeco_gguf.files.journal import Journal, Line
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
@@ -103,10 +103,10 @@ def tune(
     settings.check()
     parts = split(tasks, settings.seed)
     own = _own_heads(Path(model), heads)
-    make_directory(Path(output))
     if not Path(output, JOURNAL).exists():
         check_free(Path(output), _PARTS, JOURNAL)
     with (
+        new_directory(output),
         GradedTasks(tasks, settings.time_limit, settings.allow_code) as graded,
         measuring(settings.reward, settings.time_limit) as measure,
     ):

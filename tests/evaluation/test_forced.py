@@ -81,6 +81,8 @@ def test_what_is_written(tmp_path: Path) -> None:
         "temperature": {"plain": [1.0, 1.0], "low": [0.5, 1.0], "high": [1.0, 1.0]},
     }
     assert (tmp_path / "control.png").read_bytes().startswith(b"\x89PNG")
+    write_forced(tmp_path, HAND, plots=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["control_tokens.jsonl"]
 
 
 def test_each_line_is_what_llama_predicts() -> None:

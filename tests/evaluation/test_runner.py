@@ -37,6 +37,7 @@ from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results
+from autodeco_gguf.evaluation.runner import write_results
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.evaluation.shards import join
 from autodeco_gguf.model.machine import Machine
@@ -274,6 +275,14 @@ def test_the_report_is_beside_the_results(undisturbed: Path) -> None:
     assert (undisturbed / "report.md").read_text() == page(results)
 
 
+def test_plots_of_older_results_are_removed(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "accuracy.png").write_bytes(b"older")
+    results = from_json(Results, json.loads((tmp_path / "results.json").read_text()))
+    write_results(tmp_path, results, plots=False)
+    assert not list(tmp_path.glob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -295,7 +304,7 @@ def test_files_that_are_something_else(name: str, content: bytes, words: str, tm
     assert (tmp_path / name).read_bytes()[: len(content)] == content
 
 
-@pytest.mark.parametrize("name", ["report.md", "results.json"])
+@pytest.mark.parametrize("name", ["report.md", "results.json", "parameters.png"])
 def test_what_is_there_without_an_evaluation_is_not_replaced(name: str, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     words = rf"/{name}: is there without the evaluation\.jsonl that it would be of; use the same"

@@ -54,6 +54,8 @@ def test_the_demo_by_answers_drawn(tmp_path: Path) -> None:
 def test_one_head_has_one_part(tmp_path: Path) -> None:
     data = tmp_path / "a.jsonl"
     data.write_text('{"prompt": "Tell a story about Mia with 47 and 38.", "completion": " Mia has 85 shells."}\n')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "explain.png").write_bytes(b"of an earlier one")
     with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, heads_enabled=["top_p"], machine=ONE_THREAD) as engine:
         found = explain(engine, [data], tmp_path / "out", plots=False)
     assert found.temperature is None

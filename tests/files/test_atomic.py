@@ -233,12 +233,19 @@ def test_a_name_that_is_taken_and_gone_again(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_directory_that_was_made_goes_again_on_an_error(there: bool, tmp_path: Path) -> None:
-    path = tmp_path / "new"
+    path = tmp_path / "in" / "new"
     if there:
-        path.mkdir()
+        path.parent.mkdir()
     with pytest.raises(FileNotFoundError), new_directory(path):
         (path / "nowhere" / "x").touch()
-    assert path.is_dir() == there
+    assert [p.name for p in tmp_path.rglob("*")] == ["in"] * there
+
+
+def test_a_directory_with_something_in_it_stays_on_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), new_directory(tmp_path / "in" / "new"):
+        (tmp_path / "in" / "kept").touch()
+        (tmp_path / "nowhere" / "x").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", "kept"]
 
 
 def test_leftovers_of_killed_runs_go_with_the_next(tmp_path: Path) -> None:

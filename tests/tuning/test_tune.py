@@ -267,7 +267,11 @@ def test_refused_before_anything_is_drawn(tmp_path: Path) -> None:
         module.tune(MODEL, [task("sums", 19)], tmp_path, SETTINGS)
     with pytest.raises(InvalidInput, match=r"^minutes 0\.001: "):
         tuned(tmp_path / "short", replace(SETTINGS, minutes=0.001))
-    assert not (tmp_path / "short" / "tune.jsonl").exists()  # so that more minutes may be given
+    assert not (tmp_path / "short").exists()
+    (tmp_path / "short").mkdir()
+    with pytest.raises(InvalidInput, match=r"^minutes 0\.001: "):
+        tuned(tmp_path / "short", replace(SETTINGS, minutes=0.001))
+    assert list((tmp_path / "short").iterdir()) == []  # so that more minutes may be given
     assert TuneEngine.total == 0
 
 
