@@ -10,9 +10,9 @@ from typing import Any
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import from_json
+from autodeco_gguf.evaluation.plots import PLOTS
 from autodeco_gguf.evaluation.questions import QUESTIONS, read_questions
 from autodeco_gguf.evaluation.report import facts, notes, tables
-from autodeco_gguf.evaluation.plots import PLOTS
 from autodeco_gguf.evaluation.results import RESULTS, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.shards import read_samples

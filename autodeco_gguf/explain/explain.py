@@ -19,7 +19,14 @@ from autodeco_gguf.explain.page import render
 from autodeco_gguf.explain.plots import draw
 from autodeco_gguf.explain.reading import Reading, ReadWatch, read
 from autodeco_gguf.explain.verdict import verdict
-from autodeco_gguf.files.atomic import Output, check_directory, check_new, missing_directories, new_directory, write_together
+from autodeco_gguf.files.atomic import (
+    Output,
+    check_directory,
+    check_new,
+    missing_directories,
+    new_directory,
+    write_together,
+)
 from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.training.data import Counts, Encoder, encode_files
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts

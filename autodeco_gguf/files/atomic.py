@@ -115,7 +115,7 @@ def check_directory(path: Path) -> None:
 
 @contextmanager
 def new_directory(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Make a directory to write into, and those it lies in, None for none; what was not there goes again on an error."""
+    """Make a directory, None for none, and those it lies in; what was not there and is empty goes again on an error."""
     missing = [] if path is None else missing_directories(Path(path))
     try:
         for directory in missing:

@@ -242,9 +242,8 @@ def test_a_directory_that_was_made_goes_again_on_an_error(there: bool, tmp_path:
 
 
 def test_a_directory_with_something_in_it_stays_on_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), new_directory(tmp_path / "in" / "new"):
-        (tmp_path / "in" / "kept").touch()
-        (tmp_path / "nowhere" / "x").touch()
+    with pytest.raises(FileExistsError), new_directory(tmp_path / "in" / "new"):
+        Path(shutil.copy(__file__, tmp_path / "in" / "kept")).mkdir()
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "kept"]
 
 
