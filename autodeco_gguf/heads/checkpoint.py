@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
+from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
 from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activation_key, default_activation
 from autodeco_gguf.heads.hub import is_hub_id, snapshot
@@ -82,7 +83,9 @@ def _directory(path: str | Path) -> Path:
         return _download(str(path))
     if directory.is_dir():
         return directory
-    if directory.exists():
+    with bad_file(directory, "cannot be read"):
+        is_file = directory.exists()
+    if is_file:
         raise BadFile.of(path, "is a file; give the checkpoint's directory")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is None:
         raise BadFile.of(path, "no such directory")

@@ -65,7 +65,7 @@ def loading(
         if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
             params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
 
-    with _load_lock, core.LogCapture(verbose) as capture:
+    with _load_lock, core.LogCapture(bool(verbose)) as capture:
         try:
             with remote.guarding(), _replaced(_replacements(base, choose, prepare, capture, remote)):
                 yield _FileName(base.path)

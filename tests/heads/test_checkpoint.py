@@ -327,6 +327,8 @@ def test_a_file_is_no_directory(qwen2: Case) -> None:
 
 
 def test_a_missing_directory() -> None:
+    with pytest.raises(BadFile, match=r"^x{300}: cannot be read: File name too long$"):
+        read_checkpoint("x" * 300)
     with pytest.raises(AutoDecoError, match=r"^/no/such/heads: no such directory$"):
         read_checkpoint("/no/such/heads")
 
