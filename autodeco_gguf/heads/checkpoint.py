@@ -81,12 +81,11 @@ def _directory(path: str | Path) -> Path:
     directory = Path(path)
     if is_hub_id(path):
         return _download(str(path))
-    if directory.is_dir():
-        return directory
     with bad_file(directory, "cannot be read"):
-        is_file = directory.exists()
-    if is_file:
-        raise BadFile.of(path, "is a file; give the checkpoint's directory")
+        if directory.is_dir():
+            return directory
+        if directory.exists():
+            raise BadFile.of(path, "is a file; give the checkpoint's directory")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is None:
         raise BadFile.of(path, "no such directory")
     return _download(str(path))
