@@ -157,9 +157,13 @@ export class TokenView {
 
   /** Parts between <think> and </think> stand in a fold of their own; a mark may be split over tokens. */
   put(token, place, text) {
-    const before = this.seen.length;
-    const find = (mark) => this.seen.indexOf(mark, Math.max(0, before - mark.length));
-    this.seen += text;
+    const before = this.length, tail = this.tail + text, start = before - this.tail.length;
+    const find = (mark) => {
+      const found = tail.indexOf(mark);
+      return found < 0 ? found : start + found;
+    };
+    this.length += text.length;
+    this.tail = tail.slice(-CLOSE.length);  // enough for a mark that is split; all of the text would be searched again and again
     let ends = this.fold !== null, found = find(ends ? CLOSE : OPEN);
     if (found < 0 && !this.folded) {  // a template may have opened it in the prompt
       found = find(CLOSE);
@@ -177,7 +181,7 @@ export class TokenView {
   }
 
   begin(fold) {
-    Object.assign(this, { fold, seen: "", part: [] });
+    Object.assign(this, { fold, tail: "", length: 0, part: [] });
   }
 
   /** Open a fold for what stands from a place of the text on. */
