@@ -26,7 +26,7 @@ from autodeco_gguf.server.token_routes import token_routes
 ERRORS = {
     400: "What was asked for cannot be done; the message says why, param which field it is.",
     401: "No API key, or a wrong one.",
-    403: "A foreign Host header.",
+    403: "A foreign Host header, or a page of another site.",
     404: "No such path or model.",
     405: "Another method; Allow says which.",
     408: "The body did not come.",
@@ -82,7 +82,7 @@ def create_app(service: Service) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=[origin.lower().rstrip("/") for origin in settings.cors_origins],
+            allow_origins=settings.origins,
             allow_methods=["*"],
             allow_headers=["*"],
             allow_private_network=True,  # to a server of this machine, from an origin that is allowed

@@ -27,7 +27,7 @@ OPEN_PATHS = frozenset({"/", "/health", "/v1/health"})
 
 
 class Guard:
-    """An ASGI application around another: paths made canonical, Host and key checked, bodies bounded."""
+    """An ASGI application around another: paths made canonical, Host, Origin and key checked, bodies bounded."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, files: Iterable[str]) -> None:
         """Args: what it guards, how, and the paths of the page's files, which need no key."""
@@ -35,6 +35,7 @@ class Guard:
         self._open = OPEN_PATHS | set(files)
         self._keys = [_digest(key.strip()) for key in settings.api_keys]
         self._hosts = {_name(host) for host in settings.allowed_hosts} | {"localhost"}
+        self._origins = settings.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
@@ -51,6 +52,7 @@ class Guard:
             if self._keys and path not in self._open:
                 self._check_key(headers.get(b"authorization", b""))
             if scope["method"] in ("POST", "PUT", "PATCH"):
+                self._check_origin(headers)
                 receive = await self._bounded(headers, receive)
         except ApiError as e:
             await e.response(path)(scope, receive, send)
@@ -69,6 +71,20 @@ class Guard:
         except ValueError:
             text = f"Host {header!r} is not allowed; serve with --allow-host to allow a name"
             raise ApiError(403, text, code="host_not_allowed") from None
+
+    def _check_origin(self, headers: dict[bytes, bytes]) -> None:
+        """Raise for a page of another site: a browser sends its request without asking first, and hides the answer only.
+
+        Programs with pages of their own, as extensions of a browser, have origins of another kind than the web's.
+        """
+        given = headers.get(b"origin", b"").decode("latin-1").lower()
+        host = re.fullmatch(r"https?://(.*)|null", given)
+        same = headers.get(b"sec-fetch-site", b"") == b"same-origin"  # behind a proxy that changes Host
+        if host is None or same or host[1] == headers.get(b"host", b"").decode("latin-1").lower():
+            return
+        if "*" not in self._origins and given not in self._origins:
+            text = f"a page of another site, {given}, may not ask here; serve with --cors {given} to allow it"
+            raise ApiError(403, text, code="origin_not_allowed")
 
     def _check_key(self, header: bytes) -> None:
         kind, _, key = header.partition(b" ")

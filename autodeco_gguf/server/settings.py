@@ -27,3 +27,8 @@ class ServerSettings:
     max_body: int = 8 << 20
     max_queue: int = 64
     sampling: Literal["client", "heads"] = "client"
+
+    @property
+    def origins(self) -> list[str]:
+        """``cors_origins`` as browsers write them."""
+        return [origin.lower().rstrip("/") for origin in self.cors_origins]

@@ -105,6 +105,41 @@ def test_errors_carry_the_headers(locked: Api, monkeypatch: pytest.MonkeyPatch) 
     assert answers[-1][1].headers["retry-after"] == "1"
 
 
+EVIL = "http://evil.example"
+
+
+@pytest.mark.parametrize("origin", [EVIL, "https://localhost.evil.example", "null", "HTTP://127.0.0.1:9", "http://"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/none"])
+def test_a_page_of_another_site_is_not_answered(api: Api, origin: str, path: str) -> None:
+    """A body of text/plain is what a browser sends without asking first."""
+    sent = {"Origin": origin, "Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    response = api.post(path, U, headers=sent)
+    assert response.status_code == 403
+    assert f"a page of another site, {origin.lower()}, may not ask here; serve with --cors" in response.text
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8080"},
+        {"Origin": "https://Localhost", "Host": "localhost"},  # behind a proxy with TLS
+        {"Origin": "https://llm.example", "Host": "127.0.0.1:8080", "Sec-Fetch-Site": "same-origin"},  # that changes it
+        {"Origin": "chrome-extension://abcdef", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "app://obsidian.md"},
+        {},
+    ],
+)
+def test_pages_and_programs_of_our_own(api: Api, headers: dict[str, str]) -> None:
+    ok(api.post("/v1/chat/completions", {**U, "max_tokens": 1}, headers=headers))
+
+
+@pytest.mark.parametrize("allowed", ["*", f"{EVIL.upper()}/"])
+def test_an_origin_that_is_allowed(engine: Engine, loop: Loop, allowed: str) -> None:
+    service = serving(engine, cors_origins=(allowed,))
+    ok(Api(service, loop).post("/v1/chat/completions", {**U, "max_tokens": 1}, headers={"Origin": EVIL}))
+    service.driver.close()
+
+
 def test_other_origins_get_none(locked: Api, api: Api) -> None:
     for one in (locked, api):
         response = one.get("/health", headers={"Origin": "http://b.example"})
