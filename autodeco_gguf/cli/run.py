@@ -67,7 +67,7 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
     "--seed",
     type=click.IntRange(-1, MAX_SEED),
     callback=_seed,
-    help="Same seed, same tokens.  [default: -1, random]",
+    help="Same seed, same tokens; -1, and 4294967295 as in llama.cpp: random.  [default: -1]",
 )
 @click.option(
     "-sys",
@@ -156,10 +156,10 @@ def _model_and_prompt(
 ) -> tuple[Path | None, str | None]:
     """Which of the arguments is the model, and which are the prompt.
 
-    A model that is the first word goes before the one of the user's defaults.
+    A model that is the first word goes before the one of the user's defaults, a GGUF that is not there too.
     """
     is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
-    if option is not None and model is not None and not is_typed and _is_model(model):
+    if option is not None and model is not None and not is_typed and (_is_model(model) or model.suffix == ".gguf"):
         option = None
     if option is not None and model is not None:
         words = (str(model), *words)

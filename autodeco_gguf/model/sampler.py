@@ -344,7 +344,7 @@ def draw(
         temperature: >= 0.
         top_p: in [0, 1].
         n: how many.
-        seed: 32 bits; random when None.
+        seed: modulo 2**32; random when None, and as -1 and 2**32 - 1.
 
     Returns:
         Token ids [n].

@@ -45,7 +45,7 @@ def _check_whole(seed: int) -> None:
 
 
 def check_seed(seed: int | None) -> int:
-    """A seed of 32 bits; a random one for None and for llama.cpp's LLAMA_DEFAULT_SEED (2**32 - 1)."""
+    """A seed modulo 2**32; a random one for None and for 2**32 - 1, which is llama.cpp's LLAMA_DEFAULT_SEED."""
     if seed is not None:
         _check_whole(seed)
     if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
@@ -67,7 +67,8 @@ class Sampling:
     Mirostat takes the place of the cuts, after T.
 
     Attributes:
-        seed: 32 bits; random when None. The same seed gives the same tokens.
+        seed: 32 bits; random when None, and when 2**32 - 1, which is llama.cpp's LLAMA_DEFAULT_SEED. The same seed
+            gives the same tokens.
         temperature: a number fixes it, 0 is greedy; None: predicted, 1 where there is no such head.
         top_p: likewise, in [0, 1].
         top_k: tokens kept; 0: all.
