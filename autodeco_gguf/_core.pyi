@@ -80,6 +80,8 @@ class Sampler:
     top_p: float | None
     gate: float
     top: int
+    patience: float
+    """Seconds that a grammar may take for a token."""
     n_listed: int
     """Tokens that were drawn from a shortlist."""
     def sample(self, ctx: int, idx: int, changed: _Floats | None) -> int: ...

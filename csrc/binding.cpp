@@ -127,6 +127,7 @@ static void bind_sampler(py::module_ & m) {
         .def_readwrite("top_p", &sampler::top_p)
         .def_readwrite("gate", &sampler::gate)
         .def_readwrite("top", &sampler::top)
+        .def_readwrite("patience", &sampler::patience)
         .def_readonly("n_listed", &sampler::n_listed)
         .def_property_readonly("records", [](const sampler & s) { return s.records; });
     m.def("decode_and_draw", &decode_and_draw, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "samplers"_a,

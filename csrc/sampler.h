@@ -36,6 +36,7 @@ struct sampler {
     int32_t                    top     = -1; // log-probability and so many alternatives of each token; negative: neither
 
     std::mt19937                  rng;
+    double                        patience   = 10.0; // seconds that the grammar, and what else is before, may take for a token
     std::optional<double>         u          = {}; // of a token that the shortlist did not decide
     int64_t                       n_listed   = 0;  // tokens that it did
     shortlist_scratch             of_list    = {};

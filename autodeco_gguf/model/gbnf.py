@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -28,6 +29,7 @@ _MAX_EMPTY = 100
 """Items in a row that may be empty: of these the time grows with the fourth power."""
 
 _ESCAPE = r"""\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
+_SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u|U0000)[dD][89a-fA-F]")
 _BLANK = r"(?:[ \t\r\n]|\#[^\r\n\0]*[\r\n])*"
 _TOKEN = re.compile(
     rf"""(?P<space>(?:[ \t]|\#[^\r\n\0]*)+)|(?P<line>[\r\n]+)
@@ -107,6 +109,8 @@ def _read(text: str) -> dict[str, list[list[_Item]]]:
         elif not opened or kind == "is":
             reason = "expected a rule: name ::= ...; a line goes on within ( ), or after | or ::="
             raise _refuse(f"{where}: {value!r:.40}, {reason}")
+        elif kind == "text" and value[0] == '"' and _SURROGATE.search(value):
+            raise _refuse(f"{where}: {value!r:.40} has half of a surrogate pair, which no text has")
         elif kind in ("text", "name"):
             last = _Item(name=value) if kind == "name" else _Item(size=max(len(value) - 2, 1))
             if value in ('""', "[]", "[^]"):
@@ -162,23 +166,8 @@ class _Rules:
     def check(self) -> None:
         for name in self._rules:
             self._rule(name)
-        for alternatives in self._rules.values():  # of every rule it is known now whether it may be empty
-            self._check(alternatives)
-
-    def _check(self, alternatives: list[list[_Item]]) -> None:
-        """See to all that stands in a rule or a group, not only to what it begins with."""
-        for items in alternatives:
-            row = 0
-            for item in items:
-                if item.group is not None:
-                    self._check(item.group)
-                row = row + 1 if self._item(item)[1] else 0
-                if row > _MAX_EMPTY:
-                    raise _refuse(f"more than {_MAX_EMPTY} items in a row that may be empty")
 
     def _rule(self, name: str) -> Ways:
-        if name not in self._rules:
-            raise _refuse(f"rule {name!r} is not defined")
         if name not in self._known:
             self._known[name] = None
             self._known[name] = self._any(self._rules[name])
@@ -214,6 +203,74 @@ class _Rules:
         return ways, empty
 
 
+class _Row(NamedTuple):
+    """Items that may be empty and follow each other: at its beginning, at its end, the most; and whether all are."""
+
+    first: int = 0
+    last: int = 0
+    most: int = 0
+    empty: bool = False
+
+    def then(self, other: _Row) -> _Row:
+        return _Row(
+            self.first + other.first * self.empty,
+            other.last + self.last * other.empty,
+            max(self.most, other.most, self.last + other.first),
+            self.empty and other.empty,
+        )
+
+    def repeated(self, least: int, most: int | None) -> _Row:
+        n = least + 1 if most is None else most
+        if n == 0:
+            return _NOTHING
+        if self.empty:
+            return _Row(self.first * n, self.last * n, max(self.most, self.last * n), True)
+        row = self.then(self) if n > 1 else self
+        return row if least > 0 else _Row(row.first + 1, row.last + 1, max(row.most, row.first + 1), True)
+
+
+_NOTHING = _Row(empty=True)
+
+
+class _Rows:
+    """The items in a row that may be empty, of each rule; none may lead back to itself by what it begins with."""
+
+    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
+        """Raise InvalidInput for a name that no rule has."""
+        self._rules = rules
+        self._known: dict[str, _Row] = {}
+        for name in rules:
+            self._rule(name)
+
+    def check(self) -> None:
+        for row in self._known.values():
+            if row.most > _MAX_EMPTY:
+                raise _refuse(f"more than {_MAX_EMPTY} items in a row that may be empty")
+
+    def _rule(self, name: str) -> _Row:
+        if name not in self._rules:
+            raise _refuse(f"rule {name!r} is not defined")
+        if name not in self._known:
+            self._known[name] = _Row()  # within itself: how deep shows only when it is used
+            self._known[name] = self._any(self._rules[name])
+        return self._known[name]
+
+    def _any(self, alternatives: list[list[_Item]]) -> _Row:
+        rows = [self._all(items) for items in alternatives]
+        first = sum(row.first for row in rows)
+        most = max(first, *(row.most for row in rows))
+        return _Row(first, sum(row.last for row in rows), most, any(row.empty for row in rows))
+
+    def _all(self, items: list[_Item]) -> _Row:
+        return functools.reduce(_Row.then, map(self._item, items), _NOTHING)
+
+    def _item(self, item: _Item) -> _Row:
+        row = self._rule(item.name) if item.name is not None else _Row() if item.group is None else self._any(item.group)
+        for least, most in item.times:
+            row = row.repeated(least, most)
+        return row
+
+
 @functools.lru_cache(maxsize=64)
 def check_gbnf(text: str) -> None:
     """Raise InvalidInput, with the reason, for a grammar that llama.cpp refuses, or should."""
@@ -223,6 +280,8 @@ def check_gbnf(text: str) -> None:
     if "root" not in rules:
         raise _refuse("it has no rule 'root'")
     try:
+        rows = _Rows(rules)
         _Rules(rules).check()
+        rows.check()
     except RecursionError:
         raise _refuse("its rules lie too deep in each other") from None

@@ -31,6 +31,13 @@ GOOD = [
 ]
 
 
+GOOD += [
+    'root ::= [a-z ]{0,500} "\\\\ud800" [^\\ud800-\\udfff]',
+    f"root ::= {'(a | ' * 90}a{')' * 90}\na ::= [a] [b]?",
+    'root ::= (item ws){0,90} item\nws ::= [ \\t\\n]*\nitem ::= ws "x"',
+]
+
+
 @pytest.mark.parametrize("text", GOOD, ids=range(len(GOOD)))
 def test_what_llama_cpp_takes(text: str) -> None:
     check_gbnf(text)
@@ -78,6 +85,12 @@ BAD = {
     "ranges in rules": (f"root ::= a{{0,90}}\n{NESTED}", "more than 4096 ways to begin"),
     "not at the beginning": (f'root ::= "x" (a{{0,90}} "y")\n{NESTED}', "more than 4096 ways to begin"),
     "doubling": (f"root ::= r0\n{DOUBLING}", "more than 4096 ways to begin"),
+    "optional ones in groups": ("root ::= (([a-z ]?){50}){20}", "more than 100 items in a row that may be empty"),
+    "optional ones, repeated twice": ("root ::= ([a-z ]?){60}{2}", "more than 100 items in a row that may be empty"),
+    "optional ones in rules": ('root ::= x{30} "b"\nx ::= a? a? a? a?\na ::= "a"', "more than 100 items in a row"),
+    "optional ones at borders": ('root ::= (a{60} "b" a{60}){2}\na ::= "a"?', "more than 100 items in a row"),
+    "optional ones in alternatives": (f"root ::= {'(a{30} | ' * 4}a{')' * 4}\na ::= [a]?", "more than 100 items in a row"),
+    "half of a surrogate pair": ('root ::= "a\\\\\\ud800"', "line 1, column 10: .* has half of a surrogate pair"),
     "optional ones": ("root ::= " + '"a"? ' * 300, "more than 100 items in a row that may be empty"),
     "long": (
         "root ::= " + '"' + "a" * 2000 + '"{2000}',

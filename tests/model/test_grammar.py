@@ -17,7 +17,7 @@ from conftest import load
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.llama import Llama
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
@@ -304,3 +304,15 @@ def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
 )
 def test_names_and_values_are_no_keywords(schema: Any) -> None:
     SchemaGrammar(schema)
+
+
+def test_a_grammar_that_takes_too_long_for_a_token(llm: Llama) -> None:
+    """Which leaves more ways to go on with each; so that nobody waits for ever."""
+    grammar = LlamaGrammar.from_string("root ::= [a-z ]*")
+    sampler = build_sampler(Predictor(None), Sampling(grammar=grammar), llm._model)
+    llm.reset()
+    llm.eval([1, 2, 3])
+    sampler.sample(llm.ctx)
+    sampler.native.patience = 0.0
+    with pytest.raises(ModelFailed, match=r"^the grammar took 0 s for one token; no token was drawn, use one with fewer"):
+        sampler.sample(llm.ctx)
