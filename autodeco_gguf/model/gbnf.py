@@ -265,7 +265,9 @@ class _Rows:
         return functools.reduce(_Row.then, map(self._item, items), _NOTHING)
 
     def _item(self, item: _Item) -> _Row:
-        row = self._rule(item.name) if item.name is not None else _Row() if item.group is None else self._any(item.group)
+        row = (
+            self._rule(item.name) if item.name is not None else _Row() if item.group is None else self._any(item.group)
+        )
         for least, most in item.times:
             row = row.repeated(least, most)
         return row

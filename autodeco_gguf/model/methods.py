@@ -7,7 +7,7 @@ import inspect
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from operator import index
 from typing import Any, SupportsIndex, TypeVar
@@ -202,15 +202,26 @@ def _predict_part(self: Any, part: list[int], begin: int) -> tuple[Float32Array,
     return found
 
 
-def embed(self: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """``llama_cpp.Llama.embed``, before which nothing counts as computed: an interrupt may leave any of it."""
-    check_utf8("input", input)
+def embed(self: Any, input: Any, normalize: bool = False, truncate: bool = True, return_count: bool = False) -> Any:
+    """``llama_cpp.Llama.embed``, before which nothing counts as computed: an interrupt may leave any of it.
+
+    Without pooling each text is computed by itself: llama_cpp gives the second of a batch vectors of the first.
+    """
+    texts = [input] if isinstance(input, str) else list(input) if isinstance(input, Iterable) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidInput.of("input", f"{input!r:.80}", "a text, or a list of texts")
+    check_utf8("input", texts)
     if self.context_params.embeddings:  # else it is refused
         self.reset()
-        for text in [input] if isinstance(input, str) else input or [""]:
-            if not text and not self.tokenize(b""):  # llama_cpp would write beyond its batch
-                raise InvalidInput("input: a text without tokens, expected at least one", key="input")
-    return llama_cpp.Llama.embed(self, input, *args, **kwargs)
+        if "" in texts and not self.tokenize(b""):  # llama_cpp would write beyond its batch
+            raise InvalidInput("input: a text without tokens, expected at least one", key="input")
+    if isinstance(input, str) or self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
+        whole = input if isinstance(input, str) else texts
+        return llama_cpp.Llama.embed(self, whole, normalize, truncate, return_count)
+    vectors, counts = zip(
+        *(llama_cpp.Llama.embed(self, text, normalize, truncate, True) for text in texts), strict=True
+    )
+    return ([*vectors], sum(counts)) if return_count else [*vectors]
 
 
 def load_state(self: Any, state: llama_cpp.LlamaState) -> None:

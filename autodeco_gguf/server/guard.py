@@ -73,7 +73,7 @@ class Guard:
             raise ApiError(403, text, code="host_not_allowed") from None
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
-        """Raise for a page of another site: a browser sends its request without asking first, and hides the answer only.
+        """Raise for a page of another site: a browser sends its request unasked, and hides only the answer.
 
         Programs with pages of their own, as extensions of a browser, have origins of another kind than the web's.
         """

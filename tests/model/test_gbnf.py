@@ -89,7 +89,10 @@ BAD = {
     "optional ones, repeated twice": ("root ::= ([a-z ]?){60}{2}", "more than 100 items in a row that may be empty"),
     "optional ones in rules": ('root ::= x{30} "b"\nx ::= a? a? a? a?\na ::= "a"', "more than 100 items in a row"),
     "optional ones at borders": ('root ::= (a{60} "b" a{60}){2}\na ::= "a"?', "more than 100 items in a row"),
-    "optional ones in alternatives": (f"root ::= {'(a{30} | ' * 4}a{')' * 4}\na ::= [a]?", "more than 100 items in a row"),
+    "optional ones in alternatives": (
+        f"root ::= {'(a{30} | ' * 4}a{')' * 4}\na ::= [a]?",
+        "more than 100 items in a row",
+    ),
     "half of a surrogate pair": ('root ::= "a\\\\\\ud800"', "line 1, column 10: .* has half of a surrogate pair"),
     "optional ones": ("root ::= " + '"a"? ' * 300, "more than 100 items in a row that may be empty"),
     "long": (

@@ -314,5 +314,7 @@ def test_a_grammar_that_takes_too_long_for_a_token(llm: Llama) -> None:
     llm.eval([1, 2, 3])
     sampler.sample(llm.ctx)
     sampler.native.patience = 0.0
-    with pytest.raises(ModelFailed, match=r"^the grammar took 0 s for one token; no token was drawn, use one with fewer"):
+    with pytest.raises(
+        ModelFailed, match=r"^the grammar took 0 s for one token; no token was drawn, use one with fewer"
+    ):
         sampler.sample(llm.ctx)

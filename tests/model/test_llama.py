@@ -472,7 +472,26 @@ def test_embeddings_do_not_mind_the_heads(merged: Path, qwen2: Case) -> None:
     assert_trace_is_predicted(ours, run(ours))
 
 
-@pytest.mark.parametrize("nothing", ["", [], ["a", ""]], ids=repr)
+@pytest.mark.parametrize("pooling", ["NONE", "MEAN"])
+def test_each_of_several_texts_has_its_own_embedding(pooling: str, merged: Path) -> None:
+    kind = getattr(llama_cpp, f"LLAMA_POOLING_TYPE_{pooling}")
+    llm = load(merged, embedding=True, pooling_type=kind, f32_cache=True)
+    texts = ["a text", "another, longer one", "third"]
+    found, count = llm.embed((text for text in texts), normalize=True, return_count=True)
+    assert count == sum(len(llm.tokenize(text.encode())) for text in texts)
+    for text, vectors in zip(texts, found, strict=True):
+        np.testing.assert_allclose(vectors, llm.embed(text, normalize=True), rtol=0, atol=1e-5)
+    made = llm.create_embedding(texts)["data"]
+    np.testing.assert_allclose(made[2]["embedding"], llm.embed("third"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [[], None, [1, 2], b"abc", [["a"]], 5], ids=repr)
+def test_what_is_no_text_to_embed(wrong: Any, merged: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"^input .*, expected a text, or a list of texts$"):
+        load(merged, embedding=True).embed(wrong)
+
+
+@pytest.mark.parametrize("nothing", ["", ["a", ""]], ids=repr)
 def test_no_tokens_to_embed(nothing: Any, merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = load(merged, embedding=True)
     monkeypatch.setattr(llm, "tokenize", lambda text, *_, **__: [5] * len(text))  # of a vocabulary without BOS
