@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
+import itertools
 import json
 import re
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,8 +36,17 @@ _STACK = 512 << 20
 _CONVERTED = re.compile(r'^space ::= (" "\?|\| " " \|)', re.MULTILINE)
 """What a grammar has in it that llama_cpp has made of a JSON schema."""
 
+FORMATS = "type text, json_object, or json_schema with its json_schema and an object as the schema in that"
+"""What a ``response_format`` may be."""
+
 _stack_size = threading.Lock()
 """Held while a thread with a stack of another size is started: the size is the process's."""
+
+_REASONS = {
+    "NoExtensionBias": "it refers to itself without end",
+    "Current row has": "it has too many properties that may be left out, or too many alternatives",
+}
+"""What llguidance says of a schema, and what that means."""
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -143,28 +154,72 @@ def _check_keywords(schema: Any) -> None:
             schemas += at
         if not isinstance(at, dict):
             continue
+        _check_bounds(at)
+        _check_keys(at)
         for key, value in at.items():
             if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
                 raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
-            if key in _NUMBERS and not _is_exact(value):
-                what = f"{key} has a whole number beyond 2^53, which would be rounded"
-                raise InvalidInput(f"JSON schema: {what}", key="schema")
             if key in _SCHEMAS:
                 schemas.append(value)
             elif key in NAMED and isinstance(value, dict):
                 schemas += value.values()
 
 
-def _is_exact(value: Any) -> bool:
-    """Whether all whole numbers in a value are floats as well, which llguidance takes them for."""
-    if isinstance(value, dict | list):
-        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int) or float(value) == value  # what is larger than any float, llguidance refuses
+def _check_numbers(schema: Any) -> None:
+    """Raise InvalidInput for numbers that llguidance rounds, or ends the process for."""
+    values = [("", schema)]
+    while values:
+        key, value = values.pop()
+        if isinstance(value, dict):
+            values += [(key if key in ("const", "enum") else name, part) for name, part in value.items()]
+        elif isinstance(value, list):
+            values += [(key, part) for part in value]
+        elif key in _NUMBERS and _is_number(value):
+            if isinstance(value, int) and abs(value) > 2**53:
+                what = f"{key} has a whole number beyond 2^53, which would be rounded"
+                raise InvalidInput(f"JSON schema: {what}", key="schema")
+            if abs(value) > 10**18:
+                what = f"{key} has a number beyond 10^18, which would not be enforced"
+                raise InvalidInput(f"JSON schema: {what}", key="schema")
+
+
+def _check_bounds(at: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a whole number that llguidance lets through although it is excluded."""
+    names = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+    parts = [at, *(part for key in ("allOf", "anyOf", "oneOf") for part in _list(at, key) if isinstance(part, dict))]
+    low, high = ([(key, part[key]) for part in parts for key in keys if _is_number(part.get(key))] for keys in names)
+    for (key, least), (other, most) in itertools.product(low, high):
+        lost = [k for k, n in ((key, least), (other, most)) if k.startswith("exclusive") and n == int(n)]
+        if lost and abs(most - least) < 1:
+            reason = f"{lost[0]} less than 1 from the other bound, which would not be enforced"
+            raise InvalidInput(f"JSON schema: {reason}", key="schema")
+
+
+def _check_keys(at: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a minProperties that one key could meet by coming twice."""
+    n, required = at.get("minProperties", 0), len(_list(at, "required"))
+    others = at.get("patternProperties") or at.get("additionalProperties") is not False
+    if others and _is_number(n) and n > max(1, required):
+        reason = f"minProperties {n}, where a key that properties does not name may come twice"
+        raise InvalidInput(f"JSON schema: {reason}", key="schema")
+
+
+def _list(at: Mapping[str, Any], key: str) -> list[Any]:
+    found = at.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _compile(text: str) -> str:
     from llguidance import LLMatcher
 
+    parsed = None
+    with suppress(ValueError, RecursionError):  # what is no JSON, or too deep, is refused below
+        parsed = json.loads(text)
+    _check_numbers(parsed)
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
     except ValueError as e:
@@ -172,7 +227,7 @@ def _compile(text: str) -> str:
     _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)
     if reasons:
         raise InvalidInput(f"JSON schema: {' '.join(reasons[0].split())}", key="schema")
-    _check_keywords(json.loads(text))  # not deep: llguidance has read it
+    _check_keywords(parsed)  # not deep: llguidance has read it
     return grammar
 
 
@@ -204,9 +259,10 @@ def _of_format(response_format: Any) -> SchemaGrammar | None:
         return None
     if kind == "json_object":
         return SchemaGrammar(response_format.get("schema") or {"type": "object"})
-    if kind == "json_schema" and isinstance(response_format.get("json_schema"), Mapping):
-        return SchemaGrammar(response_format["json_schema"].get("schema", {}))
-    expected = "type text, json_object, or json_schema with its json_schema"
+    inner = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    if kind == "json_schema" and isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
+        return SchemaGrammar(inner["schema"])
+    expected = FORMATS
     raise InvalidInput.of("response_format", repr(response_format), expected)
 
 
@@ -219,6 +275,17 @@ def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:
     functions = [*(arguments.get("functions") or ()), *(t.get("function", {}) for t in arguments.get("tools") or ())]
     found = [function for function in functions if function.get("name") == name]
     return SchemaGrammar(found[0].get("parameters", {})) if found else None
+
+
+def _name_tool(arguments: dict[str, Any]) -> None:
+    """Have "required" mean the one function that there is, as llama_cpp passes it over."""
+    if arguments.get("tool_choice") != "required":
+        return
+    names = [tool.get("function", {}).get("name") for tool in arguments.get("tools") or ()]
+    if len(names) != 1:
+        found = f"tool_choice 'required' with {len(names)} tools"
+        raise InvalidInput(f"{found}, expected one, or a tool_choice that names one", key="tool_choice")
+    arguments["tool_choice"] = {"type": "function", "function": {"name": names[0]}}
 
 
 _chosen: ContextVar[SchemaGrammar | None] = ContextVar("chosen", default=None)
@@ -239,7 +306,10 @@ def with_schemas(create_chat_completion: F) -> F:
         given = bound.arguments
         grammar = _of_format(given.pop("response_format", None))
         if grammar is not None:
+            if given.get("grammar") is not None:
+                raise InvalidInput("grammar and response_format: give one of them", key="grammar")
             given["grammar"] = grammar
+        _name_tool(given)
         token = _chosen.set(_of_tool(given))
         try:
             return create_chat_completion(*bound.args, **bound.kwargs)
@@ -286,7 +356,9 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=limits))
         matcher.compute_bitmask()
         if matcher.is_error():
-            raise InvalidInput(f"JSON schema: no text follows it: {matcher.get_error().splitlines()[0]}", key="schema")
+            reason = matcher.get_error().splitlines()[0]
+            why = next((words for found, words in _REASONS.items() if found in reason), reason)
+            raise InvalidInput(f"JSON schema: no text follows it: {why}", key="schema")
         return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)
     if not isinstance(grammar, llama_cpp.LlamaGrammar):
         raise InvalidInput.of("grammar", repr(grammar), "what LlamaGrammar.from_string makes of a text")

@@ -7,10 +7,8 @@ from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import check_gbnf
-from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
+from autodeco_gguf.model.grammar import FORMATS, LlamaGrammar, SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
-
-_EXPECTED = "type text, json_object, or json_schema with its json_schema"
 
 
 def grammar_of(
@@ -58,4 +56,4 @@ def _schema(response_format: Mapping[str, Any], param: str) -> Mapping[str, Any]
     inner = response_format.get("json_schema")
     if kind == "json_schema" and isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
         return inner["schema"]  # type: ignore[no-any-return]
-    raise ApiError(400, f"{param}: expected {_EXPECTED}", param=param)
+    raise ApiError(400, f"{param}: expected {FORMATS}", param=param)

@@ -75,6 +75,12 @@ CASES: list[tuple[Any, str, bool]] = [
     ({"type": "integer", "minimum": 3, "maximum": 12}, "12", True),
     ({"type": "integer", "minimum": 3, "maximum": 12}, "13", False),
     ({"type": "number", "exclusiveMinimum": 0}, "0", False),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "0", False),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "0.01", True),
+    ({"type": "number", "exclusiveMinimum": 0.25, "maximum": 0.5}, "0.25", False),
+    ({"type": "object", "minProperties": 1}, "{}", False),
+    ({"type": "object", "minProperties": 1}, '{"a":1}', True),
+    ({"const": 2**53}, "9007199254740992", True),
     ({"type": "string", "pattern": "b"}, '"abc"', True),
     ({"type": "string", "pattern": "b"}, '"acc"', False),
     ({"type": "string", "pattern": "^hello there!$"}, '"hello there!"', True),
@@ -112,7 +118,22 @@ REFUSED: list[tuple[Any, str]] = [
     ('{"items":' * 20_000 + "{}" + "}" * 20_000, "recursion limit exceeded"),
     ({"enum": ["x" * 300_000]}, "of 3000.. characters, expected at most 262144"),
     ({"const": [{"a": 2**53 + 1}]}, "const has a whole number beyond 2\\^53, which would be rounded"),
-    ({"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1}, "minimum has a whole number beyond"),
+    ({"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1}, "(min|max)imum has a whole number beyond"),
+    ({"const": 2**63}, "const has a whole number beyond"),
+    ({"type": "integer", "enum": [1, -(10**19)]}, "enum has a whole number beyond"),  # it would end the process
+    ({"type": "integer", "const": -(2**63) + 1}, "const has a whole number beyond"),
+    ({"allOf": [{"type": "integer"}, {"minimum": -9.3e18, "maximum": -9.25e18}]}, "has a number beyond 10\\^18"),
+    ({"const": {"a": [1e300]}}, "const has a number beyond 10\\^18, which would not be enforced"),
+    ('{"minimum": -1e400}', "minimum has a number beyond 10\\^18"),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, "exclusiveMinimum less than 1 from the other bound"),
+    ({"type": "number", "exclusiveMinimum": 1.0, "exclusiveMaximum": 1.5}, "exclusiveMinimum less than 1 from"),
+    ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "exclusiveMaximum less than 1 from the other bound"),
+    ({"type": "number", "maximum": 0.5, "allOf": [{"exclusiveMinimum": 0}]}, "exclusiveMinimum less than 1 from"),
+    (
+        {"type": "object", "minProperties": 2, "patternProperties": {"^[1-3]$": {}}, "additionalProperties": False},
+        "minProperties 2, where a key that properties does not name may come twice",
+    ),
+    ({"type": "object", "minProperties": 2}, "minProperties 2, where a key"),
     ({"const": {1, 2}}, "set is not JSON serializable"),
 ]
 
@@ -153,7 +174,7 @@ def test_threads_that_compile_leave_the_stack_size(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_schema_that_nothing_follows(llm: Llama) -> None:
-    with pytest.raises(InvalidInput, match=r"^JSON schema: no text follows it: [^\n]*$"):
+    with pytest.raises(InvalidInput, match=r"^JSON schema: no text follows it: it refers to itself without end$"):
         llm("hi", grammar=SchemaGrammar({"$ref": "#"}), **ZERO)
 
 
@@ -201,6 +222,8 @@ def test_any_json_is_an_object(llm: Llama) -> None:
     [
         ({"type": "xml"}, "response_format {'type': 'xml'}, expected type text, json_object"),
         ({"type": "json_schema"}, "expected type text"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "json_schema and an object as the schema in that$"),
+        ({"type": "json_schema", "json_schema": {"schema": True}}, "and an object as the schema in that$"),
         ("json", "response_format 'json', expected"),
         ({"type": "json_object", "schema": {"not": {}}}, '"not"'),
     ],
@@ -225,6 +248,27 @@ def test_the_arguments_of_a_function(llm: Llama) -> None:
     assert json.loads(call(llm, EITHER)) in EITHER["enum"]
     with pytest.raises(InvalidInput, match='"not"'):
         call(llm, {"not": {}})
+
+
+@pytest.mark.parametrize("chat_format", [None, "chatml-function-calling"])
+def test_a_call_that_is_required(llm: Llama, monkeypatch: pytest.MonkeyPatch, chat_format: str | None) -> None:
+    """llama_cpp passes it over, or fails by an assertion."""
+    monkeypatch.setattr(llm, "chat_format", chat_format or llm.chat_format)
+    tool = {"type": "function", "function": {"name": "paint", "parameters": EITHER}}
+    asked: Any = {"messages": MESSAGES, "tool_choice": "required", **ZERO}
+    answer = llm.create_chat_completion(tools=[tool], **asked)
+    (made,) = answer["choices"][0]["message"]["tool_calls"]
+    assert made["function"]["name"] == "paint"
+    assert json.loads(made["function"]["arguments"]) in EITHER["enum"]
+    for tools in ([], [tool, {"type": "function", "function": {"name": "erase"}}]):
+        words = f"^tool_choice 'required' with {len(tools)} tools, expected one, or a tool_choice that names one$"
+        with pytest.raises(InvalidInput, match=words):
+            llm.create_chat_completion(tools=tools, **asked)
+
+
+def test_a_grammar_and_a_response_format(llm: Llama) -> None:
+    with pytest.raises(InvalidInput, match=r"^grammar and response_format: give one of them$"):
+        llm.create_chat_completion(MESSAGES, response_format=FORMATS[0], grammar=SchemaGrammar(EITHER), **ZERO)
 
 
 def test_llama_cpp_s_own_class_is_not_let_believe_that_it_enforces() -> None:
