@@ -175,6 +175,13 @@ class Context:
 
     def close(self) -> None:
         """Free the context and the model; every later use raises Closed."""
+        self.freeing(self._free)()
+
+    def freeing(self, free: Callable[[], None]) -> Callable[[], None]:
+        """A function that frees something of it, as it is to be called: see :meth:`Remote.freeing`."""
+        return self._remote.freeing(free)
+
+    def _free(self) -> None:
         freed(self._ctx, self.file.path)
         freed(self._model, self.file.path)
 

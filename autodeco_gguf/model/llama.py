@@ -28,7 +28,7 @@ from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import default_threads
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.relay import off_relays
-from autodeco_gguf.model.rpc.remote import Remote, as_remote
+from autodeco_gguf.model.rpc.remote import NOBODY, Remote, as_remote
 from autodeco_gguf.model.sampler import Predictor, address, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
@@ -69,6 +69,7 @@ class Llama(llama_cpp.Llama):
     save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
 
     _host_way = _graph_seen = False  # seen: a decode has shown that this graph takes the heads
+    _remote: Remote = NOBODY  # until it is loaded
     _direct = False  # one more token needs no more than _eval_next does
     _evaluated = -1  # n_tokens after an eval that came to its end
     _last: methods.LlamaSampler | None
@@ -154,7 +155,7 @@ class Llama(llama_cpp.Llama):
 
     def close(self) -> None:
         """Free the model, once a thread that computes is done with its token; every later use raises Closed."""
-        self._turns.close(self._free)
+        self._turns.close(self._remote.freeing(self._free))
 
     def __del__(self) -> None:
         if off_relays is not None:  # as it is once the interpreter takes its modules apart

@@ -356,7 +356,8 @@ class _Watched(Protocol):
 
 
 _watched: weakref.WeakSet[_Watched] = weakref.WeakSet()
-_SPAWN = "start processes with multiprocessing.get_context('spawn')"
+SPAWN = "start processes with multiprocessing.get_context('spawn')"
+"""What to do instead of forking."""
 _threads_used = False  # more than one, which OpenMP keeps for the next time
 _threads_lost = False  # to a fork
 
@@ -368,7 +369,7 @@ def watch(turns: _Watched) -> None:
 
 def torn_by_fork(name: str) -> ModelFailed:
     """The error in the child of a fork that came while another thread computed: nobody knows what the model holds."""
-    return ModelFailed(f"{name}: the process forked while the model was computing; {_SPAWN}")
+    return ModelFailed(f"{name}: the process forked while the model was computing; {SPAWN}")
 
 
 def check_fork(n_threads: int) -> None:
@@ -377,7 +378,7 @@ def check_fork(n_threads: int) -> None:
     if _threads_lost and n_threads > 1:
         raise ModelFailed(
             f"llama.cpp ran with several threads before this process forked, and would hang here with {n_threads}; "
-            f"{_SPAWN}, or load with n_threads=1 and n_threads_batch=1"
+            f"{SPAWN}, or load with n_threads=1 and n_threads_batch=1"
         )
     _threads_used = _threads_used or n_threads > 1
 

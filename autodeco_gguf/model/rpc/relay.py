@@ -7,6 +7,8 @@ relay goes on answering with well-formed empty answers, and remembers it: who us
 from __future__ import annotations
 
 import collections
+import ctypes
+import os
 import selectors
 import socket
 import threading
@@ -33,6 +35,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USE
 _here = threading.local()
 _starting: list[None] = []  # threads of relays that have not come to their first line
 _put_off: collections.deque[Callable[[], object]] = collections.deque()
+_processes = set[int]()  # in which there are relays: this one, and those that it was forked from
 
 
 def _start(name: str, target: Callable[..., None], *args: object) -> None:
@@ -57,8 +60,11 @@ def off_relays(function: Callable[[], object]) -> None:
     It is called when another thread comes by here.
 
     Python collects garbage in whatever thread it happens to be, and what lets go of something on a worker there would
-    wait for the very relay that is to answer.
+    wait for the very relay that is to answer. In the child of a fork none does: what would be freed stays.
     """
+    if _processes - {os.getpid()}:
+        stay(function)
+        return
     if _starting or getattr(_here, "is_relay", False):
         _put_off.append(function)
         return
@@ -66,6 +72,11 @@ def off_relays(function: Callable[[], object]) -> None:
         with suppress(Exception):  # of a finalizer, whose object may have been closed with another
             _put_off.popleft()()
     function()
+
+
+def stay(function: Callable[[], object]) -> None:
+    """Never let go of a function, nor of what it belongs to, so that none of it is ever finalized."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(function))
 
 
 class Relay:
@@ -84,6 +95,7 @@ class Relay:
         """Listen for llama.cpp; a worker that is silent for ``limit_s`` seconds where it has to answer is lost."""
         self.worker, self.devices, self.limit_s = worker, devices, limit_s
         self.lost: str | None = None
+        _processes.add(os.getpid())
         self._users = 0
         self._graphs = dict[bytes, bytes]()
         self._forgotten = set[bytes]()

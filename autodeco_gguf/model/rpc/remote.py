@@ -20,8 +20,8 @@ from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import SILENCE_S, Address, worker_addresses
 from autodeco_gguf.model.rpc.native import ggml_function, rpc_function
 from autodeco_gguf.model.rpc.protocol import Memory
-from autodeco_gguf.model.rpc.relay import CONNECT_S, Relay, connect, off_relays, reason_of
-from autodeco_gguf.model.turns import torn_by_fork
+from autodeco_gguf.model.rpc.relay import CONNECT_S, Relay, connect, off_relays, reason_of, stay
+from autodeco_gguf.model.turns import SPAWN
 
 _lock = threading.Lock()
 _relays: dict[Address, Relay] = {}
@@ -61,6 +61,15 @@ class Remote:
                 return f"worker {relay.worker}: lost: {relay.lost}"
         return None
 
+    @property
+    def _forked(self) -> bool:
+        """Whether this is the child of a fork: nothing answers there, as relays and ggml have no threads."""
+        return bool(self) and os.getpid() != self._process
+
+    def freeing(self, free: Callable[[], None]) -> Callable[[], None]:
+        """The same, but that in the child of a fork all stays: it would wait for ever."""
+        return lambda: stay(free) if self._forked else free()
+
     def check(self) -> None:
         """Call it before llama.cpp computes, and after its results have been read, before they are used.
 
@@ -70,8 +79,9 @@ class Remote:
         """
         if not self._relays:
             return
-        if os.getpid() != self._process:
-            raise torn_by_fork(", ".join(self.addresses))
+        if self._forked:
+            text = f"workers {', '.join(self.addresses)}: the child of a fork cannot use them; {SPAWN}"
+            raise ModelFailed(text, key="rpc")
         if self.lost is not None:
             raise ModelFailed(self.lost, key="rpc")
 

@@ -431,11 +431,47 @@ def test_the_child_of_a_fork(merged: Path) -> None:
             try:
                 context.decode([1], [0], [0], hidden=False)
             except ModelFailed as e:
-                os._exit(7 if "the process forked" in str(e) else 8)
+                os._exit(7 if f"workers {worker.address}: the child of a fork cannot use them; start" in str(e) else 8)
             os._exit(9)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         context.decode([1], [0], [0], hidden=False)
         context.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("kind", ["Llama(M, **ON, verbose=False,", "Engine(M, machine=ad.Machine(**ON),"])
+def test_the_child_of_a_fork_ends_as_any_other(kind: str, merged: Path) -> None:
+    """Whether it closes the model, lets go of it, or just ends; and its parent goes on."""
+    with running(1) as (worker,):
+        code = f"""if True:
+            import gc, os, signal, sys
+            import autodeco_gguf as ad
+            M, A = {str(merged)!r}, "{worker.address}"
+            ON = dict(n_threads=1, rpc=[A], device=["none"])
+            model = ad.{kind} n_ctx=64)
+            for way in ("close", "forget", "end"):
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)
+                    if way == "close":
+                        model.close()
+                        try:
+                            model.tokenize(b"a") if isinstance(model, ad.Llama) else model.generate([ad.Request("a")])
+                        except ad.Closed:
+                            pass
+                    if way == "forget":
+                        del model
+                        gc.collect()
+                    sys.exit(0)
+                print(way, os.waitpid(child, 0)[1])
+            if isinstance(model, ad.Llama):
+                model.create_completion([5, 6], max_tokens=2)
+            else:
+                model.generate([ad.Request([5, 6], max_tokens=2)])
+            model.close()
+        """
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["close", "0", "forget", "0", "end", "0"])
 
 
 def test_with_more_files_open_than_select_takes(merged: Path) -> None:
