@@ -10,12 +10,15 @@ import collections
 import ctypes
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
+from autodeco_gguf.files.system import HANGUP
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import Address
 from autodeco_gguf.model.rpc.protocol import Memory
@@ -27,6 +30,9 @@ _CHUNK = 1 << 20
 """Bytes that are passed on at a time."""
 
 _RETRY_S = 0.1
+
+_GRACE_S = 2.0
+"""For a worker to answer once the process is told to end."""
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 """Of a machine that has gone without a word the system learns within half a minute, where it has these options."""
@@ -97,12 +103,14 @@ class Relay:
         self.lost: str | None = None
         _processes.add(os.getpid())
         self._users = 0
+        self._waits = set[_Wait]()
         self._graphs = dict[bytes, bytes]()
         self._forgotten = set[bytes]()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
         _start(f"relay to {worker}", self._accept)
+        _watch_signals(self)
 
     @property
     def in_use(self) -> bool:
@@ -224,7 +232,8 @@ class Relay:
         """Send the worker something, unless it is lost."""
         if upstream is not None and self.lost is None:
             try:
-                upstream.sendall(data)
+                with self._waiting(upstream):
+                    upstream.sendall(data)
             except OSError as e:
                 self._lose(reason_of(e, self.limit_s))
 
@@ -232,10 +241,68 @@ class Relay:
         """So many bytes of the worker's, None where it is lost."""
         if upstream is not None and self.lost is None:
             try:
-                return protocol.receive(upstream, n)
+                with self._waiting(upstream):
+                    return protocol.receive(upstream, n)
             except OSError as e:
                 self._lose(reason_of(e, self.limit_s))
         return None
+
+    @contextmanager
+    def _waiting(self, upstream: socket.socket) -> Iterator[None]:
+        wait = _Wait(upstream)
+        self._waits.add(wait)
+        try:
+            yield
+        finally:
+            self._waits.discard(wait)
+
+    def hurry(self) -> None:
+        """What is waited for a second time, since the first of which nothing has come, is not waited for any longer."""
+        for wait in list(self._waits):
+            if wait.hurried:
+                self._lose("interrupted while it did not answer")
+                with suppress(OSError):
+                    wait.upstream.shutdown(socket.SHUT_RDWR)
+            wait.hurried = True
+
+
+@dataclass(eq=False)
+class _Wait:
+    """For a worker, on a connection; hurried: by a signal."""
+
+    upstream: socket.socket
+    hurried: bool = False
+
+
+_relays = list[Relay]()
+
+
+def _watch_signals(relay: Relay) -> None:
+    """Have signals hurry a relay, where nothing else is told of them: llama.cpp's wait ends for none.
+
+    A second Ctrl-C gives up a worker that has not answered since the first, SIGTERM one that does not within seconds.
+    """
+    _relays.append(relay)
+    if len(_relays) > 1 or threading.current_thread() is not threading.main_thread():
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    if before < 0:
+        _start("relays' signals", _hurry, reader)
+    else:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _hurry(signals: int) -> None:
+    times: dict[int, int] = {signal.SIGINT: 1, signal.SIGTERM: 2, HANGUP: 2}
+    while number := os.read(signals, 1):
+        for again in range(times.get(number[0], 0)):
+            time.sleep(_GRACE_S * again)
+            for relay in _relays:
+                relay.hurry()
 
 
 class _Incoming:

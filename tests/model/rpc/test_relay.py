@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
-from rpc_helpers import SET_TENSOR, kill, listening, needs_rpc, nobody, running
+from rpc_helpers import SET_TENSOR, kill, listening, needs_rpc, nobody, running, stop
 
 from autodeco_gguf.model.rpc import protocol, relay
 from autodeco_gguf.model.rpc.address import Address, parse_address
@@ -148,3 +153,57 @@ def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason_of(protocol.Unfit("x"), 1) == "x"
     with pytest.raises(OSError, match="refused"), nobody() as address:
         relay.connect(Address(*address.split(":")))  # type: ignore[arg-type]
+
+
+# ---- signals ----
+
+
+@needs_rpc
+def test_a_wait_that_is_hurried_twice_ends() -> None:
+    """Once does nothing, and what is answered in between is another wait."""
+    with running() as (worker,):
+        passing = Relay(worker.address, DEVICES, 120.0)
+        with client_of(passing) as client:
+            request = stored(client, b"abc")
+            for _ in range(3):
+                assert protocol._asked(client, protocol.GET_TENSOR, request) == b"abc"
+                passing.hurry()
+            stop(worker)
+            client.sendall(protocol.HEADER.pack(protocol.GET_TENSOR, len(request)) + request)
+            while not passing._waits:
+                time.sleep(0.01)
+            passing.hurry()
+            assert passing.lost is None
+            passing.hurry()
+            assert protocol.receive(client, 8 + 3) == struct.pack("<Q", 3) + bytes(3)
+            assert passing.lost == "interrupted while it did not answer"
+        kill(worker)
+
+
+@needs_rpc
+@pytest.mark.parametrize(("signals", "status"), [(["SIGINT", "SIGINT"], 3), (["SIGTERM"], 4)], ids=["twice", "TERM"])
+def test_a_signal_while_a_worker_is_silent(signals: list[str], status: int, merged: Path) -> None:
+    """llama.cpp's wait for it would go on for two minutes."""
+    with running() as (worker,):
+        code = f"""if True:
+            import os, signal, autodeco_gguf as ad
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(4))
+            on = dict(rpc=["{worker.address}"], device="none", n_threads=1)
+            llama = ad.Llama({str(merged)!r}, n_ctx=64, **on, verbose=False)
+            print("loaded", flush=True)
+            try:
+                while True:
+                    llama.create_completion([5, 6], max_tokens=9)
+            except (KeyboardInterrupt, ad.ModelFailed):  # the latter where Python loses it in a callback
+                os._exit(3)
+        """
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            stop(worker)
+            time.sleep(0.5)
+            for name in signals:
+                process.send_signal(getattr(signal, name))
+                time.sleep(0.5)
+            assert process.wait(60) == status
+        kill(worker)
