@@ -26,9 +26,15 @@ ROUTES = re.compile(r"(?<=<!-- routes -->\n).*?(?=<!-- /routes -->)", re.S)
 LAYERS = re.compile(r"(?<=<!-- layers -->\n).*?(?=<!-- /layers -->)", re.S)
 
 
+EXIT = """\
+Exit status: 0; 1 for a failure; 2 for wrong usage, an argument that will not do included; 130 after Ctrl-C, 143 after
+SIGTERM, 129 after SIGHUP. `serve` ends with 0 after the last two, `worker` after all three.
+`autodeco-gguf --version` tells what it was built with."""
+
+
 def cli_reference() -> str:
     """docs/cli.md."""
-    lines = ["# Command line", "", "Made by `python docs/make_docs.py` from the commands' own help.", ""]
+    lines = ["# Command line", "", "Made by `python docs/make_docs.py` from the commands' own help.", "", EXIT, ""]
     settings = {**cli.context_settings, "terminal_width": 100, "max_content_width": 100}
     group = click.Context(cli, info_name="autodeco-gguf", **settings)
     for verb in VERBS:

@@ -28,7 +28,13 @@ _DEFAULTS = {f.name: f.default for f in fields(Request)}
 SETTINGS = (*NUMBERS, "stop", "grammar")
 """All that :func:`changed` knows."""
 
-_ALIASES = {"temp": "temperature", "n_predict": "max_tokens", "n": "max_tokens"}
+_ALIASES = {
+    "temp": "temperature",
+    "n": "max_tokens",
+    "n_predict": "max_tokens",
+    "repeat_last_n": "penalty_last_n",
+    "mirostat": "mirostat_mode",
+}
 
 RESET = ("default", "heads")
 """Values that give a setting back: "heads" only where these can decide."""

@@ -52,7 +52,7 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
     "--n-predict",
     type=click.IntRange(min=-2),
     callback=_max_tokens,
-    help="Tokens to generate.  [default: -1, until the end]",
+    help="Tokens to generate; -1, and -2 as in llama-cli: until the end.  [default: -1]",
 )
 @click.option(
     "-c",

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     help="Where torch works on the losses; auto: the first there is of cuda, mps, cpu.",
 )
 @machine_options(
-    threads="CPU threads; 1 is reproducible.  [default: cores]",
+    threads="CPU threads; 1 is reproducible.  [default: one a core, half above 4]",
     flash_help="off; with --reward on with an f16 cache",
 )
 def train_command(base: Path, **options: Any) -> None:

@@ -55,6 +55,7 @@ def test_what_a_setting_cannot_be(name: str, value: str, words: str) -> None:
 
 def test_names_as_people_write_them() -> None:
     names = {"--top-p": "top_p", "Temp": "temperature", "n": "max_tokens", "top_k": "top_k"}
+    names |= {"repeat_last_n": "penalty_last_n", "mirostat": "mirostat_mode"}
     assert {name: settings.setting_name(name) for name in names} == names
 
 
