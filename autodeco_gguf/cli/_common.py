@@ -228,8 +228,8 @@ def machine_options(
     cache_type: str = "f16",
     flash_attn: bool | None = None,
     flash_help: str = "on with an f16 cache",
-    threads: str = "CPU threads; 1 is often fastest beside other programs.  [default: one a core, half above 4, 1 for a "
-    "model below 16 MiB]",
+    threads: str = "CPU threads; 1 is often fastest beside other programs.  [default: one a core, half above 4, "
+    "1 for a model below 16 MiB]",
 ) -> Callable[[F], F]:
     """The options of a command that runs a model: on what, and with how much noise. It gets them as ``machine``.
 
