@@ -41,12 +41,11 @@ ELSEWHERE: dict[str, str] = {
 
 _NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1,
-    "n_predict": -1,
-    "num_predict": -1,
+    **dict.fromkeys(("n_predict", "num_predict", "t_max_predict_ms"), -1),
     **dict.fromkeys(("tfs_z", "length_penalty", "typical", "n"), 1),
     "skip_special_tokens": True,
-    "enable_thinking": None,
-    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "prompt_logprobs")),  # where 0 asks for something
+    # where 0, or false, asks for something
+    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "enable_thinking", "thinking_budget")),
     "add_generation_prompt": True,
     "truncation": "disabled",
 }
