@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -204,11 +205,14 @@ class _Rules:
 
 
 class _Row(NamedTuple):
-    """Items that may be empty and follow each other: at its beginning, at its end, the most; and whether all are."""
+    """Items that may be empty and follow each other: at its beginning, at its end, the most; and whether all are.
 
-    first: int = 0
-    last: int = 0
-    most: int = 0
+    Each is compared with those after it, so that of alternatives the squares add up.
+    """
+
+    first: float = 0
+    last: float = 0
+    most: float = 0
     empty: bool = False
 
     def then(self, other: _Row) -> _Row:
@@ -257,9 +261,8 @@ class _Rows:
 
     def _any(self, alternatives: list[list[_Item]]) -> _Row:
         rows = [self._all(items) for items in alternatives]
-        first = sum(row.first for row in rows)
-        most = max(first, *(row.most for row in rows))
-        return _Row(first, sum(row.last for row in rows), most, any(row.empty for row in rows))
+        first, last = math.hypot(*(row.first for row in rows)), math.hypot(*(row.last for row in rows))
+        return _Row(first, last, max(first, last, *(row.most for row in rows)), any(row.empty for row in rows))
 
     def _all(self, items: list[_Item]) -> _Row:
         return functools.reduce(_Row.then, map(self._item, items), _NOTHING)
