@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, ModelFailed, printable
 from autodeco_gguf.model.template import TEMPLATE_KEY
+from autodeco_gguf.server.fields import MAX_ITEMS
 
 RETRY_SECONDS = 1
 """What Retry-After says to who finds the queue full."""
@@ -99,10 +100,14 @@ _WORDS = {
     "list_type": "expected a list",
     "string_type": "expected a text",
     "int_type": "expected a whole number",
+    "too_long": f"more than {MAX_ITEMS} items",
     "too_short": "empty",
     "string_too_short": "empty",
 }
 """What pydantic's errors are to a client, by their type."""
+
+_SAY_IT = ("missing", "too_long", "too_short", "string_too_short")
+"""Types of errors for which the value says nothing more."""
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]], path: str) -> ApiError:
@@ -113,7 +118,7 @@ def of_validation(errors: Sequence[Mapping[str, Any]], path: str) -> ApiError:
     if path.startswith("/api/") and first["type"] == "option":
         return ApiError(400, f'option "{param.rpartition(".")[2]}" {first["msg"]}', param=param)
     message = _WORDS.get(first["type"], first["msg"][:1].lower() + first["msg"][1:])
-    says_it = first["type"] in ("missing", "too_short", "string_too_short") or about is not None or " not " in message
+    says_it = first["type"] in _SAY_IT or about is not None or " not " in message
     given = "" if says_it else f", not {shown(first.get('input'))}"
     return ApiError(400, f"{param or 'the body'}: {message}{given}", param=param or None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -51,6 +51,15 @@ Number = Annotated[float, BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(kind_check(bool, "true or false"))]
 Text = Annotated[str, BeforeValidator(kind_check(str, "a text"))]
 Object = Annotated[dict[str, Any], BeforeValidator(kind_check(dict, "an object"))]
+
+
+T = TypeVar("T")
+
+MAX_ITEMS = 1 << 14
+"""Messages of a request, parts of one, tools: more than any context holds, and looked at in a fraction of a second."""
+
+Several = Annotated[list[T], Field(fail_fast=True, max_length=MAX_ITEMS)]
+"""A list, of which the first that is wrong is told: to gather what is wrong of millions would take gigabytes."""
 
 
 _LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}

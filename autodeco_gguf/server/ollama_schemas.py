@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Text, kind_check, refused
+from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, kind_check, refused
 from autodeco_gguf.server.foreign import refuse_fields
 from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
 
@@ -173,8 +173,8 @@ class OllamaMessage(Body):
     """A message of a chat."""
 
     role: Text
-    content: Annotated[list[Part] | None, BeforeValidator(_content, json_schema_input_type=str | list[Part])] = None
-    tool_calls: list[OllamaCall] | None = None
+    content: Annotated[Several[Part] | None, BeforeValidator(_content, json_schema_input_type=str | list[Part])] = None
+    tool_calls: Several[OllamaCall] | None = None
     tool_name: Text | None = None
     thinking: Annotated[Text | None, Field(description="For templates that read reasoning_content.")] = None
     images: Annotated[Any, Field(description="Refused.")] = None
@@ -195,8 +195,8 @@ class OllamaMessage(Body):
 class OllamaChatBody(OllamaBody):
     """POST /api/chat."""
 
-    messages: Annotated[list[OllamaMessage] | None, Field(description="None: the model is loaded, as it is.")] = None
-    tools: Annotated[list[Tool] | None, Field(description="Functions that the model may call.")] = None
+    messages: Annotated[Several[OllamaMessage] | None, Field(description="None: the model is loaded, as it is.")] = None
+    tools: Annotated[Several[Tool] | None, Field(description="Functions that the model may call.")] = None
 
 
 _NOT_IN_GENERATE = {

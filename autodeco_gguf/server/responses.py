@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.choice import Choice, Delta
 from autodeco_gguf.server.errors import ApiError
-from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Text, Whole, kind_check, refused
+from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Several, Text, Whole, kind_check, refused
 from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
 from autodeco_gguf.server.formats import grammar_of
 from autodeco_gguf.server.schemas import Effort, Message, SamplingBody
@@ -70,7 +70,7 @@ class ResponsesBody(SamplingBody):
 
     model: Annotated[Text | None, Field(description="Any name: the one model answers, under its own.")] = None
     input: Annotated[
-        list[Message],
+        Several[Message],
         BeforeValidator(_messages, json_schema_input_type=str | list[Message]),
         Field(min_length=1, description="A text, or messages."),
     ]

@@ -14,6 +14,7 @@ from autodeco_gguf.server.fields import (
     Number,
     Object,
     Seed,
+    Several,
     Stop,
     Text,
     Whole,
@@ -157,12 +158,12 @@ class Message(Body):
         Field(description="Who says it; developer is system."),
     ]
     content: Annotated[
-        list[Part] | None,
+        Several[Part] | None,
         BeforeValidator(_parts, json_schema_input_type=str | list[Part]),
         Field(description="What is said; may be missing for an assistant."),
     ] = None
     name: Annotated[Text | None, Field(description="For templates that read it.")] = None
-    tool_calls: Annotated[list[ToolCall] | None, Field(description="As an answer had them.")] = None
+    tool_calls: Annotated[Several[ToolCall] | None, Field(description="As an answer had them.")] = None
     tool_call_id: Annotated[Text | None, Field(description="Which call a tool answers.")] = None
     reasoning_content: Annotated[Text | None, Field(description="For templates that read it.")] = None
 
@@ -217,15 +218,15 @@ _NOT_IN_CHAT = {
 class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, description="The conversation, the last message last.")]
+    messages: Annotated[Several[Message], Field(min_length=1, description="The conversation, the last message last.")]
     logprobs: Annotated[Flag | None, Field(description="Log-probabilities of the answer's tokens.")] = None
     top_logprobs: Annotated[
         Whole | None, Field(ge=0, le=20, description="So many alternatives of each; needs logprobs.")
     ] = None
-    tools: Annotated[list[Tool] | None, Field(description="Functions that the model may call.")] = None
+    tools: Annotated[Several[Tool] | None, Field(description="Functions that the model may call.")] = None
     tool_choice: Annotated[Any, Field(description="none, auto, required, or a function of tools.")] = None
     parallel_tool_calls: Annotated[Flag | None, Field(description="Passed over: the model decides.")] = None
-    modalities: Annotated[list[Text] | None, Field(description='["text"].')] = None
+    modalities: Annotated[Several[Text] | None, Field(description='["text"].')] = None
     reasoning_effort: Annotated[Effort | None, Field(description="For a chat template that reads it.")] = None
     chat_template_kwargs: Annotated[Object | None, Field(description="What the chat template reads besides.")] = None
 

@@ -36,7 +36,7 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """POST /detokenize."""
 
-    tokens: Annotated[list[Whole], Field(description="Token ids.")]
+    tokens: Annotated[list[Whole], Field(fail_fast=True, description="Token ids.")]
 
 
 def token_routes(service: Service) -> APIRouter:

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 from server_helpers import STORY, Api, U, ok, refused, text_of
 
+from autodeco_gguf.server import app
+from autodeco_gguf.server.errors import ApiError, of_validation
+from autodeco_gguf.server.fields import MAX_ITEMS
+
 MAX = 2**63 - 1
 
 
@@ -33,6 +37,38 @@ def test_what_is_no_stop(api: Api, stop: Any) -> None:
 
 
 # ---- messages ----
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [0] * 100_000}),
+        ("/v1/chat/completions", {**U, "tools": [0] * 100_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [0] * 100_000}]}),
+        ("/v1/responses", {"input": [0] * 100_000}),
+        ("/api/chat", {"model": "demo", "messages": [0] * 100_000}),
+        ("/detokenize", {"tokens": ["a"] * 100_000}),
+    ],
+)
+def test_of_many_mistakes_the_first_is_looked_for(
+    api: Api, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with each of millions would take gigabytes, and the server's time."""
+    found: list[int] = []
+
+    def counted(errors: Any, path: str) -> ApiError:
+        found.append(len(errors))
+        return of_validation(errors, path)
+
+    monkeypatch.setattr(app, "of_validation", counted)
+    assert api.post(path, body).status_code == 400
+    assert found == [1]
+
+
+def test_so_many_messages_are_no_conversation(api: Api) -> None:
+    message = {"role": "user", "content": "a"}
+    refused(api.chat({"messages": [message] * (MAX_ITEMS + 1)}), "messages", says="messages: more than 16384 items")
+
 
 CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
 
