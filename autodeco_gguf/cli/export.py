@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, offline_option, option, progress_bar
+from autodeco_gguf.errors import printable
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
 
@@ -35,4 +36,6 @@ def export_command(base: Path, heads: str, output: Path | None, **options: Any) 
 
     with progress_bar("export", in_bytes=True) as bar:
         result = export(base, heads, output, **options, progress=bar.update)
-    click.echo(f"{result.path}: {human_size(result.nbytes)}, heads: {heads_text(result.heads)}", err=True)
+    click.echo(
+        f"{printable(str(result.path))}: {human_size(result.nbytes)}, heads: {heads_text(result.heads)}", err=True
+    )

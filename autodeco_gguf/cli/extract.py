@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
+from autodeco_gguf.errors import printable
 
 
 @click.command("extract", cls=Verb)
@@ -36,4 +37,4 @@ def extract_command(
     with progress_bar("extract", in_bytes=True) as bar:
         results = extract(merged, base=base, adapter=adapter, checkpoint=checkpoint, force=force, progress=bar.update)
     for result in results:
-        click.echo(f"{result.path}: {human_size(result.nbytes)}", err=True)
+        click.echo(f"{printable(str(result.path))}: {human_size(result.nbytes)}", err=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, human_size, progress_bar
+from autodeco_gguf.errors import printable
 
 
 @click.command("repack", cls=Verb)
@@ -23,4 +24,6 @@ def repack_command(file: Path) -> None:
 
     with progress_bar("repack", in_bytes=True) as bar:
         result = repack(file, progress=bar.update)
-    click.echo(f"{file}: {'the base view is fresh' if result is None else human_size(result.nbytes)}", err=True)
+    click.echo(
+        f"{printable(str(file))}: {'the base view is fresh' if result is None else human_size(result.nbytes)}", err=True
+    )

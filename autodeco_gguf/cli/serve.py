@@ -11,7 +11,7 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
 from autodeco_gguf.cli._types import FloatRange, Line
-from autodeco_gguf.errors import not_installed
+from autodeco_gguf.errors import not_installed, printable
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
@@ -101,7 +101,7 @@ def serve_command(
             def started() -> None:
                 click.echo(f"heads: {heads_text(engine.heads)}", err=True)
                 for listening in sockets:
-                    click.echo(f"{service.model_id} on {address_of(listening)}", err=True)
+                    click.echo(f"{printable(service.model_id)} on {address_of(listening)}", err=True)
 
             Server(service, sockets, drain_s=drain_s, access_log=log_requests).run(started)
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, human_size
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, printable
 
 MOST_BYTES = 20_000_000
 """Of a page; a browser takes some seconds for it."""
@@ -53,5 +53,6 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
         shown = len(most)
     of = "" if shown == len(traces) else f" of {len(traces):,}"
     click.echo(
-        f"{output}: {shown:,}{of} trace{'s' * (len(traces) != 1)}, {human_size(output.stat().st_size)}", err=True
+        f"{printable(str(output))}: {shown:,}{of} trace{'s' * (len(traces) != 1)}, {human_size(output.stat().st_size)}",
+        err=True,
     )

@@ -68,7 +68,7 @@ def read_named(path: Path) -> dict[str, Source]:
 def write_named(path: Path, sources: Mapping[str, Source]) -> None:
     """Write them; BadFile where the file cannot be written."""
     entries = {name: {k: v for k, v in vars(source).items() if v is not None} for name, source in sources.items()}
-    write_bytes(path, (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(entries, indent=2) + "\n").encode())
 
 
 def source_of(path: Path) -> str:

@@ -75,7 +75,8 @@ def loaded(service: Service) -> dict[str, Any]:
 def show(service: Service) -> dict[str, Any]:
     """The model as /api/show has it."""
     base = service.engine.context.file.base()
-    info = {key: base.get(key, object) for key in base.header.scalar_keys() if not key.startswith("tokenizer.")}
+    found = {key: base.get(key, object) for key in base.header.scalar_keys() if not key.startswith("tokenizer.")}
+    info = {k: v for k, v in found.items() if not isinstance(v, float) or math.isfinite(v)}  # JSON has no others
     defaults = service.decider.defaults()
     return {
         "modelfile": "",

@@ -14,7 +14,7 @@ from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.server.errors import ApiError
 
-_CACHED = 8
+_CACHED, _MAX_KEY = 8, 4096
 """Templates kept, by what else they read."""
 
 
@@ -79,6 +79,8 @@ class Prompts:
             except InvalidInput as e:
                 text = str(e).removeprefix("chat template kwargs: ").replace(str(context.file.path), "the template")
                 raise ApiError(400, f"chat_template_kwargs: {text}", param="chat_template_kwargs") from e
+            if len(key) > _MAX_KEY:  # a client's whole body, for whoever asks the same again
+                return chat
             while len(self._chats) >= _CACHED:
                 self._chats.pop(next(iter(self._chats)))
             self._chats[key] = chat

@@ -20,13 +20,19 @@ from autodeco_gguf.server.app import create_app
 from autodeco_gguf.server.driver import Driver
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Service
-from autodeco_gguf.server.streaming import dumps
+from autodeco_gguf.server.streaming import NOTHING, dumps
 
 HEAD_SECONDS = 30.0
 """For the head of a request, from when the connection is there: who sends it too slowly holds it for nothing."""
 
+WRITE_SECONDS = 120.0
+"""For a client to take some of what is written to it, before its connection is closed."""
+
 _LOOK_SECONDS = 0.02
 """How often a connection is looked at whose other side sends no more."""
+
+_LOOKS_A_BEAT = 50
+"""After so many looks something is written to such a connection, so that there is something to see."""
 
 _GOODBYE_SECONDS = 5
 """For errors to reach those whose answers are cut off."""
@@ -43,10 +49,11 @@ class Protocol(H11Protocol):
 
     A client that is gone and one that has only closed its sending side look the same, until something is written to
     them: the one's system answers with a reset. Before an answer begins that is "100 Continue", which every client of
-    HTTP/1.1 passes over; an answer that streams is written to anyway.
+    HTTP/1.1 passes over; in one that streams, what says nothing there.
     """
 
     _late: asyncio.TimerHandle | None = None
+    _full: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -61,12 +68,28 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         super().connection_lost(exc)
-        if self._late is not None:
-            self._late.cancel()
+        for timer in (self._late, self._full):
+            if timer is not None:
+                timer.cancel()
+
+    def pause_writing(self) -> None:
+        """Close the connection if nothing is taken for too long: what is to be written to it stays in memory."""
+        super().pause_writing()
+        self._full = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Wait no more for that."""
+        super().resume_writing()
+        if self._full is not None:
+            self._full.cancel()
 
     def _wait_for_head(self) -> None:
-        """Close the connection if no head is there in time; uvicorn has its own limit for a wait without any data."""
-        waits = self.conn.their_state is h11.IDLE
+        """Close the connection if no head is there in time, nor the end of a body that nobody waits for any more.
+
+        uvicorn has its own limit for a wait without any data.
+        """
+        state, answered = self.conn.their_state, self.cycle is not None and self.cycle.response_complete
+        waits = state is h11.IDLE or (state is h11.SEND_BODY and answered)
         if waits and self._late is None:
             self._late = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
         elif not waits and self._late is not None:
@@ -94,14 +117,23 @@ class Protocol(H11Protocol):
         self._look()
         return True
 
-    def _look(self) -> None:
+    def _look(self, looks: int = 1) -> None:
         """Close the connection once the other side has reset it: nothing is read any more that would tell."""
         if self.transport.is_closing():
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
         else:
-            self.loop.call_later(_LOOK_SECONDS, self._look)
+            if looks % _LOOKS_A_BEAT == 0:
+                self._write_nothing()
+            self.loop.call_later(_LOOK_SECONDS, self._look, looks + 1)
+
+    def _write_nothing(self) -> None:
+        """Write what says nothing into an answer that streams, between two of its parts."""
+        nothing = self.scope["state"].get(NOTHING)
+        under_way = self.cycle.response_started and not self.cycle.response_complete
+        if nothing and under_way and self.scope["http_version"] == "1.1":
+            self.transport.write(b"%x\r\n%b\r\n" % (len(nothing), nothing))
 
 
 class _Uvicorn(uvicorn.Server):

@@ -28,9 +28,17 @@ def ndjson(data: Any) -> bytes:
     return dumps(data) + b"\n"
 
 
+NOTHING = "nothing"
+"""Key of a request's state: what may stand between two parts of its stream, and says nothing."""
+
+_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+"""What ends a line for Python's ``splitlines``, and so for httpx, beside control characters, which JSON escapes."""
+
+
 def dumps(data: Any) -> bytes:
-    """Compact JSON; ValueError for NaN."""
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    """Compact JSON on a line; ValueError for NaN."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode("utf-8")
 
 
 class Stream(Response):
@@ -50,6 +58,8 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        is_sse = (b"content-type", b"text/event-stream") in self.raw_headers
+        scope.setdefault("state", {})[NOTHING] = b":\n\n" if is_sse else b" "
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await or_gone(self._send(send), receive, self._gone)
 

@@ -101,8 +101,9 @@ def _info(service: Service) -> dict[str, Any]:
     metadata = service.engine.context.metadata
     texts = {}
     for name, key in _NAMED.items():
-        token = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        texts[name] = None if token is None else service.words.piece(int(token)).decode("utf-8", "replace")
+        token = metadata.get(f"tokenizer.ggml.{key}_token_id", "")
+        is_one = token.isdecimal() and int(token) < service.engine.context.n_vocab  # llama.cpp loads what is none
+        texts[name] = service.words.piece(int(token)).decode("utf-8", "replace") if is_one else None
     return {
         "tokenizer_class": metadata.get("tokenizer.ggml.model"),
         **texts,

@@ -81,6 +81,7 @@ class CallFinder:
     def __init__(self, whole: bool = False) -> None:
         """``whole``: the answer as a whole is a call, or several, as its grammar has it."""
         self._held, self._whole = "", whole
+        self._looked = 0  # so much of what is held has no end of a call
 
     def add(self, text: str) -> tuple[str, Calls]:
         """The text and the calls that are certain now."""
@@ -98,10 +99,11 @@ class CallFinder:
                 end = len(self._held) - keep
                 return shown + self._cut(end), calls
             shown += self._cut(begin)
-            end = self._held.find(_CLOSE)
+            end = self._held.find(_CLOSE, self._looked)
             while end >= 0 and _ends_within_text(self._held[len(_OPEN) : end]):
                 end = self._held.find(_CLOSE, end + 1)
             if end < 0:
+                self._looked = max(0, len(self._held) - len(_CLOSE) + 1)
                 return shown, calls
             call = _call(self._held[len(_OPEN) : end])
             taken = self._cut(end + len(_CLOSE))
@@ -112,6 +114,7 @@ class CallFinder:
 
     def _cut(self, n: int) -> str:
         cut, self._held = self._held[:n], self._held[n:]
+        self._looked = 0 if n else self._looked
         return cut
 
     def rest(self) -> str:

@@ -244,7 +244,7 @@ def sample_title(line: Mapping[str, Any]) -> str:
         'sums, problem 5: greedy, seed 1, sample 2: right'
     """
     problem, seed, sample = (line.get(k) for k in ("problem", "seed", "sample"))
-    if not all(isinstance(n, int) for n in (problem, seed, sample)):
+    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in (problem, seed, sample)):
         raise InvalidInput("no numbers of problem, seed and sample")
     config = f"{line['config']}, " if isinstance(line.get("config"), str) else ""
     correct = line.get("correct")

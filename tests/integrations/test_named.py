@@ -20,6 +20,7 @@ def test_no_file_no_models(tmp_path: Path) -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     sources = {"a": Source("/m.gguf"), "b:Q4_0": Source("/ü.gguf", "/h.gguf", 512)}
+    sources["odd"] = Source("/tmp/\udcff.gguf")  # a name that is no text
     write_named(tmp_path / "f.json", sources)
     assert read_named(tmp_path / "f.json") == sources
 

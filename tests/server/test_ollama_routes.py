@@ -8,6 +8,8 @@ import ollama
 import pytest
 from server_helpers import STORY, Api, ok
 
+from autodeco_gguf.files.gguf import GgufFile
+
 
 @pytest.mark.parametrize(
     "body", [{"model": "demo"}, {"name": "demo"}, {"model": "demo:latest"}, {"model": None, "name": "demo"}]
@@ -20,6 +22,15 @@ def test_show(api: Api, body: Any) -> None:
     assert shown["model_info"]["qwen2.context_length"] == 512
     assert "completion" in shown["capabilities"]
     assert shown["template"]
+
+
+def test_show_values_that_json_does_not_have(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = GgufFile.get
+    odd = {"qwen2.rope.freq_base": float("nan"), "qwen2.attention.layer_norm_rms_epsilon": float("-inf")}
+    monkeypatch.setattr(GgufFile, "get", lambda file, key, *args: odd.get(key) or get(file, key, *args))
+    info = ok(api.post("/api/show", {"model": "demo"}))["model_info"]
+    assert not odd.keys() & info.keys()
+    assert "qwen2.block_count" in info
 
 
 def test_show_what_is_not_there(api: Api) -> None:

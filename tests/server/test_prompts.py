@@ -38,6 +38,9 @@ def test_template_kwargs(engine: Engine) -> None:
     assert prompts.reads >= {"thinks", "style", "messages"}
     for n in range(20):
         assert text(style=str(n)) == f"hi no{n}"
+    kept = list(prompts._chats)
+    assert text(style="!" * 5000) == f"hi no{'!' * 5000}"
+    assert list(prompts._chats) == kept  # what a client sends is not kept, as large as it is
     for wrong in ({"other": 1}, {"messages": []}):
         with pytest.raises(ApiError, match="chat_template_kwargs") as error:
             prompts.chat(HI, kwargs=wrong)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -133,6 +133,61 @@ def test_others_are_not_hurt(slow: tuple[Service, str]) -> None:
     thread.join(30)
     assert len(found) == 2
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+def test_a_stream_of_which_nothing_comes_while_its_client_goes(slow: tuple[Service, str], path: str) -> None:
+    """It waits in the queue: nothing is written that would tell."""
+    service, url = slow
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(connected(url)).sendall(raw_request({**ENDLESS, "stream": True}))
+        wait_until(lambda: running(service) == 2)
+        with connected(url) as connection:
+            connection.sendall(raw_request({**STORY, "stream": True, "model": "demo"}, path=path))
+            wait_until(lambda: service.driver.counts[1] == 1)
+            if path.startswith("/v1"):
+                connection.recv(4096)  # a client that leaves something unread is seen at once
+        wait_until(lambda: service.driver.counts[1] == 0, 3)
+        assert running(service) == 2
+    wait_until(lambda: running(service) == 0, 3)
+
+
+@pytest.mark.parametrize(("path", "nothing"), [("/v1/chat/completions", b":\n\n"), ("/api/chat", b" ")])
+def test_what_stands_between_parts_says_nothing(
+    slow: tuple[Service, str], path: str, nothing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a client that has closed its sending side, and reads on."""
+    _, url = slow
+    monkeypatch.setattr("autodeco_gguf.server.running._LOOKS_A_BEAT", 1)
+    asked = {"seed": 1} if path.startswith("/v1") else {"options": {"seed": 1}}
+    body = {**STORY, **asked, "stream": True, "model": "demo"}
+    found = []
+    for closes in (False, True):
+        with connected(url) as connection:
+            connection.sendall(raw_request(body, path=path).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            if closes:
+                connection.shutdown(socket.SHUT_WR)
+            chunks = read_all(connection).partition(b" 200 OK")[2].partition(b"\r\n\r\n")[2]
+        assert chunks.count(b"\r\n%b\r\n" % nothing) >= 5 * closes
+        content = b""
+        while size := int(chunks.partition(b"\r\n")[0], 16):
+            chunks = chunks.partition(b"\r\n")[2]
+            content, chunks = content + chunks[:size], chunks[size + 2 :]
+        lines = [line.removeprefix("data: ") for line in content.decode().split("\n") if line.strip() not in ("", ":")]
+        found.append([json.loads(line) for line in lines if line != "[DONE]"])
+    texts = ["".join(str(c.get("message") or c["choices"][0]["delta"]) for c in parts) for parts in found]
+    assert texts[0] == texts[1]
+
+
+def test_who_takes_nothing(slow: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests in a row, no answer of which is read: what is to be written must not stay for ever."""
+    _, url = slow
+    monkeypatch.setattr("autodeco_gguf.server.running.WRITE_SECONDS", 0.3)
+    with connected(url) as connection:
+        connection.sendall(b"GET /tokens.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)  # 20 MB of answers
+        time.sleep(2)
+        assert read_all(connection).count(b"HTTP/1.1 200") < 2000
 
 
 # ---- the queue ----
@@ -255,6 +310,12 @@ def test_who_sends_too_slowly(url: str, monkeypatch: pytest.MonkeyPatch) -> None
     with connected(url) as connection:
         connection.sendall(raw_request(U)[:-5])
         assert b" 408 " in read_all(connection)[:20]
+    for head in ("POST /nowhere", "GET /health"):  # answered before its body came, which nobody waits for
+        with connected(url) as connection:
+            connection.sendall(f"{head} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100\r\n\r\n".encode())
+            assert b" 403 " in connection.recv(20)
+            connection.sendall(b"x")
+            read_all(connection)
     with connected(url) as connection:  # an answer may take longer
         connection.sendall(raw_request({**ENDLESS, "n": 4}, "1.0"))
         assert b" 200 " in read_all(connection)[:20]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ def test_forms() -> None:
     assert sse({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
     assert sse([], "x") == b"event: x\ndata: []\n\n"
     assert ndjson({"a": 1}) == b'{"a":1}\n'
+    line_ends = "\u2028\u2029\x85\x1c\x0b\n"  # httpx, and so Ollama's client, splits there
+    assert json.loads(ndjson(line_ends)) == line_ends
+    assert len(ndjson(line_ends).decode().splitlines()) == 1
     with pytest.raises(ValueError, match="JSON"):
         sse(float("nan"))
 

@@ -65,6 +65,14 @@ def test_tokens_as_vllm_has_them(api: Api, service: Service) -> None:
     assert (info["model_max_length"], info["pad_token"]) == (service.engine.n_ctx, "<|endoftext|>")
 
 
+@pytest.mark.parametrize("token", ["4294967295", "1200", "-1", "0.5"])
+def test_a_token_that_the_vocabulary_has_not(api: Api, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    """llama.cpp loads such a file."""
+    metadata = {**api.service.engine.context.metadata, "tokenizer.ggml.unknown_token_id": token}
+    monkeypatch.setattr(type(api.service.engine.context), "metadata", metadata)
+    assert ok(api.get("/tokenizer_info"))["unk_token"] is None
+
+
 def sum_of_logs(service: Service, context: str, continuation: str) -> tuple[float, bool]:
     """The log-probability of a continuation, and whether its tokens are the likeliest, by the engine."""
     engine = service.engine

@@ -10,6 +10,7 @@ import pytest
 from server_helpers import Api, Loop, U, demo_engine, events, ok, refused, serving, text_of
 
 from autodeco_gguf.model.chat import Chat
+from autodeco_gguf.server import tools as module
 from autodeco_gguf.server.tools import CallFinder
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
@@ -235,6 +236,20 @@ def test_a_text_that_holds_the_end_of_a_call(size: int) -> None:
     assert "".join(shown for shown, _ in found) + finder.rest() == "xy"
     (call,) = [call for _, calls in found for call in calls]
     assert (call.name, json.loads(call.arguments)) == ("f", arguments)
+
+
+def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of many ends within a text it would be read anew with every token."""
+    looks: list[int] = []
+    within = module._ends_within_text
+    monkeypatch.setattr(module, "_ends_within_text", lambda text: looks.append(len(text)) or within(text))
+    finder, ends = CallFinder(), ["<", "/tool", "_call>"] * 200
+    for part in ['x<tool_call>{"name": "f", "arguments": {"a": "', *ends]:
+        finder.add(part)
+    assert len(looks) == 200
+    text, (call,) = finder.add('"}}</tool_call>y')
+    assert (text, json.loads(call.arguments)) == ("y", {"a": "</tool_call>" * 200})
+    assert len(looks) == 201
 
 
 def test_parameters_that_refer_to_themselves(with_tools: Api) -> None:

@@ -104,6 +104,19 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     assert shown.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_what_a_page_can_bear(watched: Watched, tmp_path: Path) -> None:
+    """Marks without end in one token; and what cannot be shown takes nothing else with it."""
+    marks = {"text": "<think></think>" * 5000 + "so", "temperature": 0.5}
+    trace = {"kind": "trace", "title": "marks", "about": [], "columns": columns([marks])}
+    broken = {"kind": "table", "title": "no table", "head": ["a"], "rows": None}
+    path = tmp_path / "page.html"
+    path.write_bytes(page("odd", [broken, trace]))
+    shown = watched.open(path.as_uri())
+    assert shown.locator("details.think").count() == 5000
+    assert shown.locator(".tokens > .tok").all_text_contents()[-1] == "so"
+    assert "This part cannot be shown" in shown.locator("section").first.inner_text()
+
+
 def test_answers_of_a_chat(tmp_path: Path) -> None:
     answers = [[{"prompt": "Tell", "ids": [1]}, *STORY, {"summary": {"seed": 7}}], [{"prompt": "And", "ids": [2]}]]
     write_page(tmp_path / "chat.html", answers)

@@ -256,6 +256,7 @@ def test_lines_of_an_evaluation(path: Path) -> None:
         (b"7\n", "a.jsonl:1: no line of a trace: is a number, expected an object"),
         (b"{}\n[1]\n", "a.jsonl:2: no line of a trace: is a list, expected an object"),
         (b'{"task": "a", "sample": "x"}\n', "no numbers of problem, seed and sample"),
+        (b'{"task": "a", "problem": ' + b"9" * 4300 + b', "seed": 1, "sample": 1}', "no numbers of problem, seed and"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AAA="}\n', "pairs are no base64 of T and P"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "pairs": "AADAfwAAgD8="}\n', "pairs out of range"),
         (b'{"task": "a", "problem": 1, "seed": 1, "sample": 1, "tokens": {"text": ["a"], "id": []}}\n', "same length"),

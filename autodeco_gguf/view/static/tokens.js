@@ -157,27 +157,33 @@ export class TokenView {
 
   /** Parts between <think> and </think> stand in a fold of their own; a mark may be split over tokens. */
   put(token, place, text) {
-    const before = this.length, tail = this.tail + text, start = before - this.tail.length;
-    const find = (mark) => {
-      const found = tail.indexOf(mark);
-      return found < 0 ? found : start + found;
-    };
-    this.length += text.length;
-    this.tail = tail.slice(-CLOSE.length);  // enough for a mark that is split; all of the text would be searched again and again
-    let ends = this.fold !== null, found = find(ends ? CLOSE : OPEN);
-    if (found < 0 && !this.folded) {  // a template may have opened it in the prompt
-      found = find(CLOSE);
-      ends = found >= 0;
+    for (let at = 0; ;) {  // what of the text is left
+      const before = this.length, seen = this.tail + text.slice(at, at + CLOSE.length), start = before - this.tail.length;
+      const find = (mark) => {
+        const split = seen.indexOf(mark), found = split < 0 ? text.indexOf(mark, at) : -1;
+        return split >= 0 ? start + split : found < 0 ? -1 : before + found - at;
+      };
+      let ends = this.fold !== null, found = find(ends ? CLOSE : OPEN);
+      if (found < 0 && !this.folded) {  // a template may have opened it in the prompt
+        found = find(CLOSE);
+        ends = found >= 0;
+      }
+      if (found < 0) {
+        this.span(token, place, text.slice(at), before);
+        this.length += text.length - at;
+        this.tail = (this.tail + text.slice(at)).slice(-CLOSE.length);  // enough for a mark that is split
+        return;
+      }
+      const end = found + (ends ? CLOSE : OPEN).length - before;
+      if (!ends && found > before) this.span(token, place, text.slice(at, at + found - before), before);
+      if (!this.fold) this.open(ends ? 0 : found);
+      const inside = ends ? 0 : Math.max(0, found - before);
+      this.span(token, place, text.slice(at + inside, at + end), before + inside);
+      if (ends) this.into = this.element;
+      this.begin(ends ? null : this.fold);
+      at += end;
+      if (at >= text.length) return;
     }
-    if (found < 0) return this.span(token, place, text, before);
-    const end = found + (ends ? CLOSE : OPEN).length - before;
-    if (!ends && found > before) this.span(token, place, text.slice(0, found - before), before);
-    if (!this.fold) this.open(ends ? 0 : found);
-    const inside = ends ? 0 : Math.max(0, found - before);
-    this.span(token, place, text.slice(inside, end), before + inside);
-    if (ends) this.into = this.element;
-    this.begin(ends ? null : this.fold);
-    if (end < text.length) this.put(token, place, text.slice(end));
   }
 
   begin(fold) {

@@ -78,4 +78,14 @@ const { title, sections } = JSON.parse(document.getElementById("data").textConte
 const head = make("header", {}, make("h1", {}, title)), bar = make("div", { id: "view-options" });
 options(bar);
 head.append(bar);
-document.body.append(head, make("main", { class: "page" }, ...sections.map((section) => make("section", {}, ...SHOW[section.kind](section)))));
+
+/** What a section shows; where it cannot be shown, the others can. */
+function shown(section) {
+  try {
+    return SHOW[section.kind](section);
+  } catch (error) {
+    return [make("p", { class: "error" }, `This part cannot be shown: ${error.message}`)];
+  }
+}
+
+document.body.append(head, make("main", { class: "page" }, ...sections.map((section) => make("section", {}, ...shown(section)))));
