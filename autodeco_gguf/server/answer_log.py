@@ -87,11 +87,13 @@ class AnswerLog:
         end = os.fstat(self._fd).st_size
         if end and read_at(self._fd, 1, end - 1) != b"\n":  # by a process that was killed
             line = b"\n" + line
+        left = line
         try:
-            while line:
-                line = line[os.write(self._fd, line) :]
-        except OSError:
-            os.ftruncate(self._fd, end)  # a line of which the disk has taken a part
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError:  # of a line the disk has taken a part, behind which another server may have written
+            if os.fstat(self._fd).st_size == end + len(line) - len(left):
+                os.ftruncate(self._fd, end)
             raise
 
     def _warn(self, reason: str) -> None:
