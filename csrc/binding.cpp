@@ -112,6 +112,13 @@ static void bind_predictor(py::module_ & m) {
         }, "n"_a = 1);
 }
 
+// Copies of records, which another thread may add to: nothing of Python's is made meanwhile, which could end in any code.
+template <typename F>
+static auto with_lock(const sampler_records & r, F && read) {
+    const std::lock_guard<std::mutex> lock(r.lock);
+    return read();
+}
+
 static void bind_sampler(py::module_ & m) {
     py::class_<sampler>(m, "Sampler")
         .def(py::init([](std::shared_ptr<predictor> p, std::optional<float> temperature, std::optional<double> top_p,
@@ -135,27 +142,31 @@ static void bind_sampler(py::module_ & m) {
     m.def("matcher_sampler", [](const py::object & matcher) { return (uintptr_t) matcher_sampler(matcher); }, "matcher"_a);
 
     py::class_<sampler_records, std::shared_ptr<sampler_records>>(m, "Records")
-        .def("__len__", [](const sampler_records & r) { return r.all.size(); })
+        .def("__len__", [](const sampler_records & r) { return with_lock(r, [&] { return r.all.size(); }); })
         .def("record", [](const sampler_records & r, size_t i) {
-            const sampler_record & x = r.all.at(i);
+            const sampler_record x = with_lock(r, [&] { return r.all.at(i); });
             return py::make_tuple(x.id, x.temperature, x.top_p, x.entropy, x.nucleus, x.prob);
         }, "i"_a)
         .def("likelihood", [](const sampler_records & r, size_t i) -> py::object {
-            return i < r.likelihoods.size() ? tuple_of(r.likelihoods[i]) : py::none();
+            const auto found = with_lock(r, [&] {
+                return i < r.likelihoods.size() ? std::optional(r.likelihoods[i]) : std::nullopt;
+            });
+            return found ? tuple_of(*found) : py::none();
         }, "i"_a)
         .def("ids", [](const sampler_records & r) {
             py::list ids;
-            for (const sampler_record & x : r.all) {
+            for (const sampler_record & x : with_lock(r, [&] { return r.all; })) {
                 ids.append(x.id);
             }
             return ids;
         })
         .def("parameters", [](const sampler_records & r) { // temperatures and top-p [2, n]
-            const size_t n = r.all.size();
+            const std::vector<sampler_record> all = with_lock(r, [&] { return r.all; });
+            const size_t n = all.size();
             floats values({ (size_t) 2, n });
             for (size_t i = 0; i < n; ++i) {
-                values.mutable_data()[i]     = r.all[i].temperature;
-                values.mutable_data()[n + i] = r.all[i].top_p;
+                values.mutable_data()[i]     = all[i].temperature;
+                values.mutable_data()[n + i] = all[i].top_p;
             }
             return values;
         });

@@ -149,6 +149,7 @@ static bool draw_from_list(sampler & s, const shortlist & list, float predicted_
     s.n_listed++;
     token = s.result.index;
     if (s.trace) {
+        const std::lock_guard<std::mutex> lock(s.records->lock);
         s.records->all.push_back({ token, temperature, (float) top_p, s.entropy ? shortlist_entropy(list) : NAN,
                                    s.result.nucleus, s.result.prob });
     }
@@ -180,9 +181,11 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
         if (s.entropy && std::isnan(r.entropy)) {
             r.entropy = logits_entropy(raw, n);
         }
-        if (s.top >= 0) {
+        const auto likely = s.top >= 0 ? std::optional(likelihood_of_draw(s, raw, n, r.id)) : std::nullopt;
+        const std::lock_guard<std::mutex> lock(s.records->lock);
+        if (likely) {
             s.records->likelihoods.resize(s.records->all.size());
-            s.records->likelihoods.push_back(likelihood_of_draw(s, raw, n, r.id));
+            s.records->likelihoods.push_back(*likely);
         }
         s.records->all.push_back(r);
     }

@@ -6,6 +6,7 @@
 #include "likelihood.h"
 #include "predictor.h"
 
+#include <mutex>
 #include <optional>
 
 struct sampler_record {
@@ -19,6 +20,7 @@ struct sampler_record {
 
 // what a sampler has drawn; outlives it
 struct sampler_records {
+    mutable std::mutex          lock; // of what is read while tokens are drawn
     std::vector<sampler_record> all;
     std::vector<likelihood>     likelihoods; // of each of them, where they were asked for
 };

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -107,6 +108,10 @@ class Engine:
         except InvalidInput:
             self.context.close()
             raise
+        if self.batching.batch_invariant and self.context.is_stateful:
+            warnings.warn(
+                "batch_invariant: not with this model, whose state cannot go back", RuntimeWarning, stacklevel=2
+            )
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
@@ -355,6 +360,8 @@ class Engine:
                     try:
                         # a wait of the engine's own would be a cycle for as long as it is under way
                         under_way[index] = self._submit(request, index, self._run_until)
+                    except Busy:  # another thread took the room
+                        break
                     except AutoDecoError as e:
                         raise e.within(f"request {index}") from e
                     upcoming = next(source, None)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from autodeco_gguf._native import core
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import FinishReason
-from autodeco_gguf.errors import Busy, InvalidInput
+from autodeco_gguf.errors import Busy, Closed, InvalidInput
 from autodeco_gguf.model.context import BATCH, SHARED, Context
 from autodeco_gguf.model.sampler import Predictor
 
@@ -64,8 +65,9 @@ class Scheduler:
         """Share the first ``n_parallel`` sequences of a context."""
         self.waiting: deque[Generation] = deque()
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
-        self._least = 2 if batching.batch_invariant else 1
-        self._same_bits = batching.batch_invariant
+        # not where a token that only keeps its place would stay
+        self._same_bits = batching.batch_invariant and not context.is_stateful
+        self._least = 2 if self._same_bits else 1
         self._host_way: bool | None = None  # see _find_way
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use
@@ -139,7 +141,8 @@ class Scheduler:
 
     def _clear(self) -> None:
         self._forget_users()
-        self._context.clear()
+        with suppress(Closed):  # where a reload has failed
+            self._context.clear()
         self._unsure = False
 
     def end_all(self) -> None:
@@ -161,7 +164,7 @@ class Scheduler:
             raise Busy("the engine has requests under way")
         for generation in known:
             generation.end("cancelled")
-        self.waiting.clear()
+        self._drop()  # but what has come meanwhile
         self._predictor.detach()
         self._clear()
 

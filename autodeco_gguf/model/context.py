@@ -149,7 +149,9 @@ class Context:
         self._raw = RawLogits(self._model.model, self._params)
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
         self._raw.bind(self._ctx.ctx)
-        self._hidden = False
+        attached: list[Predictor] = []  # one at most
+        self._ctx._exit_stack.callback(lambda: [*map(Predictor.detach, attached)])  # noqa: SLF001  before it is freed
+        self._attached, self._hidden = attached, False
         self.n_ctx, self.n_seq = n_ctx, n_seq
 
     def resize(self, n_ctx: int, n_seq: int) -> None:
@@ -277,7 +279,7 @@ class Context:
         """Whether the device and the architecture take heads in the graph, found out by decoding a token."""
         if not self.attach(predictor):
             return False
-        self._ctx._exit_stack.callback(predictor.detach)  # noqa: SLF001  before the context is freed
+        self._attached[:] = [predictor]
         self.decode([0], [0], [0], hidden=False)
         found = predictor.in_graph()
         self.clear()
@@ -289,8 +291,14 @@ class Context:
         lib.llama_memory_clear(self._ctx.memory, False)
 
     def remove(self, seq: int, begin: int = 0) -> bool:
-        """Forget one sequence from position ``begin`` on; False where a recurrent model cannot go back, only to 0."""
-        return bool(lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, -1))
+        """Forget one sequence from position ``begin`` on; False where it cannot go on from there, only from 0.
+
+        A recurrent model cannot; one whose attention has a window may have let go of what is in it there.
+        """
+        found = bool(lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, -1))
+        window = lib.llama_model_n_swa(self._model.model) if found and begin else 0
+        first = lib.llama_memory_seq_pos_min(self._ctx.memory, seq) if window else 0
+        return found and 0 <= first <= max(0, begin + 1 - window)
 
     def copy(self, source: int, target: int) -> None:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
@@ -299,9 +307,13 @@ class Context:
     @property
     def can_shift(self) -> bool:
         """Whether :meth:`shift` is possible: not where a state has been computed from all tokens before it."""
+        return not self.is_stateful and bool(lib.llama_memory_can_shift(self._ctx.memory))
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether a state is computed from all tokens, which cannot go back."""
         model = self._model.model
-        stateful = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
-        return not stateful and bool(lib.llama_memory_can_shift(self._ctx.memory))
+        return bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
 
     def shift(self, seq: int, begin: int, n: int) -> None:
         """Forget ``n`` tokens of a sequence from position ``begin`` on; those that follow move up to their place."""

@@ -18,7 +18,7 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.weights import Float32Array, check_enabled
 from autodeco_gguf.model.grammar import grammar_stage
-from autodeco_gguf.model.sampling import Sampling, check_seed, check_temperature, check_top_p
+from autodeco_gguf.model.sampling import MAX_LAST_N, Sampling, check_seed, check_temperature, check_top_p
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.trace import Trace
 
@@ -300,7 +300,8 @@ def _restrictions(s: Sampling, model: LlamaModel) -> list[Any]:
         stages.append(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases))
     penalties = s.repeat_penalty, s.frequency_penalty, s.presence_penalty
     if penalties != (1.0, 0.0, 0.0):
-        stages.append(llama_cpp.llama_sampler_init_penalties(n_vocab, s.penalty_last_n, *penalties))
+        last_n = MAX_LAST_N if s.penalty_last_n < 0 else s.penalty_last_n  # llama.cpp takes -1 for none
+        stages.append(llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, *penalties))
     return stages + grammar
 
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 from autodeco_gguf.errors import InvalidInput
@@ -27,6 +28,9 @@ def check_top_p(value: float) -> None:
     if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
         raise InvalidInput.of("top_p", value, "a number in [0, 1]")
 
+
+MAX_LAST_N = 2**20
+"""Tokens that penalties look back on at most."""
 
 MAX_SEED = 2**32 - 1
 """The largest seed."""
@@ -48,6 +52,7 @@ def check_seed(seed: int | None) -> int:
     """A seed modulo 2**32; a random one for None and for 2**32 - 1, which is llama.cpp's LLAMA_DEFAULT_SEED."""
     if seed is not None:
         _check_whole(seed)
+        seed = index(seed)  # of numpy's, which may be narrower
     if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
         return random.SystemRandom().getrandbits(32)
     return seed & 0xFFFFFFFF
@@ -153,7 +158,7 @@ _RANGES = (
     ("repeat_penalty", 1e-6, _UNBOUNDED),
     ("frequency_penalty", -_UNBOUNDED, _UNBOUNDED),
     ("presence_penalty", -_UNBOUNDED, _UNBOUNDED),
-    ("penalty_last_n", -1, 2**20),
+    ("penalty_last_n", -1, MAX_LAST_N),
     ("mirostat_mode", 0, 2),
     ("mirostat_tau", 0, _UNBOUNDED),
     ("mirostat_eta", 0, _UNBOUNDED),
