@@ -120,6 +120,11 @@ _UNIT = re.compile(
     rf"|(?P<number>.*[0-9}}])(?:(?: [a-z]{{3,}})+| ?(?:[cmk]m|kg|ft)){_POWER}"
 )
 
+_SCALES = {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALED = re.compile(
+    rf"([+-]?[0-9][0-9,]{{0,30}}(?:\.[0-9]{{1,30}})?)(?:\\?[ ,;:~!])*(?:{_TEXT})? ?({'|'.join(_SCALES)})s? ?\}}?"
+)
+
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
 _IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
@@ -151,7 +156,7 @@ def boxed(text: str, answer: str) -> bool:
     expected, content = _expected(answer), last_boxed(text)
     if content is None:
         return False
-    found = _clean(content)
+    found = clean(content)
     if found.endswith("%") != expected.endswith("%") and _same(found.rstrip("%\\ "), expected.rstrip("%\\ ")):
         return True
     return _same(found, expected)
@@ -160,7 +165,7 @@ def boxed(text: str, answer: str) -> bool:
 def _expected(answer: str) -> str:
     box = last_boxed(answer)
     given = (answer if box is None else box).strip()
-    text = _clean(given)
+    text = clean(given)
     words = _PLAIN_WORD.findall(text)
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
     too_long = len(text) > _MAX_LENGTH and not _NUMBER.fullmatch(text)
@@ -172,7 +177,8 @@ def _expected(answer: str) -> str:
     return text
 
 
-def _clean(answer: str) -> str:
+def clean(answer: str) -> str:
+    """An answer without its unit, spaces at its ends and what LaTeX wraps it in, as checker boxed compares it."""
     for spelling, ours in _SPELLINGS.items():
         answer = answer.replace(spelling, ours)
     text = " ".join(answer.split()).rstrip(". ")
@@ -183,6 +189,9 @@ def _clean(answer: str) -> str:
     if number := _EXPONENT.fullmatch(text):
         return rf"{number[1]} \times 10^{{{number[2]}}}"
     text = _THOUSANDS.sub("", text)
+    if scaled := _SCALED.fullmatch(text):
+        value = Fraction(scaled[1].replace(",", "")) * _SCALES[scaled[2]]
+        return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
     unit = _UNIT.fullmatch(text)
     return (unit["value"] or unit["number"]) if unit else text
 

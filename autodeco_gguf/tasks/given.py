@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from autodeco_gguf.tasks.checkers import FINDERS
+from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.tasks.checkers import FINDERS, clean
 from autodeco_gguf.tasks.members import first_member
-from autodeco_gguf.tasks.numbers import Number
+from autodeco_gguf.tasks.numbers import Number, expected_number
 
 ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
@@ -42,6 +43,17 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
     if correct:
         return answer
     found = FINDERS[checker](text)
+    if checker == "boxed" and found is not None:
+        found = _compared(str(found))
     if isinstance(found, Number):
         return f"{found.value}{'%' * found.percent}"
     return "" if found is None else " ".join(str(found).split())
+
+
+def _compared(content: str) -> Number | str:
+    """What of a box is compared, so that wrong answers vote together as right ones do, however they are written."""
+    text = clean(content)
+    try:
+        return expected_number(text)
+    except InvalidInput:
+        return text.replace(" ", "")

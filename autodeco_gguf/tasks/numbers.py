@@ -48,7 +48,7 @@ _BEFORE = re.compile(r"(?:[\W_]|\b(?:about|approximately|exactly|just|only|equal
 _HEADING = re.compile(r"[.):][*\s]*[^\W\d]")
 """What follows the number of a heading: "#### 2. Add them", "#### 2) Add them"."""
 
-_SEVERAL = re.compile(r"\s*(?:-|\b(?:to|or)\b)\s*[$€£]?\d")
+_SEVERAL = re.compile(r"[^\S\n]*(?:-|\b(?:to|or)\b)[^\S\n]*[$€£]?\d")
 """What follows the first of two numbers, so that neither is the answer: "5 or 6"."""
 
 _ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
@@ -57,7 +57,9 @@ _ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
 _LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*"}
 _SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/"}
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
-_FRACTION = re.compile(r"(\d?)\\[cdt]?frac(?:\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)(\d))")
+_PART = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_FRACTION = re.compile(rf"(\d?)\\[cdt]?frac(?:\s*\{{\s*([+-]?{_PART})\s*\}}\s*\{{\s*({_PART})\s*\}}|(\d)(\d))")
+_SPACED = re.compile(r"(?<=\d) / (?=\d)")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
 _POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\[()\[\]]")
@@ -83,6 +85,9 @@ _EQUATION = re.compile(
     r"[\d\s.,+*/x()$€£%^-]*="
     rf"|{_UNIT}(?:[+*/x^-][ \t($€£]{{0,4}}\d[\d.,]*{_UNIT}){{1,10}}="
 )
+
+_APART = re.compile(r"\s*\.\s|[^\S\n]*\n|\s*\(")
+"""What comes then belongs to the number no more: a sentence, a line, something in brackets."""
 
 _PLAIN = re.compile(r"\d+|\d*\.\d+")
 _COMMAS = re.compile(r"[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}(?:\.\d+)?")
@@ -113,7 +118,7 @@ def number(text: str, answer: str) -> bool:
 def expected_number(answer: str) -> Number:
     """The number that an expected answer is, or has in its last box; InvalidInput for another."""
     box = last_boxed(answer)
-    text = _plain(answer if box is None else box).strip(" $.*")
+    text = _plain(answer if box is None else box).strip(" $*").rstrip(" $.*")  # a point before it is a part of it
     match = _NUMBER.fullmatch(text)
     value = _value(match) if match else None
     if value is None:
@@ -132,7 +137,8 @@ def given_number(text: str) -> Number | None:
         match = _NUMBER.search(behind)
         if match is None or not _BEFORE.fullmatch(behind, 0, match.start()):
             continue
-        if mark[0] != "####" or not _HEADING.match(behind, match.end()):
+        is_list = match[0] == "1" and "\n" in mark[0] + behind[: match.start()]  # "Answer:", and on new lines how
+        if not ((mark[0] == "####" or is_list) and _HEADING.match(behind, match.end())):
             return _stated(behind, match)
     if begin >= 0:
         return _boxed(_plain(text[begin:end]))
@@ -149,6 +155,8 @@ def _boxed(content: str) -> Number | None:
 
 def _stated(text: str, match: re.Match[str]) -> Number | None:
     """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7", "3 eggs + 4 eggs = 7 eggs"."""
+    if _APART.match(text, match.end()):
+        return _value(match)
     while equation := _EQUATION.match(text, match.end()):
         following = _NUMBER.search(text, equation.end())
         if following is None or not _BEFORE.fullmatch(text, equation.end(), following.start()):
@@ -162,7 +170,8 @@ def _plain(text: str) -> str:
     for spelling, ours in _LATEX.items():
         text = text.replace(spelling, ours)
     text = _SPACES.sub(" ", text).translate(_SIGNS)
-    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip(), text)
+    text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip().replace(",", ""), text)
+    text = _SPACED.sub("/", text)
     text = _VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".lstrip().replace("\u2044", "/"), text)
     text = _COMMAND.sub(" ", _POWER.sub(r"^\1", text))
     return _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[1]), text)

@@ -102,16 +102,19 @@ class Encoder:
             counts.empty += 1
             return []
         examples = [self._example(record)]
-        pairs = self._commands.draw(index, str(record)) if self._commands and "text" not in record else []
+        asks = "messages" in record or "prompt" in record  # a text beside them, as Alpaca's, is not read
+        pairs = self._commands.draw(index, str(record)) if self._commands and asks else []
         examples += [self._example(self._command(record, command)) for pair in pairs for command in pair]
         sequences = [self._tokens(example) for example in examples]
-        if max(map(len, sequences)) > self._max_tokens:
+        if len(sequences[0]) > self._max_tokens:
             if self._too_long == "leave-out":
                 counts.too_long += 1
                 return []
             counts.cut += 1
-            counts.cut_tokens += max(0, len(sequences[0]) - self._max_tokens)
+            counts.cut_tokens += len(sequences[0]) - self._max_tokens
             sequences = [s[: self._max_tokens] for s in sequences]
+        elif max(map(len, sequences)) > self._max_tokens:
+            sequences = sequences[:1]  # a command makes it too long
         predicted = [int((s < 0).sum()) for s in sequences]
         if len(set(predicted)) > 1 or any(np.array_equal(s, sequences[0]) for s in sequences[1:]):
             sequences = sequences[:1]  # cut differently, so no longer the same answer; or no user to command
@@ -172,7 +175,12 @@ class Encoder:
                     f"messages: turn {i + 1} has tool calls, which the model's chat template does not show"
                 )
             spans.append((len(before), len(after)))
-        return Example(whole, tuple(spans), add_bos=False)
+        cut = record.get("finish_reason") == "length" and conversation.learnt[-1]
+        if cut and (said := turns[-1]["content"].strip()):
+            begin, end = spans.pop()
+            whole = whole[: whole.rindex(said, begin, end) + len(said)]
+            spans.append((begin, len(whole)))
+        return Example(whole, tuple(spans), add_bos=False, cut=cut)
 
     # ---- tokens ----
 

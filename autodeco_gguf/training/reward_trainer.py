@@ -115,7 +115,9 @@ class RewardTrainer:
             BadFile: a state of another training, or a damaged one.
         """
         self._engine, self._tasks, self._reward, self._settings = engine, tasks, reward, settings
-        parts = held_out(len(items), settings.validation, MAX_VALIDATION, settings.seed)
+        first: dict[tuple[int, ...], int] = {}
+        same = np.array([first.setdefault(tuple(item.tokens), i) for i, item in enumerate(items)], np.uint32)
+        parts = held_out(len(items), settings.validation, MAX_VALIDATION, settings.seed, same)
         self.validation, self.training = ([items[i] for i in part] for part in parts)
         self.rounds = settings.rounds
         size = engine.context.hidden_size

@@ -11,10 +11,15 @@ from autodeco_gguf.tasks.given import given, gives
     ("checker", "text", "answer", "correct", "expected"),
     [
         ("boxed", r"It is \boxed{ 7 }.", "8", False, "7"),
-        ("boxed", r"\boxed{x  + 1} and \boxed{x +  2}", "3", False, "x + 2"),
+        ("boxed", r"\boxed{x  + 1} and \boxed{x +  2}", "3", False, "x+2"),
+        *(
+            ("boxed", rf"\boxed{{{x}}}", "3", False, "1/2")
+            for x in (r"\frac{1}{2}", "0.5", "1/2", r"\dfrac{1}{2}", ".5")
+        ),
+        *(("boxed", rf"\boxed{{{x}}}", "7", False, "5") for x in ("5", "$5$", r"5\text{ cm}", "5.", "5.0")),
         ("boxed", "It is 7.", "8", False, ""),
         ("boxed", r"\boxed{0.50}", "1/2", True, "1/2"),  # the right one, however it is written
-        ("boxed", r"\boxed{0.50}", "1/2", None, "0.50"),
+        ("boxed", r"\boxed{0.50}", "1/2", None, "1/2"),
         ("choice", "The answer is (b).", "C", False, "B"),
         ("choice", "B is wrong.", "C", False, ""),
         ("number", "It takes 1,200 hours.", "7", False, "1200"),

@@ -11,6 +11,26 @@ from autodeco_gguf.tasks.checkers import get_checker, has_form, read_answer
 from autodeco_gguf.tasks.numbers import expected_number, given_number, number
 
 RIGHT = [
+    # a point before the digits, fractions
+    ("The answer is .5.", ".5"),
+    ("It costs $0.50.", "$.50"),
+    ("The answer is 0.75.", r"\boxed{.75}"),
+    (r"The answer is $\frac{-1}{2}$.", "-1/2"),
+    (r"It is $\frac{-1}{2}$", r"\frac{-1}{2}"),
+    (r"The answer is \frac{1,000}{4}", "250"),
+    (r"\boxed{\frac{1.5}{2}}", "0.75"),
+    ("The answer is 1 / 2", "0.5"),
+    ("3 / 4 cup of flour", "0.75"),
+    # what follows an answer and is none of it
+    ("**Answer:**\n\n1. Add 3 and 4 to get 7.\n2. Double it: 14.", "14"),
+    ("Answer:\n1) Add 3 and 4.\n2) So 14 in all.", "14"),
+    ("Answer:\n18. He has 3 left.", "18"),
+    ("#### 18\n\n16 - 7 = 9", "18"),
+    ("The answer is 18. 2+2=4", "18"),
+    ("The answer is 18 (16 - 7 = 9, times 2).", "18"),
+    ("The answer is -18.\n\n-5 + 3 = -2", "-18"),
+    ("#### 18\n- 5 eggs", "18"),
+    ("The answer is 9 * 2\n= 18", "18"),
     # money, commas, full stops, units, bold
     ("the total cost of Rory's delivery order is $29.00.", "29"),
     ("2125", "2,125"),
@@ -134,6 +154,9 @@ RIGHT = [
 ]
 
 WRONG = [
+    ("The answer is 5.", ".5"),
+    (r"The answer is $\frac{-1}{2}$.", "-1"),
+    ("The answer is 5-10", "5"),
     ("10", "-10"),
     ("-10", "10"),
     ("29.5", "29"),

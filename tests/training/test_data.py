@@ -108,6 +108,16 @@ def test_nothing_ends_an_answer_that_was_cut(plain: Context) -> None:
     assert one(plain, {**record, "finish_reason": "stop"}) == [*HELLO[:5], *c(*HELLO[5:], END)]
 
 
+def test_nothing_ends_a_conversation_that_was_cut(chat: Context) -> None:
+    """But its earlier answers end."""
+    record = turns(("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("assistant", "Three"))
+    whole, cut = (encode(chat, {**record, **more})[0] for more in ({}, {"finish_reason": "length"}))
+    assert said(chat, whole) == ["Two.<|im_end|>", "Three<|im_end|>"]
+    assert said(chat, cut) == ["Two.<|im_end|>", "Three"]
+    as_lists = {"prompt": record["messages"][:3], "completion": record["messages"][3:], "finish_reason": "length"}
+    assert encode(chat, as_lists)[0].tolist()[-2:] == cut.tolist()[-2:]
+
+
 @pytest.mark.parametrize("prompt", ["Hello", "<|endoftext|>Hello"])
 def test_bos_stands_once(prompt: str, bos: Context) -> None:
     tokens = [0, *HELLO[:5], *c(*HELLO[5:], END)]
@@ -228,6 +238,22 @@ def test_commands_go_to_the_first_user_of_a_conversation(chat: Context) -> None:
     assert record == turns(
         ("system", "s"), ("user", "One?"), ("assistant", "Two."), ("user", "And?"), ("assistant", "Three.")
     )
+
+
+def test_a_text_beside_a_prompt_is_not_read(plain: Context) -> None:
+    """Alpaca's records have both."""
+    record = {"prompt": "Hello?", "completion": "World", "text": "Hello? World"}
+    assert len(encode(plain, record, commands=COMMANDS)) == 3
+
+
+@pytest.mark.parametrize("too_long", ["cut", "leave-out"])
+def test_what_only_a_command_makes_too_long(plain: Context, too_long: Any) -> None:
+    counts = Counts()
+    record = {"prompt": "Hello?", "completion": "World"}
+    n = len(encode(plain, record)[0])
+    (found,) = Encoder(plain, n + 1, COMMANDS, too_long=too_long).encode(record, 0, counts)
+    assert found.tolist() == one(plain, record)
+    assert (counts.examples, counts.cut, counts.too_long) == (1, 0, 0)
 
 
 def test_several_commands_of_each_kind(plain: Context) -> None:
