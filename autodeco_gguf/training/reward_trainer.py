@@ -150,7 +150,7 @@ class RewardTrainer:
 
     def run(self, on_round: Callable[[Round], None] = lambda _: None, drawn: Drawn = _silent) -> None:
         """Train to the end; the heads of the best validation stay."""
-        every = max(1, self.rounds // self._settings.evaluations)
+        every = -(-self.rounds // self._settings.evaluations)  # no more of them than that
         self._state.open_log()
         if not self.resumed:
             self._finish(self._validated(Round(0, self.rounds), drawn), on_round)

@@ -112,7 +112,7 @@ class Trainer:
     def run(self, on_step: Callable[[Step], None] = lambda _: None) -> None:
         """Train to the end; the best heads by validation loss stay."""
         saved = time.monotonic()
-        every = max(1, self.steps // self._settings.evaluations)
+        every = -(-self.steps // self._settings.evaluations)  # no more of them than that
         self._state.open_log()
         if self.given and self._at.step == 0:
             self._validate()

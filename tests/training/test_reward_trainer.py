@@ -106,6 +106,15 @@ def test_validation_problems_are_never_trained_on(undisturbed: Kit) -> None:
     assert [item.key for item in trainer.items_of(3)] != seen[:2] or [i.key for i in trainer.items_of(4)] != seen[2:4]
 
 
+def test_equal_problems_are_on_one_side(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = tuple(Problem(f"Hello {i // 2}", "1", i + 1, "p.jsonl") for i in range(12))
+    monkeypatch.setitem(globals(), "PROBLEMS", twice)
+    trainer = Kit(engine, tmp_path, validation=0.5).trainer
+    held, trained = ({tuple(item.tokens) for item in part} for part in (trainer.validation, trainer.training))
+    assert (len(held), len(trained)) == (3, 3)
+    assert not held & trained
+
+
 class Killed(Exception):
     pass
 
