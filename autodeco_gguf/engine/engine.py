@@ -108,16 +108,18 @@ class Engine:
         except InvalidInput:
             self.context.close()
             raise
-        if self.batching.batch_invariant and self.context.is_stateful:
-            warnings.warn(
-                "batch_invariant: not with this model, whose state cannot go back", RuntimeWarning, stacklevel=2
-            )
+        self._check_batching()
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
         self._turn = Turn(str(model.path), end, self.context.close)
         self.context.using = self._turn.use
         self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
+
+    def _check_batching(self) -> None:
+        if self.batching.batch_invariant and self.context.is_stateful:
+            text = "batch_invariant: not with this model, whose state cannot go back"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     @property
     def heads(self) -> frozenset[str]:
