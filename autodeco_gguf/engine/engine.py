@@ -108,7 +108,7 @@ class Engine:
         except InvalidInput:
             self.context.close()
             raise
-        self._check_batching()
+        self._check_invariance()
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
@@ -116,8 +116,10 @@ class Engine:
         self.context.using = self._turn.use
         self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
 
-    def _check_batching(self) -> None:
+    def _check_invariance(self) -> None:
+        """Do without it, and say so, where a token that only keeps its place would stay in the state."""
         if self.batching.batch_invariant and self.context.is_stateful:
+            self.batching = replace(self.batching, batch_invariant=False)
             text = "batch_invariant: not with this model, whose state cannot go back"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
 

@@ -65,9 +65,8 @@ class Scheduler:
         """Share the first ``n_parallel`` sequences of a context."""
         self.waiting: deque[Generation] = deque()
         self._context, self._predictor, self._n_parallel, self._batching = context, predictor, n_parallel, batching
-        # not where a token that only keeps its place would stay
-        self._same_bits = batching.batch_invariant and not context.is_stateful
-        self._least = 2 if self._same_bits else 1
+        self._least = 2 if batching.batch_invariant else 1
+        self._same_bits = batching.batch_invariant
         self._host_way: bool | None = None  # see _find_way
         self._users: list[Generation | None] = []
         self._held: list[tuple[int, ...]] = [()] * n_parallel  # tokens of those not in use

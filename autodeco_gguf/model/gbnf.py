@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -167,6 +168,15 @@ class _Rules:
     def check(self) -> None:
         for name in self._rules:
             self._rule(name)
+        for alternatives in self._rules.values():
+            self._check(alternatives)
+
+    def _check(self, alternatives: list[list[_Item]]) -> None:
+        """See to all that stands in a rule or a group, not only to what it begins with."""
+        for item in itertools.chain.from_iterable(alternatives):
+            self._item(item)
+            if item.group is not None:
+                self._check(item.group)
 
     def _rule(self, name: str) -> Ways:
         if name not in self._known:
@@ -237,7 +247,7 @@ _NOTHING = _Row(empty=True)
 
 
 class _Rows:
-    """The items in a row that may be empty, of each rule; none may lead back to itself by what it begins with."""
+    """The items in a row that may be empty, of each rule."""
 
     def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
         """Raise InvalidInput for a name that no rule has."""
@@ -268,9 +278,10 @@ class _Rows:
         return functools.reduce(_Row.then, map(self._item, items), _NOTHING)
 
     def _item(self, item: _Item) -> _Row:
-        row = (
-            self._rule(item.name) if item.name is not None else _Row() if item.group is None else self._any(item.group)
-        )
+        if item.name is not None:
+            row = self._rule(item.name)
+        else:
+            row = _Row() if item.group is None else self._any(item.group)
         for least, most in item.times:
             row = row.repeated(least, most)
         return row

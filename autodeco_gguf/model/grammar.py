@@ -168,8 +168,7 @@ def _check_keywords(schema: Any) -> None:
 def _check_numbers(schema: Any) -> None:
     """Raise InvalidInput for numbers that llguidance rounds, or ends the process for."""
     values = [("", schema)]
-    while values:
-        key, value = values.pop()
+    for key, value in values:  # which grows meanwhile
         if isinstance(value, dict):
             values += [(key if key in ("const", "enum") else name, part) for name, part in value.items()]
         elif isinstance(value, list):
@@ -262,8 +261,7 @@ def _of_format(response_format: Any) -> SchemaGrammar | None:
     inner = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
     if kind == "json_schema" and isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
         return SchemaGrammar(inner["schema"])
-    expected = FORMATS
-    raise InvalidInput.of("response_format", repr(response_format), expected)
+    raise InvalidInput.of("response_format", repr(response_format), FORMATS)
 
 
 def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:

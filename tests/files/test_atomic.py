@@ -239,6 +239,10 @@ def test_a_directory_that_was_made_goes_again_on_an_error(there: bool, tmp_path:
     with pytest.raises(FileNotFoundError), new_directory(path):
         (path / "nowhere" / "x").touch()
     assert [p.name for p in tmp_path.rglob("*")] == ["in"] * there
+    path.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError), new_directory(path):
+        (path / "nowhere" / "x").touch()
+    assert path.is_dir()
 
 
 def test_a_directory_with_something_in_it_stays_on_an_error(tmp_path: Path) -> None:

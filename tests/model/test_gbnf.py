@@ -85,6 +85,10 @@ BAD = {
     "ranges in ranges": ('root ::= ((("a"{0,70}){0,70}){0,70}){0,70}', "more than 4096 ways to begin"),
     "ranges in rules": (f"root ::= a{{0,90}}\n{NESTED}", "more than 4096 ways to begin"),
     "not at the beginning": (f'root ::= "x" (a{{0,90}} "y")\n{NESTED}', "more than 4096 ways to begin"),
+    "alternatives, not at the beginning": (
+        'root ::= "x" (' + " | ".join(f'"{i}"' for i in range(5000)) + ")",
+        "more than 4096 ways to begin",
+    ),
     "doubling": (f"root ::= r0\n{DOUBLING}", "more than 4096 ways to begin"),
     "optional ones in groups": ("root ::= (([a-z ]?){50}){20}", "more than 100 items in a row that may be empty"),
     "optional ones, repeated twice": ("root ::= ([a-z ]?){60}{2}", "more than 100 items in a row that may be empty"),

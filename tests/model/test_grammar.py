@@ -118,7 +118,7 @@ REFUSED: list[tuple[Any, str]] = [
     ('{"items":' * 20_000 + "{}" + "}" * 20_000, "recursion limit exceeded"),
     ({"enum": ["x" * 300_000]}, "of 3000.. characters, expected at most 262144"),
     ({"const": [{"a": 2**53 + 1}]}, "const has a whole number beyond 2\\^53, which would be rounded"),
-    ({"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1}, "(min|max)imum has a whole number beyond"),
+    ({"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1}, "minimum has a whole number beyond"),
     ({"const": 2**63}, "const has a whole number beyond"),
     ({"type": "integer", "enum": [1, -(10**19)]}, "enum has a whole number beyond"),  # it would end the process
     ({"type": "integer", "const": -(2**63) + 1}, "const has a whole number beyond"),
