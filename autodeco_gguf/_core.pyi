@@ -183,8 +183,8 @@ def decode(ctx: int, tokens: _Ints, positions: _Ints, sequences: _Ints, n_output
 def likelihoods(ctx: int, idx: int, tokens: Sequence[int], top: int) -> list[tuple[float, _Alternatives]]:
     """Of tokens after outputs idx, idx + 1, ... of the last decode; the alternatives' probability is NaN."""
 
-def goes_on(ctx: int, n: int) -> bool:
-    """Whether a context of one sequence has what a token after the first ``n`` looks back at; it forgets what follows.
+def goes_on(ctx: int, n: int, seq: int = 0) -> bool:
+    """Whether a sequence has what a token after its first ``n`` looks back at; it forgets what follows.
 
     A recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
     """

@@ -192,7 +192,8 @@ static void bind_context(py::module_ & m) {
             return context_decode(context(ctx), ids, at, of, n_outputs, /*.whole_rows =*/ true);
         });
     }, "ctx"_a, "tokens"_a, "positions"_a, "sequences"_a, "n_outputs"_a);
-    m.def("goes_on", [](uintptr_t ctx, int32_t n) { return context_goes_on(context(ctx), n); }, "ctx"_a, "n"_a);
+    m.def("goes_on", [](uintptr_t ctx, int32_t n, int32_t seq) { return context_goes_on(context(ctx), n, seq); },
+          "ctx"_a, "n"_a, "seq"_a = 0);
     m.def("decode_next", [](uintptr_t ctx, int32_t token, int32_t n) { return context_decode_next(context(ctx), token, n); },
           "ctx"_a, "token"_a, "n"_a, py::call_guard<release>());
     m.def("logits", [](uintptr_t ctx, int32_t idx) {

@@ -49,23 +49,23 @@ static bool has_ropes_of_images(const llama_context * ctx) {
     return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE || type == LLAMA_ROPE_TYPE_VISION;
 }
 
-bool context_goes_on(llama_context * ctx, llama_pos n) {
+bool context_goes_on(llama_context * ctx, llama_pos n, llama_seq_id seq) {
     llama_memory_t memory = llama_get_memory(ctx);
     if (!memory) {
         return true; // a model that holds nothing between decodes
     }
-    if (!llama_memory_seq_rm(memory, 0, n, -1)) {
+    if (!llama_memory_seq_rm(memory, seq, n, -1)) {
         return false;
     }
-    if (llama_memory_seq_pos_max(memory, 0) < n - 1 && !has_ropes_of_images(ctx)) {
+    if (llama_memory_seq_pos_max(memory, seq) < n - 1 && !has_ropes_of_images(ctx)) {
         return false; // an interrupt came while some were taken out
     }
-    const llama_pos window = llama_model_n_swa(llama_get_model(ctx)), first = llama_memory_seq_pos_min(memory, 0);
+    const llama_pos window = llama_model_n_swa(llama_get_model(ctx)), first = llama_memory_seq_pos_min(memory, seq);
     return window == 0 || n == 0 || (first >= 0 && first <= std::max(0, n + 1 - window));
 }
 
 bool context_decode_next(llama_context * ctx, llama_token token, llama_pos n) {
-    if (!context_goes_on(ctx, n)) {
+    if (!context_goes_on(ctx, n, 0)) {
         return false;
     }
     int32_t      n_seq_id = 1; // not by context_decode: for every token its lists would be allocated, with a cold cache

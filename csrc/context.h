@@ -20,9 +20,9 @@ const float * context_logits(llama_context * ctx, int32_t idx);
 int context_decode(llama_context * ctx, std::vector<llama_token> tokens, std::vector<llama_pos> positions,
                    std::vector<llama_seq_id> sequences, size_t n_outputs, bool whole_rows);
 
-// Whether a context of one sequence has what a token after the first n looks back at; it forgets what it held after these. A
+// Whether a sequence has what a token after its first n looks back at; it forgets what it held after these. A
 // recurrent model cannot go back; the cache of a sliding window has lost what the window has left.
-bool context_goes_on(llama_context * ctx, llama_pos n);
+bool context_goes_on(llama_context * ctx, llama_pos n, llama_seq_id seq);
 
 // Decodes a token as the one after the first n, whose output is drawn from next. False, with nothing done, where it does not go
 // on from there. Throws where llama.cpp fails.

@@ -295,10 +295,7 @@ class Context:
 
         A recurrent model cannot; one whose attention has a window may have let go of what is in it there.
         """
-        found = bool(lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, -1))
-        window = lib.llama_model_n_swa(self._model.model) if found and begin else 0
-        first = lib.llama_memory_seq_pos_min(self._ctx.memory, seq) if window else 0
-        return found and 0 <= first <= max(0, begin + 1 - window)
+        return core.goes_on(self.address, begin, seq)
 
     def copy(self, source: int, target: int) -> None:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
