@@ -30,6 +30,10 @@ if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
 _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}"}
 """All that a schema says is enforced; the space between tokens of JSON is that of llama.cpp, which has an end."""
 
+_MAX_ROW, _MAX_STEP = 20_000, 400_000
+"""Items of llguidance's parser, some eight times its own limits: with those an object may have 500 properties that may
+be left out, with these 5,000, and a token takes up to 0.1 s."""
+
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
 
@@ -44,6 +48,7 @@ _stack_size = threading.Lock()
 
 _REASONS = {
     "NoExtensionBias": "it refers to itself without end",
+    "Too many items": "it has too many alternatives at a time",
     "Current row has": "it has too many properties that may be left out, or too many alternatives",
 }
 """What llguidance says of a schema, and what that means."""
@@ -350,7 +355,7 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
     if isinstance(grammar, SchemaGrammar):
         from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(verbose_errors=False)
+        limits = LLParserLimits(max_items_in_row=_MAX_ROW, step_max_items=_MAX_STEP, verbose_errors=False)
         matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=limits))
         matcher.compute_bitmask()
         if matcher.is_error():

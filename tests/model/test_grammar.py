@@ -178,6 +178,12 @@ def test_a_schema_that_nothing_follows(llm: Llama) -> None:
         llm("hi", grammar=SchemaGrammar({"$ref": "#"}), **ZERO)
 
 
+def test_an_object_of_many_properties(llm: Llama) -> None:
+    names = {f"k{i}": {"type": "integer"} for i in range(1500)}
+    schema = {"type": "object", "properties": names, "required": ["k1499"], "additionalProperties": False}
+    assert llm("hi", grammar=SchemaGrammar(schema), **ZERO)["choices"][0]["text"].lstrip().startswith("{")
+
+
 @pytest.mark.parametrize(
     "kwargs", [{}, {"temperature": 0.0}, {"mirostat_mode": 2}, {"logit_bias": {"5": 3.0}}], ids=str
 )
