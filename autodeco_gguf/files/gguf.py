@@ -37,6 +37,10 @@ class TensorInfo:
         return self.name, self.type, self.shape
 
 
+_NOT_OF_THE_MODEL = ["general.", "split.", "autodeco.", "tokenizer.chat_template"]
+"""Beginnings of keys that do not decide what it computes of tokens."""
+
+
 class GgufFile:
     """A GGUF header, at the beginning of a file or inside one, with the tensors it lists."""
 
@@ -117,11 +121,18 @@ class GgufFile:
         return self.header.array_length(key)
 
     def fingerprint(self) -> str:
-        """Tells one model from another, without reading all of it: its tensors' types, shapes and first 4 KiB each."""
-        digest = hashlib.sha256()
+        """Tells one model from another, without reading all of it.
+
+        Of its metadata but for names, the chat template and heads; its tensors' types and shapes; and of each the first,
+        the middle and the last 4 KiB.
+        """
+        digest = hashlib.sha256(self.architecture.encode("utf-8", "surrogatepass"))
+        digest.update(self.header.build(_NOT_OF_THE_MODEL, [], []))
         for tensor in self.tensors:
             digest.update(repr(tensor.spec).encode("utf-8", "surrogatepass"))
-            digest.update(self.read_range(tensor.offset, min(tensor.nbytes, 4096)))
+            size = min(tensor.nbytes, 4096)
+            for place in (0, (tensor.nbytes - size) // 2, tensor.nbytes - size):
+                digest.update(self.read_range(tensor.offset + place, size))
         return digest.hexdigest()
 
     def read(self, tensor: TensorInfo) -> bytes:

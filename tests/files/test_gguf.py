@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import Kind, rewrite
@@ -46,12 +47,31 @@ def test_a_header_that_would_begin_behind_the_end(beyond: int, qwen2: Case) -> N
         GgufFile(qwen2.base, start)
 
 
-def test_a_fingerprint_is_of_the_tensors(qwen2: Case, tmp_path: Path) -> None:
-    name = {"general.name": ("Other", Kind.STRING)}
-    same = rewrite(qwen2.base, tmp_path / "same.gguf", metadata=name)
-    other = rewrite(qwen2.base, tmp_path / "other.gguf", edit=lambda tensors: tensors[1:])
-    prints = [GgufFile(path).fingerprint() for path in (qwen2.base, same, other)]
-    assert prints[0] == prints[1] != prints[2]
+def test_a_fingerprint_is_of_what_decides(qwen2: Case, merged: Path, tmp_path: Path) -> None:
+    def written(name: str, **kwargs: Any) -> GgufFile:
+        return GgufFile(rewrite(qwen2.base, tmp_path / f"{name}.gguf", **kwargs))
+
+    def damaged(place: float) -> GgufFile:
+        """A byte of the largest tensor is another."""
+        path = tmp_path / f"{place}.gguf"
+        content = bytearray(qwen2.base.read_bytes())
+        largest = max(GgufFile(qwen2.base).tensors, key=lambda tensor: tensor.nbytes)
+        content[largest.offset + int(place * (largest.nbytes - 1))] ^= 1
+        path.write_bytes(content)
+        return GgufFile(path)
+
+    names = {"general.name": ("Other", Kind.STRING), "tokenizer.chat_template": ("x", Kind.STRING)}
+    ours = GgufFile(qwen2.base)
+    same = [written("same", metadata=names), ModelFile.open(merged).base()]
+    others = [
+        written("rope", metadata={"qwen2.rope.freq_base": (10.0, Kind.FLOAT32)}),
+        written("eos", metadata={"tokenizer.ggml.eos_token_id": (7, Kind.UINT32)}),
+        written("epsilon", metadata={"qwen2.attention.layer_norm_rms_epsilon": (1.0001e-6, Kind.FLOAT32)}),
+        written("one less", edit=lambda tensors: tensors[1:]),
+        *map(damaged, (0.0, 0.5, 1.0)),
+    ]
+    assert {file.fingerprint() for file in same} == {ours.fingerprint()}
+    assert len({file.fingerprint() for file in (ours, *others)}) == 8
 
 
 def test_a_file_that_shrinks_while_it_is_read(qwen2: Case, tmp_path: Path) -> None:
