@@ -23,7 +23,7 @@ from autodeco_gguf.files.atomic import check_output, write_bytes
 from autodeco_gguf.files.reading import read_json
 
 if TYPE_CHECKING:
-    from autodeco_gguf.engine.conversation import Conversation, Message
+    from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.engine.request import Request
 
@@ -74,16 +74,6 @@ class Session:
     def heads_line(self) -> str:
         """What decides now."""
         return settings.heads_line(self.engine.heads, self.request, self.recommended)
-
-    @property
-    def messages(self) -> list[Message]:
-        """What was said, also where a model is given each message alone."""
-        said = self.conversation.messages
-        if not self.conversation.remembers:
-            answers = [told.answer for told in self.told]
-            turns = [(a.messages[-1], {"role": "assistant", "content": a.text}) for a in answers]
-            said = [*said, *(message for turn in turns for message in turn)]
-        return said
 
     def last(self) -> Told:
         """The last answer; InvalidInput before there is one."""
@@ -230,7 +220,7 @@ def _show(session: Session, _: str) -> None:
         ("model", str(engine.context.file.path)),
         ("heads", session.heads_line),
         ("context", f"{conversation.n_tokens} of {engine.n_ctx} tokens, when full: {conversation.overflow}"),
-        ("messages", str(len(conversation.messages) - (conversation.system is not None))),
+        ("messages", str(len(conversation.said) - (conversation.system is not None))),
         ("system", conversation.system or "none"),
         *settings.table(session.request, engine.heads, session.recommended),
         ("seed", f"{conversation.seed + conversation.n_answers} for the next answer"),
@@ -240,11 +230,12 @@ def _show(session: Session, _: str) -> None:
 
 
 def _regen(session: Session, _: str) -> None:
-    kept = session.conversation.messages
+    conversation = session.conversation
+    kept = conversation.messages, conversation.gone
     try:
-        session.answer(session.conversation.reopen())
+        session.answer(conversation.reopen())
     except AutoDecoError:
-        session.conversation.messages = kept
+        conversation.messages, conversation.gone = kept
         raise
 
 
@@ -265,12 +256,13 @@ def _may_write(session: Session, path: Path) -> bool:
 def _write(session: Session, name: str, lines: Iterable[str]) -> None:
     path = typed_path(name)
     if _may_write(session, path):
-        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+        content = "".join(f"{line}\n" for line in lines)
+        write_bytes(path, content.encode("utf-8", "backslashreplace"))  # of a path's bytes; JSON has the same escapes
         _say(f"{path}: written")
 
 
 def _save(session: Session, name: str) -> None:
-    talk = {"model": str(session.engine.context.file.path), "messages": session.messages}
+    talk = {"model": str(session.engine.context.file.path), "messages": session.conversation.said}
     _write(session, name, [json.dumps(talk, ensure_ascii=False, indent=1)])
 
 
@@ -280,12 +272,14 @@ def _load(session: Session, name: str) -> None:
     messages = talk.get("messages") if isinstance(talk, dict) else talk
     if not isinstance(messages, list):
         raise InvalidInput(f'{path}: no list of "messages", as /save writes it', key="messages")
+    system = session.conversation.system
     try:
         session.conversation.resume(messages)
     except InvalidInput as e:
         raise e.within(path) from e
     session.told.clear()
-    _say(f"{path}: {len(messages)} message{'' if len(messages) == 1 else 's'}")
+    lost = ", without a system message" if system and not session.conversation.system else ""
+    _say(f"{path}: {len(messages)} message{'' if len(messages) == 1 else 's'}{lost}")
 
 
 def _trace(session: Session, name: str) -> None:

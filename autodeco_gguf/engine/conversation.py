@@ -73,7 +73,8 @@ class Conversation:
 
     Attributes:
         chat: the template they are written with; None: the model completes the last message as it stands.
-        messages: what was said; an answer is part of it once it is kept.
+        messages: what the model is given; an answer is part of it once it is kept.
+        gone: what was said before and it is not given any more.
         remembers: whether a message follows what was said before; if not, each one begins anew.
         overflow: what to do where the context does not hold all: "forget" the oldest messages, "shift" as
             well in the midst of an answer, or "stop".
@@ -120,7 +121,7 @@ class Conversation:
             raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
         self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages, self.remembers, self.overflow = self._beginning, remembers, overflow
-        self._asked: str | None = None  # the last message that has an answer
+        self.gone: list[Message] = []
         self.reseed(seed)
 
     def reseed(self, seed: int | None) -> None:
@@ -144,6 +145,12 @@ class Conversation:
         self._beginning = [] if text is None else [{"role": "system", "content": text}]
         self.messages = [*self._beginning, *said]
 
+    @property
+    def said(self) -> list[Message]:
+        """All that was said, the system message of now first."""
+        n = len(self._beginning)
+        return [*self._beginning, *self.gone, *self.messages[n:]]
+
     def resume(self, messages: Sequence[Message]) -> None:
         """Go on from other messages, a system message first where they have one, in the place of what was said.
 
@@ -166,7 +173,7 @@ class Conversation:
         if begins and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and there is none", key="system")
         self._beginning, self.messages = begins, kept if self.remembers else begins
-        self._asked = next((message["content"] for message in reversed(kept) if message["role"] == "user"), None)
+        self.gone = [] if self.remembers else kept[len(begins) :]
 
     @property
     def n_tokens(self) -> int:
@@ -226,9 +233,13 @@ class Conversation:
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come."""
-        self._asked = answer.messages[-1]["content"]
+        reply = {"role": "assistant", "content": answer.text}
         if self.remembers:
-            self.messages = [*answer.messages, {"role": "assistant", "content": answer.text}]
+            begin, n_gone = len(self._beginning), len(self.messages) + 1 - len(answer.messages)
+            self.gone = [*self.gone, *self.messages[begin : begin + n_gone]]
+            self.messages = [*answer.messages, reply]
+        else:
+            self.gone = [*self.gone, answer.messages[-1], reply]
         self.n_answers += 1
 
     def reopen(self) -> str:
@@ -237,18 +248,19 @@ class Conversation:
         Raises:
             InvalidInput: there is none.
         """
-        asked, kept = self._asked, self.messages
-        if self.remembers:
-            last = max((i for i, message in enumerate(kept) if message["role"] == "user"), default=None)
-            asked, kept = (None, kept) if last is None else (kept[last]["content"], kept[:last])
-        if asked is None:
+        kept = self.messages if self.remembers else self.gone
+        last = max((i for i, message in enumerate(kept) if message["role"] == "user"), default=None)
+        if last is None:
             raise InvalidInput("there is no message yet")
-        self.messages = kept
-        return asked
+        if self.remembers:
+            self.messages = kept[:last]
+        else:
+            self.gone = kept[:last]
+        return kept[last]["content"]
 
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
-        self.messages, self._asked = self._beginning, None
+        self.messages, self.gone = self._beginning, []
 
 
 def _is_utf8(text: str) -> bool:

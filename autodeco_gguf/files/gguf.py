@@ -123,8 +123,8 @@ class GgufFile:
     def fingerprint(self) -> str:
         """Tells one model from another, without reading all of it.
 
-        Of its metadata but for names, the chat template and heads; its tensors' types and shapes; and of each the first,
-        the middle and the last 4 KiB.
+        Of its metadata but for names, the chat template and heads; its tensors' types and shapes; and of each tensor
+        the first, the middle and the last 4 KiB.
         """
         digest = hashlib.sha256(self.architecture.encode("utf-8", "surrogatepass"))
         digest.update(self.header.build(_NOT_OF_THE_MODEL, [], []))

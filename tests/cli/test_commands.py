@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from broken import Kind, rewrite
 from conftest import Case
 from run_helpers import TEMPLATE, with_template
@@ -124,8 +126,20 @@ def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
         assert "4 tokens" in screen.say("Two")[-2]
         assert "talk.json: 3 messages" in screen.say("/load talk.json")[-2]
         assert "4 tokens" in screen.say("/regen")[-2]
+        talk.write_text('[{"role": "user", "content": "x"}]')
+        assert "talk.json: 1 message, without a system message" in screen.say("/load talk.json")[-2]
         talk.write_text('[{"role": "tool", "content": "x"}]')
         assert "error: talk.json: message 1 {'role': 'tool'" in "\n".join(screen.say("/load talk.json")[-4:])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its names are UTF-8")
+def test_a_talk_with_a_model_whose_name_is_no_text(qwen2: Case, tmp_path: Path) -> None:
+    model = with_template(qwen2, tmp_path).rename(tmp_path / "b\udcff.gguf")
+    with Screen(model, "-n", 4, cwd=tmp_path, columns=250) as screen:
+        screen.prompt()
+        screen.say("One")
+        assert "talk.json: written" in screen.say("/save talk.json")[-2]
+    assert json.loads((tmp_path / "talk.json").read_text())["model"].endswith("b\udcff.gguf")
 
 
 def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:

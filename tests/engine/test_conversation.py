@@ -116,6 +116,22 @@ def test_old_messages_make_room_with_their_answers(long: Engine) -> None:
     assert sum(left_out) > 1
     assert conversation.messages[-2]["content"] == "Message 5 has words"
     assert "Message 0" not in str(conversation.messages)
+    system, *said = conversation.said
+    assert (system["content"], [m["role"] for m in said]) == ("Be kind.", ["user", "assistant"] * 6)
+    assert [m["content"] for m in said[::2]] == [f"Message {i} has words" for i in range(6)]
+    conversation.clear()
+    assert conversation.said == [system]
+
+
+def test_what_was_said_to_a_model_that_is_given_each_message_alone(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.", remembers=False)
+    talk = [{"role": role, "content": role} for role in ("user", "assistant")]
+    conversation.resume(talk)
+    assert (conversation.messages, conversation.said) == ([], talk)
+    told(conversation, "One")
+    assert [m["content"] for m in conversation.said[:3]] == ["user", "assistant", "One"]
+    assert (conversation.reopen(), conversation.said) == ("One", talk)
+    assert (conversation.reopen(), conversation.said) == ("user", [])
 
 
 def test_a_message_that_does_not_fit_alone_costs_nothing(long: Engine) -> None:
