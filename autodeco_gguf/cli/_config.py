@@ -111,6 +111,11 @@ def source_of(ctx: click.Context, name: str) -> str:
     return ""
 
 
+def is_typed(name: str) -> bool:
+    """Whether a parameter of the command under way was typed; else it has no effect where it would be refused."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """Advice for a name that is none of these: "; did you mean temperature?"; empty where none is like it."""
     close = difflib.get_close_matches(name.lower(), names, 1)

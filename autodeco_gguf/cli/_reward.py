@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._objective import CONTROL_ONLY, NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 
@@ -67,13 +68,12 @@ def reward_options(command: F) -> F:
 
 
 def refuse(names: Sequence[str], why: str) -> None:
-    """Refuse options that would have no effect: "--pull needs --reward"."""
-    context = click.get_current_context()
-    for name in names:
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            flags = next(parameter.opts for parameter in context.command.params if parameter.name == name)
-            long = [flag for flag in flags if flag.startswith("--")]
-            raise click.UsageError(f"{(long or flags)[0]} {why}")
+    """Refuse options that are typed and would have no effect: "--pull needs --reward"."""
+    for name in filter(is_typed, names):
+        command = click.get_current_context().command
+        flags = next(parameter.opts for parameter in command.params if parameter.name == name)
+        long = [flag for flag in flags if flag.startswith("--")]
+        raise click.UsageError(f"{(long or flags)[0]} {why}")
 
 
 def train_on_reward(base: Path, options: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, loading_bar, machine_options
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import BadFile
@@ -120,16 +121,19 @@ def run_command(
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
-    chats = is_chat(prompt, file)
+    chats, no_template = is_chat(prompt, file), "needs the chat template, which --raw leaves out"
     _refuse(
-        (chats and show.as_json, "--json needs a prompt: give -p or standard input"),
-        (show.top is not None and not (chats or show.as_json), "--top needs --json, or a chat"),
+        (chats and is_typed("as_json"), "--json needs a prompt: give -p or standard input"),
+        (is_typed("top") and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
-        (raw and system is not None, "--system needs the chat template, which --raw leaves out"),
-        (raw and chat_template_kwargs, "--chat-template-kwargs needs the chat template, which --raw leaves out"),
+        (raw and is_typed("system"), f"--system {no_template}"),
+        (raw and chat_template_kwargs and is_typed("chat_template_kwargs"), f"--chat-template-kwargs {no_template}"),
     )
     if model is not None and model_option is None:
         _check_first(model)
+    system, chat_template_kwargs = (None, None) if raw else (system, chat_template_kwargs)
+    as_json = show.as_json and not chats
+    show = replace(show, as_json=as_json, top=show.top if as_json or chats else None)
     text = "" if chats else read_prompt(prompt, file)
     _refuse((not (chats or text), "the prompt is empty"))
 
@@ -158,8 +162,8 @@ def _model_and_prompt(
 
     A model that is the first word goes before the one of the user's defaults, a GGUF that is not there too.
     """
-    is_typed = click.get_current_context().get_parameter_source("model_option") == ParameterSource.COMMANDLINE
-    if option is not None and model is not None and not is_typed and (_is_model(model) or model.suffix == ".gguf"):
+    typed = is_typed("model_option")
+    if option is not None and model is not None and not typed and (_is_model(model) or model.suffix == ".gguf"):
         option = None
     if option is not None and model is not None:
         words = (str(model), *words)

@@ -139,3 +139,18 @@ def test_a_model_that_is_typed_goes_before_the_user_s(config: Path, capfd: Captu
     (tmp_path / "typed.gguf").write_text("x")
     assert_refused(invoke(capfd, "run", tmp_path / "typed.gguf", "-p", "x"), "typed.gguf: not a GGUF")
     assert_refused(invoke(capfd, "run", "Why is the sky blue?"), "mine.gguf: cannot be opened")
+
+
+def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_path: Path) -> None:
+    """What would be refused where it is typed."""
+    config.write_text(
+        '[run]\ntop = 3\nsystem = "Be kind."\nchat_template_kwargs = \'{"a": 1}\'\nmax_tokens = 3\n'
+        "[train]\nrounds = 50\n"
+    )
+    assert invoke(capfd, "run", "-p", "x", "--raw").status == 0
+    why = "needs the chat template, which --raw leaves out"
+    assert_refused(invoke(capfd, "run", "-p", "x", "--raw", "-sys", "x"), f"--system {why}")
+    assert_refused(invoke(capfd, "run", "-p", "x", "--top", "2"), "--top needs --json, or a chat")
+    given = ("train", DEMO_MODEL, "--data", tmp_path / "none.jsonl", "-o", tmp_path / "x")
+    assert_refused(invoke(capfd, *given), "none.jsonl: cannot be opened")
+    assert_refused(invoke(capfd, *given, "--rounds", "5"), "--rounds needs --reward")
