@@ -149,8 +149,8 @@ def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_
     )
     assert invoke(capfd, "run", "-p", "x", "--raw").status == 0
     why = "needs the chat template, which --raw leaves out"
-    assert_refused(invoke(capfd, "run", "-p", "x", "--raw", "-sys", "x"), f"--system {why}")
-    assert_refused(invoke(capfd, "run", "-p", "x", "--top", "2"), "--top needs --json, or a chat")
+    assert_refused(invoke(capfd, "run", "-p", "x", "--raw", "-sys", "x"), f"--system {why}", status=2)
+    assert_refused(invoke(capfd, "run", "-p", "x", "--top", "2"), "--top needs --json, or a chat", status=2)
     given = ("train", DEMO_MODEL, "--data", tmp_path / "none.jsonl", "-o", tmp_path / "x")
-    assert_refused(invoke(capfd, *given), "none.jsonl: cannot be opened")
-    assert_refused(invoke(capfd, *given, "--rounds", "5"), "--rounds needs --reward")
+    assert_refused(invoke(capfd, *given), "none.jsonl: cannot be read")
+    assert_refused(invoke(capfd, *given, "--rounds", "5"), "--rounds needs --reward", status=2)
