@@ -136,7 +136,8 @@ class Verb(click.Command):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in unread:  # which hold what they could not write, until the exit
                 os.dup2(nowhere, stream.fileno())
-            return 0  # the reader of our output has enough; nothing is wrong
+            # who reads our output has enough, and nothing is wrong; without one for errors the work is not done
+            return EXIT_FAILURE if sys.stderr in unread and hasattr(select, "poll") else 0
 
 
 def _is_unread(stream: TextIO) -> bool:

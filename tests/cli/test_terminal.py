@@ -154,6 +154,14 @@ def test_pipes_and_encodings(
     assert b"Traceback" not in err
 
 
+def test_work_that_ends_since_nobody_reads_its_errors_has_failed(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "x", "completion": "y"}\n' * 40)
+    train = f"train {model} --data {data} -o {tmp_path / 'heads'} --steps 50 --evaluations 50 --patience 0"
+    status, _, _ = shell(f"${{run%% run *}} {train} 2> >(head -c 1 >/dev/null)", model)
+    assert (status, (tmp_path / "heads.gguf").exists()) == (1, False)
+
+
 def test_a_chat_without_standard_input_says_what_is_missing(model: Path) -> None:
     status, out, err = shell("$run <&-", model)
     assert (status, out) == (2, b"")
