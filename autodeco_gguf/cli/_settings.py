@@ -61,7 +61,7 @@ def changed(request: Request, name: str, value: str) -> Request:
 def _parsed(name: str, value: str) -> Any:
     if name == "stop":
         try:
-            return tuple(shlex.split(value))
+            return tuple(_escaped(text) for text in shlex.split(value))
         except ValueError as e:
             raise InvalidInput(f"stop {value}: {e}; quote a text with spaces", key=name) from e
     if name == "grammar":
@@ -75,6 +75,11 @@ def _parsed(name: str, value: str) -> Any:
     if isinstance(number, float) and not math.isfinite(number):
         raise InvalidInput.of(name, value, "a finite number")
     return None if name == "max_tokens" and number < 0 else number
+
+
+def _escaped(text: str) -> str:
+    """A text that was typed in one line, with its \\n and \\t."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _grammar(text: str) -> Any:
@@ -95,7 +100,7 @@ def shown(request: Request, name: str, heads: frozenset[str], file: Mapping[str,
     if name == "grammar":
         return "none" if value is None else "given"
     if name == "stop":
-        return shlex.join(value) or "none"
+        return shlex.join(text.replace("\n", "\\n").replace("\t", "\\t") for text in value) or "none"
     if value is None:
         return "until the end" if name == "max_tokens" else "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

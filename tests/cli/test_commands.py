@@ -38,6 +38,7 @@ SAID = (
     ("/set warmth 3", "error: setting warmth, expected seed, temperature"),
     ("/set max_tokens 3", "max_tokens: 3"),
     ('/set stop "a b" c', "stop: 'a b' c"),
+    (r'/set stop "\n" x', r"stop: '\n' x"),
     ("/set stop default", "stop: none"),
     ("/set stats on", "stats: on"),
     ("/set stats off", "stats: off"),

@@ -28,6 +28,7 @@ def test_a_setting_is_changed_and_given_back() -> None:
         ("min_p", "0.25", 0.25),
         ("max_tokens", "-1", None),
         ("stop", "'a b' c", ("a b", "c")),
+        ("stop", r'"\n\n" "a\tb"', ("\n\n", "a\tb")),
     ):
         new = settings.changed(request, name, value)
         assert getattr(new, name) == expected
