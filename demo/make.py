@@ -34,7 +34,7 @@ def main() -> None:
     stages = Stages(WORK)
     base, heads, evaluation = WORK / "base.gguf", WORK / "heads", WORK / "evaluation"
     torch.set_num_threads(2)
-    stages.run("pretrain", WORK / "base" / "model.safetensors", lambda: pretrain.pretrain(WORK / "base"))
+    stages.run("pretrain", WORK / "base" / "pretrain.json", lambda: pretrain.pretrain(WORK / "base"))
     stages.run("convert", base, lambda: to_gguf.convert(WORK / "base", base))
     stages.run("heads", WORK / "heads.gguf", lambda: train(base, heads))
     stages.run("export", WORK / "demo.gguf", lambda: export(base, heads))
