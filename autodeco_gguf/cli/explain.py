@@ -70,7 +70,7 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.view.figures import check_matplotlib
 
     drawn = not options["data"]
-    check_outputs(output, drawn=drawn, force=options["force"])
+    check_outputs(output, drawn=drawn, inputs=options["data"], force=options["force"])
     if not options["no_plots"]:
         check_matplotlib(WITHOUT_PLOTS)
     engine, counts = load_engine(model, options), Counts()

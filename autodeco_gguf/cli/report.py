@@ -24,7 +24,7 @@ def report_command(directory: Path, output: Path, force: bool) -> None:
     from autodeco_gguf.evaluation.report_page import report_page
     from autodeco_gguf.files.atomic import check_output, write_bytes
 
-    check_output(output, force=force)
+    check_output(output, inputs=directory.glob("*.json*"), force=force)
     content, shown, samples = report_page(directory)
     write_bytes(output, content)
     of = "" if shown == samples else f" of {samples:,}"

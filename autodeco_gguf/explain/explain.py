@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,15 +36,15 @@ ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", 
 """What is written to the directory."""
 
 
-def check_outputs(directory: Path, *, drawn: bool, force: bool) -> None:
+def check_outputs(directory: Path, *, drawn: bool, inputs: Iterable[Path] = (), force: bool) -> None:
     """Raise BadFile where the directory, or what it lies in, is a file.
 
-    And where an earlier explanation, or its answers, would be replaced without ``force``.
+    And where an input would be replaced, or without ``force`` an earlier explanation or its answers.
     """
     for path in missing_directories(directory)[:1]:
         check_directory(path)
     names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
-    check_new([directory / name for name in names], force=force)
+    check_new([directory / name for name in names], inputs=inputs, force=force)
 
 
 def draw_answers(

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
@@ -96,13 +96,10 @@ def check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:
     """Raise BadFile for an output that is an input under any name, that exists without force, or cannot be made."""
     with bad_file(path, "cannot be written"):
-        same = same_file([path], inputs)
-        if same is not None:
-            raise BadFile.of(path, f"is the input {same[1]}; choose another output")
         if path.is_dir():
             raise BadFile.of(path, "is a directory; give a file name")
         target = _target(path)
-        check_new([path], force=force)
+        check_new([path], inputs=inputs, force=force)
         _check_parent(target, path)
 
 
@@ -134,8 +131,11 @@ def missing_directories(directory: Path) -> list[Path]:
     return [path for path in (*reversed(directory.parents), directory) if not path.is_dir()]
 
 
-def check_new(paths: Iterable[Path], *, force: bool) -> None:
-    """Raise BadFile where files that exist would be replaced without force."""
+def check_new(paths: Collection[Path], *, inputs: Iterable[Path] = (), force: bool) -> None:
+    """Raise BadFile where files that exist would be replaced without force, or inputs under any name."""
+    same = same_file(paths, inputs)
+    if same is not None:
+        raise BadFile.of(same[0], f"is the input {same[1]}; choose another output")
     for path in paths:
         if path.exists() and not force:
             raise BadFile.of(path, "exists; use --force to replace it")

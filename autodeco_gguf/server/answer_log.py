@@ -14,6 +14,7 @@ from typing import Any
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line
+from autodeco_gguf.files.lock import lock
 from autodeco_gguf.files.system import open_bytes, read_at, set_mode
 from autodeco_gguf.server.choice import Choice, Words
 from autodeco_gguf.server.decide import Decision
@@ -41,13 +42,17 @@ class AnswerLog:
         """Open a file, for its owner alone from now on.
 
         Raises:
-            BadFile: it cannot be written, or is no regular file.
+            BadFile: it cannot be written, is no regular file, or begins with something else than a line of JSON.
+            Busy: another server writes to it.
         """
         self._path, self._warned = path, False
         with bad_file(path, "cannot be written"):
             if path.exists() and not path.is_file():
                 raise BadFile.of(path, "is no regular file")
             self._fd = open_bytes(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            if read_at(self._fd, 1, 0) not in (b"", b"{"):  # a model, say
+                raise BadFile.of(path, "is no log of answers; give another file")
+            lock(self._fd, path)
             if os.fstat(self._fd).st_mode & 0o077:
                 set_mode(self._fd, 0o600)
         self._lines: queue.Queue[Line | None] = queue.Queue(_WAITING)

@@ -39,6 +39,9 @@ def test_answers_given(data: Path, tmp_path: Path, capfd: Capture) -> None:
     assert_refused(again, "explain.json", "--force")
     cut = invoke(capfd, "explain", DEMO_MODEL, "--data", data, "-o", out, "-c", 16, "-t", 1, "--no-plots", "--force")
     assert "answers cut to the context, by" in cut.err
+    own = data.rename(out / "explain.json")
+    again = invoke(capfd, "explain", DEMO_MODEL, "--data", own, "-o", out, "-t", 1, "--force")
+    assert_refused(again, f"{own}: is the input {own}; choose another output")
 
 
 def test_without_a_model_the_demo_draws_answers(tmp_path: Path, capfd: Capture) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from broken import invoke
+from broken import assert_refused, invoke
 from fake_engine import run
 
 
@@ -25,6 +25,10 @@ def test_a_page_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     assert (again.status, again.err) == (1, "error: report.html: exists; use --force to replace it\n")
     assert invoke(capfd, "report", "results", "--force").status == 0
     assert invoke(capfd, "report", "results", "-o", "other.html").status == 0
+    before = Path("results/samples.jsonl").read_bytes()
+    own = invoke(capfd, "report", "results", "-o", "results/samples.jsonl", "--force")
+    assert_refused(own, "results/samples.jsonl: is the input results/samples.jsonl; choose another output")
+    assert Path("results/samples.jsonl").read_bytes() == before
 
 
 def test_what_is_no_evaluation_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from server_helpers import STORY, Api, Loop, demo_engine, ok, served
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, Busy
 from autodeco_gguf.server import answer_log as module
 from autodeco_gguf.server.answer_log import AnswerLog
 from autodeco_gguf.server.service import Service
@@ -126,6 +126,13 @@ def test_lines_are_appended_and_one_that_was_torn_spoils_none(path: Path) -> Non
         assert path.read_bytes().count(b"\n") == before + 2
 
 
+def test_one_server_has_it(path: Path) -> None:
+    with AnswerLog(path), pytest.raises(Busy, match=r"in use by another run"):
+        AnswerLog(path)
+    with AnswerLog(path):
+        pass
+
+
 def test_a_full_disk_is_one_warning(path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
     write, room = os.write, 30
 
@@ -174,6 +181,12 @@ def test_a_disk_that_hangs_is_waited_for_by_nobody(path: Path, monkeypatch: Any,
 def test_what_is_no_file_is_refused(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(BadFile, match=words):
         AnswerLog(tmp_path / name)
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    model.chmod(0o644)
+    with pytest.raises(BadFile, match=r"model\.gguf: is no log of answers; give another file$"):
+        AnswerLog(model)
+    assert (model.read_bytes(), stat.S_IMODE(model.stat().st_mode)) == (b"GGUF", 0o644)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadFile, match="is no regular file"):
         AnswerLog(tmp_path / "pipe")
