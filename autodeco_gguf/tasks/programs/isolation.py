@@ -11,6 +11,7 @@ import resource
 import struct
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from autodeco_gguf.tasks.programs import seccomp
@@ -169,17 +170,28 @@ def user_of(pid: int) -> int:
     return _FIRST_USER + pid % _USERS
 
 
-def give_up(cpu_s: int, user: int) -> None:
+def _threads_of(user: int) -> int:
+    found = 0
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            found += len(os.listdir(f"/proc/{pid}/task")) if os.stat(f"/proc/{pid}").st_uid == user else 0
+    return found
+
+
+def give_up(cpu_s: int, user: int, *, isolated: bool) -> None:
     """Become ``user`` where this is root, and set the limits; whatever it runs from now on, it gains no right.
 
-    It may start threads, but neither processes nor other programs, has no socket and can signal only itself.
+    It may start threads, but neither processes nor other programs, has no socket and can signal only itself. It ends
+    with its parent.
     """
+    # without namespaces all that this user has running counts, unless it becomes another one
+    threads = _THREADS + (0 if isolated or os.geteuid() == 0 else _threads_of(os.getuid()))
     limits = {
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
         resource.RLIMIT_AS: (MEMORY, MEMORY),
         resource.RLIMIT_FSIZE: (DISK, DISK),
         resource.RLIMIT_NOFILE: (_FILES, _FILES),
-        resource.RLIMIT_NPROC: (_THREADS, _THREADS),
+        resource.RLIMIT_NPROC: (threads, threads),
         resource.RLIMIT_STACK: (_STACK, _STACK),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),
@@ -192,6 +204,7 @@ def give_up(cpu_s: int, user: int) -> None:
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
+    end_with_parent()  # which another user forgets
     header, none = struct.pack("=Ii", _CAPABILITIES_3, 0), bytes(24)
     _call("capset", ctypes.c_char_p(header), ctypes.c_char_p(none))
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from contextlib import suppress
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 _STARRED = (
@@ -45,14 +45,14 @@ def run(code: str, function: str | None, text: str) -> NoReturn:
     sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8", closefd=False)  # type: ignore[misc]
     if function is None:
         with suppress(SystemExit):
-            exec(compile(code, "solution.py", "exec"), _module("__main__").__dict__)
+            exec(_compiled(code), _module("__main__").__dict__)
         sys.exit()
     result = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     arguments = [json.loads(line) for line in text.split("\n")]
     module = _module("solution")
-    exec(compile(code, "solution.py", "exec"), module.__dict__)
+    exec(_compiled(code), module.__dict__)
     owner = module.Solution() if hasattr(module, "Solution") else module
     value = getattr(owner, function)(*arguments)
     with suppress(TypeError, ValueError):
@@ -60,6 +60,10 @@ def run(code: str, function: str | None, text: str) -> NoReturn:
         while rest:
             rest = rest[os.write(result, rest) :]
     sys.exit()
+
+
+def _compiled(code: str) -> CodeType:
+    return compile(code, "solution.py", "exec", dont_inherit=True)  # not this file's annotations
 
 
 def _module(name: str) -> ModuleType:

@@ -133,7 +133,7 @@ def _run(program: Any, limit: float, home: str | None, packages: list[str]) -> t
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.chdir(home or isolation.HOME)
         os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), os.getcwd()))
-        isolation.give_up(int(limit) + 2, user)
+        isolation.give_up(int(limit) + 2, user, isolated=home is None)
         try:
             running.run(code, function, text)  # leaves by SystemExit
         except OSError as e:  # of the program: `_apart` would take it for one of the watcher's

@@ -35,6 +35,7 @@ PROGRAMS = [
         "from dataclasses import *\n@dataclass\nclass A:\n    x: str\nprint(sum(map(int, A(input()).x.split())))",
         True,
     ),
+    (SUM, "def f(x: Unknown): ...\nprint(sum(map(int, input().split())))", False),  # as Python itself says
     (SUM, "print(3)", False),  # the public test only
     (SUM, "print(10)", False),
     (SUM, "a, b = map(int, input().split())\nprint(a, b)", False),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,60 @@ def test_a_step_that_the_system_refuses_is_named() -> None:
     assert os.read(reading, 100) == b"unshare: Operation not permitted"
     os.close(reading)
     os.close(writing)
+
+
+def begin(text: str) -> subprocess.Popen[str]:
+    """A process that has the steps at hand."""
+    text = f"import os, sys, threading, time\nfrom autodeco_gguf.tasks.programs import isolation\n{text}"
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{text}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_has_become_another_user_still_ends_with_its_parent() -> None:
+    text = """
+reading, writing = os.pipe()
+pid = os.fork()
+if pid == 0:
+    isolation.end_with_parent()
+    isolation.give_up(60, isolation.user_of(os.getpid()), isolated=False)
+    os.write(writing, b"x")
+    time.sleep(30)
+os.read(reading, 1)
+print(pid, flush=True)
+time.sleep(30)
+"""
+    with begin(text) as process:
+        assert process.stdout is not None
+        pid = process.stdout.readline().strip()
+        assert is_running(pid)
+        process.kill()
+    end = time.monotonic() + 5
+    while is_running(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not is_running(pid)
+
+
+def test_what_a_user_runs_besides_takes_no_threads_away() -> None:
+    text = """
+if os.getuid() == 0:
+    os.setresuid(61184, 61184, 61184)
+for _ in range(100):
+    threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+pid = os.fork()
+if pid == 0:
+    isolation.give_up(5, 0, isolated=False)
+    thread = threading.Thread(target=print, args=("ran",), kwargs={"flush": True})
+    thread.start()
+    thread.join()
+    os._exit(0)
+os._exit(os.waitpid(pid, 0)[1])
+"""
+    with begin(text) as process:
+        assert process.communicate(timeout=30)[0] == "ran\n"
