@@ -35,7 +35,7 @@ PROGRAMS = [
         "from dataclasses import *\n@dataclass\nclass A:\n    x: str\nprint(sum(map(int, A(input()).x.split())))",
         True,
     ),
-    (SUM, "def f(x: Unknown): ...\nprint(sum(map(int, input().split())))", False),  # as Python itself says
+    (SUM, "def f(x: Unknown): ...\nprint(sum(map(int, input().split())))", sys.version_info >= (3, 14)),
     (SUM, "print(3)", False),  # the public test only
     (SUM, "print(10)", False),
     (SUM, "a, b = map(int, input().split())\nprint(a, b)", False),
