@@ -11,6 +11,15 @@ ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
 
 
+def without_thoughts(checker: str, text: str) -> str:
+    """What a checker is given of a response: what stands behind the thoughts of a model that thinks first.
+
+    All of it for ``official``, which counts as the paper's script does, and for a checker of the user's own.
+    """
+    _, thinks, answer = text.rpartition("</think>")
+    return answer.lstrip() if thinks and checker != "official" and ":" not in checker else text
+
+
 def gives(checker: str) -> bool:
     """Whether a checker takes an answer out of a response."""
     return checker in (*ONE_RIGHT, "member")
@@ -36,6 +45,7 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
         >>> given("boxed", "It is 4.", "4", False), given("exact", "4", "4", True)
         ('', None)
     """
+    text = without_thoughts(checker, text)
     if checker == "member":
         return first_member(text, answer) or text
     if checker not in ONE_RIGHT:

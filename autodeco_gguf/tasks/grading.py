@@ -10,6 +10,7 @@ from typing import Any
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.tasks.checkers import CHECKERS, Checker, get_checker, read_answer
+from autodeco_gguf.tasks.given import without_thoughts
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.programs.grader import Leave, ProgramGrader
 from autodeco_gguf.tasks.workers import Workers, check_time_limit, function_service
@@ -114,11 +115,12 @@ class Grader:
                 raise BadFile(f"{problem.where}: {grade.error}", file=problem.file, key="answer", found=problem.answer)
 
     def grade(self, text: str, answer: str) -> Grade:
-        """Grade one response.
+        """Grade one response, as :func:`~autodeco_gguf.tasks.given.without_thoughts` gives it to the checker.
 
         Raises:
             InvalidInput: a new process, in place of one that hung or died, cannot import the checker any more.
         """
+        text = without_thoughts(self._name, text)
         if self._programs is not None:
             return Grade(*self._programs.grade(text, answer))
         grade = judge(self._checker, text, answer) if self._checker else self._ask(text, answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autodeco_gguf.tasks.given import given, gives
+from autodeco_gguf.tasks.given import given, gives, without_thoughts
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,17 @@ from autodeco_gguf.tasks.given import given, gives
 def test_given(checker: str, text: str, answer: str, correct: bool | None, expected: str | None) -> None:
     assert given(checker, text, answer, correct) == expected
     assert gives(checker) is (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("checker", "given_to"),
+    [("number", "It is 5."), ("ifeval", "It is 5."), ("official", None), ("mine:check", None)],
+)
+def test_thoughts_are_no_answer(checker: str, given_to: str | None) -> None:
+    text = "Is it 4? </think>No.</think> It is 5."
+    assert without_thoughts(checker, text) == (given_to or text)
+    assert without_thoughts(checker, "It is 5.") == "It is 5."
+
+
+def test_what_is_given_behind_thoughts() -> None:
+    assert given("number", "<think>4 or 3</think>It is 5.", "6", False) == "5"

@@ -369,3 +369,21 @@ def test_interrupt(own: str) -> None:
         with pytest.raises(ProcessLookupError):
             os.kill(read_pid(), 0)
         assert grader.grade("", "0") == Grade(True)
+
+
+@pytest.mark.parametrize(
+    ("checker", "answer"),
+    [
+        ("ifeval", '[["punctuation:no_comma", {}]]'),
+        ("exact", "Good morning"),
+        ("regex", "^Good"),
+        ("number", "5"),
+        ("literal", "5"),
+    ],
+)
+def test_what_stands_behind_thoughts_is_graded(checker: str, answer: str) -> None:
+    said = "```python\n5\n```" if answer == "5" else "Good morning"
+    thoughts = "Okay, no commas, none: \\boxed{4} or ```python\n4\n```"
+    with Grader(checker) as grader:
+        assert grader.grade(f"<think>\n{thoughts}\n</think>\n\n{said}", answer).correct
+        assert not grader.grade(f"<think>\n{said}\n</think>\n\nBye, 4", answer).correct
