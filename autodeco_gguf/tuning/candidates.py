@@ -15,7 +15,7 @@ from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.scores import Measure, Row, rows
-from autodeco_gguf.tuning.search import Found, halve
+from autodeco_gguf.tuning.search import Found, Seen, halve
 from autodeco_gguf.tuning.settings import TuneSettings
 
 Watch = Callable[[str, Progress], None]
@@ -68,15 +68,16 @@ class Trial:
         n = sum(len(task.problems) for task in tasks)
         starts = [sum(rung.problems for rung in plan.rungs[:i]) for i in range(len(plan.rungs))]
 
-        def score(number: int, configs: Sequence[Config]) -> Mapping[Config, list[float]]:
-            values: dict[Config, list[float]] = {config: [] for config in configs}
+        def score(number: int, configs: Sequence[Config]) -> Mapping[Config, Seen]:
+            values: dict[Config, list[tuple[str, float]]] = {config: [] for config in configs}
             stage = f"search, round {number + 1} of {len(plan.rungs)}"
             methods = [Method(str(config), "constant", config) for config in configs]
             for part, (again, first, last) in enumerate(passes(starts[number], plan.rungs[number].problems, n)):
                 name = f"{number + 1}" + (f".{part + 1}" if part else "")
-                tried = self.run(chosen(tasks, first, last), directory / name, methods, stage, seed=again)
-                for row in tried:
-                    values[row.config].extend(row.values.tolist())
+                part_of = chosen(tasks, first, last)
+                problems = [problem.where for task in part_of for problem in task.problems]
+                for row in self.run(part_of, directory / name, methods, stage, seed=again):
+                    values[row.config].extend(zip(problems, row.values.tolist(), strict=True))
             return values
 
         return halve(pairs, plan.rungs, score)

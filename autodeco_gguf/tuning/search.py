@@ -8,7 +8,7 @@ of every round is given, as it is planned from the time there is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -38,8 +38,11 @@ class Found(Generic[Candidate]):
     problems: int
 
 
-Score = Callable[[int, Sequence[C]], Mapping[C, Sequence[float]]]
-"""(number of the round, candidates) -> a value for each problem of that round, the same problems for all of them."""
+Seen = Sequence[tuple[Hashable, float]]
+"""Problems, which may come again, and the value of each time."""
+
+Score = Callable[[int, Sequence[C]], Mapping[C, Seen]]
+"""(number of the round, candidates) -> what is seen in that round, on the same problems for all of them."""
 
 
 def halve(candidates: Sequence[Candidate], rungs: Sequence[Rung], score: Score[Candidate]) -> list[Found[Candidate]]:
@@ -47,7 +50,7 @@ def halve(candidates: Sequence[Candidate], rungs: Sequence[Rung], score: Score[C
 
     Of equals the one that stands first in ``candidates`` is the better; the simplest should.
     """
-    seen: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+    seen: dict[Candidate, list[tuple[Hashable, float]]] = {candidate: [] for candidate in candidates}
     left = list(candidates)
     ranking: list[Candidate] = []
     for number, rung in enumerate(rungs):
@@ -56,7 +59,7 @@ def halve(candidates: Sequence[Candidate], rungs: Sequence[Rung], score: Score[C
         values = score(number, left)
         for candidate in left:
             seen[candidate].extend(values[candidate])
-        left.sort(key=lambda c: (-_rounded(seen[c]), candidates.index(c)))
+        left.sort(key=lambda c: (-_rounded(_by_problem(seen[c])), candidates.index(c)))
     return [_found(candidate, seen[candidate]) for candidate in [*left, *ranking]]
 
 
@@ -65,6 +68,15 @@ def _rounded(values: Sequence[float]) -> float:
     return round(math.fsum(values) / len(values), 9)
 
 
-def _found(candidate: Candidate, values: Sequence[float]) -> Found[Candidate]:
+def _by_problem(seen: Seen) -> list[float]:
+    """The mean of each problem: that it was seen again makes it no other one."""
+    values: dict[Hashable, list[float]] = {}
+    for problem, value in seen:
+        values.setdefault(problem, []).append(value)
+    return [math.fsum(times) / len(times) for times in values.values()]
+
+
+def _found(candidate: Candidate, seen: Seen) -> Found[Candidate]:
+    values = _by_problem(seen)
     mean, se = mean_se(np.array(values))
     return Found(candidate, mean, se, len(values))
