@@ -17,8 +17,8 @@ def check(text: str, answer: str) -> bool:
     """Whether what a response names first is a member of the asked kind.
 
     ``answer`` is the name of a kind of ``questions.json``, or a list of one's own, as JSON; InvalidInput where it is
-    neither. Case, accents, plurals and markup do not count. Of names that begin at one word the longest counts, of any
-    kind: "orange juice" is no orange. Wrong is a response that first
+    neither. Case, accents, plurals and markup do not count, nor does LaTeX around a name. Of names that begin at one
+    word the longest counts, of any kind: "orange juice" is no orange. Wrong is a response that first
 
     - names a member of another kind ("a carrot, or an apple"), unless it only describes: behind "in", "of" and the
       like, or right before a member or a word of the question ("a Paris museum");
@@ -39,7 +39,7 @@ def check(text: str, answer: str) -> bool:
 def first_member(text: str, answer: str) -> str | None:
     """The member that a response names first, as the list has it; None where ``check`` takes it for wrong."""
     kind = parse(answer)
-    text = _MARKER.sub("", text)
+    text = _MARKER.sub("", _COMMAND.sub("", text))
     spaced = spaced_words(text)
     if not spaced:
         return kind.names.get(words(_sign(text))) if kind.name == "punctuation mark" else None
@@ -88,6 +88,9 @@ def parse(answer: str) -> Kind:
 _MARKER = re.compile(r"^[ \t]*1[.)][ \t]+(?=\S)|\b(?:e\.g\.|i\.e\.)", re.MULTILINE)
 """Of a list's first line; and what would be letters."""
 
+_COMMAND = re.compile(r"\\[A-Za-z]+\s*\{\s*\}?")
+"""Of LaTeX, such as a box, which would be a word."""
+
 
 def _set(listed: str) -> frozenset[str]:
     return frozenset(listed.split())
@@ -115,7 +118,7 @@ _FILLERS = _set(
     "options suggestion pick thing first mind think thinking thought know say tell give like love prefer suggest "
     "recommend try trying consider choose choosing go going mention happy help happily glad how about what which "
     "who when where all both list following below come comes came mean means need needs want look looking wants "
-    "always now today sorry type kind sort"
+    "always now today sorry type kind sort hm hmm um oh ah alright gladly"
 )
 """Words of an opening that name nothing."""
 
@@ -156,9 +159,9 @@ _SIGNS = {
 
 
 def _sign(text: str) -> str:
-    """The name of the sign that a text is, perhaps in quotes; empty for another text."""
+    """The name of the sign that a text is, perhaps in quotes or a box; empty for another text."""
     bare = text.strip()
-    bare = bare if len(bare) == 1 else bare.strip("\"'`*_\u201c\u201d\u2018\u2019")
+    bare = bare if len(bare) == 1 else bare.strip("\"'`*_ {}$\u201c\u201d\u2018\u2019")
     return next((name for name, signs in _SIGNS.items() if len(bare) == 1 and bare in signs), "")
 
 

@@ -35,6 +35,19 @@ NAMED = [
     ("The Bard of Avon: A Taming of the Shrew", "play by Shakespeare", "The Taming of the Shrew"),
     ("The prime minister is no other than Winston Churchill", "British prime minister since 1945", "Winston Churchill"),
     ("A very long list... The U.S. President is Joe Biden", "president of the United States", "Joe Biden"),
+    ("Hmm, mango", "fruit", "mango"),
+    ("Alright, how about mango?", "fruit", "mango"),
+    ("Gladly! Mango.", "fruit", "mango"),
+    # in LaTeX
+    (r"\boxed{Apple}", "fruit", "apple"),
+    (r"The final answer is \boxed{apple}.", "fruit", "apple"),
+    (r"$\boxed{\text{Apple}}$", "fruit", "apple"),
+    (r"\textbf {Apple} or pear", "fruit", "apple"),
+    (r"A red \boxed{apple}", "fruit", "apple"),
+    (r"$\boxed{97}$", "prime number below 100", "97"),
+    (r"\boxed{A carrot}, or \boxed{apple}", "fruit", None),
+    (r"\boxed{Quibberry} is a fruit. Apple too.", "fruit", None),
+    (r"\boxed{}", "fruit", None),
     # case, accents, plurals, aliases
     ("COTE D'IVOIRE", "country in Africa", "Côte d'Ivoire"),
     ("Ivory Coast!", "country in Africa", "Côte d'Ivoire"),
@@ -116,13 +129,16 @@ NAMED = [
     ("A 2-digit even number is 12", "even number with two digits", "12"),
     # signs
     *((sign, "punctuation mark", "question mark") for sign in ("?", ' "?"\n', "**`?`**", "1. ?")),
-    *((sign, "punctuation mark", "exclamation mark") for sign in ("!", "\u201c!\u201d")),
+    *((sign, "punctuation mark", "exclamation mark") for sign in ("!", "\u201c!\u201d", r"$\boxed{\text{ ! }}$")),
     (";", "punctuation mark", "semicolon"),
     (".", "punctuation mark", "full stop"),
     ('"', "punctuation mark", "quotation mark"),
     ("*", "punctuation mark", "asterisk"),
     ("**", "punctuation mark", None),
     ("?!", "punctuation mark", None),
+    ("{", "punctuation mark", "brace"),
+    ("\\", "punctuation mark", "slash"),
+    (r"\boxed{}", "punctuation mark", None),
     ("?", "fruit", None),
     (":", json.dumps(["colon", "liver"]), None),
     # letters
@@ -183,7 +199,8 @@ def test_an_answer_that_is_no_list(answer: str) -> None:
 
 def test_a_hostile_response_takes_linear_time() -> None:
     start = time.perf_counter()
-    for text in ("apple " * 20_000, "not " * 100_000, "one of the " * 30_000, "san " * 50_000, "\u0301" * 100_000):
+    pieces = ("apple ", 20_000), ("not ", 100_000), ("one of the ", 30_000), ("san ", 50_000), ("\u0301", 100_000)
+    for text in (piece * times for piece, times in (*pieces, ("\\a ", 100_000), ("\\a{ ", 100_000))):
         first_member("carrots of " + text, "citrus fruit")
     assert time.perf_counter() - start < 20
 
