@@ -15,6 +15,7 @@ from autodeco_gguf.files.jsonl import type_name
 _KEYS = (("problem", "gt"), ("prompt", "answer"), ("question", "answer"))
 _EXPECTED = '{"problem", "gt"}, {"prompt", "answer"} or {"question", "answer"}'
 _DEEPMATH = ("question", "final_answer")
+_OPTIONS = ("options", "choices")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ def parse_problem(record: Mapping[str, object]) -> tuple[str, str]:
         raise InvalidInput(f"has the keys {keys}, expected {_EXPECTED}", expected=_EXPECTED, found=keys)
     if answer not in record:
         raise InvalidInput(f"{answer} is missing, expected {_EXPECTED}", key=answer, expected=_EXPECTED)
+    for options in _OPTIONS:
+        if record.get(options):
+            message = (
+                f"has {options}, but a problem is asked without; use mmlu-pro:FILE, with options and a letter as answer"
+            )
+            raise InvalidInput(message, key=options, found=record[options])
     if record.get("tools"):
         raise InvalidInput("has tools, but a problem is asked without", key="tools", found=record["tools"])
     return as_text(text, record[text]), as_answer(answer, record[answer])

@@ -16,6 +16,7 @@ RECORDS: list[tuple[dict[str, object], tuple[str, str]]] = [
     ({"problem": "d", "gt": 1e20}, ("d", "100000000000000000000")),
     ({"problem": "d", "gt": 10**400}, ("d", "1" + "0" * 400)),
     ({"prompt": "e", "answer": -3.0}, ("e", "-3.0")),
+    ({"prompt": "f", "answer": 5, "options": [], "choices": None, "tools": []}, ("f", "5")),
 ]
 
 
@@ -38,6 +39,18 @@ BAD_RECORDS: list[tuple[dict[str, object], str, str | None, object]] = [
         "a string or a number",
     ),
     ({"prompt": "a", "answer": "b", "tools": [{}]}, "has tools, but a problem is asked without", "tools", None),
+    (
+        {"question": "a", "answer": "B", "options": ["x", "y"]},
+        "has options, but a problem is asked without; use mmlu-pro:FILE, with options and a letter as answer",
+        "options",
+        None,
+    ),
+    (
+        {"prompt": "a", "answer": "B", "choices": {"text": ["x", "y"]}},
+        "has choices, but a problem is asked without; use mmlu-pro:FILE, with options and a letter as answer",
+        "choices",
+        None,
+    ),
     ({"prompt": "a", "answer": 1e999}, "answer is inf, expected a finite number", "answer", "a finite number"),
 ]
 
