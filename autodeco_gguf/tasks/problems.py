@@ -99,9 +99,9 @@ def as_text(key: str, value: object, expected: str = "a string") -> str:
 
 
 def as_answer(key: str, value: object) -> str:
-    """A string that is not blank, or a finite number in plain decimals, else InvalidInput naming ``key``."""
+    """A string that is not blank, or a finite number in decimals (73.0 as 73), else InvalidInput naming ``key``."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
             raise unfit(key, value, "a finite number")
-        return format(Decimal(repr(value)), "f")
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
     return as_text(key, value, "a string or a number")

@@ -15,7 +15,10 @@ RECORDS: list[tuple[dict[str, object], tuple[str, str]]] = [
     ({"question": "c", "answer": 0.5}, ("c", "0.5")),
     ({"problem": "d", "gt": 1e20}, ("d", "100000000000000000000")),
     ({"problem": "d", "gt": 10**400}, ("d", "1" + "0" * 400)),
-    ({"prompt": "e", "answer": -3.0}, ("e", "-3.0")),
+    ({"prompt": "e", "answer": -3.0}, ("e", "-3")),
+    ({"prompt": "e", "answer": 73.0}, ("e", "73")),
+    ({"prompt": "e", "answer": 0.05}, ("e", "0.05")),
+    ({"prompt": "e", "answer": "73.0"}, ("e", "73.0")),
     ({"prompt": "f", "answer": 5, "options": [], "choices": None, "tools": []}, ("f", "5")),
 ]
 
