@@ -71,7 +71,8 @@ _NUMBER = re.compile(
     r"(?<![A-Za-z\d^])(?<![A-Za-z\d][._-])(?<!_\{)"  # the 19 of COVID-19 is a part of a name
     r"(?:(?P<whole>\d+)[ ](?P<part>\d{1,9}/\d{1,9})(?![\d/])|(?P<token>(?:\d+|(?<!\.)\.\d+)(?:[.,:/^-]\d+)*))"
     r"(?:[eE](?P<e>[+-]?\d{1,3})(?!\w)|\s*[*x]\s*10\s*\^\s*(?P<ten>[+-]?\d{1,3})(?!\d))?"
-    r"(?:(?P<k>[kKM])\b|\s+(?P<scale>(?i:thousand|million|billion|trillion))\b)?(?P<percent>\s*(?:%|\bpercent\b))?",
+    r"(?:(?P<k>[kKM])\b|[\s{]+(?P<scale>(?i:thousand|million|billion|trillion))\b)?"  # the brace is that of \text
+    r"(?P<percent>[\s{]*(?:%|\bpercent\b))?",
 )
 _SCALES = {"k": 3, "K": 3, "M": 6, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _JOINS = "and|as|at|because|but|by|for|from|given|if|in|is|or|since|so|that|then|thus|to|when|where|which|while|with"

@@ -83,6 +83,12 @@ RIGHT = [
     ("2 million", "2000000"),
     ("$1.5M", "1500000"),
     ("30k", "30000"),
+    (r"\boxed{2 \text{ million}}", "2000000"),
+    (r"\boxed{2\text{ million dollars}}", "2000000"),
+    (r"It is $2.5 \text{ million}$", "2500000"),
+    (r"The answer is $3 \mathrm{thousand}$.", "3000"),
+    (r"\boxed{29\text{ percent}}", "0.29"),
+    (r"\boxed{2 \text{ millionaires}}", "2"),
     # as others group digits
     ("1 234 567", "1234567"),
     ("1\u00a0234", "1234"),
@@ -167,6 +173,7 @@ WRONG = [
     ("0.29", "29"),
     ("29%", "2900"),
     ("30k", "30"),
+    (r"\boxed{2 \text{ million}}", "2"),
     ("1,234", "234"),
     ("1 234", "234"),
     ("1.234", "1234"),
@@ -230,7 +237,7 @@ def test_very_long_numbers(digits: int) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
-     ".", "$-", "1=", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ",
+     ".", "$-", "1=", "1{", "{", "{ ", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ",
      "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
