@@ -54,7 +54,7 @@ _SEVERAL = re.compile(r"[^\S\n]*(?:-|\b(?:to|or)\b)[^\S\n]*[$€£]?\d")
 _ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
 """What makes a box more than one number and its unit."""
 
-_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*"}
+_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*", r"\approx": "\u2248"}
 _SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/"}
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
 _PART = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
@@ -77,15 +77,22 @@ _NUMBER = re.compile(
 _SCALES = {"k": 3, "K": 3, "M": 6, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _JOINS = "and|as|at|because|but|by|for|from|given|if|in|is|or|since|so|that|then|thus|to|when|where|which|while|with"
 _UNIT = (
-    rf"%?(?:[ \t{{}}]*(?!(?:x|(?i:{_JOINS}))\b)[^\W\d_]{{1,20}}\b"
+    rf"%?(?:[ \t{{}}]*/?(?!(?:x|(?i:{_JOINS}))\b)[^\W\d_]{{1,20}}\b"
     rf"(?:[ \t{{}}]+(?!(?i:{_JOINS})\b)[^\W\d_]{{2,20}}\b|/[^\W\d_]{{1,20}}\b){{0,3}})?[ \t{{}})]{{0,4}}"
 )
 """A few words in one line; a letter only right behind the number, since it is a variable elsewhere."""
 
-_EQUATION = re.compile(
-    r"[\d\s.,+*/x()$€£%^-]*="
-    rf"|{_UNIT}(?:[+*/x^-][ \t($€£]{{0,4}}\d[\d.,]*{_UNIT}){{1,10}}="
+_OPERATIONS = (
+    rf"{_UNIT}(?:(?:[+*/x^-]|\b(?:of(?: the)?|times|plus|minus|divided by|multiplied by)\b)"
+    rf"[ \t($€£{{]{{0,4}}\d[\d.,]*{_UNIT}){{1,10}}"
 )
+_WRITTEN_OUT = rf"{_OPERATIONS}(?:[=\u2248]|\bequals\b)"
+_EQUATION = rf"(?:[\d\s.+*/x(){{}}$€£%^-]|,(?!\s))*[=\u2248]|{_WRITTEN_OUT}"
+_FIRST = re.compile(_EQUATION)
+_LATER = re.compile(rf"{_EQUATION}|{_UNIT}[,;][ \t]+(?:(?:and|so|then)\b[ \t]*)?[($€£]{{0,3}}\d[\d.,]*{_WRITTEN_OUT}")
+"""What stands between a number and what it comes to: " + 4 =", and behind that " eggs, 7 * 2 ="."""
+
+_SUM = re.compile(_OPERATIONS)
 
 _APART = re.compile(r"\s*\.\s|[^\S\n]*\n|\s*\(")
 """What comes then belongs to the number no more: a sentence, a line, something in brackets."""
@@ -156,14 +163,20 @@ def _boxed(content: str) -> Number | None:
 
 def _stated(text: str, match: re.Match[str]) -> Number | None:
     """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7", "3 eggs + 4 eggs = 7 eggs"."""
-    if _APART.match(text, match.end()):
-        return _value(match)
-    while equation := _EQUATION.match(text, match.end()):
-        following = _NUMBER.search(text, equation.end())
-        if following is None or not _BEFORE.fullmatch(text, equation.end(), following.start()):
-            break
-        match = following
+    result = _result(text, match, _FIRST)
+    while result is not None:
+        match, result = result, _result(text, result, _LATER)
     return None if _SEVERAL.match(text, match.end()) else _value(match)
+
+
+def _result(text: str, match: re.Match[str], pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """The number behind the next sign of equality; None where the number before it is a result itself."""
+    equation = None if _APART.match(text, match.end()) else pattern.match(text, match.end())
+    found = equation and _NUMBER.search(text, equation.end())
+    if not equation or not found or not _BEFORE.fullmatch(text, equation.end(), found.start()):
+        return None
+    split = equation[0].strip() in "=\u2248" and _SUM.match(text, found.end())  # 7 = 3 + 4
+    return None if split and not _FIRST.match(text, found.end()) else found
 
 
 def _plain(text: str) -> str:

@@ -124,7 +124,39 @@ RIGHT = [
     ("The answer is $20 per hour \u00d7 (3 hours + 1 hour) = $80 (1 step)", "80"),
     (r"The answer is 3\text{ m} + 4\text{ m} = 7\text{ m} (1 step)", "7"),
     ("Answer: 5 boxes * 12 eggs = 60 eggs - 4 eggs = 56 eggs (2 steps)", "56"),
+    *(
+        (f"The answer is {equation} = 18{end}", "18")
+        for equation in (
+            "9 eggs * $2/egg",
+            "20% of 90",
+            "2/3 of 27",
+            "2/3 of the 27 eggs",
+            "3 times 6",
+            "9 plus 9",
+            "20 eggs minus 2",
+            "36 divided by 2",
+            r"\frac{20+16}{2}",
+            r"\frac{36}{2}",
+            r"9 \times 2",
+            "16 - 3 - 4 = 9 eggs, 9 * 2",
+            "16 - 3 - 4 = 9 eggs, and $9 * 2",
+            "16 - 3 - 4 = 9; 9 * 2",
+            "2 + 2 = 4 eggs, 4 * 4 = 16 eggs, so 16 + 2",
+        )
+        for end in ("", " (1 step)", " eggs. 7 + 1 = 8", ", as 7 + 1 = 8", "\n7 + 1 = 8")
+    ),
+    ("The answer is 9 eggs * $2/egg = $18.", "18"),
+    ("The answer is 9 plus 9 equals 18", "18"),
+    ("The answer is 9 \u00d7 2 \u2248 18", "18"),
+    (r"The answer is 35/2 \approx 18", "18"),
     # which are no equations for the number
+    ("The answer is 18 (9 * 2 = 18, 16 - 7 = 9)", "18"),
+    ("The answer is 18, 16 - 7 = 9", "18"),
+    ("The answer is 18 = 9 * 2", "18"),
+    ("The answer is 18 \u2248 9 eggs * $2", "18"),
+    ("The answer is 18 of 20, which equals 90%", "18"),
+    ("The answer is 2 hours equals 120 minutes", "2"),
+    ("The answer is 18 times as many", "18"),
     ("The answer is 7 apples = 3 apples + 4 apples", "7"),
     ("The answer is 2 hours = 120 minutes", "2"),
     ("The answer is 7 apples, 3 * 4 = 12 of 19", "7"),
@@ -237,7 +269,8 @@ def test_very_long_numbers(digits: int) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
-     ".", "$-", "1=", "1{", "{", "{ ", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ",
+     ".", "$-", "1=", "1{", "{", "{ ", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ", " of 1", "/a", "=1",
+     "=1+1", "{1", " 1 + 1 = 1, ",
      "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
