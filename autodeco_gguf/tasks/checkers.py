@@ -103,6 +103,8 @@ _SPELLINGS = {
     r"\$": "",
     "$": "",
     "\u2212": "-",
+    "\u00b1": r"\pm ",
+    "\u2248": r"\approx ",
     "\u00b0": r"^\circ",
     r"\degree": r"^\circ",
     r"\varnothing": r"\emptyset",
@@ -124,6 +126,10 @@ _SCALES = {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "
 _SCALED = re.compile(
     rf"([+-]?[0-9][0-9,]{{0,30}}(?:\.[0-9]{{1,30}})?)(?:\\?[ ,;:~!])*(?:{_TEXT})? ?({'|'.join(_SCALES)})s? ?\}}?"
 )
+_REPEATING = re.compile(r"([+-]?)([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s*\{([0-9]{1,30})\}")
+_EITHER_SIGN = re.compile(r"\\pm(?![A-Za-z])")
+_BRACES = re.compile(r"(?:\\left\s*)?\\\{((?:(?!\\[{}]).)*?)(?:\\right\s*)?\\\}")
+_BRACKET = re.compile(r"[][(){},]")
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
 _IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
@@ -186,14 +192,22 @@ def clean(answer: str) -> str:
         return text
     if wrapped := _WRAPPED.fullmatch(text):
         text = (wrapped[1] or wrapped[2] or "").strip().rstrip(". ")
+    text = text.removeprefix(r"\approx").lstrip()
     if number := _EXPONENT.fullmatch(text):
         return rf"{number[1]} \times 10^{{{number[2]}}}"
     text = _THOUSANDS.sub("", text)
     if scaled := _SCALED.fullmatch(text):
-        value = Fraction(scaled[1].replace(",", "")) * _SCALES[scaled[2]]
-        return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+        return _fraction(Fraction(scaled[1].replace(",", "")) * _SCALES[scaled[2]])
+    if repeating := _REPEATING.fullmatch(text):
+        sign, whole, fixed, period = repeating.groups()
+        digits = Fraction(int(period), 10 ** len(period) - 1) + int(whole + fixed or 0)
+        return sign + _fraction(digits / 10 ** len(fixed))
     unit = _UNIT.fullmatch(text)
     return (unit["value"] or unit["number"]) if unit else text
+
+
+def _fraction(value: Fraction) -> str:
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _same(found: str, expected: str) -> bool:
@@ -219,9 +233,30 @@ def _equivalent(found: str, expected: str) -> bool:
     )
     # no time limits of its own: those are signals, which only the main thread can have
     gold, said = (
-        library.parse(f"${text}$", extraction_config=[target], parsing_timeout=None) for text in (expected, found)
+        library.parse(f"${_both_signs(text)}$", extraction_config=[target], parsing_timeout=None)
+        for text in (expected, found)
     )
     return library.verify(gold, said, allow_set_relation_comp=True, timeout_seconds=None) and _close(gold[0], said[0])
+
+
+def _both_signs(text: str) -> str:
+    r"""``2, \frac{1 \pm 3}{2}`` as ``2, \frac{1 + 3}{2}, \frac{1 - 3}{2}``: math-verify knows the sign only outside."""
+    if not _EITHER_SIGN.search(text):
+        return text
+    braced = _BRACES.fullmatch(text)
+    text = braced[1] if braced else text
+    ends, depth = [-1], 0
+    for sign in _BRACKET.finditer(text):
+        depth += (sign[0] in "[({") - (sign[0] in "])}")
+        if sign[0] == "," and depth == 0:
+            ends.append(sign.start())
+    parts = [text[begin + 1 : end] for begin, end in zip(ends, [*ends[1:], len(text)], strict=True)]
+    return ",".join(
+        f"{_EITHER_SIGN.sub('+', part)},{_EITHER_SIGN.sub('-', part)}"
+        if len(_EITHER_SIGN.findall(part)) == 1 and r"\mp" not in part and "," not in part
+        else part
+        for part in parts
+    )
 
 
 def _close(a: Any, b: Any) -> bool:
