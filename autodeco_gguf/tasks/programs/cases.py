@@ -10,7 +10,7 @@ import json
 import pickletools
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, DecimalException
 
@@ -143,7 +143,13 @@ def unpickled_string(content: bytes) -> str:
 
 # ---- responses ----
 
-_FENCE = re.compile(r"[ \t]*(?P<marks>`{3,}|~{3,})(?P<info>[^`\n]*)")
+_OPENING = re.compile(
+    r"(?P<quotes>(?:[ \t]*>)*)(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"
+    r"(?P<text>[^\s`~>][^`~\n]*)?(?P<marks>`{3,}|~{3,})(?P<info>(?!~)[^`\n]*)"
+)
+_FENCE = re.compile(r"[ \t]*(?P<marks>`{3,}|~{3,})(?P<behind>.*)")
+_LANGUAGE = re.compile(r"[ \t]*[\w+#-]+")
+_QUOTE = re.compile(r"\A[ \t]*> ?")
 
 
 def program(text: str) -> str | None:
@@ -153,17 +159,55 @@ def program(text: str) -> str | None:
         >>> program("First\\n```python\\nprint(1)\\n```\\nor rather\\n```python\\nprint(2)\\n```\\nThat is it.")
         'print(2)'
     """
-    last, marks, begin = None, "", 0
+    block = last_block(text)
+    return None if block is None else block[1]
+
+
+def last_block(text: str) -> tuple[int, str] | None:
+    """Where the last closed code block of a response begins, and what stands in it.
+
+    Text may stand before its opening fence and behind its closing one, and all of it in a list or a quotation.
+    """
+    last, opening, begin, place, offset = None, None, 0, 0, 0
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
-        fence = _FENCE.fullmatch(line.rstrip())
-        if fence is None:
-            continue
-        if marks and not fence["info"].strip() and fence["marks"].startswith(marks):
-            last, marks = "".join(lines[begin:number]), ""
-        elif not marks or fence["marks"].startswith(marks):  # a block that was never closed is none
-            marks, begin = fence["marks"], number + 1
-    return None if last is None else last.rstrip("\r\n")
+        found = _opens(line)
+        if opening is not None:
+            fence = _FENCE.fullmatch(_unquoted(line, opening).rstrip())
+            if fence is None or not fence["marks"].startswith(opening["marks"]):
+                found = None
+            elif _closes(fence["behind"]):
+                last, opening, found = (place, _content(lines[begin:number], opening)), None, None
+        if found is not None:  # a block that was never closed is none
+            opening, begin, place = found, number + 1, offset + found.start("marks")
+        offset += len(line)
+    return last
+
+
+def _opens(line: str) -> re.Match[str] | None:
+    found = _OPENING.fullmatch(line.rstrip())
+    if found is None or not found["text"] or _LANGUAGE.fullmatch(found["info"]):
+        return found
+    return found if not found["info"] and found["text"].rstrip(" \t*_").endswith(":") else None
+
+
+def _closes(behind: str) -> bool:
+    """Whether a fence ends a block, by what follows: nothing, or text that is no language."""
+    return not behind or (behind[0] in " \t" and "```" not in behind and not _LANGUAGE.fullmatch(behind))
+
+
+def _content(lines: Sequence[str], opening: re.Match[str]) -> str:
+    """The lines of a block without the fence's indentation, where the first has it."""
+    lines = [_unquoted(line, opening) for line in lines]
+    first = next((line for line in lines if line.strip()), "")
+    indent = re.compile(rf"[ \t]{{0,{min(len(opening['indent']), len(first) - len(first.lstrip()))}}}")
+    return "".join(indent.sub("", line, count=1) for line in lines).rstrip("\r\n")
+
+
+def _unquoted(line: str, opening: re.Match[str]) -> str:
+    for _ in range(opening["quotes"].count(">")):
+        line = _QUOTE.sub("", line)
+    return line
 
 
 def not_here(text: str, answer: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import time
 import zlib
 from collections.abc import Callable
 
@@ -91,7 +92,29 @@ def test_answers_that_will_not_do(answer: str, reason: str) -> None:
 PROGRAMS = [
     ("```python\na\n```", "a"),
     ("```\na\n```\ntext\n```py\nb\n\nc\n```\nend", "b\n\nc"),
-    ("  ```python\n  a\n  ```", "  a"),
+    # text before and behind
+    ("Answer: ```python\nprint(1)\n```", "print(1)"),
+    ("  Answer: ```python\nif a:\n    b\n```", "if a:\n    b"),
+    ("**Answer:** ```\na\n```", "a"),
+    ("```python\na\n``` This works.", "a"),
+    ("```python\na\n``` It is `a`.\nThat is it.", "a"),
+    ("```python\na\n``` python\nb\n```", "b"),
+    ("Begin with ```\n```\na\n```", "a"),
+    ("Use ```a``` here: ```b```\n```\na\n```", "a"),
+    ("```python\na = '''\n``` x ```\n'''\n```", "a = '''\n``` x ```\n'''"),
+    ("```python\n# as in: ```python\na\n```", "# as in: ```python\na"),
+    # the fence's indentation
+    ("  ```python\n  a\n  ```", "a"),
+    ("  ```python\n  if a:\n      b\n\n  c\n  ```", "if a:\n    b\n\nc"),
+    ("  ```python\nif a:\n  b\n  ```", "if a:\n  b"),
+    ("```python\n  a\n```", "  a"),
+    ("\t```python\n\tif a:\n\t\tb\n\t```", "if a:\n\tb"),
+    ("- ```python\n  if a:\n      b\n  ```", "if a:\n    b"),
+    ("- ```python\nif a:\n  b\n```", "if a:\n  b"),
+    ("10. Answer: ```python\n    a\n    b\n    ```", "a\nb"),
+    ("> ```python\n> if a:\n>     b > c\n>\n> ```", "if a:\n    b > c"),
+    ("> > - ```python\n> >   a\n> >   ```\n> So.", "a"),
+    ("> ```python\n> >>> a\n> ```", ">>> a"),
     ("```python\na\n```\nand\n```python\ncut", "a"),
     ("````\n```\na\n```\n````", "```\na\n```"),
     ("```python\ndef f():\n    '''\n    x ``` y\n    '''\n```", "def f():\n    '''\n    x ``` y\n    '''"),
@@ -101,6 +124,16 @@ PROGRAMS = [
     ("a", None),
     ("", None),
 ]
+
+
+@pytest.mark.parametrize(
+    "piece", [" ", ">", "> ", "- ", "`", "```", "~", "a ", "```a ", "1. ", "```\n", "> ```python\n", "a: ```\n", "\n"]
+)
+def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
+    start = time.process_time()
+    for end in ("", "`", "```a`", "\n```\na\n```"):
+        program(piece * (200_000 // len(piece)) + end)
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(("text", "code"), PROGRAMS)
