@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import logging
 import os
@@ -15,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
-from autodeco_gguf.tasks import choices, ifeval, members, numbers, official, stories
+from autodeco_gguf.tasks import choices, ifeval, literals, members, numbers, official, stories
 from autodeco_gguf.tasks.boxes import last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.programs import cases as programs
@@ -300,43 +299,6 @@ def _pattern(answer: str) -> re.Pattern[str]:
         raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
 
 
-_CODE = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
-
-
-def literal(text: str, answer: str) -> bool:
-    """Whether a response gives a Python literal equal to the answer, such as ``[1, "a"]``; nothing is executed.
-
-    It is the last box of the response, or else its last code block, or else its last line. InvalidInput where the
-    answer is not a literal.
-
-    Examples:
-        >>> literal("It returns\\n```python\\n{'b': 2, 'a': 1.0}\\n```", "{'a': 1, 'b': 2}")
-        True
-    """
-    expected, found = _literal(answer), _given_literal(text)
-    return found is not None and bool(found[0] == expected)
-
-
-def _given_literal(text: str) -> tuple[object] | None:
-    box = re.sub(r"\\([{}_])", r"\1", last_boxed(text) or "")
-    block = programs.program(text) or (_CODE.findall(text) or text.strip().splitlines() or [""])[-1]
-    return _evaluate(box or block)
-
-
-def _literal(answer: str) -> object:
-    value = _evaluate(answer)
-    if value is None:
-        raise InvalidInput(f"answer {answer!r}: not a Python literal", key="answer", found=answer)
-    return value[0]
-
-
-def _evaluate(text: str) -> tuple[object] | None:
-    try:
-        return (ast.literal_eval(text.strip("` \n")),)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choices.choice,
@@ -344,7 +306,7 @@ CHECKERS: dict[str, Checker] = {
     "exact": exact,
     "ifbench": ifbench.check,
     "ifeval": ifeval.check,
-    "literal": literal,
+    "literal": literals.literal,
     "member": members.check,
     "number": numbers.number,
     "official": official.official,
@@ -360,7 +322,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "exact": str,
     "ifbench": ifbench.parse,
     "ifeval": ifeval.parse,
-    "literal": _literal,
+    "literal": literals.value,
     "member": members.parse,
     "number": numbers.expected_number,
     "official": str,
@@ -373,7 +335,7 @@ FINDERS: dict[str, Callable[[str], object | None]] = {
     "boxed": last_boxed,
     "choice": choices.chosen,
     "code": programs.program,
-    "literal": _given_literal,
+    "literal": literals.given_value,
     "number": numbers.given_number,
     "official": official.last_answer,
 }
