@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.checkers import FINDERS, clean
 from autodeco_gguf.tasks.members import first_member
@@ -9,6 +11,21 @@ from autodeco_gguf.tasks.numbers import Number, expected_number
 
 ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
+
+_VARIABLE = re.compile(r"\s*[A-Za-z]\s*(?:\(\s*[A-Za-z]\s*\)\s*)?")
+"""What stands before an equality sign and is not compared."""
+
+_ARGUMENT = r"\s*(\d|\\[A-Za-z]+|\s[A-Za-z])"
+_SPELLINGS = (
+    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]"), " "),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(rf"\\(frac|sqrt){_ARGUMENT}"), r"\\\1{\2}"),
+    (re.compile(rf"(\\frac\s*\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}){_ARGUMENT}"), r"\1{\2}"),
+)
+"""Of LaTeX, to one of them: 2\\sqrt3 as 2\\sqrt{3}."""
+
+_FUNCTION = re.compile(r"\\(?!frac|times|cdot)[A-Za-z]")
+"""What makes of a number another."""
 
 
 def without_thoughts(checker: str, text: str) -> str:
@@ -61,9 +78,13 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
 
 
 def _compared(content: str) -> Number | str:
-    """What of a box is compared, so that wrong answers vote together as right ones do, however they are written."""
+    """What of a box is compared, so that wrong answers vote together as right ones do, in one spelling."""
     text = clean(content)
+    sides = text.split("=")
+    text = sides[1].strip() if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]) else text
+    for pattern, ours in _SPELLINGS:
+        text = pattern.sub(ours, text)
     try:
-        return expected_number(text)
+        return text.replace(" ", "") if _FUNCTION.search(text) else expected_number(text)
     except InvalidInput:
         return text.replace(" ", "")

@@ -17,6 +17,36 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
             for x in (r"\frac{1}{2}", "0.5", "1/2", r"\dfrac{1}{2}", ".5")
         ),
         *(("boxed", rf"\boxed{{{x}}}", "7", False, "5") for x in ("5", "$5$", r"5\text{ cm}", "5.", "5.0")),
+        *(
+            ("boxed", rf"\boxed{{{x}}}", "3", False, r"\frac{\pi}{2}")
+            for x in (
+                r"\frac{\pi}{2}",
+                r"\dfrac{\pi}{2}",
+                r"\frac{\pi}2",
+                r"\frac \pi 2",
+                r"x = \tfrac\pi{2}",
+                r"$\frac{ \pi }{2}$.",
+            )
+        ),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, "5") for x in ("x=5", "f(x) = 5.0", r"x = 5\text{ cm}")),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, r"2\sqrt{3}") for x in (r"2\sqrt3", r"2\sqrt{3}", r"2\,\sqrt 3")),
+        *(
+            ("boxed", rf"\boxed{{{x}}}", "3", False, "(1,2)")
+            for x in ("(1, 2)", r"\left(1,2\right)", r"\left( 1,\ 2 \right)")
+        ),
+        *(
+            ("boxed", rf"\boxed{{{x}}}", "3", False, r"\frac{\sqrt{x}}{2}")
+            for x in (r"\frac{\sqrt{x}}2", r"\dfrac{\sqrt x}{2}", r"\frac{\sqrt{x}}{2}")
+        ),
+        # which are others
+        ("boxed", r"\boxed{x=1, y=2}", "3", False, "x=1,y=2"),
+        ("boxed", r"\boxed{\sqrt 5}", "3", False, r"\sqrt{5}"),
+        ("boxed", r"\boxed{\sin 5}", "3", False, r"\sin5"),
+        ("boxed", r"\boxed{1.5 \times 10^3}", "3", False, "1500"),
+        ("boxed", r"\boxed{x^2=5}", "3", False, "x^2=5"),
+        ("boxed", r"\boxed{\leftarrow}", "3", False, r"\leftarrow"),
+        ("boxed", r"\boxed{\frac{12}{5x}}", "3", False, r"\frac{12}{5x}"),
+        ("boxed", r"\boxed{\sqrt[3]{5}}", "3", False, r"\sqrt[3]{5}"),
         ("boxed", "It is 7.", "8", False, ""),
         ("boxed", r"\boxed{0.50}", "1/2", True, "1/2"),  # the right one, however it is written
         ("boxed", r"\boxed{0.50}", "1/2", None, "1/2"),
