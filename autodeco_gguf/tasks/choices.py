@@ -8,23 +8,43 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.boxes import last_box
 
 # at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
-_OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|choice)\b){0,20}"
+_OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|choice|letter)\b){0,20}"
 _CLOSING = r"[\s*_:$}\]\"'`\\).]*"
+_HEADING = r"^[#*_ \t]{0,20}(?i:(?:the )?(?:final |correct )?answer)[*_ \t]{0,20}\n"
+_JOINS = (
+    "and|as|at|based on|because|but|by|due to|for|from|given (?:that|the)|if|in|is|not|on|or|since|so|that|then|"
+    "therefore|to|when|where|which|with"
+)
+"""What may follow a letter, but hardly the words A and I."""
+
 _STATED = re.compile(
-    rf"\b(?i:answer|option|choice)[\s*_]*(?i:is\b|:){_OPENING}"
-    # a capital before a sign is a variable, and who names two letters has not chosen
-    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^]))"
-    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b|,\s*\(?[A-Z]\b(?! [a-z])))"
+    rf"(?:\b(?i:answer|option|choice)[\s*_]*(?i:(?:is|(?:must|should|would|will) be)\b|:)|{_HEADING}){_OPENING}"
+    # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
+    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^])"
+    rf"(?!(?<=[AI])(?<!(?i:option|choice|letter) .)[ \t]+(?!(?:{_JOINS})\b(?!-))[a-z'\u2019]))"
+    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b|,\s*\(?[A-Z]\b(?! [a-z])))",
+    re.MULTILINE,
 )
 _IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
 _ALONE = re.compile(rf"{_OPENING}\(?([A-Za-z]){_CLOSING}")
+
+_TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{|\\(?:q?quad\b|[,;:! ])")
+_LABEL = re.compile(
+    rf"{_OPENING}([A-Z])(?:[\s}}*]*[:.),]|[\s}}*]+\(|[\s}}*]+[-\u2013\u2014]+(?=\s*(?:[^\W\d_]{{2}}|:)))"
+    r"(?![\s:.,()}]*(?:[A-Z]\b(?! [a-z])|[a-z]\W*$|(?:and|or)\b))"
+)
+"""Of a box with more than the letter, with colons for what parts text from formulas: "C: Paris", "C (Paris)"."""
+
+_FIRST = re.compile(rf"{_OPENING}(?:([A-Z])[*_]*[.):][*_]*|\(([A-Z])\))\s+(?!(?:and|are|can|cannot|is|or|was)\b)\S")
+_LISTED = re.compile(r"^[\s*_#>-]{0,20}\(?([A-Z])(?:[*_]{0,4}[.):]|[*_ ]{0,4}$)", re.MULTILINE)
 
 
 def choice(text: str, answer: str) -> bool:
     r"""Whether a response chooses the expected letter, A to Z.
 
-    It chooses where it is nothing but the letter, boxes it, or says "answer is (C)" or "**Answer:** C"; the last of
-    these counts. A letter in running text does not. InvalidInput where the expected answer is not one letter.
+    It chooses where it boxes the letter, or says "answer is (C)" or "**Answer:** C"; the last of these counts. Without
+    them it does where it, or its first line, is nothing but the letter or begins with it: "C. Paris". A letter in
+    running text does not. InvalidInput where the expected answer is not one letter.
 
     Examples:
         >>> choice(r"So it is \boxed{(C)\ 5\text{ cm}}.", "C")
@@ -47,9 +67,21 @@ def letter(answer: str) -> str:
 def chosen(text: str) -> str | None:
     """The letter that a response chooses; None where it chooses none."""
     begin, end = last_box(text)
-    found = _IN_BOX.match(text[begin:end]) if begin >= 0 else None
+    found = _boxed(text[begin:end]) if begin >= 0 else None
     for stated in _STATED.finditer(text):
         if found is None or stated.start() > begin:
             found = stated
-    found = found or _ALONE.fullmatch(text.strip())
+    found = found or _begun_with(text.strip())
     return found[found.lastindex or 0].upper() if found else None
+
+
+def _boxed(content: str) -> re.Match[str] | None:
+    return _IN_BOX.match(content) or _LABEL.match(_TEXT.sub(": ", content))
+
+
+def _begun_with(text: str) -> re.Match[str] | None:
+    """The letter that is all of a text or of its first line, or a label there; None where other lines have others."""
+    if len(set(_LISTED.findall(text))) > 1:
+        return None
+    line = text.partition("\n")[0].rstrip()
+    return _ALONE.fullmatch(text) or _ALONE.fullmatch(line) or _FIRST.match(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from autodeco_gguf.errors import InvalidInput
@@ -25,7 +27,26 @@ CHOICES = [
     (r"\boxed{\textbf{(C) }5\text{ cm}}", "C"),
     (r"\boxed{\text{Option C}}", "C"),
     (r"\boxed{A} no, \boxed{C}", "C"),
+    (r"\boxed{C \text{ Paris}}", "C"),
+    (r"\boxed{\textbf{C}\ 5}", "C"),
+    (r"\boxed{\textbf{C} \quad 5}", "C"),
+    (r"\boxed{\text{C}: 5}", "C"),
+    (r"\boxed{C\text{. Paris}}", "C"),
+    (r"\boxed{C, \text{ a city}}", "C"),
+    (r"\boxed{\text{C}) 5}", "C"),
+    (r"\boxed{C (Paris)}", "C"),
+    (r"\boxed{C - Paris}", "C"),
+    (r"\boxed{C - \text{Paris}}", "C"),
+    (r"\boxed{A \text{ city}}", "A"),
     (r"\boxed{Cat}", None),
+    (r"\boxed{C \text{ or } D}", None),
+    (r"\boxed{\text{C}, \text{D}}", None),
+    (r"\boxed{C - D}", None),
+    (r"\boxed{C \cup D}", None),
+    (r"\boxed{C = 5}", None),
+    (r"\boxed{C\,d}", None),
+    (r"\boxed{P(A)}", None),
+    (r"\boxed{c - 5}", None),
     (r"\boxed{C, D}", None),
     (r"\boxed{5}", None),
     # said
@@ -45,6 +66,34 @@ CHOICES = [
     ("The correct option is C.", "C"),
     ("Final Answer: C) 5 cm", "C"),
     ("The answer is C, I think.", "C"),
+    ("The correct answer is letter C.", "C"),
+    ("so the answer must be C", "C"),
+    ("Final Answer\n\n**C**", "C"),
+    ("So.\n\n### Answer\n\nC. Paris", "C"),
+    # words of one letter
+    ("Answer: I don't know", None),
+    ("The correct answer is: A decrease in ATP production.", None),
+    ("The answer is A by-product", None),
+    (r"\boxed{C} The correct answer is: A decrease in ATP production.", "C"),
+    ("The answer is A because it is", "A"),
+    ("The answer is A and nothing else", "A"),
+    ("The answer is A based on this", "A"),
+    ("The answer is option A obviously", "A"),
+    ("Answer: **A** decrease", "A"),
+    # a first line, where nothing is stated
+    ("C. Paris", "C"),
+    ("C) Paris", "C"),
+    ("(C) Paris", "C"),
+    ("**C. Paris**", "C"),
+    ("C\n\nBecause A is wrong.", "C"),
+    ("C. Paris\n\nIt is the capital, unlike A and B.", "C"),
+    ("C. Paris is large, but the answer is A.", "A"),
+    ("C. Paris\nA. Rome", None),
+    ("**A.** Wrong.\n**B.** Right.", None),
+    ("A\nB\nC", None),
+    ("(C) is wrong.", None),
+    ("C is a vitamin.", None),
+    ("It is this:\nC. Paris", None),
     # the last statement counts
     ("The answer is A. Wait, the answer is (C).", "C"),
     ("Answer: C\n\nOption A is wrong, as B.", "C"),
@@ -73,6 +122,32 @@ CHOICES = [
 def test_choice(text: str, letter: str | None) -> None:
     assert [right for right in "ABCD" if choice(text, right)] == ([letter] if letter else [])
     assert chosen(text) == letter
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "C",
+        "C ",
+        "C. ",
+        "C\n",
+        "C.\n",
+        "*",
+        "\n",
+        "Answer\n",
+        "answer is A ",
+        "\\text{",
+        r"\boxed{C ",
+        "C: ",
+        "A, ",
+        "} ",
+    ],
+)
+def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
+    start = time.process_time()
+    for text in ("{}", "C {}", "C. {}", r"\boxed{{C {} 5}}", r"\boxed{{\text{{C{} ("):
+        chosen(text.format(piece * (200_000 // len(piece))))
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("answer", ["", "c", "CD", "(C)", "5"])
