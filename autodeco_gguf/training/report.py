@@ -59,30 +59,31 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     ``stream`` gives the validation features, is called twice, and has the same ``sequence`` for what belongs together,
     as answers to one prompt do.
     """
-    example, t, p, nll = _measure(stream(), lambda f: _by_heads(heads, objective, f))
-    mean_t, mean_p = float(t.mean()), float(p.mean())
-    shift = _measure(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f, heads.device))[-1]
+    sums = _sums(stream(), lambda f: _by_heads(heads, objective, f))
+    n, nll = sums[:, 0], sums[:, 3:]
+    n_tokens, mean_t, mean_p = (float(x) for x in (n.sum(), sums[:, 1].sum() / n.sum(), sums[:, 2].sum() / n.sum()))
+    shift = _sums(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f, heads.device))[:, 3]
     heads_nll, t_alone, single = nll[:, 0], nll[:, 1], nll[:, 2:]
-    best = int(single.mean(0).argmin())
+    best = int(single.sum(0).argmin())
     columns = {
         "T = 1": (1.0, 1.0, single[:, GRID.index(1.0)]),
         "best single T": (GRID[best], 1.0, single[:, best]),
-        MEAN_SHIFT: (mean_t, mean_p, shift[:, 0]),
+        MEAN_SHIFT: (mean_t, mean_p, shift),
         T_ALONE: (mean_t, 1.0, t_alone),
         "heads": (mean_t, mean_p, heads_nll),
     }
     methods = tuple(
-        ReportRow(name, t, p, float(x.mean()), *_difference(x - heads_nll, example))
+        ReportRow(name, t, p, float(x.sum()) / n_tokens, *_difference(x - heads_nll, n))
         for name, (t, p, x) in columns.items()
     )
-    n_examples = len(example.unique())
+    n_examples, tokens = len(n), round(n_tokens)
     words = verdict(methods, objective)
-    if is_too_little(n_examples, len(example)):
-        words = f"{len(example)} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
+    if is_too_little(n_examples, tokens):
+        words = f"{tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
         words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
     if len(objective.there) == 1:
         methods = tuple(m for m in methods if m.name != T_ALONE)
-    return Report(methods, n_examples, len(example), words)
+    return Report(methods, n_examples, tokens, words)
 
 
 def is_too_little(examples: int, tokens: int) -> bool:
@@ -116,12 +117,20 @@ def verdict(methods: tuple[ReportRow, ...], objective: Objective) -> str:
     return text
 
 
-def _measure(
-    stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]
-) -> tuple[Tensor, ...]:
-    """Per position: its example, T, P, and the negative log-likelihoods by method [n, n_methods]."""
-    rows = [(torch.from_numpy(f.sequence.copy()), *(x.cpu() for x in method(f))) for f in stream]
-    return tuple(torch.cat(column) for column in zip(*rows, strict=True))
+def _sums(stream: Iterable[Features], method: Callable[[Features], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Of each example how many tokens, and over them the sums of T, P, and the negative log-likelihoods by method.
+
+    [n_examples, 3 + n_methods], in doubles; the examples in the order of their numbers.
+    """
+    found: dict[int, Tensor] = {}
+    for f in stream:
+        t, p, nll = (x.cpu().double() for x in method(f))
+        examples, which = torch.from_numpy(f.sequence.copy()).unique(return_inverse=True)
+        rows = torch.cat([torch.stack([torch.ones_like(t), t, p], dim=-1), nll], dim=-1)
+        parts = rows.new_zeros(len(examples), rows.shape[1]).index_add_(0, which, rows)
+        for example, part in zip(examples.tolist(), parts, strict=True):
+            found[example] = part + found.get(example, 0.0)
+    return torch.stack([found[example] for example in sorted(found)])
 
 
 def _by_heads(heads: HeadsModule, objective: Objective, at: Features) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,9 +163,8 @@ def _nll(logits: Tensor, target: Tensor, temperature: Tensor, top_p: Tensor, alp
     return losses.top_p_loss(logits, target, temperature, top_p, alpha=alpha)
 
 
-def _difference(values: Tensor, example: Tensor) -> tuple[float, float]:
-    """Mean of per-token differences and its standard error, the tokens of an example taken together."""
-    mean = float(values.mean())
-    sums = torch.zeros(int(example.max()) + 1).index_add(0, example, values - mean)
-    n = len(example.unique())
-    return mean, math.sqrt(float((sums**2).sum()) * n / max(1, n - 1)) / len(values)
+def _difference(sums: Tensor, n: Tensor) -> tuple[float, float]:
+    """Mean of per-token differences and its standard error, from the sums over ``n`` tokens of each example."""
+    mean, examples = float(sums.sum() / n.sum()), len(n)
+    squares = float(((sums - n * mean) ** 2).sum())
+    return mean, math.sqrt(squares * examples / max(1, examples - 1)) / float(n.sum())
