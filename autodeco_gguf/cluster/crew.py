@@ -126,7 +126,9 @@ class Crew:
         return events
 
     def lose(self, worker: Worker, reason: str) -> None:
-        """Give up a worker; its node gets another one, a few times."""
+        """Give up a worker, unless it is already; its node gets another one, a few times."""
+        if worker.number not in self._workers:
+            return
         node, n = worker.node, len(worker.under_way)
         again = f"; answers to draw again: {n}" if n else ""
         self._say(f"{node.name}: a process is lost{again}: {reason}")

@@ -178,6 +178,17 @@ def test_results_clear_a_node_of_suspicion(cluster_of: ClusterOf) -> None:
     assert said.count(f"{cluster.alive[0].name}: a process is lost: bad luck") == 3 * LIMIT
 
 
+def test_a_process_is_lost_once(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(nodes=1)
+    crew, said = crew_of(cluster)
+    worker = next(iter(crew.ready))
+    for _ in range(LIMIT):  # as one whose model has failed answers every call that waits
+        crew.lose(worker, "out of memory")
+    many_turns(crew)
+    assert ready(crew) == [cluster.alive[0].id]
+    assert said[1:] == [f"{cluster.alive[0].name}: a process is lost: out of memory"]
+
+
 def test_waiting_for_a_first_node(cluster_of: ClusterOf) -> None:
     cluster = cluster_of(nodes=0)
     cluster.add(cpus=0)  # a head, of which nothing is said
