@@ -277,9 +277,12 @@ class Fleet:
 
     def _drawn(self, event: Event) -> None:
         worker, value = event.worker, event.value
+        if not worker.calls:  # lost just now: what it had under way is drawn again
+            return
         worker.calls -= 1
         if isinstance(value, ModelFailed):  # of all that it had under way; a new process may do better
             self._crew.lose(worker, str(value))
+            self._lost(worker)  # its event comes with the next turn, maybe in another job
         elif isinstance(value, AutoDecoError):
             raise value
         else:
@@ -301,5 +304,5 @@ class Fleet:
             heapq.heappush(self._again, (number, request))
             self._losses.setdefault(number, []).append(worker.node.id)
         self._n_under_way -= len(worker.under_way)
-        worker.under_way = {}
+        worker.calls, worker.under_way = 0, {}
         self._hungry.update(self._crew.ready)

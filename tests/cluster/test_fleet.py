@@ -34,6 +34,11 @@ def one_engine(asked: list[Request]) -> dict[int, tuple[Any, ...]]:
     return values(FakeEngine().as_completed(asked))
 
 
+def not_for_ever(cluster: FakeCluster) -> None:
+    """Fail where nothing happens any more."""
+    assert cluster.now < 1000
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_the_same_results_whatever_comes_and_goes(cluster_of: ClusterOf, seed: int) -> None:
     cluster, asked = cluster_of(seed, nodes=2, cpus=2), requests(150)
@@ -184,6 +189,21 @@ def test_a_model_that_fails_is_replaced(cluster_of: ClusterOf) -> None:
     assert failed[0].ended
     assert len(cluster.actors) == 3
     assert [line for line in said if "out of memory on CUDA0" in line and "answers to draw again: " in line]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_failed_model_had_is_not_of_the_next_job(cluster_of: ClusterOf, seed: int) -> None:
+    cluster, said = cluster_of(seed), list[str]()
+    cluster.happens = lambda: not_for_ever(cluster)
+    cluster.fails = lambda actor: ModelFailed("no") if actor is cluster.actors[0] and len(actor.drawn) > 4 else None
+    with Fleet(cluster, SPEC, say=said.append) as fleet:
+        stream = fleet.as_completed(requests(200))
+        for _ in stream:
+            if any("a process is lost" in line for line in said):
+                break
+        stream.close()
+        other = requests(60)[55:]
+        assert values(fleet.as_completed(other)) == one_engine(other)
 
 
 def test_what_a_node_refuses_ends_the_run(cluster_of: ClusterOf) -> None:
