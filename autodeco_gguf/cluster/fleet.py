@@ -183,9 +183,10 @@ class Fleet:
         try:
             while True:
                 self._hand_out()
-                if self._exhausted and not (self._n_under_way or self._again or self._suspects):
-                    return
-                self._turn()
+                if not self._results:  # some may have come while requests were made
+                    if self._exhausted and not (self._n_under_way or self._again or self._suspects):
+                        return
+                    self._turn()
                 while self._results:
                     yield self._results.popleft()
         finally:
@@ -217,9 +218,13 @@ class Fleet:
         return heapq.heappop(self._again)
 
     def _hand_out(self) -> None:
-        """Give requests to who has room, first to who has least."""
+        """Give requests to who has room, first to who has least.
+
+        The caller makes a request when it is taken, and may ask this fleet for its prompt: workers come and go then.
+        """
         self._single_out()
-        free = (worker for worker in self._hungry if worker.calls <= _CALLS and not worker.alone)
+        hungry, self._hungry = self._hungry, set()
+        free = (worker for worker in hungry if worker.calls <= _CALLS and not worker.alone)
         room = [(len(worker.under_way), worker.number, worker) for worker in free]
         heapq.heapify(room)
         fresh: dict[Worker, list[Numbered]] = {}
@@ -227,12 +232,16 @@ class Fleet:
             n, number, worker = room[0]
             fresh.setdefault(worker, []).append(upcoming)
             heapq.heapreplace(room, (n + 1, number, worker))
-        for worker in self._hungry:
+        ready = set(self._crew.ready)
+        for worker in hungry & ready:
             if worker in fresh:
                 self._draw(worker, fresh[worker])
             while worker.under_way and worker.calls < _CALLS:
                 self._draw(worker, [])
-        self._hungry.clear()
+        for worker in fresh.keys() - ready:  # lost since
+            for one in fresh[worker]:
+                heapq.heappush(self._again, one)
+            self._hungry |= ready
 
     def _single_out(self) -> None:
         """Have a request that was lost again and again drawn alone, so that no other is lost with it.
@@ -242,7 +251,7 @@ class Fleet:
         """
         lost = [number for number, _ in self._again]
         # that a process ends with its node says nothing about the request
-        times = {number: sum(map(self._crew.alive, self._losses[number])) for number in lost}
+        times = {number: sum(map(self._crew.alive, self._losses.get(number, ()))) for number in lost}
         guilty = next((number for number in lost if times[number] >= LIMIT), None)
         if guilty is not None:
             raise ModelFailed(f"request {guilty}: {LIMIT} processes have ended while they drew it")

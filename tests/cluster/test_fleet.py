@@ -121,6 +121,24 @@ def test_the_heads_go_with_the_job(cluster_of: ClusterOf) -> None:
     assert {actor.heads for actor in cluster.actors} == {frozenset(("temperature", "top_p"))}
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_requests_that_are_made_of_its_prompts(cluster_of: ClusterOf, seed: int) -> None:
+    """Made when they are taken, while processes end."""
+    cluster, asked, crashes = cluster_of(seed, nodes=3), requests(60), [LIMIT - 1]
+
+    def happens() -> None:
+        not_for_ever(cluster)
+        running = [actor for actor in cluster.actors if not actor.ended]
+        if running and crashes[0] and cluster.random.random() < 0.05:
+            crashes[0] -= 1
+            cluster.crash(cluster.random.choice(running))
+
+    with Fleet(cluster, SPEC) as fleet:
+        cluster.happens = happens
+        made = (Request(next(fleet.prompts([f"sums {i % 7}"])), seed=i, max_tokens=9) for i in range(60))
+        assert values(fleet.as_completed(made)) == one_engine(asked)
+
+
 # ---- what cannot be drawn ----
 
 
