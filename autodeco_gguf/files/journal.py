@@ -71,6 +71,7 @@ class Journal:
         self._header: dict[str, Any] = json.loads(dump_line(header or {}))  # as it will be read: lists for tuples
         self._advice, self._digests, self._force = advice, digests or {}, force
         self._fd, self._first, self._end = -1, 0, 0
+        self._torn = False  # whether a part of a line may stand behind the end
 
     def __enter__(self) -> Journal:
         """Open or make the file.
@@ -141,9 +142,13 @@ class Journal:
         place, line = self._end, dump_line(value)
         end = place + len(line)
         with bad_file(self.path, "cannot be written"):
+            if self._torn:
+                os.ftruncate(self._fd, self._end)
+            self._torn = True
             while line:
                 line = line[os.write(self._fd, line) :]
-        self._end = end
+        self._end = end  # an interrupt here has the next line take this one's place, not stand behind it
+        self._torn = False
         return place
 
 

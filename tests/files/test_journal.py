@@ -109,6 +109,31 @@ def test_a_journal_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mo
         assert [line.value for line in journal.lines()] == [1]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written", [0, 3, 6])
+def test_it_goes_on_after_a_line_that_was_not_written(
+    written: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part of it may stand, and all where an interrupt came just then."""
+    write = os.write
+
+    def fail(fd: int, data: bytes) -> int:
+        write(fd, data[:written])
+        raise error
+
+    with Journal(tmp_path / "j", HEADER) as journal:
+        journal.append("one")
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", fail)
+            for _ in range(2):
+                with pytest.raises((BadFile, KeyboardInterrupt)):
+                    journal.append("two")
+        assert journal.read(journal.append("three")) == "three"
+        journal.append("four")
+        assert [line.value for line in journal.lines()] == ["one", "three", "four"]
+    assert (tmp_path / "j").read_text().splitlines()[1:] == ['"one"', '"three"', '"four"']
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
