@@ -79,7 +79,11 @@ class Journal:
         Raises:
             BadFile: begun with other settings, and which; not such a file; it cannot be opened.
             Busy: in use by another process.
+            InvalidInput: a header that could not be read again, of more than 1 MiB.
         """
+        n = len(dump_line(self._header))
+        if n > _BLOCK:
+            raise InvalidInput(f"{self.path}: settings of {n} bytes, expected at most {_BLOCK}", file=self.path)
         with bad_file(self.path, "cannot be written"):
             if self.path.is_fifo():
                 raise BadFile.of(self.path, "is a pipe; give a file")

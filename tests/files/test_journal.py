@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
+from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, InvalidInput
 from autodeco_gguf.files.journal import Journal, difference, first_difference, reading
 
 HEADER = {"things": 1, "model": "abc", "nested": {"size": 2, "digest": "x"}}
@@ -82,6 +82,17 @@ def test_another_header_is_refused_or_replaced(header: dict[str, Any], words: st
         assert list(journal.lines()) == []
     with Journal(tmp_path / "j", header) as journal:
         journal.append(2)
+
+
+def test_a_header_that_could_not_be_read_again(tmp_path: Path) -> None:
+    frame = len(b'{"things": ""}\n')
+    with Journal(tmp_path / "j", {"things": "x" * ((1 << 20) - frame)}) as journal:
+        journal.append(1)
+    with Journal(tmp_path / "j", {"things": "x" * ((1 << 20) - frame)}) as journal:
+        assert [line.value for line in journal.lines()] == [1]
+    message = r"j: settings of 1048577 bytes, expected at most 1048576$"
+    with pytest.raises(InvalidInput, match=message), Journal(tmp_path / "j", {"things": "x" * ((1 << 20) + 1 - frame)}):
+        pass
 
 
 def test_a_journal_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
