@@ -23,6 +23,8 @@ from llm.parts import TextPart
 from pydantic import Field, field_validator
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
+from autodeco_gguf.files.atomic import bad_file
+from autodeco_gguf.files.lock import locked
 from autodeco_gguf.heads.known import KNOWN
 from autodeco_gguf.integrations.named import Source, check_name, read_named, shipped, source_of, write_named
 from autodeco_gguf.model.machine import MAX_CONTEXT
@@ -302,6 +304,14 @@ def _one_line() -> Iterator[None]:
         raise click.ClickException(str(e)) from e
 
 
+@contextmanager
+def _alone() -> Iterator[Path]:
+    """The file of names, which no other command changes meanwhile; BadFile where its directory cannot be opened."""
+    file = _file()
+    with bad_file(file, "cannot be written"), locked(file.parent, wait=True):
+        yield file
+
+
 @click.group("autodeco")
 def _autodeco() -> None:
     """Name GGUF files with AutoDeco heads: models that choose their temperature and top-p at every token."""
@@ -327,7 +337,8 @@ def _add(name: str, model: Path, heads: Path | None, ctx: int | None) -> None:
         if heads is not None or file.heads_source.head_tensors:
             fitting_heads(file, heads)
         source = Source(source_of(model), None if heads is None else source_of(heads), ctx)
-        write_named(_file(), {**read_named(_file()), name: source})
+        with _alone() as names:
+            write_named(names, {**read_named(names), name: source})
     click.echo(f"llm -m {PREFIX}{name}")
 
 
@@ -335,11 +346,11 @@ def _add(name: str, model: Path, heads: Path | None, ctx: int | None) -> None:
 @click.argument("name")
 def _remove(name: str) -> None:
     """Let llm forget autodeco/NAME; its file stays."""
-    with _one_line():
-        sources = read_named(_file())
+    with _one_line(), _alone() as names:
+        sources = read_named(names)
         if sources.pop(name, None) is None:
             raise InvalidInput.of("name", repr(name), f"one of {', '.join(sorted(sources)) or 'none'}")
-        write_named(_file(), sources)
+        write_named(names, sources)
 
 
 @_autodeco.command("list")

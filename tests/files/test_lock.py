@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,19 @@ def test_a_locked_directory(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_is_waited_for(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with locked(tmp_path, wait=True):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with locked(tmp_path):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -361,6 +362,35 @@ def test_models_of_the_user_s_own(run: Run, qwen2: Case, user: Path) -> None:
     plugin._engines.pop(next(s for s in plugin._engines if s.heads == str(heads))).close()
     assert run("autodeco", "remove", "own").exit_code == 0
     assert "autodeco/own" not in run("models").output
+
+
+def test_names_that_are_added_and_removed_at_the_same_time(
+    run: Run, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command waits until the one that has read the file has written it."""
+    for name in ("a", "b"):
+        run("autodeco", "add", name, str(merged))
+    add, remove = plugin._add.callback, plugin._remove.callback
+    assert add is not None
+    assert remove is not None
+    others: list[threading.Thread] = []
+    read = plugin.read_named
+
+    def reading(file: Path) -> dict[str, plugin.Source]:
+        found = read(file)
+        if not others:
+            others.append(threading.Thread(target=add, args=("c", merged, None, None)))
+            others.append(threading.Thread(target=remove, args=("a",)))
+            for other in others:
+                other.start()
+                other.join(0.5)
+        return found
+
+    monkeypatch.setattr(plugin, "read_named", reading)
+    remove("b")
+    for other in others:
+        other.join()
+    assert sorted(read(plugin._file())) == ["c"]
 
 
 @pytest.mark.parametrize(
