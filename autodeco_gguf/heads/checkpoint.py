@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
 from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activation_key, default_activation
 from autodeco_gguf.heads.hub import is_hub_id, snapshot
+from autodeco_gguf.heads.pickles import check_pickles
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
 _KEY = re.compile(r"(?:temp_head|top_p_head)\.mlp\.[0-9]{1,4}\.(?:weight|bias)$")
@@ -282,10 +282,7 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     except ImportError as e:
         raise not_installed(f"{path}: needs torch to be read", "torch", "torch") from e
     try:
-        if zipfile.is_zipfile(path):  # torch stores without compression; what unpacks to more is made to fill memory
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("its parts are larger than the file")
+        check_pickles(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, OSError) as e:
         raise BadFile.of(path, f"not a PyTorch file, or a broken one: {_first_line(e)}") from e

@@ -439,6 +439,15 @@ def test_a_bin_that_unpacks_to_more_is_not_unpacked(qwen2: Case, tmp_path: Path)
         read_checkpoint(directory)
 
 
+def test_a_bin_that_asks_for_memory(qwen2: Case, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    (directory / "model.safetensors").unlink()
+    torch.save({"x": bytearray(5)}, directory / "pytorch_model.bin")
+    with pytest.raises(BadFile, match=r"pytorch_model\.bin: not a PyTorch file.*: holds __builtin__\.bytearray, expec"):
+        read_checkpoint(directory)
+
+
 def test_a_header_of_any_size(qwen2: Case, tmp_path: Path) -> None:
     directory = checkpoint(qwen2.heads, tmp_path / "heads")
     with (directory / "model.safetensors").open("r+b") as f:
