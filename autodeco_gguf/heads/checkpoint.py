@@ -290,13 +290,18 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
         raise BadFile.of(path, "not a PyTorch file, or a broken one, or not of tensors alone") from e
     if not isinstance(state, dict):
         raise BadFile.of(path, f"holds a {type(state).__name__}, expected tensors by name")
+    left = path.stat().st_size
     for key, tensor in state.items():
         if isinstance(key, str) and _KEY.match(key) and isinstance(tensor, torch.Tensor):
             plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
             if not plain or not tensor.is_floating_point():
                 raise BadFile.of(path, f"{key} is {tensor.dtype}, {tensor.layout}, expected dense floats", key=key)
-            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            nbytes = tensor.numel() * tensor.element_size()
+            if nbytes > tensor.untyped_storage().nbytes():
                 raise BadFile.of(path, f"{key} is {list(tensor.shape)}, more values than are stored", key=key)
+            left -= nbytes
+            if left < 0:  # the same values by many names
+                raise BadFile.of(path, f"{key} makes the heads larger than the file", key=key)
             yield key, tensor.detach().to(torch.float32).numpy().copy()
 
 

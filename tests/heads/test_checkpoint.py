@@ -448,6 +448,17 @@ def test_a_bin_that_asks_for_memory(qwen2: Case, tmp_path: Path) -> None:
         read_checkpoint(directory)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_bin_with_one_tensor_under_many_names(dtype: str, qwen2: Case, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    (directory / "model.safetensors").unlink()
+    tensor = torch.zeros(1000, 1000, dtype=getattr(torch, dtype))
+    torch.save({f"temp_head.mlp.{i}.weight": tensor for i in range(3)}, directory / "pytorch_model.bin")
+    with pytest.raises(BadFile, match=r"bin: temp_head\.mlp\.1\.weight makes the heads larger than the file$"):
+        read_checkpoint(directory)
+
+
 def test_a_header_of_any_size(qwen2: Case, tmp_path: Path) -> None:
     directory = checkpoint(qwen2.heads, tmp_path / "heads")
     with (directory / "model.safetensors").open("r+b") as f:
