@@ -25,9 +25,9 @@ def token(text: str, temperature: float = 0.5, top_p: float = 0.9, **more: Any) 
     return {"id": len(text), "text": text, "temperature": temperature, "top_p": top_p, **values, **more}
 
 
-def chunk(*tokens: dict[str, Any], finish: str | None = None) -> bytes:
-    """An event of a stream."""
-    text = "".join(t["text"] for t in tokens)
+def chunk(*tokens: dict[str, Any], finish: str | None = None, content: str | None = None) -> bytes:
+    """An event of a stream; ``content``: where it is not the text of its tokens."""
+    text = "".join(t["text"] for t in tokens) if content is None else content
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
     choice["autodeco"] = {"tokens": list(tokens), "source": "heads"}
     return b"data: " + json.dumps({"choices": [choice]}, ensure_ascii=False).encode() + b"\n\n"

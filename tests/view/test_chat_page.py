@@ -234,6 +234,25 @@ def test_a_token_without_text_has_its_values(fake: Fake, watched: Watched) -> No
     assert "cut by its length" in page.locator(".about").inner_text()
 
 
+def test_text_that_comes_before_its_token(fake: Fake, watched: Watched) -> None:
+    """A token with a blank and the begin of a character waits for the rest, the blank does not."""
+    tokens = [token(" "), token(""), token("🙂")]
+    pieces = [
+        chunk(token("Hi")),
+        chunk(content=" "),
+        chunk(*tokens, content="🙂"),
+        chunk(content="."),
+        chunk(finish="stop"),
+    ]
+    fake.reply = lambda body: Reply([*pieces, DONE])
+    page = watched.open(fake.url)
+    ask(page)
+    assert text_of(page) == "Hi 🙂."
+    assert page.locator(".tok").count() == 5
+    ask(page, "second")
+    assert fake.bodies[1]["messages"][1]["content"] == "Hi 🙂."
+
+
 def test_a_server_without_traces_will_do(fake: Fake, watched: Watched) -> None:
     def plain(text: str) -> bytes:
         return b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"

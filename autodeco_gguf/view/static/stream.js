@@ -37,7 +37,7 @@ async function* answer(body, { key, signal }) {
     throw e.name === "AbortError" ? e : new Error("The server cannot be reached. Is it still running?");
   }
   if (!response.ok) throw new Error(await refusal(response));
-  const reader = response.body.getReader(), events = new Events();
+  const reader = response.body.getReader(), events = new Events(), early = { text: "" };
   let over = false;
   for (;;) {
     const { done, value } = await reader.read().catch((e) => {
@@ -46,7 +46,7 @@ async function* answer(body, { key, signal }) {
     if (done) break;
     for (const data of events.push(value)) {
       if (data === "[DONE]") over = true;
-      else if (!over) yield chunk(data);
+      else if (!over) yield chunk(data, early);
     }
   }
   if (!over) throw new Error("The stream ended before the answer was complete.");
@@ -64,7 +64,8 @@ async function refusal(response) {
   return typeof said === "string" ? said : `The server answered with status ${response.status}.`;
 }
 
-function chunk(data) {
+/** A chunk. Text comes before its token where that also begins a character: `early.text` keeps it until then. */
+function chunk(data, early) {
   let value;
   try {
     value = JSON.parse(data);
@@ -72,12 +73,14 @@ function chunk(data) {
     throw new Error("The server sent something that is no JSON.");
   }
   if (value.error) throw new Error(value.error.message ?? String(value.error));
-  const choice = value.choices?.[0];
-  const tokens = choice?.autodeco?.tokens ?? [];
-  const text = choice?.delta?.content ?? "", known = tokens.map((token) => token.text).join("");
+  const choice = value.choices?.[0], traced = choice?.autodeco, finish = choice?.finish_reason;
+  const tokens = traced?.tokens ?? [], known = tokens.map((token) => token.text).join("");
+  const text = early.text + (choice?.delta?.content ?? "");
+  const left = text.startsWith(known) ? text.slice(known.length) : "";
   // text without a token: from a server that sends none, or what was left of half a character
-  const rest = text.startsWith(known) && text.length > known.length ? [{ text: text.slice(known.length) }] : [];
-  return { tokens: [...tokens, ...rest], source: choice?.autodeco?.source, finish: choice?.finish_reason };
+  const rest = finish || !traced ? left : "";
+  early.text = rest ? "" : left;
+  return { tokens: rest ? [...tokens, { text: rest }] : tokens, source: traced?.source, finish };
 }
 
 /** The seed that a field has, as the server reduces it: a number here has 53 bits; a new one where it is empty. */
