@@ -87,9 +87,10 @@ class Choice:
 
     @property
     def finish_reason(self) -> str:
-        """As OpenAI's API has it."""
+        """As OpenAI's API has it: whoever gets "tool_calls" may take the last call for whole."""
         assert self.result is not None
-        return "tool_calls" if self.calls else self.result.finish_reason
+        reason = self.result.finish_reason
+        return "tool_calls" if self.calls and reason == "stop" else reason
 
     def add(self, piece: Piece) -> Delta:
         """Take a token."""

@@ -124,6 +124,16 @@ def test_a_call_in_an_answer(with_tools: Api) -> None:
     assert parts[-1]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_that_is_cut_off_behind_a_whole_one(with_tools: Api) -> None:
+    call = '"<tool_call>{\\"name\\": \\"add\\", \\"arguments\\": {\\"a\\": 1}}</tool_call>"'
+    fields: dict[str, Any] = {"tools": [TOOL], "grammar": f'root ::= {call} "\\n" {call}', "seed": 1}
+    n = ok(with_tools.chat(**fields))["usage"]["completion_tokens"]
+    for more, reason in (({"max_tokens": n - 10}, "length"), ({"stop": ["\n"]}, "tool_calls")):
+        choice = ok(with_tools.chat(**fields, **more))["choices"][0]
+        assert len(choice["message"]["tool_calls"]) == 1
+        assert choice["finish_reason"] == reason
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_must_be(with_tools: Api, choice: Any, stream: bool) -> None:
