@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
@@ -46,11 +47,29 @@ def kind_check(kind: type, words: str) -> Callable[[Any], Any]:
     return check
 
 
+def _object(value: Any) -> Any:
+    value = kind_check(dict, "an object")(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as e:
+        raise refused("a number within it is too large") from e
+    return value
+
+
+def _texts(value: Any) -> Any:
+    value = kind_check(dict, "an object")(value)
+    for name, text in (value or {}).items():
+        if not isinstance(text, str):
+            raise refused("expected a text", name)
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 Flag = Annotated[bool, BeforeValidator(kind_check(bool, "true or false"))]
 Text = Annotated[str, BeforeValidator(kind_check(str, "a text"))]
-Object = Annotated[dict[str, Any], BeforeValidator(kind_check(dict, "an object"))]
+Object = Annotated[dict[str, Any], BeforeValidator(_object)]
+Texts = Annotated[dict[str, str], BeforeValidator(_texts)]
 
 
 T = TypeVar("T")

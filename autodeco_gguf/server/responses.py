@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.choice import Choice, Delta
 from autodeco_gguf.server.errors import ApiError
-from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Several, Text, Whole, kind_check, refused
+from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Several, Text, Texts, Whole, refused
 from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
 from autodeco_gguf.server.formats import grammar_of
 from autodeco_gguf.server.schemas import Effort, Message, SamplingBody
@@ -80,7 +80,7 @@ class ResponsesBody(SamplingBody):
     text: Annotated[TextOptions | None, Field(description="The format of the answer.")] = None
     reasoning: Annotated[Reasoning | None, Field(description="How much the model is to think.")] = None
     tool_choice: Annotated[Any, BeforeValidator(_tool_choice), Field(description="none or auto.")] = None
-    metadata: Annotated[Any, BeforeValidator(kind_check(dict, "an object")), Field(description="Sent back.")] = None
+    metadata: Annotated[Texts | None, Field(description="Texts by name, sent back.")] = None
     store: Annotated[Flag | None, Field(description="Passed over: nothing is stored.")] = None
     autodeco: Annotated[AutoDeco, Field(description="true, or an object: T and P with the answer.")] = None
     chat_template_kwargs: Annotated[Object | None, Field(description="What the chat template reads besides.")] = None

@@ -225,8 +225,8 @@ class _Answering:
                 self._note(choice)
 
     async def stream(self) -> AsyncIterator[bytes]:
-        yield self._voice.begin(self._choices)
         try:
+            yield self._voice.begin(self._choices)
             async for deltas in self._deltas():
                 voice = self._voice
                 parts = [voice.end(c, delta) if ends else voice.delta(c, delta) for c, delta, ends in deltas]

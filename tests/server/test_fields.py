@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from autodeco_gguf.server.fields import Flag, LogitBias, Number, Object, Seed, Stop, Text, Whole, one_of
+from autodeco_gguf.server.fields import Flag, LogitBias, Number, Object, Seed, Stop, Text, Texts, Whole, one_of
 
 Size = Annotated[str, one_of("small", "large")]
 
@@ -40,6 +40,7 @@ def test_taken(kind: Any, given: Any, value: Any) -> None:
         (Flag, [1, 0, "true", "false", []]),
         (Text, [1, True, [], {}]),
         (Object, [[], "x", 1]),
+        (Texts, [[], "x", {"a": 1}, {"a": None}, {"a": float("inf")}]),
         (Stop, [1, [1], {}, [None]]),
         (Seed, [2**63, True, "1", 0.5]),
         (LogitBias, [[], {"a": 1}, {"1": True}, {"1": "x"}, {"٣": 1}]),
@@ -50,6 +51,12 @@ def test_refused(kind: Any, values: list[Any]) -> None:
     for value in values:
         with pytest.raises(ValidationError, match="expected"):
             TypeAdapter(kind).validate_python(value)
+
+
+def test_an_object_holds_what_json_can() -> None:
+    assert TypeAdapter(Object).validate_python({"a": [1e300]}) == {"a": [1e300]}
+    with pytest.raises(ValidationError, match="too large"):
+        TypeAdapter(Object).validate_python({"a": [float("inf")]})
 
 
 def test_braces_in_a_message_stand_as_they_are() -> None:

@@ -107,6 +107,7 @@ def test_autodeco(api: Api) -> None:
         ({"input": "x", "conversation": "c"}, "conversation"),
         ({"input": "x", "instructions": 7}, "instructions"),
         ({"input": "x", "metadata": 7}, "metadata"),
+        ({"input": "x", "metadata": {"a": 1}}, "metadata.a"),
         ({"input": "x", "temperature": -1}, "temperature"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": "1" * 600}, "input"),
@@ -115,6 +116,20 @@ def test_autodeco(api: Api) -> None:
 def test_refused(api: Api, fields: Any, param: str) -> None:
     for stream in (False, True):
         refused(api.resp(stream=stream, **fields), param)
+
+
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [('"metadata": {"a": 1e999}', "metadata.a"), ('"text": {"format": {"type": "text", "a": 1e999}}', "text.format")],
+)
+def test_a_number_that_cannot_be_sent_back(api: Api, field: str, param: str) -> None:
+    for stream in ("false", "true"):
+        body = f'{{"input": "x", "stream": {stream}, {field}}}'
+        refused(api.raw("/v1/responses", body.encode()), param)
+
+
+def test_metadata_comes_back(api: Api) -> None:
+    assert ok(api.resp(input="x", metadata={"a": "1"}, max_output_tokens=1))["metadata"] == {"a": "1"}
 
 
 def test_what_changes_nothing(api: Api) -> None:

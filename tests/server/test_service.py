@@ -88,11 +88,12 @@ def test_a_request_that_is_cancelled_in_its_loop(api: Api, loop: Loop) -> None:
     assert api.service.driver.counts == (0, 0)
 
 
-def test_a_bug_in_the_midst_of_a_stream_is_its_last_event(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["begin", "end"])
+def test_a_bug_in_a_stream_is_its_last_event(part: str, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise KeyError("bug")
 
-    monkeypatch.setattr(ChatVoice, "end", broken)
+    monkeypatch.setattr(ChatVoice, part, broken)
     last = events(api.chat(STORY, stream=True, max_tokens=2))[-1]
     assert last["error"]["message"] == "an error of the server, see its log"
 
