@@ -59,6 +59,7 @@ class Job:
         self._left = len(requests)
         # for the driver, under its lock
         self.next, self.running = 0, dict[int, Generation]()
+        self.n_ended = 0  # tokens drawn by those that have ended
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """What has come, all of it at once, until every request has its end."""
@@ -76,6 +77,11 @@ class Job:
     def cancel(self) -> None:
         """End what is under way, within a token; nothing comes any more. From any thread, and again."""
         self._driver.cancel(self)
+
+    @property
+    def n_drawn(self) -> int:
+        """Tokens drawn so far, those of answers that never end included."""
+        return self._driver.drawn(self)
 
     def put(self, index: int, event: Piece | Result | AutoDecoError) -> None:
         """For the driver."""
@@ -164,6 +170,11 @@ class Driver:
             for generation in job.running.values():
                 generation.cancel()
 
+    def drawn(self, job: Job) -> int:
+        """See :attr:`Job.n_drawn`."""
+        with self._lock:
+            return job.n_ended + sum(generation.n_drawn for generation in job.running.values())
+
     def cut(self) -> None:
         """Take no more jobs, and end those under way with an error."""
         with self._lock:
@@ -212,6 +223,7 @@ class Driver:
                 ended = [index for index, g in job.running.items() if g.finish_reason is not None]
                 for index in ended:
                     result = job.running.pop(index).result()
+                    job.n_ended += len(result.trace)
                     if result.finish_reason != "error":
                         self.failure = None
                     job.put(index, result)

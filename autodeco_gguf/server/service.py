@@ -269,7 +269,7 @@ class _Answering:
                         raise self._error(event)
                 yield found
         finally:
-            metrics.completion_tokens.inc(self._plan.usage(self._choices)[1])
+            metrics.completion_tokens.inc(self._job.n_drawn)
             metrics.duration.observe(time.monotonic() - self._begun)
         self._ended = True
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from server_helpers import STORY, Api, events, ok
+from server_helpers import STORY, Api, Loop, events, ok
 
 
 def values(api: Api) -> dict[str, float]:
@@ -22,3 +25,22 @@ def test_tokens_are_counted(api: Api) -> None:
     assert after["autodeco_request_seconds_count"] - before["autodeco_request_seconds_count"] == 2
     assert after["autodeco_cancelled_total"] == before["autodeco_cancelled_total"]
     assert (after["autodeco_running"], after["autodeco_waiting"]) == (0, 0)
+
+
+def test_what_is_drawn_for_who_goes_away_is_counted(api: Api, loop: Loop) -> None:
+    before = values(api)
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(api._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            body = {**STORY, "logit_bias": {"0": -100, "2": -100}}
+            task = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
+            while not any(job.n_drawn for job in list(api.service.driver._jobs)):
+                await asyncio.sleep(0.005)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    loop.run(work())
+    after = values(api)
+    assert after["autodeco_completion_tokens_total"] > before["autodeco_completion_tokens_total"]
+    assert after["autodeco_cancelled_total"] - before["autodeco_cancelled_total"] == 1
