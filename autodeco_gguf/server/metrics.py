@@ -23,7 +23,7 @@ class Metrics:
         self.cancelled = Counter("autodeco_cancelled", "Requests whose client went away.", registry=registry)
         self.first_token = Histogram(
             "autodeco_first_token_seconds",
-            "From a request to its first token.",
+            "From a request to its first token, of answers that come token by token.",
             buckets=_SECONDS,
             registry=registry,
         )

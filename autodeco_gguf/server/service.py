@@ -248,17 +248,17 @@ class _Answering:
         return self._voice.whole(self._choices)
 
     async def _deltas(self) -> AsyncIterator[list[tuple[Choice, Delta, bool]]]:
-        metrics, n_drawn = self._service.metrics, 0
+        metrics, first = self._service.metrics, True
         metrics.prompt_tokens.inc(sum(map(len, self._plan.prompts)))
         try:
             async for events in self._job.events():
                 found: list[tuple[Choice, Delta, bool]] = []
                 for index, event in events:
                     choice = self._choices[index]
-                    if not n_drawn:
-                        metrics.first_token.observe(time.monotonic() - self._begun)
-                    n_drawn += 1
                     if isinstance(event, Piece):
+                        if first:
+                            metrics.first_token.observe(time.monotonic() - self._begun)
+                            first = False
                         found.append((choice, choice.add(event), False))
                     elif isinstance(event, Result) and event.finish_reason in ("stop", "length"):
                         found.append((choice, choice.end(event), True))
