@@ -233,10 +233,10 @@ class _Answering:
                 if any(parts):
                     yield b"".join(parts)
         except ApiError as e:
-            self._ended = True
             yield self._voice.failed(e)
             return
         except Exception:  # a bug, of which the stream says so too
+            self._ended = True
             _log.exception("an answer failed")
             yield self._voice.failed(ApiError.bug())
             return
@@ -266,6 +266,7 @@ class _Answering:
                     else:
                         if found:
                             yield found
+                        self._ended = True
                         raise self._error(event)
                 yield found
         finally:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from server_helpers import STORY, Api, Loop, events, ok
+from server_helpers import STORY, Api, Loop, demo_engine, events, failing, ok, refused, serving
+
+from autodeco_gguf.server.chat import ChatVoice
 
 
 def values(api: Api) -> dict[str, float]:
@@ -44,3 +47,16 @@ def test_what_is_drawn_for_who_goes_away_is_counted(api: Api, loop: Loop) -> Non
     after = values(api)
     assert after["autodeco_completion_tokens_total"] > before["autodeco_completion_tokens_total"]
     assert after["autodeco_cancelled_total"] - before["autodeco_cancelled_total"] == 1
+
+
+def test_a_failure_is_nobody_who_goes_away(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with demo_engine() as engine:
+        api = Api(serving(engine), loop)
+        failing(api.service, monkeypatch, 2)
+        refused(api.chat(STORY), status=500)
+        assert "error" in events(api.chat(STORY, stream=True))[-1]
+        monkeypatch.setattr(ChatVoice, "begin", None)
+        assert "error" in events(api.chat(STORY, stream=True))[-1]
+        assert values(api)["autodeco_cancelled_total"] == 0
+        monkeypatch.undo()
+        api.service.driver.close()
