@@ -51,9 +51,9 @@ class Api:
         self.service, self._loop = service, loop
         self._app = create_app(service)
 
-    def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def request(self, method: str, path: str, *, raise_app_exceptions: bool = True, **kwargs: Any) -> httpx.Response:
         async def work() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app)
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions)
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8080") as client:
                 return await client.request(method, f"http://localhost:8080{path}", **kwargs)
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from autodeco_gguf import __version__
 from autodeco_gguf.server import about, page
 from autodeco_gguf.server.errors import ApiError, of_validation
-from autodeco_gguf.server.guard import Guard
+from autodeco_gguf.server.guard import Guard, canonical
 from autodeco_gguf.server.json_route import JsonRoute
 from autodeco_gguf.server.ollama_routes import ollama_routes
 from autodeco_gguf.server.openai_routes import openai_routes
@@ -38,25 +38,57 @@ ERRORS = {
 """Statuses of errors, and what they mean."""
 
 
+_ROUTE = "route"
+"""Key of a request's state: the path of the route that answers it."""
+
+
 class _Measured:
     """Counts what is answered, by route and status."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]) -> None:
+        self._app, self._service, self._paths = app, service, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state = scope.setdefault("state", {})
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start":
-                path = getattr(scope.get("route"), "path", "other")  # never a client's own words
+                asked = canonical(scope["path"])  # of what is refused before it has a route
+                path = state.get(_ROUTE) or (asked if asked in self._paths else "other")  # never a client's own words
                 method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "OPTIONS") else "other"
                 self._service.metrics.requests.labels(method, path, message["status"]).inc()
             await send(message)
 
         await self._app(scope, receive, counting)
+
+
+class _Innermost:
+    """Says which route answers, and answers where a bug keeps it from that: within CORS, and counted."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def routed(message: Message) -> None:
+            nonlocal started
+            started = True
+            scope["state"][_ROUTE] = getattr(scope.get("route"), "path", None)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, routed)
+        except Exception:
+            if not started:
+                await ApiError.bug().response(scope["path"])(scope, receive, routed)
+            raise  # for the log
 
 
 def create_app(service: Service) -> FastAPI:
@@ -77,7 +109,7 @@ def create_app(service: Service) -> FastAPI:
             operation["responses"].pop("422", None)  # which FastAPI has for what is 400 here
     _add_errors(app, frozenset(paths))
     settings = service.settings
-    app.add_middleware(_Measured, service=service)
+    app.add_middleware(_Innermost)
     app.add_middleware(Guard, settings=settings, files=page.files())
     if settings.cors_origins:
         app.add_middleware(
@@ -89,6 +121,7 @@ def create_app(service: Service) -> FastAPI:
             expose_headers=["Retry-After"],
             max_age=3600,
         )
+    app.add_middleware(_Measured, service=service, paths=frozenset(paths))
     return app
 
 

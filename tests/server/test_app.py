@@ -13,9 +13,10 @@ import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance, unsupported_method
-from server_helpers import Api, ok, refused, serving
+from server_helpers import Api, Loop, ok, refused, serving
 
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.server import about
 from autodeco_gguf.server.app import create_app
 from autodeco_gguf.server.service import Service
 
@@ -56,6 +57,33 @@ def test_metrics(api: Api) -> None:
     assert "client's" not in text
     for name in ("prompt_tokens_total", "completion_tokens_total", "running", "first_token_seconds_bucket"):
         assert f"autodeco_{name}" in text
+
+
+def test_what_has_no_route_is_counted_too(engine: Engine, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = serving(engine, api_keys=("K",), cors_origins=("http://a.example",), max_body=100)
+    api, key = Api(service, loop), {"Authorization": "Bearer K"}
+    origin = {"Origin": "http://a.example"}
+    api.get("/v1/models")
+    api.get("/v1/secret")
+    api.get("//props/", headers={"Host": "evil.example"})
+    api.raw("/v1/chat/completions", b" " * 101, headers=key)
+    api.request("HEAD", "/v1/models", headers=key)
+    monkeypatch.setattr(about, "model", None)
+    answer = api.request("GET", "/v1/models", headers={**key, **origin}, raise_app_exceptions=False)
+    assert answer.headers["access-control-allow-origin"] == "http://a.example"
+    assert refused(answer, status=500)["code"] == "internal"
+    text = service.metrics.text().decode()
+    for method, path, status in (
+        ("GET", "/v1/models", 401),
+        ("GET", "other", 401),
+        ("GET", "/props", 403),
+        ("POST", "/v1/chat/completions", 413),
+        ("HEAD", "/v1/models", 200),
+        ("GET", "/v1/models", 500),
+    ):
+        assert f'requests_total{{method="{method}",path="{path}",status="{status}"}} 1.0' in text
+    assert "secret" not in text
+    service.driver.close()
 
 
 def test_props(api: Api) -> None:
