@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import check_gbnf
-from autodeco_gguf.model.grammar import FORMATS, LlamaGrammar, SchemaGrammar
+from autodeco_gguf.model.grammar import FORMATS, NAMED, LlamaGrammar, SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
 
 
@@ -57,3 +57,18 @@ def _schema(response_format: Mapping[str, Any], param: str) -> Mapping[str, Any]
     if kind == "json_schema" and isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
         return inner["schema"]  # type: ignore[no-any-return]
     raise ApiError(400, f"{param}: expected {FORMATS}", param=param)
+
+
+def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """What ``change`` makes of a schema and, before, of each within it; values and names of properties are none."""
+    if isinstance(schema, list):
+        return [rewritten(item, change) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in NAMED and isinstance(value, dict):
+            found[key] = {name: rewritten(inner, change) for name, inner in value.items()}
+        else:
+            found[key] = value if key in ("const", "enum", "default", "examples") else rewritten(value, change)
+    return change(found)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, kind_check, refused
 from autodeco_gguf.server.foreign import refuse_fields
+from autodeco_gguf.server.formats import rewritten
 from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
 
 
@@ -86,6 +87,33 @@ def _format(value: Any) -> Any:
     return value
 
 
+_COMBINING = frozenset(["$ref", "allOf", "anyOf", "oneOf", "properties"])
+"""Keywords of which two beside each other have to be met by the same object."""
+
+
+def _closed(schema: dict[str, Any]) -> Any:
+    """A schema whose objects have no other keys than their ``properties``, as Ollama reads it.
+
+    One that says what other keys there are is left as it is, and so is all of a schema that combines others: objects
+    that are closed each for itself would leave nothing that meets all of them.
+    """
+    combines = False
+
+    def close(inner: dict[str, Any]) -> dict[str, Any]:
+        nonlocal combines
+        parts, properties, required = inner.get("allOf"), inner.get("properties"), inner.get("required", [])
+        combines |= len(_COMBINING & inner.keys()) > 1 or (isinstance(parts, list) and len(parts) > 1)
+        if not isinstance(properties, dict) or not isinstance(required, list):
+            return inner
+        others = {"additionalProperties", "patternProperties", "minProperties"} & inner.keys()
+        if others or any(name not in properties for name in map(str, required)):
+            return inner
+        return {**inner, "additionalProperties": False}
+
+    found = rewritten(schema, close)
+    return schema if combines else found
+
+
 _AS_OPTION = "it is one of options"
 _NOT_IN_OLLAMA = {
     **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "stop", "num_predict", "num_ctx"), _AS_OPTION),
@@ -148,7 +176,7 @@ class OllamaBody(Body):
             return None
         if self.format == "json":
             return {"type": "json_object"}
-        return {"type": "json_schema", "json_schema": {"schema": self.format}}
+        return {"type": "json_schema", "json_schema": {"schema": _closed(self.format)}}
 
 
 class OllamaFunction(Body):

@@ -8,9 +8,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from autodeco_gguf.model.grammar import NAMED, SchemaGrammar
+from autodeco_gguf.model.grammar import SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
-from autodeco_gguf.server.formats import schema_grammar
+from autodeco_gguf.server.formats import rewritten, schema_grammar
 from autodeco_gguf.server.schemas import ChatBody, Message, Tool
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -187,19 +187,14 @@ def _schema(tools: list[Tool]) -> dict[str, Any]:
 
 def _moved(schema: Any, to: str) -> Any:
     """A schema whose references to itself hold where it stands at ``to`` within another."""
-    if isinstance(schema, list):
-        return [_moved(item, to) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
-            found[key] = to + value[1:]
-        elif key in NAMED and isinstance(value, dict):
-            found[key] = {name: _moved(inner, to) for name, inner in value.items()}
-        else:
-            found[key] = value if key in ("const", "enum", "default", "examples") else _moved(value, to)
-    return found
+
+    def change(inner: dict[str, Any]) -> dict[str, Any]:
+        ref = inner.get("$ref")
+        if isinstance(ref, str) and (ref == "#" or ref.startswith("#/")):
+            return {**inner, "$ref": to + ref[1:]}
+        return inner
+
+    return rewritten(schema, change)
 
 
 def template_messages(messages: list[Message], template: str) -> list[dict[str, Any]]:

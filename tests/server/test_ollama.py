@@ -237,8 +237,17 @@ def test_no_format(api: Api, form: Any) -> None:
 
 
 def test_formats(api: Api) -> None:
-    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"enum": [1]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     assert json.loads(ok(generate(api, stream=False, format=schema))["response"]) == {"a": 1}
+    del schema["additionalProperties"]  # as Ollama reads it, there is nothing beside
+    assert json.loads(ok(generate(api, stream=False, format=schema, options={"temperature": 9}))["response"]) == {
+        "a": 1
+    }
     assert ok(generate(api, stream=False, format="json", options={"num_predict": 3}))["response"].lstrip()[0] == "{"
     for form in ("yaml", 7, [], {"type": "strung"}):
         assert generate(api, format=form).status_code == 400

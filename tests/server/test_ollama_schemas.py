@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from autodeco_gguf.server.ollama_schemas import OllamaChatBody, Options
 
@@ -24,3 +26,44 @@ def test_formats() -> None:
     assert OllamaChatBody(model="m", format="json").response_format == {"type": "json_object"}
     form = OllamaChatBody(model="m", format={"type": "array"}).response_format
     assert form == {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}
+
+
+def schema_of(schema: dict[str, Any]) -> Any:
+    form = OllamaChatBody(model="m", format=schema).response_format
+    assert form is not None
+    return form["json_schema"]["schema"]
+
+
+def test_objects_are_closed_as_ollama_closes_them() -> None:
+    class Language(BaseModel):
+        name: str
+
+    class Country(BaseModel):
+        properties: list[Language]
+        capital: Language | None = None
+
+    schema = Country.model_json_schema()
+    closed = schema_of(schema)
+    assert closed.pop("additionalProperties") is closed["$defs"]["Language"].pop("additionalProperties") is False
+    assert closed == schema
+
+
+OPEN: list[dict[str, Any]] = [
+    {"type": "object"},
+    {"properties": {}, "additionalProperties": True},
+    {"properties": {}, "additionalProperties": {"type": "string"}},
+    {"properties": {}, "patternProperties": {"^x": {}}},
+    {"properties": {}, "minProperties": 1},
+    {"properties": {}, "required": ["a"]},
+    {"const": {"properties": {}}},
+    {"enum": [{"properties": {}}]},
+    {"default": {"properties": {}}},
+    {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+    {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["a"]}]},
+    {"$defs": {"a": {"properties": {}}}, "$ref": "#/$defs/a", "properties": {"b": {}}},
+]
+
+
+@pytest.mark.parametrize("schema", OPEN)
+def test_what_stays_open(schema: dict[str, Any]) -> None:
+    assert schema_of(schema) == schema
