@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -30,6 +31,33 @@ class Words:
     def piece(self, token: int) -> bytes:
         """The bytes of a token, the name of a control token included."""
         return self._context.token_bytes(token)
+
+
+class _Sizes:
+    """How many bytes of tokens each character of their text is: U+FFFD may stand for one to three that are none."""
+
+    def __init__(self) -> None:
+        self._decoder, self._sizes = codecs.getincrementaldecoder("utf-8")("replace"), deque[int]()
+
+    def add(self, piece: bytes) -> None:
+        """Take the bytes of a token."""
+        if piece.isascii() and not self._n_held():  # most are, and this is several times as fast
+            self._sizes += [1] * len(piece)
+            return
+        for i in range(len(piece)):
+            n = self._n_held() + 1
+            found = self._decoder.decode(piece[i : i + 1])
+            n -= self._n_held()
+            if found:  # several where this byte shows that those before are none
+                self._sizes += [n - len(found) + 1, *[1] * (len(found) - 1)]
+
+    def take(self, n: int) -> int:
+        """The bytes of the next n characters, of which the last may be half of one with which the text ends."""
+        known = min(n, len(self._sizes))
+        return sum(self._sizes.popleft() for _ in range(known)) + (self._n_held() if n > known else 0)
+
+    def _n_held(self) -> int:
+        return len(self._decoder.getstate()[0])
 
 
 @dataclass(frozen=True)
@@ -78,6 +106,7 @@ class Choice:
         self.result: Result | None = None
         self.first_ns = 0
         self._waiting: deque[tuple[Piece, bytes]] = deque()  # tokens whose text is not certain yet
+        self._sizes = _Sizes()
         self._released = self._begin = 0  # bytes of the text, and of it before the first token that waits
 
     @property
@@ -95,8 +124,10 @@ class Choice:
     def add(self, piece: Piece) -> Delta:
         """Take a token."""
         self.first_ns = self.first_ns or time.monotonic_ns()
-        self._waiting.append((piece, self._words.shown(piece.token.id)))
-        self._released += len(piece.text.encode("utf-8"))
+        shown = self._words.shown(piece.token.id)
+        self._waiting.append((piece, shown))
+        self._sizes.add(shown)
+        self._released += self._sizes.take(len(piece.text))
         tokens = []
         while self._waiting and self._begin + len(self._waiting[0][1]) <= self._released:
             tokens.append(self._take())

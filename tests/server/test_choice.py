@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from autodeco_gguf.engine.request import Piece, Result
 from autodeco_gguf.model.trace import Rows, Trace, TraceToken
 from autodeco_gguf.server.choice import Choice, Words
 
-TEXTS = {1: b"ab", 2: b"cd", 3: b"\xf0\x9f", 4: b"\x99\x82", 9: b"<|end|>"}
+TEXTS = {1: b"ab", 2: b"cd", 3: b"\xf0\x9f", 4: b"\x99\x82", 5: b"\xff", 6: b"\xf0\x9fa", 7: b"\xed\xa0", 9: b"<|end|>"}
 
 
 class Vocabulary:
@@ -46,6 +48,35 @@ def test_half_a_character() -> None:
     assert not choice.add(piece(3, ""))
     delta = choice.add(piece(4, "🙂"))
     assert b"".join(said.shown or b"" for said in delta.tokens).decode() == "🙂"
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "kept"),
+    [
+        ([5], "\ufffd", b"\xff"),
+        ([6], "\ufffda", b"\xf0\x9fa"),
+        ([3, 5, 6], "\ufffd\ufffd\ufffda", b"\xf0\x9f\xff\xf0\x9fa"),
+        ([4], "\ufffd\ufffd", b"\x99\x82"),
+        ([7, 1], "\ufffd\ufffdab", b"\xed\xa0ab"),
+        ([3, 4], "🙂", b"\xf0\x9f\x99\x82"),
+    ],
+)
+def test_a_stop_behind_bytes_that_are_no_text(before: list[int], text: str, kept: bytes) -> None:
+    choice = begun()
+    for token in before[:-1]:
+        choice.add(piece(token, ""))
+    choice.add(piece(before[-1], text))
+    choice.add(piece(1, "a"))  # and b is the stop
+    ended(choice, "stop", [*before, 1])
+    assert b"".join(said.shown or b"" for said in choice.tokens) == kept + b"a"
+
+
+def test_half_a_character_at_the_end() -> None:
+    choice = begun()
+    choice.add(piece(1, "ab"))
+    choice.add(piece(3, "\ufffd"))
+    assert [said.shown for said in choice.tokens] == [b"ab", b"\xf0\x9f"]
+    ended(choice, "length", [1, 3])
 
 
 def test_a_stop_within_a_token() -> None:
