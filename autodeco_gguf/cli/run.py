@@ -40,6 +40,9 @@ def _seed(ctx: click.Context, parameter: click.Parameter, value: int | None) -> 
     return None if value == -1 else value
 
 
+_NO_TEMPLATE = "needs the chat template, which --raw leaves out"
+
+
 @click.command("run", cls=Verb)
 @click.argument("model", type=GGUF, required=False)
 @click.argument("words", nargs=-1, metavar="[PROMPT]")
@@ -121,22 +124,19 @@ def run_command(
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
-    chats, no_template = is_chat(prompt, file), "needs the chat template, which --raw leaves out"
+    chats = is_chat(prompt, file)
     _refuse(
         (chats and is_typed("as_json"), "--json needs a prompt: give -p or standard input"),
         (is_typed("top") and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
-        (raw and is_typed("system"), f"--system {no_template}"),
-        (raw and chat_template_kwargs and is_typed("chat_template_kwargs"), f"--chat-template-kwargs {no_template}"),
+        (raw and is_typed("system"), f"--system {_NO_TEMPLATE}"),
+        (raw and chat_template_kwargs and is_typed("chat_template_kwargs"), f"--chat-template-kwargs {_NO_TEMPLATE}"),
     )
-    if model is not None and model_option is None:
-        _check_first(model)
+    _check_first(model if model_option is None else None)
     system, chat_template_kwargs = (None, None) if raw else (system, chat_template_kwargs)
-    as_json = show.as_json and not chats
-    show = replace(show, as_json=as_json, top=show.top if as_json or chats else None)
+    show = _effective(show, chats)
     text = "" if chats else read_prompt(prompt, file)
     _refuse((not (chats or text), "the prompt is empty"))
-
     from autodeco_gguf.cli._chat import chat, guide_to
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
@@ -191,6 +191,12 @@ def _settled(engine: Engine, request: Request, recommended: dict[str, Any]) -> R
     return settled(request, engine.heads, recommended)
 
 
+def _effective(show: Show, chats: bool) -> Show:
+    """Without what the user has as a default and what has no effect here."""
+    as_json = show.as_json and not chats
+    return replace(show, as_json=as_json, top=show.top if as_json or chats else None)
+
+
 def _refuse(*wrong: tuple[object, str]) -> None:
     """Raise UsageError for the first that is so."""
     for is_so, why in wrong:
@@ -202,9 +208,9 @@ def _is_model(name: Path) -> bool:
     return os.path.exists(name) or known_model(name) is not None or is_hub_id(name)
 
 
-def _check_first(model: Path) -> None:
+def _check_first(model: Path | None) -> None:
     """Raise BadFile for a first argument that is no model: a prompt, most likely."""
-    if not _is_model(model):
+    if model is not None and not _is_model(model):
         hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
 
