@@ -14,6 +14,9 @@ from autodeco_gguf.files.lock import locked
 _STATE = ".training"
 """Subdirectory of the output that holds data and state until the training is done."""
 
+BEGUN = "begun.jsonl"
+"""There: what a reward training is of, whose start may be under way before there is a state."""
+
 OUTPUT_FILES = ("config.json", "model.safetensors", "log.jsonl", "training.png", "report.json")
 
 
@@ -43,6 +46,13 @@ class Output:
     def check_new(self, force: bool) -> None:
         """Refuse to replace, without force, what is finished."""
         check_new([*self.files, self.adapter], force=force or self.unfinished)
+
+    def check_free(self, force: bool) -> None:
+        """Refuse to take the place, without force, of one that is finished meanwhile, or that --reward has begun."""
+        self.check_new(force)
+        if (self.state / BEGUN).exists() and not force:
+            reason = "of a training with --reward, now --data; start anew with --force, or elsewhere"
+            raise BadFile.of(self.state / BEGUN, reason)
 
     @property
     def unfinished(self) -> bool:
@@ -74,7 +84,7 @@ class Output:
     def remove_results(self) -> None:
         """What an earlier training left; only when the new one is about to start."""
         with bad_file(self.directory, "cannot be written"):
-            for path in (self.state / "state.pt", *self.files):
+            for path in (self.state / "state.pt", self.state / BEGUN, *self.files):
                 path.unlink(missing_ok=True)
 
     def begin_anew(self) -> None:

@@ -24,6 +24,7 @@ from autodeco_gguf.training.data import held_out
 from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.optimizer import HeadsOptimizer
+from autodeco_gguf.training.output import BEGUN
 from autodeco_gguf.training.policy import accumulate
 from autodeco_gguf.training.reward_settings import MAX_VALIDATION, RewardSettings
 from autodeco_gguf.training.rewards import Group, Reward
@@ -130,7 +131,7 @@ class RewardTrainer:
         identity = {**asdict(settings), **identity}
         self._state = State(files[0] / "state.pt", files[1] / "log.jsonl", identity)
         self.resumed = self._state.load(self._take)
-        with Journal(files[0] / "begun.jsonl", {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
+        with Journal(files[0] / BEGUN, {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):
             pass  # the start, of which no state says anything yet, is of the same training
 
     @property

@@ -123,7 +123,7 @@ def train(
     model = BaseModel.open(Path(base))
     start = read_start(model, options.start, settings.objective, settings.seed)
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
-        out.check_new(force)  # another may have come to its end meanwhile
+        out.check_free(force)
         limit = settings.max_tokens or longest_by_memory(model, settings, machine)
         settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
         dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)

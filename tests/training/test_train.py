@@ -284,6 +284,20 @@ def test_run_in_another_way_it_is_not_resumed(qwen2: Case, tmp_path: Path) -> No
             train(qwen2.base, [data], tmp_path / "out", SMALL, machine=machine)
 
 
+def test_the_start_of_a_reward_training_is_not_lost_to_another(qwen2: Case, tmp_path: Path) -> None:
+    """Which has answers, and no state yet."""
+    begun = tmp_path / "out" / ".training" / "begun.jsonl"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"reward": 1}\n')
+    with pytest.raises(
+        BadFile, match=r"begun\.jsonl: of a training with --reward, now --data; start anew with --force"
+    ):
+        trained(qwen2.base, tmp_path)
+    assert begun.exists()
+    trained(qwen2.base, tmp_path, force=True)
+    assert not begun.parent.exists()
+
+
 def test_another_base_of_the_same_shape_is_noticed(qwen2: Case, tmp_path: Path) -> None:
     interrupted_training(qwen2.base, tmp_path)
     other = rewrite(
