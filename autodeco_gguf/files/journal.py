@@ -56,6 +56,7 @@ class Journal:
         advice: str = "delete it to begin anew",
         digests: Mapping[str, str] | None = None,
         force: bool = False,
+        longest: int = MAX_JSON,
     ) -> None:
         """Prepare to open ``path``.
 
@@ -66,8 +67,9 @@ class Journal:
             digests: header keys whose values tell a reader nothing -> what to say where they differ
                 (``{"model": "another model"}``); a nested one is found by the last part of its name.
             force: begin anew where the header differs.
+            longest: bytes of a line that is read.
         """
-        self.path = path
+        self.path, self._longest = path, longest
         self._header: dict[str, Any] = json.loads(dump_line(header or {}))  # as it will be read: lists for tuples
         self._advice, self._digests, self._force = advice, digests or {}, force
         self._fd, self._first, self._end = -1, 0, 0
@@ -135,11 +137,11 @@ class Journal:
 
     def lines(self) -> Iterator[Line]:
         """What is there, in the order in which it was appended, without the header; BadFile names a line of no JSON."""
-        return _lines(self.path, self._fd, self._first, self._end, f"; {self._advice}")
+        return _lines(self.path, self._fd, self._first, self._end, f"; {self._advice}", self._longest)
 
     def read(self, place: int) -> Any:
         """The value of one line."""
-        return next(_lines(self.path, self._fd, place, self._end)).value
+        return next(_lines(self.path, self._fd, place, self._end, longest=self._longest)).value
 
     def append(self, value: object) -> int:
         """Add a line, which stays whatever happens to this process; gives its place, or BadFile if it cannot."""
@@ -238,14 +240,14 @@ def _first_line(fd: int) -> bytes:
         return f.readline(_BLOCK)
 
 
-def _lines(path: Path, fd: int, place: int, end: int, advice: str = "") -> Iterator[Line]:
+def _lines(path: Path, fd: int, place: int, end: int, advice: str = "", longest: int = MAX_JSON) -> Iterator[Line]:
     """The lines from byte ``place`` on, where line 2 begins, or line 1 at byte 0, up to byte ``end``."""
     number, rest, at = 1 + (place > 0), b"", place
     while at < end and (block := read_at(fd, min(_BLOCK, end - at), at)):
         at += len(block)
         *lines, rest = (rest + block).split(b"\n")
-        if len(rest) > MAX_JSON:
-            raise BadFile(f"{path}:{number + len(lines)}: longer than {MAX_JSON} bytes{advice}", file=path)
+        if len(rest) > longest:
+            raise BadFile(f"{path}:{number + len(lines)}: longer than {longest} bytes{advice}", file=path)
         for line in lines:
             yield Line(number, place, _parse(path, number, line, advice))
             number, place = number + 1, place + len(line) + 1

@@ -27,6 +27,9 @@ _VERSION = 4
 _ADVICE = "delete it, or use --force to begin anew"
 _DIGESTS = {"model": "another model", "problems": "other problems"}
 
+_LONGEST = 1 << 30
+"""Bytes of a line of the partial file, which has all answers to a problem."""
+
 
 @dataclass(frozen=True)
 class RolloutSettings:
@@ -163,7 +166,7 @@ def rollouts(
     check_output(partial_path, inputs=inputs, force=True)
     items = render(engine, tasks.tasks, settings.max_tokens)
     header = _header(engine, tasks, items, settings)
-    with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force) as journal:
+    with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force, longest=_LONGEST) as journal:
         check_new([output], force=force)  # another run may have come to its end meanwhile
         partial = _Partial(journal)
         summary = _sample(engine, tasks, items, settings, partial, watch)

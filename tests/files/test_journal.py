@@ -49,9 +49,11 @@ def test_lines_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         f.write(b'"' + b"y" * 400)
     with Journal(tmp_path / "j", HEADER) as journal:
         assert [line.value for line in journal.lines()] == values
-        monkeypatch.setattr(module, "MAX_JSON", 150)
-        with pytest.raises(BadFile, match=r"j:8: longer than 150 bytes; delete it"):
-            list(journal.lines())
+    with (
+        Journal(tmp_path / "j", HEADER, longest=150) as journal,
+        pytest.raises(BadFile, match=r"j:8: longer than 150 bytes; delete it"),
+    ):
+        list(journal.lines())
 
 
 @pytest.mark.parametrize("cut", range(len(json.dumps(HEADER)) + 1))

@@ -15,10 +15,19 @@ from conftest import Case
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
-from autodeco_gguf.training.rollouts import RolloutSettings, RolloutSummary, rollouts, wanted_samples
+from autodeco_gguf.training.rollouts import (
+    _LONGEST,
+    Kept,
+    RolloutSettings,
+    RolloutSummary,
+    _Partial,
+    rollouts,
+    wanted_samples,
+)
 
 pytestmark = pytest.mark.usefixtures("tamed")
 
@@ -201,6 +210,17 @@ def test_another_interruption(engine: Engine, undisturbed: bytes, tmp_path: Path
             f.write(b"[3, [")
     assert sample(engine, tmp_path / "out.jsonl").continued == 3
     assert (tmp_path / "out.jsonl").read_bytes() == undisturbed
+
+
+def test_long_answers_to_one_problem_are_read_again(tmp_path: Path) -> None:
+    """More than a line of JSON has elsewhere."""
+    long = [Kept(i, "x" * (1 << 20), True, "stop") for i in range(20)]
+    for _ in range(2):
+        with Journal(tmp_path / "partial", {"a": 1}, longest=_LONGEST) as journal:
+            partial = _Partial(journal)
+            if not partial.places:
+                partial.append(3, long)
+            assert partial.read(3) == long
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
