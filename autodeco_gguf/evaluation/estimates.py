@@ -191,7 +191,7 @@ def paired_bootstrap(
     se = _standard_error(groups)
     if se is None:
         return Difference(mean, -limit, limit, 1.0)
-    margin, p = 0.0, 1 / (n + 1)
+    margin, p = 0.0, 1 / (n + 1) if abs(mean) > _ROUNDING else 1.0
     if se > _ROUNDING * abs(mean):
         t = np.sort(_studentized(groups, se, n, seed))
         rank = math.ceil((n + 1) * level - _ROUNDING)

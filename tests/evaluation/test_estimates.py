@@ -325,6 +325,12 @@ def test_no_difference_at_all(n: int) -> None:
     assert (d.mean, d.low, d.high, d.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_what_is_won_on_one_task_and_lost_on_the_other() -> None:
+    ones, zeros, tasks = [1.0] * 8, [0.0] * 8, ["a"] * 8 + ["b"] * 8
+    d = paired_bootstrap([*ones, *zeros], [*zeros, *ones], strata=tasks, limit=1.0)
+    assert (d.mean, d.low, d.high, d.p) == (0.0, 0.0, 0.0, 1.0)
+
+
 def test_one_problem_tells_nothing() -> None:
     d = paired_bootstrap([1.0], [0.0], limit=1.0)
     assert (d.mean, d.low, d.high, d.p) == (1.0, -1.0, 1.0, 1.0)

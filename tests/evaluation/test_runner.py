@@ -37,9 +37,10 @@ from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results
-from autodeco_gguf.evaluation.runner import write_results
+from autodeco_gguf.evaluation.runner import write_json, write_results
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.evaluation.shards import join
+from autodeco_gguf.files.reading import parse_json
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
@@ -268,6 +269,11 @@ def test_results_say_of_what_they_are(undisturbed: Path) -> None:
         "context": 48, "cache_type": "f16", "flash_attn": True,
         "version": autodeco_gguf.__version__, "llama_cpp_python": metadata.version("llama-cpp-python"),
     }  # fmt: skip
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"model": "b\udcff.gguf"})
+    assert parse_json((tmp_path / "x.json").read_bytes()) == {"model": "b?.gguf"}
 
 
 def test_the_report_is_beside_the_results(undisturbed: Path) -> None:
