@@ -67,6 +67,7 @@ if pid == 0:
     isolation.give_up(60, isolation.user_of(os.getpid()), isolated=False)
     os.write(writing, b"x")
     time.sleep(30)
+os.close(writing)
 os.read(reading, 1)
 print(pid, flush=True)
 time.sleep(30)
