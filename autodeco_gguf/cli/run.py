@@ -125,18 +125,18 @@ def run_command(
     """
     model, prompt = _model_and_prompt(model, model_option, words, prompt)
     chats = is_chat(prompt, file)
+    show = _effective(show, chats)
     _refuse(
-        (chats and is_typed("as_json"), "--json needs a prompt: give -p or standard input"),
-        (is_typed("top") and not (chats or show.as_json), "--top needs --json, or a chat"),
         (model is None and heads is not None, "--heads needs the MODEL they go with"),
         (raw and is_typed("system"), f"--system {_NO_TEMPLATE}"),
         (raw and chat_template_kwargs and is_typed("chat_template_kwargs"), f"--chat-template-kwargs {_NO_TEMPLATE}"),
     )
-    _check_first(model if model_option is None else None)
+    if model is not None and model_option is None:
+        _check_first(model)
     system, chat_template_kwargs = (None, None) if raw else (system, chat_template_kwargs)
-    show = _effective(show, chats)
     text = "" if chats else read_prompt(prompt, file)
     _refuse((not (chats or text), "the prompt is empty"))
+
     from autodeco_gguf.cli._chat import chat, guide_to
     from autodeco_gguf.engine.conversation import Conversation
     from autodeco_gguf.engine.request import Request
@@ -192,8 +192,12 @@ def _settled(engine: Engine, request: Request, recommended: dict[str, Any]) -> R
 
 
 def _effective(show: Show, chats: bool) -> Show:
-    """Without what the user has as a default and what has no effect here."""
+    """What has an effect here; UsageError for an option without one that is typed, not the user's default."""
     as_json = show.as_json and not chats
+    _refuse(
+        (chats and is_typed("as_json"), "--json needs a prompt: give -p or standard input"),
+        (is_typed("top") and not (chats or as_json), "--top needs --json, or a chat"),
+    )
     return replace(show, as_json=as_json, top=show.top if as_json or chats else None)
 
 
@@ -208,9 +212,9 @@ def _is_model(name: Path) -> bool:
     return os.path.exists(name) or known_model(name) is not None or is_hub_id(name)
 
 
-def _check_first(model: Path | None) -> None:
+def _check_first(model: Path) -> None:
     """Raise BadFile for a first argument that is no model: a prompt, most likely."""
-    if model is not None and not _is_model(model):
+    if not _is_model(model):
         hint = f"the first argument is the MODEL, a file or {' or '.join(KNOWN)}; a prompt alone goes with -p"
         raise BadFile.of(model, f"cannot be opened: No such file or directory; {hint}")
 
