@@ -60,8 +60,8 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
     as answers to one prompt do.
     """
     sums = _sums(stream(), lambda f: _by_heads(heads, objective, f))
-    n, nll = sums[:, 0], sums[:, 3:]
-    n_tokens, mean_t, mean_p = (float(x) for x in (n.sum(), sums[:, 1].sum() / n.sum(), sums[:, 2].sum() / n.sum()))
+    n, nll, totals = sums[:, 0], sums[:, 3:], sums.sum(0)
+    n_tokens, mean_t, mean_p = int(totals[0]), *(float(x) for x in totals[1:3] / totals[0])
     shift = _sums(stream(), lambda f: _by_constants(mean_t, mean_p, objective.alpha, f, heads.device))[:, 3]
     heads_nll, t_alone, single = nll[:, 0], nll[:, 1], nll[:, 2:]
     best = int(single.sum(0).argmin())
@@ -76,14 +76,14 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         ReportRow(name, t, p, float(x.sum()) / n_tokens, *_difference(x - heads_nll, n))
         for name, (t, p, x) in columns.items()
     )
-    n_examples, tokens = len(n), round(n_tokens)
+    n_examples = len(n)
     words = verdict(methods, objective)
-    if is_too_little(n_examples, tokens):
-        words = f"{tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
+    if is_too_little(n_examples, n_tokens):
+        words = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
         words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
     if len(objective.there) == 1:
         methods = tuple(m for m in methods if m.name != T_ALONE)
-    return Report(methods, n_examples, tokens, words)
+    return Report(methods, n_examples, n_tokens, words)
 
 
 def is_too_little(examples: int, tokens: int) -> bool:
