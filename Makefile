@@ -44,8 +44,11 @@ chat: $(BIN)/.installed-smollm2
 serve: $(BIN)/.installed-server $(BIN)/.installed-smollm2
 	$(BIN)/autodeco-gguf serve smollm2
 
+# several processes, a file in one of them; in the order of their names, by which the long ones do not come last
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(BIN)/.installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-vulkan: $(BIN)/.installed-test
 	tests/vulkan.sh $(BIN)/python
@@ -80,7 +83,7 @@ sanitize: $(BIN)/.installed-dev
 	$(call sanitized,$(SANITIZED),address$(comma)undefined)
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	    bin/python -m pytest -q -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
+	    bin/python -m pytest -q $(PARALLEL) -k 'not of_a_large_vocabulary and not peak_memory and not without_memory' \
 	    $(addprefix $(CURDIR)/tests/,test_core.py engine files heads model)
 
 # races of the core's own code: Python, numpy and llama.cpp are not compiled for it; it wants its memory where it expects it

@@ -15,6 +15,8 @@ from broken import assert_refused, invoke, start
 from conftest import Case
 from training_helpers import constant_losses, jsonl
 
+import autodeco_gguf
+from autodeco_gguf import training
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.export import export
 
@@ -246,6 +248,7 @@ def test_finished_and_another_setting(qwen2: Case, data: Path, tmp_path: Path, c
 def test_without_the_packages(
     qwen2: Case, data: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(autodeco_gguf, "training", training)  # each import sets it anew
     for package in ("torch", "matplotlib"):
         for name in [m for m in sys.modules if m.startswith("autodeco_gguf.training")]:
             monkeypatch.delitem(sys.modules, name)

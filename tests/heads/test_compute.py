@@ -546,7 +546,7 @@ def test_a_cpu_that_fails_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == ["CPU"]
 
 
-@pytest.mark.parametrize("wrong", ["x", [[1.0], [1.0, 2.0]], [[object()]], np.zeros(2, "V4")], ids=str)
+@pytest.mark.parametrize("wrong", ["x", [[1.0], [1.0, 2.0]], [[object()]], np.zeros(2, "V4")])
 def test_what_is_no_array_of_numbers(wrong: Any, qwen2: Case) -> None:
     heads = Heads(read_checkpoint(qwen2.heads).weights)
     good = np.zeros((1, heads.hidden_size), np.float32)

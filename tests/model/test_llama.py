@@ -262,7 +262,7 @@ ABLATIONS = [
 
 
 @pytest.mark.parametrize("logits_all", [False, True], ids=["in graph", "host way"])
-@pytest.mark.parametrize(("enabled", "names"), ABLATIONS, ids=str)
+@pytest.mark.parametrize(("enabled", "names"), ABLATIONS)
 def test_ablation(merged: Path, qwen2: Case, enabled: Any, names: set[str], logits_all: bool) -> None:
     llm = load(merged, f32_cache=True, heads_enabled=enabled, logits_all=logits_all)
     trace = run(llm)
