@@ -5,7 +5,6 @@
 #include "threads.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 [[noreturn]] static void refuse(draw_status status) {
@@ -43,11 +42,11 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
         refuse(DRAW_NOT_FINITE);
     }
     llama_token_data_array & cur = s.left = { s.candidates.data(), n, -1, false };
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = thread_seconds();
     guarded([&] { llama_sampler_apply(s.before, &cur); });
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    if (took.count() > s.patience) { // no end is in sight where each token leaves more ways to go on than the one before
-        throw refusal(MODEL_FAILED, "the grammar took " + std::to_string((int) took.count()) +
+    const double took = thread_seconds() - begin;
+    if (took > s.patience) { // no end is in sight where each token leaves more ways to go on than the one before
+        throw refusal(MODEL_FAILED, "the grammar took " + std::to_string((int) took) +
                                     " s for one token; no token was drawn, use one with fewer ways to go on");
     }
     if (s.after && temperature > 0.0f) {

@@ -4,8 +4,20 @@
 #include "ggml-cpp.h"
 #include "ggml.h"
 
+#include <chrono>
+#include <ctime>
 #include <future>
 #include <vector>
+
+double thread_seconds() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+    timespec t;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0) {
+        return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+    }
+#endif
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 void run_in_threads(size_t n_threads, const std::function<void()> & f) {
     std::vector<std::future<void>> others;

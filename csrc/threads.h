@@ -10,6 +10,9 @@
 // Logits in one batch from which on a second thread is worth its start, some 50 us.
 static constexpr size_t MANY_LOGITS = 1 << 18;
 
+// Seconds that the calling thread has computed, what it waited for left out; by the clock where the system does not tell.
+double thread_seconds();
+
 // Calls f, which must not throw, in so many threads at once, the caller's among them.
 void run_in_threads(size_t n_threads, const std::function<void()> & f);
 

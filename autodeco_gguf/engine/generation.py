@@ -157,6 +157,8 @@ class Generation:
         if self.finish_reason is None:
             n = self.n_drawn
             tokens, text = self._rows.ids()[: n - self._ended], "".join(self._shown[:n])
+            if len(self._shown) == n:
+                text += self._text.add(b"", True)  # what might have become a stop
             t, p = self._trace.parameters
             prompt = self.prompt_logprobs
             self._result = Result(self._index, tokens, text, reason, error, self._trace, t, p, prompt)

@@ -132,6 +132,7 @@ class Scheduler:
         """End what has a sequence: what the context holds is unknown."""
         for generation in self._in_use():
             generation.end("error", error)
+        self._predictor.detach()
         self._clear()
 
     def _forget_users(self) -> None:

@@ -279,12 +279,13 @@ class Context:
         """Whether the device and the architecture take heads in the graph, found out by decoding a token."""
         if not self.attach(predictor):
             return False
-        self._attached[:] = [predictor]
-        self.decode([0], [0], [0], hidden=False)
-        found = predictor.in_graph()
-        self.clear()
-        predictor.detach()
-        return found
+        try:
+            self._attached[:] = [predictor]
+            self.decode([0], [0], [0], hidden=False)
+            return predictor.in_graph()
+        finally:
+            self.clear()
+            predictor.detach()
 
     def clear(self) -> None:
         """Forget every sequence."""

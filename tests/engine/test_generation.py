@@ -144,6 +144,18 @@ def test_cancelling(engine: Engine) -> None:
     assert handles[0].result().finish_reason == "cancelled"
 
 
+def test_what_is_cancelled_keeps_what_might_have_become_a_stop(engine: Engine) -> None:
+    request = Request([1, 2, 3], seed=4, max_tokens=20, logit_bias=no_end(engine))
+    whole = engine.generate([request])[0].text
+    handle = engine.submit(replace(request, stop=[whole + "and more"]))
+    pieces = iter(handle)
+    shown = "".join(next(pieces).text for _ in range(3))
+    handle.cancel()
+    result = handle.result()
+    assert (shown, result.finish_reason) == ("", "cancelled")
+    assert result.text == engine.context.text(result.tokens) != ""
+
+
 def test_interrupted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     handle = engine.submit(Request([1], seed=1, max_tokens=5))
 

@@ -17,8 +17,9 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.turn import Turn
-from autodeco_gguf.errors import Busy, Closed
+from autodeco_gguf.errors import Busy, Closed, ModelFailed
 from autodeco_gguf.model import turns
+from autodeco_gguf.model.context import Context
 
 LINES = (str(Path(autodeco_gguf.engine.__file__).parent), turns.__file__)
 LONG = list(range(3, 43))
@@ -55,6 +56,27 @@ def use(engine: Engine, asked: list[Request], handles: list[Generation]) -> None
 
 def answers(engine: Engine) -> list[list[int]]:
     return [result.tokens for result in engine.generate(AFTERWARDS)]
+
+
+@pytest.mark.parametrize("where", ["attach", "_check", "clear"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ModelFailed("no memory")], ids=["interrupt", "failure"])
+def test_the_first_step_looks_whether_heads_go_into_the_graph(
+    error: BaseException, where: str, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes in between leaves them in none."""
+    engine = make(merged)
+    with monkeypatch.context() as patch:
+        method = getattr(Context, where)
+
+        def then_fail(*args: object) -> None:
+            method(*args)
+            patch.undo()
+            raise error
+
+        patch.setattr(Context, where, then_fail)
+        with pytest.raises(type(error)):
+            engine.generate(AFTERWARDS)
+    assert answers(engine) == answers(make(merged))
 
 
 def test_interrupted_at_every_line(merged: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import sys
 import threading
 import time
 import weakref
@@ -354,6 +356,24 @@ def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
 )
 def test_names_and_values_are_no_keywords(schema: Any) -> None:
     SchemaGrammar(schema)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits in C with the interpreter's lock held")
+def test_what_a_grammar_waits_for_is_not_its_time() -> None:
+    grammar = LlamaGrammar.from_json_schema('{"type": "array", "items": {"type": "integer"}, "minItems": 50}')
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=256) as engine:
+        engine.generate([Request([1], max_tokens=1)])
+        handle = engine.submit(Request([1, 2, 3], seed=1, max_tokens=200, grammar=grammar))
+        handle.sampler.native.patience = 0.5
+
+        def hold() -> None:
+            time.sleep(0.02)
+            ctypes.PyDLL(None).usleep(1_000_000)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert handle.result().error is None
+        thread.join()
 
 
 def test_a_grammar_that_takes_too_long_for_a_token(llm: Llama) -> None:
