@@ -7,7 +7,8 @@ from typing import Any
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import check_gbnf
-from autodeco_gguf.model.grammar import FORMATS, NAMED, LlamaGrammar, SchemaGrammar
+from autodeco_gguf.model.grammar import FORMATS, LlamaGrammar, SchemaGrammar
+from autodeco_gguf.model.json_schema import NAMED
 from autodeco_gguf.server.errors import ApiError
 
 
