@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,12 @@ from autodeco_gguf.errors import InvalidInput
 
 _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r" ?|\n{1,2}[ \t]{0,20}"}
 """All that a schema says is enforced; the space between tokens of JSON is that of llama.cpp, which has an end."""
+
+_NAMING = frozenset(["properties", "patternProperties", "required"])
+_NO_CODES: Any = {**_OPTIONS, "json_allowed_escapes": 'nrbtf\\"'}
+"""Without \\uXXXX. llguidance compares keys as they are written: by it a named one passes for another, unchecked. What
+needs it, as ESC, is in no string then."""
+_NEEDS_CODE = re.compile(r"[\0-\x07\x0b\x0e-\x1f\x7f]")
 
 _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", "anyOf", "oneOf", "prefixItems")
 NAMED = ("$defs", "definitions", "patternProperties", "properties")
@@ -82,21 +89,38 @@ def _check_keywords(schema: Any) -> None:
                 schemas += value.values()
 
 
-def _check_numbers(schema: Any) -> None:
-    """Raise InvalidInput for numbers that llguidance rounds, or ends the process for."""
+def _values(schema: Any) -> list[tuple[str, Any]]:
+    """Each value within a schema, and its key; that of a part of a const or an enum is this."""
     values = [("", schema)]
     for key, value in values:  # which grows meanwhile
         if isinstance(value, dict):
             values += [(key if key in ("const", "enum") else name, part) for name, part in value.items()]
         elif isinstance(value, list):
             values += [(key, part) for part in value]
-        elif key in _NUMBERS and _is_number(value):
+    return values
+
+
+def _check_numbers(values: list[tuple[str, Any]]) -> None:
+    """Raise InvalidInput for numbers that llguidance rounds, or ends the process for."""
+    for key, value in values:
+        if key in _NUMBERS and _is_number(value):
             if isinstance(value, int) and abs(value) > 2**53:
                 what = f"{key} has a whole number beyond 2^53, which would be rounded"
                 raise InvalidInput(f"JSON schema: {what}", key="schema")
             if abs(value) > 10**18:
                 what = f"{key} has a number beyond 10^18, which would not be enforced"
                 raise InvalidInput(f"JSON schema: {what}", key="schema")
+
+
+def _options(values: list[tuple[str, Any]]) -> Any:
+    """How a schema is compiled; raise InvalidInput for a text that cannot be written so."""
+    if not any(isinstance(at, dict) and _NAMING & at.keys() and _has_others(at) for _, at in values):
+        return _OPTIONS
+    for key, value in values:
+        if key in ("const", "enum") and isinstance(value, str) and _NEEDS_CODE.search(value):
+            reason = f"{key} {value!r:.40} has a control character, where an object may have keys beside those it names"
+            raise InvalidInput(f"JSON schema: {reason}", key="schema")
+    return _NO_CODES
 
 
 def _check_bounds(at: Mapping[str, Any]) -> None:
@@ -114,10 +138,14 @@ def _check_bounds(at: Mapping[str, Any]) -> None:
 def _check_keys(at: Mapping[str, Any]) -> None:
     """Raise InvalidInput for a minProperties that one key could meet by coming twice."""
     n, required = at.get("minProperties", 0), len(_list(at, "required"))
-    others = at.get("patternProperties") or at.get("additionalProperties") is not False
-    if others and _is_number(n) and n > max(1, required):
+    if _has_others(at) and _is_number(n) and n > max(1, required):
         reason = f"minProperties {n}, where a key that properties does not name may come twice"
         raise InvalidInput(f"JSON schema: {reason}", key="schema")
+
+
+def _has_others(at: Mapping[str, Any]) -> bool:
+    """Whether an object may have keys that properties does not name."""
+    return bool(at.get("patternProperties")) or at.get("additionalProperties") is not False
 
 
 def _list(at: Mapping[str, Any], key: str) -> list[Any]:
@@ -140,9 +168,11 @@ def compile_schema(text: str) -> str:
     parsed = None
     with suppress(ValueError, RecursionError):  # what is no JSON, or too deep, is refused below
         parsed = json.loads(text)
-    _check_numbers(parsed)
+    values = _values(parsed)
+    _check_numbers(values)
+    options = _options(values)
     try:
-        grammar = LLMatcher.grammar_from_json_schema(text, overrides=_OPTIONS)
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)
     except ValueError as e:
         raise InvalidInput(f"JSON schema: {e}", key="schema") from e
     _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import llguidance
 import pytest
 
 from autodeco_gguf.errors import InvalidInput
@@ -84,3 +86,67 @@ def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
 )
 def test_names_and_values_are_no_keywords(schema: Any) -> None:
     SchemaGrammar(schema)
+
+
+def allows(schema: Any, text: str) -> bool:
+    """Whether a text, byte by byte, follows a schema."""
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), SchemaGrammar(schema).compiled, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher.try_consume_tokens(list(text.encode())) == len(text.encode()) and matcher.is_accepting()
+
+
+WORD: dict[str, Any] = {"type": "string"}
+CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
+SAFE: dict[str, Any] = {"properties": {"a": {"const": "safe"}}, "required": ["a"], "type": "object"}
+BAD_B = '{"a": "safe", "b": {"a": "safe", "\\u0061": 1}}'
+ESCAPED: list[tuple[Any, str]] = [
+    (SAFE, r'{"a": "safe", "\u0061": "evil"}'),
+    (SAFE, '{"a": "safe", "a": "evil"}'),
+    (SAFE | {"additionalProperties": WORD}, r'{"a": "safe", "\u0061": "evil"}'),
+    ({"type": "object", "required": ["a"], "additionalProperties": WORD}, r'{"a": "x", "\u0061": "y"}'),
+    ({"properties": {"a": {"type": "integer"}}, "type": "object"}, r'{"\u0061": null}'),
+    ({"patternProperties": {"^b": WORD}, "type": "object"}, r'{"\u0062": 1}'),
+    *(
+        ({"properties": {name: WORD}, "type": "object"}, f'{{"{code}": 1}}')
+        for name, code in [
+            *[("é", r"\u00e9"), ('"', r"\u0022"), ("\\", r"\u005c"), ("/", r"\/"), ("😀", r"\ud83d\ude00")],
+            *[("\n", r"\u000a"), ("\x1f", r"\u001F"), ("\x7f", r"\u007f")],
+        ]
+    ),
+    (
+        {
+            "properties": {"\x1f": WORD},
+            "patternProperties": {"": True},
+            "additionalProperties": False,
+            "type": "object",
+        },
+        r'{"\u001F": 1}',
+    ),
+    *(
+        (CLOSED | {"properties": {"a": WORD, "b": inner}}, BAD_B)
+        for inner in [{"anyOf": [{"type": "null"}, SAFE]}, {"allOf": [SAFE, {"type": "object"}]}]
+    ),
+    (SAFE | {"properties": {**SAFE["properties"], "b": {"$ref": "#"}}}, BAD_B),
+    ({"properties": {"properties": SAFE}, "type": "object"}, r'{"properties": {"a": "safe", "\u0061": 1}}'),
+    ({"$ref": "#/x-defs/a", "x-defs": {"a": SAFE}}, r'{"a": "safe", "\u0061": "evil"}'),
+    ({"type": "array", "items": SAFE}, r'[{"a": "safe", "\u0061": "evil"}]'),
+]
+
+
+@pytest.mark.parametrize(("schema", "text"), ESCAPED, ids=range(len(ESCAPED)))
+def test_a_named_key_passes_for_no_other(schema: Any, text: str) -> None:
+    assert not allows(schema, text)
+
+
+@pytest.mark.parametrize("other", [{}, {"additionalProperties": WORD}, {"patternProperties": {"^[^a]": WORD}}], ids=str)
+def test_keys_beside_the_named_ones(other: Any) -> None:
+    for key in ("b", "aa", "é", "😀", "/", 'b"', "b\\", "b\n\t\b\f\r", '"a'):
+        assert allows(SAFE | other, json.dumps({"a": "safe", key: "x\n"}, ensure_ascii=False))
+    assert not allows(SAFE | other, '{"a": "evil"}')
+
+
+def test_control_characters_where_no_key_passes_for_another() -> None:
+    for schema in (CLOSED | {"properties": {"a": WORD}}, {"type": "object"}, {"const": {"a": "\x1b"}}):
+        assert allows(schema, r'{"a":"\u001b"}')
+    with pytest.raises(InvalidInput, match=r"^JSON schema: enum '\\x1b' has a control character, where an object may"):
+        SchemaGrammar({"type": "object", "properties": {"a": {"enum": ["x", "\x1b"]}}})
