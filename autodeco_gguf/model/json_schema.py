@@ -70,7 +70,7 @@ _KEYWORDS = frozenset(
 
 
 def _check_keywords(schema: Any) -> None:
-    """Raise InvalidInput for a keyword that is none; "x-..." says something to other programs."""
+    """Raise InvalidInput for a keyword or a format that is none; "x-..." says something to other programs."""
     schemas = [schema]
     while schemas:
         at = schemas.pop()
@@ -80,6 +80,8 @@ def _check_keywords(schema: Any) -> None:
             continue
         _check_bounds(at)
         _check_keys(at)
+        if at.get("format") == "unknown":  # any text to llguidance, which refuses what it does not know
+            raise InvalidInput("JSON schema: Unknown format: unknown", key="schema")
         for key, value in at.items():
             if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
                 raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")

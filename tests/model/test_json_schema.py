@@ -18,6 +18,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"x-guidance": {"lenient": True}, "not": {}}, '"not"'),
     ({"type": "frob"}, "Invalid type: frob"),
     ({"format": "frob", "type": "string"}, "Unknown format: frob"),
+    ({"type": "array", "items": {"format": "unknown", "type": "string"}}, "Unknown format: unknown"),
     ({"$ref": "#/$defs/missing"}, "'/\\$defs/missing' does not exist"),
     ({"$ref": "https://example.com/a.json"}, "https://example.com/a.json"),
     ({"$ref": "file:///etc/passwd"}, "file:///etc/passwd"),
@@ -79,6 +80,7 @@ def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
     "schema",
     [
         {"properties": {"minLenght": {"type": "string"}}, "required": ["minLenght"]},
+        {"properties": {"format": {"const": "unknown"}}, "default": {"format": "unknown"}},
         {"enum": [{"minLenght": 3}], "examples": [{"foo": 1}], "title": "x", "deprecated": True, "x-order": 1},
         {"$defs": {"foo": {"const": {"bar": 1}}}, "$ref": "#/$defs/foo"},
     ],
