@@ -23,7 +23,7 @@ _KEY = re.compile(r"(?:temp_head|top_p_head)\.mlp\.[0-9]{1,4}\.(?:weight|bias)$"
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 """Types of a safetensors file -> as what numpy reads their bytes."""
 
-_OTHER_BIN = frozenset(["training_args.bin", "optimizer.bin", "scheduler.bin"])
+_OTHER_BIN = frozenset(["training_args.bin", "optimizer.bin", "scheduler.bin", "sampler.bin"])
 """What trainers leave beside the weights."""
 
 _Config = Mapping[str, object]

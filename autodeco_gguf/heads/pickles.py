@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import pickletools
 import re
+import struct
 import zipfile
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -51,12 +52,26 @@ def check_pickles(path: Path) -> None:
             with zipfile.ZipFile(f) as archive:  # torch does not compress; what unpacks to more is made to fill memory
                 if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                     raise ValueError("its parts are larger than the file")
+                if _directories(f) != {archive.start_dir}:
+                    raise ValueError("torch would find other parts in it than Python")
             f.seek(0)
             # what torch will read there, which Python may find elsewhere in a file made for it
             _check(BytesIO(torch._C.PyTorchFileReader(f).get_record("data.pkl")))  # noqa: SLF001
         else:
             for _ in range(_LEGACY_PICKLES):
                 _check(f)
+
+
+def _directories(f: BinaryIO) -> set[int]:
+    """Where the directory of a zip is, by the end of the file and by the one for 64 bits, which torch always writes."""
+    end = f.seek(-22, SEEK_END)
+    magic, at = struct.unpack("<4s12xL2x", f.read(22))
+    f.seek(max(0, end - 76))
+    record, at64, locator, place = struct.unpack("<4s44xQ4s4xQ4x", f.read(76).rjust(76, b"\0"))
+    found = {at} if magic == b"PK\5\6" else set()
+    if locator == b"PK\6\7":
+        found = found - {0xFFFFFFFF} | ({at64} if (record, place) == (b"PK\6\6", end - 76) else {-1})
+    return found
 
 
 def _check(file: BinaryIO) -> None:

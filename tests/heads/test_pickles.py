@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -133,6 +134,29 @@ def test_more_pickles_than_anybody_waits_for(is_zip: bool, tmp_path: Path, monke
     monkeypatch.setattr(pickles, "_MAX_PICKLES", 1000)
     with pytest.raises(ValueError, match="more than 1000 bytes before its values"):
         check_pickles(saved(tmp_path / "x.bin", list(range(500)), is_zip=is_zip))
+
+
+def test_a_directory_for_python_and_one_for_torch(tmp_path: Path) -> None:
+    """Python takes the one before the end, torch the one that the end points at."""
+    path = tmp_path / "x.bin"
+    torch.save({"x": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")
+    size, start = struct.unpack_from("<2L", content, end + 12)
+    name_end = 46 + struct.unpack_from("<H", content, start + 28)[0]
+    harmless = bytearray(content[start : start + name_end].ljust(size, b"c"))  # the first record, and a comment
+    struct.pack_into("<H", harmless, 32, size - name_end)
+    path.write_bytes(content[:end] + harmless + content[end:])
+    with zipfile.ZipFile(path) as archive:
+        assert sum(entry.file_size for entry in archive.infolist()) < path.stat().st_size < 10**5
+    assert torch.load(path, weights_only=True)["x"].shape == (10**6,)
+    with pytest.raises(ValueError, match="torch would find other parts in it than Python"):
+        check_pickles(path)
 
 
 def test_the_hand_writes_as_torch_does(tmp_path: Path) -> None:
