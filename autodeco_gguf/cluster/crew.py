@@ -83,6 +83,7 @@ class Crew:
         self._nodes: dict[str, Node] = {}
         self._out: dict[str, AutoDecoError] = {}  # nodes that take no part, and why
         self._failures = Counter[str]()  # by node, since its last result
+        self._fewer = Counter[str]()  # by node, processes that found no room beside others
         self._loaded = set[str]()  # nodes that had the model once
         self._introduced = set[str]()
         self._events: list[Event] = []
@@ -158,8 +159,8 @@ class Crew:
             if node.id in self._out or not node.cpus:  # as a head that only looks after the others
                 continue
             needs = needs_of(self._spec.machine, node)
-            n = fitting(needs, node)
-            if n == 0:
+            n = fitting(needs, node) - self._fewer[node.id]
+            if n <= 0:
                 has, asked = f"{node.cpus} CPUs and {node.gpus} GPUs", f"{needs.cpus} and {needs.gpus}"
                 self._leave_out(node, InvalidInput(f"it has {has}, a process asks for {asked}", key="n_threads"))
             elif self._failures[node.id] >= LIMIT * n:
@@ -175,6 +176,19 @@ class Crew:
         self._say(f"{node.name} takes no part: {error}")
         for worker in [worker for worker in self._workers.values() if worker.node.id == node.id]:
             self._drop(worker)
+
+    def _cannot_load(self, worker: Worker, error: AutoDecoError) -> None:
+        """Do without a worker, try another where its node has loaded the model before, or leave the node out."""
+        node = worker.node
+        alone = all(other is worker or other.node.id != node.id for other in self._workers.values())
+        if not alone and error.key != "rpc":
+            self._fewer[node.id] += 1  # as where there is no more memory
+            self._say(f"{node.name}: one process fewer: {error}")
+            self._drop(worker)
+        elif node.id in self._loaded:
+            self.lose(worker, str(error))  # what the model was on may come back
+        else:
+            self._leave_out(node, error)
 
     def _drop(self, worker: Worker) -> None:
         if self._workers.pop(worker.number, None) is not None:
@@ -192,7 +206,8 @@ class Crew:
         self._alone_since = self._alone_since or now
         alone_s, minutes = now - self._alone_since, f"{self._wait_s / 60:g} minutes"
         if alone_s > self._wait_s:
-            raise Busy(f"--ray: no node to draw on for {minutes}; add one and run the same command again", key="ray")
+            why = "".join(f"; {error}" for error in [*self._out.values()][-1:])
+            raise Busy(f"--ray: no node to draw on for {minutes}; add one and run the same command again{why}", key="ray")
         if not self._said_alone and (not self._workers or alone_s > _START_S):
             self._said_alone = True
             why = "none of the nodes has room yet, which others may use" if self._workers else "no node to draw on"
@@ -211,12 +226,12 @@ class Crew:
             worker.state = "loading"
             self.call(worker, "load", "load", self._spec)
         elif tag == "load":
-            error = outcome.value if isinstance(outcome.value, AutoDecoError) else self._misfit(outcome.value)
+            if isinstance(outcome.value, AutoDecoError):
+                self._cannot_load(worker, outcome.value)
+                return
+            error = self._misfit(outcome.value)
             if error is not None:
-                if error.key == "rpc" and worker.node.id in self._loaded:
-                    self.lose(worker, str(error))  # what the model was on may come back
-                else:
-                    self._leave_out(worker.node, error)
+                self._leave_out(worker.node, error)
                 return
             self._loaded.add(worker.node.id)
             self.about = self.about or outcome.value

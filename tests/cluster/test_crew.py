@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -135,6 +136,35 @@ def test_a_node_that_cannot_reach_a_worker_at_all(cluster_of: ClusterOf) -> None
         ModelFailed, match=r"^node 10\.0\.0\.1 \(000001\): worker 10\.0\.0\.9:50052: connection refused$"
     ):
         crew_of(cluster)
+
+
+NO_MEMORY = ModelFailed("not enough memory")
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_process_that_finds_no_room_beside_others(failing: int, cluster_of: ClusterOf) -> None:
+    cluster, asked = cluster_of(nodes=1, cpus=3), itertools.count(1)
+    cluster.says = lambda node: NO_MEMORY if next(asked) == failing else about()
+    crew, said = crew_of(cluster)
+    name = cluster.alive[0].name
+    assert (len(ready(crew)), said.count(f"{name}: one process fewer: not enough memory")) == (2, 1)
+    crew.lose(next(iter(crew.ready)), "bad luck")
+    assert len(ready(crew)) == 1
+    for _ in range(20):
+        crew.turn()
+    assert len(ready(crew)) == 2
+
+
+def test_a_node_that_can_load_no_more(cluster_of: ClusterOf) -> None:
+    """It is tried a few times, and what was wrong is said at the end."""
+    cluster, asked = cluster_of(nodes=1), itertools.count(1)
+    cluster.says = lambda node: about() if next(asked) == 1 else NO_MEMORY
+    crew, said = crew_of(cluster)
+    name = cluster.alive[0].name
+    crew.lose(next(iter(crew.ready)), "bad luck")
+    with pytest.raises(Busy, match=r"run the same command again; node 10\.0\.0\.1 .*: processes end there again and again"):
+        many_turns(crew)
+    assert said.count(f"{name}: a process is lost: not enough memory") == LIMIT - 1
 
 
 def test_what_all_refuse_is_the_error(cluster_of: ClusterOf) -> None:
