@@ -140,7 +140,8 @@ class Actor:
                 if number > self._job:
                     self._begin(number, heads)
                 if number == self._job:
-                    self._under_way.update({i: self._loaded.submit(request) for i, request in requests})
+                    for i, request in requests:  # one by one: what was taken before one is refused is known
+                        self._under_way[i] = self._loaded.submit(request)
             with self._running:
                 return self._finish(number)
         except AutoDecoError as e:

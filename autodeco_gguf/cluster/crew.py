@@ -207,7 +207,9 @@ class Crew:
         alone_s, minutes = now - self._alone_since, f"{self._wait_s / 60:g} minutes"
         if alone_s > self._wait_s:
             why = "".join(f"; {error}" for error in [*self._out.values()][-1:])
-            raise Busy(f"--ray: no node to draw on for {minutes}; add one and run the same command again{why}", key="ray")
+            raise Busy(
+                f"--ray: no node to draw on for {minutes}; add one and run the same command again{why}", key="ray"
+            )
         if not self._said_alone and (not self._workers or alone_s > _START_S):
             self._said_alone = True
             why = "none of the nodes has room yet, which others may use" if self._workers else "no node to draw on"

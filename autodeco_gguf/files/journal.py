@@ -141,7 +141,7 @@ class Journal:
 
     def read(self, place: int) -> Any:
         """The value of one line."""
-        return next(_lines(self.path, self._fd, place, self._end, longest=self._longest)).value
+        return next(_lines(self.path, self._fd, place, self._end, longest=self._longest, size=4096)).value
 
     def append(self, value: object) -> int:
         """Add a line, which stays whatever happens to this process; gives its place, or BadFile if it cannot."""
@@ -240,11 +240,17 @@ def _first_line(fd: int) -> bytes:
         return f.readline(_BLOCK)
 
 
-def _lines(path: Path, fd: int, place: int, end: int, advice: str = "", longest: int = MAX_JSON) -> Iterator[Line]:
-    """The lines from byte ``place`` on, where line 2 begins, or line 1 at byte 0, up to byte ``end``."""
+def _lines(
+    path: Path, fd: int, place: int, end: int, advice: str = "", longest: int = MAX_JSON, size: int | None = None
+) -> Iterator[Line]:
+    """The lines from byte ``place`` on, where line 2 begins, or line 1 at byte 0, up to byte ``end``.
+
+    ``size`` bytes are read first, then more and more.
+    """
     number, rest, at = 1 + (place > 0), b"", place
-    while at < end and (block := read_at(fd, min(_BLOCK, end - at), at)):
-        at += len(block)
+    size = size or _BLOCK
+    while at < end and (block := read_at(fd, min(size, end - at), at)):
+        at, size = at + len(block), min(2 * size, _BLOCK)
         *lines, rest = (rest + block).split(b"\n")
         if len(rest) > longest:
             raise BadFile(f"{path}:{number + len(lines)}: longer than {longest} bytes{advice}", file=path)

@@ -163,6 +163,13 @@ def test_what_is_refused_is_returned(actor: Actor) -> None:
     assert isinstance(actor.draw((0, BOTH), [(0, Request([]))]), InvalidInput)
 
 
+def test_what_was_taken_before_one_is_refused_ends_with_the_job(actor: Actor, engine: Engine) -> None:
+    request = Request(engine.prompt("sums"), seed=1, max_tokens=3)
+    refused = actor.draw((0, BOTH), [(0, request), (1, replace(request, prompt=[10**6]))])
+    assert isinstance(refused, InvalidInput)
+    assert len(all_of(actor, 1, [(0, request)], frozenset(["top_p"]))) == 1
+
+
 def test_a_model_that_fails_gives_no_results(actor: Actor, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler, steps = actor._loaded._scheduler, []
     draw = type(scheduler)._draw

@@ -162,7 +162,9 @@ def test_a_node_that_can_load_no_more(cluster_of: ClusterOf) -> None:
     crew, said = crew_of(cluster)
     name = cluster.alive[0].name
     crew.lose(next(iter(crew.ready)), "bad luck")
-    with pytest.raises(Busy, match=r"run the same command again; node 10\.0\.0\.1 .*: processes end there again and again"):
+    with pytest.raises(
+        Busy, match=r"run the same command again; node 10\.0\.0\.1 .*: processes end there again and again"
+    ):
         many_turns(crew)
     assert said.count(f"{name}: a process is lost: not enough memory") == LIMIT - 1
 
