@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autodeco_gguf.errors import AutoDecoError, not_installed
+from autodeco_gguf.errors import AutoDecoError, not_installed, printable
 from autodeco_gguf.files.atomic import write_atomically
 from autodeco_gguf.view.traces import ReadTrace
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 8
 """Traces in one figure."""
+
+_TITLE = 120
+"""Characters of a title."""
+
+_HIGHEST = 1e100
+"""What matplotlib still draws."""
 
 Lines = Mapping[str, Mapping[str, Sequence[float] | npt.NDArray[np.floating[Any]]]]
 """Values along an answer by what they are, "temperature" or "top_p", and by command: "plain", "low", "high"."""
@@ -71,12 +77,13 @@ def new_figure(width: float, height: float) -> Figure:
 def _panel(axes: Any, trace: ReadTrace) -> None:
     right = axes.twinx()
     for side, name, label in ((axes, "temperature", "T, temperature"), (right, "top_p", "P, top-p")):
-        known = [(i, token[name]) for i, token in enumerate(trace.tokens, 1) if name in token]
+        known = [(i, min(token[name], _HIGHEST)) for i, token in enumerate(trace.tokens, 1) if name in token]
         style = {"color": _COLORS[name], "linestyle": "-" if side is axes else "--", "linewidth": 1.3}
         side.plot([i for i, _ in known], [value for _, value in known], **style)
         side.set_ylabel(label, color=_COLORS[name])
         side.set_ylim(0, max([2.0 if side is axes else 1.0, *(value for _, value in known)]) * 1.02)
-    axes.set_title(trace.title.replace("$", r"\$"), fontsize="small", loc="left")
+    title = trace.title if len(trace.title) <= _TITLE else trace.title[:_TITLE] + " …"
+    axes.set_title(printable(title).replace("$", r"\$"), fontsize="small", loc="left")
     axes.set_xlabel("token")
     axes.grid(alpha=0.3)
 

@@ -43,6 +43,13 @@ def test_traces_as_a_figure() -> None:
     assert figure.axes[MOST_PANELS].get_ylim()[1] == pytest.approx(1.02)
 
 
+@pytest.mark.parametrize("title", ["a\udcff", "\ud800", "x" * 10**6], ids=["no UTF-8", "no character", "long"])
+def test_a_figure_of_what_files_say(title: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_png(trace_figure([ReadTrace(title, tokens=[{"text": "a", "temperature": 1.79e308}])]), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_a_figure_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(AutoDecoError, match="matplotlib is not installed; pip install matplotlib"):
