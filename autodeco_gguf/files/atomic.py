@@ -143,7 +143,11 @@ def check_new(paths: Collection[Path], *, inputs: Iterable[Path] = (), force: bo
 
 def same_file(paths: Iterable[Path], others: Iterable[Path]) -> tuple[Path, Path] | None:
     """The first of some paths that is one of the others under any name, and which; None where none is."""
-    there = [other for other in others if other.exists()]
+    there = []
+    for other in others:
+        with bad_file(other, "cannot be read"):
+            if other.exists():
+                there.append(other)
     return next(((p, other) for p in paths if p.exists() for other in there if p.samefile(other)), None)
 
 

@@ -93,13 +93,14 @@ def _directory(path: str | Path) -> Path:
 
 def _download(name: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
-    about = ["config.json", "*.safetensors.index.json"]
-    maps = [_weight_map(index) for index in snapshot(name, about).glob("*.safetensors.index.json")]
+    about, beside = ["config.json", "*.safetensors.index.json"], ["*/*", *sorted(_OTHER_BIN)]
+    folder = snapshot(name, about, but=beside)
+    maps = [_weight_map(index) for index in folder.glob("*.safetensors.index.json")]
     shards = {str(file) for files in maps for key, file in files.items() if _KEY.match(key)}
     if shards:
-        return snapshot(name, [*about, *sorted(shards)])
+        return snapshot(name, [*about, *sorted(shards)], but=beside)
     base = {str(file) for files in maps for file in files.values()}
-    return snapshot(name, [*about, "*.safetensors", "*.bin"], but=sorted(base))
+    return snapshot(name, [*about, "*.safetensors", "*.bin"], but=[*beside, *sorted(base)])
 
 
 def _read_config(path: Path) -> _Config:

@@ -71,7 +71,7 @@ def find(path: str | os.PathLike[str]) -> Path:
 
 
 def snapshot(name: str, patterns: Sequence[str], but: Sequence[str] = ()) -> Path:
-    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns, some left out.
+    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns, but for those of others.
 
     They are downloaded unless they are there already; without a connection there may be only those.
 
@@ -95,7 +95,7 @@ def snapshot(name: str, patterns: Sequence[str], but: Sequence[str] = ()) -> Pat
     with suppress(BadFile):  # snapshot_download then takes what is there, or says what is wrong
         files = _files(name, repo)
     for file in files:
-        if file not in but and any(fnmatch(file, pattern) for pattern in patterns):
+        if any(fnmatch(file, pattern) for pattern in patterns) and not any(fnmatch(file, pattern) for pattern in but):
             _asked(name, functools.partial(fetch, name, repo, file))
     chosen: dict[str, Any] = {"allow_patterns": [*patterns], "ignore_patterns": [*but], "tqdm_class": Bar}
     return Path(_asked(name, lambda: snapshot_download(repo, **chosen)))

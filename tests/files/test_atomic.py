@@ -66,6 +66,11 @@ CHECKS: dict[str, tuple[Check, str, str]] = {
     "an input": (lambda d: check_output(d / "file", inputs=[d / "file"], force=True), "file", "is the input {d}/file;"),
     "a link to one": (lambda d: check_output(d / "link", inputs=[d / "dir", d / "file"]), "link", "is the input {d}/f"),
     "another name": (lambda d: check_output(d / "hard", inputs=[d / "file"]), "hard", "is the input {d}/file; choose"),
+    "one that cannot be looked at": (
+        lambda d: check_output(d / "new", inputs=[d / ("x" * 300)]),
+        "x" * 300,
+        "cannot be read: File name too long",
+    ),
     "a directory": (lambda d: check_output(d / "dir", force=True), "dir", "is a directory; give a file name"),
     "a pipe": (lambda d: check_output(d / "pipe", force=True), "pipe", "is no regular file; give another name"),
     "a link to a pipe": (

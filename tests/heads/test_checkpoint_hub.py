@@ -96,12 +96,23 @@ def merged_with_the_base(hub: Hub) -> list[str]:
     return names[1:]
 
 
-@pytest.mark.parametrize("change", [base_has_an_index, an_index_for_each_head, merged_with_the_base])
+def beside_what_a_training_left(hub: Hub) -> list[str]:
+    """Which may be gigabytes, and is not read."""
+    for name in ("checkpoint-5/model.safetensors", "checkpoint-5/optimizer.bin", "original/x.bin", "training_args.bin"):
+        hub.files[name] = b"x"
+    hub.files[f"checkpoint-5/{INDEX.format('model')}"] = b"no index"
+    return [HEADS]
+
+
+LAYOUTS = [base_has_an_index, an_index_for_each_head, merged_with_the_base, beside_what_a_training_left]
+
+
+@pytest.mark.parametrize("change", LAYOUTS)
 def test_files_with_heads_are_downloaded(
     change: Callable[[Hub], list[str]], hub: Hub, export: Callable[..., Outcome]
 ) -> None:
     files = change(hub)
     done = export()
     assert (done.status, done.err.startswith("error")) == (0, False), done.err
-    weights = [name for name in hub.downloads if name.endswith(".safetensors")]
+    weights = [name for name in hub.downloads if not name.endswith(".json")]
     assert weights == files

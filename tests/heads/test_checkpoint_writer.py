@@ -129,9 +129,11 @@ def test_a_checkpoint_never_stays_half_written(merged: Path, tmp_path: Path, mon
     assert official(out) == before
     ad.extract(merged, checkpoint=out, force=True)
     assert official(out) == before
-    (out / "other.safetensors").touch()
-    with pytest.raises(BadFile, match=r"other.safetensors: other weights"):
-        ad.extract(merged, checkpoint=out, force=True)
+    for other in ("other.safetensors", "model.safetensors.index.json"):
+        (out / other).touch()
+        with pytest.raises(BadFile, match=rf"{other}: other weights"):
+            ad.extract(merged, checkpoint=out, force=True)
+        (out / other).unlink()
     with pytest.raises(BadFile, match="is a file; give a directory"):
         ad.extract(merged, checkpoint=merged)
     with pytest.raises(BadFile, match="no such directory"):
