@@ -48,7 +48,7 @@ def find(path: str | os.PathLike[str]) -> Path:
         BadFile: it is not on the hub, there are several and no quant says which, or it cannot be downloaded.
         AutoDecoError: huggingface_hub is not installed; names the extra.
     """
-    name = os.fspath(path)
+    name = Path(path).as_posix()  # which is what was given, but on Windows
     match = _ID.fullmatch(name)
     if match is None or ".." in name:
         raise InvalidInput.of("model id", name, FORMS)
@@ -71,7 +71,7 @@ def find(path: str | os.PathLike[str]) -> Path:
 
 
 def snapshot(name: str, patterns: Sequence[str], but: Sequence[str] = ()) -> Path:
-    """The folder of a repository, ``hf:user/repo`` or ``user/repo``, with its files of these patterns, but for those of others.
+    """The folder of a repository, ``user/repo`` or with ``hf:`` before it, with files of ``patterns``, none of ``but``.
 
     They are downloaded unless they are there already; without a connection there may be only those.
 

@@ -66,6 +66,10 @@ class ModelFile:
         outer = GgufFile(path)
         if not any(t.name.startswith(PREFIX) for t in outer.tensors):
             return cls(path, "plain", outer)
+        n_shards = outer.get("split.count", int, 1)
+        if n_shards > 1:
+            reason = f"one of {n_shards} shards of a file with heads; join them with llama-gguf-split --merge"
+            raise BadFile.of(path, reason, key="split.count", expected=1, found=n_shards)
         version = outer.get("autodeco.version", int)
         if version is None or not 1 <= version <= VERSION:
             said = "no autodeco.version" if version is None else f"autodeco.version {version}"

@@ -99,6 +99,11 @@ TEMP0 = "autodeco.temp_head.0.weight"
 BROKEN_HEADS: dict[str, tuple[dict[str, Any], Callable[[list[Tensor]], list[Tensor]], str]] = {
     "version 2": ({"autodeco.version": (2, Kind.UINT32)}, list, r"autodeco\.version 2, this program reads up to 1"),
     "version 0": ({"autodeco.version": (0, Kind.UINT32)}, list, r"autodeco\.version 0"),
+    "a shard": (
+        {"split.count": (2, Kind.UINT16)},
+        list,
+        r"one of 2 shards of a file with heads; join them with llama-gguf-split --merge",
+    ),
     "no version": ({"autodeco.version": None}, list, r"no autodeco\.version"),
     "version a text": ({"autodeco.version": ("1", Kind.STRING)}, list, r"autodeco\.version is '1', expected int"),
     "no hidden size": ({"autodeco.hidden_size": None}, list, r"metadata key autodeco\.hidden_size is missing"),
