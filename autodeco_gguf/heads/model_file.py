@@ -68,7 +68,7 @@ class ModelFile:
             return cls(path, "plain", outer)
         n_shards = outer.get("split.count", int, 1)
         if n_shards > 1:
-            reason = f"one of {n_shards} shards of a file with heads; join them with llama-gguf-split --merge"
+            reason = f"split.count {n_shards}, a shard of a file with heads; join them with llama-gguf-split --merge"
             raise BadFile.of(path, reason, key="split.count", expected=1, found=n_shards)
         version = outer.get("autodeco.version", int)
         if version is None or not 1 <= version <= VERSION:

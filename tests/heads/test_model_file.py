@@ -102,7 +102,7 @@ BROKEN_HEADS: dict[str, tuple[dict[str, Any], Callable[[list[Tensor]], list[Tens
     "a shard": (
         {"split.count": (2, Kind.UINT16)},
         list,
-        r"one of 2 shards of a file with heads; join them with llama-gguf-split --merge",
+        r"split\.count 2, a shard of a file with heads; join them with llama-gguf-split --merge",
     ),
     "no version": ({"autodeco.version": None}, list, r"no autodeco\.version"),
     "version a text": ({"autodeco.version": ("1", Kind.STRING)}, list, r"autodeco\.version is '1', expected int"),
