@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +124,7 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
     from autodeco_gguf.evaluation.validation import mean_shift_from
 
     with ExitStack() as stack, read_tasks({**options, "tasks": options["tasks"] or (DEMO,)}) as tasks:
-        _check_output(output, plots)
+        _check_output(output, plots, options["control"], [*tasks.files, *options["commands"]])
         commands = Commands.read(options["commands"]) if options["control"] else None
         engine = stack.enter_context(drawing(model, options, traces=options["traces"]))
         methods = parse_methods(names, engine.heads, engine.metadata)
@@ -187,11 +187,23 @@ def _settings(options: dict[str, Any]) -> tuple[EvalSettings, Shard | None]:
     return settings, None if options["shard"] is None else Shard.parse(options["shard"])
 
 
-def _check_output(output: Path, plots: bool) -> None:
+def _check_output(output: Path, plots: bool, control: bool, inputs: Sequence[Path]) -> None:
+    """Refuse, before the model is loaded, to write over what is an input or somebody else's."""
+    from autodeco_gguf.evaluation import control as of_control
+    from autodeco_gguf.evaluation.runner import EVALUATION, WRITTEN, check_directory
+    from autodeco_gguf.evaluation.samples import SAMPLES
+    from autodeco_gguf.files.atomic import same_file
     from autodeco_gguf.view.figures import check_matplotlib
 
     if output.exists() and not output.is_dir():
         raise BadFile.of(output, "is no directory; give another name")
+    names = [EVALUATION, SAMPLES, *WRITTEN, *((of_control.CONTROL, *of_control.WRITTEN) if control else ())]
+    same = same_file(inputs, [output / name for name in names])
+    if same is not None:
+        raise BadFile.of(same[0], "is an input and would be written; use another directory for -o")
+    check_directory(output)
+    if control:
+        of_control.check_control_directory(output)
     if plots:
         check_matplotlib(WITHOUT_PLOTS)
 

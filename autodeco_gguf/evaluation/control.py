@@ -14,13 +14,21 @@ from autodeco_gguf.answers.items import Item, make_item, make_request, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.as_json import to_json
-from autodeco_gguf.evaluation.forced import Forced, forced_table, read_forced, summarize_forced, write_forced
+from autodeco_gguf.evaluation.forced import (
+    PLOT,
+    TOKENS,
+    Forced,
+    forced_table,
+    read_forced,
+    summarize_forced,
+    write_forced,
+)
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.runner import write_json
 from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_seed
-from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, make_directory, make_header
+from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
-from autodeco_gguf.files.journal import Journal
+from autodeco_gguf.files.journal import Journal, has_header
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.tasks.commands import VARIANTS, Commands
@@ -28,6 +36,9 @@ from autodeco_gguf.tasks.tasks import Task
 
 CONTROL, RESULTS, REPORT = "control.jsonl", "control.json", "control.md"
 """What is written to the directory of an evaluation."""
+
+WRITTEN = (RESULTS, REPORT, TOKENS, PLOT)
+"""What comes of the answers in control.jsonl."""
 
 _HELD_OUT = ", held out"
 """At the end of a kind whose wordings nobody has trained with."""
@@ -111,6 +122,7 @@ def evaluate_control(
     plain = render(engine, tasks, settings.max_tokens)
     kinds = _variants(engine, plain, commands, settings)
     header = make_header("control", engine, tasks, chain(*kinds.values()), settings)
+    check_control_directory(directory)
     make_directory(directory)
     with Journal(directory / CONTROL, header, advice=ADVICE, digests=DIGESTS) as journal:
         drawn = _complete(engine, kinds, settings, k, journal, watch)
@@ -123,6 +135,12 @@ def evaluate_control(
     heading = f"# Decoding control of {', '.join(settings.tasks)}"
     write_bytes(directory / REPORT, f"{heading}\n\n{control_table(result)}\n".encode("utf-8", "replace"))
     return result
+
+
+def check_control_directory(directory: Path) -> None:
+    """Raise BadFile where none has begun in a directory, and a file of one is there."""
+    if not has_header(directory / CONTROL):
+        check_free(directory, WRITTEN, CONTROL)
 
 
 def _variants(engine: Engine, plain: list[Item], commands: Commands, settings: EvalSettings) -> _Kinds:

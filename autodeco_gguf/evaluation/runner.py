@@ -16,10 +16,11 @@ from autodeco_gguf.answers.items import GradedTasks, Item, make_request, render
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.drawing import EvalWatch, Run, Session, last_date, read_sessions, speeds
+from autodeco_gguf.evaluation.graders import GRADERS
 from autodeco_gguf.evaluation.methods import Method
-from autodeco_gguf.evaluation.pairs import PairsFile
+from autodeco_gguf.evaluation.pairs import PAIRS, PairsFile
 from autodeco_gguf.evaluation.plots import PLOTS, plot, remove_plots
-from autodeco_gguf.evaluation.questions import keep_questions
+from autodeco_gguf.evaluation.questions import QUESTIONS, keep_questions
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import REPORT, RESULTS, Origin, Results
 from autodeco_gguf.evaluation.samples import SAMPLES, Samples
@@ -40,8 +41,8 @@ from autodeco_gguf.files.journal import Journal, has_header
 EVALUATION = "evaluation.jsonl"
 """Stands beside the samples: a line with all that they depend on, then one for each time that some were drawn."""
 
-WRITTEN = (RESULTS, REPORT, *PLOTS)
-"""What comes of them."""
+WRITTEN = (PAIRS, TRACES, QUESTIONS, GRADERS, RESULTS, REPORT, *PLOTS)
+"""What else may be written beside it."""
 
 
 def evaluate(
@@ -78,7 +79,8 @@ def evaluate(
     mine, methods = _part(items, methods, shard)
     for config in [method.config for method in methods if method.config is not None]:
         engine.check(make_request(mine[0], config.sampling(engine.metadata), 0, settings.max_tokens))
-    _open(directory)
+    check_directory(directory)
+    make_directory(directory)
     with ExitStack() as files:
         log = files.enter_context(Journal(directory / EVALUATION, header, advice=ADVICE, digests=DIGESTS))
         samples = files.enter_context(Samples(directory, header["tasks"]))
@@ -95,8 +97,7 @@ def evaluate(
         try:
             drawn = read_sessions(log)
             results = summarize(samples.all(), found, settings, speeds(drawn))
-            names = {method.name for method in found}
-            unfinished = tuple(method.name for method in methods if method.name not in names)
+            unfinished = tuple(method.name for method in methods if method.name not in {m.name for m in found})
             results = replace(results, origin=_origin(engine, header, drawn), unfinished=unfinished)
             write_results(directory, results, "plots" in also)
         except AutoDecoError:
@@ -106,16 +107,15 @@ def evaluate(
     return results
 
 
-def _open(directory: Path) -> None:
-    """Make a directory, or see that it is that of an evaluation."""
-    make_directory(directory)
+def check_directory(directory: Path) -> None:
+    """Raise BadFile where no evaluation has begun in a directory, and a file of one is there."""
+    found = has_header(directory / EVALUATION)
+    if found:
+        return
     if (directory / SAMPLES).exists():
-        found = has_header(directory / EVALUATION)
-        if not found:
-            what = "missing" if found is None else "empty, or cut short,"
-            raise BadFile.of(directory / EVALUATION, f"{what} beside {SAMPLES}, whose settings it tells; {ADVICE}")
-    elif not (directory / EVALUATION).exists():
-        check_free(directory, WRITTEN, EVALUATION)
+        what = "missing" if found is None else "empty, or cut short,"
+        raise BadFile.of(directory / EVALUATION, f"{what} beside {SAMPLES}, whose settings it tells; {ADVICE}")
+    check_free(directory, WRITTEN, EVALUATION)
 
 
 def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> tuple[list[Item], Sequence[Method]]:

@@ -68,8 +68,8 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
             if not _holds(output / SAMPLES, _lines(directories, kept)):
                 raise BadFile.of(output, _TAKEN)
         else:  # last, so that what an interrupted join leaves is no evaluation
-            check_free(output, WRITTEN, EVALUATION)
-            write_lines(output / EVALUATION, chain([header], sessions_of(directories)))
+            if not _begun(output, chain([header], sessions_of(directories))):
+                write_lines(output / EVALUATION, chain([header], sessions_of(directories)))
             for name in (PAIRS, TRACES):
                 if any((directory / name).exists() for directory in directories):
                     write_lines(output / name, _all_lines(directories, name))
@@ -78,6 +78,16 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
                 write_lines(output / QUESTIONS, _all_lines([asked], QUESTIONS))
             write_lines(output / SAMPLES, _lines(directories, kept))
         return _summarize(directories, output, header, samples, plots)
+
+
+def _begun(output: Path, lines: Iterable[object]) -> bool:
+    """Whether a join of these lines was interrupted in a directory; BadFile where a file of another is there."""
+    if not (output / EVALUATION).exists():
+        check_free(output, WRITTEN, EVALUATION)
+        return False
+    if not _holds(output / EVALUATION, lines):
+        raise BadFile.of(output, _TAKEN)
+    return True
 
 
 def _lines(directories: Sequence[Path], kept: set[Where]) -> Iterator[object]:

@@ -326,6 +326,31 @@ def test_other_settings(run: Invoke) -> None:
     assert_refused(run("--seed", 1), words)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("name", ["problems.jsonl", "pairs.jsonl", "control.json"])
+def test_no_input_is_written_over(name: str, begun: bool, run: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    if begun:
+        assert run("-o", out).status == 0
+    out.mkdir(exist_ok=True)
+    is_task = name.endswith("l")
+    given = {"prompt": "sums 0", "answer": "sums0"} if is_task else {"low": ["a"], "high": ["b"]}
+    (out / name).write_text(json.dumps(given))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    how = ["--task"] if is_task else ["--control", "--commands"]
+    outcome = run("-o", out, *how, f"x/{name}", methods="autodeco,shuffle")
+    assert_refused(outcome, f"x/{name}: is an input and would be written; use another directory for -o")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_is_in_the_way_is_named_before_anything_is_written(run: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pairs.jsonl").write_text("mine")
+    refused = "out/pairs.jsonl: is there without the evaluation.jsonl that it would be of; use the same settings, or"
+    assert_refused(run("--control"), refused)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pairs.jsonl"]
+
+
 def test_a_model_that_is_none(tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "m.gguf").write_text("GGUF")
     (tmp_path / "t.jsonl").write_text('{"prompt": "x", "answer": "y"}\n')

@@ -19,9 +19,9 @@ from fake_engine import (
 )
 
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.evaluation.as_json import from_json, to_json
-from autodeco_gguf.evaluation.control import ControlResult, control_table, evaluate_control
+from autodeco_gguf.evaluation.control import WRITTEN, ControlResult, control_table, evaluate_control
 from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import Problem
@@ -55,6 +55,16 @@ def control(directory: Path, engine: FakeEngine, **kwargs: Any) -> Any:
 def plain_answers(directory: Path) -> list[list[int]]:
     lines = [json.loads(line) for line in (directory / "control.jsonl").read_text().splitlines()[1:]]
     return [line["ids"] for line in lines if line["kind"] == "plain"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_there_without_one_is_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        BadFile, match=rf"/{name}: is there without the control\.jsonl that it would be of; use the same"
+    ):
+        control(tmp_path, Controlled())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
 def test_control(tmp_path: Path) -> None:

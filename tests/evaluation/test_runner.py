@@ -37,7 +37,7 @@ from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.report import page
 from autodeco_gguf.evaluation.results import Results
-from autodeco_gguf.evaluation.runner import write_json, write_results
+from autodeco_gguf.evaluation.runner import WRITTEN, write_json, write_results
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
 from autodeco_gguf.evaluation.shards import join
 from autodeco_gguf.files.reading import parse_json
@@ -310,7 +310,7 @@ def test_files_that_are_something_else(name: str, content: bytes, words: str, tm
     assert (tmp_path / name).read_bytes()[: len(content)] == content
 
 
-@pytest.mark.parametrize("name", ["report.md", "results.json", "parameters.png"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_what_is_there_without_an_evaluation_is_not_replaced(name: str, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     words = rf"/{name}: is there without the evaluation\.jsonl that it would be of; use the same"
@@ -318,6 +318,9 @@ def test_what_is_there_without_an_evaluation_is_not_replaced(name: str, undistur
         run(tmp_path, ["greedy"])
     with pytest.raises(BadFile, match=words):
         join([undisturbed], tmp_path)
+    (tmp_path / "evaluation.jsonl").touch()  # of no evaluation
+    with pytest.raises(BadFile, match=words):
+        run(tmp_path, ["greedy"])
     assert (tmp_path / name).read_text() == "mine"
 
 

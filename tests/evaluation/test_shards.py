@@ -186,6 +186,17 @@ def test_a_join_that_was_killed_can_be_run_again(
     assert results_of(tmp_path / "all") == results_of(undisturbed)
 
 
+@pytest.mark.parametrize("of_another", [False, True])
+def test_a_join_takes_no_other_begun_one_for_its_own(of_another: bool, tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2, ["greedy"])
+    (tmp_path / "all").mkdir()
+    content = (parts[0] / "evaluation.jsonl").read_bytes() if of_another else b"some notes"
+    (tmp_path / "all" / "evaluation.jsonl").write_bytes(content)
+    with pytest.raises(BadFile, match="all: has an evaluation in it; give a new directory"):
+        join(parts, tmp_path / "all", plots=False)
+    assert (tmp_path / "all" / "evaluation.jsonl").read_bytes() == content
+
+
 def test_two_joins_into_one_directory(tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2, ["greedy"])
     (tmp_path / "all").mkdir()
