@@ -122,7 +122,8 @@ def _part(items: list[Item], methods: Sequence[Method], shard: Shard | None) -> 
     """The problems and methods of a shard."""
     if shard is None:
         return items, methods
-    mine = [item for number, item in enumerate(items) if shard.holds(number)]
+    ordered = sorted(items, key=lambda item: item.key)  # whatever the order in which the tasks are given
+    mine = [item for number, item in enumerate(ordered) if shard.holds(number)]
     if not mine:
         raise InvalidInput(f"shard {shard}: no problem is left for it, there are {len(items)} in all", key="shard")
     direct = [method for method in methods if method.config is not None]

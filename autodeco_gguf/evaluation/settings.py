@@ -103,7 +103,7 @@ class Shard(NamedTuple):
         return cls(int(number), int(of))
 
     def holds(self, number: int) -> bool:
-        """Whether a problem belongs to it, numbered from 0 over all tasks."""
+        """Whether a problem belongs to it, numbered from 0 over all tasks in the order of their names."""
         return number % self.of == self.number - 1
 
 

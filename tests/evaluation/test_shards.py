@@ -13,6 +13,7 @@ import pytest
 from fake_engine import (
     METHODS,
     SETTINGS,
+    TASKS,
     FakeEngine,
     FakeGrader,
     failing,
@@ -54,6 +55,15 @@ def test_shards_make_the_undisturbed_run(n: int, undisturbed: Path, tmp_path: Pa
     assert len(engine.drawn) == len(samples_of(undisturbed)) - joined.samples
     assert results_of(tmp_path / "all") == results_of(undisturbed)
     assert sorted(map(place, samples_of(tmp_path / "all"))) == sorted(map(place, samples_of(undisturbed)))
+
+
+def test_the_order_of_the_tasks_does_not_matter(tmp_path: Path) -> None:
+    parts = [tmp_path / "part1", tmp_path / "part2"]
+    for tasks, methods in ((TASKS, ["greedy"]), (TASKS[::-1], ["greedy", "default"])):  # continued in another order
+        for i, part in enumerate(parts):
+            run(part, methods, shard=Shard(i + 1, 2), tasks=tasks[:: 1 - 2 * i])
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert (joined.samples, joined.complete) == (5 + 20, ("greedy", "default"))
 
 
 def test_a_shard_has_its_problems_only(tmp_path: Path) -> None:
