@@ -41,7 +41,8 @@ def compare(directories: Sequence[tuple[str, Path]]) -> Results:
 
     Raises:
         InvalidInput: no directory, or a label twice.
-        BadFile: settings that differ in more than the heads; no results; a damaged file; samples that are missing.
+        BadFile: settings that differ in more than the heads, or in where mean-shift is from; no results; a damaged
+            file; samples that are missing.
     """
     labels = [label for label, _ in directories]
     twice = next((label for label in labels if labels.count(label) > 1), None)
@@ -58,7 +59,11 @@ def compare(directories: Sequence[tuple[str, Path]]) -> Results:
         asked.append(found.settings)
         parts.append(_part(path, label, found.methods, first=not parts))
     settings = replace(
-        asked[0], tasks=tuple(header["tasks"]), k=min(s.k for s in asked), seeds=min(s.seeds for s in asked)
+        asked[0],
+        tasks=tuple(header["tasks"]),
+        k=min(s.k for s in asked),
+        seeds=min(s.seeds for s in asked),
+        validation=_validation(parts, asked),
     )
     sessions = [session for part in parts for session in _sessions(part)]
     methods = [method for part in parts for method in part.methods]
@@ -80,6 +85,21 @@ def _part(directory: Path, label: str, methods: Sequence[Method], first: bool) -
         if own or first:
             configs.setdefault(method.found, []).append(kept[-1].found)
     return _Part(directory, kept, configs)
+
+
+def _validation(parts: Sequence[_Part], asked: Sequence[EvalSettings]) -> str | None:
+    """Where the constants of mean-shift are from, in all parts that have it; BadFile where that differs."""
+    shifted = [
+        (part.directory, settings.validation)
+        for part, settings in zip(parts, asked, strict=True)
+        if any(method.name.startswith("mean-shift ") for method in part.methods)
+    ]
+    for directory, validation in shifted[1:]:
+        if validation != shifted[0][1]:
+            theirs, ours = (value or "the problems evaluated" for value in (validation, shifted[0][1]))
+            reason = f"has mean-shift from {theirs}, {shifted[0][0]} from {ours}; evaluate both with --mean-shift-from"
+            raise BadFile.of(directory, f"{reason}, or neither")
+    return shifted[0][1] if shifted else None
 
 
 def _samples(parts: Sequence[_Part]) -> Iterator[Sample]:

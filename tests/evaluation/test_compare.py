@@ -94,6 +94,20 @@ def test_the_least_is_compared(both: tuple[Path, Path]) -> None:
     assert {row.overall.samples for row in results.methods if not row.deterministic} == {20}
 
 
+def test_where_mean_shift_is_from(both: tuple[Path, Path], tmp_path: Path) -> None:
+    a, b = both
+    c = tmp_path / "c"
+    run(c, ("autodeco", "mean-shift"), replace(SETTINGS, validation="held"), OtherHeads())
+    words = f"c: has mean-shift from held, {a} from the problems evaluated; evaluate both with --mean-shift-from, or"
+    with pytest.raises(BadFile, match=words):
+        compare([("x", a), ("y", c)])
+    run(a, ("autodeco", "greedy"))  # now without mean-shift
+    assert "- mean-shift: autodeco's own mean T and P on the validation problems of held" in table(
+        compare([("x", a), ("y", c)])
+    )
+    assert "own mean T and P on these same problems" in table(compare([("x", a), ("y", b)]))
+
+
 def test_one_is_as_it_is(both: tuple[Path, Path]) -> None:
     found, whole = timeless(to_json(compare([("x", both[0])]))), results_of(both[0])
     assert [row["overall"] for row in by_name(found).values()] == [
