@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.as_json import from_json
 from autodeco_gguf.evaluation.results import GridRow, Results
 from autodeco_gguf.evaluation.samples import Sample
+from autodeco_gguf.evaluation.settings import EvalSettings
 from autodeco_gguf.evaluation.shards import read_samples
 from autodeco_gguf.files.reading import read_json
 from autodeco_gguf.view.figures import write_png
@@ -137,11 +139,11 @@ def sweep_figure(results: Results) -> Figure:
 # ---- the ablation ----
 
 
-def by_seed(samples: Iterable[Sample]) -> dict[str, list[float]]:
-    """The share of right answers of each seed, by the key of the config."""
+def by_seed(samples: Iterable[Sample], settings: EvalSettings) -> dict[str, list[float]]:
+    """The share of right answers of each seed, by the key of the config; of those that the settings ask for."""
     found: dict[str, dict[int, list[bool]]] = {}
     for sample in samples:
-        if sample.correct is not None:
+        if sample.correct is not None and settings.covers(sample.seed, sample.sample):
             found.setdefault(sample.config.key, {}).setdefault(sample.seed, []).append(sample.correct)
     return {key: [float(np.mean(seeds[seed])) for seed in sorted(seeds)] for key, seeds in found.items()}
 
@@ -165,12 +167,16 @@ def ablation_figure(accuracy: Seeds) -> Figure:
 
 
 def evaluate(output: Path, arguments: Sequence[str], methods: Iterable[str]) -> Results:
-    """`autodeco-gguf eval` with these methods and the arguments of one's own."""
+    """`autodeco-gguf eval` with these methods and the arguments of one's own; BadFile where it is not finished."""
     from autodeco_gguf.cli import cli
 
     args = ["eval", *arguments, "--methods", ",".join(methods), "-o", str(output), "--no-plots"]
     cli.main(args, standalone_mode=False)
-    return from_json(Results, read_json(output / "results.json"))
+    path = output / "results.json"
+    results = from_json(Results, read_json(path)) if path.exists() else None
+    if results is None or results.unfinished:
+        raise BadFile.of(output, "not every method is complete; the same command goes on from there")
+    return results
 
 
 @click.group(help=__doc__)
@@ -208,10 +214,12 @@ def sweep(output: Path, arguments: tuple[str, ...]) -> None:
 def ablation(output: Path, arguments: tuple[str, ...]) -> None:
     """Accuracy over seeds: T = 1 and P = 1, each head alone, both; OUTPUT is a directory."""
     results = evaluate(output, arguments, ABLATION)
-    found = by_seed(sample for _, _, sample in read_samples([output]))
+    found = by_seed((sample for _, _, sample in read_samples([output])), results.settings)
     keys = {row.name: row.config.key for row in results.methods}
     write_png(ablation_figure({name: found[keys[name]] for name in ABLATION}), output / "ablation.png")
 
 
 if __name__ == "__main__":
-    main()
+    from autodeco_gguf.cli import run_command
+
+    run_command(main)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,8 @@ import figures
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from autodeco_gguf.evaluation.settings import EvalSettings
 
 pytest.importorskip("matplotlib")
 
@@ -49,11 +53,12 @@ def test_mask_is_one_command(tmp_path: Path) -> None:
 
 
 def test_a_box_of_the_seeds() -> None:
-    def sample(key: str, seed: int, correct: bool | None) -> Any:
-        return SimpleNamespace(config=SimpleNamespace(key=key), seed=seed, correct=correct)
+    def sample(key: str, seed: int, correct: bool | None, number: int = 0) -> Any:
+        return SimpleNamespace(config=SimpleNamespace(key=key), seed=seed, correct=correct, sample=number)
 
     samples = [sample("a", 1, True), sample("a", 0, False), sample("a", 0, True), sample("b", 0, None)]
-    assert figures.by_seed(samples) == {"a": [0.5, 1.0]}
+    samples += [sample("a", 2, True), sample("a", 1, False, 2)]  # of a run with more seeds, and a larger k
+    assert figures.by_seed(samples, EvalSettings(k=2, seeds=2)) == {"a": [0.5, 1.0]}
     axes = figures.ablation_figure({"default": [0.5, 0.6], "autodeco": [0.8, 0.9, 1.0]}).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["T = 1, P = 1", "both"]
     points = [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "."]
@@ -77,3 +82,14 @@ def test_options_go_to_eval(verb: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert isinstance(result.exception, Stopped)
     assert calls[0][:6] == ["eval", "m.gguf", "--task", "t.jsonl", "-k", "2"]
     assert calls[0][7].startswith("autodeco,static:0.1,1,") if verb == "sweep" else "autodeco:top_p" in calls[0][7]
+
+
+@pytest.mark.parametrize("minutes", ["0.000001", "0.01"])
+@pytest.mark.parametrize("verb", ["sweep", "ablation"])
+def test_what_is_not_finished_is_said_in_one_line(verb: str, minutes: str, tmp_path: Path) -> None:
+    command = [figures.__file__, verb, "-o", str(tmp_path / "out"), "-k", "1", "--seeds", "400", "--budget", minutes]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    last = f"error: {tmp_path / 'out'}: not every method is complete; the same command goes on from there"
+    assert done.stderr.splitlines()[-1] == last
+    assert "Traceback" not in done.stderr
