@@ -83,6 +83,8 @@ def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: 
         InvalidInput: k above n, or below 1.
     """
     pass_at_k(n, 0, k)  # checks
+    if counts == (n,):
+        return right[0]
     # How often each answer is drawn is binomial, given that it is k in all: the coefficient of x^k in a product of
     # polynomials, one for each answer, here by their values on the unit circle. Of answers drawn t times, all others
     # less often, 1 / (1 + others that are level) is an integral over y of y^others, exact by Gauss' rule.
@@ -91,9 +93,11 @@ def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: 
     none = (1 - k / n + k / n * x) ** (n - sum(counts))
     answers = Counter(counts)
     wins = {c: sum(share for count, share in zip(counts, right, strict=True) if count == c) for c in answers}
-    terms = {c: _binomial(c, k / n)[:, None] * x[np.outer(np.arange(c + 1), place) % len(place)] for c in answers}
+    most = min(k, max((count for count in wins if wins[count]), default=0))
+    drawn = {c: np.arange(min(c, most) + 1) for c in answers}
+    terms = {c: _binomial(c, k / n)[t, None] * x[np.outer(t, place) % len(place)] for c, t in drawn.items()}
     below, total = dict.fromkeys(answers, 0 * x), 0 * x
-    for t in range(1, min(k, max((count for count in wins if wins[count]), default=0)) + 1):
+    for t in range(1, most + 1):
         level = min(k // t, sum(count >= t for count in counts))
         nodes, weights = _gauss((level + 1) // 2)
         at = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -156,6 +157,27 @@ def test_majority_of_many() -> None:
         won.append((tally[0] == tally.max()) / (tally == tally.max()).sum())
     right = (1.0, *[0.0] * (len(counts) - 1))
     assert majority_at_k(counts, right, len(votes), 64) == pytest.approx(np.mean(won), abs=4 * np.std(won) / 4000**0.5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "right", "k", "expected"),
+    [
+        ((2048,), (0.25,), 2048, 0.25),
+        ((2048,), (1.0,), 16, 1.0),
+        ((1024, 1024), (0.0, 0.0), 1024, 0.0),
+        ((1024, 1024), (1.0, 0.0), 16, 0.5),
+    ],
+)
+def test_majority_keeps_no_square_of_the_samples(
+    counts: tuple[int, ...], right: tuple[float, ...], k: int, expected: float
+) -> None:
+    tracemalloc.start()
+    try:
+        found = majority_at_k.__wrapped__(counts, right, 2048, k)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    assert found == pytest.approx(expected)
 
 
 def test_majority_refuses() -> None:
