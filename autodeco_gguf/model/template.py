@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 import sys
 import threading
@@ -43,11 +44,20 @@ MAX_NUMBER = 100_000
 MAX_SLOW = 1 << 16
 """Size of what is given to a function that takes more time than by its size."""
 
+MAX_SEARCHED = 16
+"""Characters that are looked for in a text of the largest size, where that takes the product of both."""
+
+MAX_BITS = 1 << 14
+"""Of a whole number: more than Python writes out in decimal. Products and quotients take the square of it."""
+
 _GROWING = re.compile(r"batch|center|expandtabs|indent|join|ljust|rjust|round|slice|to_bytes|tojson|zfill")
 """Functions and filters whose results can be as large as the product of their arguments."""
 
 _SLOW = re.compile(r"pprint|striptags|strftime_now|sum|urlize|wordwrap|xmlattr")
 """Those that may take a time that does not grow with the size of their arguments alone."""
+
+_SEARCHING = re.compile(r"[lr]?strip|trim|rfind|rindex|rsplit|rpartition")
+"""Those that may compare each character of one text with each of another."""
 
 _TICKS = 256
 """Steps of a loop between two looks at the clock."""
@@ -82,6 +92,8 @@ class _Budget:
     def made(self, value: Any) -> Any:
         """The value, counted."""
         self.look()
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise TooMuch(f"makes a number of more than {MAX_BITS} bits")
         self._take(_size(value, self._at_most))
         return value
 
@@ -95,19 +107,23 @@ class _Budget:
         values = (*args, *kwargs.values())
         if _SLOW.fullmatch(name):
             _size(values, MAX_SLOW)
+        elif _SEARCHING.fullmatch(name):
+            if math.prod(len(text) for text in values if isinstance(text, str | bytes)) > MAX_SEARCHED * self._at_most:
+                raise TooMuch(f"gives {name} texts that are too long")
         elif name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
             self.check(len(args[0]) + args[0].count(args[1]) * len(args[2]))
         elif name in ("format", "format_map") and isinstance(args[0], str):
             if _WIDTHS.search(args[0]):
                 raise TooMuch("formats with a width that is too large, or not written out")
             self.check(len(args[0]) + (args[0].count("%") + args[0].count("{")) * _size(values[1:], self._at_most))
+        elif name == "safe_range":  # numbers beyond 2**61 can all have one hash
+            _check_numbers("range", values)
         elif _GROWING.fullmatch(name):
+            _check_numbers(name, values)
             product = 1
             for value in values:
                 factor = 1
                 if isinstance(value, int | float):
-                    if abs(value) > MAX_NUMBER:
-                        raise TooMuch(f"gives {name} a number beyond {MAX_NUMBER}")
                     factor = int(abs(value))
                 elif name == "tojson":  # which has lists among its settings
                     factor = _size(value, self._at_most)
@@ -120,6 +136,11 @@ class _Budget:
         self._left -= nbytes
         if self._left < 0:
             raise TooMuch(f"makes values of more than {MAX_VALUES * self._at_most} bytes in all")
+
+
+def _check_numbers(name: str, values: Iterable[Any]) -> None:
+    if any(isinstance(value, int | float) and abs(value) > MAX_NUMBER for value in values):
+        raise TooMuch(f"gives {name} a number beyond {MAX_NUMBER}")
 
 
 def _size(value: Any, at_most: int) -> int:
@@ -140,7 +161,7 @@ def _size(value: Any, at_most: int) -> int:
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, each step and each value of which is counted; nothing is computed while it compiles."""
 
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+    intercepted_binops = frozenset(["+", "*", "**", "//", "%"])
 
     def __init__(self, source_size: int) -> None:
         self.source_size = source_size

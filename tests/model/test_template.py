@@ -79,6 +79,29 @@ def test_too_much(name: str) -> None:
     assert time.thread_time() - before < 4
 
 
+AT_ONCE = [
+    ("{% set n = namespace(x=9) %}{% for i in range(13) %}{% set n.x = n.x * n.x %}{% endfor %}", "makes a number of"),
+    ("{% set n = (1).from_bytes(('a' * 9999).encode(), 'big') %}", "makes a number of more than 16384 bits"),
+    ("{{ ('a' * 20000).strip('b' * 9999) }}", "gives strip texts that are too long"),
+    ("{{ ('a' * 20000)|trim('b' * 9999) }}", "gives trim texts that are too long"),
+    ("{{ ('a' * 20000).encode().rfind(('b' * 9999).encode()) }}", "gives rfind texts that are too long"),
+    ("{{ ('a' * 20000).rsplit('b' * 9999, 1) }}", "gives rsplit texts that are too long"),
+    ("{{ range(0, 9 * 2**61, 2**61 - 1)|unique|list }}", "gives range a number beyond 100000"),
+]
+
+
+@pytest.mark.parametrize(("source", "reason"), AT_ONCE)
+def test_what_could_take_long_in_one_step(source: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=f"refuses: {reason}"):
+        render(source)
+
+
+def test_quotients_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "MAX_SECONDS", -1)
+    with pytest.raises(InvalidInput, match="takes too much time"):
+        render("{% set n = 7 // 2 %}")
+
+
 def test_memory_is_bounded() -> None:
     tracemalloc.start()
     try:
