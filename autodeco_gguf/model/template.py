@@ -265,6 +265,17 @@ def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(value, name, list(args), [], None, None)
 
 
+def _environment(source: str) -> _Environment:
+    if len(source) > MAX_SOURCE:
+        raise TooMuch(f"has {len(source)} characters, more than {MAX_SOURCE}")
+    return _Environment(len(source))
+
+
+@functools.lru_cache(maxsize=8)  # a server asks at each request
+def _names(source: str) -> frozenset[str]:
+    return frozenset(meta.find_undeclared_variables(_environment(source).parse(source)))
+
+
 class _Template:
     """A template, parsed and compiled when it is first used."""
 
@@ -273,15 +284,13 @@ class _Template:
 
     @functools.cached_property
     def _compiled(self) -> tuple[_Environment, jinja2.Template]:
-        if len(self._source) > MAX_SOURCE:
-            raise TooMuch(f"has {len(self._source)} characters, more than {MAX_SOURCE}")
-        environment = _Environment(len(self._source))
+        environment = _environment(self._source)
         return environment, environment.from_string(self._source)
 
     def names(self) -> set[str]:
         """What it reads that is not its own; InvalidInput where it does not parse."""
         try:
-            return meta.find_undeclared_variables(_Environment(len(self._source)).parse(self._source))
+            return set(_names(self._source))
         except Exception as e:
             raise self._failed("does not parse", e) from e
 

@@ -158,6 +158,20 @@ def test_ordinary_templates_give_what_llama_cpp_gives(source: str) -> None:
     assert render(source) == Jinja2ChatFormatter(source, "</s>", "<s>")(messages=MESSAGES).prompt
 
 
+def test_names_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names() -> set[str]:
+        return Formatter("{{ a }}{% set b = c %}{{ b }}", "", "", path=Path("x.gguf")).names()
+
+    names().clear()
+    monkeypatch.delattr(template, "meta")
+    assert names() == {"a", "c"}
+
+
+def test_names_of_a_long_template() -> None:
+    with pytest.raises(InvalidInput, match=f"does not parse: has {MAX_SOURCE + 1} characters, more than {MAX_SOURCE}"):
+        Formatter("x" * (MAX_SOURCE + 1), "", "", path=Path("x.gguf")).names()
+
+
 def test_the_bounds_grow_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template, "MAX_SECONDS", 0.01)
     letters = "{% for m in messages %}{% for c in m.content %}{{ c }}{% endfor %}{% endfor %}"
