@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import re
+import string
 import sys
 import threading
 import time
@@ -62,8 +63,11 @@ _SEARCHING = re.compile(r"[lr]?strip|trim|rfind|rindex|rsplit|rpartition")
 _TICKS = 256
 """Steps of a loop between two looks at the clock."""
 
-_WIDTHS = re.compile(r"\d{4}|%[^a-zA-Z%]*\*|\{[^}]*\{")
-"""What makes a format string write more than it holds: a width of four digits, or one that is an argument."""
+_CONVERSION = re.compile(r"%(?:\([^()]*\))?([-#0 +]*[0-9*]*\.?[0-9*]*[hlL]?.?)", re.DOTALL)
+"""What ``%`` replaces in a text, without its key."""
+
+_PERCENT_WIDTHS, _BRACE_WIDTHS = re.compile(r"[0-9]{4}|[*(]"), re.compile(r"\d{4}|\{")
+"""What makes one write more than it holds: a width of four digits, or one that is an argument; a key with brackets."""
 
 
 class TooMuch(Exception):
@@ -112,13 +116,12 @@ class _Budget:
                 raise TooMuch(f"gives {name} texts that are too long")
         elif name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
             self.check(len(args[0]) + args[0].count(args[1]) * len(args[2]))
-        elif name in ("format", "format_map") and isinstance(args[0], str):
-            if _WIDTHS.search(args[0]):
-                raise TooMuch("formats with a width that is too large, or not written out")
-            self.check(len(args[0]) + (args[0].count("%") + args[0].count("{")) * _size(values[1:], self._at_most))
+        elif name == "%" or (name in ("format", "format_map") and isinstance(args[0], str)):
+            self._check_format(str(args[0]), name == "%", _size(values[1:], self._at_most))
         elif name == "safe_range":  # numbers beyond 2**61 can all have one hash
             _check_numbers("range", values)
         elif _GROWING.fullmatch(name):
+            values = values[name == "round" :]  # what is rounded may be large
             _check_numbers(name, values)
             product = 1
             for value in values:
@@ -131,6 +134,16 @@ class _Budget:
                     factor = len(value)
                 product *= max(1, factor)
             self.check(product)
+
+    def _check_format(self, text: str, percent: bool, nbytes: int) -> None:
+        """The same of a format, with ``%`` or with braces, whose values have so many bytes."""
+        self.check(len(text) + nbytes * (text.count("%") if percent else max(text.count("{"), text.count("}"))))
+        if percent:
+            wide = any(map(_PERCENT_WIDTHS.search, _CONVERSION.findall(text)))
+        else:
+            wide = any(_BRACE_WIDTHS.search(spec or "") for _, _, spec, _ in string.Formatter().parse(text))
+        if wide:
+            raise TooMuch("formats with a width that is too large, or not written out")
 
     def _take(self, nbytes: int) -> None:
         self._left -= nbytes
@@ -216,16 +229,18 @@ class _Environment(ImmutableSandboxedEnvironment):
             sequence, number = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(number, int) and not isinstance(sequence, int | float):
                 self.budget.check(abs(number) * _size(sequence, sys.maxsize))
-        if operator == "%" and isinstance(left, str):
-            self.budget.check_arguments("format", (left, right), {})
+        if operator == "%" and isinstance(left, str | bytes):
+            self.budget.check_arguments("%", (left, right), {})
         return self.budget.made(super().call_binop(context, operator, left, right))
 
     def _bounded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        kind = "%" if name == "format" else name  # which of texts is the method with braces
+
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             self.budget.look()
             own = args[1:] if hasattr(function, "jinja_pass_arg") else args
-            self.budget.check_arguments(name, own, kwargs)
+            self.budget.check_arguments(kind, own, kwargs)
             return self.budget.made(function(*args, **kwargs))
 
         return bounded

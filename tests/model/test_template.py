@@ -87,6 +87,14 @@ AT_ONCE = [
     ("{{ ('a' * 20000).encode().rfind(('b' * 9999).encode()) }}", "gives rfind texts that are too long"),
     ("{{ ('a' * 20000).rsplit('b' * 9999, 1) }}", "gives rsplit texts that are too long"),
     ("{{ range(0, 9 * 2**61, 2**61 - 1)|unique|list }}", "gives range a number beyond 100000"),
+    ("{{ '%.1000d' % 1 }}", "formats with a width"),
+    ("{{ '%(a)1000d' % {'a': 1} }}", "formats with a width"),
+    ("{{ '%((a)b)1000d' % {'(a)b': 1} }}", "formats with a width"),
+    ("{{ '%1000d'.encode() % 1 }}", "formats with a width"),
+    ("{{ ['%1000d']|format(1) }}", "formats with a width"),
+    ("{{ '{:{}}'.format(1, 1000) }}", "formats with a width"),
+    ("{{ ('}}}}' * 99 * 999).format() }}", "makes a value of more than"),
+    ("{{ 1|round(10**8) }}", "gives round a number beyond 100000"),
 ]
 
 
@@ -150,6 +158,12 @@ ORDINARY = [
     "{% endfor %}{{ messages|length }}{{ undefined }}",
     "{% set ns = namespace(a='x' * 9999, b='y' * 9999) %}{{ 123456789012|string }}{{ {'n': 10**9}|tojson }}"
     "{{ 1234567|default(ns.a, ns.b) }}{{ ns.a.startswith(ns.b) }}{{ '%d' % 1234567 }}{{ ns.a|truncate(1000000) }}",
+    "{{ 'Knowledge cutoff: 2024-06. {}'.format(1) }}{{ '100% 2024 {:*^9}'.format('a') }}"
+    "{{ '{a[2024]}'.format(a={'2024': 1}) }}",
+    "{{ 'Date 2024-07-26 %s' % 'x' }}{{ 'Date 2024-07-26 %s'|format('x') }}",
+    "{{ '100%% 2024 * %(a)s (2024) %(b)-5.1f' % {'a': 1, 'b': 2} }}{{ '{2024} {%d}' % 1 }}",
+    """{{ '{{ "x": {} }}'.format(3) }}{{ '{{{:>5}}}'.format(3) }}""",
+    "{{ 1721952000.5|round(0) }}{{ 1721952000.5|round(method='floor') }}{{ 123456789|round(-2) }}",
 ]
 
 
