@@ -114,8 +114,8 @@ class _Budget:
         elif _SEARCHING.fullmatch(name):
             if math.prod(len(text) for text in values if isinstance(text, str | bytes)) > MAX_SEARCHED * self._at_most:
                 raise TooMuch(f"gives {name} texts that are too long")
-        elif name == "replace" and len(args) >= 3 and all(isinstance(a, str) for a in args[:3]):
-            self.check(len(args[0]) + args[0].count(args[1]) * len(args[2]))
+        elif name == "replace":
+            self._check_replacement(*args, **kwargs)
         elif name == "%" or (name in ("format", "format_map") and isinstance(args[0], str)):
             self._check_format(str(args[0]), name == "%", _size(values[1:], self._at_most))
         elif name == "safe_range":  # numbers beyond 2**61 can all have one hash
@@ -134,6 +134,10 @@ class _Budget:
                     factor = len(value)
                 product *= max(1, factor)
             self.check(product)
+
+    def _check_replacement(self, text: Any, old: Any, new: Any, count: Any = None) -> None:
+        text, old, new = (value if isinstance(value, bytes) else str(value) for value in (text, old, new))
+        self.check(len(text) + text.count(old) * len(new))
 
     def _check_format(self, text: str, percent: bool, nbytes: int) -> None:
         """The same of a format, with ``%`` or with braces, whose values have so many bytes."""

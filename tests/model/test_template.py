@@ -87,6 +87,9 @@ AT_ONCE = [
     ("{{ ('a' * 20000).encode().rfind(('b' * 9999).encode()) }}", "gives rfind texts that are too long"),
     ("{{ ('a' * 20000).rsplit('b' * 9999, 1) }}", "gives rsplit texts that are too long"),
     ("{{ range(0, 9 * 2**61, 2**61 - 1)|unique|list }}", "gives range a number beyond 100000"),
+    ("{{ ('a' * 9999).encode().replace('a'.encode(), ('b' * 9999).encode()) }}", "makes a value of more than"),
+    ("{{ ('1' * 9999)|replace(1, 'b' * 9999) }}", "makes a value of more than"),
+    ("{{ ('1' * 9999)|replace(new='b' * 9999, old='1') }}", "makes a value of more than"),
     ("{{ '%.1000d' % 1 }}", "formats with a width"),
     ("{{ '%(a)1000d' % {'a': 1} }}", "formats with a width"),
     ("{{ '%((a)b)1000d' % {'(a)b': 1} }}", "formats with a width"),
@@ -163,6 +166,7 @@ ORDINARY = [
     "{{ 'Date 2024-07-26 %s' % 'x' }}{{ 'Date 2024-07-26 %s'|format('x') }}",
     "{{ '100%% 2024 * %(a)s (2024) %(b)-5.1f' % {'a': 1, 'b': 2} }}{{ '{2024} {%d}' % 1 }}",
     """{{ '{{ "x": {} }}'.format(3) }}{{ '{{{:>5}}}'.format(3) }}""",
+    "{{ 'a1'.replace('a', 'b', 1)|replace(1, [2])|replace(new='c', old='b', count=1) }}"
     "{{ 1721952000.5|round(0) }}{{ 1721952000.5|round(method='floor') }}{{ 123456789|round(-2) }}",
 ]
 
