@@ -137,16 +137,26 @@ def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:
     if not isinstance(chosen, Mapping):
         return None
     name = chosen.get("function", chosen).get("name")
-    functions = [*(arguments.get("functions") or ()), *(t.get("function", {}) for t in arguments.get("tools") or ())]
+    functions = [*(arguments.get("functions") or ()), *(tool["function"] for tool in arguments.get("tools") or ())]
     found = [function for function in functions if function.get("name") == name]
-    return SchemaGrammar(found[0].get("parameters", {})) if found else None
+    return SchemaGrammar(found[0]["parameters"]) if found else None
+
+
+def _complete_tools(arguments: dict[str, Any]) -> None:
+    """Write out for llama_cpp that functions without ``parameters`` have none."""
+    functions = [dict(function) for function in arguments.get("functions") or ()]
+    tools = [{**tool, "function": dict(tool.get("function", {}))} for tool in arguments.get("tools") or ()]
+    for function in (*functions, *(tool["function"] for tool in tools)):
+        if function.get("parameters") is None:
+            function["parameters"] = {"type": "object", "properties": {}}
+    arguments |= {"functions": functions or None, "tools": tools or None}
 
 
 def _name_tool(arguments: dict[str, Any]) -> None:
     """Have "required" mean the one function that there is, as llama_cpp passes it over."""
     if arguments.get("tool_choice") != "required":
         return
-    names = [tool.get("function", {}).get("name") for tool in arguments.get("tools") or ()]
+    names = [tool["function"].get("name") for tool in arguments.get("tools") or ()]
     if len(names) != 1:
         found = f"tool_choice 'required' with {len(names)} tools"
         raise InvalidInput(f"{found}, expected one, or a tool_choice that names one", key="tool_choice")
@@ -174,6 +184,7 @@ def with_schemas(create_chat_completion: F) -> F:
             if given.get("grammar") is not None:
                 raise InvalidInput("grammar and response_format: give one of them", key="grammar")
             given["grammar"] = grammar
+        _complete_tools(given)
         _name_tool(given)
         token = _chosen.set(_of_tool(given))
         try:

@@ -212,6 +212,21 @@ def test_the_arguments_of_a_function(llm: Llama) -> None:
 
 
 @pytest.mark.parametrize("chat_format", [None, "chatml-function-calling"])
+@pytest.mark.parametrize("function", [{"name": "paint"}, {"name": "paint", "parameters": None}], ids=["none", "null"])
+def test_a_function_without_parameters(llm: Llama, monkeypatch: Any, chat_format: str | None, function: Any) -> None:
+    monkeypatch.setattr(llm, "chat_format", chat_format or llm.chat_format)
+    given, chosen = dict(function), {"type": "function", "function": {"name": "paint"}}
+    tools: Any = [{"type": "function", "function": given}]
+    answer: Any = llm.create_chat_completion(MESSAGES, tools=tools, tool_choice=chosen, **ZERO)  # type: ignore[arg-type]
+    (made,) = answer["choices"][0]["message"]["tool_calls"]
+    assert made["function"]["arguments"].startswith("{")
+    assert given == function
+    if chat_format is None:
+        answer = llm.create_chat_completion(MESSAGES, functions=[given], function_call={"name": "paint"}, **ZERO)
+        assert answer["choices"][0]["message"]["function_call"]["arguments"].startswith("{")
+
+
+@pytest.mark.parametrize("chat_format", [None, "chatml-function-calling"])
 def test_a_call_that_is_required(llm: Llama, monkeypatch: pytest.MonkeyPatch, chat_format: str | None) -> None:
     """llama_cpp passes it over, or fails by an assertion."""
     monkeypatch.setattr(llm, "chat_format", chat_format or llm.chat_format)
