@@ -143,7 +143,9 @@ def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:
 
 
 def _complete_tools(arguments: dict[str, Any]) -> None:
-    """Write out for llama_cpp that functions without ``parameters`` have none."""
+    """Write out for llama_cpp, which is to call one, that functions without ``parameters`` have none."""
+    if not any(isinstance(arguments.get(key), Mapping) for key in ("tool_choice", "function_call")):
+        return
     functions = [dict(function) for function in arguments.get("functions") or ()]
     tools = [{**tool, "function": dict(tool.get("function", {}))} for tool in arguments.get("tools") or ()]
     for function in (*functions, *(tool["function"] for tool in tools)):
@@ -156,7 +158,7 @@ def _name_tool(arguments: dict[str, Any]) -> None:
     """Have "required" mean the one function that there is, as llama_cpp passes it over."""
     if arguments.get("tool_choice") != "required":
         return
-    names = [tool["function"].get("name") for tool in arguments.get("tools") or ()]
+    names = [tool.get("function", {}).get("name") for tool in arguments.get("tools") or ()]
     if len(names) != 1:
         found = f"tool_choice 'required' with {len(names)} tools"
         raise InvalidInput(f"{found}, expected one, or a tool_choice that names one", key="tool_choice")
@@ -184,8 +186,8 @@ def with_schemas(create_chat_completion: F) -> F:
             if given.get("grammar") is not None:
                 raise InvalidInput("grammar and response_format: give one of them", key="grammar")
             given["grammar"] = grammar
-        _complete_tools(given)
         _name_tool(given)
+        _complete_tools(given)
         token = _chosen.set(_of_tool(given))
         try:
             return create_chat_completion(*bound.args, **bound.kwargs)
