@@ -130,7 +130,7 @@ _EITHER_SIGN = re.compile(r"\\pm(?![A-Za-z])")
 _BRACES = re.compile(r"(?:\\left\s*)?\\\{((?:(?!\\[{}]).)*?)(?:\\right\s*)?\\\}")
 _BRACKET = re.compile(r"[][(){},]")
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
 _IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
@@ -173,7 +173,7 @@ def _expected(answer: str) -> str:
     text = clean(given)
     words = _PLAIN_WORD.findall(text)
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
-    too_long = len(text) > _MAX_LENGTH and not _NUMBER.fullmatch(text)
+    too_long = len(text) > _MAX_LENGTH and not NUMBER.fullmatch(text)
     solution = prose or _SOLUTION.search(given) is not None
     if not text or solution or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
@@ -213,7 +213,7 @@ def _same(found: str, expected: str) -> bool:
     texts = found.replace(" ", ""), expected.replace(" ", "")
     if texts[0] == texts[1] or not all(texts) or max(map(len, texts)) > _MAX_LENGTH:
         return texts[0] == texts[1] != ""
-    if all(map(_NUMBER.fullmatch, texts)):
+    if all(map(NUMBER.fullmatch, texts)):
         return Fraction(texts[0].replace(",", "")) == Fraction(texts[1].replace(",", ""))
     based = [_IN_BASE.fullmatch(text) for text in texts]
     if based[0] and based[1] and based[0][1] != based[1][1]:  # math-verify takes 101_2 for 101_3

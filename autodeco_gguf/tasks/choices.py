@@ -12,8 +12,11 @@ _OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|
 _CLOSING = r"[\s*_:$}\]\"'`\\).]*"
 _HEADING = r"^[#*_ \t]{0,20}(?i:(?:the )?(?:final |correct )?answer)[*_ \t]{0,20}\n"
 _JOINS = (
-    "and|as|at|based on|because|but|by|due to|for|from|given (?:that|the)|if|in|is|not|on|or|since|so|that|then|"
-    "therefore|to|when|where|which|with"
+    "above|according|after|all|although|among|and|any|as|assuming|at|based on|because|before|below|between|both|but|"
+    "by|despite|due to|each|either|for|from|given (?:that|the)|hence|here|however|if|in|instead|is|its?|like the|"
+    "neither|no|none|not|of|on|once (?:the|we|you)|only (?:because|if|when)|or|our|per|provided|rather than|"
+    "regardless|since|so|than|that|the|then|there|therefore|these|they|this|those|though|thus|to|under|unless|until|"
+    "using|via|we|what|when|where|whereas|which|while(?! (?:ago|later))|whose|with|within|without|you|your"
 )
 """What may follow a letter, but hardly the words A and I."""
 
@@ -22,7 +25,7 @@ _STATED = re.compile(
     # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
     r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^])"
     rf"(?!(?<=[AI])(?<!(?i:option|choice|letter) .)[ \t]+(?!(?:{_JOINS})\b(?!-))[a-z'\u2019]))"
-    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b|,\s*\(?[A-Z]\b(?! [a-z])))",
+    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)|,\s*\(?[A-Z]\b(?! [a-z]|['\u2019])))",
     re.MULTILINE,
 )
 _IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
@@ -31,7 +34,7 @@ _ALONE = re.compile(rf"{_OPENING}\(?([A-Za-z]){_CLOSING}")
 _TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{|\\(?:q?quad\b|[,;:! ])")
 _LABEL = re.compile(
     rf"{_OPENING}([A-Z])(?:[\s}}*]*[:.),]|[\s}}*]+\(|[\s}}*]+[-\u2013\u2014]+(?=\s*(?:[^\W\d_]{{2}}|:)))"
-    r"(?![\s:.,()}]*(?:[A-Z]\b(?! [a-z])|[a-z]\W*$|(?:and|or)\b))"
+    r"(?![\s:.,()}]*(?:[=^]|[A-Z]\b(?! [a-z])|[a-z]\W*$|(?:and|or)\b))"
 )
 """Of a box with more than the letter, with colons for what parts text from formulas: "C: Paris", "C (Paris)"."""
 

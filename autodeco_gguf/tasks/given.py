@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.tasks.checkers import FINDERS, clean
+from autodeco_gguf.tasks.checkers import FINDERS, NUMBER, clean
 from autodeco_gguf.tasks.members import first_member
-from autodeco_gguf.tasks.numbers import Number, expected_number
+from autodeco_gguf.tasks.numbers import Number
 
 ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
@@ -17,15 +17,15 @@ _VARIABLE = re.compile(r"\s*[A-Za-z]\s*(?:\(\s*[A-Za-z]\s*\)\s*)?")
 
 _ARGUMENT = r"\s*(\d|\\[A-Za-z]+|\s[A-Za-z])"
 _SPELLINGS = (
-    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[,;:! ]"), " "),
+    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|(?<!\\)\\[,;:! ]"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(rf"\\(frac|sqrt){_ARGUMENT}"), r"\\\1{\2}"),
     (re.compile(rf"(\\frac\s*\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}}){_ARGUMENT}"), r"\1{\2}"),
 )
 """Of LaTeX, to one of them: 2\\sqrt3 as 2\\sqrt{3}."""
 
-_FUNCTION = re.compile(r"\\(?!frac|times|cdot)[A-Za-z]")
-"""What makes of a number another."""
+_POWER = re.compile(r"([+-]?[0-9]{1,50}(?:\.[0-9]{1,50})?)\\(?:times|cdot)10\^\{?([+-]?[0-9]{1,3})\}?")
+_FRACTION = re.compile(r"([+-]?)(?=[0-9]|\\)(?:\\frac\{)?([0-9]{1,50})(?:\}\{|/)([0-9]{1,50})\}?")
 
 
 def without_thoughts(checker: str, text: str) -> str:
@@ -77,14 +77,19 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
     return "" if found is None else " ".join(str(found).split())
 
 
-def _compared(content: str) -> Number | str:
+def _compared(content: str) -> str:
     """What of a box is compared, so that wrong answers vote together as right ones do, in one spelling."""
     text = clean(content)
     sides = text.split("=")
     text = sides[1].strip() if len(sides) == 2 and _VARIABLE.fullmatch(sides[0]) else text
     for pattern, ours in _SPELLINGS:
         text = pattern.sub(ours, text)
-    try:
-        return text.replace(" ", "") if _FUNCTION.search(text) else expected_number(text)
-    except InvalidInput:
-        return text.replace(" ", "")
+    text = text.replace(" ", "")
+    plain = text.removesuffix("%").removesuffix("\\")
+    if NUMBER.fullmatch(plain):
+        return str(Fraction(plain.replace(",", "")))
+    if parts := _POWER.fullmatch(plain):
+        return str(Fraction(parts[1]) * Fraction(10) ** int(parts[2]))
+    if (parts := _FRACTION.fullmatch(plain)) and int(parts[3]) != 0:
+        return str(Fraction(int(parts[1] + parts[2]), int(parts[3])))
+    return text

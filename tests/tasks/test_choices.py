@@ -79,6 +79,19 @@ CHOICES = [
     ("The answer is A and nothing else", "A"),
     ("The answer is A based on this", "A"),
     ("The answer is option A obviously", "A"),
+    *(
+        (f"The answer is A {joined}", "A")
+        for joined in ("the mitochondria", "all of the above", "assuming that", "according to it", "using it", "here.")
+    ),
+    ("The answer is A rather than B", "A"),
+    ("The answer is A rather large one", None),
+    ("Answer: I would say C", None),
+    # another letter that is no other choice
+    ("The answer is C, I'm sure.", "C"),
+    ("The answer is C and A is wrong.", "C"),
+    ("The answer is B and C are right", None),
+    (r"The answer is C. \boxed{V\;=\;5}", "C"),
+    (r"\boxed{E\,=\,mc^2}", None),
     ("Answer: **A** decrease", "A"),
     # a first line, where nothing is stated
     ("C. Paris", "C"),

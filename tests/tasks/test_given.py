@@ -40,6 +40,10 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
         ),
         # which are others
         ("boxed", r"\boxed{x=1, y=2}", "3", False, "x=1,y=2"),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, "2,3") for x in ("2,3", "2, 3", "x=2,3")),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, x) for x in ("3k", "3:00", "1.234.567")),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, r"1\\2") for x in (r"1\\2", r"1 \\ 2")),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, "50") for x in ("50", r"50\%", "50%", r"\frac{100}{2}")),
         ("boxed", r"\boxed{\sqrt 5}", "3", False, r"\sqrt{5}"),
         ("boxed", r"\boxed{\sin 5}", "3", False, r"\sin5"),
         ("boxed", r"\boxed{1.5 \times 10^3}", "3", False, "1500"),
