@@ -6,6 +6,7 @@ import ctypes
 import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import llama_cpp
@@ -21,6 +22,9 @@ from autodeco_gguf.model.grammar import grammar_stage
 from autodeco_gguf.model.sampling import MAX_LAST_N, Sampling, check_seed, check_temperature, check_top_p
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.trace import Trace
+
+MAX_DRAWS = 2**28
+"""Tokens that :func:`draw` draws at most, 1 GiB of them."""
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
 
@@ -344,7 +348,7 @@ def draw(
         logits: [n_vocab]; -inf excludes a token.
         temperature: >= 0.
         top_p: in [0, 1].
-        n: how many.
+        n: how many, up to MAX_DRAWS.
         seed: modulo 2**32; random when None, and as -1 and 2**32 - 1.
 
     Returns:
@@ -355,5 +359,7 @@ def draw(
     """
     check_temperature(temperature)
     check_top_p(top_p)
+    if not isinstance(n, Integral) or not 0 <= n <= MAX_DRAWS:
+        raise InvalidInput.of("n", repr(n), f"a whole number from 0 to {MAX_DRAWS}")
     array = np.asarray(logits, np.float32)
     return np.asarray(core.draw(array, temperature, top_p, n, check_seed(seed)))

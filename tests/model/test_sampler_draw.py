@@ -343,7 +343,9 @@ BAD = [
     ("top_p < 0", [0.0], {"top_p": -0.1}, r"top_p -0.1, expected a number in \[0, 1\]"),
     ("top_p > 1", [0.0], {"top_p": 1.1}, r"top_p 1.1, expected a number in \[0, 1\]"),
     ("top_p nan", [0.0], {"top_p": math.nan}, "top_p nan, expected"),
-    ("n < 0", [0.0], {"n": -1}, "n\\b.*not negative"),
+    ("n < 0", [0.0], {"n": -1}, "n -1, expected a whole number from 0 to 268435456"),
+    ("n beyond any memory", [0.0], {"n": 2**62}, "n 4611686018427387904, expected a whole number from 0"),
+    ("n no whole number", [0.0], {"n": 2.0}, "n 2.0, expected a whole number"),
 ]
 
 
