@@ -99,7 +99,8 @@ class Completion:
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         told = 0
         for token, piece in self._pieces(sampling):
-            text = decoder.decode(self._stops.add(piece, token))
+            shown = decoder.decode(piece).encode("utf-8")  # in which stops are looked for
+            text = self._stops.add(shown, token).decode("utf-8") if shown or not piece else ""
             if text or not piece:
                 yield text, told, len(self._drawn)
                 told = len(self._drawn)
@@ -110,7 +111,7 @@ class Completion:
                 break
         else:
             self._reason = "stop"  # the model's own end, or a stopping criterion
-        text = decoder.decode(self._stops.rest(), final=True)
+        text = self._stops.rest().decode("utf-8")
         if text or told < len(self._drawn):
             yield text, told, len(self._drawn)
 

@@ -116,6 +116,14 @@ def test_a_stop_over_several_tokens(llm: ad.Llama) -> None:
     assert answer(llm, letters(llm, "abab"), stop=["abac"]) == ("abab", "length", 4)
 
 
+def test_a_stop_around_an_invalid_byte(llm: ad.Llama) -> None:
+    tokens = [*letters(llm, "aST"), *spell(llm, b"\xff"), *letters(llm, "OPS")]
+    assert answer(llm, tokens, stop="STOP") == ("a", "stop", 6)
+    tokens = [*letters(llm, "a"), *spell(llm, b"\xe2"), *letters(llm, "bc")]
+    assert answer(llm, tokens, stop="b") == ("a", "stop", 3)
+    assert answer(llm, tokens[:2], stop="b") == ("a", "length", 2)
+
+
 def test_the_name_of_a_control_token_stops(llm: ad.Llama) -> None:
     """It shows nothing, so that it is not to be found in the text."""
     control = next(
