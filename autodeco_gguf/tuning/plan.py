@@ -148,10 +148,12 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
         InvalidInput: too little time even for fixed pairs alone.
     """
     usable = (1 - RESERVE) * max(0.0, seconds - used_s)
-    training, rounds = _training(usable, speed, work)
-    training_share = TRAINING if training else 0.0
-    search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
-    test = _test(usable * TEST, speed, work, work.methods + 2 * (training is not None))
+    for training, rounds in (_training(usable, speed, work), (None, 0)):
+        training_share = TRAINING if training else 0.0
+        search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
+        test = _test(usable * TEST, speed, work, work.methods + 2 * (training is not None))
+        if search is not None and test is not None:
+            break
     if search is None or test is None:
         needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
         message = f"an answer of {speed.tokens:.0f} tokens takes {duration(speed.answer_s)}; expected at least"
@@ -194,7 +196,7 @@ def _training_s(training: Training, rounds: int, speed: Speed, work: Work) -> fl
 def _seconds_with_heads(speed: Speed, work: Work) -> float:
     """The least time with which heads are trained as well."""
     training = _training_s(TRAININGS[-1], FEWEST_ROUNDS, speed, work) / TRAINING
-    search = _rungs_s(_least_rungs(), speed, work) / SEARCH
+    search = _least_search_s(speed, work) / SEARCH
     test = _test_s(_fewest(work), 1, speed, work, work.methods + 2) / TEST
     return max(training, search, test) / (1 - RESERVE) + 1e-6
 
@@ -210,8 +212,10 @@ def _sizes(coarse: bool) -> list[int]:
     return sizes
 
 
-def _least_rungs() -> list[Rung]:
-    return [Rung(size, FIRST_LOOK // 2) for size in _sizes(coarse=True)]
+def _least_search_s(speed: Speed, work: Work) -> float:
+    """The seconds with which the first round, of the same time as the others, is long enough."""
+    sizes, problems = _sizes(coarse=True), min(FIRST_LOOK // 2, work.search_problems)
+    return len(sizes) * max(sizes) * speed.answer_s * (problems * work.group + work.at_once / 2)
 
 
 def _search(seconds: float, speed: Speed, work: Work) -> tuple[bool, tuple[Rung, ...], float] | None:
@@ -261,6 +265,6 @@ def _test_s(problems: int, times: int, speed: Speed, work: Work, methods: int) -
 
 
 def _least_seconds(speed: Speed, work: Work) -> float:
-    search = _rungs_s(_least_rungs(), speed, work) / (SEARCH + TRAINING)
+    search = _least_search_s(speed, work) / (SEARCH + TRAINING)
     test = _test_s(_fewest(work), 1, speed, work, work.methods) / TEST
     return max(search, test) / (1 - RESERVE) + 1e-6

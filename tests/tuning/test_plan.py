@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,7 @@ WORKS = st.builds(
     likelihood=st.booleans(),
     start_s=st.floats(0, 30),
 )
+from autodeco_gguf.tuning.report import needed
 
 
 def planned(seconds: float, speed: Speed, work: Work) -> Plan | None:
@@ -102,6 +104,31 @@ def test_too_few_minutes_for_anything() -> None:
     match = re.search(r"expected at least ([0-9.]+),", str(e.value))
     assert match is not None
     assert make_plan(60 * float(match[1]), Speed(5.0, 500, 100), Work(search_problems=60, test_problems=40)).coarse
+
+
+@given(
+    st.builds(
+        Work,
+        search_problems=st.integers(8, 80),
+        test_problems=st.integers(8, 60),
+        group=st.sampled_from([1, 4, 16]),
+        at_once=st.sampled_from([1, 16, 64, 128]),
+        trains=st.booleans(),
+        validation_problems=st.integers(0, 12),
+        likelihood=st.booleans(),
+        start_s=st.sampled_from([0.0, 10.0]),
+    ),
+    st.floats(0.1, 5.0),
+    st.floats(1.0, 4.0),
+)
+def test_the_minutes_that_are_said_are_enough(work: Work, answer_s: float, more: float) -> None:
+    speed = Speed(answer_s, 100, 100)
+    with pytest.raises(InvalidInput) as e:
+        make_plan(1.0, speed, work, used_s=10)
+    minutes: Any = e.value.expected
+    plan = make_plan(60 * minutes * more, speed, work, used_s=10)
+    if plan.heads_s is not None:
+        assert make_plan(60 * needed(plan), speed, work, used_s=10).training is not None
 
 
 def test_seconds_that_are_used_are_no_more_there() -> None:
