@@ -44,9 +44,11 @@ _TOKEN = re.compile(
 
 @dataclass
 class _Item:
-    """A text, a name or a group, and how often it may stand there: from each of these, to the other."""
+    """A text, a token, a name or a group, and how often it may stand there: from each of these, to the other."""
 
     size: int = 1
+    text: str = ""
+    where: str = ""
     name: str | None = None
     group: list[list[_Item]] | None = None
     times: list[tuple[int, int | None]] = field(default_factory=list)
@@ -114,7 +116,7 @@ def _read(text: str) -> dict[str, list[list[_Item]]]:
         elif kind == "text" and value[0] == '"' and _SURROGATE.search(value):
             raise _refuse(f"{where}: {value!r:.40} has half of a surrogate pair, which no text has")
         elif kind in ("text", "name"):
-            last = _Item(name=value) if kind == "name" else _Item(size=max(len(value) - 2, 1))
+            last = _Item(name=value) if kind == "name" else _Item(max(len(value) - 2, 1), value, where)
             if value in ('""', "[]", "[^]"):
                 last = None
             else:
@@ -171,6 +173,9 @@ class _Rules:
         for alternatives in self._rules.values():
             self._check(alternatives)
 
+    def may_be_empty(self, item: _Item) -> bool:
+        return self._item(item)[1] > 0
+
     def _check(self, alternatives: list[list[_Item]]) -> None:
         """See to all that stands in a rule or a group, not only to what it begins with."""
         for item in itertools.chain.from_iterable(alternatives):
@@ -212,6 +217,68 @@ class _Rules:
             powers = [empty**i for i in range((least + 1 if most is None else most) + 1)]
             ways, empty = ways * sum(powers[:-1]), sum(powers[least:])
         return ways, empty
+
+
+class _Borders:
+    """What comes right after characters: no !<token>, as which llama.cpp lets a token's rest pass, and then fails."""
+
+    def __init__(self, rules: dict[str, list[list[_Item]]], ways: _Rules) -> None:
+        self._rules = rules
+        self._ways = ways
+        self._known: dict[str | int, _Item | None] = {}  # by name, or by id of a group
+        self._empty: dict[int, bool] = {}
+        self._followed: dict[str, _Item] = {}  # by rule, the !<token> that may come after it
+        self._left: list[str] = []  # of these rules
+
+    def check(self) -> None:
+        for alternatives in self._rules.values():
+            self._check(alternatives, None)
+        for name in self._left:  # which grows meanwhile
+            self._check(self._rules[name], self._followed[name])
+
+    def _check(self, alternatives: list[list[_Item]], after: _Item | None) -> None:
+        for items in alternatives:
+            following = after
+            for item in reversed(items):
+                first = self._first(item)
+                again = any(most is None or most > 1 for _, most in item.times)
+                self._item(item, (first if again else None) or following)
+                following = first or (following if self._may_be_empty(item) else None)
+
+    def _item(self, item: _Item, after: _Item | None) -> None:
+        if item.group is not None:
+            self._check(item.group, after)
+        elif after is None or item.text.startswith(("!", "<")):
+            return
+        elif item.name is None:
+            reason = "right after characters, expected at the beginning or after a <token>"
+            raise _refuse(f"{after.where}: {after.text!r:.40} {reason}")
+        elif item.name not in self._followed:
+            self._followed[item.name] = after
+            self._left.append(item.name)
+
+    def _first(self, item: _Item) -> _Item | None:
+        """A !<token> that an item may begin with."""
+        if item.name is None and item.group is None:
+            return item if item.text.startswith("!") else None
+        key = item.name or id(item)
+        if key not in self._known:
+            self._known[key] = self._any(item.group or self._rules[item.name or ""])
+        return self._known[key]
+
+    def _may_be_empty(self, item: _Item) -> bool:
+        if id(item) not in self._empty:
+            self._empty[id(item)] = self._ways.may_be_empty(item)
+        return self._empty[id(item)]
+
+    def _any(self, alternatives: list[list[_Item]]) -> _Item | None:
+        for items in alternatives:
+            for item in items:
+                if first := self._first(item):
+                    return first
+                if not self._may_be_empty(item):
+                    break
+        return None
 
 
 class _Row(NamedTuple):
@@ -297,7 +364,9 @@ def check_gbnf(text: str) -> None:
         raise _refuse("it has no rule 'root'")
     try:
         rows = _Rows(rules)
-        _Rules(rules).check()
+        ways = _Rules(rules)
+        ways.check()
         rows.check()
+        _Borders(rules, ways).check()
     except RecursionError:
         raise _refuse("its rules lie too deep in each other") from None
