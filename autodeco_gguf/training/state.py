@@ -16,6 +16,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.atomic import bad_file, write_bytes
 from autodeco_gguf.files.journal import first_difference
 from autodeco_gguf.files.jsonl import dump_line, parse_line
+from autodeco_gguf.files.system import sync_directory
 
 
 class State:
@@ -81,7 +82,10 @@ class State:
             self._log_bytes += log.write(dump_line(record))
 
     def save(self, values: Mapping[str, object]) -> None:
-        """Replace the state."""
+        """Replace the state, once what it counts of the log is on the disk, too."""
+        with bad_file(self._log, "cannot be written"), self._log.open("ab") as log:
+            os.fsync(log.fileno())
+            sync_directory(self._log.parent)
         buffer = io.BytesIO()  # torch's own writer gives an error without a cause where the disk is full
         torch.save({"identity": self._identity, **_on_cpu(values), "log_bytes": self._log_bytes}, buffer)
         write_bytes(self._path, buffer.getbuffer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ def test_what_was_logged_after_it_is_cut_off(tmp_path: Path) -> None:
     new = state(tmp_path)
     new.open_log()  # without its state the log begins anew
     assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_the_log_is_on_the_disk_before_the_state_that_counts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, synced = os.fsync, []
+
+    def noting(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    one = state(tmp_path)
+    one.open_log()
+    one.write({"step": 1})
+    monkeypatch.setattr(os, "fsync", noting)
+    one.save({})
+    files = [tmp_path / "log.jsonl", tmp_path, tmp_path / "state.pt", tmp_path]
+    assert synced == [path.stat().st_ino for path in files]
 
 
 @pytest.mark.parametrize(
