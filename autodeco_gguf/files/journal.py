@@ -14,7 +14,7 @@ from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.jsonl import dump_line, parse_line
 from autodeco_gguf.files.lock import lock
 from autodeco_gguf.files.reading import MAX_JSON, open_regular
-from autodeco_gguf.files.system import open_bytes, read_at
+from autodeco_gguf.files.system import open_bytes, read_at, sync_directory
 
 Header = Mapping[str, Any]
 """All that the lines depend on. The first key names what they are, its value is the version of the format."""
@@ -123,6 +123,9 @@ class Journal:
             raise self.refused(None, f"not the beginning of {kind}")
         os.ftruncate(self._fd, 0)
         self.append(self._header)
+        with bad_file(self.path, "cannot be written"):  # other files depend on it, which a power cut may leave longer
+            os.fsync(self._fd)
+            sync_directory(self.path.absolute().parent)
         self._first = self._end
 
     def _cut(self, first: int) -> None:

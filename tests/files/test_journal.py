@@ -64,6 +64,15 @@ def test_a_torn_header_is_begun_anew(cut: int, tmp_path: Path) -> None:
     assert (tmp_path / "j").read_text() == f"{json.dumps(HEADER)}\n1\n"
 
 
+def test_a_header_is_on_the_disk_before_what_depends_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "j.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_ino, path.stat().st_size)))
+    with Journal(path, {"squares": 1}) as journal:
+        journal.append([1, 1])
+    with Journal(path, {"squares": 1}):
+        assert synced == [(path.stat().st_ino, 15), (tmp_path.stat().st_ino, 15)]
+
+
 @pytest.mark.parametrize(
     ("header", "words"),
     [
