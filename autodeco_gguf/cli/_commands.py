@@ -159,7 +159,7 @@ def _set(session: Session, rest: str) -> None:
             new = settings.changed(session.request, name, "default" if value == "-1" else value).seed
             session.conversation.reseed(new)
             session.request = replace(session.request, seed=None)
-        _say(f"seed: {session.conversation.seed + session.conversation.n_answers} for the next answer")
+        _say(f"seed: {session.conversation.next_seed} for the next answer")
     else:
         if value:
             session.request = settings.changed(session.request, name, value)
@@ -223,7 +223,7 @@ def _show(session: Session, _: str) -> None:
         ("messages", str(len(conversation.said) - (conversation.system is not None))),
         ("system", conversation.system or "none"),
         *settings.table(session.request, engine.heads, session.recommended),
-        ("seed", f"{conversation.seed + conversation.n_answers} for the next answer"),
+        ("seed", f"{conversation.next_seed} for the next answer"),
         ("color", session.show.color or "off"),
     ]
     _say("\n".join(f"{name:16}{value}" for name, value in rows))

@@ -78,7 +78,7 @@ class Conversation:
         remembers: whether a message follows what was said before; if not, each one begins anew.
         overflow: what to do where the context does not hold all: "forget" the oldest messages, "shift" as
             well in the midst of an answer, or "stop".
-        seed: of the first answer; the next one's is larger by one.
+        seed: of the first answer; the next one's is larger by one, 0 after 2**32 - 2.
         n_answers: answers kept.
 
     Examples:
@@ -127,6 +127,11 @@ class Conversation:
     def reseed(self, seed: int | None) -> None:
         """Give the next answer this seed, the one after it a seed larger by one; random when None."""
         self.seed, self.n_answers = check_seed(seed), 0
+
+    @property
+    def next_seed(self) -> int:
+        """What the next answer is drawn with."""
+        return (self.seed + self.n_answers) % MAX_SEED
 
     @property
     def system(self) -> str | None:
@@ -194,7 +199,7 @@ class Conversation:
         if not isinstance(request.prompt, str):
             raise InvalidInput.of("prompt", f"of {type(request.prompt).__name__}", "a text")
         request.check()
-        seed = (self.seed + self.n_answers) % MAX_SEED if request.seed is None else request.seed
+        seed = self.next_seed if request.seed is None else request.seed
         new, said, n_left_out = {"role": "user", "content": request.prompt}, self.messages, 0
         text, tokens = self._tokens([*said, new])
         room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))

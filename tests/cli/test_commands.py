@@ -86,7 +86,9 @@ def test_what_commands_say(qwen2: Case, tmp_path: Path) -> None:
             "temperature     predicted",
         ):
             assert line in shown
+        screen.say("/set seed 4294967294")
         assert "3 tokens (cut by -n)" in "\n".join(screen.say("Hello")[-3:])
+        assert "seed: 0 for the next answer" in "\n".join(screen.say("/set seed"))
         screen.type("/bye")
         assert screen.process.wait(10) == 0
         screen.left_clean()

@@ -75,8 +75,8 @@ def test_the_prompt_s_tokens_are_its_text(chatting: Engine) -> None:
 def test_every_answer_has_a_seed_of_its_own(chatting: Engine) -> None:
     conversation = Conversation(chatting, seed=(1 << 32) - 2)
     for expected in (2**32 - 2, 0, 1):  # 2**32 - 1 is llama.cpp's name for a random one
-        answer = conversation.ask(Request("Hello", max_tokens=2))
-        assert answer.seed == answer.generation.request.seed == expected
+        told, answer = conversation.next_seed, conversation.ask(Request("Hello", max_tokens=2))
+        assert told == answer.seed == answer.generation.request.seed == expected
         list(answer)
         conversation.keep(answer)
     assert said(Conversation(chatting, seed=7), "Hello") == said(Conversation(chatting, seed=8), "Hello", seed=7)
