@@ -105,6 +105,6 @@ def _turn(session: Session, guide: Guide | None) -> None:
     elif not typed.text.strip():
         return
     elif guide is not None and not guide.understands(typed.text):
-        click.echo(guide.advice)
+        click.echo(guide.advice, err=True)
     else:
         session.answer(typed.text)

@@ -201,6 +201,13 @@ def test_the_demo_answers_a_person_what_it_can_do() -> None:
     assert f"Try: {stories.EXAMPLE}\n" in outcome.err
 
 
+def test_what_the_demo_says_of_itself_is_no_answer() -> None:
+    with Terminal("run", "-t", 1, stdout=subprocess.DEVNULL) as terminal:
+        terminal.wait_for(b"> ")
+        terminal.send(b"Hello\r")
+        terminal.wait_for(b"Try: .*\r\n")
+
+
 def test_what_is_made_of_the_demo_is_told_by_its_name(tmp_path: Path, qwen2: Case) -> None:
     ad.extract(DEMO_MODEL, base=tmp_path / "small.gguf")
     for model, known in ((tmp_path / "small.gguf", True), (qwen2.base, False)):
