@@ -67,7 +67,7 @@ def _parsed(name: str, value: str) -> Any:
     if name == "grammar":
         return _grammar(value)
     try:
-        number: Any = NUMBERS[name](value)
+        number: Any = NUMBERS[name](value.replace("_", "?"))  # or 1_0 is 10
     except ValueError as e:
         or_heads = ", or heads" if name in HEADS else ", or default"
         kind = "a whole number" if NUMBERS[name] is int else "a number"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
+ROOT = Path(__file__).parent.parent.parent
 BOTH = frozenset(settings.HEADS)
 
 
@@ -18,6 +20,11 @@ def test_every_number_of_a_request_is_a_setting() -> None:
     left_out = {"logit_bias", "grammar", "order"}
     assert {f.name for f in fields(Sampling)} - left_out < set(settings.NUMBERS)
     assert {"max_tokens", "seed", "temperature"} < set(settings.NUMBERS)
+
+
+def test_the_documentation_names_every_setting() -> None:
+    text = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
+    assert [name for name in settings.SETTINGS if f"`{name}`" not in text] == []
 
 
 def test_a_setting_is_changed_and_given_back() -> None:
@@ -41,6 +48,8 @@ def test_a_setting_is_changed_and_given_back() -> None:
     [
         ("temperature", "warm", "temperature warm, expected a number, or heads"),
         ("temperature", "nan", "temperature nan, expected a finite number"),
+        ("temperature", "1_0", "temperature 1_0, expected a number, or heads"),
+        ("top_k", "1_0", "top_k 1_0, expected a whole number, or default"),
         ("top_p", "1.5", "top_p 1.5, expected"),
         ("top_k", "heads", "top_k heads, expected a whole number, or default"),
         ("top_k", "1.5", "top_k 1.5, expected a whole number"),
