@@ -102,8 +102,8 @@ fuzz: $(BIN)/.installed-dev
 	mkdir -p $(FUZZED)/corpus
 	$(BIN)/python -m zipfile -e tests/fuzz/corpus.zip $(FUZZED)/corpus
 	$(BIN)/python tests/fuzz/seeds.py $(FUZZED)/corpus
-	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"); \
-	clang++ -std=c++17 -O2 -Wall -Wextra -isystem $$site/include -c tests/fuzz/gguf_mutator.cpp -o $(FUZZED)/gguf_mutator.o; \
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	clang++ -std=c++17 -O2 -Wall -Wextra -isystem $$site/include -c tests/fuzz/gguf_mutator.cpp -o $(FUZZED)/gguf_mutator.o && \
 	clang++ -std=c++17 -O2 -g -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	    -fno-sanitize-coverage=trace-cmp -Icsrc -isystem $$site/include tests/fuzz/gguf_fuzz.cpp csrc/gguf_file.cpp csrc/arrays.cpp \
 	    csrc/log_capture.cpp csrc/vocab.cpp $(FUZZED)/gguf_mutator.o -L$$site/llama_cpp/lib -lllama -lggml -lggml-base \
