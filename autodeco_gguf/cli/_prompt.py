@@ -6,6 +6,7 @@ import codecs
 import io
 import select
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,12 +73,15 @@ def _read_stdin(alone: bool) -> str:
     try:
         if sys.stdin is None or sys.stdin.isatty():
             return ""
-        if not select.select([sys.stdin.fileno()], [], [], _PATIENCE_S)[0]:
-            which = "with the prompt" if alone else "which goes before the prompt (none: </dev/null)"
-            click.echo(f"waiting for the end of standard input, {which}", err=True)
+        number = sys.stdin.fileno()
     except (io.UnsupportedOperation, ValueError):  # no file, or a closed one
         if not alone:
             return ""
+    else:
+        with suppress(OSError):  # Windows can tell of sockets alone
+            if not select.select([number], [], [], _PATIENCE_S)[0]:
+                which = "with the prompt" if alone else "which goes before the prompt (none: </dev/null)"
+                click.echo(f"waiting for the end of standard input, {which}", err=True)
     try:
         return _decoded(_read(sys.stdin.buffer), "standard input")
     except InvalidInput as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import select
 import sys
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def test_who_waits_for_standard_input_says_so(prompt: tuple[str, ...], merged: P
     assert b"waiting for the end of standard input" in process.stderr.readline()
     out, _ = process.communicate(input=b"more", timeout=30)
     assert (process.returncode, out.endswith(b"\n")) == (0, True)
+
+
+@pytest.mark.parametrize(("prompt", "expected"), [(None, "stdin"), ("prompt", "stdin\nprompt")])
+def test_where_nothing_tells_whether_there_is_something_yet(
+    prompt: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, of a pipe or a file."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(10038, "An operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr(select, "select", refuse)
+    (tmp_path / "stdin").write_text("stdin\n")
+    with (tmp_path / "stdin").open() as f:
+        monkeypatch.setattr(sys, "stdin", f)
+        assert read_prompt(prompt, None) == expected
 
 
 def test_there_is_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
