@@ -27,6 +27,7 @@ from autodeco_gguf.cli._common import (
     resumable,
 )
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
+from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import read_tasks, task_options
 from autodeco_gguf.cli._types import FloatRange
 from autodeco_gguf.errors import BadFile
@@ -163,12 +164,13 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
 
 def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | None:
     """Refuse what does not go together; the names of the methods."""
-    if model is None and options["heads"] is not None:
-        raise click.UsageError("--heads needs the MODEL they go with")
+    if model is None:
+        refuse(["heads"], "needs the MODEL they go with")
+        options["heads"] = None  # the user's default, which is for another
     if model is not None and not options["tasks"]:
         raise click.UsageError("MODEL needs a --task")
-    if options["commands"] and not options["control"]:
-        raise click.UsageError("--commands needs --control")
+    if not options["control"]:
+        refuse(["commands"], "needs --control")
     check_ray(options)
     if options["control"] and options["ray"] is not None:
         raise click.UsageError("--control reads answers token by token on one machine: leave --ray out for it")

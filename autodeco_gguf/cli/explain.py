@@ -17,6 +17,7 @@ from autodeco_gguf.cli._common import (
     option,
     progress_bar,
 )
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
 from autodeco_gguf.errors import BadFile
@@ -56,8 +57,10 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
 
     Example: autodeco-gguf explain qwen.gguf --heads heads.gguf --task gsm8k:test.jsonl --limit 100 -o why
     """
-    if model is None and (options["heads"] is not None or options["data"] or options["tasks"]):
-        raise click.UsageError("--heads, --data and --task need the MODEL they go with")
+    if model is None:
+        if any(map(is_typed, ("heads", "data", "tasks"))):
+            raise click.UsageError("--heads, --data and --task need the MODEL they go with")
+        options |= {"heads": None, "data": (), "tasks": ()}  # the user's defaults, which are for another
     if options["data"] and options["tasks"]:
         raise click.UsageError("--data and --task: give one of them")
     if model is not None and not options["data"] and not options["tasks"]:

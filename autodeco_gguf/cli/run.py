@@ -127,7 +127,7 @@ def run_command(
     chats = is_chat(prompt, file)
     show = _effective(show, chats)
     _refuse(
-        (model is None and heads is not None, "--heads needs the MODEL they go with"),
+        (model is None and is_typed("heads"), "--heads needs the MODEL they go with"),
         (raw and is_typed("system"), f"--system {_NO_TEMPLATE}"),
         (raw and chat_template_kwargs and is_typed("chat_template_kwargs"), f"--chat-template-kwargs {_NO_TEMPLATE}"),
     )
@@ -167,7 +167,7 @@ def _model_and_prompt(
         option = None
     if option is not None and model is not None:
         words = (str(model), *words)
-    if words and prompt is not None:
+    if words and is_typed("prompt"):
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
 
@@ -253,6 +253,7 @@ def _load(
 
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
+        heads = None  # the user's default, which is for another
     file = ModelFile.open(model or DEMO_MODEL)
     has_heads = heads is not None or bool(file.heads_source.head_tensors)
     fixed = request.temperature is not None and request.top_p is not None

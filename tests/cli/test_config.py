@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -144,8 +145,8 @@ def test_a_model_that_is_typed_goes_before_the_user_s(config: Path, capfd: Captu
 def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_path: Path) -> None:
     """What would be refused where it is typed."""
     config.write_text(
-        '[run]\ntop = 3\nsystem = "Be kind."\nchat_template_kwargs = \'{"a": 1}\'\nmax_tokens = 3\n'
-        "[train]\nrounds = 50\n"
+        '[run]\nheads = "none.gguf"\ntop = 3\nsystem = "Be kind."\nchat_template_kwargs = \'{"a": 1}\'\n'
+        "max_tokens = 3\n[train]\nrounds = 50\n"
     )
     assert invoke(capfd, "run", "-p", "x", "--raw").status == 0
     why = "needs the chat template, which --raw leaves out"
@@ -154,3 +155,27 @@ def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_
     given = ("train", DEMO_MODEL, "--data", tmp_path / "none.jsonl", "-o", tmp_path / "x")
     assert_refused(invoke(capfd, *given), "none.jsonl: cannot be read")
     assert_refused(invoke(capfd, *given, "--rounds", "5"), "--rounds needs --reward", status=2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "defaults", "options"),
+    [
+        ("eval", 'heads = "none.gguf"\ncommands = ["free"]', ("--seeds", 1, "--methods", "greedy")),
+        ("explain", 'heads = "none.gguf"\ndata = ["none.jsonl"]\ntask = ["none.jsonl"]', ()),
+    ],
+)
+def test_a_default_for_a_model_is_none_for_the_demo(
+    verb: str, defaults: str, options: tuple[object, ...], config: Path, capfd: Capture, tmp_path: Path
+) -> None:
+    config.write_text(f"[{verb}]\n{defaults}\n")
+    given = ("-o", tmp_path / "out", "--limit", 4, "-k", 2, "-n", 60, "-t", 1, "--no-plots")
+    outcome = invoke(capfd, verb, *given, *options)
+    assert outcome.status == 0, outcome.err
+
+
+def test_words_that_are_typed_go_before_the_user_s_prompt(config: Path, capfd: Capture) -> None:
+    config.write_text('[run]\nprompt = "Tell"\nraw = true\nmax_tokens = 1\n')
+    trace = invoke(capfd, "run", DEMO_MODEL, "Hello", "--json", "-t", 1).out.splitlines()
+    assert json.loads(trace[0])["prompt"] == "Hello"
+    trace = invoke(capfd, "run", DEMO_MODEL, "--json", "-t", 1).out.splitlines()
+    assert json.loads(trace[0])["prompt"] == "Tell"
