@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
+from typing import TypeAlias
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tuning.search import Rung
@@ -141,6 +142,10 @@ class Plan:
             raise ValueError("no plan")
 
 
+_Search: TypeAlias = tuple[bool, tuple[Rung, ...], float]
+_Test: TypeAlias = tuple[int, int, float]
+
+
 def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) -> Plan:
     """The plan for so many seconds, of which some are used already; it takes all others but the reserve at most.
 
@@ -148,12 +153,11 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
         InvalidInput: too little time even for fixed pairs alone.
     """
     usable = (1 - RESERVE) * max(0.0, seconds - used_s)
-    for training, rounds in (_training(usable, speed, work), (None, 0)):
-        training_share = TRAINING if training else 0.0
-        search = _search(usable * (SEARCH + TRAINING - training_share), speed, work)
-        test = _test(usable * TEST, speed, work, work.methods + 2 * (training is not None))
-        if search is not None and test is not None:
-            break
+    training, rounds = _training(usable, speed, work)
+    search, test = _compared(usable, speed, work, training is not None)
+    if training is not None and (search is None or test is None):
+        training, rounds = None, 0
+        search, test = _compared(usable, speed, work, False)
     if search is None or test is None:
         needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
         message = f"an answer of {speed.tokens:.0f} tokens takes {duration(speed.answer_s)}; expected at least"
@@ -168,6 +172,12 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
     training_s = 0.0 if training is None else _training_s(training, rounds, speed, work)
     heads_s = None if training or not work.trains else used_s + _seconds_with_heads(speed, work)
     return Plan(seconds, coarse, rungs, training, rounds, problems, times, search_s, training_s, test_s, heads_s)
+
+
+def _compared(usable: float, speed: Speed, work: Work, trains: bool) -> tuple[_Search | None, _Test | None]:
+    """What there is time for beside a training, or without one."""
+    share = SEARCH + (0.0 if trains else TRAINING)
+    return _search(usable * share, speed, work), _test(usable * TEST, speed, work, work.methods + 2 * trains)
 
 
 def duration(seconds: float) -> str:
@@ -218,7 +228,7 @@ def _least_search_s(speed: Speed, work: Work) -> float:
     return len(sizes) * max(sizes) * speed.answer_s * (problems * work.group + work.at_once / 2)
 
 
-def _search(seconds: float, speed: Speed, work: Work) -> tuple[bool, tuple[Rung, ...], float] | None:
+def _search(seconds: float, speed: Speed, work: Work) -> _Search | None:
     """The grid, the rounds and their seconds; every round takes about the same time, if it can."""
     for coarse in (False, True):
         sizes = _sizes(coarse)
@@ -247,7 +257,7 @@ def _fewest(work: Work) -> int:
     return min(FEWEST_TEST, work.test_problems)
 
 
-def _test(seconds: float, speed: Speed, work: Work, methods: int) -> tuple[int, int, float] | None:
+def _test(seconds: float, speed: Speed, work: Work, methods: int) -> _Test | None:
     """Problems, how often, and seconds. More problems go before more answers."""
     answers = seconds / speed.answer_s - (methods + 1) * work.at_once / 2
     problems = min(work.test_problems, int(answers / (1 + methods * work.group)))

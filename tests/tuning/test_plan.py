@@ -24,6 +24,7 @@ from autodeco_gguf.tuning.plan import (
     grid,
     make_plan,
 )
+from autodeco_gguf.tuning.report import needed
 
 SPEEDS = st.builds(
     lambda tokens, tokens_s: Speed(tokens / tokens_s, tokens, tokens_s), st.floats(1, 2000), st.floats(10, 20_000)
@@ -40,7 +41,6 @@ WORKS = st.builds(
     likelihood=st.booleans(),
     start_s=st.floats(0, 30),
 )
-from autodeco_gguf.tuning.report import needed
 
 
 def planned(seconds: float, speed: Speed, work: Work) -> Plan | None:
