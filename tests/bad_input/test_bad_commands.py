@@ -303,7 +303,7 @@ USAGE: list[Row] = [
 
 SECOND_LINE: list[Row] = [
     (f"{model('template')}", "{template}: its chat template does not parse: Expected an expression"),
-    (f"{model('slow_template')}", "{slow_template}: its chat template refuses: Range too big"),
+    (f"{model('slow_template')}", "{slow_template}: its chat template refuses: gives range a number beyond 100000"),
     (option("--system x"), "a system message needs a chat template, and the model has none"),
     (f"run {{merged}} -p '{'a b ' * 40}' -c 8 -t 1", "the context holds 8; raise --ctx"),
 ]
