@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Iterator, Sequence
 from operator import index as as_int
-from typing import Any
 
 from autodeco_gguf.engine.request import FinishReason, OnToken, Piece, Request, Result
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.sampler import Sampler
-from autodeco_gguf.model.stops import StopFinder
+from autodeco_gguf.model.stops import StoppedText
 from autodeco_gguf.model.trace import Likelihood, PromptToken, Rows, Trace, alternatives, shortened
 
 Wait = Callable[[Callable[[], bool]], None]
@@ -158,7 +156,7 @@ class Generation:
             n = self.n_drawn
             tokens, text = self._rows.ids()[: n - self._ended], "".join(self._shown[:n])
             if len(self._shown) == n:
-                text += self._text.add(b"", True)  # what might have become a stop
+                text += self._text.rest()  # what might have become a stop
             t, p = self._trace.parameters
             prompt = self.prompt_logprobs
             self._result = Result(self._index, tokens, text, reason, error, self._trace, t, p, prompt)
@@ -181,25 +179,3 @@ class Generation:
         """The tokens that its sequence begins with, computed from nothing but those before them."""
         all_ = (*self.prompt, *self._rows.ids())
         return all_[: self.request.n_keep] if self.n_forgotten else all_[: self.n_decoded]
-
-
-class StoppedText:
-    """The text of an answer as it grows: decoded, and cut before the first stop."""
-
-    def __init__(self, stop: Sequence[str], vocab: Any = None) -> None:
-        self._finder = StopFinder(stop, vocab)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop was found."""
-        return self._finder.stopped
-
-    def add(self, piece: bytes, final: bool, token: int = 0) -> str:
-        """The text that is certain with a token's piece; ``token`` tells control tokens apart, whose piece is empty."""
-        text = self._decoder.decode(piece, final)
-        if piece and not text:
-            return ""
-        # what it is given and what it gives are whole characters
-        found = self._finder.add(text.encode("utf-8"), token)
-        return (found + self._finder.rest() if final else found).decode("utf-8")

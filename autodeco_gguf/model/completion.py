@@ -24,7 +24,7 @@ from llama_cpp import llama_cpp as lib
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
-from autodeco_gguf.model.stops import StopFinder, stop_texts
+from autodeco_gguf.model.stops import StoppedText, stop_texts
 from autodeco_gguf.model.token_text import check_token
 
 _PROCESS_SEED = check_seed(None)
@@ -48,7 +48,8 @@ class Completion:
         if self._top is not None and not llama._logits_all:  # noqa: SLF001
             raise InvalidInput("logprobs is not supported for models created with logits_all=False", key="logprobs")
         # an empty one is what chat templates give whose model has no end-of-sequence token
-        self._stops = StopFinder(stop_texts([s for s in asked["stop"] or () if s != ""]), self._model.vocab)
+        stops = stop_texts([s for s in asked["stop"] or () if s != ""])
+        self._text = StoppedText(stops, self._model.vocab, "ignore")
         self._processors: list[Callable[..., Any]] = list(asked["logits_processor"] or ())
         if asked["logit_bias"]:
             self._processors.append(_bias_processor(asked["logit_bias"], llama.n_vocab()))
@@ -96,22 +97,20 @@ class Completion:
 
     def _parts(self, sampling: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
         """Text as it becomes certain, and which of the drawn tokens it is from."""
-        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         told = 0
         for token, piece in self._pieces(sampling):
-            shown = decoder.decode(piece).encode("utf-8")  # in which stops are looked for
-            text = self._stops.add(shown, token).decode("utf-8") if shown or not piece else ""
+            text = self._text.add(piece, token=token)
             if text or not piece:
                 yield text, told, len(self._drawn)
                 told = len(self._drawn)
-            if self._stops.stopped:
+            if self._text.stopped:
                 self._reason = "stop"
                 break
             if len(self._drawn) >= self._limit:
                 break
         else:
             self._reason = "stop"  # the model's own end, or a stopping criterion
-        text = self._stops.rest().decode("utf-8")
+        text = self._text.rest()
         if text or told < len(self._drawn):
             yield text, told, len(self._drawn)
 

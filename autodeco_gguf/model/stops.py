@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -88,6 +89,33 @@ class StopFinder:
         """What is held back, once it is known that there are no more tokens."""
         rest, self._held = self._held, b""
         return rest
+
+
+class StoppedText:
+    """The text of an answer as it grows: decoded, and cut before the first stop."""
+
+    def __init__(self, stops: Sequence[str], vocab: Any = None, errors: str = "replace") -> None:
+        """As :class:`StopFinder`; ``errors`` says what becomes of bytes that are no UTF-8."""
+        self._finder = StopFinder(stops, vocab)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop was found."""
+        return self._finder.stopped
+
+    def add(self, piece: bytes, final: bool = False, token: int = 0) -> str:
+        """The text that is certain with a token's piece; ``token`` tells control tokens apart, whose piece is empty."""
+        text = self._decoder.decode(piece)
+        # what the finder is given, and what it gives, are whole characters
+        found = "" if piece and not text else self._finder.add(text.encode("utf-8"), token).decode("utf-8")
+        return found + self.rest() if final else found
+
+    def rest(self) -> str:
+        """What is held back, once it is known that there are no more tokens."""
+        text = self._decoder.decode(b"", True)
+        found = self._finder.add(text.encode("utf-8")) if text else b""
+        return (found + self._finder.rest()).decode("utf-8")
 
 
 class _Matcher:

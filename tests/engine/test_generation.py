@@ -14,7 +14,7 @@ from engine_helpers import PROMPTS, answers, make, no_end
 from llama_cpp import LlamaGrammar
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.engine.generation import Generation, StoppedText
+from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
 
 # ---- as they come ----
@@ -88,29 +88,6 @@ def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
     assert waiting.result().error == (
         "on_token: Busy: the engine cannot be waited for within on_token, which it waits for; submit only"
     )
-
-
-STOPS = [
-    (["x"], [b"abc", b"de"], True, ["abc", "de"]),
-    (["cd"], [b"abc", b"de", b"f"], True, ["ab", "", ""]),
-    (["cx"], [b"abc", b"de"], True, ["ab", "cde"]),
-    (["cx"], [b"abc"], True, ["abc"]),
-    (["b", "abc"], [b"abc"], True, [""]),
-    (["e"], ["é".encode()[:1], "é".encode()[1:] + b"e", b"z"], True, ["", "é", ""]),
-    ([], ["é".encode()[:1]], True, ["�"]),
-    (["aab"], [b"a", b"a", b"a", b"b"], True, ["", "", "a", ""]),
-    (["c", "ab"], [b"xabc"], False, ["x"]),
-    (["�"], [b"a\xffb"], False, ["a"]),  # what shows as the replacement character is that
-    (["bc"], [b"\xff", b"b"], True, ["�", "b"]),
-    ([], [b"a", b"\xff", b"b", b"\xe2\x82", b"c", b"d"], False, ["a", "�", "b", "", "�c", "d"]),
-    (["zz"], [b"a", b"\xf0\x9f", b"\xff", b"b"], False, ["a", "", "��", "b"]),
-]
-
-
-@pytest.mark.parametrize(("stop", "pieces", "final", "expected"), STOPS)
-def test_stop_strings(stop: list[str], pieces: list[bytes], final: bool, expected: list[str]) -> None:
-    text = StoppedText(stop)
-    assert [text.add(piece, final and i == len(pieces) - 1) for i, piece in enumerate(pieces)] == expected
 
 
 def test_an_answer_ends_at_a_stop_string(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from conftest import Case
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.stops import StopFinder, stop_texts
+from autodeco_gguf.model.stops import StopFinder, StoppedText, stop_texts
 
 GIVEN: list[tuple[Any, tuple[str, ...]]] = [
     (None, ()),
@@ -136,3 +136,35 @@ def test_names_of_control_tokens(stop: str, pieces: list[bytes | int], expected:
     assert b"".join(shown) == expected
     assert finder.stopped == (stop != "<|im_end|>")
     assert finder.rest() == b""
+
+
+# ---- as text ----
+
+STOPS = [
+    (["x"], [b"abc", b"de"], True, ["abc", "de"]),
+    (["cd"], [b"abc", b"de", b"f"], True, ["ab", "", ""]),
+    (["cx"], [b"abc", b"de"], True, ["ab", "cde"]),
+    (["cx"], [b"abc"], True, ["abc"]),
+    (["b", "abc"], [b"abc"], True, [""]),
+    (["e"], ["é".encode()[:1], "é".encode()[1:] + b"e", b"z"], True, ["", "é", ""]),
+    ([], ["é".encode()[:1]], True, ["�"]),
+    (["aab"], [b"a", b"a", b"a", b"b"], True, ["", "", "a", ""]),
+    (["c", "ab"], [b"xabc"], False, ["x"]),
+    (["�"], [b"a\xffb"], False, ["a"]),  # what shows as the replacement character is that
+    (["bc"], [b"\xff", b"b"], True, ["�", "b"]),
+    ([], [b"a", b"\xff", b"b", b"\xe2\x82", b"c", b"d"], False, ["a", "�", "b", "", "�c", "d"]),
+    (["zz"], [b"a", b"\xf0\x9f", b"\xff", b"b"], False, ["a", "", "��", "b"]),
+]
+
+
+@pytest.mark.parametrize(("stop", "pieces", "final", "expected"), STOPS)
+def test_stop_strings(stop: list[str], pieces: list[bytes], final: bool, expected: list[str]) -> None:
+    text = StoppedText(stop)
+    assert [text.add(piece, final and i == len(pieces) - 1) for i, piece in enumerate(pieces)] == expected
+
+
+def test_the_end_is_no_token(qwen2: Case) -> None:
+    """As which it would be token 0, a control token here, whose name may be part of a stop."""
+    text = StoppedText(["yes<|endoftext|>"], Context(qwen2.base, n_ctx=32).vocab)
+    assert (text.add(b"yes"), text.rest(), text.stopped) == ("", "yes", False)
+    assert StoppedText(["yes<|endoftext|>"], Context(qwen2.base, n_ctx=32).vocab).add(b"yes", final=True) == "yes"
