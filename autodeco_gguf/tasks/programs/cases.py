@@ -145,10 +145,11 @@ def unpickled_string(content: bytes) -> str:
 
 _OPENING = re.compile(
     r"(?P<quotes>(?:[ \t]*>)*)(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"
-    r"(?P<text>[^\s`~>][^`~\n]*)?(?P<marks>`{3,}|~{3,})(?P<info>(?!~)[^`\n]*)"
+    r"(?P<text>(?!`{3}|~{3})[^\s>](?:(?!`{3}|~{3}).)*)?(?P<marks>`{3,}|~{3,})(?P<info>(?!~)[^`\n]*)"
 )
 _FENCE = re.compile(r"[ \t]*(?P<marks>`{3,}|~{3,})(?P<behind>.*)")
-_LANGUAGE = re.compile(r"[ \t]*[\w+#-]+")
+_LANGUAGE = re.compile(r"[\w+#-]+|[ \t]+(?:py|python|[a-z]+[+#\d]+)", re.ASCII)
+"""What follows a fence that opens a block: any word, or behind a space one that is no word of a sentence."""
 _QUOTE = re.compile(r"\A[ \t]*> ?")
 
 
