@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
-from autodeco_gguf.cli._types import FloatRange
+from autodeco_gguf.cli._types import File, FloatRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, MAX_THREADS, Machine
@@ -35,7 +35,7 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 F = TypeVar("F", bound=Callable[..., Any])
 Values = TypeVar("Values")
 
-GGUF = click.Path(path_type=Path)
+GGUF = File(path_type=Path)
 """A file argument, or the name or id of a model. Whether it exists is left to who opens it, whose error says more."""
 
 option = partial(click.option, show_default=True)

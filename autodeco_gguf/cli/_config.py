@@ -22,7 +22,7 @@ _MAX_BYTES = 1 << 20
 def config_path() -> Path:
     """The file: AUTODECO_CONFIG, or ``autodeco-gguf/config.toml`` in the user's configuration directory (XDG)."""
     if named := os.environ.get("AUTODECO_CONFIG"):
-        return Path(named)
+        return Path(os.path.expanduser(named))
     return user_folder("config") / "config.toml"
 
 
@@ -95,7 +95,7 @@ def _value(path: Path, where: str, option: click.Option, value: Any, negated: bo
     for one in values:
         if isinstance(one, bool) or not isinstance(one, str | int | float):
             raise BadFile.of(path, f"{where} is {one!r:.40}, expected a text or a number", key=where)
-    texts = [os.path.expanduser(str(one)) if isinstance(option.type, click.Path) else str(one) for one in values]
+    texts = [str(one) for one in values]
     return texts if option.multiple else texts[0]
 
 

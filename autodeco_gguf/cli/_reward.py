@@ -15,6 +15,7 @@ from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
 from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._objective import CONTROL_ONLY, NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._types import Source
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.measures import Measures, RewardReport
@@ -32,6 +33,7 @@ _OPTIONS = (
     click.option(
         "--from",
         "start",
+        type=Source(),
         metavar="START",
         help="Heads to begin with: new, a checkpoint, or a GGUF with heads; with --reward also likelihood: learnt from "
         "right answers at T = 1.  [default: new; likelihood with --reward]",

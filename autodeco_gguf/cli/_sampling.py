@@ -11,6 +11,7 @@ import click
 
 from autodeco_gguf.cli._config import source_of
 from autodeco_gguf.cli._prompt import clean, read_text
+from autodeco_gguf.cli._types import File
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
@@ -40,7 +41,7 @@ _OPTIONS = (
         help="On the logits of the last 64 tokens.  [default: 1, off]",
     ),
     click.option("--grammar", help="What the answer must follow, in llama.cpp's GBNF."),
-    click.option("--grammar-file", type=click.Path(path_type=Path), help="The same, from a file."),
+    click.option("--grammar-file", type=File(path_type=Path), help="The same, from a file."),
     click.option("-j", "--json-schema", help="JSON schema that the answer must follow."),
 )
 _GRAMMARS = ("grammar", "grammar_file", "json_schema")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F
-from autodeco_gguf.cli._types import FloatRange
+from autodeco_gguf.cli._types import FloatRange, Source
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
@@ -30,6 +30,7 @@ _OPTIONS = (
         "--task",
         "--problems",
         "tasks",
+        type=Source(),
         multiple=True,
         metavar="[FORMAT:]SOURCE",
         help="A file of problems, or a data set OWNER/NAME of the Hugging Face hub; again for more. "

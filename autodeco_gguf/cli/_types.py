@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,22 @@ class FloatRange(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value} is no number.", param, ctx)
         return number
+
+
+class File(click.Path):
+    """click's; a ``~`` that no shell has seen, as in a variable or a file, is the user's home."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class Source(click.types.StringParamType):
+    """A text that may name a file, after ``FORMAT:`` too; ``~`` as in :class:`File`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, with the user's home."""
+        return ":".join(map(os.path.expanduser, str(super().convert(value, param, ctx)).split(":", 1)))
 
 
 class Line(click.types.StringParamType):

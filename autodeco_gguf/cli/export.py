@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, heads_text, human_size, offline_option, option, progress_bar
+from autodeco_gguf.cli._types import Source
 from autodeco_gguf.errors import printable
 from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 
@@ -15,7 +16,10 @@ from autodeco_gguf.heads.format import ACTIVATIONS, HEAD_TYPES
 @click.command("export", cls=Verb)
 @option("--base", type=GGUF, required=True, help="The base model's GGUF, or the first of its shards.")
 @option(
-    "--heads", required=True, help="The trained heads: a checkpoint directory, or a Hugging Face repo id (extra hub)."
+    "--heads",
+    type=Source(),
+    required=True,
+    help="The trained heads: a checkpoint directory, or a Hugging Face repo id (extra hub).",
 )
 @option("-o", "--output", type=GGUF, help="The file to write.  [default: BASE-autodeco.gguf, here]")
 @option("--adapter", is_flag=True, help="Write the heads alone, a few MB, to go with the untouched base.")

@@ -16,7 +16,7 @@ from autodeco_gguf.errors import printable
 @click.option("--adapter", type=GGUF, help="Write the heads here, as an adapter.")
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=GGUF,
     metavar="DIR",
     help="Write the heads here in the official format, config.json and model.safetensors; MERGED may be an adapter.",
 )

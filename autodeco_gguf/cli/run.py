@@ -44,12 +44,12 @@ _NO_TEMPLATE = "needs the chat template, which --raw leaves out"
 
 
 @click.command("run", cls=Verb)
-@click.argument("model", type=GGUF, required=False)
+@click.argument("model", type=click.Path(path_type=Path), required=False)  # or the first word of a prompt
 @click.argument("words", nargs=-1, metavar="[PROMPT]")
 @click.option("-m", "--model", "model_option", type=GGUF, help="The MODEL, for those who are used to give it so.")
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @click.option("-p", "--prompt", help="The prompt, as PROMPT.  [default: standard input; a chat on a terminal]")
-@click.option("-f", "--file", type=click.Path(path_type=Path), help="File with the prompt, or what goes before it.")
+@click.option("-f", "--file", type=GGUF, help="File with the prompt, or what goes before it.")
 @click.option(
     "-n",
     "--max-tokens",

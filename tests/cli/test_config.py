@@ -90,6 +90,32 @@ def test_files_of_windows_and_of_a_home(config: Path, monkeypatch: pytest.Monkey
     assert_refused(invoke(capfd, "run", DEMO_MODEL, "-p", "x"), "/home/x/heads.gguf: cannot be opened")
 
 
+NONE = {
+    ("eval", "-o", "x"): ("task", "~/none.jsonl", "none.jsonl: no such file"),
+    ("eval", "-o", "y"): ("task", "gsm8k:~/none.jsonl", "none.jsonl: no such file"),
+    ("train", DEMO_MODEL, "-o", "x"): ("data", "~/none.jsonl", "none.jsonl: cannot be read"),
+    ("train", DEMO_MODEL, "-o", "x", "--data", "x.jsonl"): ("from", "~/none.gguf", "none.gguf: "),
+    ("export", "--base", DEMO_MODEL): ("heads", "~/none", "none: "),
+    ("run", "-p", "x"): ("model", "~/none.gguf", "none.gguf: cannot be opened"),
+}
+"""Arguments of a verb: an option, its value, and what is said of the file."""
+
+
+@pytest.mark.parametrize("arguments", NONE)
+def test_a_home_in_variables_and_in_every_name_of_a_file(
+    arguments: tuple[str, ...], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/x")
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 40)
+    option, value, words = NONE[arguments]
+    config.write_text(f'[{arguments[0]}]\n{option} = "{value}"\n')
+    assert f"/home/x/{words}" in invoke(capfd, *arguments).err
+    config.write_text("")
+    monkeypatch.setenv(f"AUTODECO_{arguments[0]}_{option}".upper(), value)
+    assert f"/home/x/{words}" in invoke(capfd, *arguments).err
+
+
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_whatever_is_wrong_with_the_file(option: str, config: Path, capfd: Capture) -> None:
     config.write_text("[run\n")

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from autodeco_gguf.cli._types import FloatRange, Line
+from autodeco_gguf.cli._types import File, FloatRange, Line, Source
 
 
 @click.command()
@@ -25,6 +25,23 @@ def test_numbers_that_are_none_of_a_range(value: str) -> None:
 
 def test_a_number() -> None:
     assert CliRunner().invoke(command, ["--seconds", "1.5"]).output == "1.5 ()\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~/x", "/home/x/x"),
+        ("gsm8k:~/x", "gsm8k:/home/x/x"),
+        ("a:b:~/x", "a:b:~/x"),
+        ("x~/y", "x~/y"),
+        ("hf/data:main@test", "hf/data:main@test"),
+        ("", ""),
+    ],
+)
+def test_a_home_no_shell_has_seen(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    assert Source().convert(text, None, None) == expected
+    assert File().convert("~/x", None, None) == "/home/x/x"
 
 
 @pytest.mark.parametrize(
