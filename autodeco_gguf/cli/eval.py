@@ -26,6 +26,7 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import read_tasks, task_options
@@ -172,6 +173,8 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
     if not options["control"]:
         refuse(["commands"], "needs --control")
     check_ray(options)
+    if not is_typed("control") and (is_typed("ray") or is_typed("shard")):
+        options["control"] = False  # the user's default gives way
     if options["control"] and options["ray"] is not None:
         raise click.UsageError("--control reads answers token by token on one machine: leave --ray out for it")
     if options["control"] and options["shard"] is not None:

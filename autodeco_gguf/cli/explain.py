@@ -61,6 +61,8 @@ def explain_command(model: Path | None, output: Path, **options: Any) -> None:
         if any(map(is_typed, ("heads", "data", "tasks"))):
             raise click.UsageError("--heads, --data and --task need the MODEL they go with")
         options |= {"heads": None, "data": (), "tasks": ()}  # the user's defaults, which are for another
+    if is_typed("data") != is_typed("tasks"):
+        options["tasks" if is_typed("data") else "data"] = ()  # the user's default gives way
     if options["data"] and options["tasks"]:
         raise click.UsageError("--data and --task: give one of them")
     if model is not None and not options["data"] and not options["tasks"]:

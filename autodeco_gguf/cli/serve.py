@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
+from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._types import FloatRange, Line
 from autodeco_gguf.errors import not_installed, printable
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, Machine
@@ -89,6 +90,9 @@ def serve_command(
     from autodeco_gguf.server.service import Service, load
     from autodeco_gguf.server.settings import ServerSettings
 
+    if model is None:
+        refuse(["heads"], "needs the MODEL they go with")
+        heads = None  # the user's default, which is for another
     settings = named(ServerSettings, {**options, "allowed_hosts": (*options["allowed_hosts"], host)})
     log = None if log_answers is None else AnswerLog(log_answers)
     sockets = bind(host, port)  # before a model is loaded

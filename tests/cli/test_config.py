@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from autodeco_gguf.cli import VERBS, cli
 from autodeco_gguf.cli._common import Verb
 from autodeco_gguf.cli._config import config_path, defaults_from_file
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.server import service
 
 Capture = pytest.CaptureFixture[str]
 
@@ -197,6 +199,30 @@ def test_a_default_for_a_model_is_none_for_the_demo(
     given = ("-o", tmp_path / "out", "--limit", 4, "-k", 2, "-n", 60, "-t", 1, "--no-plots")
     outcome = invoke(capfd, verb, *given, *options)
     assert outcome.status == 0, outcome.err
+
+
+def test_a_default_gives_way_to_a_typed_option_that_it_conflicts_with(
+    config: Path, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(
+        '[eval]\ncontrol = true\n[explain]\ndata = ["mine.jsonl"]\n[serve]\nheads = "none.gguf"\nport = 0\n'
+    )
+    given = ("-o", tmp_path / "out", "--limit", 4, "-k", 2, "-n", 60, "-t", 1, "--no-plots", "--seeds", 1)
+    assert invoke(capfd, "eval", *given, "--methods", "greedy", "--shard", "1/2").status == 0
+    assert_refused(invoke(capfd, "eval", *given, "--control", "--shard", "1/2"), "leave --shard out", status=2)
+    explain = ("explain", DEMO_MODEL, "-o", tmp_path / "why", "--task", "typed.jsonl")
+    assert_refused(invoke(capfd, *explain), "typed.jsonl: no such file", status=2)
+    assert_refused(invoke(capfd, *explain, "--data", "mine.jsonl"), "--data and --task: give one of them", status=2)
+    assert_refused(invoke(capfd, "serve", "--heads", "x.gguf"), "--heads needs the MODEL they go with", status=2)
+    loaded: list[object] = []
+
+    def load(*arguments: object, **options: object) -> None:
+        loaded.extend(arguments[:2])
+        raise InvalidInput("seen")
+
+    monkeypatch.setattr(service, "load", load)
+    assert_refused(invoke(capfd, "serve"), "seen", status=2)
+    assert loaded == [DEMO_MODEL, None]
 
 
 def test_words_that_are_typed_go_before_the_user_s_prompt(config: Path, capfd: Capture) -> None:
