@@ -42,8 +42,16 @@ _BEHIND = re.compile(r"\D{0,80}[\d,. ]+.{0,200}", re.DOTALL)
 _MAX_MARKS = 100
 """The last so many are looked at, since a model may repeat itself."""
 
-_BEFORE = re.compile(r"(?:[\W_]|\b(?:about|approximately|exactly|just|only|equal to|therefore|thus|[a-z])\b)*", re.I)
+_WORDS = "about|approximately|exactly|just|only|equal to|therefore|thus"
+_BEFORE = re.compile(rf"(?:[\W_]|\b(?:{_WORDS}|[a-z])\b)*", re.I)
 """What may stand between a mark and its number."""
+
+_MINUS = re.compile(
+    rf"((?:\A|[=\u2248])(?:[^\w\n=\u2248]|_|\b(?:{_WORDS})\b)*)"
+    r"(?:-|\b(?:minus|negative)\b)[ \t}]+(?=[$€£]?\.?\d)",
+    re.I,
+)
+"""A sign that is a word, or stands apart: "minus 7", "- 7"; in a new line it is that of a list."""
 
 _HEADING = re.compile(r"[.):][*\s]*[^\W\d]")
 """What follows the number of a heading: "#### 2. Add them", "#### 2) Add them"."""
@@ -51,18 +59,34 @@ _HEADING = re.compile(r"[.):][*\s]*[^\W\d]")
 _SEVERAL = re.compile(r"[^\S\n]*(?:-|\b(?:to|or)\b)[^\S\n]*[$€£]?\d")
 """What follows the first of two numbers, so that neither is the answer: "5 or 6"."""
 
-_ANOTHER = re.compile(r"[+*=]|(?<!\^)\d")
+_FORMULA = "\u221a"
+"""Stands for every command that is none of ``_LAYOUT``, and for pi."""
+
+_BEHIND_IN_FORMULA = re.compile(rf"[{{}}$ \t]*{_FORMULA}|!\s*\$|\s*\^-?\d|[ \t]*-[ \t]*[a-z]\b(?!-| [a-z])")
+"""What shows behind a number that it is part of a formula."""
+
+_ANOTHER = re.compile(rf"[+*|{_FORMULA}]|(?<!\^)\d|(?<=\d)!|\b[a-z]\s*[-/]\s*\Z")
 """What makes a box more than one number and its unit."""
 
-_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*", r"\approx": "\u2248"}
-_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/"}
+_NEXT_EQUATION = re.compile(r",(?!\d{3})|;|\band\b")
+"""What stands between two equations in a box: "x = 5, y = 6"."""
+
+_LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*", r"\div": "/", r"\approx": "\u2248"}
+_SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/", 0x3C0: _FORMULA}
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
 _PART = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _FRACTION = re.compile(rf"(\d?)\\[cdt]?frac(?:\s*\{{\s*([+-]?{_PART})\s*\}}\s*\{{\s*({_PART})\s*\}}|(\d)(\d))")
 _SPACED = re.compile(r"(?<=\d) / (?=\d)")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
 _POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
-_COMMAND = re.compile(r"\\[A-Za-z]+|\\[()\[\]]")
+_LAYOUT = (
+    "text[a-z]*|math(?:rm|bf|it|sf|tt|normal)|bf|rm|bm|boldsymbol|mbox|f?box|boxed|underline|color|begin|end|"
+    "displaystyle|[lL]arge|small|left|right|[bB]igg?[lr]?|q?quad|hspace|circ|degree|sim|simeq|euro|pounds|yen|cents?|"
+    "mu|Omega|checkmark|therefore|because|implies|iff|(?:long|Long)?[rR]ightarrow|to|[lc]?dots"
+)
+"""Commands that change no number: of fonts, spaces, units and currencies."""
+
+_COMMAND = re.compile(rf"\\(?:(?:{_LAYOUT})(?![A-Za-z])|[()\[\]])|(\\[A-Za-z]+)")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:[ '\u2019]\d{3})+)(?!\d)")
 
 _NUMBER = re.compile(
@@ -87,7 +111,7 @@ _OPERATIONS = (
     rf"[ \t($€£{{]{{0,4}}\d[\d.,]*{_UNIT}){{1,10}}"
 )
 _WRITTEN_OUT = rf"{_OPERATIONS}(?:[=\u2248]|\bequals\b)"
-_EQUATION = rf"(?:[\d\s.+*/x(){{}}$€£%^-]|,(?!\s))*[=\u2248]|{_WRITTEN_OUT}"
+_EQUATION = rf"(?:[\d\s.+*/x(){{}}$€£%^{_FORMULA}-]|,(?!\s))*[=\u2248]|{_WRITTEN_OUT}"
 _FIRST = re.compile(_EQUATION)
 _LATER = re.compile(rf"{_EQUATION}|{_UNIT}[,;][ \t]+(?:(?:and|so|then)\b[ \t]*)?[($€£]{{0,3}}\d[\d.,]*{_WRITTEN_OUT}")
 """What stands between a number and what it comes to: " + 4 =", and behind that " eggs, 7 * 2 ="."""
@@ -140,8 +164,8 @@ def given_number(text: str) -> Number | None:
     for mark in reversed(deque(_MARK.finditer(text), _MAX_MARKS)):
         if mark.start() < begin:
             break
-        window = _BEHIND.match(text, mark.end())
-        behind = _plain(window[0]) if window else ""
+        window = _BEHIND.match(text, mark.end() - mark[0].endswith("\n"))
+        behind = _MINUS.sub(r"\1-", _plain(window[0])) if window else ""
         match = _NUMBER.search(behind)
         if match is None or not _BEFORE.fullmatch(behind, 0, match.start()):
             continue
@@ -154,19 +178,22 @@ def given_number(text: str) -> Number | None:
 
 
 def _boxed(content: str) -> Number | None:
-    content = re.sub(r"^[\s$]*-\s+", "-", content.rpartition("=")[2])
+    *equal, content = re.split("[=\u2248]", _MINUS.sub(r"\1-", content.strip()))
     match = _NUMBER.search(content)
-    if match is None or _ANOTHER.search(content, 0, match.start()) or _ANOTHER.search(content, match.end()):
+    if match is None or any(map(_NEXT_EQUATION.search, equal[1:])) or _BEHIND_IN_FORMULA.match(content, match.end()):
         return None
-    return _value(match)
+    several = _ANOTHER.search(content, 0, match.start()) or _ANOTHER.search(content, match.end())
+    return None if several else _value(match)
 
 
 def _stated(text: str, match: re.Match[str]) -> Number | None:
     """The value of the number at a mark, or of what it is computed to be: "3 + 4 = 7", "3 eggs + 4 eggs = 7 eggs"."""
-    result = _result(text, match, _FIRST)
+    begin, result = 0, _result(text, match, _FIRST)
     while result is not None:
-        match, result = result, _result(text, result, _LATER)
-    return None if _SEVERAL.match(text, match.end()) else _value(match)
+        begin, match, result = match.end(), result, _result(text, result, _LATER)
+    before = re.split("[=\u2248]|\\bequals\\b", text[begin : match.start()])[-1]
+    in_formula = _FORMULA in before or _BEHIND_IN_FORMULA.match(text, match.end())
+    return None if in_formula or _SEVERAL.match(text, match.end()) else _value(match)
 
 
 def _result(text: str, match: re.Match[str], pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -187,7 +214,7 @@ def _plain(text: str) -> str:
     text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip().replace(",", ""), text)
     text = _SPACED.sub("/", text)
     text = _VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".lstrip().replace("\u2044", "/"), text)
-    text = _COMMAND.sub(" ", _POWER.sub(r"^\1", text))
+    text = _COMMAND.sub(lambda m: _FORMULA if m[1] else " ", _POWER.sub(r"^\1", text))
     return _THOUSANDS.sub(lambda m: re.sub(r"\D", "", m[1]), text)
 
 

@@ -176,6 +176,34 @@ RIGHT = [
     (r"\boxed{7\ \mathrm{m}^2}", "7"),
     (r"\boxed{- 7}", "-7"),
     (r"\boxed{\$1,234.00}", "1234"),
+    # a minus apart, or in words
+    *(
+        (f"{mark} {minus}{end}", "-7")
+        for mark in ("The answer is", "Answer: **x =", "#### about", "The answer is 3 - 10 =")
+        for minus in ("minus 7", "negative $7", "- 7", "\u2212 7")
+        for end in ("", " degrees, by step 3")
+    ),
+    (r"\boxed{\text{negative } 7}", "-7"),
+    ("**Final Answer**\n- 7 eggs", "7"),
+    ("Answer:\n\n- 7 eggs", "7"),
+    ("The answer is 7 - a total of 5 + 2", "7"),
+    ("She had 10 minus 7", "7"),
+    # what a formula comes to, and commands that make none
+    (r"The answer is $\sqrt{9} + \sqrt{16} = 7$, by step 3", "7"),
+    (r"The answer is $6 \div 2 = 3$", "3"),
+    ("The answer is 25\u03c0 \u2248 78.5 by step 3", "78.5"),
+    ("The answer is 7!", "7"),
+    ("The answer is 7 (\u03c0 is no part of it)", "7"),
+    (r"\boxed{x = \sqrt{49} = 7}", "7"),
+    (r"\boxed{\pi \approx 3.14}", "3.14"),
+    (r"\boxed{1{,}000 + 2 = 1{,}004 - 2 = 1{,}002}", "1002"),
+    (r"\boxed{\approx 7\,\text{apples!}}", "7"),
+    (r"\boxed{7^\circ}", "7"),
+    (r"\boxed{7^{\circ}\mathrm{C}}", "7"),
+    (r"\boxed{\left(7\right)}", "7"),
+    (r"\boxed{\mathbf{7}\quad\textbf{eggs}}", "7"),
+    (r"\boxed{\$7/\text{hour}}", "7"),
+    (r"\boxed{7\text{-year-old}}", "7"),
     # what is no mark
     ("The answer is not 5 but 7", "7"),
     ("The answer is that 3 boys have 5 each, so 7", "7"),
@@ -234,6 +262,42 @@ WRONG = [
     (r"\boxed{x+3}", "3"),
     (r"\boxed{5, 6}", "5"),
     (r"\boxed{(5, 6)}", "6"),
+    *(
+        (given, digit)
+        for formula, digit in [
+            (r"\sqrt{2}", "2"),
+            (r"5\pi", "5"),
+            ("5\u03c0", "5"),
+            ("\u221a2", "2"),
+            (r"2\sqrt{3}", "2"),
+            (r"\frac{\pi}{4}", "4"),
+            (r"\dfrac{x}{4}", "4"),
+            (r"-\sqrt{4}", "4"),
+            (r"-\sqrt{4}", "-4"),
+            (r"\ln 5", "5"),
+            (r"\sin 30^\circ", "30"),
+            (r"\pm 5", "5"),
+            ("7!", "7"),
+            ("2^3", "2"),
+            ("4-x", "4"),
+            ("4 - x", "4"),
+        ]
+        for given in (rf"\boxed{{{formula}}}", f"The answer is ${formula}$.", f"#### ${formula}$")
+    ),
+    ("The answer is 5\u03c0", "5"),
+    (r"\boxed{x-4}", "4"),
+    (r"\boxed{x - 4}", "4"),
+    (r"\boxed{x/4}", "4"),
+    (r"\boxed{|{-5}|}", "-5"),
+    (r"\boxed{x=5, y=6}", "6"),
+    (r"\boxed{x=5,\,y=6}", "6"),
+    (r"\boxed{x = 5 \text{ and } y = 6}", "6"),
+    (r"The answer is $7 = \sqrt{49}$", "49"),
+    *(
+        (f"{mark} {minus}7", "7")
+        for mark in ("The answer is", "Answer: x =")
+        for minus in ("minus ", "negative ", "- ")
+    ),
     # boxes, as for the checker boxed
     (r"I get 7. \boxed{}", "7"),
     (r"\boxed{7} or \boxed{}", "7"),
@@ -271,12 +335,14 @@ def test_very_long_numbers(digits: int) -> None:
     ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
      ".", "$-", "1=", "1{", "{", "{ ", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ", " of 1", "/a", "=1",
      "=1+1", "{1", " 1 + 1 = 1, ",
+     "= - ", "= ", "- - ", "minus ", "\\pi ", "=\\sqrt ", "{ \\pi} ", "x-",
      "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
 def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     start = time.process_time()
     number(piece * (200_000 // len(piece)), "-9")
     number("The answer is 1" + piece * (200_000 // len(piece)), "-9")
+    number(rf"\boxed{{{piece * (200_000 // len(piece))}}}", "-9")
     assert time.process_time() - start < 3
 
 
