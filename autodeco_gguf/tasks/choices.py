@@ -25,7 +25,7 @@ _STATED = re.compile(
     # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
     r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^])"
     rf"(?!(?<=[AI])(?<!(?i:option|choice|letter) .)[ \t]+(?!(?:{_JOINS})\b(?!-))[a-z'\u2019]))"
-    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)|,\s*\(?[A-Z]\b(?! [a-z]|['\u2019])))",
+    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)|,\s*\(?[A-Z]\b(?! (?!(?:or|and|are)\b)[a-z]|['\u2019])))",
     re.MULTILINE,
 )
 _IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")

@@ -128,6 +128,11 @@ CHOICES = [
     ("The answer is (C) or (D).", None),
     ("Answer: C, D", None),
     ("Answer: C/D", None),
+    ("The answer is A, B or C", None),
+    ("Answer: A, C or D", None),
+    ("The answer is A, B and C", None),
+    ("The answer is A, C are right", None),
+    ("The answer is C, A is wrong", "C"),
 ]
 
 
