@@ -8,8 +8,11 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.boxes import last_box
 
 # at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
-_OPENING = r"(?:[\s*_:${\[\"'`]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\b(?i:option|choice|letter)\b){0,20}"
-_CLOSING = r"[\s*_:$}\]\"'`\\).]*"
+_OPENING = (
+    r"(?:[\s*_:${\[\"'`\u2018\u201c\u00ab]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|</?[a-z]{1,6}>|"
+    r"\b(?i:option|choice|letter|therefore|thus|hence|(?:most )?likely|probably|clearly)\b){0,20}"
+)
+_CLOSING = r"[\s*_:$}\]\"'`\u2019\u201d\u00bb\\).]*"
 _HEADING = r"^[#*_ \t]{0,20}(?i:(?:the )?(?:final |correct )?answer)[*_ \t]{0,20}\n"
 _JOINS = (
     "above|according|after|all|although|among|and|any|as|assuming|at|based on|because|before|below|between|both|but|"
@@ -21,11 +24,14 @@ _JOINS = (
 """What may follow a letter, but hardly the words A and I."""
 
 _STATED = re.compile(
-    rf"(?:\b(?i:answer|option|choice)[\s*_]*(?i:(?:is|(?:must|should|would|will) be)\b|:)|{_HEADING}){_OPENING}"
+    r"(?:\b(?i:answer|option|choice)[\s*_]*"
+    r"(?i:(?:is|(?:must|should|would|will) be)\b|[:\uff1a]|(?<=\s)[-\u2013\u2014]\s)"
+    rf"|(?i:<answer>)|{_HEADING}){_OPENING}"
     # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
-    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*[=+<>^])"
+    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*(?:[=+>^]|<(?![/|]|\w+>)))"
     rf"(?!(?<=[AI])(?<!(?i:option|choice|letter) .)[ \t]+(?!(?:{_JOINS})\b(?!-))[a-z'\u2019]))"
-    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)|,\s*\(?[A-Z]\b(?! (?!(?:or|and|are)\b)[a-z]|['\u2019])))",
+    r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)"
+    r"|,\s*\(?[A-Z]\b(?! (?!(?:or|and|are)\b)[a-z]|['\u2019])))",
     re.MULTILINE,
 )
 _IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
