@@ -126,8 +126,13 @@ _SCALED = re.compile(
     rf"([+-]?[0-9][0-9,]{{0,30}}(?:\.[0-9]{{1,30}})?)(?:\\?[ ,;:~!])*(?:{_TEXT})? ?({'|'.join(_SCALES)})s? ?\}}?"
 )
 _REPEATING = re.compile(r"([+-]?)([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s*\{([0-9]{1,30})\}")
+_RELATION = re.compile(r"(?:(?:=|\\approx(?![A-Za-z]))\s*)+")
+_MIXED = re.compile(r"([+-]?)([0-9]{1,30})(?:\\[ ,]| ) ?([0-9]{1,30})/([0-9]{1,30})(?=\\?%|\Z)")
 _EITHER_SIGN = re.compile(r"\\pm(?![A-Za-z])")
 _BRACES = re.compile(r"(?:\\left\s*)?\\\{((?:(?!\\[{}]).)*?)(?:\\right\s*)?\\\}")
+_ORDERED = re.compile(r"(?:\\left\s*)?[(\[][^][(),]*,[^][()]*[)\]]")
+"""A point or an interval, which math-verify takes for the set of its numbers."""
+
 _BRACKET = re.compile(r"[][(){},]")
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
@@ -191,7 +196,8 @@ def clean(answer: str) -> str:
         return text
     if wrapped := _WRAPPED.fullmatch(text):
         text = (wrapped[1] or wrapped[2] or "").strip().rstrip(". ")
-    text = text.removeprefix(r"\approx").lstrip()
+    if relation := _RELATION.match(text):
+        text = text[relation.end() :] or text
     if number := _EXPONENT.fullmatch(text):
         return rf"{number[1]} \times 10^{{{number[2]}}}"
     text = _THOUSANDS.sub("", text)
@@ -202,7 +208,11 @@ def clean(answer: str) -> str:
         digits = Fraction(int(period), 10 ** len(period) - 1) + int(whole + fixed or 0)
         return sign + _fraction(digits / 10 ** len(fixed))
     unit = _UNIT.fullmatch(text)
-    return (unit["value"] or unit["number"]) if unit else text
+    text = (unit["value"] or unit["number"]) if unit else text
+    if (mixed := _MIXED.match(text)) and int(mixed[4]) != 0:
+        value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
+        text = mixed[1] + _fraction(value) + text[mixed.end() :]
+    return text
 
 
 def _fraction(value: Fraction) -> str:
@@ -217,6 +227,8 @@ def _same(found: str, expected: str) -> bool:
         return Fraction(texts[0].replace(",", "")) == Fraction(texts[1].replace(",", ""))
     based = [_IN_BASE.fullmatch(text) for text in texts]
     if based[0] and based[1] and based[0][1] != based[1][1]:  # math-verify takes 101_2 for 101_3
+        return False
+    if any(_BRACES.fullmatch(text) and _ORDERED.fullmatch(other) for text, other in (texts, texts[::-1])):
         return False
     if all(map(str.isalpha, texts)) and any(map(_WORD.fullmatch, texts)):
         return texts[0].lower() == texts[1].lower()
