@@ -82,9 +82,9 @@ _POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
 _LAYOUT = (
     "text[a-z]*|math(?:rm|bf|it|sf|tt|normal)|bf|rm|bm|boldsymbol|mbox|f?box|boxed|underline|color|begin|end|"
     "displaystyle|[lL]arge|small|left|right|[bB]igg?[lr]?|q?quad|hspace|circ|degree|sim|simeq|euro|pounds|yen|cents?|"
-    "mu|Omega|checkmark|therefore|because|implies|iff|(?:long|Long)?[rR]ightarrow|to|[lc]?dots"
+    "mu|Omega|checkmark|(?:black)?square|qed|hfill|newline|par|tag|therefore|because|implies|iff|(?:long|Long)?[rR]ightarrow|to|[lc]?dots"
 )
-"""Commands that change no number: of fonts, spaces, units and currencies."""
+"""Commands that change no number: of fonts, spaces, units, currencies and what ends or joins sentences."""
 
 _COMMAND = re.compile(rf"\\(?:(?:{_LAYOUT})(?![A-Za-z])|[()\[\]])|(\\[A-Za-z]+)")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:[ '\u2019]\d{3})+)(?!\d)")

@@ -199,6 +199,8 @@ RIGHT = [
     (r"\boxed{1{,}000 + 2 = 1{,}004 - 2 = 1{,}002}", "1002"),
     (r"\boxed{\approx 7\,\text{apples!}}", "7"),
     (r"\boxed{7^\circ}", "7"),
+    (r"The answer is 7 $\blacksquare$", "7"),
+    (r"The answer is $7 \implies$ done", "7"),
     (r"\boxed{7^{\circ}\mathrm{C}}", "7"),
     (r"\boxed{\left(7\right)}", "7"),
     (r"\boxed{\mathbf{7}\quad\textbf{eggs}}", "7"),
