@@ -60,7 +60,7 @@ _SEVERAL = re.compile(r"[^\S\n]*(?:-|\b(?:to|or)\b)[^\S\n]*[$€£]?\d")
 """What follows the first of two numbers, so that neither is the answer: "5 or 6"."""
 
 _FORMULA = "\u221a"
-"""Stands for every command that is none of ``_LAYOUT``, and for pi."""
+"""Stands for every command that makes another number of those beside it, and for pi."""
 
 _BEHIND_IN_FORMULA = re.compile(rf"[{{}}$ \t]*{_FORMULA}|!\s*\$|\s*\^-?\d|[ \t]*-[ \t]*[a-z]\b(?!-| [a-z])")
 """What shows behind a number that it is part of a formula."""
@@ -79,14 +79,10 @@ _FRACTION = re.compile(rf"(\d?)\\[cdt]?frac(?:\s*\{{\s*([+-]?{_PART})\s*\}}\s*\{
 _SPACED = re.compile(r"(?<=\d) / (?=\d)")
 _VULGAR = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
 _POWER = re.compile(r"\^\s*\{\s*(-?\d+)\s*\}")
-_LAYOUT = (
-    "text[a-z]*|math(?:rm|bf|it|sf|tt|normal)|bf|rm|bm|boldsymbol|mbox|f?box|boxed|underline|color|begin|end|"
-    "displaystyle|[lL]arge|small|left|right|[bB]igg?[lr]?|q?quad|hspace|circ|degree|sim|simeq|euro|pounds|yen|cents?|"
-    "mu|Omega|checkmark|(?:black)?square|qed|hfill|newline|par|tag|therefore|because|implies|iff|(?:long|Long)?[rR]ightarrow|to|[lc]?dots"
+_COMMAND = re.compile(
+    r"(\\(?:[cdt]?frac|sqrt|pi|infty|l[gn]|log|exp|(?:arc)?(?:sin|cos|tan)|[dt]?binom|int|sum|prod|pm|mp|alpha|beta|theta"
+    r"|phi)(?![A-Za-z]))|\\(?:[A-Za-z]+|[()\[\]])"
 )
-"""Commands that change no number: of fonts, spaces, units, currencies and what ends or joins sentences."""
-
-_COMMAND = re.compile(rf"\\(?:(?:{_LAYOUT})(?![A-Za-z])|[()\[\]])|(\\[A-Za-z]+)")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:[ '\u2019]\d{3})+)(?!\d)")
 
 _NUMBER = re.compile(
