@@ -153,7 +153,7 @@ def _digest(key: str | bytes) -> bytes:
 
 def _target(path: str) -> tuple[str, str]:
     """Host and path of a request's target, which is a whole URL where a client takes us for a proxy."""
-    url = re.fullmatch(r"https?://([^/]*)(.*)", path, re.S)
+    url = re.fullmatch(r"https?://([^/]*)(.*)", path, re.I | re.S)
     return (url[1], url[2]) if url else ("", path)
 
 

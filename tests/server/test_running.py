@@ -283,9 +283,10 @@ def test_what_is_no_http(url: str, request_: bytes) -> None:
 
 
 def test_a_target_that_is_a_url(url: str) -> None:
-    for host, status in (("localhost:1", b" 200 "), ("evil.example", b" 403 ")):
+    hosts = ("http://localhost:1", b" 200 "), ("http://evil.example", b" 403 "), ("HTTP://evil.example", b" 403 ")
+    for host, status in hosts:
         with connected(url) as connection:
-            connection.sendall(f"GET http://{host}/health HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            connection.sendall(f"GET {host}/health HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             assert status in read_all(connection)[:20]
 
 
