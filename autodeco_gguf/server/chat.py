@@ -56,6 +56,7 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     pieces = body.autodeco is not None or top is not None
     follows = "tools" if tools.grammar is not None else format_field(body)
     plan = Plan([tokens], decision, body.n or 1, options, tools.finder, pieces, follows)
+    plan.check_told(service.engine.n_ctx, "n")
     return plan, ChatVoice(service, plan, body)
 
 

@@ -44,6 +44,7 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
     ]
     pieces = body.autodeco is not None or body.logprobs is not None
     plan = Plan(prompts, decision, drawn, options, pieces=pieces, follows=format_field(body))
+    plan.check_told(service.engine.n_ctx, "prompt" if many else "best_of" if drawn > n else "n")
     return plan, CompletionVoice(service, plan, body)
 
 

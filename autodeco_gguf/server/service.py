@@ -34,6 +34,9 @@ from autodeco_gguf.server.tools import CallFinder
 
 _log = logging.getLogger("autodeco_gguf.server")
 
+MAX_TOLD = 1 << 20
+"""Tokens that several answers may tell of, with their alternatives: some hundred bytes each, until all have ended."""
+
 
 @dataclass
 class Plan:
@@ -68,6 +71,20 @@ class Plan:
     def seed(self, index: int) -> int:
         """Of a choice."""
         return seed_of(self.decision.seed, index % self.n)
+
+    def check_told(self, n_ctx: int, param: str) -> None:
+        """Raise ApiError where several answers may tell of too many tokens; ``param``: why they are several."""
+        n, top, limit = len(self.prompts) * self.n, self.options.get("top") or 0, self.options["max_tokens"]
+        room = [n_ctx - len(prompt) for prompt in self.prompts]
+        longest = [max(0, free if limit is None else min(limit, free)) for free in room]
+        if self.options.get("prompt_logprobs"):
+            longest = [drawn + len(prompt) for drawn, prompt in zip(longest, self.prompts, strict=True)]
+        told = self.n * sum(longest) * (1 + top)
+        if self.pieces and n > 1 and told > MAX_TOLD:
+            what = f"{n} answers, each of up to {max(longest)} tokens with {top} alternatives, tell of {told} in all"
+            raise ApiError(
+                400, f"{param}: {what}, at most {MAX_TOLD}; lower it, max_tokens or the alternatives", param=param
+            )
 
     def usage(self, choices: Sequence[Choice]) -> tuple[int, int]:
         """Tokens of the prompts, and drawn ones."""

@@ -55,6 +55,7 @@ ROWS: dict[str, Row] = {
     "logit_bias is infinite": (chat(logit_bias={"1": "x"}), "logit_bias", "expected"),
     "alternatives of nothing": (chat(top_logprobs=3), "top_logprobs", "needs logprobs: true"),
     "too many alternatives": (chat(logprobs=True, top_logprobs=99), "top_logprobs", "less than or equal to 20"),
+    "answers that tell too much": (chat(n=128, logprobs=True, top_logprobs=20), "n", "128 answers, each of up to"),
     "a format of its own": (chat(response_format={"type": "xml"}), "response_format", "expected"),
     "a schema that is none": (chat(response_format=SCHEMA), "response_format", "type must be a string"),
     "a tool without a name": (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name", "required"),

@@ -13,6 +13,7 @@ from server_helpers import STORY, Api, Loop, demo_engine, events, ok, refused, s
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.decide import Decision
+from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Plan, load
 
 
@@ -22,6 +23,35 @@ def test_a_plan_s_order_and_seeds() -> None:
     assert [(ask.prompt, ask.seed) for ask in asks] == [([1], 2**32 - 2), ([1], 0), ([2], 2**32 - 2), ([2], 0)]
     assert {(ask.temperature, ask.max_tokens) for ask in asks} == {(0.5, 3)}
     assert [plan.seed(i) for i in range(4)] == [ask.seed for ask in asks]
+
+
+TOLD: dict[str, Any] = {"autodeco": {"tokens": True, "top": 63}, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("n", "more", "told"),
+    [
+        (33, {}, 33 * 510 * 64),
+        (60, {"max_tokens": 300}, 60 * 300 * 64),
+        (16, {"best_of": 128, "max_tokens": 200, "logprobs": 0}, 128 * 200 * 64),
+        (2, {"prompt": [[5] * 300] * 28, "max_tokens": 0, "echo": True, "logprobs": 2}, 2 * 28 * 300 * 64),
+    ],
+)
+def test_what_answers_may_tell_of_in_all(n: int, more: dict[str, Any], told: int, api: Api) -> None:
+    param = "prompt" if "prompt" in more else "best_of" if "best_of" in more else "n"
+    fields = {"prompt": [[5, 6]], "n": n, **TOLD, **more}
+    says = f"{told} in all, at most 1048576; lower"
+    for stream in (False, "best_of" not in more and "echo" not in more):
+        refused(api.compl(**fields, stream=stream), param, says=says)
+
+
+def test_texts_alone_are_not_bounded() -> None:
+    plan = Plan([[5]], Decision({}), n=4096, options={"max_tokens": 510, "top": 64})
+    plan.check_told(512, "n")
+    plan.pieces = True
+    with pytest.raises(ApiError, match="n: 4096 answers, each of up to 510 tokens with 64 alternatives"):
+        plan.check_told(512, "n")
+    Plan([[5]], plan.decision, options={"max_tokens": None, "top": 64}, pieces=True).check_told(1 << 20, "n")
 
 
 def test_many_at_once_are_each_the_same_alone(api: Api) -> None:
