@@ -129,7 +129,7 @@ class ChatVoice:
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The completion."""
-        return {**self._head, "choices": [self._choice(c) for c in choices], "usage": usage(self.plan, choices)}
+        return {**self._head, "choices": map(self._choice, choices), "usage": usage(self.plan, choices)}
 
     def _choice(self, choice: Choice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}

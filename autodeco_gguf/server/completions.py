@@ -127,15 +127,16 @@ class CompletionVoice:
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The completion."""
-        found = []
-        for choice in self._best(choices):
-            text = (self._prompt_text(choice) if self._body.echo else "") + choice.text
-            found.append(self._choice(choice, text, choice.tokens, choice.finish_reason, echo=bool(self._body.echo)))
+        found = map(self._whole_choice, self._best(choices))
         return {
             **self._head,
-            "choices": [{**choice, "index": i} for i, choice in enumerate(found)],
+            "choices": ({**choice, "index": i} for i, choice in enumerate(found)),
             "usage": usage(self.plan, choices),
         }
+
+    def _whole_choice(self, choice: Choice) -> dict[str, Any]:
+        text = (self._prompt_text(choice) if self._body.echo else "") + choice.text
+        return self._choice(choice, text, choice.tokens, choice.finish_reason, echo=bool(self._body.echo))
 
     def _best(self, choices: Sequence[Choice]) -> list[Choice]:
         """Of each prompt's choices the n whose tokens are the most probable on average."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from autodeco_gguf.engine.engine import Engine
@@ -29,7 +28,7 @@ from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.metrics import Metrics
 from autodeco_gguf.server.prompts import Prompts
 from autodeco_gguf.server.settings import ServerSettings
-from autodeco_gguf.server.streaming import Stream, while_there
+from autodeco_gguf.server.streaming import Stream, dumps_in_turn, while_there
 from autodeco_gguf.server.tools import CallFinder
 
 _log = logging.getLogger("autodeco_gguf.server")
@@ -113,7 +112,7 @@ class Voice(Protocol):
         """What a stream ends with when it cannot go on."""
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        """All of it."""
+        """All of it; for :func:`dumps_in_turn`. From any thread."""
 
 
 def load(
@@ -194,7 +193,8 @@ class Service:
         answering = _Answering(self, plan, voice, job, begun, prompt)
         if stream:
             return Stream(answering.stream(), voice.media_type, answering.gone)
-        return JSONResponse(await while_there(answering.whole(), request, answering.gone))
+        whole = await while_there(answering.whole(), request, answering.gone)
+        return Response(whole, media_type="application/json")
 
     def _start(
         self, make: Callable[[], tuple[Plan, Voice]], stream: bool, prompt: str, loop: asyncio.AbstractEventLoop
@@ -259,10 +259,14 @@ class _Answering:
             return
         yield self._voice.done(self._choices)
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self) -> bytes:
         async for _ in self._deltas():
             pass
-        return self._voice.whole(self._choices)
+
+        def make() -> bytes:
+            return dumps_in_turn(self._voice.whole(self._choices))
+
+        return await run_in_threadpool(make) if self._plan.pieces else make()  # tokens are many, texts are not
 
     async def _deltas(self) -> AsyncIterator[list[tuple[Choice, Delta, bool]]]:
         metrics, first = self._service.metrics, True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -39,6 +39,15 @@ def dumps(data: Any) -> bytes:
     """Compact JSON on a line; ValueError for NaN."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(_LINE_ENDS).encode("utf-8")
+
+
+def dumps_in_turn(data: dict[str, Any]) -> bytes:
+    """The JSON of an object; what is an iterator in it is a list, of which one item at a time is there as objects."""
+    parts = []
+    for name, value in data.items():
+        json_ = b"[%b]" % b",".join(map(dumps, value)) if isinstance(value, Iterator) else dumps(value)
+        parts.append(b"%b:%b" % (dumps(name), json_))
+    return b"{%b}" % b",".join(parts)
 
 
 class Stream(Response):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_a_request_that_is_cancelled_in_its_loop(api: Api, loop: Loop) -> None:
 
     loop.run(work())
     assert api.service.driver.counts == (0, 0)
+
+
+def test_many_tokens_do_not_stop_the_loop(api: Api, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    whole = ChatVoice.whole
+
+    def told(*arguments: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return whole(*arguments)
+
+    monkeypatch.setattr(ChatVoice, "whole", told)
+    for fields in ({}, {"logprobs": True}):
+        assert ok(api.chat(STORY, max_tokens=2, n=2, **fields))["choices"][1]["index"] == 1
+    assert [thread is loop._thread for thread in threads] == [True, False]
 
 
 @pytest.mark.parametrize("part", ["begin", "end"])

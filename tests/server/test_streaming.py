@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi import Request
 
-from autodeco_gguf.server.streaming import Gone, ndjson, or_gone, sse, while_there
+from autodeco_gguf.server.streaming import Gone, dumps_in_turn, ndjson, or_gone, sse, while_there
 
 
 def test_forms() -> None:
@@ -21,6 +23,25 @@ def test_forms() -> None:
     assert len(ndjson(line_ends).decode().splitlines()) == 1
     with pytest.raises(ValueError, match="JSON"):
         sse(float("nan"))
+
+
+class Item(dict[str, int]):
+    """What a weak reference can be had of."""
+
+
+def test_of_items_one_at_a_time_is_there() -> None:
+    made: list[weakref.ref[Item]] = []
+
+    def items() -> Iterator[Item]:
+        for i in range(3):
+            assert [item() for item in made] == [None] * i
+            item = Item(i=i)
+            made.append(weakref.ref(item))
+            yield item
+            del item
+
+    found = dumps_in_turn({"é": [1], "items": items(), "none": iter(()), "end": None})
+    assert found.decode() == '{"é":[1],"items":[{"i":0},{"i":1},{"i":2}],"none":[],"end":null}'
 
 
 def receiving(*messages: str) -> Any:
