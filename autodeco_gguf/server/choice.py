@@ -94,14 +94,14 @@ class Choice:
         index: its place.
         text: so far, without calls of tools.
         calls: of tools.
-        tokens: all whose place in the text is known.
+        tokens: all whose place in the text is known; none where they are not kept.
         first_ns: when the first token came, by the monotonic clock; 0 where it is not known.
         result: at the end.
     """
 
-    def __init__(self, index: int, words: Words, calls: CallFinder | None = None) -> None:
-        """Begin one; ``calls`` finds calls of tools in it."""
-        self.index, self._words, self._finder = index, words, calls
+    def __init__(self, index: int, words: Words, calls: CallFinder | None = None, keeps: bool = True) -> None:
+        """Begin one; ``calls`` finds calls of tools in it, ``keeps``: its tokens are wanted once more."""
+        self.index, self._words, self._finder, self._keeps = index, words, calls, keeps
         self.text, self.calls, self.tokens = "", Calls(), list[Said]()
         self.result: Result | None = None
         self.first_ns = 0
@@ -111,8 +111,9 @@ class Choice:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens drawn so far, that which ended it included."""
-        return len(self.tokens) + len(self._waiting) if self.result is None else len(self.result.trace)
+        """Tokens drawn, that which ended it included."""
+        assert self.result is not None
+        return len(self.result.trace)
 
     @property
     def finish_reason(self) -> str:
@@ -136,7 +137,7 @@ class Choice:
     def end(self, result: Result) -> Delta:
         """Take the end. What still waits is of a stop, or ended the answer."""
         self.result = result
-        if not self._waiting and not self.tokens:  # tokens were not asked for
+        if not self.first_ns:  # tokens were not asked for
             return self._end(self._said(result.text, []))
         tokens = []
         while self._waiting:
@@ -163,5 +164,6 @@ class Choice:
             text, calls = self._finder.add(text)
         self.text += text
         self.calls += calls
-        self.tokens += tokens
+        if self._keeps:
+            self.tokens += tokens
         return Delta(text, calls, tokens)

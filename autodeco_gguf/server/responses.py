@@ -113,7 +113,7 @@ def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, Respons
         messages.insert(0, {"role": "system", "content": body.instructions})
     effort = body.reasoning.effort if body.reasoning is not None else None
     tokens = service.prompts.chat(messages, kwargs=service.prompts.with_effort(body.chat_template_kwargs, effort))
-    plan = Plan([tokens], decision, 1, options, pieces=body.autodeco is not None, follows="text.format")
+    plan = Plan([tokens], decision, 1, options, pieces=body.autodeco is not None, follows="text.format", repeats=True)
     return plan, ResponsesVoice(service, plan, body)
 
 

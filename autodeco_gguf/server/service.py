@@ -49,6 +49,7 @@ class Plan:
         finder: makes what finds calls of tools in a choice.
         pieces: every token is wanted, even where nothing is streamed.
         follows: the field with the grammar or schema that the answers follow, if one does.
+        repeats: a stream ends with all of it once more.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -58,6 +59,7 @@ class Plan:
     finder: Callable[[], CallFinder | None] = lambda: None
     pieces: bool = False
     follows: str = "grammar"
+    repeats: bool = False
 
     def asks(self) -> list[Ask]:
         """The engine's requests: choice i of prompt p is number p * n + i."""
@@ -190,7 +192,7 @@ class Service:
         """
         begun, loop = time.monotonic(), asyncio.get_running_loop()
         plan, voice, job = await run_in_threadpool(self._start, make, stream, prompt, loop)
-        answering = _Answering(self, plan, voice, job, begun, prompt)
+        answering = _Answering(self, plan, voice, job, begun, prompt, plan.repeats if stream else plan.pieces)
         if stream:
             return Stream(answering.stream(), voice.media_type, answering.gone)
         whole = await while_there(answering.whole(), request, answering.gone)
@@ -225,10 +227,14 @@ class Service:
 class _Answering:
     """One answer under way."""
 
-    def __init__(self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float, prompt: str) -> None:
+    def __init__(
+        self, service: Service, plan: Plan, voice: Voice, job: Job, begun: float, prompt: str, keeps: bool
+    ) -> None:
+        """``keeps``: the tokens of all choices are wanted at the end."""
         self._service, self._plan, self._voice, self._job, self._begun = service, plan, voice, job, begun
-        self._prompt = prompt
-        self._choices = [Choice(i, service.words, plan.finder()) for i in range(len(job.requests))]
+        self._prompt, self._keeps = prompt, keeps
+        kept = keeps or service.log is not None
+        self._choices = [Choice(i, service.words, plan.finder(), kept) for i in range(len(job.requests))]
         self._ended = False
 
     def gone(self) -> None:
@@ -284,6 +290,8 @@ class _Answering:
                     elif isinstance(event, Result) and event.finish_reason in ("stop", "length"):
                         found.append((choice, choice.end(event), True))
                         self._note(choice)
+                        if not self._keeps:
+                            choice.tokens.clear()
                     else:
                         if found:
                             yield found

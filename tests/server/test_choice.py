@@ -38,9 +38,17 @@ def test_tokens_come_with_their_text() -> None:
     choice = begun()
     assert [said.shown for said in choice.add(piece(1, "ab")).tokens] == [b"ab"]
     assert not choice.add(piece(2, ""))  # held back, as what may be a stop
-    assert choice.n_tokens == 2
     delta = choice.add(piece(1, "cdab"))
     assert (delta.text, [said.token.id for said in delta.tokens]) == ("cdab", [2, 1])
+
+
+def test_what_is_not_kept_is_told_all_the_same() -> None:
+    choice = Choice(0, cast("Words", Vocabulary()), keeps=False)
+    assert [said.shown for said in choice.add(piece(1, "ab")).tokens] == [b"ab"]
+    assert not choice.add(piece(2, ""))
+    delta = ended(choice, "length", [1, 2])
+    assert [said.token.id for said in delta.tokens] == [2]
+    assert (choice.text, choice.n_tokens, choice.tokens) == ("ab", 2, [])
 
 
 def test_half_a_character() -> None:

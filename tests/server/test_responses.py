@@ -69,6 +69,7 @@ def test_autodeco(api: Api) -> None:
     found = events(api.resp(input="hi", seed=1, stream=True, autodeco=True))
     deltas = [event["autodeco"] for event in found if event["type"] == "response.output_text.delta"]
     assert [t for delta in deltas for t in delta["temperature"]] == whole["temperature"]
+    assert found[-1]["response"]["autodeco"] == whole
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,15 @@ def test_a_request_that_is_cancelled_in_its_loop(api: Api, loop: Loop) -> None:
     assert api.service.driver.counts == (0, 0)
 
 
+def test_a_stream_keeps_no_token_that_was_sent(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    done = ChatVoice.done
+    monkeypatch.setattr(ChatVoice, "done", lambda *a: kept.extend(len(c.tokens) for c in a[1]) or done(*a))
+    *_, usage, _end = events(api.chat(STORY, n=2, stream=True, logprobs=True, stream_options={"include_usage": True}))
+    assert usage["usage"]["completion_tokens"] > 20
+    assert kept == [0, 0]
+
+
 def test_many_tokens_do_not_stop_the_loop(api: Api, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
     whole = ChatVoice.whole
