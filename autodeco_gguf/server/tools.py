@@ -64,6 +64,27 @@ def _ends_within_text(part: str) -> bool:
     return False
 
 
+class _Outermost:
+    """Finds where the outermost object of JSON closes that comes bit by bit."""
+
+    def __init__(self) -> None:
+        self._depth, self._within_text, self._escaped = 0, False, False
+
+    def closes(self, text: str) -> bool:
+        """Whether it does within the next bit."""
+        closed = False
+        for c in text:
+            if self._within_text:
+                self._within_text = c != '"' or self._escaped
+                self._escaped = c == "\\" and not self._escaped
+            elif c == '"':
+                self._within_text = True
+            elif c in "{}":
+                self._depth += 1 if c == "{" else -1
+                closed = closed or self._depth == 0
+        return closed
+
+
 class CallFinder:
     """Takes the calls out of a text that comes bit by bit.
 
@@ -80,15 +101,15 @@ class CallFinder:
 
     def __init__(self, whole: bool = False) -> None:
         """``whole``: the answer as a whole is a call, or several, as its grammar has it."""
-        self._held, self._whole = "", whole
+        self._held, self._whole = "", _Outermost() if whole else None
         self._looked = 0  # so much of what is held has no end of a call
 
     def add(self, text: str) -> tuple[str, Calls]:
         """The text and the calls that are certain now."""
         self._held += text
         shown, calls = "", Calls()
-        if self._whole:
-            call = _call(self._held) if text else None
+        if self._whole is not None:
+            call = _call(self._held) if self._whole.closes(text) else None
             if call is not None:
                 self._held, calls = "", Calls([call])
             return "", calls

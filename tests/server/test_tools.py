@@ -262,6 +262,22 @@ def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPat
     assert len(looks) == 201
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_call_that_must_be_is_read_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be read anew with every token."""
+    read: list[str] = []
+    of = module._call
+    monkeypatch.setattr(module, "_call", lambda text: read.append(text) or of(text))
+    arguments = {"a": [{"k": i} for i in range(100)], '"}{\\': '}\\"}{'}
+    text, finder = json.dumps({"name": "f", "arguments": arguments}), CallFinder(whole=True)
+    found = [finder.add(text[i : i + size]) for i in range(0, len(text), size)]
+    (call,) = found[-1][1]
+    assert json.loads(call.arguments) == arguments
+    assert [calls for _, calls in found[:-1] if calls] == []
+    assert read == [text]
+    assert (finder.add("\n"), finder.rest()) == (("", ()), "\n")
+
+
 def test_parameters_that_refer_to_themselves(with_tools: Api) -> None:
     """As pydantic writes them; they stand within another schema. What only looks like a reference stays."""
     parameters = {
