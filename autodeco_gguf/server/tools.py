@@ -38,12 +38,12 @@ class Calls(tuple[Call, ...]):
 def _call(text: str) -> Call | None:
     """The call that a text is, a name and an object; None where it is none, or cannot be written as JSON again."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, strict=False)  # models write a line of code as a line
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             return None
         arguments = value.get("arguments", value.get("parameters", {}))
         if isinstance(arguments, str):  # once more as text
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments, strict=False)
         if not isinstance(arguments, dict):
             return None
         written = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
@@ -56,7 +56,7 @@ def _call(text: str) -> Call | None:
 def _ends_within_text(part: str) -> bool:
     """Whether a part of JSON ends in the midst of a text."""
     try:
-        json.loads(part)
+        json.loads(part, strict=False)
     except json.JSONDecodeError as e:
         return e.msg.startswith("Unterminated string")
     except (ValueError, RecursionError):
@@ -127,10 +127,10 @@ class CallFinder:
                 self._looked = max(0, len(self._held) - len(_CLOSE) + 1)
                 return shown, calls
             call = _call(self._held[len(_OPEN) : end])
-            taken = self._cut(end + len(_CLOSE))
-            if call is None:
-                shown += taken
+            if call is None:  # a text that does not end may have taken the next call in
+                shown += self._cut(self._held.find(_CLOSE) + len(_CLOSE))
             else:
+                self._cut(end + len(_CLOSE))
                 calls += Calls([call])
 
     def _cut(self, n: int) -> str:

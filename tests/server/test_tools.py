@@ -229,6 +229,32 @@ def test_what_is_no_call_is_text(text: str) -> None:
         assert found + finder.rest() == text
 
 
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '<tool_call>{"name":"f}</tool_call>',
+        '<tool_call>{"name":"f","arguments":{"a":"b}}</tool_call>',
+        '<tool_call>{"name":"f}</tool_call><tool_call>{"name</tool_call>',
+        "<tool_call>{'name':'f'}</tool_call>",
+    ],
+)
+def test_a_call_behind_what_is_none(broken: str, size: int) -> None:
+    text = f'{broken}\n<tool_call>{{"name":"g","arguments":{{"a":"</tool_call>"}}}}</tool_call>z'
+    finder = CallFinder()
+    found = [finder.add(text[i : i + size]) for i in range(0, len(text), size)]
+    assert "".join(shown for shown, _ in found) + finder.rest() == f"{broken}\nz"
+    assert [(call.name, call.arguments) for _, calls in found for call in calls] == [("g", '{"a": "</tool_call>"}')]
+
+
+@pytest.mark.parametrize("arguments", ['{"c": "a\n\tb"}', '"{\\"c\\": \\"a\\n\tb\\"}"'])
+@pytest.mark.parametrize("whole", [False, True])
+def test_lines_of_code_within_arguments(arguments: str, whole: bool) -> None:
+    call = f'{{"name": "f", "arguments": {arguments}}}'
+    text, (found,) = CallFinder(whole).add(call if whole else f"<tool_call>{call}</tool_call>")
+    assert (text, json.loads(found.arguments)) == ("", {"c": "a\n\tb"})
+
+
 def test_two_calls_and_text_between() -> None:
     text = 'x<tool_call>{"name":"f"}</tool_call>y<tool_call>{"name":"g","arguments":{}}</tool_call>z'
     finder = CallFinder()
