@@ -13,14 +13,19 @@ from autodeco_gguf.server.errors import ApiError
 
 
 def grammar_of(
-    response_format: Mapping[str, Any] | None, grammar: str | None, param: str = "response_format"
+    response_format: Mapping[str, Any] | None,
+    grammar: str | None,
+    param: str = "response_format",
+    expected: str = FORMATS,
 ) -> LlamaGrammar | None:
     """What the answer must follow; None where it is free. ``param``: the field that holds the format.
+
+    ``expected``: what that may be, as its API has it.
 
     Raises:
         ApiError: not a format, not a grammar, or one of which something would not be enforced.
     """
-    schema = _schema(response_format, param) if response_format is not None else None
+    schema = _schema(response_format, param, expected) if response_format is not None else None
     if schema is not None and grammar:
         raise ApiError(400, "grammar and response_format: give one of them", param="grammar")
     if schema is not None:
@@ -46,7 +51,7 @@ def schema_grammar(schema: Mapping[str, Any], param: str) -> SchemaGrammar:
         raise ApiError(400, str(e), param=param) from e
 
 
-def _schema(response_format: Mapping[str, Any], param: str) -> Mapping[str, Any] | None:
+def _schema(response_format: Mapping[str, Any], param: str, expected: str) -> Mapping[str, Any] | None:
     kind = response_format.get("type")
     if kind == "text":
         return None
@@ -57,7 +62,7 @@ def _schema(response_format: Mapping[str, Any], param: str) -> Mapping[str, Any]
     inner = response_format.get("json_schema")
     if kind == "json_schema" and isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
         return inner["schema"]  # type: ignore[no-any-return]
-    raise ApiError(400, f"{param}: expected {FORMATS}", param=param)
+    raise ApiError(400, f"{param}: expected {expected}", param=param)
 
 
 def rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

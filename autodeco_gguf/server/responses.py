@@ -20,6 +20,7 @@ from autodeco_gguf.server.streaming import sse
 from autodeco_gguf.server.tools import template_messages
 from autodeco_gguf.server.trace_json import autodeco
 
+_FORMATS = "type text, json_object, or json_schema with an object as the schema beside it"
 _IN_CHAT = "use /v1/chat/completions"
 _NOT_HERE = {
     **ELSEWHERE,
@@ -99,11 +100,11 @@ def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, Respons
     """
     decision = service.decider.decide(body)
     form = body.text.format if body.text is not None else None
-    if form is not None and form.get("type") == "json_schema" and "json_schema" not in form:
+    if form is not None and form.get("type") == "json_schema" and form.get("json_schema") is None:
         form = {"type": "json_schema", "json_schema": form}  # here the schema stands beside the type
     options: dict[str, Any] = {
         "max_tokens": body.max_output_tokens,
-        "grammar": service.compile(lambda: grammar_of(form, None, "text.format")),
+        "grammar": service.compile(lambda: grammar_of(form, None, "text.format", _FORMATS)),
         "entropy": body.autodeco is not None and bool(body.autodeco.tokens),
     }
     if body.autodeco is not None and body.autodeco.top is not None:

@@ -60,8 +60,15 @@ def test_cut_off(api: Api) -> None:
 def test_a_format(api: Api) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
     form = {"type": "json_schema", "name": "n", "schema": schema}
-    text = output(ok(api.resp(input="hi", text={"format": form}, seed=1)))
-    assert text.replace(" ", "").replace("\n", "") in ('{"a":1}', '{"a":2}')
+    for given in (form, {**form, "json_schema": None}, {"type": "json_schema", "json_schema": form}):
+        text = output(ok(api.resp(input="hi", text={"format": given}, seed=1)))
+        assert text.replace(" ", "").replace("\n", "") in ('{"a":1}', '{"a":2}')
+
+
+@pytest.mark.parametrize("more", [{}, {"schema": None}, {"schema": "x"}, {"json_schema": {}}])
+def test_a_format_without_a_schema(api: Api, more: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "name": "n", **more}
+    refused(api.resp(input="hi", text={"format": form}), "text.format", says="an object as the schema beside it")
 
 
 def test_autodeco(api: Api) -> None:
