@@ -83,6 +83,10 @@ class Protocol(H11Protocol):
         if self._full is not None:
             self._full.cancel()
 
+    def _should_upgrade(self) -> bool:
+        """No: another protocol that is offered is passed over, as HTTP lets a server; uvicorn warns of each."""
+        return False
+
     def _wait_for_head(self) -> None:
         """Close the connection if no head is there in time, nor the end of a body that nobody waits for any more.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -288,6 +289,16 @@ def test_a_target_that_is_a_url(url: str) -> None:
         with connected(url) as connection:
             connection.sendall(f"GET {host}/health HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             assert status in read_all(connection)[:20]
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_another_protocol_that_is_offered(url: str, protocol: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As Java's HttpClient does with every request."""
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAEAAEAA"}
+    assert httpx.get(f"{url}/health", headers=headers).status_code == 200
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_a_connection_goes_on_after_errors(url: str) -> None:
