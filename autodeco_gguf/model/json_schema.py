@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import bisect
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -23,6 +25,12 @@ _NEEDS_CODE = re.compile(r"[\0-\x07\x0b\x0e-\x1f\x7f]")
 _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", "anyOf", "oneOf", "prefixItems")
 NAMED = ("$defs", "definitions", "patternProperties", "properties")
 """Keywords whose keys are names."""
+_TOGETHER = frozenset(["$ref", "allOf", "anyOf", "oneOf"])
+_BOUNDS = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_CLASS = re.compile(r"\\.|\[(?P<inner>\^?(?:\\.|[^\]\\])*)\]", re.DOTALL)
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_OF_SETS = re.compile(r"\[(?!:\^?[a-z]+:)|&&|--|~~")
+"""Within a class what Rust's expressions have for operations on sets; nobody means [[:alpha:]] otherwise than it."""
 _NUMBERS = ("const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _KEYWORDS = frozenset(
     [
@@ -69,31 +77,58 @@ _KEYWORDS = frozenset(
 """What a schema may say beside what llguidance refuses by itself: it ignores what it does not know, a typo too."""
 
 
-def _check_keywords(schema: Any) -> None:
-    """Raise InvalidInput for a keyword or a format that is none; "x-..." says something to other programs."""
-    schemas = [schema]
-    while schemas:
-        at = schemas.pop()
+def _schemas(schema: Any) -> list[dict[str, Any]]:
+    """A schema and all within it."""
+    found, waiting = [], [schema]
+    while waiting:
+        at = waiting.pop()
         if isinstance(at, list):
-            schemas += at
-        if not isinstance(at, dict):
-            continue
-        _check_bounds(at)
-        _check_keys(at)
-        if at.get("format") == "unknown":  # any text to llguidance, which refuses what it does not know
-            raise InvalidInput("JSON schema: Unknown format: unknown", key="schema")
-        for key, value in at.items():
-            if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
-                raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
-            if key in _SCHEMAS:
-                schemas.append(value)
-            elif key in NAMED and isinstance(value, dict):
-                schemas += value.values()
+            waiting += at
+        if isinstance(at, dict):
+            found.append(at)
+            waiting += [at[key] for key in _SCHEMAS if key in at]
+            waiting += [part for key in NAMED if isinstance(at.get(key), dict) for part in at[key].values()]
+    return found
 
 
-def _values(schema: Any) -> list[tuple[str, Any]]:
-    """Each value within a schema, and its key; that of a part of a const or an enum is this."""
-    values = [("", schema)]
+def _check_keywords(at: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a keyword or a format that is none; "x-..." says something to other programs."""
+    if at.get("format") == "unknown":  # any text to llguidance, which refuses what it does not know
+        raise InvalidInput("JSON schema: Unknown format: unknown", key="schema")
+    for key in at:
+        if key == "x-guidance" or not (key in _KEYWORDS or key.startswith("x-")):
+            raise InvalidInput(f"JSON schema: unknown keyword {key!r}, which would not be enforced", key="schema")
+
+
+def _check_references(root: Any, schemas: list[dict[str, Any]]) -> None:
+    """Raise InvalidInput for a reference to a part that stands where no schema does: nothing here has looked at it."""
+    known = {id(at) for at in schemas}
+    for reference in (at["$ref"] for at in schemas if isinstance(at.get("$ref"), str)):
+        found = root
+        for step in unquote(reference.partition("#")[2]).split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list):
+                found = dict(zip(map(str, range(len(found))), found, strict=True))
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict) and id(found) not in known:
+            reason = f"$ref {reference!r:.80} names a part that is no schema; schemas to refer to belong into $defs"
+            raise InvalidInput(f"JSON schema: {reason}", key="schema")
+
+
+def _check_patterns(at: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a class of characters that llguidance reads otherwise than ECMA 262 does."""
+    named = at.get("patternProperties")
+    for pattern in (at.get("pattern"), *(named if isinstance(named, dict) else ())):
+        for found in _CLASS.finditer(pattern) if isinstance(pattern, str) else ():
+            inner = found["inner"]
+            if inner is not None and (inner in ("", "^") or _OF_SETS.search(_ESCAPED.sub("", inner))):
+                reason = f"pattern {pattern!r:.80}: {found[0]} would mean something else; write [, ], - and & as \\["
+                raise InvalidInput(f"JSON schema: {reason}, \\], \\- and \\& in it", key="schema")
+
+
+def _values(values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """These values with their keys, and all within them; the key of a part of a const or an enum is this."""
+    values = [*values]
     for key, value in values:  # which grows meanwhile
         if isinstance(value, dict):
             values += [(key if key in ("const", "enum") else name, part) for name, part in value.items()]
@@ -114,33 +149,45 @@ def _check_numbers(values: list[tuple[str, Any]]) -> None:
                 raise InvalidInput(f"JSON schema: {what}", key="schema")
 
 
-def _options(values: list[tuple[str, Any]]) -> Any:
+def _options(schemas: list[dict[str, Any]]) -> Any:
     """How a schema is compiled; raise InvalidInput for a text that cannot be written so."""
-    if not any(isinstance(at, dict) and _NAMING & at.keys() and _has_others(at) for _, at in values):
+    if not any(_NAMING & at.keys() and _has_others(at) for at in schemas):
         return _OPTIONS
-    for key, value in values:
-        if key in ("const", "enum") and isinstance(value, str) and _NEEDS_CODE.search(value):
+    for key, value in _values([(key, at[key]) for at in schemas for key in ("const", "enum") if key in at]):
+        if isinstance(value, str) and _NEEDS_CODE.search(value):
             reason = f"{key} {value!r:.40} has a control character, where an object may have keys beside those it names"
             raise InvalidInput(f"JSON schema: {reason}", key="schema")
     return _NO_CODES
 
 
-def _check_bounds(at: Mapping[str, Any]) -> None:
-    """Raise InvalidInput for a whole number that llguidance lets through although it is excluded."""
-    names = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-    parts = [at, *(part for key in ("allOf", "anyOf", "oneOf") for part in _list(at, key) if isinstance(part, dict))]
-    low, high = ([(key, part[key]) for part in parts for key in keys if _is_number(part.get(key))] for keys in names)
-    for (key, least), (other, most) in itertools.product(low, high):
-        lost = [k for k, n in ((key, least), (other, most)) if k.startswith("exclusive") and n == int(n)]
-        if lost and abs(most - least) < 1:
-            reason = f"{lost[0]} less than 1 from the other bound, which would not be enforced"
-            raise InvalidInput(f"JSON schema: {reason}", key="schema")
+def _check_bounds(schemas: list[dict[str, Any]]) -> None:
+    """Raise InvalidInput for a whole number that llguidance lets through although it is excluded.
+
+    Where schemas are put together, any two of them may meet in one.
+    """
+    together = any(_TOGETHER & at.keys() for at in schemas)
+    for parts in [schemas] if together else [[at] for at in schemas]:
+        low, high = ([(k, part[k]) for part in parts for k in keys if _is_number(part.get(k))] for keys in _BOUNDS)
+        for ours, others in ((low, high), (high, low)):
+            values = sorted(value for _, value in others)
+            for key, n in ours:
+                if key.startswith("exclusive") and n == int(n) and n + 1 > _next(values, n - 1):
+                    reason = f"{key} less than 1 from the other bound, which would not be enforced"
+                    raise InvalidInput(f"JSON schema: {reason}", key="schema")
+
+
+def _next(values: Sequence[float], value: float) -> float:
+    """The least of sorted values above one."""
+    at = bisect.bisect_right(values, value)
+    return values[at] if at < len(values) else math.inf
 
 
 def _check_keys(at: Mapping[str, Any]) -> None:
     """Raise InvalidInput for a minProperties that one key could meet by coming twice."""
-    n, required = at.get("minProperties", 0), len(_list(at, "required"))
-    if _has_others(at) and _is_number(n) and n > max(1, required):
+    required = at.get("required")
+    names = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+    n = at.get("minProperties", 0)
+    if _has_others(at) and _is_number(n) and n > max(1, len(names)):
         reason = f"minProperties {n}, where a key that properties does not name may come twice"
         raise InvalidInput(f"JSON schema: {reason}", key="schema")
 
@@ -148,11 +195,6 @@ def _check_keys(at: Mapping[str, Any]) -> None:
 def _has_others(at: Mapping[str, Any]) -> bool:
     """Whether an object may have keys that properties does not name."""
     return bool(at.get("patternProperties")) or at.get("additionalProperties") is not False
-
-
-def _list(at: Mapping[str, Any], key: str) -> list[Any]:
-    found = at.get(key)
-    return found if isinstance(found, list) else []
 
 
 def _is_number(value: Any) -> bool:
@@ -170,9 +212,9 @@ def compile_schema(text: str) -> str:
     parsed = None
     with suppress(ValueError, RecursionError):  # what is no JSON, or too deep, is refused below
         parsed = json.loads(text)
-    values = _values(parsed)
-    _check_numbers(values)
-    options = _options(values)
+    _check_numbers(_values([("", parsed)]))
+    schemas = _schemas(parsed)
+    options = _options(schemas)
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)
     except ValueError as e:
@@ -180,5 +222,10 @@ def compile_schema(text: str) -> str:
     _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)
     if reasons:
         raise InvalidInput(f"JSON schema: {' '.join(reasons[0].split())}", key="schema")
-    _check_keywords(parsed)  # not deep: llguidance has read it
+    _check_references(parsed, schemas)
+    _check_bounds(schemas)
+    for at in schemas:
+        _check_keys(at)
+        _check_keywords(at)
+        _check_patterns(at)
     return grammar

@@ -11,6 +11,11 @@ import pytest
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.grammar import SchemaGrammar
 
+POSITIVE = {"positive": {"type": "number", "exclusiveMinimum": 0}}
+TO_POSITIVE = {"$ref": "#/$defs/positive"}
+LESS = "exclusiveMinimum less than 1 from the other bound"
+ABOVE_5, BELOW_5_5 = ({"properties": {"a": at}} for at in ({"exclusiveMinimum": 5}, {"exclusiveMaximum": 5.5}))
+
 REFUSED: list[tuple[Any, str]] = [
     ({"not": {"type": "string"}}, 'Unimplemented keys: \\["not"\\]'),
     ({"properties": {"a": {"if": {}, "then": {}}}}, '"if"'),
@@ -43,6 +48,20 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "number", "exclusiveMinimum": 1.0, "exclusiveMaximum": 1.5}, "exclusiveMinimum less than 1 from"),
     ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "exclusiveMaximum less than 1 from the other bound"),
     ({"type": "number", "maximum": 0.5, "allOf": [{"exclusiveMinimum": 0}]}, "exclusiveMinimum less than 1 from"),
+    ({"properties": {"p": {**TO_POSITIVE, "maximum": 0.5}}, "$defs": POSITIVE}, LESS),
+    ({"allOf": [TO_POSITIVE, {"maximum": 0.5}], "$defs": POSITIVE}, LESS),
+    ({"anyOf": [TO_POSITIVE], "maximum": 0.5, "$defs": POSITIVE}, LESS),
+    ({"allOf": [{"allOf": [{"type": "number", "exclusiveMinimum": 5}]}, {"maximum": 5.5}]}, LESS),
+    ({"type": "object", "allOf": [ABOVE_5, BELOW_5_5]}, LESS),
+    ({"$ref": "#/x-defs/a", "x-defs": {"a": {"patern": "b"}}}, "\\$ref '#/x-defs/a' names a part that is no schema"),
+    ({"$ref": "#/$defs/a/default", "$defs": {"a": {"default": {}}}}, "\\$ref '#/\\$defs/a/default' names a part"),
+    (
+        {"type": "string", "pattern": "^[a-z&&[^b]]$"},
+        "\\[a-z&&\\[\\^b\\] would mean something else",
+    ),
+    ({"patternProperties": {"x[+--]": {}}}, "\\[\\+--\\] would mean something else"),
+    ({"type": "string", "pattern": "^[]a]$"}, "\\[\\] would mean something else"),
+    ({"type": "object", "required": ["a", "a", "a"], "minProperties": 3}, "minProperties 3, where a key"),
     (
         {"type": "object", "minProperties": 2, "patternProperties": {"^[1-3]$": {}}, "additionalProperties": False},
         "minProperties 2, where a key that properties does not name may come twice",
@@ -130,7 +149,7 @@ ESCAPED: list[tuple[Any, str]] = [
     ),
     (SAFE | {"properties": {**SAFE["properties"], "b": {"$ref": "#"}}}, BAD_B),
     ({"properties": {"properties": SAFE}, "type": "object"}, r'{"properties": {"a": "safe", "\u0061": 1}}'),
-    ({"$ref": "#/x-defs/a", "x-defs": {"a": SAFE}}, r'{"a": "safe", "\u0061": "evil"}'),
+    ({"$ref": "#/definitions/a", "definitions": {"a": SAFE}}, r'{"a": "safe", "\u0061": "evil"}'),
     ({"type": "array", "items": SAFE}, r'[{"a": "safe", "\u0061": "evil"}]'),
 ]
 
@@ -152,3 +171,18 @@ def test_control_characters_where_no_key_passes_for_another() -> None:
         assert allows(schema, r'{"a":"\u001b"}')
     with pytest.raises(InvalidInput, match=r"^JSON schema: enum '\\x1b' has a control character, where an object may"):
         SchemaGrammar({"type": "object", "properties": {"a": {"enum": ["x", "\x1b"]}}})
+
+
+TAKEN: list[tuple[Any, Any, Any]] = [
+    ({"type": "string", "pattern": r"^[\[&\]][[:alpha:]]--$"}, "&a--", "&1--"),
+    ({"properties": {"const": {"type": "string", "description": "\a"}}}, {"const": "a"}, {"const": 1}),
+    ({"properties": {"a": POSITIVE["positive"], "b": {"type": "number", "maximum": 0.5}}}, {"a": 1, "b": 0}, {"a": 0}),
+    ({"$ref": "#/%24defs/a~1b", "$defs": {"a/b": {"type": "null"}}}, None, 1),
+    ({"$ref": "#/anyOf/0", "anyOf": [{"type": "null"}]}, None, 1),
+]
+
+
+@pytest.mark.parametrize(("schema", "right", "wrong"), TAKEN, ids=range(len(TAKEN)))
+def test_what_resembles_it_is_taken(schema: Any, right: Any, wrong: Any) -> None:
+    assert allows(schema, json.dumps(right))
+    assert not allows(schema, json.dumps(wrong))
