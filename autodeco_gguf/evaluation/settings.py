@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the files in the directory of an evaluation."""
 
+_LONGEST_SHARD = 40
+"""Characters; Python reads no number of thousands of digits."""
+
 ADVICE = "use the same settings, or another directory"
 DIGESTS = {"model": "another model", "heads": "other heads", "digest": "other problems or prompts"}
 
@@ -98,8 +101,10 @@ class Shard(NamedTuple):
             Shard(number=1, of=4)
         """
         number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise InvalidInput.of("shard", repr(text), "I/N with I from 1 to N, such as 1/4")
+        is_short = len(text) <= _LONGEST_SHARD
+        if not (is_short and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            shown = repr(text if is_short else text[:_LONGEST_SHARD] + "…")
+            raise InvalidInput.of("shard", shown, "I/N with I from 1 to N, such as 1/4")
         return cls(int(number), int(of))
 
     def holds(self, number: int) -> bool:

@@ -39,6 +39,12 @@ def test_what_is_no_shard(text: str) -> None:
         Shard.parse(text)
 
 
+def test_a_shard_of_thousands_of_digits() -> None:
+    """Python reads none of them."""
+    with pytest.raises(AutoDecoError, match=rf"^shard '1/{'9' * 38}…', expected I/N with I from 1 to N, such as 1/4$"):
+        Shard.parse("1/" + "9" * 5000)
+
+
 def test_shards_share_the_problems() -> None:
     shards = [Shard.parse(f"{i}/3") for i in (1, 2, 3)]
     assert [[n for n in range(8) if shard.holds(n)] for shard in shards] == [[0, 3, 6], [1, 4, 7], [2, 5]]
