@@ -39,18 +39,19 @@ class Agreement:
 def agreement(directory: Path, tasks: GradedTasks) -> list[Agreement]:
     """Grade the samples in a directory by the comparison that has not graded them, for every task with boxed answers.
 
-    The ``tasks`` are those of the evaluation. A sample that is not graded, or that the other comparison cannot grade,
-    is left out. Raises BadFile where the samples cannot be read.
+    The ``tasks`` are those of the evaluation. A sample that is not graded, that failed in the model, or that the other
+    comparison cannot grade, is left out. Raises BadFile where the samples cannot be read.
     """
     found = []
     latest = {_key(sample): sample for sample in _samples(directory)}
+    graded = [s for s in latest.values() if s["correct"] is not None and s.get("finish_reason") != "error"]
     for task in tasks.tasks:
         if task.checker not in _OTHER:
             continue
         counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
         with Grader(_OTHER[task.checker], tasks.time_limit) as grader:
-            for sample in latest.values():
-                if sample["task"] == task.name and sample["correct"] is not None:
+            for sample in graded:
+                if sample["task"] == task.name:
                     other = grader.grade(sample["text"], task.problems[sample["problem"]].answer).correct
                     if other is not None:
                         counts[sample["correct"], other] += 1

@@ -28,6 +28,7 @@ def test_agreement(checker: str, tmp_path: Path) -> None:
         for right in [both if checker == "official" else both[::-1]]
     ]
     lines.insert(0, {**lines[0], "correct": None})
+    lines.append({**lines[2], "sample": 9, "text": r"\boxed{\frac12} and", "correct": False, "finish_reason": "error"})
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tasks = [Task("t", (Problem("a", r"\frac{1}{2}", 1),), checker), Task("u", (Problem("a", "b", 1),), "exact")]
     found = agreement(tmp_path, GradedTasks(tasks))
