@@ -257,7 +257,8 @@ def _progress(until: float, parallel: int) -> Iterator[tuple[EvalWatch, Callable
 
         def watch_control(done: int, total: int) -> None:
             bar.update(done, total, "control")
-            check_time()
+            if done < total:
+                check_time()
 
         yield watch, watch_control
 

@@ -153,6 +153,17 @@ def test_a_budget_holds_for_control(demo_commands: list[object], tmp_path: Path,
     assert len((tmp_path / "o" / "control.jsonl").read_text().splitlines()) < 10  # 2 problems, 5 kinds, a header
 
 
+def test_a_control_that_is_finished_is_shown_whatever_the_budget(
+    demo_commands: list[object], tmp_path: Path, capfd: Capture
+) -> None:
+    command = ("eval", "-o", tmp_path / "o", *demo_commands, "--methods", "greedy", "--control")
+    first = invoke(capfd, *command)
+    again = invoke(capfd, *command, "--budget", 1e-9)
+    table = first.out[first.out.index("| command |") :]
+    assert table.strip() in again.out
+    assert "control is not finished" not in again.err
+
+
 def test_the_time_left() -> None:
     progress = Progress("greedy", 1, 3, config_of("static:0,1"), 30, 100, left=1470, drawn=30, tokens=600, seconds=6.0)
     assert eval_module._estimate(progress) == "left: about 1,470 answers, 29,400 tokens at 100 tokens/s: 5 minutes"
