@@ -12,7 +12,7 @@ from autodeco_gguf.evaluation.methods import AUTODECO
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.results import Results, Row
 from autodeco_gguf.evaluation.samples import PARAMETERS
-from autodeco_gguf.view.figures import check_matplotlib, new_figure, write_png
+from autodeco_gguf.view.figures import as_written, check_matplotlib, new_figure, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def _accuracy(results: Results) -> Figure:
     handles: dict[str, Any] = {}
     for axes, task in zip(panels, tasks, strict=False):
         _accuracy_panel(axes, results, task)
-        axes.set_title(f"{task}, {count(results.tasks[task], 'problem')}", fontsize="medium")
+        axes.set_title(f"{as_written(task)}, {count(results.tasks[task], 'problem')}", fontsize="medium")
         axes.set_xlabel("temperature")
         axes.set_ylabel("pass@1 ± standard error, %")
         axes.grid(alpha=0.3)
@@ -203,7 +203,10 @@ def _parameters(results: Results) -> Figure | None:
     figure = new_figure(max(3.2, 0.9 * len(tasks) + 1.6) * len(names), 3.8)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         keys = ("whislo", "q1", "med", "q3", "whishi")
-        boxes = [dict(zip(keys, ours.tasks[task].boxes[name], strict=True), label=task, fliers=[]) for task in tasks]
+        boxes = [
+            dict(zip(keys, ours.tasks[task].boxes[name], strict=True), label=as_written(task), fliers=[])
+            for task in tasks
+        ]
         line = {"color": _OURS}
         median = {**line, "linewidth": 3}
         axes.bxp(boxes, widths=0.5, boxprops=line, whiskerprops=line, capprops=line, medianprops=median)

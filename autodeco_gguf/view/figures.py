@@ -74,6 +74,16 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def as_written(text: str) -> str:
+    """A text that a figure shows as it is: matplotlib takes what stands between two ``$`` for a formula.
+
+    Examples:
+        >>> as_written("$1 or $2")
+        '\\\\$1 or \\\\$2'
+    """
+    return text.replace("$", r"\$")
+
+
 def _panel(axes: Any, trace: ReadTrace) -> None:
     right = axes.twinx()
     for side, name, label in ((axes, "temperature", "T, temperature"), (right, "top_p", "P, top-p")):
@@ -83,7 +93,7 @@ def _panel(axes: Any, trace: ReadTrace) -> None:
         side.set_ylabel(label, color=_COLORS[name])
         side.set_ylim(0, max([2.0 if side is axes else 1.0, *(value for _, value in known)]) * 1.02)
     title = trace.title if len(trace.title) <= _TITLE else trace.title[:_TITLE] + " …"
-    axes.set_title(printable(title).replace("$", r"\$"), fontsize="small", loc="left")
+    axes.set_title(as_written(printable(title)), fontsize="small", loc="left")
     axes.set_xlabel("token")
     axes.grid(alpha=0.3)
 

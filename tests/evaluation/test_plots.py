@@ -90,6 +90,15 @@ def test_six_tasks_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [label.get_text() for label in drawn["parameters.png"].axes[0].get_xticklabels()] == tasks
 
 
+def test_a_task_named_like_a_formula_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that would be a broken formula can be drawn."""
+    results = sampled([r"a $\frac$"])
+    drawn = figures(results, monkeypatch)
+    assert drawn["accuracy.png"].axes[0].get_title() == r"a \$\frac\$, 2 problems"
+    assert drawn["parameters.png"].axes[0].get_xticklabels()[0].get_text() == r"a \$\frac\$"
+    assert len(plots.plot(results, tmp_path)) == 4
+
+
 def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = figures(sampled(), monkeypatch)["pass_at_k.png"].axes
     curves = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
