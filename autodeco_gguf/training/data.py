@@ -302,6 +302,10 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
     return order[inside], order[~inside]
 
 
+class NoExample(BadFile):
+    """Files that hold nothing to train on."""
+
+
 def encode_files(
     paths: Sequence[Path],
     encoder: Encoder,
@@ -313,7 +317,7 @@ def encode_files(
     """Encode JSONL files into ``directory``, which exists, line by line; ``progress`` gets the number of lines so far.
 
     Raises BadFile for a malformed line, named as file:line, which ``skip_bad`` only counts; for a file that cannot be
-    read; and where there is nothing to train on.
+    read; and NoExample where there is nothing to train on.
     """
     counts, digest = Counts(), hashlib.sha256()
     n_sequences, n_tokens = 0, 0
@@ -345,7 +349,7 @@ def encode_files(
     if not counts.examples:
         names = ", ".join(map(str, paths))
         too_long = f", {counts.too_long} too long" if counts.too_long else ""
-        raise BadFile(
+        raise NoExample(
             f"{names}: no example to train on ({counts.bad} malformed lines, {counts.empty} with nothing to predict"
             f"{too_long})",
             file=paths[0],

@@ -11,8 +11,7 @@ import torch
 
 from autodeco_gguf.answers.items import GradedTasks, Item
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile
-from autodeco_gguf.training.data import Encoder, encode_files
+from autodeco_gguf.training.data import Encoder, NoExample, encode_files
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.reward_settings import RewardSettings
 from autodeco_gguf.training.rollouts import RolloutSettings, rollouts
@@ -58,10 +57,10 @@ def likelihood_start(
         _draw(engine, tasks, items, settings, answers, phase)
     heads = HeadsModule(engine.context.hidden_size, settings.seed, settings.kind)
     engine.forget()
+    encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
     try:
-        encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
         data = encode_files([answers], encoder, directory, skip_bad=True)
-    except BadFile:  # nothing that is right, or nothing but empty answers, which are skipped
+    except NoExample:  # nothing that is right, or nothing but empty answers, which are skipped
         return heads, 0
     if data.counts.examples < LEAST:
         return heads, data.counts.examples

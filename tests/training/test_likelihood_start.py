@@ -13,6 +13,7 @@ from conftest import Case
 
 from autodeco_gguf.answers.items import GradedTasks, render
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
@@ -65,3 +66,9 @@ def test_with_too_few_they_stay_new(engine: Engine, tmp_path: Path, monkeypatch:
     with GradedTasks(TASKS) as tasks:
         heads, n = likelihood_start(engine, tasks, items, SETTINGS, tmp_path / "few")
     assert (n > 0, equal(heads, new)) == (True, True)
+
+
+def test_answers_that_cannot_be_read_are_no_reason_to_stay_new(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").mkdir()
+    with GradedTasks(TASKS) as tasks, pytest.raises(BadFile, match=r"answers\.jsonl: "):
+        likelihood_start(engine, tasks, render(engine, TASKS, 6), SETTINGS, tmp_path)
