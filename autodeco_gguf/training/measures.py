@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.files.jsonl import read_lines
 from autodeco_gguf.training.rewards import Group
 
@@ -43,9 +44,11 @@ class Measures:
 
     @classmethod
     def of(cls, found: Sequence[Group]) -> Measures:
-        """Of all of them."""
+        """Of all of them. Raises ModelFailed where no token was drawn: there is no mean."""
         results = [one.result for group in found for one in group.answers]
         t, p = (np.concatenate([getattr(r, name) for r in results]) for name in ("temperature", "top_p"))
+        if not len(t):
+            raise ModelFailed(f"no answer has a token: {results[0].error}")
         n = len(found)
         return cls(
             reward=sum(group.value for group in found) / n,

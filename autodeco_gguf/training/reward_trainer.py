@@ -172,7 +172,11 @@ class RewardTrainer:
     # ---- a round ----
 
     def train_round(self, drawn: Drawn = _silent) -> Round:
-        """Draw, grade, and make a step, unless no group has a difference; raises ModelFailed as ``Trainer`` does."""
+        """Draw, grade, and make a step, unless no group has a difference.
+
+        Raises:
+            ModelFailed: as ``Trainer``, :meth:`Reward.group` and :meth:`Measures.of` do.
+        """
         at, settings, begin = self._at.round, self._settings, time.perf_counter()
         lr = self._peak_lr * 0.5 * (1.0 + math.cos(math.pi * at / self.rounds))
         found = self.draw(self.items_of(at), f"round {at}", drawn)

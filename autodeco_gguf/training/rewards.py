@@ -23,7 +23,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from autodeco_gguf.answers.stream import Answer
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.scoring import Scorer
 
 REWARDS = ("correct", "any", "distinct")
@@ -35,6 +36,11 @@ def check_reward(name: str) -> None:
     if name not in REWARDS and not all(name.partition(":")):
         message = f"reward {name!r}, expected one of {', '.join(REWARDS)}, or module:function of your own"
         raise InvalidInput(message, key="reward", found=name, expected=REWARDS)
+
+
+def no_answer(problem: Problem, error: str | None) -> ModelFailed:
+    """The error for a problem whose answers all failed in the model, the first as ``error`` says: none has a value."""
+    return ModelFailed(f"{problem.where}: every answer failed in the model: {error}", file=problem.file)
 
 
 def rewards_of(name: str, right: Sequence[bool], keys: Sequence[str]) -> list[float]:
@@ -69,7 +75,7 @@ class Group:
     """The k graded answers to one problem, what each is worth, and what they are worth together.
 
     ``value`` is what a reward is after, for one group: the share of right answers, whether one is right, the number of
-    different right ones, or the mean of the user's own.
+    different right ones, or the mean of the user's own, which has no answers that failed in the model.
     """
 
     answers: tuple[Answer, ...]
@@ -118,11 +124,17 @@ class Reward:
         self._opened.close()
 
     def group(self, answers: Sequence[Answer]) -> Group:
-        """The rewards of all answers to one problem.
+        """The rewards of all answers to one problem; one that failed in the model is wrong, and no function sees it.
 
         Raises:
             BadFile: the checker, or the function, failed on one; the problem is named as file:line.
+            ModelFailed: the function has none to see.
         """
+        if self._scorer is not None:
+            first = answers[0]
+            answers = [one for one in answers if one.result.finish_reason != "error"]
+            if not answers:
+                raise no_answer(first.item.problem, first.result.error)
         right = [one.graded() for one in answers]
         if self._scorer is None:
             rewards = rewards_of(self.name, right, [one.key for one in answers])

@@ -20,7 +20,7 @@ from autodeco_gguf.files.journal import reading
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.scoring import Scorer
 from autodeco_gguf.tasks.tasks import Task
-from autodeco_gguf.training.rewards import REWARDS
+from autodeco_gguf.training.rewards import REWARDS, no_answer
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
     Raises:
         InvalidInput: the function cannot be imported.
         BadFile: it failed on an answer; the problem is named as file:line.
+        ModelFailed: the model failed on all answers to a problem.
     """
     if reward in REWARDS:
 
@@ -70,8 +71,12 @@ def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
 
 
 def _mean(scorer: Scorer, problem: Problem, samples: Sequence[Sample]) -> float:
+    """Over those that did not fail in the model."""
+    drawn = [sample for sample in samples if sample.finish_reason != "error"]
+    if not drawn:
+        raise no_answer(problem, samples[0].error)
     with problem.located():
-        scores = [scorer.score(problem.text, sample.text, problem.answer) for sample in samples]
+        scores = [scorer.score(problem.text, sample.text, problem.answer) for sample in drawn]
     return math.fsum(scores) / len(scores)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from autodeco_gguf.answers.items import Item
 from autodeco_gguf.answers.stream import Answer
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.tasks.grading import Grade
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.training.measures import Measures, report_of
@@ -20,7 +21,8 @@ from autodeco_gguf.training.rewards import Reward
 
 
 def answer(text: str, correct: bool, t: list[float], p: list[float], reason: str = "stop") -> Answer:
-    result: Any = SimpleNamespace(text=text, finish_reason=reason, temperature=np.float32(t), top_p=np.float32(p))
+    values = {"temperature": np.float32(t), "top_p": np.float32(p), "error": "out of memory"}
+    result: Any = SimpleNamespace(text=text, finish_reason=reason, **values)
     return Answer(Item("t", 0, Problem("x", "y", 1), [1]), 0, result, Grade(correct), 0.0)
 
 
@@ -42,6 +44,13 @@ def test_means_over_groups_and_over_tokens() -> None:
         length=1.5,
         cut=0.25,
     )
+
+
+def test_without_a_token_there_is_no_mean() -> None:
+    with Reward("correct") as reward:
+        group = reward.group([answer("", False, [], [], "error")] * 2)
+    with pytest.raises(ModelFailed, match=r"^no answer has a token: out of memory$"):
+        Measures.of([group])
 
 
 @pytest.mark.parametrize(("kept", "words"), [(5, "Round 5 is kept: reward 0.750 on 9"), (0, "No round was better")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from autodeco_gguf.answers.items import Item
 from autodeco_gguf.answers.stream import Answer
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.tasks.grading import Grade
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.training.rewards import Reward, check_reward, rewards_of, weights_of
@@ -20,8 +21,8 @@ from autodeco_gguf.training.rewards import Reward, check_reward, rewards_of, wei
 ITEM = Item("t", 0, Problem("Say it", "it", 3, "p.jsonl"), [1])
 
 
-def answer(text: str, correct: bool | None, error: str | None = None) -> Answer:
-    result: Any = SimpleNamespace(text=text, finish_reason="stop", temperature=[1.0])
+def answer(text: str, correct: bool | None, error: str | None = None, reason: str = "stop") -> Answer:
+    result: Any = SimpleNamespace(text=text, finish_reason=reason, temperature=[1.0], error=error)
     return Answer(ITEM, 0, result, Grade(correct, error), 0.0)
 
 
@@ -63,6 +64,19 @@ def test_weights_of_equal_rewards_are_exactly_0() -> None:
 def test_a_checker_that_failed_is_named() -> None:
     with Reward("correct") as reward, pytest.raises(BadFile, match=r"^p\.jsonl:3: the checker failed .*: no way$"):
         reward.group([answer("a", True), answer("b", None, "no way")])
+
+
+def test_a_function_sees_no_answer_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of_length.py").write_text("def score(prompt, text, answer):\n    return len(text)\n")
+    monkeypatch.chdir(tmp_path)
+    failed = answer("part of", False, "out of memory", "error")
+    with Reward("of_length:score") as reward:
+        group = reward.group([failed, answer("a", True), answer("abc", False)])
+        assert (len(group.answers), group.rewards, group.value) == (2, (1, 3), 2)
+        with pytest.raises(ModelFailed, match=r"^p\.jsonl:3: every answer failed in the model: out of memory$"):
+            reward.group([failed] * 2)
+    with Reward("correct") as reward:
+        assert reward.group([failed, answer("a", True)]).rewards == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["", "best", "own", "own:", ":score", "Correct"])

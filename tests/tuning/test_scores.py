@@ -11,11 +11,12 @@ from fake_engine import TASKS, FakeEngine, FakeGrader, samples_of
 
 from autodeco_gguf.answers import items
 from autodeco_gguf.answers.items import GradedTasks
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.evaluation.methods import parse_methods
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.runner import evaluate
 from autodeco_gguf.evaluation.settings import EvalSettings
+from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.tuning.scores import Row, measuring, rows
 
 SETTINGS = EvalSettings(k=4, seeds=3)
@@ -121,3 +122,24 @@ def test_a_function_of_ones_own(
         found(evaluated, "scored:broken")
     with pytest.raises(InvalidInput, match="reward 'missing:f': 'missing' cannot be imported"):
         found(evaluated, "missing:f")
+
+
+def test_a_function_sees_no_answer_that_failed(
+    evaluated: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first problem one failed, and then all of them."""
+    (tmp_path / "of_length.py").write_text("def score(prompt, text, answer):\n    return len(text)\n")
+    monkeypatch.chdir(tmp_path)
+    results = replace(evaluated[1], methods=evaluated[1].methods[1:2])
+    lines = [s for s in samples_of(evaluated[0]) if s["config"] == "static:1,1"]
+    first = [s for s in lines if (s["task"], s["problem"]) == ("sums", 0)]
+    with measuring("of_length:score", 10.0) as measure:
+        first[0].update(text="part of what it is", finish_reason="error", error="out of memory")
+        write_lines(tmp_path / "samples.jsonl", lines)
+        (row,) = rows(tmp_path, results, TASKS, measure)
+        assert row.values[0] == pytest.approx(np.mean([len(s["text"]) for s in first[1:]]))
+        for s in first:
+            s.update(finish_reason="error", error="out of memory")
+        write_lines(tmp_path / "samples.jsonl", lines)
+        with pytest.raises(ModelFailed, match=r"^sums\.jsonl:1: every answer failed in the model: out of memory$"):
+            rows(tmp_path, results, TASKS, measure)
