@@ -73,6 +73,11 @@ class Tuned:
         return Unit.of(self.settings.measure)
 
     @property
+    def adapter(self) -> Path | None:
+        """With the heads to take; None where none are to be taken, or those in the model itself."""
+        return {HEADS: self.trained, OWN: self.own}.get(self.verdict.chosen)
+
+    @property
     def command(self) -> str | None:
         """The line to use what was found.
 
@@ -83,9 +88,8 @@ class Tuned:
             file = self.file or self.model
             is_plain = file.is_file() and ModelFile.open(file).kind == "plain"
             return f"llama-cli -m {shlex.quote(str(file))} {self.llama_cpp_options}" if is_plain else None
-        heads = {HEADS: self.trained, OWN: self.own}.get(name)
-        if heads is not None:
-            return f"autodeco-gguf run {model} --heads {shlex.quote(str(heads))}"
+        if self.adapter is not None:
+            return f"autodeco-gguf run {model} --heads {shlex.quote(str(self.adapter))}"
         pair = self.chosen.config.pair
         if pair is None:
             return f"autodeco-gguf run {model}"
@@ -242,7 +246,7 @@ def values(tuned: Tuned) -> dict[str, object]:
         "chosen": tuned.verdict.chosen,
         "temperature": None if pair is None else pair[0],
         "top_p": None if pair is None else pair[1],
-        "adapter": None if tuned.verdict.chosen != HEADS else str(tuned.trained),
+        "adapter": None if tuned.adapter is None else str(tuned.adapter),
         "command": tuned.command,
         "measure": tuned.settings.measure,
         "rows": {name: _values(tuned, row) for name, row in tuned.rows.items()},

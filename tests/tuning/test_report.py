@@ -29,6 +29,8 @@ CONFIGS = {
     "pair": Config.static(0.7, 0.85),
     "heads": Config("autodeco"),
     "mean of heads": Config.static(0.5717, 0.7312),
+    "own heads": Config("autodeco"),
+    "mean of own heads": Config.static(0.5717, 0.7312),
 }
 CHAT = """--chat-template-kwargs '{"enable_thinking": false}'"""
 LLAMA_CPP = '--samplers "top_k;top_p;min_p;temperature" --top-k 40 --top-p 0.95 --min-p 0.05 --temp 0.8'
@@ -99,6 +101,16 @@ def test_heads() -> None:
     assert (told["chosen"], told["adapter"], told["temperature"]) == ("heads", "tuned/heads.gguf", None)
     assert told["rows"]["heads"]["mean"] == pytest.approx(0.53)
     assert [c["ahead"] for c in told["claims"]] == ["pair"] * 3 + ["heads"] * 5
+
+
+@pytest.mark.parametrize(
+    ("own", "option"), [(Path("own.gguf"), " --heads own.gguf"), (None, "")], ids=["given", "in the model"]
+)
+def test_own_heads_are_named_where_they_were_given(own: Path | None, option: str) -> None:
+    told = values(made({**MEANS, "own heads": 0.53, "mean of own heads": 0.4}, own=own))
+    assert (told["chosen"], told["temperature"], told["top_p"]) == ("own heads", None, None)
+    assert told["adapter"] == (None if own is None else "own.gguf")
+    assert told["command"] == f"autodeco-gguf run 'my models/m.gguf'{option}"
 
 
 def test_heads_that_lost_are_named_and_the_pair_is_taken() -> None:
