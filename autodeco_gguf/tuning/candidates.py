@@ -75,7 +75,7 @@ class Trial:
             for part, (again, first, last) in enumerate(passes(starts[number], plan.rungs[number].problems, n)):
                 name = f"{number + 1}" + (f".{part + 1}" if part else "")
                 part_of = chosen(tasks, first, last)
-                problems = [problem.where for task in part_of for problem in task.problems]
+                problems = [problem.text for task in part_of for problem in task.problems]
                 for row in self.run(part_of, directory / name, methods, stage, seed=again):
                     values[row.config].extend(zip(problems, row.values.tolist(), strict=True))
             return values

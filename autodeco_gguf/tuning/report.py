@@ -17,7 +17,7 @@ from autodeco_gguf.tuning.plan import Plan, Speed, duration
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.search import Found
 from autodeco_gguf.tuning.settings import TuneSettings
-from autodeco_gguf.tuning.split import Split, size
+from autodeco_gguf.tuning.split import Split, different
 from autodeco_gguf.tuning.verdict import HEADS, LLAMA_CPP, OWN, Unit, Verdict, label, words
 
 SHOWN = 5
@@ -35,10 +35,10 @@ class Tuned:
         plan: what it did.
         speed: what that was planned with.
         found: the pairs that were tried, the best first.
-        rows: what was compared on the test, by name.
+        rows: what was compared on the test, by name; problems with the same text count as one.
         pair: the name of the row with the best pair.
         verdict: which row to take, and what shows it.
-        tested: the task of each test problem.
+        tested: the task of each of these problems.
         seconds: that it took.
         file: where the model lies; None: where it was named.
         own: an adapter that was given, None where there was none.
@@ -137,14 +137,14 @@ def page(tuned: Tuned) -> str:
     """The report as Markdown that is read as it stands, too."""
     first, *others = words(tuned.verdict, tuned.rows, tuned.pair, tuned.unit)
     parts = [
-        f"# How to decode with {tuned.model.name} on {', '.join(dict.fromkeys(tuned.tested))}",
+        f"# How to decode with {tuned.model.name} on {', '.join(task.name for task in tuned.parts.test)}",
         first,
         *_line(tuned),
         *_elsewhere(tuned),
         "\n".join(f"- {sentence}" for sentence in (*others, *_without_heads(tuned))),
         markdown([_cells(tuned, row) for row in tuned.rows.values()]),
         "\n".join(f"- {note}" for note in _notes(tuned)),
-        f"The search on {count(size(tuned.parts.search), 'other problem')}, the best of {len(tuned.found)} pairs:",
+        f"The search on {count(different(tuned.parts.search), 'other problem')}, the best of {len(tuned.found)} pairs:",
         markdown([_found_cells(tuned, one) for one in tuned.found[:SHOWN]]),
         _facts(tuned),
     ]
@@ -230,7 +230,7 @@ def _notes(tuned: Tuned) -> list[str]:
 
 
 def _facts(tuned: Tuned) -> str:
-    search, test = size(tuned.parts.search), size(tuned.parts.test)
+    search, test = different(tuned.parts.search), different(tuned.parts.test)
     rounds = f", {tuned.plan.rounds} rounds of training" if tuned.plan.rounds else ""
     return (
         f"{count(search + test, 'problem')}, split by seed {tuned.settings.seed}: {search} to search and train on, "

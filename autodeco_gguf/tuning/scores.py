@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.scoring import Scorer
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.rewards import REWARDS, no_answer
+from autodeco_gguf.tuning.search import by_problem
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Row:
     tokens: float
     temperature: float | None
     top_p: float | None
+
+    def merged(self, texts: Sequence[str]) -> Row:
+        """With a value for each different text, the mean of its problems, in the order in which they come first."""
+        values = by_problem(list(zip(texts, self.values.tolist(), strict=True)))
+        return replace(self, values=np.array(values))
 
 
 Measure = Callable[[Config, Groups, EvalSettings, Mapping[ProblemKey, Problem]], Array]

@@ -59,7 +59,7 @@ def halve(candidates: Sequence[Candidate], rungs: Sequence[Rung], score: Score[C
         values = score(number, left)
         for candidate in left:
             seen[candidate].extend(values[candidate])
-        left.sort(key=lambda c: (-_rounded(_by_problem(seen[c])), candidates.index(c)))
+        left.sort(key=lambda c: (-_rounded(by_problem(seen[c])), candidates.index(c)))
     return [_found(candidate, seen[candidate]) for candidate in [*left, *ranking]]
 
 
@@ -68,7 +68,7 @@ def _rounded(values: Sequence[float]) -> float:
     return round(math.fsum(values) / len(values), 9)
 
 
-def _by_problem(seen: Seen) -> list[float]:
+def by_problem(seen: Seen) -> list[float]:
     """The mean of each problem: that it was seen again makes it no other one."""
     values: dict[Hashable, list[float]] = {}
     for problem, value in seen:
@@ -77,6 +77,6 @@ def _by_problem(seen: Seen) -> list[float]:
 
 
 def _found(candidate: Candidate, seen: Seen) -> Found[Candidate]:
-    values = _by_problem(seen)
+    values = by_problem(seen)
     mean, se = mean_se(np.array(values))
     return Found(candidate, mean, se, len(values))

@@ -87,3 +87,8 @@ def _too_few(found: str, least: int) -> BadFile:
 def size(tasks: Sequence[Task]) -> int:
     """Problems of all of them."""
     return sum(len(task.problems) for task in tasks)
+
+
+def different(tasks: Sequence[Task]) -> int:
+    """Problems with different texts of all of them: the same one again says nothing new of ways to decode."""
+    return len({problem.text for task in tasks for problem in task.problems})

@@ -303,9 +303,11 @@ class _Run:
 
     def _end(self, plan: Plan, speed: Speed, found: list[Found[Config]], rows: list[Row], file: Path) -> Tuned:
         """Decide, and write it down."""
-        by_name = {row.name: row for row in rows}
+        asked = [(p.text, t.name) for t in chosen(self.parts.test, 0, plan.test_problems) for p in t.problems]
+        texts, task_of = [text for text, _ in asked], dict(reversed(asked))
+        tested = [task_of[text] for text in dict.fromkeys(texts)]
+        by_name = {row.name: row.merged(texts) for row in rows}
         pair = next(row.name for row in rows if row.config == found[0].candidate)
-        tested = [t.name for t in chosen(self.parts.test, 0, plan.test_problems) for _ in t.problems]
         tuned = Tuned(
             model=self.model,
             settings=self.settings,

@@ -315,3 +315,18 @@ def test_seconds_of_a_run_that_was_killed_count(tmp_path: Path) -> None:
     assert seconds[0] > 2 * module.WRITTEN_S
     goes_on = module.tune(MODEL, TASKS, killed, SETTINGS, clock=lambda: 0.0)
     assert goes_on.seconds > seconds[0] - module.WRITTEN_S
+
+
+def test_a_problem_that_is_there_again_is_no_evidence_of_its_own(tmp_path: Path) -> None:
+    """Each of 30 problems stands in one task four times, and in another once more."""
+    many = task("sums", 30)
+    tasks = (replace(many, problems=many.problems * 4), replace(many, name="again"))
+    ticks = itertools.count()
+    found = module.tune(MODEL, tasks, tmp_path, SETTINGS, clock=lambda: next(ticks) / 1000)
+    assert (found.plan.test_problems, len(found.tested), set(found.tested)) == (60, 12, {"sums"})
+    assert {row.values.shape for row in found.rows.values()} == {(12,)}
+    assert max(one.problems for one in found.found) == 18
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# How to decode with m.gguf on sums, again\n")
+    assert "With 12 problems to compare on only large differences show." in text
+    assert "30 problems, split by seed 0: 18 to search and train on, 12 to compare on." in text
