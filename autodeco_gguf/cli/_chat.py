@@ -60,6 +60,7 @@ def chat(
     conversation: Conversation,
     request: Request,
     file: Mapping[str, Any],
+    own: set[str],
     show: Show,
     guide: Guide | None,
     history: bool,
@@ -70,14 +71,15 @@ def chat(
         engine: what answers.
         conversation: what was said before.
         request: how messages are answered.
-        file: what the model's file recommends for what the request leaves open.
+        file: what the model's file recommends.
+        own: what options say, whatever the file does.
         show: how answers are shown.
         guide: what to say of the model; None: nothing.
         history: keep what is typed for the next chat.
     """
     with CtrlC() as ctrl_c:
         typed = reader(ctrl_c, history_path() if history else None, completions)
-        _run(Session(engine, conversation, request, show, ctrl_c, typed, file), guide)
+        _run(Session(engine, conversation, request, show, ctrl_c, typed, file, own), guide)
 
 
 def _run(session: Session, guide: Guide | None) -> None:

@@ -17,7 +17,7 @@ from autodeco_gguf.cli._config import near
 from autodeco_gguf.cli._paths import file_completions, last_words, typed_path
 from autodeco_gguf.cli._reader import Reader
 from autodeco_gguf.cli._screen import SCALES, harmless
-from autodeco_gguf.engine.file_sampling import settled
+from autodeco_gguf.engine.file_sampling import settled, unnamed
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.atomic import check_output, write_bytes
 from autodeco_gguf.files.reading import read_json
@@ -40,7 +40,7 @@ class Session:
         ctrl_c: what Ctrl-C does.
         reader: where messages are typed.
         file: what the model's file recommends.
-        own: of that, what the user has set otherwise.
+        own: what the user has set, by an option or since.
         told: the answers so far.
         ended: no message follows.
     """
@@ -68,7 +68,7 @@ class Session:
     @property
     def recommended(self) -> dict[str, Any]:
         """What the file recommends and the user has not set."""
-        return {name: value for name, value in self.file.items() if name not in self.own}
+        return unnamed(self.file, self.own)
 
     @property
     def heads_line(self) -> str:

@@ -144,14 +144,14 @@ def run_command(
     entropy = show.as_json or chats or show.color == "entropy"
     request = Request(text, max_tokens=max_tokens, entropy=entropy, top=show.top, **sampling)
     with _load(model, heads, ctx, machine, request, chat_template_kwargs) as engine:
-        recommended = _recommended(engine, request, [*sampling])
+        recommended, own = _recommended(engine, request, [*sampling])
         guide = None if raw else guide_to(engine)
         conversation = Conversation(engine, system=system, raw=raw, seed=seed, remembers=guide is None)
         conversation.overflow, show = overflow, replace(show, completes=engine.chat is None and not raw)
         if chats:
-            chat(engine, conversation, request, recommended, show, guide, history)
+            chat(engine, conversation, request, recommended, own, show, guide, history)
         else:
-            request = _settled(engine, request, recommended)
+            request = _settled(engine, request, recommended, own)
             _answer(conversation, request, show, None if guide is None or guide.understands(text) else guide)
 
 
@@ -172,23 +172,22 @@ def _model_and_prompt(
     return option or model, " ".join(words) if words else prompt
 
 
-def _recommended(engine: Engine, request: Request, options: list[str]) -> dict[str, Any]:
-    """What the model's file recommends and no option says otherwise; tells the user who decides."""
+def _recommended(engine: Engine, request: Request, options: list[str]) -> tuple[dict[str, Any], set[str]]:
+    """What the model's file recommends, and which options say otherwise; tells the user who decides."""
     from autodeco_gguf.cli._settings import heads_line
-    from autodeco_gguf.engine.file_sampling import file_sampling
+    from autodeco_gguf.engine.file_sampling import file_sampling, unnamed
 
     context = click.get_current_context()
-    named = {name for name in options if context.get_parameter_source(name) != ParameterSource.DEFAULT}
-    found = file_sampling(engine.context.file.base())
-    recommended = {name: value for name, value in found.items() if name not in named}
-    click.echo(f"heads: {heads_line(engine.heads, request, recommended)}", err=True)
-    return recommended
+    own = {name for name in options if context.get_parameter_source(name) != ParameterSource.DEFAULT}
+    file = file_sampling(engine.context.file.base())
+    click.echo(f"heads: {heads_line(engine.heads, request, unnamed(file, own))}", err=True)
+    return file, own
 
 
-def _settled(engine: Engine, request: Request, recommended: dict[str, Any]) -> Request:
-    from autodeco_gguf.engine.file_sampling import settled
+def _settled(engine: Engine, request: Request, recommended: dict[str, Any], own: set[str]) -> Request:
+    from autodeco_gguf.engine.file_sampling import settled, unnamed
 
-    return settled(request, engine.heads, recommended)
+    return settled(request, engine.heads, unnamed(recommended, own))
 
 
 def _effective(show: Show, chats: bool) -> Show:

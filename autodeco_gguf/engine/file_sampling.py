@@ -31,13 +31,18 @@ def file_sampling(base: GgufFile) -> dict[str, Any]:
     return given
 
 
+def unnamed(file: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
+    """Of :func:`file_sampling` what a user has not named."""
+    return {name: value for name, value in file.items() if name not in named}
+
+
 def of_the_file(request: Request, heads: Collection[str], file: Mapping[str, Any]) -> dict[str, Any]:
     """What the file decides of a request: T and P where no head does, and the rest where no head decides anything.
 
     Args:
         request: whose temperature and top_p of None are left open.
         heads: those that decide what is open.
-        file: :func:`file_sampling`, without what a user has named.
+        file: :func:`unnamed`, of :func:`file_sampling`.
     """
     is_open = {name for name in HEADS if getattr(request, name) is None}
     values = {name: file[name] for name in sorted(is_open - {*heads}) if name in file}

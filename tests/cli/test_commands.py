@@ -201,3 +201,22 @@ def test_the_file_decides_where_no_head_does(qwen2: Case, tmp_path: Path) -> Non
         ):
             screen.prompt()
             assert screen.say(typed)[-2] == said
+
+
+@pytest.mark.parametrize("way", ["options", "defaults"])
+def test_what_was_given_at_the_start_is_given_back_to_the_file(
+    way: str, qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"temp": (0.25, Kind.FLOAT32), "top_p": (0.75, Kind.FLOAT32), "top_k": (5, Kind.INT32)}
+    model = rewrite(qwen2.base, tmp_path / "m.gguf", metadata={f"general.sampling.{k}": v for k, v in keys.items()})
+    (tmp_path / "config.toml").write_text("[run]\ntemperature = 0.5\n" if way == "defaults" else "")
+    monkeypatch.setenv("AUTODECO_CONFIG", str(tmp_path / "config.toml"))
+    with Screen(model, *(("--temp", 0.5) if way == "options" else ()), "--top-k", 3, columns=150) as screen:
+        for typed, said in (
+            ("/heads", "heads: none (temperature fixed at 0.5, top-p 0.75 by the model's file)"),
+            ("/set top_k", "top_k: 3"),
+            ("/set top_k default", "top_k: 5 (by the model's file)"),
+            ("/set temperature default", "temperature: 0.25 (by the model's file)"),
+        ):
+            screen.prompt()
+            assert screen.say(typed)[-2] == said
