@@ -119,8 +119,6 @@ def show_options(command: F) -> F:
     def collecting(*args: Any, **values: Any) -> Any:
         names = {"trace": "show_trace", "as_json": "as_json", "color": "color", "stats": "stats", "top": "top"}
         show = Show(**{name: values.pop(given) for name, given in names.items()})
-        if show.as_json and show.trace:
-            raise click.UsageError("--json has the trace already; leave --trace out")
         return command(*args, show=show, **values)
 
     return reduce(lambda f, option: option(f), reversed(_OPTIONS), cast("F", collecting))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from autodeco_gguf.cli._config import source_of
+from autodeco_gguf.cli._config import is_typed, source_of
 from autodeco_gguf.cli._prompt import clean, read_text
 from autodeco_gguf.cli._types import File
 from autodeco_gguf.errors import InvalidInput
@@ -56,6 +56,7 @@ def sampling_options(command: F) -> F:
         sampling = {name: values.pop(name) for name in names}
         Sampling(**sampling).check()  # before a model is loaded
         given = {name: value for name in _GRAMMARS if (value := values.pop(name)) is not None}
+        given = {name: value for name, value in given.items() if is_typed(name)} or given
         try:
             sampling["grammar"] = _grammar(**given)
         except InvalidInput as e:

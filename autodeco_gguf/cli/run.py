@@ -192,12 +192,13 @@ def _settled(engine: Engine, request: Request, recommended: dict[str, Any], own:
 
 def _effective(show: Show, chats: bool) -> Show:
     """What has an effect here; UsageError for an option without one that is typed, not the user's default."""
-    as_json = show.as_json and not chats
+    as_json = show.as_json and not chats and (is_typed("as_json") or not is_typed("show_trace"))
     _refuse(
+        (is_typed("as_json") and is_typed("show_trace"), "--json has the trace already; leave --trace out"),
         (chats and is_typed("as_json"), "--json needs a prompt: give -p or standard input"),
         (is_typed("top") and not (chats or as_json), "--top needs --json, or a chat"),
     )
-    return replace(show, as_json=as_json, top=show.top if as_json or chats else None)
+    return replace(show, as_json=as_json, trace=show.trace and not as_json, top=show.top if as_json or chats else None)
 
 
 def _refuse(*wrong: tuple[object, str]) -> None:

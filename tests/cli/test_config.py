@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from broken import assert_refused, invoke
+from broken import Terminal, assert_refused, invoke
 from click.testing import CliRunner
 
 from autodeco_gguf.cli import VERBS, cli
@@ -231,3 +231,21 @@ def test_words_that_are_typed_go_before_the_user_s_prompt(config: Path, capfd: C
     assert json.loads(trace[0])["prompt"] == "Hello"
     trace = invoke(capfd, "run", DEMO_MODEL, "--json", "-t", 1).out.splitlines()
     assert json.loads(trace[0])["prompt"] == "Tell"
+
+
+def test_a_trace_and_json_of_which_one_is_typed(config: Path, capfd: Capture) -> None:
+    given = ("run", "-p", "Tell a story about Mia with 47 and 38.", "--temp", 0, "-n", 4, "-t", 1)
+    as_json, traced = (invoke(capfd, *given, option) for option in ("--json", "--trace"))
+    assert_refused(invoke(capfd, *given, "--json", "--trace"), "--json has the trace already", status=2)
+    for defaults, option, expected in (
+        ("trace = true", "--json", as_json),
+        ("json = true", "--trace", traced),
+        ("trace = true\njson = true", "--stats", as_json),
+    ):
+        config.write_text(f"[run]\n{defaults}\n")
+        outcome = invoke(capfd, *given, option)
+        assert (outcome.status, outcome.out.splitlines()[:-1]) == (0, expected.out.splitlines()[:-1])
+    with Terminal("run", "-t", 1, "--temp", 0, "-n", 4) as terminal:
+        terminal.wait_for(b"> ")
+        terminal.send(b"Tell a story about Mia with 47 and 38.\r")
+        terminal.wait_for(rb"\r\nT +0")

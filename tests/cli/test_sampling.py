@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.sampling import Sampling
 
 
-def sampling_of(*args: str) -> Sampling:
+def sampling_of(*args: str, **defaults: str) -> Sampling:
     found: list[Sampling] = []
 
     @click.command()
@@ -22,7 +23,7 @@ def sampling_of(*args: str) -> Sampling:
     def command(sampling: dict[str, Any]) -> None:
         found.append(Sampling(**sampling))
 
-    result = CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False)
+    result = CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False, default_map=defaults)
     assert result.exit_code == 0, result.output
     return found[0]
 
@@ -55,3 +56,13 @@ def test_what_will_not_do_is_said_before_a_model_is_loaded(given: tuple[str, str
 def test_every_way_to_a_grammar() -> None:
     for way in (("--grammar", 'root ::= "a"'), ("--json-schema", '{"type": "null"}'), ("-j", '{"type": "null"}')):
         assert sampling_of(*way).grammar is not None
+
+
+def test_a_grammar_that_is_typed_goes_before_another_that_is_a_default() -> None:
+    grammar, schema = 'root ::= "a"', '{"type": "null"}'
+    assert isinstance(sampling_of("-j", schema, grammar=grammar).grammar, SchemaGrammar)
+    assert isinstance(sampling_of("--grammar", grammar, json_schema=schema).grammar, LlamaGrammar)
+    with pytest.raises(click.UsageError, match="give one of"):
+        sampling_of("-j", schema, "--grammar", grammar)
+    with pytest.raises(click.UsageError, match="give one of"):
+        sampling_of(grammar=grammar, json_schema=schema)
