@@ -60,8 +60,10 @@ def changed(request: Request, name: str, value: str) -> Request:
 
 def _parsed(name: str, value: str) -> Any:
     if name == "stop":
+        words = shlex.shlex(_escaped(value), posix=True)  # before it takes the backslashes outside of quotes
+        words.whitespace_split, words.whitespace, words.commenters = True, " ", ""
         try:
-            return tuple(_escaped(text) for text in shlex.split(value))
+            return tuple(words)
         except ValueError as e:
             raise InvalidInput(f"stop {value}: {e}; quote a text with spaces", key=name) from e
     if name == "grammar":

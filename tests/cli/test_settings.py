@@ -36,6 +36,8 @@ def test_a_setting_is_changed_and_given_back() -> None:
         ("max_tokens", "-1", None),
         ("stop", "'a b' c", ("a b", "c")),
         ("stop", r'"\n\n" "a\tb"', ("\n\n", "a\tb")),
+        ("stop", r"\n a\tb# '\n'", ("\n", "a\tb#", "\n")),
+        ("stop", r"""a\ b 'a\b' "say \"hi\"" """, ("a b", "a\\b", 'say "hi"')),
     ):
         new = settings.changed(request, name, value)
         assert getattr(new, name) == expected
