@@ -36,7 +36,7 @@ def is_chat(prompt: str | None, file: Path | None) -> bool:
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The file, standard input unless it is a terminal, and the prompt: those that are there, a line apart.
+    """The file and standard input, unless empty or a terminal, and the prompt: those that are there, a line apart.
 
     Raises:
         BadFile: the file cannot be read.
@@ -44,7 +44,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     """
     alone = prompt is None and file is None
     parts = [
-        None if file is None else _without_newline(read_text(file)),
+        None if file is None else _without_newline(read_text(file)) or None,
         _without_newline(_read_stdin(alone)) or None,
         None if prompt is None else clean(prompt, "the prompt"),
     ]

@@ -31,11 +31,19 @@ def test_standard_input_alone(data: bytes, expected: str, monkeypatch: pytest.Mo
     assert read_prompt(None, None) == expected
 
 
-@pytest.mark.parametrize(("data", "expected"), [(b"stdin\n", "file\nstdin\nprompt"), (b"", "file\nprompt")])
+@pytest.mark.parametrize(
+    ("file", "data", "expected"),
+    [
+        ("file\n", b"stdin\n", "file\nstdin\nprompt"),
+        ("file\n", b"", "file\nprompt"),
+        ("", b"stdin\n", "stdin\nprompt"),
+        ("\n", b"", "prompt"),
+    ],
+)
 def test_what_is_given_is_put_together(
-    data: bytes, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, data: bytes, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "f").write_text("file\n")
+    (tmp_path / "f").write_text(file)
     (tmp_path / "stdin").write_bytes(data)
     with (tmp_path / "stdin").open() as f:
         monkeypatch.setattr(sys, "stdin", f)
