@@ -95,12 +95,19 @@ def check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:
     """Raise BadFile for an output that is an input under any name, that exists without force, or cannot be made."""
+    check_name(path)
     with bad_file(path, "cannot be written"):
         if path.is_dir():
             raise BadFile.of(path, "is a directory; give a file name")
         target = _target(path)
         check_new([path], inputs=inputs, force=force)
         _check_parent(target, path)
+
+
+def check_name(path: Path) -> None:
+    """Raise BadFile for the output "-", which elsewhere is standard output."""
+    if str(path) == "-":
+        raise BadFile.of(path, "is not standard output here; give a file name")
 
 
 def check_directory(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autodeco_gguf.errors import AutoDecoError, BadFile
-from autodeco_gguf.files.atomic import bad_file
+from autodeco_gguf.files.atomic import bad_file, check_name
 from autodeco_gguf.files.jsonl import dump_line
 from autodeco_gguf.files.lock import lock
 from autodeco_gguf.files.system import open_bytes, read_at, set_mode
@@ -46,6 +46,7 @@ class AnswerLog:
             Busy: another server writes to it.
         """
         self._path, self._warned = path, False
+        check_name(path)
         with bad_file(path, "cannot be written"):
             if path.exists() and not path.is_file():
                 raise BadFile.of(path, "is no regular file")

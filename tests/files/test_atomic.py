@@ -98,6 +98,14 @@ def test_refused_outputs(name: str, tmp_path: Path) -> None:
     assert error.value.file == str(tmp_path / file)
 
 
+def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for force in (False, True):
+        with pytest.raises(BadFile, match=r"^-: is not standard output here; give a file name$"):
+            check_output(Path("-"), force=force)
+    check_output(tmp_path / "-")
+
+
 def test_outputs_that_will_do(tmp_path: Path) -> None:
     d = made(tmp_path)
     check_output(d / "new", inputs=[d / "file", d / "nowhere"])

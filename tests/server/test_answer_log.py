@@ -190,3 +190,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str, words: str) -> No
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BadFile, match="is no regular file"):
         AnswerLog(tmp_path / "pipe")
+
+
+def test_standard_output_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadFile, match=r"^-: is not standard output here; give a file name$"):
+        AnswerLog(Path("-"))
