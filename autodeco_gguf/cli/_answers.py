@@ -18,6 +18,7 @@ import click
 from autodeco_gguf.cli._common import terminal
 from autodeco_gguf.cli._screen import SCALES, Screen, can_color, legend
 from autodeco_gguf.cli._statistics import line, summarize, table
+from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ _OPTIONS = (
     ),
     click.option(
         "--top",
-        type=click.IntRange(0, 64),
+        type=IntRange(0, 64),
         help="With --json, and in what a chat writes: log-probabilities, and so many tokens that were likely too.",
     ),
     click.option("--stats", is_flag=True, help="Show all statistics: speeds, range of T and P, seed."),

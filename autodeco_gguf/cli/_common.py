@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
-from autodeco_gguf.cli._types import File, FloatRange
+from autodeco_gguf.cli._types import File, FloatRange, IntRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, MAX_THREADS, Machine
@@ -41,7 +41,7 @@ GGUF = File(path_type=Path)
 option = partial(click.option, show_default=True)
 
 max_tokens_option = click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
+    "-n", "--max-tokens", type=IntRange(min=1), help="Longest answer in tokens.  [default: the context]"
 )
 
 _ANSWERS = (
@@ -49,10 +49,10 @@ _ANSWERS = (
     click.option(
         "-c",
         "--ctx",
-        type=click.IntRange(1, MAX_CONTEXT),
+        type=IntRange(1, MAX_CONTEXT),
         help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
     ),
-    click.option("--parallel", type=click.IntRange(min=1), default=16, show_default=True, help="Answers at a time."),
+    click.option("--parallel", type=IntRange(min=1), default=16, show_default=True, help="Answers at a time."),
 )
 
 
@@ -216,9 +216,7 @@ _PLACES = (
         callback=_shares,
         help="Share of each device, as 3,1.  [default: by free memory]",
     ),
-    click.option(
-        "-mg", "--main-gpu", type=click.IntRange(min=0), help="Number, from 0, of the device that has all of it."
-    ),
+    click.option("-mg", "--main-gpu", type=IntRange(min=0), help="Number, from 0, of the device that has all of it."),
     click.option("--mlock", is_flag=True, help="Keep the model in RAM, so that it is not swapped out."),
     click.option("--mmap/--no-mmap", default=True, help="Map the file into memory, or read it.  [default: map]"),
 )
@@ -241,13 +239,13 @@ def machine_options(
     """
     flash = flash_help if flash_attn is None else "on" if flash_attn else "off"
     options = (
-        click.option("-t", "--threads", "n_threads", type=click.IntRange(1, MAX_THREADS), help=threads),
+        click.option("-t", "--threads", "n_threads", type=IntRange(1, MAX_THREADS), help=threads),
         option(
             "-ngl",
             "--gpu-layers",
             "--n-gpu-layers",
             "n_gpu_layers",
-            type=click.IntRange(min=-1),
+            type=IntRange(min=-1),
             default=-1,
             help="On the GPU; -1: all.",
         ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, commands_option, option
-from autodeco_gguf.cli._types import FloatRange
+from autodeco_gguf.cli._types import FloatRange, IntRange
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.module import HeadKind
@@ -114,7 +114,7 @@ OBJECTIVE_ONLY = (
 _CONTROL = (
     option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt."),
     option("--control-share", type=FloatRange(0, 1), default=0.25, help="Share of examples with commands."),
-    option("--control-pairs", type=click.IntRange(1, 16), default=1, help="Low and high commands of each of them."),
+    option("--control-pairs", type=IntRange(1, 16), default=1, help="Low and high commands of each of them."),
     option("--control-weight", default=1.0, help="Weight of the ranking loss."),
     option("--control-margin", default=0.1, help="Gap in mean T and P it asks for."),
     commands_option,

@@ -15,7 +15,7 @@ from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
 from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._objective import CONTROL_ONLY, NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
-from autodeco_gguf.cli._types import Source
+from autodeco_gguf.cli._types import Integer, IntRange, Source
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.measures import Measures, RewardReport
@@ -38,10 +38,10 @@ _OPTIONS = (
         help="Heads to begin with: new, a checkpoint, or a GGUF with heads; with --reward also likelihood: learnt from "
         "right answers at T = 1.  [default: new; likelihood with --reward]",
     ),
-    click.option("-k", type=int, default=16, show_default=True, help="Answers to a problem in a round."),
-    click.option("--rounds", type=int, default=30, show_default=True, help="Rounds: answers, and a step."),
+    click.option("-k", type=Integer(), default=16, show_default=True, help="Answers to a problem in a round."),
+    click.option("--rounds", type=Integer(), default=30, show_default=True, help="Rounds: answers, and a step."),
     max_tokens_option,
-    click.option("--parallel", type=click.IntRange(min=1), default=32, show_default=True, help="Answers at a time."),
+    click.option("--parallel", type=IntRange(min=1), default=32, show_default=True, help="Answers at a time."),
     click.option("--pull", type=float, default=0.001, show_default=True, help="Weight of the pull towards START."),
     click.option(
         "--t-range", metavar="LOW,HIGH", default="0.1,1.5", show_default=True, help="Where T is kept, of 0 to 2."

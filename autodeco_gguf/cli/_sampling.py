@@ -11,7 +11,7 @@ import click
 
 from autodeco_gguf.cli._config import is_typed, source_of
 from autodeco_gguf.cli._prompt import clean, read_text
-from autodeco_gguf.cli._types import File
+from autodeco_gguf.cli._types import File, IntRange
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
@@ -25,9 +25,7 @@ _OPTIONS = (
         help="Fix the temperature; 0: greedy.  [default: predicted]",
     ),
     click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
-    click.option(
-        "--top-k", type=click.IntRange(min=0), default=0, help="Keep so many tokens.  [default: 0, all of them]"
-    ),
+    click.option("--top-k", type=IntRange(min=0), default=0, help="Keep so many tokens.  [default: 0, all of them]"),
     click.option(
         "--min-p",
         type=click.FloatRange(0, 1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F
-from autodeco_gguf.cli._types import FloatRange, Source
+from autodeco_gguf.cli._types import FloatRange, IntRange, Source
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.adapters import ADAPTERS
 from autodeco_gguf.tasks.checkers import CHECKERS
@@ -37,7 +37,7 @@ _OPTIONS = (
         f"FORMAT: {', '.join(ADAPTERS)}. Built in: {', '.join(BUILT_IN)}, each also as NAME@train.",
     ),
     click.option("--checker", metavar="NAME", help=CHECKER_HELP),
-    click.option("--limit", type=click.IntRange(min=1), help="First so many problems of each task.  [default: all]"),
+    click.option("--limit", type=IntRange(min=1), help="First so many problems of each task.  [default: all]"),
     click.option(
         "--time-limit",
         type=FloatRange(min=0, min_open=True, max=MOST_S),

@@ -21,6 +21,20 @@ class FloatRange(click.FloatRange):
         return number
 
 
+class Integer(click.types.IntParamType):
+    """click's, which takes 1_0 for 10."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails where it is none."""
+        if "_" in str(value):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class IntRange(Integer, click.IntRange):
+    """The same, within a range."""
+
+
 class File(click.Path):
     """click's; a ``~`` that no shell has seen, as in a variable or a file, is the user's home."""
 

@@ -30,7 +30,7 @@ from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import read_tasks, task_options
-from autodeco_gguf.cli._types import FloatRange
+from autodeco_gguf.cli._types import FloatRange, IntRange
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation.methods import HELP, check_names, parse_methods, split_names
 from autodeco_gguf.evaluation.settings import EvalSettings, Shard
@@ -75,14 +75,14 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
     "does. Where it is given, the results say how often the two differ.  [default: math-verify]",
 )
 @option("--methods", metavar="A,B,...", help="What to compare.  [default: as above]")
-@option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem and seed.")
+@option("-k", type=IntRange(min=1), default=16, help="Answers to a problem and seed.")
 @option(
     "--seeds",
-    type=click.IntRange(min=1),
+    type=IntRange(min=1),
     default=8,
     help="How many times the whole sampling is repeated, each time with other seeds.",
 )
-@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
+@option("--seed", type=IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to; one that exists is continued.")
 @answer_options
 @chat_template_option
@@ -90,7 +90,7 @@ Example: autodeco-gguf eval qwen-autodeco.gguf --task aime24.jsonl --methods aut
 @option("--shard", metavar="I/N", help="Part I of N of the problems, 1/N to N/N.  [default: all problems]")
 @option(
     "--search-samples",
-    type=click.IntRange(min=1),
+    type=IntRange(min=1),
     help="Answers to a problem for each point of a search, at most k.  [default: k]",
 )
 @option(

@@ -20,6 +20,7 @@ from autodeco_gguf.cli._common import (
 from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import load_engine, read_tasks, task_options
+from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import MAX_SEED
 from autodeco_gguf.tasks.tasks import DEMO
@@ -35,8 +36,8 @@ _DRAWING = ("k", "seed", "max_tokens", "limit", "checker", "time_limit")
 @click.argument("model", type=GGUF, required=False)
 @option("--data", type=GGUF, multiple=True, help="Right answers, JSONL as train takes it; again for more.")
 @task_options
-@option("-k", type=click.IntRange(min=1), default=4, help="Answers to draw to a problem, at T = 1 and P = 1.")
-@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
+@option("-k", type=IntRange(min=1), default=4, help="Answers to draw to a problem, at T = 1 and P = 1.")
+@option("--seed", type=IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("-o", "--output", type=GGUF, required=True, help="Directory to write to.")
 @answer_options
 @chat_template_option

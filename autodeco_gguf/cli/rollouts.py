@@ -20,6 +20,7 @@ from autodeco_gguf.cli._common import (
 )
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._tasks import read_tasks, task_options
+from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=GGUF)
 @task_options
 @option("-o", "--output", type=GGUF, required=True, help="JSONL to write, for autodeco-gguf train.")
-@option("-k", type=click.IntRange(min=1), default=16, help="Answers to sample a problem.")
+@option("-k", type=IntRange(min=1), default=16, help="Answers to sample a problem.")
 @option(
     "--keep",
     type=click.Choice(["correct", "all"]),
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @chat_template_option
 @option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
 @option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
-@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
+@option("--seed", type=IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
 @ray_options
 @machine_options()

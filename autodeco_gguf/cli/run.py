@@ -16,6 +16,7 @@ from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_templat
 from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.heads.hub import is_hub_id
 from autodeco_gguf.heads.known import KNOWN, known_model
@@ -54,7 +55,7 @@ _NO_TEMPLATE = "needs the chat template, which --raw leaves out"
     "-n",
     "--max-tokens",
     "--n-predict",
-    type=click.IntRange(min=-2),
+    type=IntRange(min=-2),
     callback=_max_tokens,
     help="Tokens to generate; -1, and -2 as in llama-cli: until the end.  [default: -1]",
 )
@@ -62,14 +63,14 @@ _NO_TEMPLATE = "needs the chat template, which --raw leaves out"
     "-c",
     "--ctx",
     "--ctx-size",
-    type=click.IntRange(0, MAX_CONTEXT),
+    type=IntRange(0, MAX_CONTEXT),
     help=f"Context in tokens; 0: the model's own.  [default: the same, but at most {DEFAULT_CONTEXT}]",
 )
 @machine_options(flash_attn=False)
 @click.option(
     "-s",
     "--seed",
-    type=click.IntRange(-1, MAX_SEED),
+    type=IntRange(-1, MAX_SEED),
     callback=_seed,
     help="Same seed, same tokens; -1, and 4294967295 as in llama.cpp: random.  [default: -1]",
 )

@@ -11,7 +11,7 @@ import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
 from autodeco_gguf.cli._reward import refuse
-from autodeco_gguf.cli._types import FloatRange, Line
+from autodeco_gguf.cli._types import FloatRange, IntRange, Line
 from autodeco_gguf.errors import not_installed, printable
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -21,13 +21,13 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 @click.argument("model", type=GGUF, required=False)
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
 @option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: all of this machine's.")
-@option("--port", type=click.IntRange(0, 65535), default=8080, help="0: any that is free.")
-@option("--parallel", type=click.IntRange(1, 256), default=4, help="Answers at a time; others wait.")
-@option("--queue", "max_queue", type=click.IntRange(0, 2**16), default=64, help="Answers that may wait; then 503.")
+@option("--port", type=IntRange(0, 65535), default=8080, help="0: any that is free.")
+@option("--parallel", type=IntRange(1, 256), default=4, help="Answers at a time; others wait.")
+@option("--queue", "max_queue", type=IntRange(0, 2**16), default=64, help="Answers that may wait; then 503.")
 @click.option(
     "-c",
     "--ctx",
-    type=click.IntRange(1, MAX_CONTEXT),
+    type=IntRange(1, MAX_CONTEXT),
     help=f"Context of an answer in tokens, prompt included.  [default: the model's own, at most {DEFAULT_CONTEXT}]",
 )
 @machine_options()

@@ -22,6 +22,7 @@ from autodeco_gguf.cli._objective import (
     with_recipe,
 )
 from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
+from autodeco_gguf.cli._types import Integer, IntRange
 from autodeco_gguf.errors import not_installed
 from autodeco_gguf.model.machine import MAX_CONTEXT
 
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 @head_options
 @objective_options
 @option("--epochs", type=float, help="Passes over the data.  [default: 1, or more for 60 steps]")
-@option("--steps", type=int, help="Steps, instead of epochs.")
+@option("--steps", type=Integer(), help="Steps, instead of epochs.")
 @option(
-    "--batch", type=int, help="Examples a step, or problems a round.  [default: 32, of few data 8; 24 with --reward]"
+    "--batch",
+    type=Integer(),
+    help="Examples a step, or problems a round.  [default: 32, of few data 8; 24 with --reward]",
 )
 @option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
 @option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
@@ -55,14 +58,14 @@ if TYPE_CHECKING:
 @option(
     "-c",
     "--ctx",
-    type=click.IntRange(2, MAX_CONTEXT),
+    type=IntRange(2, MAX_CONTEXT),
     help="Longest example, in tokens, or context of an answer.  [default: by memory, or the model's own]",
 )
 @option("--too-long", type=click.Choice(["cut", "leave-out"]), default="cut", help="What becomes of longer examples.")
 @option("--validation", type=float, help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
-@option("--evaluations", type=int, help="Validations during the training.  [default: 10; 6 with --reward]")
-@option("--patience", default=3, help="Stop after so many without gain; 0: never.")
-@option("--seed", default=0, help="Of everything random.")
+@option("--evaluations", type=Integer(), help="Validations during the training.  [default: 10; 6 with --reward]")
+@option("--patience", type=Integer(), default=3, help="Stop after so many without gain; 0: never.")
+@option("--seed", type=Integer(), default=0, help="Of everything random.")
 @option("--base-name", help="The base's Hugging Face id or path, for the official code.  [default: the GGUF's]")
 @option("--skip-bad", is_flag=True, help="Leave malformed lines out, and count them.")
 @option("--force", is_flag=True, help="Start anew and replace what is in the output.")

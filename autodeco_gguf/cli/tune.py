@@ -22,7 +22,7 @@ from autodeco_gguf.cli._common import (
     resumable,
 )
 from autodeco_gguf.cli._tasks import read_tasks, task_options
-from autodeco_gguf.cli._types import FloatRange
+from autodeco_gguf.cli._types import FloatRange, IntRange
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     help="What is to be high: right answers; at least one right of k; different right ones of k; or the mean of a "
     "function of your own (prompt, text, answer).",
 )
-@option("-k", type=click.IntRange(min=1), default=16, help="Answers to a problem that any and distinct look at.")
+@option("-k", type=IntRange(min=1), default=16, help="Answers to a problem that any and distinct look at.")
 @option("-o", "--output", type=GGUF, help="Directory to write to; one that exists is continued.  [default: tuned]")
-@option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of all that is random, the split included.")
+@option("--seed", type=IntRange(0, MAX_SEED), default=0, help="Of all that is random, the split included.")
 @option("--heads", type=GGUF, help="Adapter whose heads are to be compared too, and trained further.")
 @option("--train/--no-train", default=True, help="Train heads, where there is time.")
 @answer_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from autodeco_gguf.cli._common import Verb, device_option, option
+from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.model.machine import default_threads
 
 _LISTEN = "127.0.0.1:50052"
@@ -13,7 +14,7 @@ _LISTEN = "127.0.0.1:50052"
 @click.command("worker", cls=Verb)
 @option("--listen", metavar="HOST:PORT", default=_LISTEN, help="Where; port 0: any that is free.")
 @device_option("What to lend; none: the CPU.  [default: all GPUs, or the CPU]")
-@click.option("-t", "--threads", type=click.IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
+@click.option("-t", "--threads", type=IntRange(1, 512), help="CPU threads.  [default: one a core, half above 4]")
 @click.option("-v", "--verbose", is_flag=True, help="Show llama.cpp's own log.")
 def worker_command(listen: str, device: tuple[str, ...] | None, threads: int | None, verbose: bool) -> None:
     """Lend this machine's devices to a model that runs on another one: its commands take --rpc HOST:PORT.

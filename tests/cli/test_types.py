@@ -6,7 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from autodeco_gguf.cli._types import File, FloatRange, Line, Source
+from autodeco_gguf.cli import VERBS, cli
+from autodeco_gguf.cli._types import File, FloatRange, Integer, IntRange, Line, Source
 
 
 @click.command()
@@ -54,3 +55,21 @@ def test_a_home_no_shell_has_seen(text: str, expected: str, monkeypatch: pytest.
 )
 def test_a_variable_of_several_lines(variable: str, keys: tuple[str, ...]) -> None:
     assert CliRunner(env={"KEYS": variable}).invoke(command).output == f"None {keys}\n"
+
+
+@pytest.mark.parametrize("kind", [Integer(), IntRange(0, 20)])
+def test_a_whole_number(kind: Integer) -> None:
+    assert [kind.convert(value, None, None) for value in ("10", 10)] == [10, 10]
+    for value in ("1_0", "1.0", "ten"):
+        with pytest.raises(click.BadParameter, match=f"^'{value}' is not a valid {kind.name}.$"):
+            kind.convert(value, None, None)
+    with pytest.raises(click.BadParameter, match="is not in the range 0<=x<=20"):
+        IntRange(0, 20).convert("21", None, None)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_whole_number_is_of_these_types(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    whole = [option for option in command.params if isinstance(option.type, click.types.IntParamType)]
+    assert [option.name for option in whole if not isinstance(option.type, Integer)] == []
