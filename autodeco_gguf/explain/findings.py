@@ -13,6 +13,9 @@ from autodeco_gguf.explain.tokens import Floats, Ints
 _NOTHING = 1e-12
 """What no share is taken of: float64's rounding."""
 
+_ROUNDING = 1e-6
+"""What a mean has to exceed for a sign: as much comes of T in float32, the same at every token."""
+
 _AT_END = 1e-6
 """Relative distance of the best T from an end of its range within which it is that end."""
 
@@ -26,8 +29,8 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where it is more than two standard errors from 0, else 0."""
-        if self.se is None or abs(self.value) <= 2 * self.se:
+        """1 or -1 where it is more than two standard errors, and than rounding, from 0, else 0."""
+        if self.se is None or abs(self.value) <= max(2 * self.se, _ROUNDING):
             return 0
         return 1 if self.value > 0 else -1
 
@@ -60,7 +63,7 @@ class TemperatureFindings:
     cosine: float | None  # of the same without taking means off
     best_scale: float | None  # of the deviations, by first and second order; None where nothing curves
     scaled_gain: float | None  # what that would gain, by first and second order
-    best_constant: float  # of reading.CONSTANTS
+    best_constant: float  # of reading.CONSTANTS, constant and mean
     gain_over_best: Estimate  # of the heads over that
     oracle_gain: float  # of the best T at every token over the constant
     share: float | None  # gain by oracle_gain
@@ -71,7 +74,7 @@ class TemperatureFindings:
     at_highest: float
     leverage: Spread  # of the gradient's absolute value
     headroom: Spread  # of what the best T gains over the constant
-    constants: tuple[tuple[float, float], ...]  # each single T, and the mean log-likelihood there
+    constants: tuple[tuple[float, float], ...]  # each of these in order, and the mean log-likelihood there
     heads: float  # mean log-likelihood with the heads
     oracle: float  # with the best T at every token
 
@@ -117,15 +120,17 @@ def temperature_findings(at: Reading) -> TemperatureFindings:
     first = at.gradient * deviation
     second = at.curvature * deviation**2 / 2
     gain, headroom = at.value - at.mean_value, at.best_value - at.mean_value
-    constants = at.constants.mean(0)
+    single = (*CONSTANTS, float(1 / b.mean()), float(at.temperature.mean()))
+    at_single = np.column_stack([at.constants, at.mean_value, at.shift_value])
+    constants = at_single.mean(0)
     best = int(constants.argmax())
     lowest, highest = min(LOWEST, at.temperature.min()), max(HIGHEST, at.temperature.max())
-    over_best = at.value - at.constants[:, best]
+    over_best = at.value - at_single[:, best]
     first_order, penalty = float(first.mean()), float(second.mean())
     return TemperatureFindings(
-        constant=float(1 / b.mean()),
+        constant=single[-2],
         gain=estimate(gain, at.problem),
-        mean=float(at.temperature.mean()),
+        mean=single[-1],
         gain_over_mean=estimate(at.value - at.shift_value, at.problem),
         first_order=first_order,
         penalty=penalty,
@@ -136,18 +141,18 @@ def temperature_findings(at: Reading) -> TemperatureFindings:
         cosine=_ratio(float(first.sum()), math.sqrt(float((at.gradient**2).sum() * (deviation**2).sum()))),
         best_scale=_ratio(first_order, 2 * penalty),
         scaled_gain=_ratio(first_order**2, 4 * penalty),
-        best_constant=CONSTANTS[best],
+        best_constant=single[best],
         gain_over_best=estimate(over_best, at.problem),
         oracle_gain=float(headroom.mean()),
         share=_ratio(float(gain.mean()), float(headroom.mean())),
-        share_over_best=_ratio(float(over_best.mean()), float((at.best_value - at.constants[:, best]).mean())),
+        share_over_best=_ratio(float(over_best.mean()), float((at.best_value - at_single[:, best]).mean())),
         lowest=float(lowest),
         highest=float(highest),
         at_lowest=float((at.best <= lowest * (1 + _AT_END)).mean()),
         at_highest=float((at.best >= highest * (1 - _AT_END)).mean()),
         leverage=spread(np.abs(at.gradient)),
         headroom=spread(headroom),
-        constants=tuple(zip(CONSTANTS, map(float, constants), strict=True)),
+        constants=tuple(sorted(zip(single, map(float, constants), strict=True))),
         heads=float(at.value.mean()),
         oracle=float(at.best_value.mean()),
     )

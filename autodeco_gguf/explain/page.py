@@ -59,7 +59,7 @@ def _temperature(t: TemperatureFindings) -> list[Line]:
         ("deviation of the slope", f"{t.gradient_sd:.3f}", "standard deviation over tokens"),
         ("best size", _number(t.best_scale, ".2f"), "times the heads' deviations, by first and second order"),
         ("gain over the mean T", _estimate(t.gain_over_mean), f"T = {t.mean:.3f}, the constant of mean-shift"),
-        ("gain over the best single T", _estimate(t.gain_over_best), f"T = {t.best_constant:g}, chosen here"),
+        ("gain over the best single T", _estimate(t.gain_over_best), f"T = {t.best_constant:.3g}, chosen here"),
         ("most to gain", f"{t.oracle_gain:.4f}", f"by the best T at every token, {t.lowest:.2g} to {t.highest:.2g}"),
         ("share reached", _percent(t.share), "gain of the heads, of the most to gain"),
         ("share over the best single T", _percent(t.share_over_best), "the same over that constant"),

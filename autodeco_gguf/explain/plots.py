@@ -85,7 +85,7 @@ def _constants(axes: Any, t: TemperatureFindings) -> None:
     axes.plot(x, y, color=_GREY, marker=".", label="one T for all tokens")
     axes.axhline(t.heads, color=_OURS, label="the heads' T")
     axes.axhline(t.oracle, color=_BEST, linestyle="--", label="best T at every token")
-    floor = min(t.heads, t.oracle, y[9], max(y))
+    floor = min(t.heads, t.oracle, dict(t.constants)[1], max(y))
     reach = t.oracle - floor
     axes.set_ylim(floor - 0.6 * reach, t.oracle + 0.15 * reach)
     axes.set_xlabel("T")

@@ -48,7 +48,7 @@ _OF_T = {
     (0, -1): "T does not pay",
     (-1, -1): "T costs more than it gains",
 }
-"""By the signs of the heads' gain over their mean and over the best single T, which is no worse than that mean."""
+"""By the signs of the heads' gain over their mean, and of the smaller one: that or the one over the best single T."""
 
 _OF_P = {
     (1, 1): "P pays: it loses fewer right tokens than its mean as a constant, and cuts more around those it keeps",
@@ -62,11 +62,10 @@ _OF_P = {
 
 
 def _temperature(t: TemperatureFindings) -> str:
-    over_best = t.gain_over_best.sign
-    words = [f"{_OF_T[max(t.gain.sign, over_best), over_best]}."]
+    words = [f"{_OF_T[t.gain.sign, min(t.gain.sign, t.gain_over_best.sign)]}."]
     words.append(f"Over the constant with the mean of their 1/T ({t.constant:.2f}) the heads gain {nats(t.gain)},")
     words.append(f"{_share(t.share)} of what the best T at every token would ({t.oracle_gain:.4f}); over the mean of")
-    words.append(f"their T ({t.mean:.2f}) {nats(t.gain_over_mean)}, over the best single T ({t.best_constant:g})")
+    words.append(f"their T ({t.mean:.2f}) {nats(t.gain_over_mean)}, over the best single T ({t.best_constant:.3g})")
     words.append(f"{nats(t.gain_over_best)}.")
     words.append(_why(t))
     if t.leverage.half is not None and t.leverage.ninety is not None:

@@ -16,6 +16,7 @@ from autodeco_gguf.explain.findings import (
     temperature_findings,
     top_p_findings,
 )
+from autodeco_gguf.explain.reading import CONSTANTS
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,10 @@ from autodeco_gguf.explain.findings import (
 )
 def test_spread(values: list[float], expected: Spread) -> None:
     assert spread(np.array(values, float)) == expected
+
+
+def test_rounding_has_no_sign() -> None:
+    assert [Estimate(value, 0.0).sign for value in (1e-9, -1e-9, 2e-6, -2e-6)] == [0, 0, 1, -1]
 
 
 def test_an_estimate_takes_the_tokens_of_a_problem_together() -> None:
@@ -100,6 +105,16 @@ def test_heads_that_never_change() -> None:
     flat = replace(at, temperature=np.full(400, 0.7), value=at.mean_value, shift_value=at.mean_value)
     t = temperature_findings(flat)
     assert (t.gain.value, t.deviation, t.correlation, t.cosine, t.best_scale) == (0, 0, None, None, None)
+
+
+def test_the_same_t_everywhere_is_no_better_than_a_single_one() -> None:
+    """Though better than all that are tried but itself, and up to rounding."""
+    at = made_up()
+    flat = replace(at, temperature=np.full(400, 0.85), mean_value=at.best_value, shift_value=at.best_value)
+    t = temperature_findings(replace(flat, value=at.best_value + 1e-9))
+    assert t.best_constant == pytest.approx(0.85)
+    assert (t.gain.sign, t.gain_over_mean.sign, t.gain_over_best.sign) == (0, 0, 0)
+    assert [single for single, _ in t.constants] == sorted([*CONSTANTS, t.constant, t.mean])
 
 
 def test_top_p_by_hand() -> None:

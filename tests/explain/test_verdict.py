@@ -25,7 +25,8 @@ T, P = temperature_findings(made_up()), top_p_findings(made_up())
         (PLUS, MINUS, "T pays over its own mean, but the best single T does better."),
         (ZERO, ZERO, "T is not shown to pay."),
         (ZERO, MINUS, "T does not pay."),
-        (MINUS, ZERO, "T is not shown to pay."),  # by the grid of single T alone
+        (ZERO, PLUS, "T is not shown to pay."),  # no better than their own mean, whatever others are
+        (MINUS, ZERO, "T costs more than it gains."),
         (MINUS, MINUS, "T costs more than it gains."),
     ],
 )
