@@ -24,6 +24,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def as_utf8(name: str) -> str:
+    """A file's name, or what was typed, as UTF-8 may have it: bytes that are none, which Python escapes, replaced.
+
+    Examples:
+        >>> as_utf8("caf\\udce9") == "caf\\ufffd"
+        True
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 class AutoDecoError(Exception):
     """What all of them are: one line that names what is wrong, and the same as attributes.
 

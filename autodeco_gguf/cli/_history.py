@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+from autodeco_gguf.errors import as_utf8
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.system import open_bytes, set_mode
 
@@ -42,7 +43,7 @@ class _Private(FileHistory):
         path = Path(os.fspath(self.filename))  # type: ignore[arg-type]
         try:
             _make_private(path)
-            super().store_string(string.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+            super().store_string(as_utf8(string))
         except OSError as e:
             click.echo(f"history: {path}: {e.strerror or e}; the message is not kept", err=True)
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, as_utf8
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.explain.findings import Findings, temperature_findings, top_p_findings
@@ -146,10 +146,11 @@ def _outputs(
     engine: Engine, answers: Sequence[Path], directory: Path, found: Findings, png: bytes | None
 ) -> list[Output]:
     """The files of the directory."""
-    heads = "the model's own" if engine.heads_file is None else engine.heads_file.name
-    origin = {"model": engine.context.file.path.name, "heads": heads, "data": [path.name for path in answers]}
+    heads = "the model's own" if engine.heads_file is None else as_utf8(engine.heads_file.name)
+    model, data = as_utf8(engine.context.file.path.name), [as_utf8(path.name) for path in answers]
+    origin = {"model": model, "heads": heads, "data": data}
     content = json.dumps({**origin, **to_json(found)}, indent=1, ensure_ascii=False, allow_nan=False)
-    facts = [f"Model: {origin['model']}. Heads: {heads}. {size(found)}."]
+    facts = [f"Model: {model}. Heads: {heads}. {size(found)}."]
     files = {FINDINGS: f"{content}\n".encode(), PAGE: render(found, facts, png)}
     if png is not None:
         files[PLOT] = png

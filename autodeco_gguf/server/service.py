@@ -18,7 +18,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
 from autodeco_gguf.engine.request import Request as Ask
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import AutoDecoError, ModelFailed
+from autodeco_gguf.errors import AutoDecoError, ModelFailed, as_utf8
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.server.answer_log import AnswerLog, answer_line
 from autodeco_gguf.server.choice import Choice, Delta, Words
@@ -169,7 +169,7 @@ class Service:
         self.engine, self.settings, self.started = engine, settings, time.time()
         file = engine.context.file
         name = settings.model_id or (file.known.name if file.known is not None else file.path.stem)
-        self.model_id = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")  # a file's name may be any
+        self.model_id = as_utf8(name)
         self.decider = Decider(engine, settings.sampling)
         self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
         self.driver, self.log = Driver(engine, settings.max_queue), log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_texts_are_problems_of_their_own(tmp_path: Path) -> None:
     assert (found.answers, found.problems) == (3, 3)
     assert found.temperature is not None
     assert (found.temperature.gain.se or 0) > 0
+
+
+def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
+    data = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        explain(engine, [data], tmp_path / "out", plots=False)
+    assert json.loads((tmp_path / "out" / "explain.json").read_text("utf-8"))["data"] == ["caf\ufffd.jsonl"]
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
