@@ -7,13 +7,13 @@ from typing import Any
 
 from autodeco_gguf.server.fields import refused
 
-_FORMAT = "use response_format, or grammar"
+FORMAT = "use response_format, or grammar"
 _NO_SUCH_STEP = "tokens are not drawn that way here"
-_MODEL_ENDS = "the model ends an answer, or max_tokens does"
+_MODEL_ENDS = "the model ends an answer, or a limit of tokens does"
 
 ELSEWHERE: dict[str, str] = {
-    **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs"), _FORMAT),
-    **dict.fromkeys(("json_schema", "format", "regex", "ebnf"), _FORMAT),
+    **dict.fromkeys(("guided_json", "guided_choice", "guided_regex", "guided_grammar", "structured_outputs"), FORMAT),
+    **dict.fromkeys(("json_schema", "format", "regex", "ebnf"), FORMAT),
     "repetition_penalty": "use repeat_penalty",
     "penalty_last_n": "use repeat_last_n",
     "mirostat_mode": "use mirostat",
@@ -40,9 +40,10 @@ ELSEWHERE: dict[str, str] = {
 """Fields of other servers' OpenAI routes that would change the answer."""
 
 _NEUTRAL: dict[str, Any] = {
-    "repetition_penalty": 1,
     **dict.fromkeys(("n_predict", "num_predict", "t_max_predict_ms"), -1),
-    **dict.fromkeys(("tfs_z", "length_penalty", "typical", "n"), 1),
+    **dict.fromkeys(("repetition_penalty", "repeat_penalty", "tfs_z", "length_penalty", "typical", "typical_p"), 1),
+    **dict.fromkeys(("n", "best_of"), 1),
+    "tool_choice": "auto",
     "skip_special_tokens": True,
     # where 0, or false, asks for something
     **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "enable_thinking", "thinking_budget")),

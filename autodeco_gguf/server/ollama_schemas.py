@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, kind_check, refused
-from autodeco_gguf.server.foreign import refuse_fields
+from autodeco_gguf.server.foreign import ELSEWHERE, FORMAT, refuse_fields
 from autodeco_gguf.server.formats import rewritten
 from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
 
@@ -114,12 +114,16 @@ def _closed(schema: dict[str, Any]) -> Any:
     return schema if combines else found
 
 
-_AS_OPTION = "it is one of options"
+_LIMIT = ("n_predict", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_NO_FIELD = ("logprobs", "top_logprobs", "n_probs", "logit_bias", "bad_words", "allowed_token_ids", "n", "tool_choice")
 _NOT_IN_OLLAMA = {
-    **dict.fromkeys(("temperature", "top_p", "top_k", "seed", "stop", "num_predict", "num_ctx"), _AS_OPTION),
-    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use num_predict in options"),
-    "response_format": "use format",
-    **dict.fromkeys(("logprobs", "top_logprobs"), "use /v1/chat/completions"),
+    **{name: "use format" if reason == FORMAT else reason for name, reason in ELSEWHERE.items() if name != "format"},
+    **dict.fromkeys(Options.model_fields, "it is one of options"),
+    **dict.fromkeys(_LIMIT, "use num_predict in options"),
+    **dict.fromkeys(("response_format", "grammar"), "use format"),
+    **dict.fromkeys(("enable_thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs"), "use think"),
+    **dict.fromkeys(_NO_FIELD, "use /v1/chat/completions"),
+    "best_of": "use /v1/completions",
 }
 
 

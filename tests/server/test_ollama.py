@@ -122,6 +122,10 @@ def test_unstreamed(api: Api) -> None:
         {"response_format": {"type": "json_object"}},
         {"logprobs": True},
         {"top_logprobs": 2},
+        {"grammar": 'root ::= "a"'},
+        {"logit_bias": {"5": 1}},
+        {"n": 2},
+        {"tool_choice": "required"},
     ],
 )
 def test_fields_refused(api: Api, fields: dict[str, Any]) -> None:
@@ -129,6 +133,12 @@ def test_fields_refused(api: Api, fields: dict[str, Any]) -> None:
     says = "thinking" if fields == {"think": "high"} else name
     refused(chat(api, **fields), says)
     refused(generate(api, **fields), says)
+
+
+def test_fields_that_ask_for_nothing(api: Api) -> None:
+    nothing = {"min_p": 0, "repeat_penalty": 1.0, "typical_p": 1, "n": 1, "tool_choice": "auto", "num_predict": -1}
+    expected = text_of(api.chat(STORY, seed=1))
+    assert ok(chat(api, stream=False, options={"seed": 1}, **nothing))["message"]["content"] == expected
 
 
 @pytest.mark.parametrize("stream", ["false", 0, []])

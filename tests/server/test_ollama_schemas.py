@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from autodeco_gguf.server.foreign import ELSEWHERE
 from autodeco_gguf.server.ollama_schemas import OllamaChatBody, Options
 
 
@@ -19,6 +21,17 @@ def test_options_are_the_same_fields() -> None:
 def test_ranges_are_openai_s() -> None:
     with pytest.raises(ValidationError):
         Options(temperature=-1).sampling(None)
+
+
+@pytest.mark.parametrize("name", [*Options.model_fields, *ELSEWHERE, "grammar", "reasoning_effort", "best_of"])
+def test_what_is_no_field_is_refused(name: str) -> None:
+    body = {"model": "m", name: "json" if name == "format" else 7}
+    if name in OllamaChatBody.model_fields:
+        assert OllamaChatBody(**body)
+        return
+    with pytest.raises(ValidationError, match="not supported") as raised:
+        OllamaChatBody(**body)
+    assert not {"response_format", "logit_bias", "max_tokens"} & set(re.split(r"[^a-z_]+", str(raised.value)))
 
 
 def test_formats() -> None:
