@@ -23,6 +23,7 @@ from autodeco_gguf.files.atomic import (
     Output,
     check_directory,
     check_new,
+    check_output,
     missing_directories,
     new_directory,
     write_together,
@@ -37,14 +38,17 @@ ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", 
 
 
 def check_outputs(directory: Path, *, drawn: bool, inputs: Iterable[Path] = (), force: bool) -> None:
-    """Raise BadFile where the directory, or what it lies in, is a file.
+    """Raise BadFile where the directory, or what it lies in, is a file, or a name in it is that of a directory.
 
     And where an input would be replaced, or without ``force`` an earlier explanation or its answers.
     """
     for path in missing_directories(directory)[:1]:
         check_directory(path)
     names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
-    check_new([directory / name for name in names], inputs=inputs, force=force)
+    paths = [directory / name for name in names]
+    check_new(paths, inputs=inputs, force=force)
+    for path in paths if directory.is_dir() else ():
+        check_output(path, force=True)
 
 
 def draw_answers(
@@ -90,14 +94,15 @@ def explain(
         watch: progress.
 
     Raises:
-        AutoDecoError: a model without heads, matplotlib is missing, the directory cannot be made: found out
-            first; a malformed line, nothing to read.
+        AutoDecoError: a model without heads, matplotlib is missing, the directory cannot be made, a name in it is
+            that of a directory or of an input: found out first; a malformed line, nothing to read.
     """
     if not engine.heads:
         raise BadFile.of(engine.context.file.path, "has no heads to explain; give some with --heads")
     if plots:
         check_matplotlib()
     with new_directory(directory):
+        check_outputs(directory, drawn=False, inputs=answers, force=True)
         at = read(engine, _sequences(engine, answers, counted), watch)
         found = findings(at, engine.heads)
         png = _picture(found, at) if plots else None

@@ -134,14 +134,16 @@ def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_all_is_written_or_nothing(tmp_path: Path) -> None:
+def test_all_is_written_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "a.jsonl"
     data.write_text('{"prompt": "Tell a story about Mia with 47 and 38.", "completion": " Mia has 85 shells."}\n')
-    out = tmp_path / "out"
-    (out / "explain.html").mkdir(parents=True)
-    with (
-        Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine,
-        pytest.raises(AutoDecoError, match=r"explain\.html: is no regular file"),
-    ):
-        explain(engine, [data], out)
-    assert [path.name for path in out.iterdir()] == ["explain.html"]
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        monkeypatch.setattr(engine.context, "fill", None)  # nothing is read
+        for name in ("explain.html", "explain.png"):
+            out = tmp_path / name
+            (out / name).mkdir(parents=True)
+            with pytest.raises(AutoDecoError, match=f"{name}: is a directory; give a file name"):
+                explain(engine, [data], out, plots=False)
+            with pytest.raises(AutoDecoError, match=f"{name}: is a directory; give a file name"):
+                check_outputs(out, drawn=True, force=True)
+            assert [path.name for path in out.iterdir()] == [name]
