@@ -77,14 +77,15 @@ def show(service: Service) -> dict[str, Any]:
     base = service.engine.context.file.base()
     found = {key: base.get(key, object) for key in base.header.scalar_keys() if not key.startswith("tokenizer.")}
     info = {k: v for k, v in found.items() if not isinstance(v, float) or math.isfinite(v)}  # JSON has no others
-    defaults = service.decider.defaults()
+    defaults, reads = service.decider.defaults(), service.prompts.reads
+    thinks = not reads.isdisjoint(("enable_thinking", "reasoning_effort"))
     return {
         "modelfile": "",
         "parameters": "\n".join(f"{k:<30} {v}" for k, v in defaults.items() if k != "source"),
         "template": service.prompts.template,
         "details": _details(service),
         "model_info": {**info, "general.parameter_count": _parameters(service)},
-        "capabilities": ["completion", *(["tools"] if "tools" in service.prompts.reads else [])],
+        "capabilities": ["completion", *["tools"] * ("tools" in reads), *["thinking"] * thinks],
         "modified_at": rfc3339(service.started),
         "license": str(base.get("general.license", object, "")),
     }

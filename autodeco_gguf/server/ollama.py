@@ -59,7 +59,7 @@ def _kwargs(service: Service, body: OllamaBody) -> dict[str, Any] | None:
         return {"reasoning_effort": body.think}
     if "enable_thinking" in reads:
         return {"enable_thinking": bool(body.think)}
-    if body.think:
+    if body.think and "reasoning_effort" not in reads:  # true names no effort: the template's own
         raise ApiError(400, f"{body.model} does not support thinking", param="think")
     return None
 
@@ -113,8 +113,9 @@ def ollama_generate_plan(service: Service, body: OllamaGenerateBody) -> tuple[Pl
     """
     prompt = body.prompt or ""
     if body.raw or service.engine.chat is None:
-        if body.system:
-            raise ApiError(400, "system needs the chat template", param="system")
+        for name in ("system", "think"):
+            if getattr(body, name):
+                raise ApiError(400, f"{name} needs the chat template", param=name)
         tokens = service.prompts.text_or_tokens(prompt, "prompt")
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from server_helpers import STORY, Api, failing, lines, ok, text_of
 
+from autodeco_gguf.server import about
 from autodeco_gguf.server.service import Service
 
 STORY_PROMPT = STORY["messages"][0]["content"]
@@ -272,5 +273,19 @@ def test_generate(api: Api) -> None:
     refused(generate(api, raw=True, system="x"), "system")
     refused(generate(api, suffix="x"), "suffix")
     refused(generate(api, prompt="1" * 600), "608 tokens, the context holds 512")
+
+
+@pytest.mark.parametrize("reads", ["enable_thinking", "reasoning_effort"])
+def test_thinking(api: Api, service: Service, monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
     refused(chat(api, think=True), "does not support thinking")
     ok(chat(api, think=False, stream=False))
+    for think in (True, "high"):
+        refused(generate(api, raw=True, think=think), "think needs the chat template")
+    ok(generate(api, raw=True, think=False, stream=False))
+    assert "thinking" not in about.show(service)["capabilities"]
+    monkeypatch.setitem(vars(service.prompts), "reads", {reads})
+    monkeypatch.setattr(service.prompts, "_with", lambda kwargs: service.engine.chat)
+    assert "thinking" in about.show(service)["capabilities"]
+    for think in (True, "high", False):
+        ok(chat(api, think=think, stream=False))
+    refused(generate(api, raw=True, think=True), "think needs the chat template")
