@@ -91,12 +91,14 @@ def test_what_would_change_the_answer(api: Api, name: str) -> None:
 
 def test_what_asks_for_nothing(api: Api) -> None:
     assert text_of(api.chat(STORY, seed=1, **ASKING_NOTHING)) == text_of(api.chat(STORY, seed=1))
+    ok(api.chat(STORY, max_tokens=1, best_of=1))
     ok(api.compl(prompt="x", max_tokens=1, **ASKING_NOTHING))
     ok(api.resp(input="x", max_output_tokens=1, **ASKING_NOTHING))
 
 
 def test_what_asks_for_something_with_0(api: Api) -> None:
     refused(api.chat(prompt_logprobs=0), "prompt_logprobs")
+    refused(api.chat(best_of=2), "best_of")
 
 
 def test_unknown_fields_are_passed_over(api: Api) -> None:
