@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -133,10 +134,14 @@ def _think(value: Any) -> Any:
     return value
 
 
+_DURATION = re.compile(r"[-+]?(\d+|((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
+"""Seconds, or a time as Go reads it."""
+
+
 def _keep_alive(value: Any) -> Any:
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
-    if not isinstance(value, str) or not re.fullmatch(r"-?\d+|-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", value):
+    if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise refused("expected seconds, or a time such as 5m")
     return value
 
@@ -171,7 +176,7 @@ class OllamaBody(Body):
     @property
     def unloads(self) -> bool:
         """Whether the model is to go at once, as far as it can."""
-        return re.fullmatch(r"-?[0.]+[a-zµ]*", str(self.keep_alive)) is not None
+        return set(str(self.keep_alive)) & set(string.digits) == {"0"}
 
     @property
     def response_format(self) -> dict[str, Any] | None:
