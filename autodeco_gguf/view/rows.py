@@ -17,6 +17,8 @@ _VISIBLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 def rows(trace: Iterable[TraceToken], width: int) -> Iterator[Text]:
     """Lines of at most ``width`` cells, in groups of three (tokens, T, P) with an empty line between groups.
 
+    A token that is wider stands alone, and its line is longer.
+
     Tokens are coloured by temperature, from blue at 0 over green at 1 to red at 2.
     """
     group: list[list[Text]] = []

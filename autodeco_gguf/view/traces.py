@@ -21,6 +21,8 @@ from autodeco_gguf.files.reading import parse_json, read_json
 
 _VALUES = ("id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob")
 _SSE = (b":", b"event:", b"id:", b"retry:")
+_END = object()
+"""Of a stream."""
 
 Token = dict[str, Any]
 """Trace JSON: "text", and what is known of "id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob" and
@@ -59,6 +61,9 @@ def read_traces(path: Path) -> list[ReadTrace]:
     reader = _Reader(path.name)
     for number, value in _values(path, stdin):
         try:
+            if value is _END:
+                reader.end()
+                continue
             if not isinstance(value, dict):
                 raise InvalidInput(f"is {type_name(value)}, expected an object")
             reader.take(value)
@@ -90,10 +95,11 @@ def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
         return
     numbered = ((n, line) for n, line in enumerate(io.BytesIO(content or b""), 1) if line.strip())
     for number, line in read_lines(path) if content is None else numbered:
-        if line.startswith(_SSE) or line.split() == [b"data:", b"[DONE]"]:
+        data = line.removeprefix(b"data:")
+        if line.startswith(_SSE) or not data.strip():
             continue
         try:
-            value = parse_line(line.removeprefix(b"data:"))
+            value = _END if data != line and data.strip() == b"[DONE]" else parse_line(data)
         except InvalidInput as e:
             raise _refused(path, number, e) from e
         yield number, value
@@ -117,6 +123,10 @@ class _Reader:
         self.found: list[ReadTrace] = []
         self._streams: dict[tuple[object, ...], ReadTrace] = {}  # of which more may come
         self._ended = 0  # answers of Ollama's
+
+    def end(self) -> None:
+        """The end of a stream: what it left without an id goes on in no other."""
+        self._streams = {key: trace for key, trace in self._streams.items() if key[1] is not None}
 
     def take(self, line: Mapping[str, Any]) -> None:
         """A line, by what is in it."""

@@ -80,6 +80,16 @@ def test_a_stream_as_curl_has_it(path: Path) -> None:
     assert [texts(trace) for trace in read_traces(path)] == ["Aa", "B", "C"]
     path.write_bytes(b"".join(story().pieces))
     assert [texts(trace) for trace in read_traces(path)] == ["Near the café 🙂."]
+    path.write_bytes(b"data:\n\n".join([piece("a", 0, "A"), piece("a", 0, "a"), b"data:[DONE]\n"]))
+    assert [texts(trace) for trace in read_traces(path)] == ["Aa"]
+
+
+def test_a_stream_without_an_id_that_was_broken_off_goes_on_in_no_other(path: Path) -> None:
+    piece: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, **traced("a")}]}
+    path.write_bytes(sse(piece, piece) + sse(piece))
+    assert [texts(trace) for trace in read_traces(path)] == ["aa", "a"]
+    path.write_bytes(sse({**piece, "id": "x"}, piece) + sse({**piece, "id": "x"}))  # of two at once
+    assert [texts(trace) for trace in read_traces(path)] == ["aa", "a"]
 
 
 def traced(text: str, seed: int = 7) -> dict[str, Any]:
