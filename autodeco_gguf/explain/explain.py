@@ -141,9 +141,10 @@ def _sequences(engine: Engine, answers: Sequence[Path], counted: Counts | None) 
     encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
     with TemporaryDirectory() as temporary:
         data = encode_files(answers, encoder, Path(temporary))
-        sequences = [data[i][0] for i in range(len(data))]
+        sequences, counts = [data[i][0] for i in range(len(data))], data.counts
+        del data  # Windows removes no file that is mapped
     if counted is not None:
-        vars(counted).update(vars(data.counts))
+        vars(counted).update(vars(counts))
     return sequences
 
 

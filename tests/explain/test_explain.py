@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from conftest import Case
@@ -114,6 +115,24 @@ def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
     with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
         explain(engine, [data], tmp_path / "out", plots=False)
     assert json.loads((tmp_path / "out" / "explain.json").read_text("utf-8"))["data"] == ["caf\ufffd.jsonl"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is mapped from /proc")
+def test_no_file_that_goes_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows would not remove it."""
+    mapped = []
+
+    class Looking(TemporaryDirectory[str]):
+        def cleanup(self) -> None:
+            mapped.append(self.name in Path("/proc/self/maps").read_text())
+            super().cleanup()
+
+    monkeypatch.setattr("autodeco_gguf.explain.explain.TemporaryDirectory", Looking)
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=96, machine=ONE_THREAD) as engine:
+        explain(engine, [data], tmp_path / "out", plots=False)
+    assert mapped == [False]
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
