@@ -19,6 +19,8 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+_VARIES = {"Vary": "Accept"}
+"""For caches."""
 
 _TYPES = mimetypes.MimeTypes()
 """Without the system's own, which may differ."""
@@ -39,8 +41,8 @@ def add_page(app: FastAPI, folder: Path = FOLDER) -> None:
 
     async def root(request: Request) -> Response:
         if "/index.html" in known and "text/html" in request.headers.get("accept", ""):
-            return FileResponse(known["/index.html"], headers=_HEADERS)
-        return PlainTextResponse("Ollama is running")
+            return FileResponse(known["/index.html"], headers={**_HEADERS, **_VARIES})
+        return PlainTextResponse("Ollama is running", headers=_VARIES)
 
     app.add_api_route("/", root, include_in_schema=False)
     for url, path in known.items():

@@ -32,7 +32,9 @@ def test_the_page(folder: Path) -> None:
     script = client.get("/sub/app.js")
     assert script.headers["content-type"].startswith("text/javascript")
     assert client.get("/index.html").text == page.text
-    assert client.get("/", headers={"Accept": "*/*"}).text == "Ollama is running"
+    text = client.get("/", headers={"Accept": "*/*"})
+    assert text.text == "Ollama is running"
+    assert (page.headers["vary"], text.headers["vary"]) == ("Accept", "Accept")
     for path in ("/sub", "/sub/", "/..%2fsecret", "/other.js"):
         assert client.get(path).status_code == 404
 
