@@ -82,7 +82,8 @@ async function reply() {
   const turn = add("assistant", "", shown.element, about);
   turn.element.setAttribute("aria-busy", "true");
   document.querySelectorAll(".again").forEach((button) => button.remove());
-  working(true);
+  swap(by("send"), by("stop"));
+  by("clear").disabled = true;
   follow(true);
   running = new AbortController();
   const server = { key: value("key"), signal: running.signal };
@@ -93,7 +94,8 @@ async function reply() {
   });
   turn.element.removeAttribute("aria-busy");
   finish(turn, shown, about, seed, ended);
-  working(false);
+  swap(by("stop"), by("send"));
+  by("clear").disabled = false;
   follow();
 }
 
@@ -116,11 +118,6 @@ function finish(turn, shown, about, seed, { notes, error, stopped }) {
   about.textContent = [...(turn.failed ? [] : shown.facts), ...notes].join(" · ");
   about.after(make("p", { class: "buttons" }, repeat, ...(shown.text ? [copyButton(shown)] : []), again));
   if (error) about.before(make("p", { class: "error", role: "alert" }, error));
-}
-
-function working(now) {
-  swap(now ? by("send") : by("stop"), now ? by("stop") : by("send"));
-  by("clear").disabled = now;
 }
 
 // ---- the composer ----

@@ -47,13 +47,13 @@ export function compare(by) {
     running = new AbortController();
     const controller = running, drawn = seedOf(seed.value);
     by("columns").replaceChildren();
-    toggle(true);
+    swap(by("compare-run"), by("compare-stop"));
     await Promise.all(ways().map(([heading, end, more]) => {
       const request = { messages: [{ role: "user", content: prompt + end }], seed: drawn, max_tokens: Number(longest.value) || undefined, ...more };
       return column(heading, end, request, controller);
     }));
     running = null;
-    toggle(false);
+    swap(by("compare-stop"), by("compare-run"));
   });
 
   async function column(heading, end, request, controller) {
@@ -67,10 +67,5 @@ export function compare(by) {
     about.textContent = [...shown.facts, `seed ${request.seed}`, ...notes].join(" · ");
     if (error) about.before(make("p", { class: "error", role: "alert" }, error));
     if (shown.text) about.after(make("p", { class: "buttons" }, copyButton(shown)));
-  }
-
-  function toggle(now) {
-    const buttons = [by("compare-run"), by("compare-stop")];
-    swap(...(now ? buttons : buttons.reverse()));
   }
 }

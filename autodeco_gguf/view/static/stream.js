@@ -2,11 +2,9 @@
 
 /** Bytes in, the data of whole events out, after the HTML standard: any line end, comments and other fields passed over. */
 export class Events {
-  constructor() {
-    this.decoder = new TextDecoder();
-    this.rest = "";
-    this.data = [];
-  }
+  decoder = new TextDecoder();
+  rest = "";
+  data = [];
 
   push(bytes) {
     const lines = (this.rest + this.decoder.decode(bytes, { stream: true })).split(/\r\n|\n|\r(?!$)/);
@@ -30,12 +28,9 @@ export const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 async function* answer(body, { key, signal }) {
   const headers = { "Content-Type": "application/json", ...bearer(key) };
   const request = { ...body, stream: true, autodeco: { tokens: true, top: 5 } };
-  let response;
-  try {
-    response = await fetch("v1/chat/completions", { method: "POST", headers, signal, body: JSON.stringify(request) });
-  } catch (e) {
+  const response = await fetch("v1/chat/completions", { method: "POST", headers, signal, body: JSON.stringify(request) }).catch((e) => {
     throw e.name === "AbortError" ? e : new Error("The server cannot be reached. Is it still running?");
-  }
+  });
   if (!response.ok) throw new Error(await refusal(response));
   const reader = response.body.getReader(), events = new Events(), early = { text: "" };
   let over = false;

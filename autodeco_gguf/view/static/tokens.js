@@ -136,10 +136,7 @@ export class TokenView {
   }
 
   append(tokens) {
-    for (const token of tokens) {
-      this.tokens.push(token);
-      this.put(token, this.tokens.length - 1, token.text ?? "");
-    }
+    for (const token of tokens) this.put(token, this.tokens.push(token) - 1, token.text ?? "");
   }
 
   get text() {

@@ -55,12 +55,11 @@ export class Answer {
     views.add(this.view);
     this.element = make("div", { class: "answer" }, text, picture);
     picture.hidden = true;
-    this.picture = picture;
   }
 
   append(tokens) {
     this.view.append(tokens);
-    if (this.picture.hidden && tokens.some((token) => typeof token.temperature === "number")) this.picture.hidden = false;
+    if (tokens.some((token) => typeof token.temperature === "number")) this.chart.element.hidden = false;
     this.chart.update();
   }
 

@@ -29,10 +29,9 @@ const SHOW = {
   trace: (trace) => [make("h2", {}, trace.title), ...answer(trace)],
 
   samples: ({ questions, list }) => {
-    const value = (sample) => ({ method: sample.method, task: sample.task, verdict: sample.verdict });
     const names = ["method", "task", "verdict"], chosen = {};
     const filters = names.map((name) => {
-      const kinds = [...new Set(list.map((sample) => value(sample)[name]))];
+      const kinds = [...new Set(list.map((sample) => sample[name]))];
       const field = make("select", {}, make("option", { value: "" }, "all"), ...kinds.map((kind) => make("option", {}, kind)));
       field.addEventListener("change", () => {
         chosen[name] = field.value;
@@ -49,7 +48,7 @@ const SHOW = {
       more.hidden = at >= found.length;
     };
     const begin = () => {
-      found = list.filter((sample) => names.every((name) => !chosen[name] || value(sample)[name] === chosen[name]));
+      found = list.filter((sample) => names.every((name) => !chosen[name] || sample[name] === chosen[name]));
       at = 0;
       count.textContent = `${found.length.toLocaleString("en")} of ${list.length.toLocaleString("en")} samples`;
       into.replaceChildren();
@@ -75,9 +74,8 @@ function answer({ prompt, columns, text, about }) {
 }
 
 const { title, sections } = JSON.parse(document.getElementById("data").textContent);
-const head = make("header", {}, make("h1", {}, title)), bar = make("div", { id: "view-options" });
+const bar = make("div", { id: "view-options" }), head = make("header", {}, make("h1", {}, title), bar);
 options(bar);
-head.append(bar);
 
 /** What a section shows; where it cannot be shown, the others can. */
 function shown(section) {
