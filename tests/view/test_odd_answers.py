@@ -138,6 +138,34 @@ def test_what_was_stopped_before_its_first_word_is_not_sent_again(fake: Fake, wa
     assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["second"]
 
 
+def test_an_answer_comes_back_where_no_other_comes(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    ask(page, "first")
+    fake.reply = lambda body: BUSY
+    for mode in ("entropy", "temperature"):
+        page.click(".again")
+        page.locator(".again").wait_for()
+        assert (text_of(page), page.locator(".turn").count()) == ("Near the café 🙂.", 2)
+        assert page.locator(".buttons + .error").all_inner_texts() == ["The server is busy: queue full"]
+        page.select_option("#mode", mode)
+    reply = Reply([chunk(token("late")), DONE], gate=0)
+    fake.reply = lambda body: reply
+    page.click(".again")
+    page.locator("[aria-busy]").wait_for()
+    assert not page.locator(".answer").first.is_visible()
+    page.keyboard.press("Escape")
+    page.locator(".again").wait_for()
+    reply.go.set()
+    assert (text_of(page), page.locator(".error").count()) == ("Near the café 🙂.", 0)
+    fake.reply = lambda body: story(token("new"))
+    ask(page, "second")
+    assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["first", "Near the café 🙂.", "second"]
+    page.click(".again")
+    page.locator(".again").wait_for()
+    assert (text_of(page), page.locator(".turn").count()) == ("new", 4)
+    watched.said[:] = [line for line in watched.said if "status of 503" not in line]
+
+
 # ---- keyboard ----
 
 

@@ -74,14 +74,15 @@ async function ask(text) {
   await reply();
 }
 
-async function reply() {
+/** Answer the last question; an earlier answer to it is out of sight meanwhile. */
+async function reply(earlier) {
   const seed = seedOf(value("seed"));
   const system = value("system") ? [{ role: "system", content: value("system") }] : [];
   const messages = [...system, ...turns.filter(counts).map(({ role, content }) => ({ role, content }))];
   const shown = new Answer(), about = make("p", { class: "about" });
   const turn = add("assistant", "", shown.element, about);
   turn.element.setAttribute("aria-busy", "true");
-  document.querySelectorAll(".again").forEach((button) => button.remove());
+  document.querySelectorAll(".turn:not([hidden]) .again").forEach((button) => button.remove());
   swap(by("send"), by("stop"));
   by("clear").disabled = true;
   follow(true);
@@ -94,6 +95,7 @@ async function reply() {
   });
   turn.element.removeAttribute("aria-busy");
   finish(turn, shown, about, seed, ended);
+  if (earlier) settle(earlier, turn);
   swap(by("stop"), by("send"));
   by("clear").disabled = false;
   follow();
@@ -108,16 +110,25 @@ function finish(turn, shown, about, seed, { notes, error, stopped }) {
   const again = make("button", { type: "button", class: "quiet again" }, "Regenerate");
   again.addEventListener("click", () => {
     if (!by("composer").reportValidity()) return;
-    turn.element.remove();
-    turns.splice(turns.indexOf(turn), 1);
+    turn.element.hidden = true;
     log.focus({ preventScroll: true });  // the button that had it is gone
-    reply();
+    reply(turns.pop());
   });
   turn.failed = Boolean(error || stopped) && !shown.text;
   shown.element.hidden = turn.failed;
   about.textContent = [...(turn.failed ? [] : shown.facts), ...notes].join(" · ");
   about.after(make("p", { class: "buttons" }, repeat, ...(shown.text ? [copyButton(shown)] : []), again));
   if (error) about.before(make("p", { class: "error", role: "alert" }, error));
+}
+
+/** Where the new answer did not come, the earlier one comes back, with what went wrong below it. */
+function settle(earlier, turn) {
+  if (!turn.failed || earlier.failed) return earlier.element.remove();
+  earlier.element.querySelector(".buttons + .error")?.remove();
+  earlier.element.append(...turn.element.querySelectorAll(".error"));
+  earlier.element.hidden = false;
+  turn.element.remove();
+  turns.splice(-1, 1, earlier);
 }
 
 // ---- the composer ----
