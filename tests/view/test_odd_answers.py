@@ -99,6 +99,17 @@ def test_a_long_answer_s_chart_has_means_and_pointing_draws_none_of_it_again(fak
     page.locator(".tip").wait_for(state="hidden")
 
 
+def test_an_answer_that_is_gone_is_not_kept(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    collector = page.context.new_cdp_session(page)
+    ask(page)
+    page.evaluate("window.gone = new WeakRef(document.querySelector('.tokens'))")
+    page.click("#clear")
+    page.wait_for_timeout(100)
+    collector.send("HeapProfiler.collectGarbage")
+    assert page.evaluate("gone.deref() === undefined")
+
+
 # ---- failures ----
 
 

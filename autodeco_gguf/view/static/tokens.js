@@ -122,6 +122,7 @@ export class TokenView {
   constructor(element, mode, onPoint = () => {}) {
     Object.assign(this, { element, mode, onPoint, tokens: [], spans: [], at: -1, into: element });
     this.begin(null);
+    element.view = this;
     element.classList.add("tokens");
     for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", "Answer; arrow keys go from token to token"]])
       element.setAttribute(name, value);

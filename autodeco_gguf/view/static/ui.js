@@ -3,7 +3,6 @@
 import { MODES, TokenView, make, number } from "./tokens.js";
 import { Chart, mean } from "./chart.js";
 
-const views = new Set();
 let mode = remembered("mode", Object.keys(MODES)) ?? "temperature";
 
 /** A choice of an earlier visit; none where the browser keeps nothing, as for files. */
@@ -29,7 +28,7 @@ export function options(element) {
   choice.addEventListener("change", () => {
     mode = choice.value;
     remembered("mode", Object.keys(MODES), mode);
-    for (const view of views) view.element.isConnected ? view.recolour(mode) : views.delete(view);
+    for (const { view } of document.querySelectorAll(".tokens")) view.recolour(mode);
     show();
   });
   show();
@@ -52,7 +51,6 @@ export class Answer {
     this.chart = new Chart(picture, this.view.tokens, (place) => {
       place < 0 ? this.view.leave() : this.view.select(place);
     });
-    views.add(this.view);
     this.element = make("div", { class: "answer" }, text, picture);
     picture.hidden = true;
   }
