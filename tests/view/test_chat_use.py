@@ -163,6 +163,30 @@ def test_the_view_stays_where_the_reader_is(fake: Fake, watched: Watched) -> Non
     assert place()[1] < 2
 
 
+TOUCH = """([type, y]) => log.dispatchEvent(
+  new TouchEvent(type, { touches: [new Touch({ identifier: 1, target: log, clientY: y })] }))"""
+
+
+@pytest.mark.parametrize("way", ["PageUp", "Home", "ArrowUp", "down", "up"])
+def test_a_key_or_a_finger_leaves_the_newest_line(fake: Fake, watched: Watched, way: str) -> None:
+    """At once: in a fast answer it never comes to a smaller scrollTop."""
+    reply = Reply([*(chunk(token(f"line {i}\n")) for i in range(120)), DONE], gate=60)
+    fake.reply = lambda body: reply
+    page = watched.open(fake.url)
+    page.fill("#prompt", "count")
+    page.press("#prompt", "Enter")
+    page.locator(".tok").nth(59).wait_for()
+    if way in ("down", "up"):
+        page.evaluate(TOUCH, ["touchstart", 200])
+        page.evaluate(TOUCH, ["touchmove", 220 if way == "down" else 180])
+    else:
+        page.dispatch_event("#log", "keydown", {"key": way})
+    reply.go.set()
+    page.locator(".again").wait_for(state="attached")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.locator("#newest").is_visible() == (way != "up")
+
+
 def test_a_screen_of_a_few_lines_scrolls_as_a_whole(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url, viewport={"width": 320, "height": 256})
     assert page.evaluate("[scrollY, log.clientHeight > 150]") == [0, True]

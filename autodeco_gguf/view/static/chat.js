@@ -33,7 +33,7 @@ addEventListener("pageshow", decide);  // not before: one that comes back restor
 
 // ---- scrolling: at the newest line, unless the reader has gone elsewhere ----
 
-let follows = true, last = 0;
+let follows = true, last = 0, finger;
 const low = matchMedia("(max-height: 26rem)");  // where the whole page scrolls, as style.css has it
 const box = () => (low.matches ? document.scrollingElement : log);
 const below = () => box().scrollHeight - box().scrollTop - box().clientHeight;
@@ -43,7 +43,12 @@ function follow(always = false) {
   if (follows && !by("chat").hidden) box().scrollTop = last = box().scrollHeight - box().clientHeight;
   by("newest").hidden = follows;
 }
-log.addEventListener("wheel", (e) => (follows &&= !(e.deltaY < 0 && box().scrollTop > 0)), { passive: true });
+/** The reader goes up, which a fast answer does not let scrollTop tell. */
+const up = () => (follows &&= box().scrollTop <= 0);
+log.addEventListener("wheel", (e) => e.deltaY < 0 && up(), { passive: true });
+log.addEventListener("keydown", (e) => ["PageUp", "Home", "ArrowUp"].includes(e.key) && up());
+log.addEventListener("touchstart", (e) => (finger = e.touches[0].clientY), { passive: true });
+log.addEventListener("touchmove", (e) => e.touches[0].clientY > finger && up(), { passive: true });
 for (const scrolled of [log, document]) scrolled.addEventListener("scroll", () => {
   if (by("chat").hidden) return;
   const { scrollTop } = box();
