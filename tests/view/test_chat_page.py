@@ -128,6 +128,15 @@ def test_arrow_keys_go_from_token_to_token(fake: Fake, watched: Watched) -> None
     assert not page.locator(".tip").is_visible()
 
 
+def test_keys_with_modifiers_are_the_browser_s(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    ask(page)
+    event = "([key, name]) => new KeyboardEvent('keydown', { key, [name]: true, bubbles: true, cancelable: true })"
+    for key, name in (("ArrowLeft", "altKey"), ("Home", "ctrlKey"), ("ArrowLeft", "metaKey"), ("End", "shiftKey")):
+        passed = page.evaluate(f"x => document.querySelector('.tokens').dispatchEvent(({event})(x))", [key, name])
+        assert (passed, page.locator(".tip").is_visible()) == (True, False)
+
+
 def test_a_tap_shows_them_until_another(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url, has_touch=True, viewport={"width": 360, "height": 640})
     ask(page)

@@ -240,7 +240,7 @@ export class TokenView {
   key(e) {
     const last = this.tokens.length - 1;
     const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last }[e.key];
-    if (to === undefined || last < 0 || e.target !== this.element) return;
+    if (to === undefined || last < 0 || e.target !== this.element || e.altKey || e.ctrlKey || e.metaKey || e.shiftKey) return;
     e.preventDefault();
     const place = Math.min(Math.max(to, 0), last);
     const fold = this.spans[place].closest("details");
