@@ -86,6 +86,15 @@ def test_a_server_that_is_gone_is_an_error_in_words(fake: Fake, watched: Watched
     watched.said[:] = [line for line in watched.said if "ERR_INTERNET_DISCONNECTED" not in line]
 
 
+def test_a_key_that_no_header_can_have_is_named(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    page.click("#settings summary")
+    page.fill("#key", "ключ")
+    ask(page)
+    assert error_of(page) == "The API key has characters that cannot be sent."
+    assert fake.bodies == []
+
+
 def test_an_error_in_the_middle_keeps_the_text(fake: Fake, watched: Watched) -> None:
     lost = b'data: {"error": {"message": "127.0.0.1:50052: worker lost"}}\n\n'
     fake.reply = lambda body: Reply([chunk(token("Once")), lost, chunk(token(" never"))])

@@ -26,6 +26,7 @@ export const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 
 /** Ask, and give {tokens, source, finish} for each chunk; an Error says in words what went wrong. */
 async function* answer(body, { key, signal }) {
+  if (!/^[\x20-\xff]*$/.test(key)) throw new Error("The API key has characters that cannot be sent.");
   const headers = { "Content-Type": "application/json", ...bearer(key) };
   const request = { ...body, stream: true, autodeco: { tokens: true, top: 5 } };
   const response = await fetch("v1/chat/completions", { method: "POST", headers, signal, body: JSON.stringify(request) }).catch((e) => {
