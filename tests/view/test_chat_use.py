@@ -78,6 +78,14 @@ def test_errors_are_shown_in_words(fake: Fake, watched: Watched) -> None:
     watched.said[:] = [line for line in watched.said if "status of" not in line]  # which Chromium says of itself
 
 
+def test_a_server_that_makes_no_sense_is_left(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: Reply([b"data: {oops\n\n", *(chunk(token(f" {i}")) for i in range(2000))], pause=0.005)
+    page = watched.open(fake.url)
+    ask(page)
+    assert error_of(page) == "The server sent something that is no JSON."
+    assert fake.cut.wait(5)
+
+
 def test_a_server_that_is_gone_is_an_error_in_words(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url)
     page.context.set_offline(True)

@@ -34,18 +34,21 @@ async function* answer(body, { key, signal }) {
   });
   if (!response.ok) throw new Error(await refusal(response));
   const reader = response.body.getReader(), events = new Events(), early = { text: "" };
-  let over = false;
-  for (;;) {
-    const { done, value } = await reader.read().catch((e) => {
-      throw e.name === "AbortError" ? e : new Error("The connection was lost before the answer was complete.");
-    });
-    if (done) break;
-    for (const data of events.push(value)) {
-      if (data === "[DONE]") over = true;
-      else if (!over) yield chunk(data, early);
+  try {
+    for (let over = false; ;) {
+      const { done, value } = await reader.read().catch((e) => {
+        throw e.name === "AbortError" ? e : new Error("The connection was lost before the answer was complete.");
+      });
+      if (done && !over) throw new Error("The stream ended before the answer was complete.");
+      if (done) return;
+      for (const data of events.push(value)) {
+        if (data === "[DONE]") over = true;
+        else if (!over) yield chunk(data, early);
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {});  // or the server goes on for nobody; one that failed says so again
   }
-  if (!over) throw new Error("The stream ended before the answer was complete.");
 }
 
 async function refusal(response) {
@@ -86,16 +89,15 @@ export const seedOf = (text) => (text ? Number(BigInt(text) % 4294967295n) : cry
 export async function stream(body, server, shown, step) {
   const begin = performance.now();
   let source, finish, frame;
-  const inFrame = () => {
-    frame = undefined;
-    step();
-  };
   try {
     for await (const chunk of answer(body, server)) {
       source = chunk.source ?? source;
       finish = chunk.finish ?? finish;
       shown.append(chunk.tokens);
-      frame ??= requestAnimationFrame(inFrame);
+      frame ??= requestAnimationFrame(() => {
+        frame = undefined;
+        step();
+      });
     }
   } catch (e) {
     return e.name === "AbortError" ? { notes: ["stopped"], stopped: true } : { notes: [], error: e.message };
