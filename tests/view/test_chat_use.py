@@ -143,6 +143,20 @@ def test_copy_of_thoughts_alone_copies_them(fake: Fake, watched: Watched) -> Non
         assert found == copied
 
 
+def test_what_is_copied_of_marks(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    for text, copied in (
+        ("\n<think>\nhm\n</think>\n\nIt <think> is", "It <think> is"),
+        ("so\n</think>\n\nIt", "It"),
+        ("</think>\n\nIt", "It"),
+        ("Models write `<think>` before they answer.\nThat is all.",) * 2,
+        ("A thought ends with </think>, then comes text.",) * 2,
+        ("It is\n```\n<think>\nhm\n</think>\n```\nso.",) * 2,
+        ("hm\n" * 500_000,) * 2,
+    ):
+        assert page.evaluate("async text => (await import('/ui.js')).spoken(text)", text) == copied
+
+
 def test_copy_that_nothing_allows_says_what_to_do(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url.replace("127.0.0.1", "page.test"))
     ask(page)

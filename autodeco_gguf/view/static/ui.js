@@ -110,5 +110,5 @@ async function copied(text) {
   return done;
 }
 
-/** An answer's text without what the model thought. */
-const spoken = (text) => text.replace(/^((?!<think>)[^])*?<\/think>\s*|<think>[^]*?(<\/think>\s*|$)/g, "");
+/** An answer's text without the thought at its beginning; one that the template began ends on a line of its own. */
+export const spoken = (text) => text.replace(/^(\s*<think>[^]*?<\/think>|(((?!<think>)[^])*?\n)?<\/think>[^\S\n]*\n)\s*/, "");
