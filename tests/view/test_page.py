@@ -117,6 +117,16 @@ def test_what_a_page_can_bear(watched: Watched, tmp_path: Path) -> None:
     assert "This part cannot be shown" in shown.locator("section").first.inner_text()
 
 
+def test_lines_and_sections_are_more_than_arguments_of_a_call(watched: Watched, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    lines = {"kind": "trace", "title": "lines", "about": [], "text": "\n" * 80_000}
+    words = {"kind": "words", "lines": []}
+    for sections, mark, count in (([lines], ".end", 80_000), ([words] * 130_000, "section", 130_000)):
+        path.write_bytes(page("many", sections))
+        shown = watched.open(path.as_uri())
+        assert shown.evaluate("mark => document.querySelectorAll(mark).length", mark) == count
+
+
 def test_answers_of_a_chat(tmp_path: Path) -> None:
     answers = [[{"prompt": "Tell", "ids": [1]}, *STORY, {"summary": {"seed": 7}}], [{"prompt": "And", "ids": [2]}]]
     write_page(tmp_path / "chat.html", answers)

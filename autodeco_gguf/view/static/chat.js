@@ -43,8 +43,7 @@ function follow(always = false) {
   if (follows && !by("chat").hidden) box().scrollTop = last = box().scrollHeight - box().clientHeight;
   by("newest").hidden = follows;
 }
-/** The reader goes up, which a fast answer does not let scrollTop tell. */
-const up = () => (follows &&= box().scrollTop <= 0);
+const up = () => (follows &&= box().scrollTop <= 0);  // the reader's will: in a fast answer scrollTop does not tell of it
 log.addEventListener("wheel", (e) => e.deltaY < 0 && up(), { passive: true });
 log.addEventListener("keydown", (e) => ["PageUp", "Home", "ArrowUp"].includes(e.key) && up());
 log.addEventListener("touchstart", (e) => (finger = e.touches[0].clientY), { passive: true });

@@ -31,10 +31,11 @@ export function quoted(text) {
   return seen.replace(/[\p{Cf}\p{Zl}\p{Zp}\ufe00-\ufe0f]/gu, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
-/** Text with a mark, which is no text, at each end of a line. */
+/** Text with a mark, which is no text, at each end of a line; there may be more of them than arguments of a call. */
 function fill(span, text) {
   const [first, ...lines] = text.split("\n");
-  span.replaceChildren(first, ...lines.flatMap((line) => [make("i", { class: "end" }), `\n${line}`]));
+  span.replaceChildren(first);
+  for (const line of lines) span.append(make("i", { class: "end" }), `\n${line}`);
 }
 
 /** Blue below the middle of the scale, orange above. */

@@ -86,4 +86,5 @@ function shown(section) {
   }
 }
 
-document.body.append(head, make("main", { class: "page" }, ...sections.map((section) => make("section", {}, ...shown(section)))));
+document.body.append(head, make("main", { class: "page" }));
+for (const section of sections) document.body.lastChild.append(make("section", {}, ...shown(section)));
