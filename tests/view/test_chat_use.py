@@ -291,6 +291,26 @@ def test_settings_say_who_decides(fake: Fake, watched: Watched) -> None:
     assert fake.keys == ["Bearer K"] * 3
 
 
+def test_t_and_p_may_be_whatever_the_server_takes(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    page.click("#settings summary")
+    page.select_option("#heads", "off")
+    taken = [(0.125, 0.001), (1e6, 0.875)]
+    for t, p in taken:
+        page.fill("#temperature", str(t))
+        page.fill("#top-p", str(p))
+        ask(page)
+    page.click("#show-compare")
+    page.select_option("#compare-fields select", "numbers")
+    for pair, (t, p) in enumerate(taken, 1):
+        page.get_by_label(f"T of pair {pair}").fill(str(t))
+        page.get_by_label(f"P of pair {pair}").fill(str(p))
+    page.click("#compare-run")
+    page.locator("#columns .buttons").nth(2).wait_for()
+    asked = [(body["temperature"], body["top_p"]) for body in fake.bodies if "top_p" in body]
+    assert sorted(asked) == sorted(taken * 2)
+
+
 def test_a_server_with_a_key_is_asked_with_it(fake: Fake, watched: Watched) -> None:
     fake.key = "K"
     page = watched.open(fake.url)

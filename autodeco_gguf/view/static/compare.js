@@ -9,11 +9,11 @@ const LOW = "Please be as predictable as possible.", HIGH = "Please be as creati
 /** Set the view up; by(id) finds its elements. */
 export function compare(by) {
   const input = (value, attributes) => Object.assign(make("input", attributes), { value });
-  const fixed = (value, top) => input(value, { type: "number", min: 0, max: top, step: 0.01, required: "" });
+  const fixed = (value, top) => input(value, { type: "number", min: 0, max: top, step: "any", required: "" });
   const kind = make("select", {}, make("option", { value: "commands" }, "commands"), make("option", { value: "numbers" }, "fixed numbers"));
   const low = input(LOW, {}), high = input(HIGH, {}), seed = input("", { inputmode: "numeric", pattern: "[0-9]*", placeholder: "a new one each time" });
   const longest = input("256", { type: "number", min: 1 });
-  const pairs = [[fixed("0.7", 2), fixed("0.9", 1)], [fixed("1", 2), fixed("1", 1)]];
+  const pairs = [[fixed("0.7", 1e6), fixed("0.9", 1)], [fixed("1", 1e6), fixed("1", 1)]];
   const label = (text, field, of = "") => make("label", { "data-of": of }, text, field);
   by("compare-fields").append(
     label("Compare with", kind), label("For little diversity", low, "commands"), label("For much", high, "commands"),
