@@ -43,6 +43,7 @@ def dataset(directory: Path, n_vocab: int, n: int) -> Dataset:
         ("tokens", tokens),
         ("ends", np.arange(n + 1, dtype=np.int64) * tokens.shape[1]),
         ("firsts", np.arange(n + 1, dtype=np.int64)),
+        ("prompts", np.arange(n, dtype=np.uint64)),
     ):
         (directory / name).write_bytes(values.tobytes())
     return Dataset(directory, Counts(examples=n), "benchmark")

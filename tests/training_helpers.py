@@ -54,13 +54,16 @@ def predicted(*tokens: int, after: int = 1) -> Tokens:
     return array
 
 
-def dataset(directory: Path, examples: Sequence[Sequence[Tokens]], digest: str = "x") -> Dataset:
-    """What encode_files leaves."""
+def dataset(
+    directory: Path, examples: Sequence[Sequence[Tokens]], digest: str = "x", prompts: Sequence[int] | None = None
+) -> Dataset:
+    """What encode_files leaves, of examples with these prompts; each its own by default."""
     directory.mkdir(parents=True, exist_ok=True)
     sequences = [s for example in examples for s in example]
     np.concatenate(sequences).astype(np.int32).tofile(directory / "tokens")
     np.cumsum([0, *(len(s) for s in sequences)], dtype=np.int64).tofile(directory / "ends")
     np.cumsum([0, *(len(e) for e in examples)], dtype=np.int64).tofile(directory / "firsts")
+    np.array(range(len(examples)) if prompts is None else prompts, np.uint64).tofile(directory / "prompts")
     return Dataset(directory, Counts(examples=len(examples)), digest)
 
 

@@ -18,7 +18,7 @@ from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.features import Tokens, prompts
+from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
 from autodeco_gguf.training.records import KINDS, normalize
@@ -27,9 +27,9 @@ from autodeco_gguf.training.turns import read_conversation, read_weight, takes_t
 Ids = npt.NDArray[np.uint32]
 """Numbers of examples."""
 
-FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64}
+FILES = {"tokens": np.int32, "ends": np.int64, "firsts": np.int64, "prompts": np.uint64}
 """Of a data set: the sequences, one after the other; where each of them ends, after a 0; where the sequences of each
-example begin among those, and a last one would."""
+example begin among those, and a last one would; a digest of each example's prompt."""
 
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
@@ -64,6 +64,12 @@ class Example:
     cut: bool = False
     """Cut by length, so that no token ends it."""
 
+    @property
+    def prompt(self) -> bytes:
+        """A digest of what precedes all that is predicted, as text: an answer may change its last token. Of all of a
+        text where nothing does."""
+        return hashlib.blake2b((self.text[: self.spans[0][0]] or self.text).encode(), digest_size=8).digest()
+
 
 class Encoder:
     """Turns records, as :func:`normalize` reads them, into tokens, by the model's own tokenizer and chat template."""
@@ -88,10 +94,10 @@ class Encoder:
         self._suffix = self._answer_suffix()
         self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
 
-    def encode(self, record: object, index: int, counts: Counts) -> list[Tokens]:
-        """The sequences of one record, none where nothing to predict is left: it, and its variants with commands.
+    def encode(self, record: object, index: int, counts: Counts) -> tuple[list[Tokens], bytes]:
+        """The sequences of one record, none where nothing to predict is left, and :attr:`Example.prompt`.
 
-        Those are ``commands.VARIANTS[1:]`` again and again.
+        They are it, and its variants with commands, ``commands.VARIANTS[1:]`` again and again.
 
         Raises InvalidInput where the record is malformed; the message says how.
         """
@@ -100,7 +106,7 @@ class Encoder:
         record = normalize(record)
         if not read_weight(record):
             counts.empty += 1
-            return []
+            return [], b""
         examples = [self._example(record)]
         asks = "messages" in record or "prompt" in record  # a text beside them, as Alpaca's, is not read
         pairs = self._commands.draw(index, str(record)) if self._commands and asks else []
@@ -109,7 +115,7 @@ class Encoder:
         if len(sequences[0]) > self._max_tokens:
             if self._too_long == "leave-out":
                 counts.too_long += 1
-                return []
+                return [], b""
             counts.cut += 1
             counts.cut_tokens += len(sequences[0]) - self._max_tokens
             sequences = [s[: self._max_tokens] for s in sequences]
@@ -120,13 +126,13 @@ class Encoder:
             sequences = sequences[:1]  # cut differently, so no longer the same answer; or no user to command
         if not predicted[0]:
             counts.empty += 1
-            return []
+            return [], b""
         counts.examples += 1
         counts.controlled += len(sequences) > 1
         counts.tokens += sum(map(len, sequences))
         counts.longest = max(counts.longest, *map(len, sequences))
         counts.predicted += predicted[0] * len(sequences)
-        return sequences
+        return sequences, examples[0].prompt
 
     # ---- records ----
 
@@ -262,7 +268,8 @@ class Dataset:
 
     def __init__(self, directory: Path, counts: Counts, digest: str) -> None:
         self.counts, self.digest = counts, digest
-        self._tokens, self._ends, self._firsts = (np.memmap(directory / n, kind, "r") for n, kind in FILES.items())
+        arrays = (np.memmap(directory / name, kind, "r") for name, kind in FILES.items())
+        self._tokens, self._ends, self._firsts, self._prompts = arrays
 
     def __len__(self) -> int:
         return len(self._firsts) - 1
@@ -274,7 +281,8 @@ class Dataset:
 
     def prompts(self) -> Ids:
         """For each example the first one with the same prompt."""
-        return prompts(self[i][0] for i in range(len(self))).astype(np.uint32)
+        _, firsts, groups = np.unique(np.array(self._prompts), return_index=True, return_inverse=True)
+        return firsts[groups].astype(np.uint32)
 
 
 def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = None) -> tuple[Ids, Ids]:
@@ -322,14 +330,14 @@ def encode_files(
     counts, digest = Counts(), hashlib.sha256()
     n_sequences, n_tokens = 0, 0
     with ExitStack() as stack:
-        tokens, ends, firsts = (stack.enter_context((directory / name).open("wb")) for name in FILES)
+        tokens, ends, firsts, prompts = (stack.enter_context((directory / name).open("wb")) for name in FILES)
         for f in (ends, firsts):
             f.write(np.int64(0).tobytes())
         lines = ((path, number, line) for path in paths for number, line in read_lines(path))
         for index, (path, number, line) in enumerate(lines):
             try:
                 with located(path, number):
-                    sequences = encoder.encode(parse_line(line), index, counts)
+                    sequences, prompt = encoder.encode(parse_line(line), index, counts)
             except BadFile as e:
                 if not skip_bad:
                     raise
@@ -345,6 +353,7 @@ def encode_files(
             if sequences:
                 n_sequences += len(sequences)
                 firsts.write(np.int64(n_sequences).tobytes())
+                prompts.write(prompt)
             progress(index + 1)
     if not counts.examples:
         names = ", ".join(map(str, paths))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
-from training_helpers import chat_base, dataset, jsonl, predicted
+from training_helpers import chat_base, jsonl
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
@@ -61,7 +61,7 @@ def bos(qwen2: Case, open_context: Callable[[Path], Context], tmp_path_factory: 
 
 
 def encode(context: Context, record: object, max_tokens: int = 256, commands: Commands | None = None) -> list[Tokens]:
-    return Encoder(context, max_tokens, commands).encode(record, 0, Counts())
+    return Encoder(context, max_tokens, commands).encode(record, 0, Counts())[0]
 
 
 def one(context: Context, record: object, max_tokens: int = 256) -> list[int]:
@@ -198,16 +198,16 @@ def test_a_template_without_an_end_of_turn(bos: Context) -> None:
 def test_cutting_and_its_counts(plain: Context) -> None:
     encoder, counts = Encoder(plain, 8), Counts()
     record = {"prompt": "Hello", "completion": " world"}  # 10 tokens, the last 5 predicted
-    (tokens,) = encoder.encode(record, 0, counts)
+    ((tokens,), _) = encoder.encode(record, 0, counts)
     assert tokens.tolist() == [*HELLO[:5], *c(*HELLO[5:8])]
-    assert encoder.encode({"prompt": "Hello world", "completion": "Hello"}, 1, counts) == []
+    assert encoder.encode({"prompt": "Hello world", "completion": "Hello"}, 1, counts)[0] == []
     assert (counts.examples, counts.cut, counts.cut_tokens, counts.empty) == (1, 2, 2 + 7, 1)
     assert (counts.tokens, counts.predicted) == (8, 3)
 
 
 def test_an_example_that_just_fits(plain: Context) -> None:
     counts = Counts()
-    (tokens,) = Encoder(plain, 10).encode({"prompt": "Hello", "completion": " world"}, 0, counts)
+    ((tokens,), _) = Encoder(plain, 10).encode({"prompt": "Hello", "completion": " world"}, 0, counts)
     assert (len(tokens), counts.cut, counts.cut_tokens) == (10, 0, 0)
 
 
@@ -251,7 +251,7 @@ def test_what_only_a_command_makes_too_long(plain: Context, too_long: Any) -> No
     counts = Counts()
     record = {"prompt": "Hello?", "completion": "World"}
     n = len(encode(plain, record)[0])
-    (found,) = Encoder(plain, n + 1, COMMANDS, too_long=too_long).encode(record, 0, counts)
+    ((found,), _) = Encoder(plain, n + 1, COMMANDS, too_long=too_long).encode(record, 0, counts)
     assert found.tolist() == one(plain, record)
     assert (counts.examples, counts.cut, counts.too_long) == (1, 0, 0)
 
@@ -276,7 +276,7 @@ NO_VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", NO_VARIANTS)
 def test_no_variants(name: str, chat: Context) -> None:
     counts = Counts()
-    assert len(Encoder(chat, 35, COMMANDS).encode(NO_VARIANTS[name], 0, counts)) == 1
+    assert len(Encoder(chat, 35, COMMANDS).encode(NO_VARIANTS[name], 0, counts)[0]) == 1
     assert (counts.examples, counts.controlled) == (1, 0)
 
 
@@ -395,7 +395,7 @@ def test_several_files_many_lines_and_variants(plain: Context, tmp_path: Path) -
     encoder = Encoder(plain, 64, Commands.read([], share=0.5))
     seen: list[int] = []
     data = encode_files(paths, encoder, tmp_path, progress=seen.append)
-    expected = [[s.tolist() for s in encoder.encode(pair, i, Counts())] for i, pair in enumerate(pairs)]
+    expected = [[s.tolist() for s in encoder.encode(pair, i, Counts())[0]] for i, pair in enumerate(pairs)]
     assert sequences_of(data) == expected
     assert {len(e) for e in expected} == {1, 3}
     assert data.counts.controlled == sum(len(e) == 3 for e in expected)
@@ -511,16 +511,20 @@ def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, mo
             assert not {groups[i] for i in validation} & {groups[i] for i in training}
 
 
-def test_the_same_prompt_is_known_by_its_tokens(tmp_path: Path) -> None:
-    examples = [
-        [predicted(1, 2, 3, after=2)],
-        [predicted(1, 5, after=1)],  # no prompt but the beginning of sequence
-        [predicted(1, 2, 4, 4, after=2), predicted(9, 9, 4, 4, after=2)],
-        [predicted(1, 5, after=1)],
-        [predicted(1, 2, 3, after=1)],
-        [predicted(2, 2, 3, after=2)],
+def test_the_same_prompt_is_known_by_its_text(plain: Context, tmp_path: Path) -> None:
+    """The last token of "Hello wo" is another where the answer begins with "rld"."""
+    lines = [
+        {"prompt": "Hello wo", "completion": "rld"},
+        {"prompt": "Hello wo", "completion": "man"},
+        {"prompt": "Hello", "completion": " world"},
+        {"prompt": "", "completion": "Hello you"},  # no prompt, so all of it is its own
+        {"text": "Hello world"},
+        {"prompt": "Hello", "completion": " wo"},
+        {"text": "Hello world"},
     ]
-    assert dataset(tmp_path, examples).prompts().tolist() == [0, 1, 0, 3, 4, 5]
+    data = encode_files([jsonl(tmp_path / "d.jsonl", *lines)], Encoder(plain, 64), tmp_path)
+    assert int((data[0][0] >= 0).sum()) < int((data[1][0] >= 0).sum())
+    assert data.prompts().tolist() == [0, 0, 2, 3, 4, 2, 4]
 
 
 def test_what_the_chat_template_reads_besides(
@@ -535,7 +539,7 @@ def test_what_the_chat_template_reads_besides(
     record = turns(("user", "Hello"), ("assistant", "world"))
     texts = []
     for kwargs in (None, {"enable_thinking": False}):
-        (tokens,) = Encoder(context, 256, chat=context.chat(kwargs)).encode(record, 0, Counts())
+        ((tokens,), _) = Encoder(context, 256, chat=context.chat(kwargs)).encode(record, 0, Counts())
         texts.append(text(context, tokens))
         assert said(context, tokens) == ["world<|im_end|>"]
     assert texts == [f"<user>Hello<|im_end|><assistant>{thought}world<|im_end|>" for thought in ("", "()")]

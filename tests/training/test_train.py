@@ -240,7 +240,7 @@ def test_a_full_disk(nbytes: int, qwen2: Case, tmp_path: Path) -> None:
     with no_room(nbytes), pytest.raises(BadFile, match=words):
         train(qwen2.base, [data], tmp_path / "out", SMALL, machine=ONE_THREAD)
     left = sorted(p.name for p in (tmp_path / "out").rglob("*"))
-    assert left == ([".training", "ends", "firsts", "log.jsonl", "tokens"] if nbytes == 20_000 else [])
+    assert left == ([".training", "ends", "firsts", "log.jsonl", "prompts", "tokens"] if nbytes == 20_000 else [])
     train(qwen2.base, [data], tmp_path / "out", SMALL, machine=ONE_THREAD)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == FILES
 

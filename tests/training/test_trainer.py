@@ -79,7 +79,10 @@ def test_answers_to_one_prompt_are_on_one_side_and_one_example(context: Context,
     answers = {n: [[predicted(1, 5 + i % n, 7, 8, 9, after=2)] for i in range(12)] for n in (3, 1)}
     for n, expected in ((3, [4]), (1, [1, 1, 1])):
         it = trainer(
-            context, dataset(tmp_path / f"d{n}", answers[n]), replace(SMALL, validation=0.25), tmp_path / f"{n}"
+            context,
+            dataset(tmp_path / f"d{n}", answers[n], prompts=[i % n for i in range(12)]),
+            replace(SMALL, validation=0.25),
+            tmp_path / f"{n}",
         )
         numbers = np.concatenate([part.sequence for part in it.validation_features()])
         assert [len(row) // 3 for row in (numbers[numbers == x] for x in np.unique(numbers))] == expected

@@ -47,7 +47,7 @@ def encoder(qwen2: Case, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
 def learnt(encoder: Encoder, record: object) -> tuple[str, list[str]]:
     """All of the text, and the parts that are predicted."""
-    (tokens,) = encoder.encode(record, 0, Counts())
+    ((tokens,), _) = encoder.encode(record, 0, Counts())
     edges = np.flatnonzero(np.diff(np.concatenate([[0], tokens < 0, [0]])))
     context = encoder._context
 
@@ -102,14 +102,14 @@ def test_what_has_the_weight_0_is_read_and_not_learnt(encoder: Callable[..., Enc
 )
 def test_a_record_with_nothing_to_learn_is_counted(record: object, encoder: Callable[..., Encoder]) -> None:
     counts = Counts()
-    assert encoder(HEAD + OBJECTS + TAIL).encode(record, 0, counts) == []
+    assert encoder(HEAD + OBJECTS + TAIL).encode(record, 0, counts)[0] == []
     assert (counts.examples, counts.empty) == (0, 1)
 
 
 def test_variants_for_commands_keep_tools_and_weights(encoder: Callable[..., Encoder]) -> None:
     make = encoder(HEAD + OBJECTS + TAIL, Commands(low=("Be exact.",), high=("Be wild.",)))
     record = changed(3, weight=0)
-    sequences = make.encode(record, 0, Counts())
+    sequences, _ = make.encode(record, 0, Counts())
     assert len(sequences) == 3
     assert len({int((s < 0).sum()) for s in sequences}) == 1
     assert record == changed(3, weight=0)
