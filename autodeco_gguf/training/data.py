@@ -264,24 +264,28 @@ def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) 
 
 
 class Dataset:
-    """Encoded examples on disk, memory-mapped."""
+    """Encoded examples on disk, memory-mapped until it is closed."""
 
     def __init__(self, directory: Path, counts: Counts, digest: str) -> None:
         self.counts, self.digest = counts, digest
-        arrays = (np.memmap(directory / name, kind, "r") for name, kind in FILES.items())
-        self._tokens, self._ends, self._firsts, self._prompts = arrays
+        self._files = {name: np.memmap(directory / name, kind, "r") for name, kind in FILES.items()}
+
+    def close(self) -> None:
+        """Let go of the files, which NFS and Windows do not remove before."""
+        self._files.clear()
 
     def __len__(self) -> int:
-        return len(self._firsts) - 1
+        return len(self._files["firsts"]) - 1
 
     def __getitem__(self, index: int) -> list[Tokens]:
         """The sequences of an example, as :meth:`Encoder.encode` has them."""
-        begin, end = self._firsts[index : index + 2]
-        return [np.array(self._tokens[a:b]) for a, b in itertools.pairwise(self._ends[begin : end + 1])]
+        begin, end = self._files["firsts"][index : index + 2]
+        ends = self._files["ends"][begin : end + 1]
+        return [np.array(self._files["tokens"][a:b]) for a, b in itertools.pairwise(ends)]
 
     def prompts(self) -> Ids:
         """For each example the first one with the same prompt."""
-        _, firsts, groups = np.unique(np.array(self._prompts), return_index=True, return_inverse=True)
+        _, firsts, groups = np.unique(np.array(self._files["prompts"]), return_index=True, return_inverse=True)
         return firsts[groups].astype(np.uint32)
 
 

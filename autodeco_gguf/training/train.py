@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -127,20 +127,20 @@ def train(
         out.check_free(force)
         limit = settings.max_tokens or longest_by_memory(model, settings, machine)
         settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
-        dataset = _encode(paths, _encoder(context, settings, options), out, options, watch)
-        longest = max(dataset.counts.longest, 2)
-        context.resize(longest, n_together(longest, options.commands))
-        if force:
-            out.remove_results()
-        what = {**identity(model, machine), "start": start_identity(start)}
-        trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start, device)
-        for warning in _warnings(trainer, dataset):
-            watch.warning(warning)
-        trainer.run(watch.step)
-        objective, validated = settings.objective, len(trainer.validation_ids) > 0
-        result = report(trainer.heads, objective, trainer.validation_features) if validated else None
-        weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
-        write_heads(out, model, weights, objective.there, result, plot_log)
+        with closing(_encode(paths, _encoder(context, settings, options), out, options, watch)) as dataset:
+            longest = max(dataset.counts.longest, 2)
+            context.resize(longest, n_together(longest, options.commands))
+            if force:
+                out.remove_results()
+            what = {**identity(model, machine), "start": start_identity(start)}
+            trainer = Trainer(context, dataset, settings, out.directory, out.state, what, start, device)
+            for warning in _warnings(trainer, dataset):
+                watch.warning(warning)
+            trainer.run(watch.step)
+            objective, validated = settings.objective, len(trainer.validation_ids) > 0
+            result = report(trainer.heads, objective, trainer.validation_features) if validated else None
+            weights = trainer.heads.weights(vocab_size=context.n_vocab, base_model=options.base_name or model.name)
+            write_heads(out, model, weights, objective.there, result, plot_log)
         out.remove_state()
     return Trained(out.directory, out.adapter, trainer.steps, trainer.step, trainer.kept, result)
 
@@ -183,17 +183,17 @@ def _encode(
     paths: Sequence[Path], encoder: Encoder, out: Output, options: TrainingOptions, watch: TrainingWatch
 ) -> Dataset:
     """The data as tokens in the directory of the state, which a failure leaves as it was."""
-    new = not out.unfinished
-    try:
+    with ExitStack() as failed:
+        if not out.unfinished:  # or what is finished there would look unfinished
+            failed.callback(out.remove_state)
         with bad_file(out.state, "cannot be written"):
             dataset = encode_files(paths, encoder, out.state, skip_bad=options.skip_bad, progress=watch.lines)
-    except BaseException:
-        if new:  # or what is finished there would look unfinished
-            out.remove_state()
-        raise
-    watch.data(dataset.counts)
-    if options.commands is not None and options.commands.share > 0 and not dataset.counts.controlled:
-        raise BadFile("decoding control: no example got a command; it takes prompts, and a larger share", file=paths[0])
+        failed.callback(dataset.close)
+        watch.data(dataset.counts)
+        if options.commands is not None and options.commands.share > 0 and not dataset.counts.controlled:
+            reason = "no example got a command; it takes prompts, and a larger share"
+            raise BadFile(f"decoding control: {reason}", file=paths[0])
+        failed.pop_all()
     return dataset
 
 

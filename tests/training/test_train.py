@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,29 @@ def test_a_killed_one_that_had_not_begun_hides_nothing(qwen2: Case, tmp_path: Pa
     (output / ".training").mkdir()
     with pytest.raises(BadFile, match=r"exists; use --force to replace it$"):
         trained(qwen2.base, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shows what is mapped")
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_file_is_open_that_is_removed(
+    fails: bool, qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS and Windows would not remove it."""
+    removed, mapped = list[str](), list[bool]()
+
+    def remove(self: output_module.Output) -> None:
+        removed.extend(sorted(path.name for path in self.state.iterdir()))
+        mapped.append(str(self.state) in Path("/proc/self/maps").read_text())
+        shutil.rmtree(self.state)
+
+    monkeypatch.setattr(output_module.Output, "remove_state", remove)
+    commands = Commands(low=("Be plain.",), high=("Go wild!",))
+    data = jsonl(tmp_path / "data.jsonl", *([{"text": "One and two"}] if fails else EXAMPLES))
+    with pytest.raises(BadFile, match="no example got a command") if fails else nullcontext():
+        options = TrainingOptions(commands=commands)
+        train(qwen2.base, [data], tmp_path / "out", replace(SMALL, steps=1), options=options, machine=ONE_THREAD)
+    assert mapped == [False]
+    assert removed == ["ends", "firsts", "prompts", *([] if fails else ["state.pt"]), "tokens"]
 
 
 @pytest.mark.parametrize("nbytes", [0, 30, 20_000])
