@@ -14,15 +14,17 @@ LEAST, MOST = 2048, 2**17
 """Tokens of a sequence, whatever the memory; between them the limit is a power of two, so that it is the same again."""
 
 
-def longest_by_memory(model: BaseModel, settings: TrainingSettings, machine: Machine, memory: int | None = None) -> int:
+def longest_by_memory(
+    model: BaseModel, settings: TrainingSettings, machine: Machine, variants: int = 1, memory: int | None = None
+) -> int:
     """The most tokens of a sequence for which half of the memory will do that the model leaves.
 
-    Counted are the cache of one sequence and what a step keeps of a batch of sequences that are all so long. ``memory``
-    is in bytes, by default that of the machine, or of the container.
+    Counted are the cache of one sequence and what a step keeps of a batch of sequences that are all so long, of
+    each example so many ``variants``. ``memory`` is in bytes, by default that of the machine, or of the container.
     """
     files = sum(path.stat().st_size for path in model.paths)
     room = ((_memory() if memory is None else memory) - files) // 2
-    each = (settings.batch or MAX_BATCH) * ((model.hidden_size or 0) + 25) * 4
+    each = (settings.batch or MAX_BATCH) * variants * ((model.hidden_size or 0) + 25) * 4
     each += _cached(model.parts[0]) * (4 if machine.cache_type == "f32" else 2)
     longest = LEAST
     while longest < MOST and 2 * longest * each <= room:

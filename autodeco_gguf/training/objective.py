@@ -36,11 +36,6 @@ class Positions:
     top_p_loss: Tensor  # [n] likewise
     gradients: Tensor  # [n, 3] of the temperature loss by T, and of the top-p loss by T and by P
 
-    @classmethod
-    def join(cls, parts: Sequence[Positions]) -> Positions:
-        """One after the other."""
-        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
-
 
 @dataclass(frozen=True)
 class Losses:
@@ -72,9 +67,14 @@ class Losses:
 
 
 def collect(
-    heads: HeadsModule, stream: Iterable[Features], objective: Objective, draws: torch.Generator | None, triples: Tensor
+    heads: HeadsModule,
+    stream: Iterable[Features],
+    n: int,
+    objective: Objective,
+    draws: torch.Generator | None,
+    triples: Tensor,
 ) -> Positions:
-    """Run the heads over streamed features and work out each position's losses and their gradients by T and P.
+    """Run the heads over n streamed positions and work out each one's losses and their gradients by T and P.
 
     Variants of an example with a command take part in the ranking loss alone: the model was not asked to follow the
     command when the answer was written, so the answer does not tell the right T. ``triples`` [m, 3] are the sequences
@@ -82,12 +82,18 @@ def collect(
     it takes its expectation, and there are no gradients.
     """
     commanded = triples[:, 1:].flatten().to(heads.device)
-    parts = []
+    kept, done = dict[str, Tensor](), 0
     for features in stream:
         rows = max(1, CHUNK_FLOATS // features.logits.shape[1])
         for i in range(0, len(features), rows):
-            parts.append(_positions(heads, features[i : i + rows], commanded, objective, draws))
-    return Positions.join(parts)
+            part = vars(_positions(heads, features[i : i + rows], commanded, objective, draws))
+            kept = kept or {name: values.new_empty(n, *values.shape[1:]) for name, values in part.items()}
+            end = done + len(part["hidden"])
+            for name, values in part.items():
+                kept[name][done:end] = values  # at once: to join them at the end takes all twice
+            done = end
+    assert done == n, f"{done} positions, expected {n}"
+    return Positions(**kept)
 
 
 def predict(heads: HeadsModule, hidden: Tensor, raw: Tensor, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:

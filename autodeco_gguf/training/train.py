@@ -125,7 +125,7 @@ def train(
     start = read_start(model, options.start, settings.objective, settings.seed)
     with out.held(), closing(Context(model.file, n_ctx=_CELLS, machine=machine)) as context:
         out.check_free(force)
-        limit = settings.max_tokens or longest_by_memory(model, settings, machine)
+        limit = settings.max_tokens or longest_by_memory(model, settings, machine, _variants(options.commands))
         settings = replace(settings, max_tokens=min(limit, max(2, context.n_ctx_train)))
         with closing(_encode(paths, _encoder(context, settings, options), out, options, watch)) as dataset:
             longest = max(dataset.counts.longest, 2)
@@ -168,9 +168,14 @@ def _warnings(trainer: Trainer, dataset: Dataset) -> list[str]:
 
 def n_together(longest: int, commands: Commands | None) -> int:
     """How many sequences are decoded at a time: whole examples with their variants, whose prompts begin alike."""
-    size = 1 if commands is None else 1 + 2 * commands.pairs
+    size = _variants(commands)
     n = min(max(_TOGETHER, size), max(1, _CELLS // longest))
     return max(n - n % size, min(n, size))
+
+
+def _variants(commands: Commands | None) -> int:
+    """Sequences of an example: it, and one for each command."""
+    return 1 if commands is None else 1 + 2 * commands.pairs
 
 
 def _encoder(context: Context, settings: TrainingSettings, options: TrainingOptions) -> Encoder:

@@ -18,7 +18,7 @@ from autodeco_gguf.model.features import Features, Tokens, stream
 from autodeco_gguf.tasks.commands import VARIANTS
 from autodeco_gguf.training.data import Dataset, Ids, held_out
 from autodeco_gguf.training.module import HeadsModule
-from autodeco_gguf.training.objective import Losses, backward, batch_losses, collect
+from autodeco_gguf.training.objective import Losses, Positions, backward, batch_losses, collect
 from autodeco_gguf.training.optimizer import HeadsOptimizer
 from autodeco_gguf.training.schedule import rate
 from autodeco_gguf.training.settings import MAX_VALIDATION, TrainingSettings
@@ -144,7 +144,7 @@ class Trainer:
         sequences, triples = self._batch(self.batch_ids(self._at.step))
         seed = np.random.SeedSequence([settings.seed, 3, self._at.step]).generate_state(1)  # torch takes 32 bits of it
         draws = torch.Generator().manual_seed(int(seed[0]))
-        positions = collect(self.heads, stream(self._context, sequences), settings.objective, draws, triples)
+        positions = self._collect(sequences, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
         lr = rate(self._at.step, self.steps, self._peak_lr, settings.warmup, settings.schedule)
 
@@ -174,6 +174,10 @@ class Trainer:
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
 
+    def _collect(self, sequences: list[Tokens], draws: torch.Generator | None, triples: torch.Tensor) -> Positions:
+        n = sum(int((tokens < 0).sum()) for tokens in sequences)
+        return collect(self.heads, stream(self._context, sequences), n, self._settings.objective, draws, triples)
+
     # ---- validation ----
 
     def validation_features(self) -> Iterator[Features]:
@@ -192,7 +196,7 @@ class Trainer:
         parts = []
         for ids in self._validation_batches():
             sequences, triples = self._batch(ids)
-            positions = collect(self.heads, stream(self._context, sequences), self._settings.objective, None, triples)
+            positions = self._collect(sequences, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts, self._settings.objective.average)
         if result.total < self._at.best_loss:

@@ -178,7 +178,7 @@ def test_the_heads_are_trained_on_raw_logits(tmp_path: Path) -> None:
     assert at[2:3].raw is not None
     assert len(at[2:3].raw) == 1
     heads = HeadsModule(32, 0)
-    features = collect(heads, [at], Objective(), None, torch.zeros(0, 3, dtype=torch.long)).features
+    features = collect(heads, [at], len(at), Objective(), None, torch.zeros(0, 3, dtype=torch.long)).features
     expected = probability_features(torch.from_numpy(at.raw), features[:, 0])
     torch.testing.assert_close(features, expected)
     context.close()

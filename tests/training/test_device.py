@@ -91,7 +91,7 @@ def test_losses_and_gradients(name: str, validation: bool) -> None:
 
     def work(heads: HeadsModule) -> object:
         draws = None if validation else torch.Generator().manual_seed(5)
-        positions = collect(heads, parts, objective, draws, triples)
+        positions = collect(heads, parts, sum(map(len, parts)), objective, draws, triples)
         if not validation:
             backward(heads, positions, triples, objective)
         return batch_losses(positions, triples, objective)

@@ -21,12 +21,15 @@ def test_the_longest_that_half_of_the_memory_holds(qwen2: Case) -> None:
     each = 32 * (64 + 25) * 4 + cached
     for tokens in (4096, 32768):
         enough = file + 2 * tokens * each
-        assert longest_by_memory(model, settings, machine, enough) == tokens
-        assert longest_by_memory(model, settings, machine, enough - 2) == tokens // 2
-        assert longest_by_memory(model, replace(settings, batch=64), machine, enough) == tokens // 2
-        assert longest_by_memory(model, settings, replace(machine, cache_type="f32"), enough) == tokens // 2
-    assert longest_by_memory(model, settings, machine, 0) == LEAST
-    assert longest_by_memory(model, settings, machine, 1 << 60) == MOST
+        assert longest_by_memory(model, settings, machine, 1, enough) == tokens
+        assert longest_by_memory(model, settings, machine, 1, enough - 2) == tokens // 2
+        assert longest_by_memory(model, replace(settings, batch=64), machine, 1, enough) == tokens // 2
+        assert longest_by_memory(model, settings, replace(machine, cache_type="f32"), 1, enough) == tokens // 2
+        with_a_pair = file + 2 * tokens * (3 * (each - cached) + cached)
+        assert longest_by_memory(model, settings, machine, 3, with_a_pair) == tokens
+        assert longest_by_memory(model, settings, machine, 3, with_a_pair - 2) == tokens // 2
+    assert longest_by_memory(model, settings, machine, 1, 0) == LEAST
+    assert longest_by_memory(model, settings, machine, 1, 1 << 60) == MOST
 
 
 def test_it_is_the_machines_memory_and_the_same_each_time(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> None:

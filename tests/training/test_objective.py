@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +83,7 @@ def test_gradients_are_those_of_the_whole_objective(name: str, control: bool, mo
     heads = HeadsModule(12, 3)
     parts, triples = random_features()
     triples = triples if control else NO_TRIPLES
-    at = collect(heads, parts, o, torch.Generator().manual_seed(5), triples)
+    at = collect(heads, parts, sum(map(len, parts)), o, torch.Generator().manual_seed(5), triples)
     losses = batch_losses(at, triples, o)
     backward(heads, at, triples, o)
     ours = {key: x.grad for key, x in heads.named_parameters()}
@@ -106,7 +108,7 @@ def test_gradients_are_those_of_the_whole_objective(name: str, control: bool, mo
 def test_the_top_p_loss_teaches_the_temperature_head_too() -> None:
     heads = HeadsModule(12, 3)
     parts, _ = random_features()
-    at = collect(heads, parts, Objective(), torch.Generator().manual_seed(0), NO_TRIPLES)
+    at = collect(heads, parts, sum(map(len, parts)), Objective(), torch.Generator().manual_seed(0), NO_TRIPLES)
     assert float(at.gradients[:, 1].abs().max()) > 1e-4
 
 
@@ -114,21 +116,21 @@ def test_validation_takes_the_masks_expectation() -> None:
     heads = HeadsModule(12, 3)
     parts, triples = random_features()
     for o in (Objective(), Objective(easy_mask=0.25), Objective(easy_mask=1.0)):
-        at = collect(heads, parts, o, None, triples)
+        at = collect(heads, parts, sum(map(len, parts)), o, None, triples)
         expected = plain_objective(heads, parts, triples, o, None)
         losses = batch_losses(at, triples, o)
         assert losses.temperature == pytest.approx(expected["temperature"].item(), rel=1e-4)
         assert losses.top_p == pytest.approx(expected["top_p"].item(), rel=1e-4)
         assert not at.gradients.any()
-        assert losses == batch_losses(collect(heads, parts, o, None, triples), triples, o)
+        assert losses == batch_losses(collect(heads, parts, sum(map(len, parts)), o, None, triples), triples, o)
 
 
 def test_the_work_is_cut_into_pieces_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     heads, o = HeadsModule(12, 3), Objective(easy_mask=0.0)
     parts, triples = random_features()
-    whole = collect(heads, parts, o, torch.Generator(), triples)
+    whole = collect(heads, parts, sum(map(len, parts)), o, torch.Generator(), triples)
     monkeypatch.setattr(objective_module, "CHUNK_FLOATS", 7 * 70)
-    pieces = collect(heads, parts, o, torch.Generator(), triples)
+    pieces = collect(heads, parts, sum(map(len, parts)), o, torch.Generator(), triples)
     for name in whole.__dataclass_fields__:
         torch.testing.assert_close(getattr(pieces, name), getattr(whole, name))
 
@@ -136,17 +138,33 @@ def test_the_work_is_cut_into_pieces_without_a_trace(monkeypatch: pytest.MonkeyP
 def test_what_is_kept_does_not_lie_in_llama_cpps_buffers() -> None:
     heads, o = HeadsModule(12, 3), Objective(easy_mask=0.0)
     parts, triples = random_features()
-    first = collect(heads, parts, o, torch.Generator(), triples)
+    first = collect(heads, parts, sum(map(len, parts)), o, torch.Generator(), triples)
 
     def overwritten() -> Iterator[Features]:
         for part in random_features()[0]:
             yield part
             part.hidden[:] = part.logits[:] = np.nan
 
+    again = collect(heads, overwritten(), sum(map(len, parts)), o, torch.Generator(), triples)
     for name in first.__dataclass_fields__:
-        torch.testing.assert_close(
-            getattr(collect(heads, overwritten(), o, torch.Generator(), triples), name), getattr(first, name)
-        )
+        torch.testing.assert_close(getattr(again, name), getattr(first, name))
+
+
+def test_positions_are_in_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one piece are let go of when the next one comes."""
+    pieces = list[weakref.ref[Tensor]]()
+    original = objective_module._positions
+
+    def spy(*given: Any) -> Any:
+        assert sum(piece() is not None for piece in pieces) <= 1
+        found = original(*given)
+        pieces.append(weakref.ref(found.hidden))
+        return found
+
+    monkeypatch.setattr(objective_module, "_positions", spy)
+    parts, triples = random_features(parts=6)
+    collect(HeadsModule(12, 3), parts, sum(map(len, parts)), Objective(), torch.Generator(), triples)
+    assert len(pieces) == 6
 
 
 def test_the_mean_of_losses_goes_by_positions() -> None:

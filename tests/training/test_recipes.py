@@ -117,7 +117,7 @@ def batch_of(parts: list[Features], share: float, seed: int) -> Batch:
 def test_losses_and_gradients_are_the_published_ones(name: str, seed: int, easy_mask: float) -> None:
     objective = replace(RECIPES[name].objective, sort_tolerance=0.0, easy_mask=easy_mask)
     heads, parts = HeadsModule(12, seed, HeadKind(initial_top_p=0.7)).double(), doubles(seed)
-    at = collect(heads, parts, objective, torch.Generator().manual_seed(seed), NO_TRIPLES)
+    at = collect(heads, parts, sum(map(len, parts)), objective, torch.Generator().manual_seed(seed), NO_TRIPLES)
     found = batch_losses(at, NO_TRIPLES, objective)
     backward(heads, at, NO_TRIPLES, objective)
     ours = {key: x.grad.clone() for key, x in heads.named_parameters() if x.grad is not None}
@@ -142,7 +142,9 @@ def test_the_recipes_differ() -> None:
     found = {}
     for name, settings in RECIPES.items():
         heads.zero_grad()
-        at = collect(heads, parts, settings.objective, torch.Generator().manual_seed(0), NO_TRIPLES)
+        at = collect(
+            heads, parts, sum(map(len, parts)), settings.objective, torch.Generator().manual_seed(0), NO_TRIPLES
+        )
         backward(heads, at, NO_TRIPLES, settings.objective)
         found[name] = torch.cat([x.grad.flatten() for x in heads.parameters() if x.grad is not None])
     for one, other in (("trl", "nemo"), ("trl", "paper"), ("nemo", "paper")):
@@ -164,7 +166,7 @@ def test_each_setting_has_an_effect(objective: Objective, differs: str) -> None:
     found = []
     for o in (Objective(), objective):
         heads.zero_grad()
-        at = collect(heads, parts, o, torch.Generator().manual_seed(0), NO_TRIPLES)
+        at = collect(heads, parts, sum(map(len, parts)), o, torch.Generator().manual_seed(0), NO_TRIPLES)
         backward(heads, at, NO_TRIPLES, o)
         found.append({key: x.grad.clone() for key, x in heads.named_parameters() if x.grad is not None})
     key = f"{differs}.mlp.0.weight"
@@ -177,7 +179,7 @@ def test_a_frozen_head_takes_part_and_stays(head: str) -> None:
     frozen = "top_p" if head == "temperature" else "temperature"
     objective = replace(RECIPES["trl"].objective, heads=(head,), frozen=(frozen,), sort_tolerance=0.0)
     heads, parts = HeadsModule(12, 1, HeadKind(initial_top_p=0.7)).double(), doubles(1)
-    at = collect(heads, parts, objective, torch.Generator().manual_seed(1), NO_TRIPLES)
+    at = collect(heads, parts, sum(map(len, parts)), objective, torch.Generator().manual_seed(1), NO_TRIPLES)
     found = batch_losses(at, NO_TRIPLES, objective)
     batch = batch_of(parts, 0.6, 1)
     t, p = predictions(heads, batch, detached=True, epsilon=1e-8)
@@ -195,7 +197,7 @@ def test_a_frozen_head_takes_part_and_stays(head: str) -> None:
 def test_an_absent_head_is_1() -> None:
     objective = Objective(heads=("top_p",))
     heads, parts = HeadsModule(12, 1).double(), doubles(1)
-    at = collect(heads, parts, objective, None, NO_TRIPLES)
+    at = collect(heads, parts, sum(map(len, parts)), objective, None, NO_TRIPLES)
     assert at.temperature.tolist() == [1.0] * len(at.temperature)
     assert at.features[:, 0].tolist() == [1.0] * len(at.temperature)
 

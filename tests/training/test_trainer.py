@@ -178,10 +178,10 @@ def test_the_mask_is_drawn_anew_with_seed_and_step(
 ) -> None:
     draws = []
 
-    def spy(heads: Any, features: Any, objective: Any, generator: Any, triples: Any) -> Any:
+    def spy(heads: Any, features: Any, n: int, objective: Any, generator: Any, triples: Any) -> Any:
         if generator is not None:
             draws.append(torch.rand(4, generator=generator.clone_state()).tolist())
-        return collect(heads, features, objective, generator, triples)
+        return collect(heads, features, n, objective, generator, triples)
 
     monkeypatch.setattr(trainer_module, "collect", spy)
     for seed in (0, 1, 2**32 - 1):
