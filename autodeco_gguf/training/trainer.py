@@ -104,6 +104,7 @@ class Trainer:
         self._order: tuple[int, Ids] = (-1, self._training_ids)
         split = hashlib.sha256(self.validation_ids.tobytes()).hexdigest()
         described = {**asdict(settings), "data": data.digest, "split": split, **identity}
+        del described["max_tokens"]  # by default it goes with the memory; what it cut, the data tell
         self._state = State(state / "state.pt", output / "log.jsonl", described)
         self._state.load(self._take)
 

@@ -286,6 +286,12 @@ def test_resumed_after_an_interrupt(
     assert best_loss(tmp_path / "out") == best_loss(tmp_path / "whole")
 
 
+def test_another_limit_that_cuts_the_same_is_resumed(context: Context, data: Dataset, tmp_path: Path) -> None:
+    """By default it goes with the memory of the machine."""
+    interrupted(context, data, replace(SMALL, max_tokens=2048), tmp_path, 3)
+    assert trainer(context, data, replace(SMALL, max_tokens=4096), tmp_path).step == 2
+
+
 DIFFERENT: dict[str, tuple[Callable[[TrainingSettings], TrainingSettings], str]] = {
     "lr": (lambda s: replace(s, lr=0.5), "lr 0.001, now 0.5"),
     "batch": (lambda s: replace(s, batch=5), "batch 4, now 5"),
