@@ -34,8 +34,8 @@ def normalize(record: Record) -> dict[str, Any]:
 
     Read are also: prompt and completion as lists of messages (TRL), of which only the completion is learnt;
     ``conversations`` with ``from`` and ``value`` (ShareGPT, LLaMA-Factory) or ``role`` and ``content``, perhaps with
-    ``system`` and ``tools``; ``instruction``, ``input`` and ``output`` (Alpaca), perhaps with ``system`` and
-    ``history``; content in parts of text. Null columns are dropped.
+    ``tools``; ``system`` beside those or ``messages``; ``instruction``, ``input`` and ``output`` (Alpaca), perhaps with
+    ``system`` and ``history``; content in parts of text. Null columns are dropped.
 
     Raises:
         InvalidInput: what cannot be brought to one of them; the message says what to make of it. What a record of the
@@ -68,8 +68,16 @@ def normalize(record: Record) -> dict[str, Any]:
 def _conversation(record: Record, key: str) -> dict[str, Any]:
     turns = _turns(record[key], key)
     system = record.get("system")
-    if key == "conversations" and isinstance(system, str) and system:
-        turns.insert(0, {"role": "system", "content": system})
+    if isinstance(system, list):
+        system = "".join(map(_text, system))
+    if isinstance(system, str) and system:
+        first = turns[0] if turns and isinstance(turns[0], dict) else {}
+        if first.get("role") not in ("system", "developer"):
+            turns.insert(0, {"role": "system", "content": system})
+        elif first.get("content") != system:
+            raise InvalidInput(
+                f"has a system beside {key} that begin with another; give one", key="system", found=system
+            )
     return {**_rest(record, key), "messages": turns}
 
 
@@ -129,7 +137,7 @@ def _turn(turn: Record) -> dict[str, Any]:
         message = {"role": ROLES[speaker], "content": value, **message}
         if speaker == "function_call":
             message |= {"content": "", "tool_calls": _calls(value)}
-    elif message.get("role") in ("human", "gpt"):
+    elif message.get("role") in ("human", "gpt", "model", "bot"):
         message["role"] = ROLES[message["role"]]
     if isinstance(message.get("content"), list):
         message["content"] = "".join(map(_text, message["content"]))

@@ -49,9 +49,23 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"system": "Be.", "conversations": [HUMAN, GPT]},
         {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
     ),
+    "system beside messages": (
+        {"system": "Be.", "messages": [U, A]},
+        {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
+    ),
+    "system in parts": (
+        {"system": [{"type": "text", "text": "Be."}], "messages": [U, A]},
+        {"system": [{"type": "text", "text": "Be."}], "messages": [turn("system", "Be."), U, A]},
+    ),
+    "system twice": (
+        {"system": "Be.", "conversations": [{"from": "system", "value": "Be."}, HUMAN, GPT]},
+        {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
+    ),
     "an empty system": ({"system": "", "conversations": [HUMAN, GPT], "tools": ""}, {"system": "", **UA}),
     "role and content": ({"conversations": [U, A]}, UA),
     "role human": ({"conversations": [turn("human", "Why?"), turn("gpt", "So.")]}, UA),
+    "role model": ({"messages": [U, turn("model", "So.")]}, UA),
+    "role bot": ({"conversations": [turn("human", "Why?"), turn("bot", "So.")]}, UA),
     "weights": ({"conversations": [HUMAN, {**GPT, "weight": 0}]}, {"messages": [U, {**A, "weight": 0}]}),
     "calls": (
         {
@@ -114,6 +128,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "preferences": (
         {"prompt": "a", "chosen": "b", "rejected": "c"},
         "has a chosen and a rejected answer; give prompt and completion, which is the chosen one",
+    ),
+    "two systems": (
+        {"system": "Be.", "messages": [turn("system", "Be not."), U, A]},
+        "has a system beside messages that begin with another; give one",
     ),
     "settings of one line": (
         {**UA, "chat_template_kwargs": {"enable_thinking": False}},
