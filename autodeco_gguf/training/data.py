@@ -34,6 +34,9 @@ example begin among those, and a last one would; a digest of each example's prom
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
 
+_STRINGS = "give prompt and completion"
+"""What always can be read, for messages."""
+
 
 @dataclass
 class Counts:
@@ -155,7 +158,7 @@ class Encoder:
 
     def _conversation(self, record: dict[str, object]) -> Example:
         if self._chat is None:
-            raise InvalidInput("has messages, but the model has no chat template; give prompt and completion")
+            raise InvalidInput(f"has messages, but the model has no chat template; {_STRINGS}")
         conversation = read_conversation(record, text_arguments=self._text_arguments)
         turns, tools = conversation.turns, conversation.tools
         whole = self._chat.render(turns, generation=False, tools=tools)
@@ -170,10 +173,11 @@ class Encoder:
             before = self._chat.render(turns[:i], tools=tools)
             after = self._chat.render(turns[: i + 1], generation=False, tools=tools)
             if not (whole.startswith(before) and whole.startswith(after) and len(before) < len(after)):
-                raise InvalidInput(
-                    f"messages: the chat template renders turn {i + 1} differently when others follow; "
-                    "give one answer a line"
-                )
+                if turn is turns[-1]:
+                    what, advice = f"writes something else before an answer than it shows before turn {i + 1}", _STRINGS
+                else:
+                    what, advice = f"renders turn {i + 1} differently when others follow", "give one answer a line"
+                raise InvalidInput(f"messages: the chat template {what}; {advice}")
             said = whole[len(before) : len(after)]
             _check_shown(turn, i, said)
             if not all(call["function"]["name"] in said for call in turn.get("tool_calls", ())):
@@ -244,8 +248,7 @@ class Encoder:
 def _check_shown(turn: dict[str, Any], i: int, text: str) -> None:
     if turn["content"].strip() not in text:
         raise InvalidInput(
-            f"messages: turn {i + 1} has content that the model's chat template does not show as it stands; "
-            "give prompt and completion"
+            f"messages: turn {i + 1} has content that the model's chat template does not show as it stands; {_STRINGS}"
         )
 
 

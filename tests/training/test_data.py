@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
-from training_helpers import chat_base, jsonl
+from training_helpers import CHATML, chat_base, jsonl
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
 from autodeco_gguf.model.context import Context
@@ -332,6 +332,20 @@ def test_a_malformed_line(name: str, commands: Commands | None, chat: Context, t
     assert refused.value.file == str(path)
     counts = encode_files([path], Encoder(chat, 64, commands), tmp_path, skip_bad=True).counts
     assert (counts.examples, counts.bad, counts.bad_lines) == (1, 1, [str(refused.value)])
+
+
+def test_a_template_that_begins_an_answer_with_what_it_does_not_show(
+    qwen2: Case, open_context: Callable[[Path], Context], tmp_path: Path
+) -> None:
+    """As those of models that reason, of which an answer has no reasoning."""
+    template = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    context = open_context(chat_base(qwen2.base, tmp_path / "x.gguf", template))
+    message = (
+        "messages: the chat template writes something else before an answer than it shows before turn 2; give prompt"
+    )
+    with pytest.raises(InvalidInput, match=f"^{message} and completion$"):
+        encode(context, turns(("user", "a"), ("assistant", "b")))
+    assert one(context, {"prompt": "Hello", "completion": " world"})
 
 
 TEMPLATES: dict[str, tuple[str, str]] = {
