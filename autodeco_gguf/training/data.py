@@ -112,7 +112,7 @@ class Encoder:
             return [], b""
         examples = [self._example(record)]
         asks = "messages" in record or "prompt" in record  # a text beside them, as Alpaca's, is not read
-        pairs = self._commands.draw(index, str(record)) if self._commands and asks else []
+        pairs = self._commands.draw(index, examples[0].text) if self._commands and asks else []
         examples += [self._example(self._command(record, command)) for pair in pairs for command in pair]
         sequences = [self._tokens(example) for example in examples]
         if len(sequences[0]) > self._max_tokens:

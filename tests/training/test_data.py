@@ -256,6 +256,12 @@ def test_what_only_a_command_makes_too_long(plain: Context, too_long: Any) -> No
     assert (counts.examples, counts.cut, counts.too_long) == (1, 0, 0)
 
 
+def test_a_command_is_known_between_quotes_of_both_kinds(plain: Context) -> None:
+    commands = Commands(low=("Don't guess.",), high=("Be wild.",))
+    for prompt, n in (('Say "Hello".', 3), ('Say "Hello". Don\'t guess.', 1)):
+        assert len(encode(plain, {"prompt": prompt, "completion": "Hello"}, commands=commands)) == n
+
+
 def test_several_commands_of_each_kind(plain: Context) -> None:
     commands = Commands(("Be exact.", "Be dull."), ("Be wild.",), pairs=4)
     sequences = encode(plain, {"prompt": "Hello?", "completion": "World"}, commands=commands)
