@@ -115,12 +115,11 @@ class Encoder:
         pairs = self._commands.draw(index, examples[0].text) if self._commands and asks else []
         examples += [self._example(self._command(record, command)) for pair in pairs for command in pair]
         sequences = [self._tokens(example) for example in examples]
-        if len(sequences[0]) > self._max_tokens:
+        too_many = len(sequences[0]) - self._max_tokens
+        if too_many > 0:
             if self._too_long == "leave-out":
                 counts.too_long += 1
                 return [], b""
-            counts.cut += 1
-            counts.cut_tokens += len(sequences[0]) - self._max_tokens
             sequences = [s[: self._max_tokens] for s in sequences]
         elif max(map(len, sequences)) > self._max_tokens:
             sequences = sequences[:1]  # a command makes it too long
@@ -131,6 +130,8 @@ class Encoder:
             counts.empty += 1
             return [], b""
         counts.examples += 1
+        counts.cut += too_many > 0
+        counts.cut_tokens += max(0, too_many)
         counts.controlled += len(sequences) > 1
         counts.tokens += sum(map(len, sequences))
         counts.longest = max(counts.longest, *map(len, sequences))
