@@ -179,6 +179,8 @@ class TrainingSettings:
             ("patience", self.patience, 0, 10**6),
             ("seed", self.seed, 0, MAX_SEED),
         )
+        if 1 < self.warmup < 2:
+            raise InvalidInput.of("warmup", f"{self.warmup:g}", "a share up to 1, or a number of steps from 2 on")
         check_choices(self, too_long=("cut", "leave-out"), schedule=("linear", "cosine"))
 
 

@@ -25,6 +25,7 @@ def test_settings_out_of_range() -> None:
         ({"objective": Objective(average="x")}, "average 'x', expected one of token, example"),
         ({"objective": Objective(easy_in="top-p")}, "easy_in 'top-p', expected one of temperature, both"),
         ({"objective": Objective(weight_at="2")}, "weight_at '2', expected one of 1, T"),
+        ({"warmup": 1.5}, "warmup 1.5, expected a share up to 1, or a number of steps from 2 on"),
         ({"schedule": "constant"}, "schedule 'constant', expected one of linear, cosine"),
         ({"too_long": "split"}, "too_long 'split', expected one of cut, leave-out"),
         ({"kind": HeadKind(widths=())}, r"widths \[\], expected 1 to 63 numbers from 1 to 65536"),
