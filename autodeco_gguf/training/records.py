@@ -62,7 +62,7 @@ def normalize(record: Record) -> dict[str, Any]:
         before, after = _turns(prompt, "prompt"), _turns(completion, "completion")
         before = [{**turn, "weight": 0} if isinstance(turn, dict) else turn for turn in before]
         return {**_rest(record, "prompt", "completion"), "messages": [*before, *after]}
-    return record
+    return _rest(record)
 
 
 def _conversation(record: Record, key: str) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def _rest(record: Record, *keys: str) -> dict[str, Any]:
             {"type": "function", "function": tool} if isinstance(tool, dict) and "name" in tool else tool
             for tool in tools
         ]
-    elif tools == "":
-        del rest["tools"]
+    elif not tools:
+        rest.pop("tools", None)
     return rest
 
 

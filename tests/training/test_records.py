@@ -62,6 +62,8 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
     ),
     "an empty system": ({"system": "", "conversations": [HUMAN, GPT], "tools": ""}, {"system": "", **UA}),
+    "no tools, as text": ({**UA, "tools": "null"}, UA),
+    "no tools beside strings": ({"text": "a", "tools": "[]"}, {"text": "a", "tools": []}),
     "role and content": ({"conversations": [U, A]}, UA),
     "role human": ({"conversations": [turn("human", "Why?"), turn("gpt", "So.")]}, UA),
     "role model": ({"messages": [U, turn("model", "So.")]}, UA),
