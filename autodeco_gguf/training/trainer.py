@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.features import Features, Tokens, stream
 from autodeco_gguf.tasks.commands import VARIANTS
@@ -111,7 +112,11 @@ class Trainer:
     # ---- the loop ----
 
     def run(self, on_step: Callable[[Step], None] = lambda _: None) -> None:
-        """Train to the end; the best heads by validation loss stay."""
+        """Train to the end; the best heads by validation loss stay.
+
+        Raises:
+            ModelFailed: a gradient or the loss on validation data is no number.
+        """
         saved = time.monotonic()
         every = -(-self.steps // self._settings.evaluations)  # no more of them than that
         self._state.open_log()
@@ -154,7 +159,7 @@ class Trainer:
 
         norm = self._optimizer.step(f"step {self._at.step + 1}", lr, add_gradients)
         self._at.step += 1
-        tok_s = round(sum(map(len, sequences)) / (time.monotonic() - begin), 1)
+        tok_s = round(sum(map(len, sequences)) / max(time.monotonic() - begin, 1e-9), 1)
         return Step(self._at.step, self.steps, self._at.step / self._steps_epoch, lr, norm, losses, tok_s)
 
     def batch_ids(self, step: int) -> Ids:
@@ -200,6 +205,8 @@ class Trainer:
             positions = self._collect(sequences, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts, self._settings.objective.average)
+        if math.isnan(result.total):
+            raise ModelFailed(f"step {self._at.step}: the loss on validation data is not a number; lower --lr")
         if result.total < self._at.best_loss:
             self._at.best_step, self._at.best_loss, self._at.bad = self._at.step, result.total, 0
             self._at.best = {k: v.clone() for k, v in self.heads.state_dict().items()}

@@ -286,6 +286,23 @@ def test_resumed_after_an_interrupt(
     assert best_loss(tmp_path / "out") == best_loss(tmp_path / "whole")
 
 
+def test_a_validation_loss_that_is_no_number(
+    context: Context, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constant_losses(monkeypatch, [1.0, math.nan])
+    it = trainer(context, data, SMALL, tmp_path / "out")
+    with pytest.raises(ModelFailed, match=r"^step 4: the loss on validation data is not a number; lower --lr$"):
+        it.run()
+    assert trainer(context, data, SMALL, tmp_path / "out").step == 2
+
+
+def test_a_clock_that_stands_still(
+    context: Context, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: 1.0)
+    assert trainer(context, data, SMALL, tmp_path).train_step().tok_s > 0
+
+
 def test_another_limit_that_cuts_the_same_is_resumed(context: Context, data: Dataset, tmp_path: Path) -> None:
     """By default it goes with the memory of the machine."""
     interrupted(context, data, replace(SMALL, max_tokens=2048), tmp_path, 3)
