@@ -176,6 +176,7 @@ def feature_slopes(logits: Tensor, temperature: Tensor) -> Tensor:
     """The derivatives [n, 5] of :func:`probability_features` by T."""
     with torch.no_grad():
         t = (temperature + 1e-8).unsqueeze(-1)
+        logits = logits - logits.max(-1, keepdim=True).values  # the differences alone count, and are small
         probs = torch.softmax(logits / t, dim=-1)
         by_t = torch.where(probs > 0, -logits / t.square(), 0.0)  # of the logits over T
         slopes = probs * (by_t - (probs * by_t).sum(-1, keepdim=True))

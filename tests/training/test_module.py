@@ -88,6 +88,10 @@ def test_the_slopes_of_what_the_top_p_head_sees() -> None:
     step = 1e-5
     above, below = (plain_features(logits, t + sign * step) for sign in (1, -1))
     torch.testing.assert_close(feature_slopes(logits, t), (above - below) / (2 * step), rtol=1e-5, atol=1e-8)
+    shifted = (logits[:, :7].float() + 1024).double()
+    torch.testing.assert_close(
+        feature_slopes(shifted.float(), t.float()), feature_slopes(shifted, t).float(), rtol=1e-4, atol=1e-6
+    )
     assert bool(torch.isfinite(feature_slopes(logits.float(), torch.full((20,), 1e-12))).all())
 
 
