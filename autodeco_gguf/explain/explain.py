@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +30,7 @@ from autodeco_gguf.files.atomic import (
     write_together,
 )
 from autodeco_gguf.model.features import Tokens
-from autodeco_gguf.training.data import Counts, Encoder, encode_files
+from autodeco_gguf.training.data import Counts, Encoder, Ids, encode_files
 from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
 from autodeco_gguf.view.figures import check_matplotlib
 
@@ -103,7 +104,7 @@ def explain(
         check_matplotlib()
     with new_directory(directory):
         check_outputs(directory, drawn=False, inputs=answers, force=True)
-        at = read(engine, _sequences(engine, answers, counted), watch)
+        at = read(engine, *_sequences(engine, answers, counted), watch)
         found = findings(at, engine.heads)
         png = _picture(found, at) if plots else None
         write_together(_outputs(engine, answers, directory, found, png))
@@ -136,16 +137,14 @@ def _picture(found: Findings, at: Reading) -> bytes:
     return content.getvalue()
 
 
-def _sequences(engine: Engine, answers: Sequence[Path], counted: Counts | None) -> list[Tokens]:
-    """The answers as tokens; ``counted`` is told what became of the lines."""
+def _sequences(engine: Engine, answers: Sequence[Path], counted: Counts | None) -> tuple[list[Tokens], Ids]:
+    """The answers as tokens, and their problems; ``counted`` is told what became of the lines."""
     encoder = Encoder(engine.context, engine.n_ctx, chat=engine.chat)
-    with TemporaryDirectory() as temporary:
-        data = encode_files(answers, encoder, Path(temporary))
-        sequences, counts = [data[i][0] for i in range(len(data))], data.counts
-        del data  # Windows removes no file that is mapped
+    with TemporaryDirectory() as temporary, closing(encode_files(answers, encoder, Path(temporary))) as data:
+        sequences, problems = [data[i][0] for i in range(len(data))], data.prompts()
     if counted is not None:
-        vars(counted).update(vars(counts))
-    return sequences
+        vars(counted).update(vars(data.counts))
+    return sequences, problems
 
 
 def _outputs(

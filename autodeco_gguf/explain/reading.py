@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.explain.tokens import Centred, Floats, Ints, Ordered, best, local, value
-from autodeco_gguf.model.features import Features, Tokens, prompts, stream, together
+from autodeco_gguf.model.features import Features, Tokens, stream, together
 
 CONSTANTS = tuple(round(0.1 * i, 1) for i in range(1, 21))
 """The single temperatures that are tried."""
@@ -71,8 +71,12 @@ class Reading:
     mass_to_right: Floats  # [n] of the smallest nucleus that keeps the right token
 
 
-def read(engine: Engine, answers: Sequence[Tokens], watch: ReadWatch = lambda done, total: None) -> Reading:
+def read(
+    engine: Engine, answers: Sequence[Tokens], problems: npt.NDArray[Any], watch: ReadWatch = lambda done, total: None
+) -> Reading:
     """Read answers, which fit into the engine's context, with its heads; nothing of it is under way.
+
+    ``problems``, [answers], has the same number for answers to one prompt.
 
     Logits are used as they come and not kept: memory grows by some 400 bytes a token.
 
@@ -100,7 +104,7 @@ def read(engine: Engine, answers: Sequence[Tokens], watch: ReadWatch = lambda do
         engine.forget()
     joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
     order = np.argsort(joined["answer"], kind="stable")
-    joined["problem"] = np.unique(prompts(answers), return_inverse=True)[1][joined["answer"]]
+    joined["problem"] = np.unique(problems, return_inverse=True)[1][joined["answer"]]
     return Reading(**{name: values[order] for name, values in joined.items()})
 
 

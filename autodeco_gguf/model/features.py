@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -142,18 +141,6 @@ def _fill_first(context: Context, prompts: Sequence[Tokens], groups: Sequence[tu
     for (first, *others), _, _ in groups:
         for other in others:
             context.copy(first, other)
-
-
-def prompts(sequences: Iterable[Tokens]) -> npt.NDArray[np.int64]:
-    """For each sequence the first one with the same prompt, what precedes all that is predicted.
-
-    A single token, with which texts begin, is no prompt.
-    """
-    found, firsts = list[int](), dict[bytes, int]()
-    for i, tokens in enumerate(sequences):
-        prompt = tokens[: int((tokens < 0).argmax())]
-        found.append(firsts.setdefault(hashlib.sha256(prompt.tobytes()).digest(), i) if len(prompt) > 1 else i)
-    return np.array(found, np.int64)
 
 
 def segments(tokens: Tokens) -> list[tuple[int, int]]:

@@ -97,8 +97,7 @@ def train(
 
     Memory does not grow with the data: besides the model and its context it takes 64 MiB of logits, about 300 MiB of
     work space, ``batch * max_tokens * (hidden_size + 20) * 4`` bytes for what is kept of one step, once more for each
-    command of an example, and some 200 bytes an example. Tokens and the state to resume from are in the output
-    directory.
+    command of an example, and some 200 bytes an example. Tokens and the state are in the output directory.
 
     Args:
         base: a GGUF, quantized or not, or a merged file; it is not changed.

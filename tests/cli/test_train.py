@@ -122,7 +122,7 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
 
     values = {
         "--lr": 0.002, "--weight-decay": 0.1, "--warmup": 0.5, "--clip": 2.0, "--easy-mask": 0.3, "--alpha": 20.0,
-        "--sort-tolerance": 0.01, "--control-weight": 2.0, "--control-margin": 0.2, "--ctx": 99, "--patience": 7,
+        "--sort-tolerance": 0.01, "--control-weight": 2.0, "--control-margin": 0.2, "--patience": 7,
         "--seed": 5, "--epochs": 3.0, "--steps": 2, "--batch": 4, "--evaluations": 1, "--validation": 0.25,
     }  # fmt: skip
     options = [x for pair in values.items() for x in pair]
@@ -145,7 +145,7 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
     assert done.status == 0, done.err
     assert done.err.startswith("24 examples, ")
     identity = saved["identity"]
-    flat = {**identity, **identity["objective"], "ctx": identity["max_tokens"]}
+    flat = {**identity, **identity["objective"]}
     assert {name: flat[name[2:].replace("-", "_")] for name in values} == values
     assert (flat["heads"], flat["dynamic_fine_tuning"]) == (["top_p"], False)
     assert json.loads((tmp_path / "o" / "config.json").read_text())["base_model_name_or_path"] == "org/name"

@@ -109,6 +109,16 @@ def test_texts_are_problems_of_their_own(tmp_path: Path) -> None:
     assert (found.temperature.gain.se or 0) > 0
 
 
+def test_answers_to_one_prompt_are_of_one_problem(tmp_path: Path) -> None:
+    """Whatever they begin with: " harbour" is one token with the space that the prompt ends in."""
+    data = tmp_path / "a.jsonl"
+    said = [("Near the ", "harbour lives Mia."), ("Near the ", "12 shells lie."), ("Near a ", "river lives Tom.")]
+    data.write_text("".join(f"{json.dumps({'prompt': prompt, 'completion': text})}\n" for prompt, text in said))
+    with Engine(DEMO_MODEL, n_parallel=2, n_ctx=96, machine=ONE_THREAD) as engine:
+        found = explain(engine, [data], tmp_path, plots=False)
+    assert (found.answers, found.problems) == (3, 2)
+
+
 def test_a_name_may_be_any_bytes(tmp_path: Path) -> None:
     data = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     data.write_text('{"prompt": "a", "completion": "b"}\n')

@@ -21,6 +21,8 @@ from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 
 PROMPTS = ("Tell a story about Mia with 47 and 38.", "Tell a story about Tom with 12 and 9.")
+PROBLEMS = np.array([7, 3, 7])
+"""Of the answers."""
 MACHINE = Machine(n_threads=1, cache_type="f32", flash_attn=False)
 
 
@@ -43,7 +45,7 @@ def answers(engine: Engine) -> list[Tokens]:
 
 @pytest.fixture(scope="module")
 def found(engine: Engine, answers: list[Tokens]) -> Reading:
-    return read(engine, answers)
+    return read(engine, answers, PROBLEMS)
 
 
 def alone(answers: list[Tokens]) -> tuple[Floats, Floats, list[int], Floats]:
@@ -73,7 +75,7 @@ def test_every_figure_is_that_of_the_token_alone(answers: list[Tokens], found: R
     t, p, right, logits = alone(answers)
     n, b = len(t), 1 / t
     assert found.answer.tolist() == [0] * 30 + [1] * 12 + [2] * 21
-    assert found.problem.tolist() == [0] * 30 + [1] * 12 + [0] * 21
+    assert found.problem.tolist() == [1] * 30 + [0] * 12 + [1] * 21
     np.testing.assert_allclose(found.temperature, t, atol=1e-4)
     np.testing.assert_allclose(found.top_p, p, atol=1e-4)
 
@@ -118,7 +120,7 @@ def test_pieces_make_no_difference(
     monkeypatch.setattr(reading, "_FLOATS", 5 * engine.context.n_vocab)
     monkeypatch.setattr(reading, "_TOGETHER", 2)
     seen: list[tuple[int, int]] = []
-    again = read(engine, answers, lambda done, total: seen.append((done, total)))
+    again = read(engine, answers, PROBLEMS, lambda done, total: seen.append((done, total)))
     for name in vars(found):
         np.testing.assert_allclose(getattr(again, name), getattr(found, name), atol=2e-3, err_msg=name)
     assert seen[-1] == (126, 126)
@@ -138,27 +140,19 @@ def test_the_heads_read_the_logits_before_a_cap_or_a_scale(
         drawn = engine.generate(requests)
         sequences = [np.array([*prompt, *(~t.id for t in one.trace)], np.int32) for one in drawn]
         monkeypatch.setattr(reading, "_FLOATS", 7 * engine.context.n_vocab)  # joined and parted
-        at = read(engine, sequences)
+        at = read(engine, sequences, np.zeros(2, int))
     trace = [t for one in drawn for t in one.trace]
     np.testing.assert_allclose(at.temperature, [t.temperature for t in trace], rtol=0, atol=near)
     np.testing.assert_allclose(at.top_p, [t.top_p for t in trace], rtol=0, atol=near)
     np.testing.assert_allclose(at.constants[:, CONSTANTS.index(1)], [t.logprob for t in trace], rtol=0, atol=10 * near)
 
 
-def test_a_text_is_a_problem_of_its_own(engine: Engine, answers: list[Tokens]) -> None:
-    """Which has no prompt, whatever token it begins with; answers to an equal prompt are of one problem."""
-    ids = engine.context.tokenize("Near the harbour lives Mia.", add_bos=True)
-    text = np.array([ids[0], *(~t for t in ids[1:])], np.int32)
-    found = read(engine, [text, answers[0], text, answers[2], text[:4]])
-    assert [found.problem[found.answer == i][0] for i in range(5)] == [0, 1, 2, 1, 3]
-
-
 def test_the_engine_is_as_before(engine: Engine, answers: list[Tokens]) -> None:
     request = Request(engine.prompt(PROMPTS[0]), seed=3, max_tokens=8)
     (before,) = engine.generate([request])
-    read(engine, answers)
+    read(engine, answers, PROBLEMS)
     (after,) = engine.generate([request])
     assert after.tokens == before.tokens
     engine.submit(request)
     with pytest.raises(Busy, match="under way"):
-        read(engine, answers)
+        read(engine, answers, PROBLEMS)

@@ -14,7 +14,7 @@ from family_helpers import FAMILIES, Family
 from training_helpers import predicted
 
 from autodeco_gguf.model.context import Context
-from autodeco_gguf.model.features import Features, Tokens, prompts, segments, stream, together
+from autodeco_gguf.model.features import Features, Tokens, segments, stream, together
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training.module import HeadsModule, probability_features
 from autodeco_gguf.training.objective import Objective, collect
@@ -182,15 +182,3 @@ def test_the_heads_are_trained_on_raw_logits(tmp_path: Path) -> None:
     expected = probability_features(torch.from_numpy(at.raw), features[:, 0])
     torch.testing.assert_close(features, expected)
     context.close()
-
-
-def test_the_same_prompt_is_known_by_its_tokens() -> None:
-    sequences = [
-        predicted(1, 2, 3, after=2),
-        predicted(1, 5, after=1),  # no prompt but the beginning of sequence
-        predicted(1, 2, 4, 4, after=2),
-        predicted(1, 5, after=1),
-        predicted(1, 2, 3, after=1),
-        predicted(2, 2, 3, after=2),
-    ]
-    assert prompts(sequences).tolist() == [0, 1, 0, 3, 4, 5]
