@@ -130,9 +130,11 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        upstream = self._connect()
-        incoming = _Incoming(client)
+        upstream, incoming = None, _Incoming(client)
         try:
+            if not incoming.begins_with(protocol.HELLO):  # no llama.cpp, which the worker has no time for
+                return
+            upstream = self._connect()
             with selectors.DefaultSelector() as both:  # which takes files of any number
                 both.register(client, selectors.EVENT_READ)
                 if upstream is not None:
@@ -140,6 +142,10 @@ class Relay:
                 while True:
                     if upstream is not None and not incoming.waiting:
                         self._watch(both, client, upstream)
+                    if upstream is not None and self.lost:  # or it would be busy with us, should it come back
+                        both.unregister(upstream)
+                        upstream.close()
+                        upstream = None
                     self._pass_on(incoming, client, upstream)
         except OSError:  # of the client, which closes with the last of what it has on the worker
             pass
@@ -315,6 +321,11 @@ class _Incoming:
     def waiting(self) -> bool:
         """Whether some of it is here already."""
         return bool(self._data)
+
+    def begins_with(self, command: int) -> bool:
+        """Whether this is the first byte that comes."""
+        self._data = self._data or self._client.recv(_CHUNK)
+        return self._data[:1] == bytes([command])
 
     def parts(self, n: int) -> Iterator[bytes]:
         """The next bytes, so many in all; ConnectionError where the other side closes before."""

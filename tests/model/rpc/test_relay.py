@@ -118,6 +118,37 @@ def test_one_that_hangs() -> None:
         done.set()
 
 
+def test_one_that_is_lost_by_silence_is_let_go() -> None:
+    """It serves one client at a time, and may come back."""
+    let_go = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        protocol.receive(connection, 9 + 24)
+        connection.sendall(protocol.SIZE.pack(28) + protocol.hello_answer(protocol.VERSION))
+        protocol.receive(connection, 9)
+        assert connection.recv(1) == b""
+        let_go.set()
+
+    with listening(serve) as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 0.3)
+        with client_of(passing) as client:
+            protocol._asked(client, protocol.DEVICE_COUNT, b"")
+            assert let_go.wait(10)
+            assert protocol.devices(client) == DEVICES
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_stranger_on_its_port_loses_no_worker(said: bytes) -> None:
+    with nobody() as address:
+        passing = Relay(parse_address(address, key="rpc"), DEVICES, 1.0)
+        host, port = passing.endpoint.split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as stranger:
+            stranger.sendall(said)
+            stranger.shutdown(socket.SHUT_WR)
+            assert stranger.recv(1) == b""
+        assert passing.lost is None
+
+
 def test_one_that_is_gone_or_another_when_llama_cpp_connects() -> None:
     with nobody() as address:
         passing = Relay(parse_address(address, key="rpc"), DEVICES, 1.0)
