@@ -56,6 +56,7 @@ class Worker:
     state: str = "asked"
     calls: int = 0
     alone: bool = False
+    job: int = 0
     under_way: dict[int, Request] = field(default_factory=dict)
 
 

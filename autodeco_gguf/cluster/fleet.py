@@ -266,6 +266,7 @@ class Fleet:
 
     def _draw(self, worker: Worker, requests: list[Numbered]) -> None:
         worker.calls += 1
+        worker.job = self._job[0]
         worker.under_way.update(requests)
         self._n_under_way += len(requests)
         self._crew.call(worker, ("draw", self._job[0]), "draw", self._job, requests)
@@ -305,13 +306,14 @@ class Fleet:
             self._hungry.add(worker)
 
     def _lost(self, worker: Worker) -> None:
-        """Draw again what a worker had under way, wherever there is room."""
+        """Draw again what a worker had under way of this job, wherever there is room."""
         self._hungry.discard(worker)
         for question in [question for question, of in self._asked.items() if of is worker]:
             del self._asked[question]
-        for number, request in worker.under_way.items():
-            heapq.heappush(self._again, (number, request))
-            self._losses.setdefault(number, []).append(worker.node.id)
-        self._n_under_way -= len(worker.under_way)
+        if worker.job == self._job[0]:
+            for number, request in worker.under_way.items():
+                heapq.heappush(self._again, (number, request))
+                self._losses.setdefault(number, []).append(worker.node.id)
+            self._n_under_way -= len(worker.under_way)
         worker.calls, worker.under_way = 0, {}
         self._hungry.update(self._crew.ready)

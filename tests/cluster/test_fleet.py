@@ -224,6 +224,30 @@ def test_what_a_failed_model_had_is_not_of_the_next_job(cluster_of: ClusterOf, s
         assert values(fleet.as_completed(other)) == one_engine(other)
 
 
+def test_an_interrupt_while_a_node_goes_leaves_the_next_job_alone(
+    cluster_of: ClusterOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, other = cluster_of(3), requests(60)[57:]
+    cluster.happens = lambda: not_for_ever(cluster)
+    with Fleet(cluster, SPEC) as fleet:
+        stream = fleet.as_completed(requests(40))
+        for _ in range(5):
+            next(stream)
+
+        def interrupted(timeout: float) -> Any:
+            if not timeout:
+                return FakeCluster.next(cluster, timeout)
+            raise KeyboardInterrupt
+
+        cluster.remove(cluster.alive[0])
+        fleet._crew._survey_at = 0.0  # what a turn does first
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster, "next", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                list(stream)
+        assert values(fleet.as_completed(other)) == one_engine(other)
+
+
 def test_what_a_node_refuses_ends_the_run(cluster_of: ClusterOf) -> None:
     cluster = cluster_of(9)
     cluster.fails = lambda actor: InvalidInput("no")
