@@ -112,7 +112,7 @@ class Engine:
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
-        self._turn = Turn(str(model.path), end, self.context.close)
+        self._turn = Turn(str(model.path), end, self._scheduler.free)
         self.context.using = self._turn.use
         self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
 
@@ -213,9 +213,9 @@ class Engine:
     def predict(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
         """T and P [n] that the heads give after hidden states [n, hidden_size] and raw logits [n, n_vocab].
 
-        For code that drives :attr:`context` itself; 1 for a head that is not there.
+        For code that drives :attr:`context` itself; 1 for a head that is not there. Raises Closed where the engine is.
         """
-        return self._predictor.evaluate(hidden, logits)
+        return self._turn.use(lambda: self._predictor.evaluate(hidden, logits))
 
     def enable(self, heads: Collection[str]) -> None:
         """Predict with these of the engine's heads from now on, as ``heads_enabled`` says.

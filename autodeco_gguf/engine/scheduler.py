@@ -173,6 +173,11 @@ class Scheduler:
         self.forget()
         self._predictor, self._host_way = predictor, None
 
+    def free(self) -> None:
+        """Free the heads and the context."""
+        self._predictor.close()
+        self._context.close()
+
     def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
 

@@ -126,9 +126,8 @@ class Llama(llama_cpp.Llama):
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(model_path)
         base = model.base()
-        self._heads = Heads(fitting_heads(model, heads)) if enabled else None
         self._heads_path, self._trace_on, self._last = heads, trace, None
-        self._predictor = Predictor(self._heads, enabled)
+        self._predictor = Predictor(Heads(fitting_heads(model, heads)) if enabled else None, enabled)
         for name in ("n_threads", "n_threads_batch"):
             kwargs[name] = kwargs.get(name) or kwargs.get("n_threads") or default_threads(base)
         self._remote = as_remote(rpc)
@@ -163,6 +162,8 @@ class Llama(llama_cpp.Llama):
 
     def _free(self) -> None:
         self._stack.close()
+        if "_predictor" in vars(self):
+            self._predictor.close()
         for part in ("_model", "_ctx", "_batch"):
             if part in vars(self):
                 freed(getattr(self, part), self.model_path)
@@ -202,7 +203,7 @@ class Llama(llama_cpp.Llama):
         if len(tokens) > self.n_ctx():
             raise InvalidInput(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx", key="n_ctx")
         ones = np.ones(len(tokens), np.float32)
-        if not self._predictor.names or not tokens or self._heads is None:
+        if not self._predictor.names or not tokens:
             return ones, ones.copy()
         if self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
             raise InvalidInput("the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE")

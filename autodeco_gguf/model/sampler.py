@@ -57,6 +57,10 @@ class Predictor:
         if heads is not None and self.names:
             self.native = core.Predictor(heads.native, "temperature" in enabled, "top_p" in enabled)
 
+    def close(self) -> None:
+        """Let go of the heads, and of what they have on a device; the names stay."""
+        self.heads = self.native = None
+
     def evaluate(self, hidden: Float32Array, logits: Float32Array) -> tuple[Float32Array, Float32Array]:
         """T and P [n] after hidden states and raw logits [n, ...] of one's own, as :meth:`Heads.evaluate`."""
         if self.heads is None:
