@@ -189,4 +189,6 @@ def main() -> None:
     arguments = ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p
     serve = rpc_function(b"ggml_backend_rpc_start_server", None, *arguments)
     serve(address.encode(), None, int(threads), len(names), devices)
-    sys.exit(f"cannot listen on {address}")
+    sys.stderr.write(f"cannot listen on {address}\n")
+    sys.stderr.flush()
+    os._exit(1)  # at an end in order the interpreter aborts: the thread has a lock of standard input

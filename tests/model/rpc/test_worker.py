@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_devices import fake_devices
-from rpc_helpers import LOCAL, SET_TENSOR, addresses, kill, needs_rpc, running
+from rpc_helpers import LOCAL, SET_TENSOR, addresses, kill, needs_rpc, nobody, running
 from server_helpers import wait_until
 
 import autodeco_gguf as ad
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc import protocol
-from autodeco_gguf.model.rpc.address import Address
+from autodeco_gguf.model.rpc.address import Address, parse_address
 from autodeco_gguf.model.rpc.remote import connect_workers
 from autodeco_gguf.model.rpc.worker import Worker, listening_address, worker_devices
 
@@ -101,6 +101,16 @@ def test_one_that_always_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ModelFailed, match=words):
             one.run(said.append)
         assert said == []
+
+
+def test_one_that_cannot_listen() -> None:
+    with nobody() as taken:
+        address = parse_address(taken, key="listen")
+        words = (
+            rf"^worker {taken}: its process ended with exit status 1 \(cannot listen on {taken}\) before it listened$"
+        )
+        with pytest.raises(ModelFailed, match=words):
+            Worker(address, worker_devices(("none",)), 1)
 
 
 def test_it_does_not_outlive_its_parent() -> None:
