@@ -47,7 +47,9 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What has come so far."""
+        """What has come so far; once it has ended, all of it, with what was held back till then."""
+        if self.generation.finish_reason is not None:
+            return self.generation.result().text
         return "".join(piece.text for piece in self.pieces)
 
     def __iter__(self) -> Iterator[Piece]:

@@ -18,7 +18,8 @@ Wait = Callable[[Callable[[], bool]], None]
 class Generation:
     """A request under way.
 
-    Iterating gives a :class:`Piece` for every token as it comes; their texts together are the result's.
+    Iterating gives a :class:`Piece` for every token as it comes; their texts together are the result's, which of one
+    that is cancelled or fails ends with what was held back.
 
     Attributes:
         request: the request.

@@ -187,6 +187,21 @@ def test_an_answer_that_was_cancelled_is_kept_as_far_as_it_came(chatting: Engine
     assert said(conversation, "Again")[0] == f"<user>Hello<assistant>{came}<user>Again<assistant>"
 
 
+def test_what_was_held_back_of_a_cancelled_answer_is_kept(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=3)
+    first = conversation.ask(Request("Hello", max_tokens=8, logit_bias=no_end(chatting)))
+    list(first)
+    stop = [f"{first.text[-3:]}?never"]
+    answer = conversation.ask(Request("Hello", max_tokens=50, stop=stop, logit_bias=no_end(chatting)))
+    for piece in answer:
+        if len(answer.pieces) == 8:
+            assert not piece.text
+            answer.generation.cancel()
+    assert answer.text == answer.generation.result().text == first.text
+    conversation.keep(answer)
+    assert conversation.messages[-1]["content"] == first.text
+
+
 def test_raw_is_the_message_alone(chatting: Engine, qwen2: Case) -> None:
     conversation = Conversation(chatting, raw=True, seed=1)
     for message in ("One <|im_end|>", "Two"):
