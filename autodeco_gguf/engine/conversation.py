@@ -250,16 +250,17 @@ class Conversation:
         self.n_answers += 1
 
     def reopen(self) -> str:
-        """Forget the last message and its answer; gives the message, to be asked again.
+        """Forget the last message and its answer, of those that are gone where no other is left; gives the message.
 
         Raises:
             InvalidInput: there is none.
         """
-        kept = self.messages if self.remembers else self.gone
+        given = self.remembers and any(message["role"] == "user" for message in self.messages)
+        kept = self.messages if given else self.gone
         last = max((i for i, message in enumerate(kept) if message["role"] == "user"), default=None)
         if last is None:
             raise InvalidInput("there is no message yet")
-        if self.remembers:
+        if given:
             self.messages = kept[:last]
         else:
             self.gone = kept[:last]

@@ -294,6 +294,17 @@ def test_the_last_message_is_asked_again_with_the_system_message_of_now(chatting
         conversation.reopen()
 
 
+def test_a_message_that_is_gone_is_asked_again_too(long: Engine) -> None:
+    conversation = Conversation(long, system="Be kind.", seed=1)
+    for i in range(6):
+        told(conversation, f"Message {i} has words " + "and words " * 5)
+    assert conversation.gone
+    assert [conversation.reopen()[:9] for _ in range(6)] == [f"Message {i}" for i in reversed(range(6))]
+    assert conversation.said == conversation.messages == [{"role": "system", "content": "Be kind."}]
+    with pytest.raises(InvalidInput, match="there is no message yet"):
+        conversation.reopen()
+
+
 def test_a_conversation_goes_on_from_other_messages(chatting: Engine) -> None:
     conversation = Conversation(chatting, system="Be kind.")
     messages = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
