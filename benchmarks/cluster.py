@@ -63,6 +63,7 @@ class Stub:
             versions=VERSIONS,
             fingerprint=f"{'0' * 64} {'1' * 64}",
             n_ctx=4096,
+            n_vocab=2,
             heads=frozenset(("temperature", "top_p")),
             machine=ONE_THREAD,
             heads_file=None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autodeco_gguf import __version__
 from autodeco_gguf._build_info import LLAMA_CPP_PYTHON_VERSION
 from autodeco_gguf.engine.request import Request, Result
-from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.trace import Trace
 
@@ -55,6 +55,7 @@ class About:
     versions: str
     fingerprint: str
     n_ctx: int
+    n_vocab: int
     heads: frozenset[str]
     machine: Machine
     heads_file: Path | None
@@ -108,6 +109,7 @@ class Actor:
             versions=VERSIONS,
             fingerprint=engine.fingerprint,
             n_ctx=engine.n_ctx,
+            n_vocab=engine.context.n_vocab,
             heads=engine.heads,
             machine=engine.machine,
             heads_file=engine.heads_file,
@@ -141,7 +143,10 @@ class Actor:
                     self._begin(number, heads)
                 if number == self._job:
                     for i, request in requests:  # one by one: what was taken before one is refused is known
-                        self._under_way[i] = self._loaded.submit(request)
+                        try:
+                            self._under_way[i] = self._loaded.submit(request)
+                        except InvalidInput as e:
+                            raise e.within(f"request {i}") from e
             with self._running:
                 return self._finish(number)
         except AutoDecoError as e:

@@ -15,6 +15,7 @@ from autodeco_gguf.engine.request import Request, Result
 from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import check_enabled
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.token_text import check_token
 
 _MESSAGES: Final = 64
 """Messages that are tokenized by one call."""
@@ -149,6 +150,8 @@ class Fleet:
         request.check()
         if isinstance(request.prompt, str) or request.grammar is not None:
             raise InvalidInput("a request for a cluster has tokens, and no grammar", key="prompt")
+        for token in request.prompt:
+            check_token(token, self._about.n_vocab)
         request.check_room(len(request.prompt), self.n_ctx)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
@@ -175,7 +178,7 @@ class Fleet:
         """The results as they are finished; the requests are taken as there is room. Closing it cancels the rest.
 
         Raises:
-            InvalidInput: a request that :meth:`check` refuses, named by its place.
+            InvalidInput: a request that :meth:`check` or a node refuses, named by its place.
             ModelFailed: one with which process after process ends.
             Busy: there is no node for too long.
         """

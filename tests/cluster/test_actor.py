@@ -77,7 +77,7 @@ def test_what_it_says_of_itself(engine: Engine) -> None:
     assert isinstance(about, About)
     assert about.fingerprint == engine.fingerprint
     assert (about.versions, about.n_ctx, about.heads, about.model_name) == (VERSIONS, 160, BOTH, DEMO_MODEL.name)
-    assert about.metadata == engine.metadata
+    assert (about.metadata, about.n_vocab) == (engine.metadata, engine.context.n_vocab)
     assert (about.threads, about.omp_threads, about.devices) == (1, "2", ())  # a small model has one thread
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert pickle.loads(pickle.dumps(about)) == about
@@ -167,6 +167,7 @@ def test_what_was_taken_before_one_is_refused_ends_with_the_job(actor: Actor, en
     request = Request(engine.prompt("sums"), seed=1, max_tokens=3)
     refused = actor.draw((0, BOTH), [(0, request), (1, replace(request, prompt=[10**6]))])
     assert isinstance(refused, InvalidInput)
+    assert str(refused) == f"request 1: token 1000000, expected 0 to {engine.context.n_vocab - 1}"
     assert len(all_of(actor, 1, [(0, request)], frozenset(["top_p"]))) == 1
 
 

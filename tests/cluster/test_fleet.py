@@ -154,6 +154,9 @@ def test_a_request_that_cannot_be_met_is_named(cluster_of: ClusterOf) -> None:
         message = r"^request 3: the prompt has 48 tokens, the context holds 48; raise it$"
         with pytest.raises(InvalidInput, match=message):
             list(fleet.as_completed(asked))
+        asked[2] = Request([60, 256], max_tokens=9)
+        with pytest.raises(InvalidInput, match=r"^request 2: token 256, expected 0 to 255$"):
+            list(fleet.as_completed(asked))
         with pytest.raises(InvalidInput, match="has tokens, and no grammar"):
             fleet.check(Request("text"))
         with pytest.raises(InvalidInput, match="top_k"):
