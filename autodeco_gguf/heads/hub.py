@@ -21,7 +21,7 @@ PREFIX = "hf:"
 FORMS = "hf:user/repo, hf:user/repo:quant or hf:user/repo/file.gguf"
 
 _ID = re.compile(r"hf:([\w-][\w.-]*/[\w-][\w.-]*)(?:/([\w./ +-]+\.gguf)|:([\w.-]+))?")
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
+_SHARD = re.compile(r"-(\d{5})-of-(?!00000)(\d{5})(?=\.gguf$)")
 _PREFERRED = "Q4_K_M"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -91,6 +91,7 @@ FILES = ["a-Q8_0.gguf", "a-Q4_K_M.gguf", "IQ1_S/a-00001-of-00002.gguf", "IQ1_S/a
         (["x.Q5_0.gguf", "mmproj.gguf", "x.bin"], None, ["x.Q5_0.gguf"]),
         (["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"], "f16",
          ["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"]),
+        (["a-00001-of-00000.gguf"], None, ["a-00001-of-00000.gguf"]),  # the first of none is no shard
     ],
 )  # fmt: skip
 def test_which_file(files: list[str], quant: str | None, chosen: list[str]) -> None:
