@@ -250,12 +250,18 @@ def _lines(
 
     ``size`` bytes are read first, then more and more.
     """
-    number, rest, at = 1 + (place > 0), b"", place
+    number, at = 1 + (place > 0), place
+    parts, n = list[bytes](), 0  # of the line that goes on, and their bytes
     size = size or _BLOCK
     while at < end and (block := read_at(fd, min(size, end - at), at)):
         at, size = at + len(block), min(2 * size, _BLOCK)
-        *lines, rest = (rest + block).split(b"\n")
-        if len(rest) > longest:
+        lines, (first, *others) = list[bytes](), block.split(b"\n")
+        parts.append(first)
+        n += len(first)
+        if others:
+            *lines, rest = b"".join(parts), *others
+            parts, n = [rest], len(rest)
+        if n > longest:
             raise BadFile(f"{path}:{number + len(lines)}: longer than {longest} bytes{advice}", file=path)
         for line in lines:
             yield Line(number, place, _parse(path, number, line, advice))

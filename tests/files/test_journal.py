@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_lines_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pytest.raises(BadFile, match=r"j:8: longer than 150 bytes; delete it"),
     ):
         list(journal.lines())
+
+
+def test_the_time_for_a_line_grows_as_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autodeco_gguf.files import journal as module
+
+    monkeypatch.setattr(module, "_BLOCK", 16)  # of which there are as many as in 64 GiB
+    with Journal(tmp_path / "j", None) as journal:
+        place, begin = journal.append("x" * (1 << 20)), time.process_time()
+        assert len(journal.read(place)) == 1 << 20
+        assert time.process_time() - begin < 3  # a fraction of it; gathered anew for each block, many times that
 
 
 @pytest.mark.parametrize("cut", range(len(json.dumps(HEADER)) + 1))
