@@ -24,8 +24,8 @@ def about(**changes: Any) -> About:
     engine = FakeEngine()
     fields: dict[str, Any] = {
         "versions": VERSIONS, "fingerprint": engine.fingerprint, "n_ctx": engine.n_ctx, "n_vocab": 256,
-        "heads": BOTH, "machine": engine.machine, "heads_file": engine.heads_file, "model_name": engine.model_name, "metadata": {},
-        "threads": 1, "omp_threads": "1", "devices": (),
+        "heads": BOTH, "machine": engine.machine, "heads_file": engine.heads_file, "model_name": engine.model_name,
+        "metadata": {}, "threads": 1, "omp_threads": "1", "devices": (),
     }  # fmt: skip
     return About(**{**fields, **changes})
 
