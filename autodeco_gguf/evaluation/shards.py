@@ -115,8 +115,9 @@ def common_header(directories: Sequence[Path], *but: str) -> dict[str, Any]:
             _check(directory, header)
             header = {key: value for key, value in header.items() if key not in but}
         first = first or header
-        if header != first:
-            raise BadFile.of(directory, f"has {difference(header, first, DIGESTS, f'{directories[0]} has')}")
+        differs = difference(header, first, DIGESTS, f"{directories[0]} has")
+        if differs is not None:
+            raise BadFile.of(directory, f"has {differs}")
     return first
 
 

@@ -33,7 +33,7 @@ class Line(NamedTuple):
 class Journal:
     """An append-only file of JSON lines, the first of them a header. Use it as a context manager.
 
-    A file that is there already is continued: its header has to be the same, and a last line that was being written
+    A file that is there already is continued: its header has to mean the same, and a last line that was being written
     when a run was killed is cut off. While it is open, no other process can open it.
 
     Examples:
@@ -112,15 +112,17 @@ class Journal:
         if line.endswith(b"\n"):
             with suppress(InvalidInput):
                 found = parse_line(line)
-        if found == self._header:
-            self._cut(len(line))
-            return
+        reason = f"not the beginning of {kind}"
+        if isinstance(found, dict) and found.get(kind) == version:
+            differs = difference(found, self._header, self._digests, "this run has")
+            if differs is None:
+                self._cut(len(line))
+                return
+            reason = f"begun with {differs}"
         start = dump_line({kind: version})[:-2]  # of a file of this kind, whatever its settings
         torn = not line.endswith(b"\n") and header.startswith(line[: len(start)])
         if not (torn or self._force):
-            if isinstance(found, dict) and found.get(kind) == version:
-                raise self.refused(None, f"begun with {difference(found, self._header, self._digests, 'this run has')}")
-            raise self.refused(None, f"not the beginning of {kind}")
+            raise self.refused(None, reason)
         os.ftruncate(self._fd, 0)
         self.append(self._header)
         with bad_file(self.path, "cannot be written"):  # other files depend on it, which a power cut may leave longer
@@ -189,12 +191,15 @@ def has_header(path: Path) -> bool | None:
         return _first_line(file.fileno()).endswith(b"\n")
 
 
-def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner: str) -> str:
+def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner: str) -> str | None:
     """The first setting in which two headers differ: "ctx 512, this run has 4096", where ``owner`` is "this run has".
 
-    ``digests`` as in :class:`Journal`.
+    ``digests`` as in :class:`Journal`; None as in :func:`first_difference`.
     """
-    key, theirs, ours = first_difference(found, wanted)
+    first = first_difference(found, wanted)
+    if first is None:
+        return None
+    key, theirs, ours = first
     parent, _, name = key.rpartition(".")
     if name in digests:
         return digests[name] + (f" in {parent}" if parent else "")
@@ -202,28 +207,29 @@ def difference(found: Header, wanted: Header, digests: Mapping[str, str], owner:
     return f"{key} {theirs}, {owner} {ours}"
 
 
-def first_difference(found: Header, wanted: Header) -> tuple[str, object, object]:
+def first_difference(found: Header, wanted: Header) -> tuple[str, object, object] | None:
     """The first of ``wanted``'s settings that ``found`` has otherwise: its name, and what both have, None for nothing.
 
-    Settings within settings have dotted names.
+    Settings within settings have dotted names. None where they mean the same: a setting that is None, or holds none, is
+    as good as one that is not there.
 
     Examples:
         >>> first_difference({"seed": 1, "heads": {"width": 4}}, {"seed": 1, "heads": {"width": 8}})
         ('heads.width', 4, 8)
     """
     flat_found, flat_wanted = _flat(found), _flat(wanted)
-    key = next(k for k in {**flat_wanted, **flat_found} if flat_found.get(k) != flat_wanted.get(k))
-    return key, flat_found.get(key), flat_wanted.get(key)
+    pairs = ((".".join(k), flat_found.get(k), flat_wanted.get(k)) for k in {**flat_wanted, **flat_found})
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
-def _flat(values: Header, prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    flat: dict[str, Any] = {}
+def _flat(values: Header, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Nested settings under the names that lead to them."""
+    flat: dict[tuple[str, ...], Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, (*above, key))
         else:
-            flat[prefix + key] = value
+            flat[(*above, key)] = value
     return flat
 
 

@@ -48,12 +48,13 @@ class State:
             identity, log_bytes = dict(state["identity"]), state["log_bytes"]
             if type(log_bytes) is not int or log_bytes < 0:
                 raise ValueError("no length of the log")
-            if identity == self._identity:
+            differs = first_difference(identity, self._identity)
+            if differs is None:
                 take(state)
         except Exception as e:  # torch promises nothing about a broken file
             raise BadFile.of(path, "cannot be read; start anew with --force") from e
-        if identity != self._identity:
-            raise _of_another(path, identity, self._identity)
+        if differs is not None:
+            raise _of_another(path, differs, identity, self._identity)
         self._check_log(log_bytes)
         self._log_bytes = log_bytes
         return True
@@ -91,9 +92,11 @@ class State:
         write_bytes(self._path, buffer.getbuffer())
 
 
-def _of_another(path: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> BadFile:
+def _of_another(
+    path: Path, differs: tuple[str, object, object], found: Mapping[str, object], wanted: Mapping[str, object]
+) -> BadFile:
     """The error for the state of another training, with the first difference."""
-    name, theirs, ours = first_difference(found, wanted)
+    name, theirs, ours = differs
     key = name.rpartition(".")[2]
     other = f"other {key}" if key in ("data", "base", "split", "start") else f"{key} {theirs}, now {ours}"
     if ("reward" in found) != ("reward" in wanted):

@@ -71,6 +71,14 @@ def test_a_shard_has_its_problems_only(tmp_path: Path) -> None:
     assert [(s["task"], s["problem"]) for s in samples_of(tmp_path)] == [("words", 1), ("sums", 1)]
 
 
+def test_a_setting_that_holds_none_is_as_good_as_missing(tmp_path: Path) -> None:
+    parts = sharded(tmp_path, 2, ["greedy"])
+    path = parts[1] / "evaluation.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(json.dumps({**json.loads(first), "more": {}}) + "\n" + rest)
+    assert join(parts, tmp_path / "all", plots=False).complete == ("greedy",)
+
+
 def test_some_shards_are_completed_later(undisturbed: Path, tmp_path: Path) -> None:
     parts = sharded(tmp_path, 2)
     joined = join(parts[:1], tmp_path / "all", plots=False)

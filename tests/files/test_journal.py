@@ -224,6 +224,20 @@ def test_the_first_difference(wanted: dict[str, Any], first: tuple[str, Any, Any
     assert difference(SMALL, wanted, {"digest": "another digest"}, "ours has") == words
 
 
+@pytest.mark.parametrize("same", [{"more": None}, {"more": {}}, {"more": {"a": None, "b": {}}}])
+def test_what_is_none_or_empty_is_as_good_as_missing(same: dict[str, Any], tmp_path: Path) -> None:
+    for i, (first, second) in enumerate([(SMALL, {**SMALL, **same}), ({**SMALL, **same}, SMALL)]):
+        with Journal(tmp_path / f"{i}", first) as journal:
+            journal.append(5)
+        with Journal(tmp_path / f"{i}", second) as journal:
+            assert [line.value for line in journal.lines()] == [5]
+        assert first_difference(first, second) is difference(first, second, {}, "ours has") is None
+
+
+def test_a_name_with_a_dot_is_no_setting_within_another() -> None:
+    assert first_difference({"a.b": 2}, {"a": {"b": 2}}) == ("a.b", None, 2)
+
+
 def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(b'{"things": 1}\nx\n')

@@ -70,6 +70,13 @@ def test_of_another_training(identity: dict[str, object], words: str, tmp_path: 
         state(tmp_path, **identity).load(lambda _: None)
 
 
+def test_what_is_none_or_empty_is_as_good_as_missing(tmp_path: Path) -> None:
+    one = state(tmp_path, start=None)
+    one.open_log()
+    one.save({})
+    assert state(tmp_path, options={}).load(lambda _: None)
+
+
 def test_a_broken_one_and_a_short_log(tmp_path: Path) -> None:
     one = state(tmp_path)
     one.open_log()
