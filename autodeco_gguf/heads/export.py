@@ -6,17 +6,18 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import Progress, check_output, check_unchanged, identity, new_directory
+from autodeco_gguf.files.atomic import Progress, check_new, check_output, check_unchanged, identity, new_directory
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
-from autodeco_gguf.heads.checkpoint_writer import extracted_checkpoint
+from autodeco_gguf.heads.checkpoint_writer import FILES, extracted_checkpoint
 from autodeco_gguf.heads.format import (
     ACTIVATIONS,
     BASE_SHA256,
@@ -102,17 +103,20 @@ def extract(
             layout has no words for.
         InvalidInput: no output is given, or one twice.
     """
-    outputs = [Path(path) for path in (base, adapter, checkpoint) if path is not None]
+    checkpoint_files = [] if checkpoint is None else [Path(checkpoint, name) for name in FILES]
+    outputs = [*(Path(path) for path in (base, adapter) if path is not None), *checkpoint_files]
     if not outputs:
         raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or several of them")
-    if len(set(map(os.path.realpath, outputs))) < len(outputs):
-        raise InvalidInput(f"{outputs[-1]}: given as both outputs", file=outputs[-1])
+    twice = next((a for a, b in combinations(outputs, 2) if os.path.realpath(a) == os.path.realpath(b)), None)
+    if twice is not None:
+        raise InvalidInput(f"{twice}: given as both outputs", file=twice)
     model = _open_merged(Path(merged), merged, "extract takes a merged file", adapters=not (base or adapter))
     if model.kind == "merged":
         model.base()  # refuses a stale view
     for path in (base, adapter):
         if path is not None:
             check_output(Path(path), inputs=[model.path], force=force)
+    check_new(checkpoint_files, inputs=[model.path], force=True)
     weights = model.read_heads()
     others = [] if checkpoint is None else extracted_checkpoint(Path(checkpoint), model, weights, force=force)
     files = []

@@ -363,6 +363,24 @@ def test_both_parts_into_one_file(merged: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"out\.gguf: given as both outputs"):
         ad.extract(merged, base=tmp_path / "out.gguf", adapter=tmp_path / "sub" / ".." / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+    ck = tmp_path / "ck"
+    ad.extract(merged, checkpoint=ck)
+    before = (ck / "model.safetensors").read_bytes()
+    (tmp_path / "link.gguf").symlink_to(ck / "config.json")
+    for output, name in ((ck / "model.safetensors", "model.safetensors"), (tmp_path / "link.gguf", "link.gguf")):
+        with pytest.raises(InvalidInput, match=rf"{name}: given as both outputs"):
+            ad.extract(merged, adapter=output, checkpoint=ck, force=True)
+    assert (ck / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_of_the_checkpoint_is_the_merged_file(name: str, merged: Path, tmp_path: Path) -> None:
+    source, ck = Path(shutil.copy(merged, tmp_path)), tmp_path / "ck"
+    ck.mkdir()
+    (ck / name).symlink_to(source)
+    with pytest.raises(BadFile, match=rf"ck/{name}: is the input .*qwen2\.gguf; choose another output"):
+        ad.extract(source, checkpoint=ck, force=True)
+    assert source.read_bytes() == merged.read_bytes()
 
 
 def test_existing_output_needs_force(qwen2: Case, tmp_path: Path) -> None:
