@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, commands_option, option
-from autodeco_gguf.cli._types import FloatRange, IntRange
+from autodeco_gguf.cli._types import Float, FloatRange, IntRange
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.module import HeadKind
@@ -46,7 +46,7 @@ _HEADS = (
         default="all",
         help="What a new top-p head sees besides the hidden state: T and four numbers of the distribution, or T alone.",
     ),
-    option("--initial-top-p", default=0.924, help="About what P begins at, between 0 and 1."),
+    option("--initial-top-p", type=Float(), default=0.924, help="About what P begins at, between 0 and 1."),
 )
 
 _OBJECTIVE = (
@@ -69,6 +69,7 @@ _OBJECTIVE = (
     ),
     option(
         "--easy-mask",
+        type=Float(),
         default=0.6,
         help="Share of the positions whose most likely token is right that the temperature loss drops; 0: none.",
     ),
@@ -97,9 +98,10 @@ _OBJECTIVE = (
         default=False,
         help="Let the top-p loss teach T through what the top-p head sees, too.",
     ),
-    option("--alpha", default=30.0, help="Steepness of the soft top-p mask."),
+    option("--alpha", type=Float(), default=30.0, help="Steepness of the soft top-p mask."),
     option(
         "--sort-tolerance",
+        type=Float(),
         default=1e-6,
         help="Error of the top-p loss in nats for which a large vocabulary need not be sorted; 0: always sort.",
     ),
@@ -115,8 +117,8 @@ _CONTROL = (
     option("--control", is_flag=True, help="Train decoding control: T and P follow commands in the prompt."),
     option("--control-share", type=FloatRange(0, 1), default=0.25, help="Share of examples with commands."),
     option("--control-pairs", type=IntRange(1, 16), default=1, help="Low and high commands of each of them."),
-    option("--control-weight", default=1.0, help="Weight of the ranking loss."),
-    option("--control-margin", default=0.1, help="Gap in mean T and P it asks for."),
+    option("--control-weight", type=Float(), default=1.0, help="Weight of the ranking loss."),
+    option("--control-margin", type=Float(), default=0.1, help="Gap in mean T and P it asks for."),
     commands_option,
 )
 

@@ -15,7 +15,7 @@ from autodeco_gguf.cli._common import F, max_tokens_option, named, progress_bar
 from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._objective import CONTROL_ONLY, NEW_ONLY, OBJECTIVE_ONLY, heads_of, kind_of
 from autodeco_gguf.cli._tasks import read_tasks, task_options
-from autodeco_gguf.cli._types import Integer, IntRange, Source
+from autodeco_gguf.cli._types import Float, Integer, IntRange, Source
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.measures import Measures, RewardReport
@@ -42,7 +42,7 @@ _OPTIONS = (
     click.option("--rounds", type=Integer(), default=30, show_default=True, help="Rounds: answers, and a step."),
     max_tokens_option,
     click.option("--parallel", type=IntRange(min=1), default=32, show_default=True, help="Answers at a time."),
-    click.option("--pull", type=float, default=0.001, show_default=True, help="Weight of the pull towards START."),
+    click.option("--pull", type=Float(), default=0.001, show_default=True, help="Weight of the pull towards START."),
     click.option(
         "--t-range", metavar="LOW,HIGH", default="0.1,1.5", show_default=True, help="Where T is kept, of 0 to 2."
     ),

@@ -11,7 +11,7 @@ import click
 
 from autodeco_gguf.cli._config import is_typed, source_of
 from autodeco_gguf.cli._prompt import clean, read_text
-from autodeco_gguf.cli._types import File, IntRange
+from autodeco_gguf.cli._types import File, FloatRange, IntRange
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
 
@@ -21,20 +21,20 @@ _OPTIONS = (
     click.option(
         "--temperature",
         "--temp",
-        type=click.FloatRange(min=0),
+        type=FloatRange(min=0),
         help="Fix the temperature; 0: greedy.  [default: predicted]",
     ),
-    click.option("--top-p", type=click.FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
+    click.option("--top-p", type=FloatRange(0, 1), help="Fix the top-p.  [default: predicted]"),
     click.option("--top-k", type=IntRange(min=0), default=0, help="Keep so many tokens.  [default: 0, all of them]"),
     click.option(
         "--min-p",
-        type=click.FloatRange(0, 1),
+        type=FloatRange(0, 1),
         default=0.0,
         help="Least probability, as a share of the largest.  [default: 0, off]",
     ),
     click.option(
         "--repeat-penalty",
-        type=click.FloatRange(min=0, min_open=True),
+        type=FloatRange(min=0, min_open=True),
         default=1.0,
         help="On the logits of the last 64 tokens.  [default: 1, off]",
     ),

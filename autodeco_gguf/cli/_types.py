@@ -10,8 +10,22 @@ from typing import Any
 import click
 
 
-class FloatRange(click.FloatRange):
-    """click's, which takes NaN for a number of every range."""
+class _Number(click.ParamType):  # type: ignore[type-arg]  # older ones are not generic
+    """click's, which takes 1_0 for 10."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; fails where it is none."""
+        if "_" in str(value):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Float(_Number, click.types.FloatParamType):
+    """A number."""
+
+
+class FloatRange(Float, click.FloatRange):
+    """The same, within a range, of which click takes NaN for one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; fails where it is none, or out of range."""
@@ -21,14 +35,8 @@ class FloatRange(click.FloatRange):
         return number
 
 
-class Integer(click.types.IntParamType):
-    """click's, which takes 1_0 for 10."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number; fails where it is none."""
-        if "_" in str(value):
-            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
-        return super().convert(value, param, ctx)
+class Integer(_Number, click.types.IntParamType):
+    """A whole number."""
 
 
 class IntRange(Integer, click.IntRange):

@@ -20,7 +20,7 @@ from autodeco_gguf.cli._common import (
 )
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._tasks import read_tasks, task_options
-from autodeco_gguf.cli._types import IntRange
+from autodeco_gguf.cli._types import FloatRange, IntRange
 from autodeco_gguf.model.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 )
 @answer_options
 @chat_template_option
-@option("--temperature", type=click.FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
-@option("--top-p", type=click.FloatRange(0, 1), default=1.0, help="Of all tokens.")
+@option("--temperature", type=FloatRange(min=0), default=1.0, help="Of all tokens; 0: greedy.")
+@option("--top-p", type=FloatRange(0, 1), default=1.0, help="Of all tokens.")
 @option("--seed", type=IntRange(0, MAX_SEED), default=0, help="Same seed, same answers.")
 @option("--force", is_flag=True, help="Replace the output, and a partial one of other settings.")
 @ray_options

@@ -22,7 +22,7 @@ from autodeco_gguf.cli._objective import (
     with_recipe,
 )
 from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
-from autodeco_gguf.cli._types import Integer, IntRange
+from autodeco_gguf.cli._types import Float, Integer, IntRange
 from autodeco_gguf.errors import not_installed
 from autodeco_gguf.model.machine import MAX_CONTEXT
 
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 @option("-o", "--output", type=GGUF, required=True, help="Directory for the checkpoint; the adapter: OUTPUT.gguf.")
 @head_options
 @objective_options
-@option("--epochs", type=float, help="Passes over the data.  [default: 1, or more for 60 steps]")
+@option("--epochs", type=Float(), help="Passes over the data.  [default: 1, or more for 60 steps]")
 @option("--steps", type=Integer(), help="Steps, instead of epochs.")
 @option(
     "--batch",
     type=Integer(),
     help="Examples a step, or problems a round.  [default: 32, of few data 8; 24 with --reward]",
 )
-@option("--lr", type=float, help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
-@option("--weight-decay", default=0.0, help="Weight decay of AdamW.")
-@option("--warmup", default=0.03, help="Steps with rising rate: a share of them, or, from 2 on, so many.")
+@option("--lr", type=Float(), help="Peak learning rate of AdamW.  [default: 0.1 / hidden size; 0.25 with --reward]")
+@option("--weight-decay", type=Float(), default=0.0, help="Weight decay of AdamW.")
+@option("--warmup", type=Float(), default=0.03, help="Steps with rising rate: a share of them, or, from 2 on, so many.")
 @option("--schedule", type=click.Choice(["linear", "cosine"]), default="linear", help="How the rate falls then.")
-@option("--clip", default=1.0, help="Largest norm of the gradient.")
+@option("--clip", type=Float(), default=1.0, help="Largest norm of the gradient.")
 @control_options
 @chat_template_option
 @option(
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     help="Longest example, in tokens, or context of an answer.  [default: by memory, or the model's own]",
 )
 @option("--too-long", type=click.Choice(["cut", "leave-out"]), default="cut", help="What becomes of longer examples.")
-@option("--validation", type=float, help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
+@option("--validation", type=Float(), help="Share held out, 0 to 0.5.  [default: 0.05; 0.2 with --reward]")
 @option("--evaluations", type=Integer(), help="Validations during the training.  [default: 10; 6 with --reward]")
 @option("--patience", type=Integer(), default=3, help="Stop after so many without gain; 0: never.")
 @option("--seed", type=Integer(), default=0, help="Of everything random.")

@@ -74,7 +74,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "two models": (["run", "-m", "x.gguf", "y.gguf", "-p", "x"], "two prompts: 'y.gguf', and the one of -p"),
     "seed": (["run", "x.gguf", "--seed", str(2**32)], "4294967296 is not in the range"),
     "seed no number": (["run", "x.gguf", "--seed", "one"], "'one' is not a valid integer"),
-    "no such temperature": (["run", "x.gguf", "--temp", "nan"], "temperature nan, expected a number"),
+    "no such temperature": (["run", "x.gguf", "--temp", "nan"], "nan is no number"),
     "an option of one dash": (["run", "-fa", "on"], "No such option '-fa'. (see"),
     "the same, known with two": (["run", "-temp", "0.5"], "No such option '-temp'. Did you mean '--temp'?"),
     "a letter and =": (["run", "x.gguf", "-p=x"], "No such option '-p=x'"),

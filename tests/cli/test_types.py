@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from autodeco_gguf.cli import VERBS, cli
-from autodeco_gguf.cli._types import File, FloatRange, Integer, IntRange, Line, Source
+from autodeco_gguf.cli._types import File, Float, FloatRange, Integer, IntRange, Line, Source
 
 
 @click.command()
@@ -67,9 +67,18 @@ def test_a_whole_number(kind: Integer) -> None:
         IntRange(0, 20).convert("21", None, None)
 
 
+@pytest.mark.parametrize("kind", [Float(), FloatRange(0, 20)])
+def test_a_number_of_any_kind(kind: Float) -> None:
+    assert [kind.convert(value, None, None) for value in ("1e1", "10", 10.0)] == [10.0] * 3
+    for value in ("1_0", "0.1_0", "ten"):
+        with pytest.raises(click.BadParameter, match=f"^'{value}' is not a valid {kind.name}.$"):
+            kind.convert(value, None, None)
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_whole_number_is_of_these_types(verb: str) -> None:
+def test_every_number_is_of_these_types(verb: str) -> None:
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    whole = [option for option in command.params if isinstance(option.type, click.types.IntParamType)]
-    assert [option.name for option in whole if not isinstance(option.type, Integer)] == []
+    clicks, ours = (click.types.IntParamType, click.types.FloatParamType), (Integer, Float)
+    numbers = [option for option in command.params if isinstance(option.type, clicks)]
+    assert [option.name for option in numbers if not isinstance(option.type, ours)] == []
