@@ -211,6 +211,7 @@ def _setting_words(words: list[str]) -> Iterable[str]:
 def _heads(session: Session, which: str) -> None:
     if which:
         session.request = settings.with_heads(session.request, which, session.engine.heads, session.recommended)
+        session.own -= {name for name in settings.HEADS if getattr(session.request, name) is None}
     _say(f"heads: {session.heads_line}")
 
 

@@ -198,6 +198,9 @@ def test_the_file_decides_where_no_head_does(qwen2: Case, tmp_path: Path) -> Non
             ("/set top_k default", "top_k: 3 (by the model's file)"),
             ("/heads on", "heads: temperature, top-p"),
             ("/set top_k", "top_k: 0"),
+            ("/set temperature 0.7", "temperature: 0.7"),
+            ("/heads on", "heads: temperature, top-p"),  # gives it back
+            ("/heads off", "heads: none (temperature fixed at 0.5, top-p fixed at 1, top-k 3 by the model's file)"),
         ):
             screen.prompt()
             assert screen.say(typed)[-2] == said
