@@ -146,12 +146,13 @@ class Scheduler:
         self._unsure = False
 
     def end_all(self) -> None:
-        """Cancel all that is under way, and take the heads out of the graph, before the context is freed.
+        """Cancel all that is under way, and free the heads, before the context is freed.
 
         It may be already, where both are garbage that is collected in whatever order: nothing is asked of it.
         """
         self._unsure = True
         self._predictor.detach()
+        self._predictor.close()
         for generation in (*self._in_use(), *self.waiting):
             generation.end("cancelled")
         self.waiting.clear()
@@ -172,11 +173,6 @@ class Scheduler:
         """Predict with other heads of the same kind; Busy where a sequence is in use."""
         self.forget()
         self._predictor, self._host_way = predictor, None
-
-    def free(self) -> None:
-        """Free the heads and the context."""
-        self._predictor.close()
-        self._context.close()
 
     def _in_use(self) -> list[Generation]:
         return [user for user in self._users if user is not None]
