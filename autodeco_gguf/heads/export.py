@@ -104,7 +104,7 @@ def extract(
         InvalidInput: no output is given, or one twice.
     """
     checkpoint_files = [] if checkpoint is None else [Path(checkpoint, name) for name in FILES]
-    outputs = [*(Path(path) for path in (base, adapter) if path is not None), *checkpoint_files]
+    outputs = [*(Path(path) for path in (base, adapter, checkpoint) if path is not None), *checkpoint_files]
     if not outputs:
         raise InvalidInput("nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or several of them")
     twice = next((a for a, b in combinations(outputs, 2) if os.path.realpath(a) == os.path.realpath(b)), None)
