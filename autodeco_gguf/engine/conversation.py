@@ -239,12 +239,14 @@ class Conversation:
         return [*self._beginning, *(messages[turns[0] :] if turns else [])]
 
     def keep(self, answer: Answer) -> None:
-        """Let what comes next follow an answer, as far as it has come."""
+        """Let what comes next follow an answer, as far as it has come, after the system message of now."""
         reply = {"role": "assistant", "content": answer.text}
         if self.remembers:
-            begin, n_gone = len(self._beginning), len(self.messages) + 1 - len(answer.messages)
-            self.gone = [*self.gone, *self.messages[begin : begin + n_gone]]
-            self.messages = [*answer.messages, reply]
+            before = sum(message["role"] != "system" for message in answer.messages[:-1])
+            said = self.messages[len(self._beginning) :]  # as they are now, cleared meanwhile or not
+            n_gone = max(0, len(said) - before)
+            self.gone = [*self.gone, *said[:n_gone]]
+            self.messages = [*self._beginning, *said[n_gone:], answer.messages[-1], reply]
         else:
             self.gone = [*self.gone, answer.messages[-1], reply]
         self.n_answers += 1

@@ -294,6 +294,26 @@ def test_the_last_message_is_asked_again_with_the_system_message_of_now(chatting
         conversation.reopen()
 
 
+def test_what_is_changed_while_an_answer_is_under_way_holds(chatting: Engine) -> None:
+    """Only the message and its answer are added to what was said by then."""
+
+    def said(changed: Callable[[Conversation], object], system: str | None) -> list[str]:
+        conversation = Conversation(chatting, system=system, seed=1)
+        for text in ("One.", "Two."):
+            answer = conversation.ask(Request(text, max_tokens=2))
+            if text == "Two.":
+                changed(conversation)
+            list(answer)
+            conversation.keep(answer)
+        assert conversation.said == conversation.messages
+        return [message["content"] for message in conversation.said if message["role"] != "assistant"]
+
+    assert said(lambda c: setattr(c, "system", "S"), None) == ["S", "One.", "Two."]
+    assert said(lambda c: setattr(c, "system", None), "S") == ["One.", "Two."]
+    assert said(lambda c: setattr(c, "system", "S"), "R") == ["S", "One.", "Two."]
+    assert said(lambda c: c.clear(), "S") == ["S", "Two."]
+
+
 def test_a_message_that_is_gone_is_asked_again_too(long: Engine) -> None:
     conversation = Conversation(long, system="Be kind.", seed=1)
     for i in range(6):
