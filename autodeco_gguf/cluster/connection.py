@@ -11,12 +11,13 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from autodeco_gguf.cluster.actor import Actor
 from autodeco_gguf.cluster.nodes import Needs, Node
 from autodeco_gguf.errors import AutoDecoError, InvalidInput, not_installed
+from autodeco_gguf.model.rpc.address import parse_address
 
 AUTO, LOCAL = "auto", "local"
 """Addresses: the cluster that RAY_ADDRESS names, or that was started on this machine; one of this process alone."""
@@ -46,8 +47,10 @@ def check_address(address: str) -> None:
         Traceback (most recent call last):
         autodeco_gguf.errors.InvalidInput: ray 'model.gguf', expected HOST:PORT, auto or local
     """
-    host, _, port = address.rpartition(":")
-    if address not in (AUTO, LOCAL) and not (host and port.isdecimal() and "/" not in host):
+    is_one = address in (AUTO, LOCAL)
+    with suppress(InvalidInput):
+        is_one = is_one or ("/" not in address and bool(parse_address(address, key="ray")))
+    if not is_one:
         raise InvalidInput.of("ray", repr(address), f"HOST:PORT, {AUTO} or {LOCAL}")
 
 
@@ -84,7 +87,7 @@ class Connection:
                 with _our_signals(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # tips for those who write programs for Ray
                     ray.init(address=self._address, **how)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+            except (RuntimeError, ValueError, OSError, OverflowError) as e:
                 reason = " ".join(str(e).split()).rstrip(".") or type(e).__name__
                 hint = "start one with: ray start --head"
                 raise AutoDecoError(f"--ray {self._address}: no Ray cluster: {reason}; {hint}", key="ray") from e

@@ -127,7 +127,9 @@ def test_addresses(address: str) -> None:
     check_address(address)
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":6379", "ray://host:10001", "dir/file:1", "model.gguf"])
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", ":6379", "ray://host:10001", "dir/file:1", "model.gguf", "a:99999"]
+)
 def test_no_addresses(address: str) -> None:
     with pytest.raises(InvalidInput, match=r"expected HOST:PORT, auto or local$"):
         Connection(address)

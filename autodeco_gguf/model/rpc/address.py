@@ -44,9 +44,16 @@ def parse_address(text: str, *, key: str, any_port: bool = False) -> Address:
     elif ":" in host:
         host = ""
     is_port = port.isascii() and port.isdigit() and len(port) <= 5 and (0 if any_port else 1) <= int(port) <= 65535
-    if not host or not colon or not is_port:
+    if not colon or not is_port or not _is_host(host):
         raise InvalidInput.of(key, repr(text), "host:port, such as 127.0.0.1:50052")
     return Address(host, int(port))
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:  # as for an empty or a long part between two dots
+        return False
 
 
 def worker_addresses(workers: str | Sequence[str]) -> tuple[Address, ...]:

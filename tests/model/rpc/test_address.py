@@ -22,7 +22,21 @@ def test_addresses(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "laptop", ":50052", "laptop:", "::1:50052", "a:0", "a:65536", "a:-1", "a:٣", "a:1 2"]
+    "text",
+    [
+        "",
+        "laptop",
+        ":50052",
+        "laptop:",
+        "::1:50052",
+        "a:0",
+        "a:65536",
+        "a:-1",
+        "a:٣",
+        "a:1 2",
+        "a..b:1",
+        f"{'a' * 64}:1",
+    ],
 )
 def test_no_addresses(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^rpc '.*', expected host:port, such as 127.0.0.1:50052$") as e:
