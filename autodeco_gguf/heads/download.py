@@ -119,11 +119,14 @@ class _Part:
             except OSError:  # another user's, or its name is too long
                 return None
             try:
-                if lock(f.fileno(), self._path):
+                if not lock(f.fileno(), self._path):
+                    f.close()
+                    self._path.unlink()
+                    return None
+                if self._path.exists() and os.path.samestat(os.fstat(f.fileno()), self._path.stat()):
                     return f
-                f.close()
-                self._path.unlink()
-                return None
+                f.close()  # another process has removed it meanwhile
+                continue
             except Busy:
                 f.close()
             if not waits:

@@ -160,6 +160,22 @@ def test_one_that_waits_goes_on_when_the_first_is_killed(hub: Hub, tmp_path: Pat
     assert re.fullmatch(r"dir/m\.gguf bytes=[1-9]\d+-", hub.downloads[1])
 
 
+def test_one_that_removes_the_file_before_another_has_its_lock(
+    hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = download.lock, list[Path]()
+
+    def late(fd: int, path: Path) -> bool:
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        return lock(fd, path)
+
+    monkeypatch.setattr(download, "lock", late)
+    assert find(ID).read_bytes() == CONTENT
+    assert removed
+
+
 def test_a_file_that_has_changed_starts_anew(hub: Hub, home: Path) -> None:
     cut_off(hub, 1 << 19)
     hub.files["dir/m.gguf"] = changed = CONTENT[::-1]
