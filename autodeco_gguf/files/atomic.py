@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 _COPY_BYTES = 1 << 20
 """Bytes that are copied or compared at a time: they stay in the cache."""
 
+_NAME_BYTES = 255 - len("..01234567.tmp")
+"""Of a file's name, in the temporary one."""
+
 
 @contextmanager
 def bad_file(path: Path, what: str) -> Iterator[None]:
@@ -267,7 +270,14 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def _name_beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{_shortened(target.name)}.{secrets.token_hex(4)}.tmp")
+
+
+def _shortened(name: str) -> str:
+    """A file's name, cut where the temporary one would have more bytes than a name may have."""
+    while len(os.fsencode(name)) > _NAME_BYTES:
+        name = name[:-1]
+    return name
 
 
 def _is_ours(fd: int, temporary: Path) -> bool:
@@ -281,7 +291,7 @@ def _is_ours(fd: int, temporary: Path) -> bool:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove the temporary files beside a file that no living process has locked."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    name = re.compile(rf"\.{re.escape(_shortened(target.name))}\.[0-9a-f]{{8}}\.tmp")
     with suppress(OSError):
         for path in [p for p in target.parent.iterdir() if name.fullmatch(p.name)]:
             if path.is_symlink() or not path.is_file():

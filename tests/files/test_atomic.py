@@ -284,6 +284,13 @@ def test_leftovers_of_killed_runs_go_with_the_next(tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path)) == kept
 
 
+@pytest.mark.parametrize(("name", "kept"), [("a" * 255, 241), ("\u00e9" * 127, 120)])
+def test_a_name_may_be_as_long_as_names_may_be(name: str, kept: int, tmp_path: Path) -> None:
+    (tmp_path / f".{name[:kept]}.0123abcd.tmp").touch()  # of a killed run
+    write_bytes(tmp_path / name, b"a")
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_what_a_living_run_writes_stays(tmp_path: Path) -> None:
     def meanwhile(f: BinaryIO) -> None:
         f.write(b"second")
