@@ -112,7 +112,7 @@ class Engine:
         self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
-        self._turn = Turn(str(model.path), end, self.context.close)
+        self._turn = Turn(str(model.path), end, self._scheduler.free)
         self.context.using = self._turn.use
         self._run_until = functools.partial(self._turn.run_until, step=self._scheduler.step)
 

@@ -135,28 +135,29 @@ class Scheduler:
         self._predictor.detach()
         self._clear()
 
-    def _forget_users(self) -> None:
+    def _clear(self) -> None:
         self._users.clear()
         self._held = [()] * self._n_parallel
-
-    def _clear(self) -> None:
-        self._forget_users()
         with suppress(Closed):  # where a reload has failed
             self._context.clear()
         self._unsure = False
 
     def end_all(self) -> None:
-        """Cancel all that is under way, and free the heads, before the context is freed.
+        """Cancel all that is under way, and take the heads out of the graph, before the context is freed.
 
         It may be already, where both are garbage that is collected in whatever order: nothing is asked of it.
         """
         self._unsure = True
         self._predictor.detach()
-        self._predictor.close()
         for generation in (*self._in_use(), *self.waiting):
             generation.end("cancelled")
         self.waiting.clear()
-        self._forget_users()
+        self._users.clear()
+
+    def free(self) -> None:
+        """Free the heads and the context."""
+        self._predictor.close()
+        self._context.close()
 
     def forget(self) -> None:
         """Empty the sequences, and take the heads out of the graph; Busy where one is in use that is not cancelled."""

@@ -110,7 +110,7 @@ USAGE: dict[str, tuple[list[object], int, str]] = {
     "k": (["-k", 0], 2, "Invalid value for '-k': 0 is not in the range x>=1."),
     "checker": (["--checker", "rhyme"], 2, "checker 'rhyme', expected one of boxed, "),
     "temperature": (["--temperature", -1], 2, "-1.0 is not in the range x>=0."),
-    "no temperature": (["--temperature", "nan"], 2, "temperature nan, expected a number >= 0"),
+    "no temperature": (["--temperature", "nan"], 2, "nan is no number."),
     "top-p": (["--top-p", 2], 2, "2.0 is not in the range 0<=x<=1."),
     "seed": (["--seed", 2**32], 2, "4294967296 is not in the range"),
     "parallel": (["--parallel", 257], 2, "n_parallel 257, expected 1 to 256"),

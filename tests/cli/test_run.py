@@ -151,7 +151,7 @@ def test_llama_cpp_is_silent_unless_verbose(merged: Path) -> None:
     [
         (["-p", "word " * 200], b"", r"the prompt has \d+ tokens, the context holds 256; raise --ctx"),
         (["-p", ""], b"", "the prompt is empty"),
-        (["-p", "x", "--temperature", "nan"], b"", "temperature nan, expected a number"),
+        (["-p", "x", "--temperature", "nan"], b"", "nan is no number"),
     ],
     ids=["too long", "empty", "not a number"],
 )
