@@ -410,7 +410,7 @@ BAD_OUTPUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "below a file": (lambda d: Path(shutil.copy(__file__, d)) / "out.gguf", r"no such directory as .*\.py"),
     "a directory": (lambda d: d, r": is a directory"),
     "unwritable": (lambda d: locked(d) / "out.gguf", r"out\.gguf: cannot be written: "),
-    "name too long": (lambda d: d / ("x" * 250), r"x: cannot be written: File name too long"),
+    "name too long": (lambda d: d / ("x" * 256), r"x: cannot be written: File name too long"),
     "pipe": (lambda d: pipe(d / "pipe"), r"pipe: is no regular file"),
 }
 
