@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autodeco_gguf.engine.file_sampling import file_sampling
 from autodeco_gguf.evaluation.estimates import mean_se
 from autodeco_gguf.evaluation.methods import Config, config_of
 from autodeco_gguf.evaluation.report import count, markdown
@@ -22,6 +23,8 @@ from autodeco_gguf.tuning.verdict import HEADS, LLAMA_CPP, OWN, Unit, Verdict, l
 
 SHOWN = 5
 """Of the pairs that were searched."""
+
+_OFF = {"top_k": " --top-k 0", "min_p": " --min-p 0", "repeat_penalty": " --repeat-penalty 1"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class Tuned:
         pair = self.chosen.config.pair
         if pair is None:
             return f"autodeco-gguf run {model}"
-        return f"autodeco-gguf run {model} --temperature {pair[0]:g}" + (f" --top-p {pair[1]:g}" if pair[0] else "")
+        top_p = f" --top-p {pair[1]:g}" if pair[0] else ""
+        return f"autodeco-gguf run {model} --temperature {pair[0]:g}{top_p}{self._nothing_else}"
 
     @property
     def llama_cpp_options(self) -> str:
@@ -101,6 +105,13 @@ class Tuned:
         s = config_of(LLAMA_CPP).sampling({})
         cuts = f"--top-k {s.top_k} --top-p {s.top_p:g} --min-p {s.min_p:g} --temp {s.temperature:g}"
         return f'--samplers "top_k;top_p;min_p;temperature" {cuts}{" --jinja" if self._chat else ""}{self._chat}'
+
+    @property
+    def _nothing_else(self) -> str:
+        """What the model's file recommends besides, and ``run`` would follow, off: it was not in what was measured."""
+        file = self.file or self.model
+        recommended = file_sampling(ModelFile.open(file).base()) if file.is_file() else {}
+        return "".join(option for name, option in _OFF.items() if name in recommended)
 
     @property
     def _chat(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken import Kind, rewrite
 from tuning_helpers import task
 
 from autodeco_gguf import extract
@@ -127,6 +128,18 @@ def test_the_mean_of_heads_is_a_pair() -> None:
         "    autodeco-gguf run 'my models/m.gguf' --temperature 0.5717 --top-p 0.7312",
     ]
     assert values(tuned)["temperature"] == 0.5717
+
+
+def test_what_the_file_recommends_besides_is_put_off(tmp_path: Path) -> None:
+    keys = {"top_k": (1, Kind.INT32), "penalty_repeat": (1.5, Kind.FLOAT32), "temp": (0.5, Kind.FLOAT32)}
+    extract(DEMO_MODEL, base=tmp_path / "base.gguf")
+    metadata = {f"general.sampling.{key}": value for key, value in keys.items()}
+    model = rewrite(tmp_path / "base.gguf", tmp_path / "m.gguf", metadata=metadata)
+    line, off = f"autodeco-gguf run {model} --temperature", "--top-k 0 --repeat-penalty 1"
+    assert made(MEANS, model=model).command == f"{line} 0.7 --top-p 0.85 {off}"
+    assert made({**MEANS, "greedy": 0.6}, model=model).command == f"{line} 0 {off}"
+    known = made(MEANS, model=Path("known"), file=model)
+    assert known.command == f"autodeco-gguf run known --temperature 0.7 --top-p 0.85 {off}"
 
 
 def test_greedy() -> None:
