@@ -45,7 +45,7 @@ _NO_TEMPLATE = "needs the chat template, which --raw leaves out"
 
 
 @click.command("run", cls=Verb)
-@click.argument("model", type=click.Path(path_type=Path), required=False)  # or the first word of a prompt
+@click.argument("first", metavar="[MODEL]", type=click.Path(), required=False)  # or the first word of a prompt
 @click.argument("words", nargs=-1, metavar="[PROMPT]")
 @click.option("-m", "--model", "model_option", type=GGUF, help="The MODEL, for those who are used to give it so.")
 @click.option("--heads", type=GGUF, help="Adapter with the heads, for a model without.")
@@ -95,7 +95,7 @@ _NO_TEMPLATE = "needs the chat template, which --raw leaves out"
 )
 @click.option("--history/--no-history", default=True, help="Keep what is typed in a chat for the next.  [default: on]")
 def run_command(
-    model: Path | None,
+    first: str | None,
     words: tuple[str, ...],
     model_option: Path | None,
     heads: Path | None,
@@ -124,7 +124,7 @@ def run_command(
 
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
-    model, prompt = _model_and_prompt(model, model_option, words, prompt)
+    model, prompt = _model_and_prompt(first, model_option, words, prompt)
     chats = is_chat(prompt, file)
     show = _effective(show, chats)
     _refuse(
@@ -157,20 +157,29 @@ def run_command(
 
 
 def _model_and_prompt(
-    model: Path | None, option: Path | None, words: tuple[str, ...], prompt: str | None
+    first: str | None, option: Path | None, words: tuple[str, ...], prompt: str | None
 ) -> tuple[Path | None, str | None]:
     """Which of the arguments is the model, and which are the prompt.
 
     A model that is the first word goes before the one of the user's defaults, a GGUF that is not there too.
     """
+    model = None if first is None else Path(first)
     typed = is_typed("model_option")
     if option is not None and model is not None and not typed and (_is_model(model) or model.suffix == ".gguf"):
         option = None
-    if option is not None and model is not None:
-        words = (str(model), *words)
+    if option is not None and first is not None:
+        words = (first, *words)
     if words and is_typed("prompt"):
         raise click.UsageError(f"two prompts: {words[0]!r}, and the one of -p")
     return option or model, " ".join(words) if words else prompt
+
+
+def _is_another(model: Path) -> bool:
+    """Whether the user's defaults have another model, which their heads are for."""
+    context = click.get_current_context()
+    option = next(p for p in context.command.params if p.name == "model_option")
+    default = option.value_from_envvar(context) or context.lookup_default("model_option")
+    return isinstance(default, str) and os.path.realpath(os.path.expanduser(default)) != os.path.realpath(model)
 
 
 def _recommended(engine: Engine, request: Request, options: list[str]) -> tuple[dict[str, Any], set[str]]:
@@ -254,13 +263,15 @@ def _load(
 
     if model is None:
         click.echo("model: the demo that comes with the package, not a general assistant", err=True)
+    if not is_typed("heads") and (model is None or _is_another(model)):
         heads = None  # the user's default, which is for another
     file = ModelFile.open(model or DEMO_MODEL)
     has_heads = heads is not None or bool(file.heads_source.head_tensors)
     fixed = request.temperature is not None and request.top_p is not None
     if not request.prompt:  # a chat
         fixed = fixed and not has_heads
-    fixed = fixed or (not has_heads and not HEADS.isdisjoint(file_sampling(file.base())))
+    if not has_heads:
+        fixed = fixed or request.temperature == 0 or not HEADS.isdisjoint(file_sampling(file.base()))
     with loading_bar(file.outer.file_size):
         engine = Engine(
             file,

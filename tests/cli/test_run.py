@@ -117,6 +117,29 @@ def test_a_file_without_heads_that_says_what_to_draw_with(qwen2: Case, tmp_path:
     (tmp_path / "n").mkdir()
     only = rewrite(qwen2.base, tmp_path / "n" / "m.gguf", metadata={"general.sampling.top_k": (3, Kind.INT32)})
     assert_refused(run(capfd, only, *prompt), only, "no AutoDeco heads in it")
+    assert run(capfd, only, *prompt, "--temp", 0).out == run(capfd, qwen2.base, *prompt, "--temp", 0, "--top-p", 1).out
+
+
+def test_a_prompt_beside_a_model_that_an_option_names_is_taken_as_it_stands(merged: Path, capfd: Capture) -> None:
+    for prompt in ("see https://a//b/./c/", "./", " a "):
+        outcome = run(capfd, "-m", merged, prompt, "--raw", "--json", "-n", 1)
+        assert json.loads(outcome.out.splitlines()[0])["prompt"] == prompt
+    assert_refused(run(capfd, "-m", merged, ""), "the prompt is empty", status=2)
+
+
+def test_heads_by_default_go_with_the_model_by_default(
+    qwen2: Case, merged: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    config, options = tmp_path / "config.toml", ("-p", "Hello", "-n", 2)
+    monkeypatch.setenv("AUTODECO_CONFIG", str(config))
+    config.write_text(f"[run]\nmodel = '{merged}'\nheads = '/nowhere.gguf'\n")
+    for named in ((), (merged,), ("-m", merged)):
+        assert_refused(run(capfd, *named, *options), "/nowhere.gguf: cannot be opened")
+    assert_refused(run(capfd, qwen2.base, *options), qwen2.base, "no AutoDeco heads in it")
+    assert_refused(run(capfd, "-m", qwen2.base, *options), qwen2.base, "no AutoDeco heads in it")
+    assert run(capfd, qwen2.base, "--heads", adapter, *options).status == 0
+    config.write_text("[run]\nheads = '/nowhere.gguf'\n")
+    assert_refused(run(capfd, qwen2.base, *options), "/nowhere.gguf: cannot be opened")
 
 
 def test_run_with_an_adapter(qwen2: Case, merged: Path, adapter: Path, capfd: Capture) -> None:
