@@ -118,7 +118,7 @@ def obey(session: Session, name: str, rest: str) -> None:
         similar = near(name, _NAMES) if name != "/" else ""
         raise InvalidInput(f"unknown command {name}{similar or '; /help lists them'}")
     rest = rest.strip()
-    if not rest and command.operands and not command.operands.startswith("["):
+    if not command.operands if rest else command.operands and not command.operands.startswith("["):
         raise InvalidInput(f"usage: {command.usage}")
     command.do(session, rest)
 

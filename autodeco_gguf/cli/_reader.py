@@ -217,8 +217,8 @@ def _keys(editor: Editor) -> KeyBindings:
     @keys.add("<bracketed-paste>", filter=~is_searching)
     def _paste(event: KeyPressEvent) -> None:
         text = event.data.replace("\r\n", "\n").replace("\r", "\n")
-        first, several, _ = text.partition("\n")
-        if several and not event.current_buffer.text:
+        first, _, rest = text.partition("\n")
+        if rest.strip() and not event.current_buffer.text:
             editor.block = first
         event.current_buffer.insert_text(text)
 

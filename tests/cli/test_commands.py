@@ -51,6 +51,8 @@ SAID = (
     ("/regen", "error: there is no message yet"),
     ("/trace x.jsonl", "error: there is no answer yet"),
     ("/save", "error: usage: /save FILE"),
+    ("/clear is a command", "error: usage: /clear"),
+    ("/bye for now", "error: usage: /bye"),
     ("/load nowhere.json", "error: nowhere.json: cannot be read: No such file or directory"),
     ("/what", "error: unknown command /what; /help lists them"),
     ("/hepl", "error: unknown command /hepl; did you mean /help?"),

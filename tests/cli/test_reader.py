@@ -87,6 +87,7 @@ def test_messages_of_several_lines(echo: Path) -> None:
             (b"a\x1b[200~\tb\x1b[31mc\x07\x1b[201~", r"<a\tb\x1b[31mc\x07>"),
             (b"\x1b[200~" + b"line\n" * 200 + b"\x1b[201~", "<" + "line|" * 200 + ">"),
             (b'"""/bye"""', "</bye>"),
+            (b"\x1b[200~/set\n\x1b[201~", "error: usage: /set"),
             (b"/home is where", "error: unknown command /home"),
         ):
             told = screen.say(typed)
