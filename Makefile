@@ -106,7 +106,7 @@ fuzz: $(BIN)/.installed-dev
 	clang++ -std=c++17 -O2 -Wall -Wextra -isystem $$site/include -c tests/fuzz/gguf_mutator.cpp -o $(FUZZED)/gguf_mutator.o && \
 	clang++ -std=c++17 -O2 -g -Wall -Wextra -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	    -fno-sanitize-coverage=trace-cmp -Icsrc -isystem $$site/include tests/fuzz/gguf_fuzz.cpp csrc/gguf_file.cpp csrc/arrays.cpp \
-	    csrc/log_capture.cpp csrc/vocab.cpp $(FUZZED)/gguf_mutator.o -L$$site/llama_cpp/lib -lllama -lggml -lggml-base \
+	    csrc/log_capture.cpp csrc/threads.cpp csrc/vocab.cpp $(FUZZED)/gguf_mutator.o -L$$site/llama_cpp/lib -lllama -lggml -lggml-base \
 	    -Wl,-rpath,$$site/llama_cpp/lib -o $(FUZZED)/gguf_fuzz
 	$(FUZZED)/gguf_fuzz -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_S) -max_len=4096 -rss_limit_mb=2048 -entropic=0 -reduce_inputs=0 \
 	    -timeout=20 -print_final_stats=1 -artifact_prefix=$(FUZZED)/ $(FUZZED)/corpus

@@ -218,6 +218,16 @@ def quantize(values: _Floats, type: str) -> bytes: ...
 def vocab_piece(vocab: int, token: int, special: bool) -> bytes:
     """The text of a token, which is one of the ``llama_vocab``'s; without ``special`` control tokens have none."""
 
+def vocab_tokenize(vocab: int, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
+    """The tokens of a text, as ``llama_tokenize`` has them, from a thread whose stack is large enough for long lines.
+
+    Raises InvalidInput for a line of more than a megabyte, which vocabularies that are split by expressions cannot
+    have, and ModelFailed where llama.cpp fails.
+    """
+
+LLAMA_TOKENIZE: int
+"""Address of the same as a function like ``llama_tokenize``."""
+
 def vocab_fault(vocab: int) -> str:
     """Why texts and tokens of a ``llama_vocab`` cannot be turned into each other; "" where they can."""
 

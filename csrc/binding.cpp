@@ -350,13 +350,22 @@ static void bind_files(py::module_ & m) {
     m.def("quantize", [](const floats & values, const std::string & type) {
         return py::bytes(quantize(array_of(values), type));
     }, "values"_a, "type"_a);
-    m.def("vocab_piece", [](uintptr_t vocab, llama_token token, bool special) {
-        return py::bytes(vocab_piece((const llama_vocab *) vocab, token, special));
-    }, "vocab"_a, "token"_a, "special"_a);
-    m.def("vocab_fault", [](uintptr_t vocab) { return text(vocab_fault((const llama_vocab *) vocab)); }, "vocab"_a);
     m.def("file_open", [](const std::string & path, uint64_t offset) { return (uintptr_t) file_open(path, offset); },
           "path"_a, "offset"_a);
     m.def("file_close", [](uintptr_t file) { fclose((FILE *) file); }, "file"_a);
+}
+
+static void bind_vocab(py::module_ & m) {
+    m.def("vocab_piece", [](uintptr_t vocab, llama_token token, bool special) {
+        return py::bytes(vocab_piece((const llama_vocab *) vocab, token, special));
+    }, "vocab"_a, "token"_a, "special"_a);
+    m.def("vocab_tokenize", [](uintptr_t vocab, const py::bytes & text, bool add_special, bool parse_special) {
+        return without_gil([&, of = std::string(text)] {
+            return vocab_tokenize((const llama_vocab *) vocab, of, add_special, parse_special);
+        });
+    }, "vocab"_a, "text"_a, "add_special"_a, "parse_special"_a);
+    m.attr("LLAMA_TOKENIZE") = (uintptr_t) &vocab_tokenize_as_llama;
+    m.def("vocab_fault", [](uintptr_t vocab) { return text(vocab_fault((const llama_vocab *) vocab)); }, "vocab"_a);
 }
 
 // a refusal is one of autodeco_gguf's errors; all else is a bug, and stays what pybind11 makes of it
@@ -379,4 +388,5 @@ PYBIND11_MODULE(_core, m) {
     bind_context(m);
     bind_training(m);
     bind_files(m);
+    bind_vocab(m);
 }

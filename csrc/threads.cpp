@@ -1,13 +1,22 @@
 #include "threads.h"
 
+#include "errors.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 #include "ggml.h"
 
 #include <chrono>
+#include <cstring>
 #include <ctime>
+#include <exception>
 #include <future>
+#include <mutex>
 #include <vector>
+#ifndef _WIN32
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 double thread_seconds() {
 #ifdef CLOCK_THREAD_CPUTIME_ID
@@ -29,6 +38,82 @@ void run_in_threads(size_t n_threads, const std::function<void()> & f) {
         other.get();
     }
 }
+
+#ifdef _WIN32
+
+void run_with_stack(size_t, const std::function<void()> & f) {
+    f();
+}
+
+#else
+
+namespace {
+
+// memory that is there once it is used; below it a page that is not, for who goes beyond
+struct mapped_stack {
+    static constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS
+#ifdef MAP_NORESERVE
+                               | MAP_NORESERVE
+#endif
+#ifdef MAP_STACK
+                               | MAP_STACK
+#endif
+        ;
+    const size_t page = (size_t) sysconf(_SC_PAGESIZE), size;
+    void * const begin;
+
+    explicit mapped_stack(size_t n_bytes)
+        : size((n_bytes + 2 * page - 1) / page * page), begin(mmap(nullptr, size, PROT_READ | PROT_WRITE, FLAGS, -1, 0)) {
+        if (begin == MAP_FAILED) {
+            throw refusal(MODEL_FAILED, "no memory for a stack of " + std::to_string(size) + " bytes");
+        }
+        mprotect(begin, page, PROT_NONE);
+    }
+    mapped_stack(const mapped_stack &) = delete;
+    ~mapped_stack() { munmap(begin, size); }
+};
+
+struct call {
+    const std::function<void()> & f;
+    std::exception_ptr            thrown = {};
+
+    static void * run(void * self) {
+        try {
+            ((call *) self)->f();
+        } catch (...) {
+            ((call *) self)->thrown = std::current_exception();
+        }
+        return nullptr;
+    }
+};
+
+} // namespace
+
+void run_with_stack(size_t n_bytes, const std::function<void()> & f) {
+    static constexpr size_t LEAST = 1 << 20, LARGE = 64 << 20; // what a thread needs anyway; what several should not have at once
+    static std::mutex large;
+    std::unique_lock<std::mutex> lock(large, std::defer_lock);
+    if (n_bytes > LARGE) {
+        lock.lock();
+    }
+    const mapped_stack stack(LEAST + n_bytes);
+    call       c { f };
+    pthread_t  thread;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstack(&attributes, (char *) stack.begin + stack.page, stack.size - stack.page);
+    const int error = pthread_create(&thread, &attributes, call::run, &c);
+    pthread_attr_destroy(&attributes);
+    if (error) {
+        throw refusal(MODEL_FAILED, std::string("no thread can be started: ") + strerror(error));
+    }
+    pthread_join(thread, nullptr);
+    if (c.thrown) {
+        std::rethrow_exception(c.thrown);
+    }
+}
+
+#endif
 
 namespace {
 

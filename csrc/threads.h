@@ -16,6 +16,10 @@ double thread_seconds();
 // Calls f, which must not throw, in so many threads at once, the caller's among them.
 void run_in_threads(size_t n_threads, const std::function<void()> & f);
 
+// Calls f in a thread with so many bytes of stack, which take memory as they are used, and throws what it throws; where systems
+// have no such threads, f is called as it is. Large ones wait for each other.
+void run_with_stack(size_t n_bytes, const std::function<void()> & f);
+
 // The same in ggml's own, all n_threads that have just decoded with the caller's: where they are OpenMP's, they wait a while for more to
 // do without sleep, and new ones would wait for their cores. With fewer, OpenMP would end the rest, and start them anew for the next
 // decode.

@@ -1,8 +1,11 @@
 #include "vocab.h"
 
+#include "errors.h"
 #include "log_capture.h"
+#include "threads.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <string_view>
 #include <tuple>
@@ -93,6 +96,70 @@ std::string vocab_piece(const llama_vocab * vocab, llama_token token, bool speci
     }
     piece.resize((size_t) n);
     return piece;
+}
+
+// Many vocabularies have llama.cpp split a text by std::regex, of which libstdc++'s calls itself for every character that a match
+// goes on by: 335 bytes of stack each. A megabyte takes seconds.
+static constexpr size_t STACK_OF_BYTE = 512;
+static constexpr size_t MAX_LINE      = 1 << 20;
+static constexpr size_t SHORT_LINE    = 1024; // any thread has the stack for it
+
+// Bytes that a match can have: none goes beyond a line but by white space, of which every byte here is that could be some.
+static size_t longest_match(const std::string & text) {
+    size_t line = 0, blank = 0, longest_line = 0, longest_blank = 0;
+    for (const char byte : text) {
+        const auto c = (unsigned char) byte;
+        line  = c == '\n' ? 0 : line + 1;
+        blank = c <= ' ' || c >= 0x7f ? blank + 1 : 0;
+        longest_line  = std::max(longest_line, line);
+        longest_blank = std::max(longest_blank, blank);
+    }
+    return longest_line + longest_blank;
+}
+
+static std::vector<llama_token> tokenized(const llama_vocab * vocab, const std::string & text, bool add_special,
+                                          bool parse_special) {
+    std::vector<llama_token> tokens(text.size() + 8); // a token is a byte at least, but for what stands around a text
+    int32_t n = 0;
+    for (bool again = true; again; again = n < 0) {
+        tokens.resize(std::max(tokens.size(), (size_t) -(int64_t) std::min(n, 0)));
+        n = llama_tokenize(vocab, text.data(), (int32_t) text.size(), tokens.data(), (int32_t) tokens.size(), add_special,
+                           parse_special);
+        if (n == INT32_MIN) {
+            throw refusal(INVALID_INPUT, "a text of more tokens than can be counted");
+        }
+    }
+    tokens.resize((size_t) n);
+    return tokens;
+}
+
+std::vector<llama_token> vocab_tokenize(const llama_vocab * vocab, const std::string & text, bool add_special, bool parse_special) {
+    if (text.size() > (size_t) INT32_MAX - 8) {
+        throw refusal(INVALID_INPUT, "a text of " + std::to_string(text.size()) + " bytes, expected less than 2 GB");
+    }
+    std::vector<llama_token> tokens;
+    const auto tokenize = [&] { tokens = tokenized(vocab, text, add_special, parse_special); };
+    const size_t match = llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_BPE ? longest_match(text) : 0;
+    if (match > MAX_LINE) {
+        throw refusal(INVALID_INPUT, "a line of " + std::to_string(match) + " bytes, expected at most " + std::to_string(MAX_LINE));
+    }
+    guarded([&] { match <= SHORT_LINE ? tokenize() : run_with_stack(match * STACK_OF_BYTE, tokenize); });
+    return tokens;
+}
+
+int32_t vocab_tokenize_as_llama(const llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens,
+                                int32_t n_tokens_max, bool add_special, bool parse_special) {
+    try {
+        const auto found = vocab_tokenize(vocab, { text, (size_t) text_len }, add_special, parse_special);
+        const auto n     = (int32_t) found.size();
+        if (n > n_tokens_max) {
+            return -n;
+        }
+        std::copy(found.begin(), found.end(), tokens);
+        return n;
+    } catch (const std::exception &) {
+        return 0;
+    }
 }
 
 std::string vocab_fault(const llama_vocab * vocab) {

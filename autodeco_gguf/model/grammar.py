@@ -200,7 +200,7 @@ def with_schemas(create_chat_completion: F) -> F:
 def _tokenizer(model: LlamaModel) -> LLTokenizer:
     """For llguidance; made once a model, which takes a second or two at a vocabulary of 150,000.
 
-    It calls llama.cpp's tokenizer by itself: no Python runs within a draw, where an interrupt would be lost.
+    It calls the tokenizer by itself: no Python runs within a draw, where an interrupt would be lost.
     """
     from llguidance import LLTokenizer
 
@@ -214,7 +214,7 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
         _tokenizers[model] = make(
             tokens=[token_bytes(vocab, t, special=False) or b"\xff" + token_bytes(vocab, t) for t in tokens],
             vocab_ptr=vocab,
-            tokenize_fptr=ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value,  # noqa: SLF001
+            tokenize_fptr=core.LLAMA_TOKENIZE,
             eos_token=ends,
             slices=LLTokenizer.json_slices(),
         )

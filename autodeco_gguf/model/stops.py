@@ -6,8 +6,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import llama_cpp
-
+from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.token_text import token_bytes
 
@@ -162,17 +161,10 @@ def _elements(stop: bytes, vocab: Any) -> list[int]:
     """A stop with control tokens in the place of their names; empty where it has none."""
     elements: list[int] = []
     begin = 0
-    for token in _tokens(stop, vocab):
+    for token in core.vocab_tokenize(vocab, stop, add_special=False, parse_special=True):
         name = token_bytes(vocab, token)
         at = stop.find(name, begin)
         if name and at >= 0 and not token_bytes(vocab, token, special=False):
             elements += [*stop[begin:at], _CONTROL + token]
             begin = at + len(name)
     return [*elements, *stop[begin:]] if elements else []
-
-
-def _tokens(text: bytes, vocab: Any) -> list[int]:
-    size = len(text) + 8  # a token is a byte at least, but for what a vocabulary adds at the beginning
-    tokens = (llama_cpp.llama_token * size)()
-    n = llama_cpp.llama_tokenize(vocab, text, len(text), tokens, size, False, True)
-    return list(tokens[: max(n, 0)])

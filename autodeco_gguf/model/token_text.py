@@ -34,9 +34,12 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
 
 
 class CheckedModel(LlamaModel):
-    """llama_cpp's, which ends the process for tokens that do not exist, and loses those of more than 32 bytes."""
+    """llama_cpp's, which ends the process for a long line or no token, and loses tokens of more than 32 bytes."""
 
-    def token_get_text(self, token: int) -> str:  # noqa: D102  llama_cpp's own, as all here
+    def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:  # noqa: D102  llama_cpp's, as all here
+        return core.vocab_tokenize(self.vocab, text, add_bos, special)
+
+    def token_get_text(self, token: int) -> str:  # noqa: D102
         return str(super().token_get_text(check_token(token, self.n_vocab())))
 
     def token_get_score(self, token: int) -> float:  # noqa: D102

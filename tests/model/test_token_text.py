@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from broken import Kind, rewrite
 from conftest import load
+from family_helpers import FAMILIES
 from llama_cpp import LlamaTokenizer
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.export import extract
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.model.token_text import token_bytes
 
 
@@ -64,3 +71,65 @@ def test_a_token_that_is_none(merged: Path, token: Any) -> None:
 def test_a_token_of_numpy(merged: Path) -> None:
     context = Context(merged, n_ctx=32)
     assert token_bytes(context.vocab, np.int32(70)) == token_bytes(context.vocab, 70)
+
+
+LONG_LINES = """
+import json, sys, threading
+import autodeco_gguf as ad
+from autodeco_gguf.engine.request import Request
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.grammar import SchemaGrammar
+
+path = sys.argv[1]
+found = []
+
+def tokenize():
+    context = Context(path, n_ctx=32)
+    for text in ("a" * 200_000, " " * 200_000, "a1" * 100_000, "a b" * 70_000, "\u00e9" * 100_000):
+        tokens = context.tokenize(text)
+        assert context.text(tokens) == text
+        found.append(len(tokens))
+
+threading.stack_size(256 * 1024)  # less than any thread of ours has
+thread = threading.Thread(target=tokenize)
+thread.start()
+thread.join()
+llm = ad.Llama(path, heads_enabled=(), n_ctx=32, verbose=False)
+found.append(len(llm.tokenize(b"a" * 200_000, add_bos=False)))
+with ad.Engine(path, heads_enabled=(), n_ctx=32) as engine:
+    schema = SchemaGrammar(json.dumps({"const": "a" * 100_000}))
+    request = Request("x", grammar=schema, temperature=0.0, top_p=1.0, max_tokens=4, stop=["b" * 16_000])
+    found.append(engine.submit(request).result().text)
+print(json.dumps(found))
+"""
+
+
+def of_pre_tokenizer(name: str, directory: Path) -> Path:
+    base = directory / "base.gguf"
+    extract(DEMO_MODEL, base=base, force=True)
+    return rewrite(base, directory / f"{name}.gguf", metadata={"tokenizer.ggml.pre": (name, Kind.STRING)})
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "gpt-4o", "deepseek-llm", "tekken", "bloom", "exaone-moe"])
+def test_long_lines(name: str, tmp_path: Path) -> None:
+    """For all but the first llama.cpp calls itself for every character, and had the stack of no thread."""
+    command = [sys.executable, "-c", LONG_LINES, of_pre_tokenizer(name, tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    a, *_, from_llama, text = json.loads(done.stdout)
+    assert a == from_llama == 200_000  # the demo has no token of more than one
+    assert text == '"aaa'
+
+
+def test_a_line_that_is_too_long(tmp_path: Path) -> None:
+    context = Context(of_pre_tokenizer("gpt-4o", tmp_path), n_ctx=32)
+    for text in ("a" * ((1 << 20) + 1), "\n" * (1 << 20) + "aa", "\n\u00a0" * (1 << 19)):
+        with pytest.raises(InvalidInput, match=r"^a line of \d{7} bytes, expected at most 1048576$"):
+            context.tokenize(text)
+    assert len(context.tokenize("ab cd\n" * (1 << 18))) > 1 << 19  # 1.5 MB
+
+
+def test_lines_of_other_vocabularies_have_no_bound() -> None:
+    context = Context(FAMILIES / "mistral.gguf", n_ctx=32)
+    text = "ab" * (1 << 20)
+    assert context.text(context.tokenize(text)).strip() == text
