@@ -34,6 +34,9 @@ example begin among those, and a last one would; a digest of each example's prom
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
 
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What a turn was thought with, under the names that templates and services have for it."""
+
 _STRINGS = "give prompt and completion"
 """What always can be read, for messages."""
 
@@ -94,7 +97,7 @@ class Encoder:
         self._chat = chat or context.chat()
         self._max_tokens, self._too_long = max_tokens, too_long
         self._commands = commands
-        self._suffix = self._answer_suffix()
+        self._suffix, self._end = self._around_answer()
         self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
 
     def encode(self, record: object, index: int, counts: Counts) -> tuple[list[Tokens], bytes]:
@@ -180,7 +183,7 @@ class Encoder:
                     what, advice = f"renders turn {i + 1} differently when others follow", "give one answer a line"
                 raise InvalidInput(f"messages: the chat template {what}; {advice}")
             said = whole[len(before) : len(after)]
-            _check_shown(turn, i, said)
+            _check_shown(turn, i, said, *_THOUGHTS)
             if not all(call["function"]["name"] in said for call in turn.get("tool_calls", ())):
                 raise InvalidInput(
                     f"messages: turn {i + 1} has tool calls, which the model's chat template does not show"
@@ -203,8 +206,9 @@ class Encoder:
             last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
             ends = range(first if example.answer else max(first, last - 1), last)
             stop = next((j for j in ends if self._context.is_eog(int(tokens[j]))), None)
-            if stop is None and end == len(example.text) and self._context.eos >= 0 and not example.cut:
-                tokens = np.append(tokens, np.int32(self._context.eos))
+            eos = self._context.eos if example.add_bos else self._end
+            if stop is None and end == len(example.text) and eos >= 0 and not example.cut:
+                tokens = np.append(tokens, np.int32(eos))
                 stop = len(tokens) - 1
             last = last if stop is None else stop + 1
             tokens[first:last] = ~tokens[first:last]
@@ -235,22 +239,27 @@ class Encoder:
         said = prompt.removesuffix(self._suffix).rstrip()
         return {**record, "prompt": f"{said} {command}{prompt[len(said) :]}"}
 
-    def _answer_suffix(self) -> str:
-        """What the chat template puts between a user's words and the answer."""
+    def _around_answer(self) -> tuple[str, int]:
+        """What the chat template puts between a user's words and the answer, and the token that ends that."""
         if self._chat is None:
-            return ""
+            return "", self._context.eos
         mark = "\x02"
+        turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
         try:
-            return self._chat.render([{"role": "user", "content": mark}]).partition(mark)[2]
+            before = self._chat.render(turns[:1]).partition(mark)[2]
+            behind = self._chat.render(turns, generation=False).rpartition(mark)[2]
         except AutoDecoError:
-            return ""
+            return "", self._context.eos
+        ends = filter(self._context.is_eog, self._context.tokenize(behind))
+        return before, next(ends, self._context.eos)
 
 
-def _check_shown(turn: dict[str, Any], i: int, text: str) -> None:
-    if turn["content"].strip() not in text:
-        raise InvalidInput(
-            f"messages: turn {i + 1} has content that the model's chat template does not show as it stands; {_STRINGS}"
-        )
+def _check_shown(turn: dict[str, Any], i: int, text: str, *more: str) -> None:
+    for key in ("content", *more):
+        value = turn.get(key)
+        if isinstance(value, str) and value.strip() not in text:
+            what = f"{key} that the model's chat template does not show as it stands"
+            raise InvalidInput(f"messages: turn {i + 1} has {what}; {_STRINGS}")
 
 
 def _string(record: dict[str, object], key: str, *, may_be_empty: bool = False) -> str:

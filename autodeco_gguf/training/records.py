@@ -32,10 +32,11 @@ ROLES = {
 def normalize(record: Record) -> dict[str, Any]:
     """A record with ``prompt`` and ``completion``, both strings, or ``messages``, perhaps with ``tools``, or ``text``.
 
-    Read are also: prompt and completion as lists of messages (TRL), of which only the completion is learnt;
-    ``conversations`` with ``from`` and ``value`` (ShareGPT, LLaMA-Factory) or ``role`` and ``content``, perhaps with
-    ``tools``; ``system`` beside those or ``messages``; ``instruction``, ``input`` and ``output`` (Alpaca), perhaps with
-    ``system`` and ``history``; content in parts of text. Null columns are dropped.
+    Read are also: prompt and completion as lists of messages (TRL), of which only the completion is learnt, and where a
+    ``label`` beside them is false, nothing; ``conversations`` with ``from`` and ``value`` (ShareGPT, LLaMA-Factory) or
+    ``role`` and ``content``, perhaps with ``tools``; ``system`` beside those or ``messages``; ``instruction``,
+    ``input`` and ``output`` (Alpaca), perhaps with ``system`` and ``history``; content in parts of text. Null columns
+    are dropped.
 
     Raises:
         InvalidInput: what cannot be brought to one of them; the message says what to make of it. What a record of the
@@ -52,6 +53,8 @@ def normalize(record: Record) -> dict[str, Any]:
         return _instruction(record)
     if "chosen" in record or "rejected" in record:
         raise InvalidInput("has a chosen and a rejected answer; give prompt and completion, which is the chosen one")
+    if "completion" in record and record.get("label") is False:
+        record = {"weight": 0, **record}
     prompt, completion = record.get("prompt"), record.get("completion")
     if isinstance(prompt, list) != isinstance(completion, list) and None not in (prompt, completion):
         raise InvalidInput(

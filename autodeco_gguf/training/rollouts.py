@@ -17,6 +17,7 @@ from autodeco_gguf.files.atomic import check_new, check_output
 from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p, seed_from
+from autodeco_gguf.model.trace import texts
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -218,7 +219,9 @@ def _sample(
 
 
 def _kept(answer: Answer) -> Kept:
-    return Kept(answer.number, answer.result.text, answer.graded(), answer.result.finish_reason)
+    result = answer.result
+    text = "".join(texts(result.trace[: len(result.tokens)]))  # with control tokens, which are learnt like others
+    return Kept(answer.number, text, answer.graded(), result.finish_reason)
 
 
 def _records(

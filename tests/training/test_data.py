@@ -138,6 +138,21 @@ def test_a_vocabulary_without_eos(qwen2: Case, tmp_path: Path, open_context: Cal
     assert tokens == [*HELLO[:5], *c(*HELLO[5:]), *end]
 
 
+def test_an_answer_ends_as_the_chat_template_ends_it(
+    qwen2: Case, tmp_path: Path, open_context: Callable[[Path], Context]
+) -> None:
+    """<|im_end|>, also where that is not the vocabulary's end, as in models that end turns by another."""
+    context = open_context(chat_base(qwen2.base, tmp_path / "chat.gguf", eos_token_id=(0, Kind.UINT32)))
+    assert context.eos == 0
+    user, answer = turns(("user", "One?"), ("assistant", "Two."))["messages"]
+    prompt = context.chat().render([user])  # type: ignore[union-attr]
+    tokens = one(context, {"prompt": prompt, "completion": answer["content"]})
+    messages = one(context, {"messages": [user, answer]})
+    assert said(context, encode(context, {"messages": [user, answer]})[0]) == ["Two.<|im_end|>"]
+    assert tokens == messages
+    assert one(context, {"prompt": "One?", "completion": "Two."})[-1] == ~0  # no turn of the template
+
+
 # ---- text ----
 
 

@@ -32,6 +32,18 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "null keys of turns": ({"messages": [{**U, "name": None, "tool_calls": None}, {**A, "weight": None}]}, UA),
     # TRL
     "TRL": ({"prompt": [U], "completion": [A]}, {"messages": [{**U, "weight": 0}, A]}),
+    "TRL, unpaired preferences": (
+        {"prompt": "a", "completion": "b", "label": False},
+        {"prompt": "a", "completion": "b", "label": False, "weight": 0},
+    ),
+    "TRL, unpaired preferences of messages": (
+        {"prompt": [U], "completion": [A], "label": False},
+        {"messages": [{**U, "weight": 0}, A], "label": False, "weight": 0},
+    ),
+    "TRL, an answer that is preferred": (
+        {"prompt": "a", "completion": "b", "label": True},
+        {"prompt": "a", "completion": "b", "label": True},
+    ),
     "TRL, answers in the prompt are not learnt": (
         {"prompt": [U, A, U], "completion": [A], "tools": [{"type": "function", "function": TOOL}]},
         {

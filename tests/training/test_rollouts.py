@@ -66,12 +66,13 @@ def undisturbed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path) -> None:
-    drawn: list[tuple[int, str, str]] = []
+    drawn: list[tuple[int, str, str, str]] = []
     as_completed = engine.as_completed
 
     def spy(requests: Any) -> Any:
         for result in as_completed(requests):
-            drawn.append((result.index, result.text, result.finish_reason))
+            whole = b"".join(map(engine.context.token_bytes, result.tokens))
+            drawn.append((result.index, result.text, whole.decode("utf-8", "replace"), result.finish_reason))
             assert (result.temperature == 1).all()
             assert (result.top_p == 1).all()
             yield result
@@ -79,13 +80,14 @@ def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(engine, "as_completed", spy)
         summary = sample(engine, tmp_path / "out.jsonl")
-    assert {(reason, len(text) % 2) for _, text, reason in drawn} == {
+    assert {(reason, len(text) % 2) for _, text, _, reason in drawn} == {
         ("stop", 0),
         ("stop", 1),
         ("length", 0),
         ("length", 1),
     }
-    kept = [(i, text) for i, text, reason in sorted(drawn) if reason == "stop" and len(text) % 2 == 0]
+    kept = [(i, whole) for i, text, whole, reason in sorted(drawn) if reason == "stop" and len(text) % 2 == 0]
+    assert any("<|im_end|>" in whole for _, whole in kept)  # no end here, and learnt as it was drawn
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert lines == [
         {"prompt": PROBLEMS[i // 5].text, "completion": text, "task": "p", "problem": 10 + i // 5, "sample": i % 5}

@@ -189,6 +189,16 @@ DROPPED = {
 }
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_a_template_that_drops_what_was_thought(key: str, encoder: Callable[..., Encoder]) -> None:
+    shows = "{% for m in messages %}<{{ m.role }}>{{ m.KEY }}{{ m.content }}".replace("KEY", key) + TAIL
+    thought = {"role": "assistant", key: "Hm.", "content": "No."}
+    assert learnt(encoder(shows), {"messages": [USER, thought]})[1] == ["Hm.No.<|im_end|>"]
+    message = rf"^messages: turn 2 has {key} that the model's chat template does not show as it stands; give "
+    with pytest.raises(InvalidInput, match=message):
+        encoder(NO_REASONING).encode({"messages": [USER, thought]}, 0, Counts())
+
+
 @pytest.mark.parametrize("name", DROPPED)
 def test_a_template_that_drops_content(name: str, encoder: Callable[..., Encoder]) -> None:
     template, turn, messages = DROPPED[name]
