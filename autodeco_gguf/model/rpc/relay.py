@@ -34,8 +34,11 @@ _RETRY_S = 0.1
 _GRACE_S = 2.0
 """For a worker to answer once the process is told to end."""
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
-"""Of a machine that has gone without a word the system learns within half a minute, where it has these options."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Of a machine that has gone without a word the system learns within half a minute, where it has these options.
+
+TCP_USER_TIMEOUT would count a worker that is busy, and takes nothing meanwhile, as gone.
+"""
 
 
 _here = threading.local()
@@ -357,7 +360,7 @@ def reason_of(error: Exception, limit_s: float) -> str:
     """What happened to a connection to a worker, in a few words; ``limit_s`` was the time limit."""
     if isinstance(error, protocol.Unfit):
         return str(error)
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and error.errno is None:  # else the system gave up, by limits of its own
         return f"it did not answer within {limit_s:g} s"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

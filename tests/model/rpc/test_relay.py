@@ -178,8 +178,17 @@ def test_garbage_that_is_collected_before_a_threads_first_line(monkeypatch: pyte
     assert freed == [threading.get_ident()] * 2
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux's")
+def test_the_system_gives_up_no_worker_that_is_busy() -> None:
+    """With this limit it gives up one that takes nothing, too, however long it may be silent."""
+    with listening(lambda c: None) as address, relay.connect(parse_address(address, key="rpc")) as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+
+
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason_of(TimeoutError("timed out"), 2.5) == "it did not answer within 2.5 s"
+    assert reason_of(TimeoutError(110, "Connection timed out"), 2.5) == "connection timed out"
     assert reason_of(ConnectionResetError(104, "Connection reset by peer"), 1) == "connection reset by peer"
     assert reason_of(protocol.Unfit("x"), 1) == "x"
     with pytest.raises(OSError, match="refused"), nobody() as address:
