@@ -197,6 +197,7 @@ class Engine:
         """Load the model again, once the workers of which one was lost are back. What the sequences held is forgotten.
 
         Raises:
+            BadFile: the file is another one by now; the engine stays as it was.
             ModelFailed: they are not back, or one is lost again.
             Busy: a request is under way.
             Closed: the engine is.

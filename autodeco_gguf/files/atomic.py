@@ -93,7 +93,7 @@ def identity(path: Path) -> tuple[int, ...] | None:
 def check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
     """Raise BadFile where a file has another identity than before."""
     if identity(path) != before:
-        raise BadFile.of(path, "changed while it was read; try again when nothing writes to it")
+        raise BadFile.of(path, "changed since it was first read; start again when nothing writes to it")
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False) -> None:

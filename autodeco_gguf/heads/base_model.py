@@ -101,7 +101,7 @@ def fingerprint_of(parts: tuple[GgufFile, ...]) -> str:
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=8)  # of models side by side: those of one that is loaded again are the same
 def _shards(base: GgufFile) -> tuple[GgufFile, ...]:
     return BaseModel.open(base.path).parts
 

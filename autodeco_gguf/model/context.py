@@ -25,6 +25,7 @@ from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
+from autodeco_gguf.model.vetting import check_loadable
 
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -137,10 +138,11 @@ class Context:
         """Load the model again, once the workers of which one was lost are all there; every sequence is empty then.
 
         Raises:
-            ModelFailed: they are not, and nothing has changed; or one is lost meanwhile, and then the model is closed
-                until this succeeds.
+            BadFile: the file is another one by now; nothing has changed.
+            ModelFailed: they are not, likewise; or one is lost meanwhile, and the model is closed until this succeeds.
         """
         remote = self._machine.remote()
+        check_loadable(self.file.base())
         self.close()
         self._load(remote, self.n_ctx, self.n_seq, self.n_outputs)
 

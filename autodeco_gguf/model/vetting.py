@@ -27,7 +27,8 @@ _VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^r
 def check_loadable(base: GgufFile) -> None:
     """Raise BadFile, naming key or tensor, for what would end the process within llama.cpp, in any shard.
 
-    Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then.
+    Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then. Nor is
+    a file loadable that is no longer the one whose header was read.
     """
     key = f"{base.architecture}.block_count"
     blocks = base.get(key, int, 1)
@@ -51,6 +52,7 @@ def check_loadable(base: GgufFile) -> None:
     if problem:
         raise _crash(base, problem)
     for part in parts:
+        part.check_unchanged()
         for tensor in part.tensors:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
             if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from broken import shards
+from conftest import Case
 from family_helpers import FAMILIES
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.engine.scheduler import Batching
-from autodeco_gguf.errors import Busy, Closed, ModelFailed
+from autodeco_gguf.errors import BadFile, Busy, Closed, ModelFailed
+from autodeco_gguf.files.gguf import GgufFile
+from autodeco_gguf.heads.base_model import parts_of
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.context import Context
@@ -102,6 +108,29 @@ def test_a_reload_that_fails_may_be_tried_again(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(Context, "_load", load)
         engine.reload()
         assert engine.generate([Request([5], max_tokens=3, seed=1)])[0].tokens == before.tokens
+
+
+@pytest.mark.parametrize("kind", ["plain", "merged", "sharded"])
+def test_another_file_is_not_what_is_loaded_again(kind: str, qwen2: Case, merged: Path, tmp_path: Path) -> None:
+    if kind == "sharded":
+        path = shards(qwen2.base, tmp_path, [3, 9])
+        changed = sorted(tmp_path.glob("*.gguf"))[-1]
+    else:
+        path = changed = Path(shutil.copy(merged if kind == "merged" else qwen2.base, tmp_path / "m.gguf"))
+    request = Request([5], temperature=1.0, top_p=1.0, max_tokens=5, seed=1)
+    with Engine(path, heads_enabled=(), n_parallel=1, n_ctx=64, machine=ONE_THREAD) as engine:
+        (before,) = engine.generate([request])
+        if kind == "sharded":
+            parts_of(GgufFile(path))  # by somebody else
+        changed.rename(tmp_path / "before")
+        shutil.copy(FAMILIES / "mistral.gguf", changed)
+        for _ in range(2):
+            with pytest.raises(BadFile, match=rf"{changed.name}: changed since it was first read; start again"):
+                engine.reload()
+            assert engine.generate([request])[0].tokens == before.tokens
+        (tmp_path / "before").replace(changed)
+        engine.reload()
+        assert engine.generate([request])[0].tokens == before.tokens
 
 
 def test_heads_that_are_replaced_are_let_go_of() -> None:

@@ -112,11 +112,11 @@ def replace(path: Path, place: int) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path, int], None], str]] = {
-    "overwritten": (flip, r"source\.gguf: changed while it was read; try again when nothing writes to it$"),
+    "overwritten": (flip, r"source\.gguf: changed since it was first read; start again when nothing writes to it$"),
     "overwritten, time restored": (flip_unseen, r"gguf: other bytes at \d+ than in what it was made of; nothing was"),
-    "replaced": (replace, r"source\.gguf: changed while it was read"),
-    "truncated": (lambda path, place: os.truncate(path, place), r"source\.gguf: (ended|changed) while it was read"),
-    "removed": (lambda path, place: path.unlink(), r"source\.gguf: (changed while it was|cannot be) read"),
+    "replaced": (replace, r"source\.gguf: changed since it was first read"),
+    "truncated": (lambda path, place: os.truncate(path, place), r"source\.gguf: (ended|changed) \w+ it was"),
+    "removed": (lambda path, place: path.unlink(), r"source\.gguf: (changed since it was first|cannot be) read"),
 }
 WRITERS: dict[str, Callable[[Path, Case, Path, atomic.Progress], object]] = {
     "export": lambda source, case, out, progress: ad.export(source, case.heads, out, progress=progress),
@@ -166,7 +166,7 @@ def test_heads_that_change(qwen2: Case, tmp_path: Path, monkeypatch: pytest.Monk
 
     for change in ("model.safetensors", "config.json"):
         monkeypatch.setattr(exporting, "read_checkpoint", read_and(change))
-        with pytest.raises(BadFile, match=rf"{change}: changed while it was read"):
+        with pytest.raises(BadFile, match=rf"{change}: changed since it was first read"):
             ad.export(qwen2.base, heads, tmp_path / "out.gguf")
         shutil.copy(qwen2.heads / change, heads)
     assert not (tmp_path / "out.gguf").exists()
