@@ -297,7 +297,7 @@ class Engine:
         request.check_room(len(tokens), self.n_ctx)
         if request.n_keep is not None and not self.context.can_shift:
             path = self.context.file.path
-            text = f"{path}: this architecture cannot forget a part of what it read: no context shift"
+            text = f"{path}: this model cannot forget a part of what it read: no context shift"
             raise InvalidInput(text, key="n_keep")
         return tokens
 

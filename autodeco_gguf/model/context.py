@@ -25,7 +25,7 @@ from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
-from autodeco_gguf.model.vetting import check_loadable
+from autodeco_gguf.model.vetting import check_loadable, keeps_keys
 
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -306,8 +306,8 @@ class Context:
 
     @property
     def can_shift(self) -> bool:
-        """Whether :meth:`shift` is possible: not where a state has been computed from all tokens before it."""
-        return not self.is_stateful and bool(lib.llama_memory_can_shift(self._ctx.memory))
+        """Whether :meth:`shift` is possible: not where a state is computed from all tokens before, nor with YaRN."""
+        return keeps_keys(self.file.base()) and not self.is_stateful and lib.llama_memory_can_shift(self._ctx.memory)
 
     @property
     def is_stateful(self) -> bool:

@@ -1,4 +1,4 @@
-"""What llama.cpp would crash on, found in a header before it is loaded."""
+"""What llama.cpp would crash on, or compute wrongly, found in a header."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ def check_loadable(base: GgufFile) -> None:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
             if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
+
+
+def keeps_keys(base: GgufFile) -> bool:
+    """Whether keys are as long after a context shift as before.
+
+    llama.cpp rotates those of all sequences again then, most of them by nothing, with the factor for attention that
+    YaRN and LongRoPE bring: each shift would multiply all of them by it. DeepSeek's multiplier makes that 1.
+    """
+    rope = f"{base.architecture}.rope.scaling"
+    yarn = base.get(f"{rope}.type", str, "") == "yarn"
+    if base.architecture == "deepseek2" and base.get(f"{rope}.yarn_log_multiplier", float, 0.0):
+        yarn = False
+    return not yarn and base.get(f"{rope}.attn_factor", float, 1.0) == 1
 
 
 def _crash(file: GgufFile, problem: str) -> BadFile:

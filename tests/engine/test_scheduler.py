@@ -231,7 +231,7 @@ def test_what_cannot_be_shifted(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InvalidInput, match=r"^n_keep -1, expected at least 0$"):
         engine.submit(Request([5], n_keep=-1))
     monkeypatch.setattr(lib, "llama_model_is_recurrent", lambda model: True)
-    with pytest.raises(InvalidInput, match=r"this architecture cannot forget a part of what it read"):
+    with pytest.raises(InvalidInput, match=r"this model cannot forget a part of what it read"):
         engine.submit(Request([5], n_keep=4))
 
 

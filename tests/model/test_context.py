@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken import rewrite
+from broken import Kind, rewrite
 from conftest import Case
+from family_helpers import FAMILIES
 
 from autodeco_gguf.errors import Closed, InvalidInput, ModelFailed
 from autodeco_gguf.heads.compute import Heads
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.context import Context, default_context
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor
 
 
@@ -93,6 +95,38 @@ USES: list[tuple[str, Callable[[Context], Any]]] = [
     ("decode", lambda c: c.decode([5], [0], [0], hidden=False)),
     ("resize", lambda c: c.resize(32, 1)),
 ]
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 64}
+ROPES: dict[str, tuple[str, dict[str, str | float], bool]] = {
+    "none": ("qwen2", {}, True),
+    "linear": ("qwen2", {"type": "linear", "factor": 4.0}, True),
+    "yarn": ("qwen2", YARN, False),
+    "yarn, multiplier unread": ("qwen2", YARN | {"yarn_log_multiplier": 0.1}, False),
+    "longrope": ("qwen2", {"type": "longrope", "factor": 4.0, "attn_factor": 1.2}, False),
+    "deepseek": ("deepseek2", YARN | {"yarn_log_multiplier": 0.0707}, True),
+    "deepseek without a multiplier": ("deepseek2", YARN, False),
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_a_shift_changes_no_other_sequence(name: str, qwen2: Case, tmp_path: Path) -> None:
+    architecture, scaling, possible = ROPES[name]
+    kinds = {str: Kind.STRING, float: Kind.FLOAT32, int: Kind.UINT32}
+    metadata = {f"{architecture}.rope.scaling.{k}": (v, kinds[type(v)]) for k, v in scaling.items()}
+    source = qwen2.base if architecture == "qwen2" else FAMILIES / "deepseek_v2.gguf"
+    rewrite(source, tmp_path / "m.gguf", metadata=metadata)
+    context = Context(tmp_path / "m.gguf", n_ctx=64, n_seq=2, machine=Machine(n_threads=1, cache_type="f32"))
+    found = []
+    for n in (0, 10):
+        context.clear()
+        for seq in (0, 1):
+            context.fill(range(30), range(30), [seq] * 30)
+        if n:
+            context.shift(1, 0, n)
+        found.append(context.decode([7], [30], [0], hidden=False)[0].copy())
+    assert context.can_shift is np.array_equal(*found) is possible
+    context.close()
 
 
 @pytest.mark.parametrize("resized", [False, True], ids=["", "resized"])
