@@ -24,7 +24,7 @@ _JOINS = (
 """What may follow a letter, but hardly the words A and I."""
 
 _STATED = re.compile(
-    r"(?:\b(?i:answer|option|choice)[\s*_]*"
+    r"(?:\b(?i:(?<!each )(?<!every )(?<!each answer )(?<!every answer )(?:answer|option|choice))[\s*_]*"
     r"(?i:(?:is|(?:must|should|would|will) be)\b|[:\uff1a]|(?<=\s)[-\u2013\u2014]\s)"
     rf"|(?i:<answer>)|{_HEADING}){_OPENING}"
     # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
@@ -78,10 +78,18 @@ def chosen(text: str) -> str | None:
     begin, end = last_box(text)
     found = _boxed(text[begin:end]) if begin >= 0 else None
     for stated in _STATED.finditer(text):
-        if found is None or stated.start() > begin:
+        if (found is None or stated.start() > begin) and not _begins_list(text, stated):
             found = stated
     found = found or _begun_with(text.strip())
     return found[found.lastindex or 0].upper() if found else None
+
+
+def _begins_list(text: str, stated: re.Match[str]) -> bool:
+    """Whether a letter in a new line labels the first of several choices: the line below it has the next letter."""
+    line = stated[0].rfind("\n") + 1
+    first = _LISTED.match(text, stated.start() + line) if line else None
+    below = _LISTED.match(text, text.find("\n", first.end()) + 1 or len(text)) if first else None
+    return first is not None and below is not None and ord(below[1]) == ord(first[1]) + 1
 
 
 def _boxed(content: str) -> re.Match[str] | None:
