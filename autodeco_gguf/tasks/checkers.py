@@ -95,7 +95,7 @@ def read_answer(checker: str, answer: str) -> str:
 
 # ---- boxed ----
 
-_MAX_LENGTH = 1000
+MAX_LENGTH = 1000
 """Characters of an answer; what is longer is compared as text, since parsing takes more than linear time."""
 
 _SPELLINGS = {
@@ -178,7 +178,7 @@ def _expected(answer: str) -> str:
     text = clean(given)
     words = _PLAIN_WORD.findall(text)
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
-    too_long = len(text) > _MAX_LENGTH and not NUMBER.fullmatch(text)
+    too_long = len(text) > MAX_LENGTH and not NUMBER.fullmatch(text)
     solution = prose or _SOLUTION.search(given) is not None
     if not text or solution or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
@@ -192,7 +192,7 @@ def clean(answer: str) -> str:
     for spelling, ours in _SPELLINGS.items():
         answer = answer.replace(spelling, ours)
     text = " ".join(answer.split()).rstrip(". ")
-    if len(text) > _MAX_LENGTH:
+    if len(text) > MAX_LENGTH:
         return text
     if wrapped := _WRAPPED.fullmatch(text):
         text = (wrapped[1] or wrapped[2] or "").strip().rstrip(". ")
@@ -221,7 +221,7 @@ def _fraction(value: Fraction) -> str:
 
 def _same(found: str, expected: str) -> bool:
     texts = found.replace(" ", ""), expected.replace(" ", "")
-    if texts[0] == texts[1] or not all(texts) or max(map(len, texts)) > _MAX_LENGTH:
+    if texts[0] == texts[1] or not all(texts) or max(map(len, texts)) > MAX_LENGTH:
         return texts[0] == texts[1] != ""
     if all(map(NUMBER.fullmatch, texts)):
         return Fraction(texts[0].replace(",", "")) == Fraction(texts[1].replace(",", ""))

@@ -51,6 +51,7 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
         ("boxed", r"\boxed{\leftarrow}", "3", False, r"\leftarrow"),
         ("boxed", r"\boxed{\frac{12}{5x}}", "3", False, r"\frac{12}{5x}"),
         ("boxed", r"\boxed{\sqrt[3]{5}}", "3", False, r"\sqrt[3]{5}"),
+        *(("boxed", rf"\boxed{{{x} }}", "3", False, x) for x in ("1" * 5000, "." + "3" * 5000, "1" * 5000 + "/3")),
         ("boxed", "It is 7.", "8", False, ""),
         ("boxed", r"\boxed{0.50}", "1/2", True, "1/2"),  # the right one, however it is written
         ("boxed", r"\boxed{0.50}", "1/2", None, "1/2"),
