@@ -17,7 +17,7 @@ _GRACE_S = 20.0
 """For all that a run is besides the program's own time, on a busy machine."""
 
 _ROOM = 1 << 20
-"""Bytes of output that are read of every program, and 16 times as many as are expected."""
+"""Bytes of output that are read of every program, and 16 times as many as are expected, in whole ones of these."""
 
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -95,7 +95,8 @@ class ProgramGrader:
 
 
 def _most(case: Case) -> int:
-    return _ROOM + 16 * len(case.output.encode("utf-8", "surrogatepass"))
+    """In steps, since a program can read it: the same for all outputs that are shorter than 64 KiB."""
+    return _ROOM * (1 + 16 * len(case.output.encode("utf-8", "surrogatepass")) // _ROOM)
 
 
 def _packages() -> list[str]:

@@ -13,7 +13,7 @@ from autodeco_gguf.tasks.checkers import get_checker
 from autodeco_gguf.tasks.grading import Grade, Grader
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.programs import grader as module
-from autodeco_gguf.tasks.programs.cases import write_answer
+from autodeco_gguf.tasks.programs.cases import Case, write_answer
 from autodeco_gguf.tasks.programs.grader import ProgramGrader
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="programs are run on Linux only")
@@ -65,6 +65,12 @@ def test_programs(answer: str, code: str, right: bool, grader: Grader) -> None:
 def test_a_program_leaves_nothing_to_the_next(grader: Grader) -> None:
     code = "import os\nopen('x', 'x')\nprint(sum(map(int, input().split())))"
     assert [grader.grade(f"```\n{code}\n```", SUM) for _ in range(2)] == [Grade(True)] * 2
+
+
+def test_what_may_be_written_says_little_of_what_is_expected() -> None:
+    room = [module._most(Case("", "x" * length)) for length in (0, 1, 65_535, 65_536, 1 << 20)]
+    assert [most >> 20 for most in room] == [1, 1, 1, 2, 17]
+    assert all(most % (1 << 20) == 0 for most in room)
 
 
 @linux
