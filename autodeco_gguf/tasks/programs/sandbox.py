@@ -5,13 +5,14 @@ namespaces are wanted ("isolated" or "unisolated"), and the packages that a prog
 ``[0, null]``, or with why no program can be run here instead of null, and then every ``[number, code, function, text,
 most]`` with ``[number, outcome, output]``, until its input ends.
 
-A run is a chain of processes. One watches: it makes the namespaces, reads the output, and ends the rest in time. Its
-child is the first process in the namespace of processes, with which all others in there end. Its child is the program.
-What the program is to give stands in none of them.
+A run is a chain of processes. One watches: it reads the request, makes the namespaces, reads the output, ends the rest
+in time, and answers. Its child is the first process in the namespace of processes, with which all others in there end.
+Its child is the program. What the program is to give stands in none of them, nor what other programs were or gave.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -39,12 +40,16 @@ def main() -> None:
     limit, isolated, packages = float(sys.argv[1]), sys.argv[2] == "isolated", sys.argv[3:]
     isolation.import_only(packages, isolated=isolated)
     running.import_names()
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    requests, replies = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
         os.dup2(nothing, stream)
-    program = (_PROBE, None, "ready", 100)
-    outcome, output = _watched(program, max(limit, 10.0), isolated, packages)
+    (probe, asking), (told, answer) = os.pipe(), os.pipe()
+    _reply(asking, 0, _PROBE, None, "ready", 100)
+    why = _watched(probe, answer, max(limit, 10.0), isolated, packages)
+    outcome, output = (BROKEN, why) if why else json.loads(os.read(told, 1 << 16))[1:]
+    for pipe in (probe, asking, told, answer):
+        os.close(pipe)
     if (outcome, output.strip()) != (ENDED, "ready"):
         why = f"a program that only prints a word {outcome}"
         if not isolated and os.geteuid() == 0:
@@ -52,56 +57,68 @@ def main() -> None:
         _reply(replies, 0, output if outcome == BROKEN else why)
         return
     _reply(replies, 0, None)
-    for line in requests:
-        number, *program = json.loads(line)
-        _reply(replies, number, *_watched(program, limit, isolated, packages))
+    waiting = select.poll()
+    waiting.register(requests, select.POLLIN)
+    for number in itertools.count(1):
+        if not waiting.poll()[0][1] & select.POLLIN:
+            return
+        if why := _watched(requests, replies, limit, isolated, packages):
+            _reply(replies, number, BROKEN, why)
 
 
-def _reply(to: int, *value: object) -> None:
-    rest = json.dumps(value).encode() + b"\n"
+def _request(requests: int) -> bytes:
+    """A line; none follows it before it is answered."""
+    line = bytearray()
+    while not line.endswith(b"\n") and (data := os.read(requests, 1 << 16)):
+        line += data
+    return bytes(line)
+
+
+def _reply(to: int, *value: object, end: bytes = b"\n") -> None:
+    rest = json.dumps(value).encode() + end
     while rest:
         rest = rest[os.write(to, rest) :]
 
 
-def _watched(program: Any, limit: float, isolated: bool, packages: list[str]) -> tuple[str, str]:
-    """What :func:`_run` gives, with a directory for the program where the namespaces have none."""
+def _watched(requests: int, replies: int, limit: float, isolated: bool, packages: list[str]) -> str | None:
+    """Have a request answered, by what :func:`_run` gives; why it was not, None where it was.
+
+    With a directory for the program where the namespaces have none.
+    """
     if isolated:
-        return _apart(program, limit, None, packages)
+        return _apart(requests, replies, limit, None, packages)
     home = tempfile.mkdtemp()
     try:
         os.chmod(home, 0o777)
-        return _apart(program, limit, home, packages)
+        return _apart(requests, replies, limit, home, packages)
     finally:
         with suppress(RecursionError):
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _apart(program: Any, limit: float, home: str | None, packages: list[str]) -> tuple[str, str]:
-    """What :func:`_run` gives, in a process of its own since there is no way back out of the namespaces."""
-    reading, writing = os.pipe()
+def _apart(requests: int, replies: int, limit: float, home: str | None, packages: list[str]) -> str | None:
+    """As :func:`_watched`, in a process of its own since there is no way back out of the namespaces.
+
+    It reads its request and writes the reply itself: every program finds in its memory what the server had in its own.
+    """
     try:
         pid = os.fork()
     except OSError as e:
-        os.close(reading)
-        os.close(writing)
-        return BROKEN, f"fork: {e.strerror}"
+        _request(requests)
+        return f"fork: {e.strerror}"
     if pid == 0:
-        os.close(reading)
         isolation.end_with_parent()
+        number, *program = json.loads(_request(requests))
         try:
             outcome, output = _run(program, limit, home, packages)
         except OSError as e:
             outcome, output = BROKEN, e.strerror or str(e)
-        _reply(writing, outcome, output)
+        _reply(replies, number, outcome, output, end=b"")
         os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        line = pipe.read()
-    os.waitpid(pid, 0)
-    if not line:
-        return BROKEN, "the process that watches a program has ended"
-    outcome, output = json.loads(line)
-    return outcome, output
+    if os.waitpid(pid, 0)[1]:
+        return "the process that watches a program has ended"
+    os.write(replies, b"\n")  # it is answered once nothing of it is left
+    return None
 
 
 def _run(program: Any, limit: float, home: str | None, packages: list[str]) -> tuple[str, str]:

@@ -52,3 +52,26 @@ def test_runs(code: str, function: str | None, text: str, outcome: list[str], sa
         pytest.skip("for root, which becomes another user")
     assert sandbox.ask(code, function, text, 10_000) == outcome
     assert sandbox.ask("print(1)", None, "", 10_000) == ["ended", "1\n"]
+
+
+LOOKS = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.sbrk.restype = ctypes.c_void_p
+reading, writing = os.pipe()
+mark = bytes(reversed(b"MARK"))
+for begin in (libc.sbrk(0) - (32 << 20) & ~0xFFF, id(object()) - (64 << 20) & ~0xFFF):
+    for page in range(begin, begin + (96 << 20), 4096):
+        if libc.write(writing, ctypes.c_void_p(page), 4096) == 4096:
+            _, _, behind = os.read(reading, 4096).partition(mark)
+            if behind.startswith(b"x" * 500):
+                print("found")
+""".replace("MARK", "an earlier program"[::-1])
+
+
+def test_a_program_finds_nothing_of_earlier_ones(sandbox: Workers) -> None:
+    filler = f"an earlier program{'x' * 1000}"
+    for text in ("", filler):
+        assert sandbox.ask(f"# {filler}\nprint(input()[:0])", None, f"{text}\n", 10_000) == ["ended", "\n"]
+        assert sandbox.ask(f"print({filler!r})", None, "", 10_000) == ["ended", f"{filler}\n"]
+    assert sandbox.ask(LOOKS, None, "", 10_000) == ["ended", ""]
