@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -33,17 +34,22 @@ class Answer:
         prompt: their text, as the model is given it.
         generation: what draws it.
         seed: what it is drawn with; as the seed of a request with the same prompt it repeats the answer.
-        n_left_out: messages of the user that had to go, with their answers, so that the context holds the others.
+        left_out: what had to go of the conversation, oldest first, so that the context holds the others.
         pieces: what has come so far.
     """
 
     def __init__(
-        self, messages: list[Message], prompt: str, generation: Generation, *, seed: int, n_left_out: int
+        self, messages: list[Message], prompt: str, generation: Generation, *, seed: int, left_out: list[Message]
     ) -> None:
         """Made by :meth:`Conversation.ask`."""
         self.messages, self.prompt, self.generation = messages, prompt, generation
-        self.seed, self.n_left_out = seed, n_left_out
+        self.seed, self.left_out = seed, left_out
         self.pieces: list[Piece] = []
+
+    @property
+    def n_left_out(self) -> int:
+        """Messages of the user that had to go, with their answers."""
+        return sum(message["role"] == "user" for message in self.left_out)
 
     @property
     def text(self) -> str:
@@ -202,19 +208,21 @@ class Conversation:
             raise InvalidInput.of("prompt", f"of {type(request.prompt).__name__}", "a text")
         request.check()
         seed = self.next_seed if request.seed is None else request.seed
-        new, said, n_left_out = {"role": "user", "content": request.prompt}, self.messages, 0
+        new, said = {"role": "user", "content": request.prompt}, self.messages
         text, tokens = self._tokens([*said, new])
         room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))
         if self.overflow == "stop" and said != self._beginning and len(tokens) >= self._engine.n_ctx:
             reason = f"the conversation has {len(tokens)} tokens, the context holds {self._engine.n_ctx}; raise it"
             raise InvalidInput(reason, key="n_ctx", found=len(tokens), expected=self._engine.n_ctx)
         forgets = self.chat is not None and self.overflow != "stop"
-        while forgets and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
-            said, n_left_out = self._without_oldest(said), n_left_out + 1
+        if forgets and said != self._beginning and len(tokens) + room > self._engine.n_ctx:
+            said = self._newest(new, self._engine.n_ctx - room)
             text, tokens = self._tokens([*said, new])
         n_keep = self._n_kept(said, tokens) if self.overflow == "shift" else None
         generation = self._engine.submit(replace(request, prompt=tokens, seed=seed, n_keep=n_keep))
-        return Answer([*said, new], text, generation, seed=seed, n_left_out=n_left_out)
+        n = len(self._beginning)
+        left_out = self.messages[n : n + len(self.messages) - len(said)]
+        return Answer([*said, new], text, generation, seed=seed, left_out=left_out)
 
     def _n_kept(self, said: list[Message], tokens: list[int]) -> int:
         """How much of a prompt an answer does not forget: all of a first one, else what comes before any message."""
@@ -232,21 +240,29 @@ class Conversation:
         except InvalidInput as e:
             raise InvalidInput("the prompt is not UTF-8", key="prompt") from e
 
-    def _without_oldest(self, messages: list[Message]) -> list[Message]:
-        """Messages without the first of the user and what follows it, up to the next one of the user."""
-        begin = len(self._beginning)
-        turns = [i for i in range(begin + 1, len(messages)) if messages[i]["role"] == "user"]
-        return [*self._beginning, *(messages[turns[0] :] if turns else [])]
+    def _newest(self, new: Message, most: int) -> list[Message]:
+        """What was said without the oldest message of the user and what follows it, or as many as have to go.
+
+        So few that the rest has at most so many tokens together with a new message; all, where that is not enough.
+        """
+        begin, said = len(self._beginning), self.messages
+        starts = [i for i in range(begin + 1, len(said)) if said[i]["role"] == "user"]
+
+        def fits(start: int) -> bool:
+            return len(self._tokens([*self._beginning, *said[start:], new])[1]) <= most
+
+        start = [*starts, len(said)][bisect_left(starts, True, key=fits)]
+        return [*self._beginning, *said[start:]]
 
     def keep(self, answer: Answer) -> None:
         """Let what comes next follow an answer, as far as it has come, after the system message of now."""
         reply = {"role": "assistant", "content": answer.text}
         if self.remembers:
-            before = sum(message["role"] != "system" for message in answer.messages[:-1])
             said = self.messages[len(self._beginning) :]  # as they are now, cleared meanwhile or not
-            n_gone = max(0, len(said) - before)
-            self.gone = [*self.gone, *said[:n_gone]]
-            self.messages = [*self._beginning, *said[n_gone:], answer.messages[-1], reply]
+            left_out = set(map(id, answer.left_out))
+            self.gone = [*self.gone, *(message for message in said if id(message) in left_out)]
+            said = [message for message in said if id(message) not in left_out]
+            self.messages = [*self._beginning, *said, answer.messages[-1], reply]
         else:
             self.gone = [*self.gone, answer.messages[-1], reply]
         self.n_answers += 1

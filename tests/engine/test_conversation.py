@@ -123,6 +123,28 @@ def test_old_messages_make_room_with_their_answers(long: Engine) -> None:
     assert conversation.said == [system]
 
 
+def test_as_few_go_as_make_room(long: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found in a few renderings of the template, not in one for each message that goes."""
+    conversation = Conversation(long, system="Be kind.")
+    messages = [{"role": role, "content": f"{role} {i}"} for i in range(100) for role in ("user", "assistant")]
+    conversation.resume([{"role": "system", "content": "Be kind."}, *messages])
+    rendered: list[int] = []
+    tokens = Conversation._tokens
+
+    def counted(self: Conversation, messages: list[dict[str, str]]) -> tuple[str, list[int]]:
+        rendered.append(len(messages))
+        return tokens(self, messages)
+
+    monkeypatch.setattr(Conversation, "_tokens", counted)
+    answer = conversation.ask(Request("Go on", max_tokens=4))
+    assert len(rendered) <= 9
+    system, n = conversation.messages[0], 2 * answer.n_left_out
+    assert answer.messages == [system, *messages[n:], {"role": "user", "content": "Go on"}]
+    assert answer.left_out == messages[:n]
+    one_more = [system, *messages[n - 2 :], answer.messages[-1]]
+    assert len(answer.generation.prompt) + 4 <= long.n_ctx < len(tokens(conversation, one_more)[1]) + 4
+
+
 def test_what_was_said_to_a_model_that_is_given_each_message_alone(chatting: Engine) -> None:
     conversation = Conversation(chatting, system="Be kind.", remembers=False)
     talk = [{"role": role, "content": role} for role in ("user", "assistant")]
@@ -312,6 +334,17 @@ def test_what_is_changed_while_an_answer_is_under_way_holds(chatting: Engine) ->
     assert said(lambda c: setattr(c, "system", None), "S") == ["One.", "Two."]
     assert said(lambda c: setattr(c, "system", "S"), "R") == ["S", "One.", "Two."]
     assert said(lambda c: c.clear(), "S") == ["S", "Two."]
+
+
+def test_two_answers_to_the_same_talk_are_both_kept(long: Engine) -> None:
+    conversation = Conversation(long, seed=1)
+    told(conversation, "One")
+    answers = [conversation.ask(Request(text, max_tokens=2)) for text in ("Two", "Three")]
+    for answer in answers:
+        list(answer)
+        conversation.keep(answer)
+    assert [m["content"] for m in conversation.messages[::2]] == ["One", "Two", "Three"]
+    assert not conversation.gone
 
 
 def test_a_message_that_is_gone_is_asked_again_too(long: Engine) -> None:
