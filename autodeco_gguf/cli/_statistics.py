@@ -19,12 +19,13 @@ def summarize(given: Answer, prompt_s: float, total_s: float) -> dict[str, Any]:
     tokens, n_prompt = [piece.token for piece in given.pieces], len(given.generation.prompt)
     n, generation_s = len(tokens), total_s - prompt_s  # of all tokens but the first, which the prompt's decode gave
     temperatures, top_ps = ([getattr(token, name) for token in tokens] for name in ("temperature", "top_p"))
+    n_read = n_prompt - given.generation.n_reused
     reason = given.generation.finish_reason
     return {
         "tokens": n,
         "tok_s": (n - 1) / generation_s if n > 1 and generation_s > 0 else 0.0,
         "prompt_tokens": n_prompt,
-        "prompt_tok_s": n_prompt / prompt_s if prompt_s > 0 else 0.0,
+        "prompt_tok_s": n_read / prompt_s if prompt_s > 0 else 0.0,
         "mean_temperature": sum(temperatures) / n if n else None,
         "mean_top_p": sum(top_ps) / n if n else None,
         "min_temperature": min(temperatures, default=None),

@@ -26,6 +26,7 @@ class Generation:
         finish_reason: None while there is no result.
         error: why it ended, for "error".
         n_drawn: tokens drawn so far.
+        n_reused: tokens of the prompt that the context held already, once it is read.
         n_forgotten: tokens that the context has forgotten, see :attr:`Request.n_keep`.
     """
 
@@ -44,7 +45,7 @@ class Generation:
         self.request = request
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
-        self.n_drawn = self.n_forgotten = 0
+        self.n_drawn = self.n_reused = self.n_forgotten = 0
         self._index, self._words, self._on_token = index, words, on_token
         self._wait: Wait | None = wait  # None once it is done: a result keeps no engine
         self._result: Result | None = None

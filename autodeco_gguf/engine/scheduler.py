@@ -217,7 +217,7 @@ class Scheduler:
         if not self._context.remove(place, shared):
             self._context.remove(place)
             shared = 0
-        generation.n_decoded = shared
+        generation.n_decoded = generation.n_reused = shared
         if place == len(self._users):
             self._users.append(generation)
         else:

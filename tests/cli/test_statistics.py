@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from autodeco_gguf.cli._statistics import line, table
+from autodeco_gguf.cli._statistics import line, summarize, table
 
 SUMMARY: dict[str, Any] = {
     "tokens": 3, "tok_s": 12.34, "prompt_tokens": 5, "prompt_tok_s": 99.96, "mean_temperature": 0.5,
@@ -32,6 +33,12 @@ def test_a_line_or_all(reason: str, max_tokens: int | None, words: str) -> None:
         "top-p        mean 0.750, 0.500 to 1.000",
         "seed         7",
     ]
+
+
+def test_the_speed_of_a_prompt_is_that_of_what_was_computed() -> None:
+    generation = SimpleNamespace(prompt=range(100), n_reused=90, finish_reason="stop")
+    summary = summarize(SimpleNamespace(pieces=[], generation=generation, seed=7), 2.0, 3.0)  # type: ignore[arg-type]
+    assert (summary["prompt_tokens"], summary["prompt_tok_s"]) == (100, 5.0)
 
 
 def test_of_an_answer_without_tokens() -> None:

@@ -64,6 +64,15 @@ def test_what_was_said_is_in_the_next_prompt(chatting: Engine) -> None:
     assert [message["role"] for message in conversation.messages] == ["system", *["user", "assistant"] * 2]
 
 
+def test_what_the_context_holds_of_a_prompt_is_known(chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind, and say nothing else at all.", seed=1)
+    answers = [conversation.ask(Request(text, max_tokens=2)) for text in ("*", "One", "One")]
+    for answer in answers:
+        list(answer)
+    n = len(answers[1].generation.prompt)
+    assert 0 < answers[1].generation.n_reused < n - 1 == answers[2].generation.n_reused
+
+
 def test_the_prompt_s_tokens_are_its_text(chatting: Engine) -> None:
     answer = Conversation(chatting, seed=1).ask(Request("Hi", max_tokens=1))
     assert b"".join(map(chatting.context.token_bytes, answer.generation.prompt)).decode() == answer.prompt
