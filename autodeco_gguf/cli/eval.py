@@ -130,9 +130,9 @@ def eval_command(model: Path | None, output: Path, **options: Any) -> None:
         commands = Commands.read(options["commands"]) if options["control"] else None
         engine = stack.enter_context(drawing(model, options, traces=options["traces"]))
         methods = parse_methods(names, engine.heads, engine.metadata)
-        if options["mean_shift_from"] is not None:
-            if all(method.name != "mean-shift" for method in methods):
-                raise click.UsageError("--mean-shift-from needs mean-shift among the methods")
+        if all(method.name != "mean-shift" for method in methods):
+            refuse(["mean_shift_from"], "needs mean-shift among the methods")
+        elif options["mean_shift_from"] is not None:
             methods, validation = mean_shift_from(options["mean_shift_from"], engine, methods)
             settings = replace(settings, validation=validation)
         searched = [method.name for method in methods if method.config is None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, named, option, progress_bar
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._objective import (
     CONTROL_ONLY,
     NEW_ONLY,
@@ -115,7 +116,9 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
         raise click.UsageError("Missing option '--data', or '--reward' and '--task'.")
     refuse(REWARD_ONLY, "needs --reward")
     if options["start"] == "likelihood":
-        raise click.UsageError("--from likelihood needs --reward; --data is learnt by likelihood from new heads")
+        if is_typed("start"):
+            raise click.UsageError("--from likelihood needs --reward; --data is learnt by likelihood from new heads")
+        options["start"] = None  # the user's default, which is for --reward
     if options["start"] not in (None, "new"):
         refuse(NEW_ONLY, "has no effect with --from: the heads bring their own")
     options = with_recipe(options)

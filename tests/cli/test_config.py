@@ -174,7 +174,7 @@ def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_
     """What would be refused where it is typed."""
     config.write_text(
         '[run]\nheads = "none.gguf"\ntop = 3\nsystem = "Be kind."\nchat_template_kwargs = \'{"a": 1}\'\n'
-        "max_tokens = 3\n[train]\nrounds = 50\n"
+        'max_tokens = 3\n[train]\nrounds = 50\nfrom = "likelihood"\n'
     )
     assert invoke(capfd, "run", "-p", "x", "--raw").status == 0
     why = "needs the chat template, which --raw leaves out"
@@ -188,7 +188,11 @@ def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_
 @pytest.mark.parametrize(
     ("verb", "defaults", "options"),
     [
-        ("eval", 'heads = "none.gguf"\ncommands = ["free"]', ("--seeds", 1, "--methods", "greedy")),
+        (
+            "eval",
+            'heads = "none.gguf"\ncommands = ["free"]\nmean-shift-from = "none"',
+            ("--seeds", 1, "--methods", "greedy"),
+        ),
         ("explain", 'heads = "none.gguf"\ndata = ["none.jsonl"]\ntask = ["none.jsonl"]', ()),
     ],
 )
