@@ -37,7 +37,7 @@ MAX_BYTES = 1 << 24
 def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: float | None, machine: Machine) -> None:
     """Run MODEL on recorded tokens and compare its temperatures and top-p with the recorded ones.
 
-    Exits with 1 when one is off by more than the tolerance. NaN among the recorded values: no such head.
+    Exits with 1 when one is off by more than the tolerance. NaN throughout: no such head.
 
     Example: autodeco-gguf verify qwen2-autodeco.gguf --golden golden.npz
     """
@@ -57,12 +57,12 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
     except InvalidInput as e:  # a token that the vocabulary does not have
         raise BadFile.of(golden, e) from e
     for name, predicted in zip(("temperature", "top_p"), predictions, strict=True):
-        known = ~np.isnan(recorded[name])
-        if known.any() != (name in llama.heads):
-            has = "has" if known.any() else "lacks"
+        known = not np.isnan(recorded[name]).any()
+        if known != (name in llama.heads):
+            has = "has" if known else "lacks"
             raise BadFile.of(golden, f"{has} {name}, the model has {sorted(llama.heads)}", key=name)
-        if known.any():
-            difference = np.abs(predicted - recorded[name])[known]
+        if known:
+            difference = np.abs(predicted - recorded[name])
             mean = difference.mean(dtype=np.longdouble)  # of huge ones, the sum is beyond a double
             click.echo(f"{name}: mean difference {mean:.1e}, largest {difference.max():.1e}")
             worst = max(worst, float(difference.max()))
@@ -82,6 +82,8 @@ def _check_length(golden: Path, n: int, model: GgufFile) -> None:
 
 def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The three arrays of an .npz; each of at most :data:`MAX_BYTES`, whatever the file says of itself."""
+    import numpy as np
+
     if path.exists() and not path.is_file():
         raise BadFile.of(path, "no recorded predictions: no regular file")
     try:
@@ -99,6 +101,9 @@ def _read_golden(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             raise BadFile.of(path, f"{name} is {list(array.shape)}, expected [{n or 'n'}]", key=name)
         if array.dtype.kind not in ("iu" if name == "tokens" else "f"):
             raise BadFile.of(path, f"{name} holds {array.dtype}, expected numbers", key=name)
+        n_nan = int(np.isnan(array).sum())
+        if 0 < n_nan < n:
+            raise BadFile.of(path, f"{name} is NaN for {n_nan} of {n} tokens, expected none or all", key=name)
     return arrays
 
 

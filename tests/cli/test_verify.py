@@ -75,6 +75,18 @@ def test_predictions_of_a_head_that_is_not_there(merged: Path, tmp_path: Path, c
     assert outcome.err == f"error: {path}: lacks top_p, the model has ['temperature', 'top_p']\n"
 
 
+def test_predictions_that_are_nan_in_part(merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    path = tmp_path / "golden.npz"
+    for name in ("temperature", "top_p"):
+        with np.load(FIXTURES / "qwen2" / "golden.npz") as golden:
+            recorded = {key: golden[key].copy() for key in ("tokens", "temperature", "top_p")}
+        n = len(recorded["tokens"])
+        recorded[name][1:] = np.nan
+        np.savez(path, **recorded)
+        words = f"{name} is NaN for {n - 1} of {n} tokens, expected none or all"
+        assert_refused(invoke(capfd, "verify", merged, "--golden", path), path, words)
+
+
 def test_golden_is_no_npz(merged: Path, tmp_path: Path, capfd: Capture) -> None:
     np.save(tmp_path / "golden.npy", np.zeros(3))
     for path, message in (
