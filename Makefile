@@ -32,11 +32,12 @@ export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
 
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
+export PROMPT
 
 .PHONY: run chat serve test test-vulkan demo smollm2 lint sanitize threads fuzz clean
 
 run: $(BIN)/.installed
-	$(BIN)/autodeco-gguf run $(MODEL) $(if $(HEADS),--heads $(HEADS)) --trace -p "$(PROMPT)" </dev/null
+	$(BIN)/autodeco-gguf run $(if $(MODEL),"$(MODEL)") $(if $(HEADS),--heads "$(HEADS)") --trace -p "$$PROMPT" </dev/null
 
 chat: $(BIN)/.installed-smollm2
 	$(BIN)/autodeco-gguf run smollm2 --trace

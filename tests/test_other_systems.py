@@ -94,6 +94,13 @@ def test_the_tests_for_windows_are_found_there() -> None:
         assert f"{path}::" in result.stdout
 
 
+def test_names_and_a_prompt_are_given_to_make_as_they_are() -> None:
+    given = ["MODEL=a b.gguf", "HEADS=c d.gguf", 'PROMPT=say "hi" `id`']
+    command = ["make", "-n", "run", *given]
+    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert last.endswith('run "a b.gguf" --heads "c d.gguf" --trace -p "$PROMPT" </dev/null')
+
+
 def test_the_workflow_calls_what_is_there() -> None:
     workflow = (ROOT / ".github" / "workflows" / "build.yml").read_text()
     makefile = (ROOT / "Makefile").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -115,7 +116,8 @@ def train_on_reward(base: Path, options: dict[str, Any]) -> None:
 def print_files(base: Path, checkpoint: Path, adapter: Path, after: str) -> None:
     """Say what a training left, and what for."""
     click.echo(f"{checkpoint}: the checkpoint, after {after}", err=True)
-    click.echo(f"{adapter}: the adapter, for autodeco-gguf run {base} --heads {adapter}", err=True)
+    line = shlex.join(["autodeco-gguf", "run", str(base), "--heads", str(adapter)])
+    click.echo(f"{adapter}: the adapter, for {line}", err=True)
 
 
 def _soft_cut(options: dict[str, Any]) -> dict[str, Any]:

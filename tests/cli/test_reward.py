@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def problems(tmp_path: Path) -> Path:
 
 
 def test_what_it_prints(qwen2: Case, problems: Path, tmp_path: Path, capfd: Capture) -> None:
-    out = tmp_path / "heads"
+    out = tmp_path / "my heads"
     done = invoke(capfd, "train", qwen2.base, "--reward", "correct", "--task", problems, "-o", out, *QUICK)
     assert done.status == 0, done.err
     lines = [line for line in done.err.splitlines() if not line.startswith("warning: ")]
@@ -49,7 +50,8 @@ def test_what_it_prints(qwen2: Case, problems: Path, tmp_path: Path, capfd: Capt
     assert re.fullmatch(rf"round 2 of 2: {shown}, \d+ s", second)
     assert re.fullmatch(rf"validation: {shown}", validation)
     assert re.fullmatch(rf"{out}: the checkpoint, after round [02]", checkpoint)
-    assert adapter == f"{out}.gguf: the adapter, for autodeco-gguf run {qwen2.base} --heads {out}.gguf"
+    base = shlex.quote(str(qwen2.base))
+    assert adapter == f"{out}.gguf: the adapter, for autodeco-gguf run {base} --heads '{out}.gguf'"
     head, columns, *rows, verdict = done.out.splitlines()
     assert head == "4 answers to each of 2 validation problems:"
     assert columns.split() == ["reward", "pass@1", "pass@k", "distinct", "T", "P", "tokens"]
