@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -33,11 +34,14 @@ def read_at(fd: int, n: int, at: int) -> bytes:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have the names in a directory reach the disk, where directories can be opened."""
+    """Have the names in a directory reach the disk, where directories can be opened and the file system does that."""
     if os.name == "nt":
         return
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # of vboxsf, and of some FUSE and SMB mounts
+            raise
     finally:
         os.close(fd)
