@@ -36,7 +36,7 @@ _OPTIONS = (
         "--repeat-penalty",
         type=FloatRange(min=0, min_open=True),
         default=1.0,
-        help="On the logits of the last 64 tokens.  [default: 1, off]",
+        help="On the logits of the last 64 tokens of the answer.  [default: 1, off]",
     ),
     click.option("--grammar", help="What the answer must follow, in llama.cpp's GBNF."),
     click.option("--grammar-file", type=File(path_type=Path), help="The same, from a file."),

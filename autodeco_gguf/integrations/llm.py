@@ -70,7 +70,9 @@ class AutoDecoOptions(llm.Options):
     max_tokens: int | None = Field(None, ge=1, description="At most so many tokens; else until the end")
     top_k: int | None = Field(None, ge=0, lt=2**31, description="Keep so many tokens; else all")
     min_p: float | None = Field(None, ge=0, le=1, description="Least probability, as a share of the largest; else 0")
-    repeat_penalty: float | None = Field(None, ge=1e-6, le=1e6, description="On the last 64 tokens' logits; else 1")
+    repeat_penalty: float | None = Field(
+        None, ge=1e-6, le=1e6, description="On the answer's last 64 tokens' logits; else 1"
+    )
     stop: Any = Field(None, description='Text that ends the answer, or several: \'["one", "two"]\'')
 
     @field_validator("stop")

@@ -50,7 +50,7 @@ class SamplingBody(Body):
     top_k: Annotated[Whole | None, Field(ge=-1, le=2**31 - 1, description="Tokens kept; 0 and -1: all.")] = None
     min_p: Annotated[Number | None, Field(ge=0, le=1, description="Least share of the largest probability.")] = None
     repeat_penalty: Annotated[
-        Number | None, Field(ge=1e-6, le=1e6, description="On the logits of the last 64 tokens; 1: off.")
+        Number | None, Field(ge=1e-6, le=1e6, description="On the logits of the answer's last 64 tokens; 1: off.")
     ] = None
     repeat_last_n: Annotated[
         Whole | None, Field(ge=-1, le=2**20, description="So many tokens instead of 64; -1: all, 0: none.")
