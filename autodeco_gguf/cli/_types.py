@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,8 +48,11 @@ class File(click.Path):
     """click's; a ``~`` that no shell has seen, as in a variable or a file, is the user's home."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
-        return super().convert(os.path.expanduser(value), param, ctx)
+        """The path; fails where the file system has no such characters."""
+        try:
+            return super().convert(os.path.expanduser(value), param, ctx)
+        except UnicodeEncodeError:  # of a user's own defaults, which are UTF-8 whatever the locale is
+            self.fail(f"{value!a} is no name of a file in {sys.getfilesystemencoding()}.", param, ctx)
 
 
 class Source(click.types.StringParamType):

@@ -24,6 +24,11 @@ def test_numbers_that_are_none_of_a_range(value: str) -> None:
     assert "--seconds" in result.output
 
 
+def test_a_name_that_the_file_system_cannot_have() -> None:
+    with pytest.raises(click.BadParameter, match=r"^'mod\\udc00\\ud800l' is no name of a file in utf-8\.$"):
+        File().convert("mod\udc00\ud800l", None, None)
+
+
 def test_a_number() -> None:
     assert CliRunner().invoke(command, ["--seconds", "1.5"]).output == "1.5 ()\n"
 
