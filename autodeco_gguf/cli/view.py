@@ -39,7 +39,11 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
     if output.suffix.lower() not in (".html", ".htm", ".png"):
         raise click.UsageError(f"{output}: ends in {output.suffix or 'nothing'}, expected .html or .png")
     check_output(output, inputs=files, force=force)
-    traces = [trace for file in files for trace in read_traces(file)]
+
+    def warn(text: str) -> None:
+        click.echo(f"warning: {printable(text)}", err=True)
+
+    traces = [trace for file in files for trace in read_traces(file, warn)]
     if output.suffix.lower() == ".png":
         with_tokens = [trace for trace in traces if trace.tokens]
         if not with_tokens:

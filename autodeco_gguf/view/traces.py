@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +46,13 @@ class ReadTrace:
     about: list[str] = field(default_factory=list)
 
 
-def read_traces(path: Path) -> list[ReadTrace]:
+def read_traces(path: Path, warning: Callable[[str], None] = lambda text: None) -> list[ReadTrace]:
     """All traces of a file; lines that are none, such as a server's other answers, are passed over.
 
     It may have lines of ``run --json`` and of a server's log, answers of the server or their streams, of OpenAI's API
     and of Ollama's, objects with "tokens", and lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an
-    evaluation. ``STDIN`` is read to its end.
+    evaluation. ``STDIN`` is read to its end. Torn lines, as a server leaves that is killed, are passed over with a
+    warning.
 
     Raises:
         BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
@@ -59,7 +60,8 @@ def read_traces(path: Path) -> list[ReadTrace]:
     stdin = _stdin() if path == STDIN else None
     path = path if stdin is None else Path("standard input")
     reader = _Reader(path.name)
-    for number, value in _values(path, stdin):
+    torn: list[BadFile] = []
+    for number, value in _values(path, stdin, torn):
         try:
             if value is _END:
                 reader.end()
@@ -69,6 +71,10 @@ def read_traces(path: Path) -> list[ReadTrace]:
             reader.take(value)
         except InvalidInput as e:
             raise _refused(path, number, e) from e
+    if torn and not reader.found:
+        raise torn[0]
+    if torn:
+        warning(f"{path}: lines passed over that are torn: {len(torn)}")
     if not reader.found:
         raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
     return reader.found
@@ -84,10 +90,10 @@ def _stdin() -> bytes:
     return content
 
 
-def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
+def _values(path: Path, content: bytes | None, torn: list[BadFile]) -> Iterator[tuple[int, object]]:
     """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes.
 
-    ``content``: what is in it, where it is no file.
+    ``content``: what is in it, where it is no file. ``torn`` gets a line that begins an object and is no JSON.
     """
     with suppress(BadFile, InvalidInput):
         whole = read_json(path) if content is None else parse_json(content)
@@ -101,7 +107,10 @@ def _values(path: Path, content: bytes | None) -> Iterator[tuple[int, object]]:
         try:
             value = _END if data != line and data.strip() == b"[DONE]" else parse_line(data)
         except InvalidInput as e:
-            raise _refused(path, number, e) from e
+            if not data.lstrip().startswith(b"{"):
+                raise _refused(path, number, e) from e
+            torn.append(_refused(path, number, e))
+            continue
         yield number, value
 
 

@@ -63,6 +63,14 @@ def test_a_page_stays_small(capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     assert note["lines"] == ["8 more traces were left out, or this page would be too large; name fewer files."]
 
 
+def test_a_line_that_a_killed_server_tore_is_passed_over(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = json.dumps({"tokens": STORY})
+    Path("torn.jsonl").write_bytes(f"{whole}\n{whole[:50]}\n{whole}\n".encode() + b'{"prompt": "caf\xc3')
+    done = invoke(capfd, "view", "torn.jsonl")
+    assert (done.status, len(data_of(Path("torn.html"))["sections"])) == (0, 2)
+    assert done.err.startswith("warning: torn.jsonl: lines passed over that are torn: 2\ntorn.html: 2 traces, ")
+
+
 def test_a_plot(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     assert invoke(capfd, "view", "t.jsonl", "-o", "t.PNG").status == 0
