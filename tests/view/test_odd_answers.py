@@ -149,6 +149,19 @@ def test_what_was_stopped_before_its_first_word_is_not_sent_again(fake: Fake, wa
     assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["second"]
 
 
+def test_an_answer_comes_back_where_another_breaks_off(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    ask(page, "first")
+    fake.reply = lambda body: Reply([chunk(token("On")), b'data: {"error": {"message": "worker lost"}}\n\n'])
+    page.click(".again")
+    page.locator(".buttons + .error").wait_for()
+    assert (text_of(page), page.locator(".turn").count()) == ("Near the café 🙂.", 2)
+    assert "worker lost" in page.locator(".buttons + .error").inner_text()
+    fake.reply = lambda body: story()
+    ask(page, "second")
+    assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["first", "Near the café 🙂.", "second"]
+
+
 def test_an_answer_comes_back_where_no_other_comes(fake: Fake, watched: Watched) -> None:
     page = watched.open(fake.url)
     ask(page, "first")

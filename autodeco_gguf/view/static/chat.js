@@ -99,7 +99,7 @@ async function reply(earlier) {
   });
   turn.element.removeAttribute("aria-busy");
   finish(turn, shown, about, seed, ended);
-  if (earlier) settle(earlier, turn);
+  if (earlier) settle(earlier, turn, ended.error);
   swap(by("stop"), by("send"));
   by("clear").disabled = false;
   follow();
@@ -125,9 +125,9 @@ function finish(turn, shown, about, seed, { notes, error, stopped }) {
   if (error) about.before(make("p", { class: "error", role: "alert" }, error));
 }
 
-/** Where the new answer did not come, the earlier one comes back, with what went wrong below it. */
-function settle(earlier, turn) {
-  if (!turn.failed || earlier.failed) return earlier.element.remove();
+/** Where the new answer did not come, or broke off, the earlier one comes back, with what went wrong below it. */
+function settle(earlier, turn, error) {
+  if (!(turn.failed || error) || earlier.failed) return earlier.element.remove();
   earlier.element.querySelector(".buttons + .error")?.remove();
   earlier.element.append(...turn.element.querySelectorAll(".error"));
   earlier.element.hidden = false;
