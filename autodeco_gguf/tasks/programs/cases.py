@@ -26,6 +26,9 @@ _STRINGS = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE")
 _MARKS = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP")
 """What a pickle of a string is made of."""
 
+_MOST_MARKS = 16
+"""More than Python writes: a few bytes can unpack to millions."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -126,7 +129,10 @@ def unpickled_string(content: bytes) -> str:
     """
     found: list[str] = []
     try:
-        for operation, argument, _ in pickletools.genops(content):
+        for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
+            if number == _MOST_MARKS:
+                message = f"private: a pickle of more than {_MOST_MARKS} operations, expected that of a string"
+                raise InvalidInput(message, key="private", expected=_MOST_MARKS)
             if operation.name in _STRINGS and not found:
                 found.append(str(argument))
             elif operation.name not in _MARKS:
@@ -144,13 +150,12 @@ def unpickled_string(content: bytes) -> str:
 # ---- responses ----
 
 _OPENING = re.compile(
-    r"(?P<quotes>(?:[ \t]*>)*)(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"
+    r"(?P<quotes>(?:[ \t]*>){0,100})(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"
     r"(?P<text>(?!`{3}|~{3})[^\s>](?:(?!`{3}|~{3}).)*)?(?P<marks>`{3,}|~{3,})(?P<info>(?!~)[^`\n]*)"
 )
 _FENCE = re.compile(r"[ \t]*(?P<marks>`{3,}|~{3,})(?P<behind>.*)")
 _LANGUAGE = re.compile(r"[\w+#-]+|[ \t]+(?:py|python|[a-z]+[+#\d]+)", re.ASCII)
 """What follows a fence that opens a block: any word, or behind a space one that is no word of a sentence."""
-_QUOTE = re.compile(r"\A[ \t]*> ?")
 
 
 def program(text: str) -> str | None:
@@ -206,9 +211,8 @@ def _content(lines: Sequence[str], opening: re.Match[str]) -> str:
 
 
 def _unquoted(line: str, opening: re.Match[str]) -> str:
-    for _ in range(opening["quotes"].count(">")):
-        line = _QUOTE.sub("", line)
-    return line
+    marks = re.match(rf"(?:[ \t]*> ?){{0,{opening['quotes'].count('>')}}}", line)
+    return line[marks.end() :] if marks else line
 
 
 def not_here(text: str, answer: str) -> bool:

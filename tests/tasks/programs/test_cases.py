@@ -56,6 +56,13 @@ def test_a_pickle_builds_a_string_and_nothing_else(content: bytes, reason: str) 
         read_answer(write_answer(None, PUBLIC, packed(content)))
 
 
+def test_a_pickle_of_many_operations_takes_no_time() -> None:
+    start = time.process_time()
+    with pytest.raises(InvalidInput, match=r"^private: a pickle of more than 16 operations, expected that of"):
+        read_answer(write_answer(None, PUBLIC, packed(b"\x80\x04\x8c\x02[]" + b"\x94" * (1 << 23) + b".")))
+    assert time.process_time() - start < 1
+
+
 def test_unpacking_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "MAX_TESTS", 1000)
     with pytest.raises(InvalidInput, match=r"^private: unpacks to more than 1000 bytes$"):
@@ -140,6 +147,14 @@ def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     for end in ("", "`", "```a`", "\n```\na\n```"):
         program(piece * (200_000 // len(piece)) + end)
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("depth", [100, 50_000])
+@pytest.mark.parametrize("line", ["x\n", f"{'>' * 200}x\n", f"{'>' * 50_000}x\n"])
+def test_deep_quotations_take_no_time(depth: int, line: str) -> None:
+    start = time.process_time()
+    program(f"{'>' * depth}```python\n{line * (50_000 // len(line))}```\n")
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(("text", "code"), PROGRAMS)
