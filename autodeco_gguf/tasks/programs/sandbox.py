@@ -129,6 +129,7 @@ def _run(program: Any, limit: float, home: str | None, packages: list[str]) -> t
     content = text.encode("utf-8", "surrogatepass")
     user = isolation.user_of(os.getpid())
     if home is None:
+        os.umask(0o022)  # or another user could not read the new root
         isolation.enter_namespaces()
         isolation.enter_root(packages, content)
         source = os.open(isolation.INPUT, os.O_RDONLY)

@@ -75,3 +75,15 @@ def test_a_program_finds_nothing_of_earlier_ones(sandbox: Workers) -> None:
         assert sandbox.ask(f"# {filler}\nprint(input()[:0])", None, f"{text}\n", 10_000) == ["ended", "\n"]
         assert sandbox.ask(f"print({filler!r})", None, "", 10_000) == ["ended", f"{filler}\n"]
     assert sandbox.ask(LOOKS, None, "", 10_000) == ["ended", ""]
+
+
+@pytest.mark.parametrize("umask", [0o027, 0o077])
+def test_programs_run_whatever_the_umask(umask: int) -> None:
+    command = python_command("autodeco_gguf.tasks.programs.sandbox", "1.0", "isolated")
+    before = os.umask(umask)
+    try:
+        workers = Workers(Service(command, "checker", "code", _ENVIRONMENT), 30.0)
+    finally:
+        os.umask(before)
+    assert workers.ask("print(input())", None, "a", 10_000) == ["ended", "a\n"]
+    workers.close()
