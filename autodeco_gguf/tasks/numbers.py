@@ -73,6 +73,8 @@ _NEXT_EQUATION = re.compile(r",(?!\d{3})|;|\band\b")
 
 _LATEX = {r"\$": "$", r"\%": "%", "{,}": ",", r"\times": "*", r"\cdot": "*", r"\div": "/", r"\approx": "\u2248"}
 _SIGNS = {0x2212: "-", 0x2013: "-", 0xD7: "*", 0xF7: "/", 0x3C0: _FORMULA}
+_DOT = re.compile(r"(?<=\d)[ \t]*[\u00b7\u2022\u2219\u22c5][ \t]*(?=\d)")
+_RAISED = re.compile(r"(?<=\d)\u207b?[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _SPACES = re.compile(r"\\[,;:! ]|[~\u00a0\u2009\u202f]")
 _PART = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 _FRACTION = re.compile(rf"(\d?)\\[cdt]?frac(?:\s*\{{\s*([+-]?{_PART})\s*\}}\s*\{{\s*({_PART})\s*\}}|(\d)(\d))")
@@ -206,7 +208,8 @@ def _plain(text: str) -> str:
     """Without what LaTeX and locales put around and between digits."""
     for spelling, ours in _LATEX.items():
         text = text.replace(spelling, ours)
-    text = _SPACES.sub(" ", text).translate(_SIGNS)
+    text = _DOT.sub("*", _SPACES.sub(" ", text).translate(_SIGNS))
+    text = _RAISED.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-"), text)
     text = _FRACTION.sub(lambda m: f"{m[1]} {m[2] or m[4]}/{m[3] or m[5]}".lstrip().replace(",", ""), text)
     text = _SPACED.sub("/", text)
     text = _VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".lstrip().replace("\u2044", "/"), text)
