@@ -199,7 +199,7 @@ def _opens(line: str) -> re.Match[str] | None:
 
 def _closes(behind: str) -> bool:
     """Whether a fence ends a block, by what follows: nothing, or text that is no language."""
-    return not behind or (behind[0] in " \t" and "```" not in behind and not _LANGUAGE.fullmatch(behind))
+    return not behind or ("```" not in behind and not _LANGUAGE.fullmatch(behind))
 
 
 def _content(lines: Sequence[str], opening: re.Match[str]) -> str:
