@@ -39,7 +39,7 @@ def check(text: str, answer: str) -> bool:
 def first_member(text: str, answer: str) -> str | None:
     """The member that a response names first, as the list has it; None where ``check`` takes it for wrong."""
     kind = parse(answer)
-    text = _MARKER.sub("", _COMMAND.sub("", text))
+    text = _STOCK.sub("", _MARKER.sub("", _COMMAND.sub("", text)))
     spaced = spaced_words(text)
     if not spaced:
         return kind.names.get(words(_sign(text))) if kind.name == "punctuation mark" else None
@@ -90,6 +90,16 @@ _MARKER = re.compile(r"^[ \t]*1[.)][ \t]+(?=\S)|\b(?:e\.g\.|i\.e\.)", re.MULTILI
 
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*\{\s*\}?")
 """Of LaTeX, such as a box, which would be a word."""
+
+
+_STOCK = re.compile(
+    r"\b(?:i(?:['\u2019]m| am) (?:so |very |really )?(?:sorry|happy|glad)|(?:sorry|no)(?=, i\b)|no problem"
+    r"|happy to help|(?:i(?:['\u2019]d| would) )?(?:love|be happy|be glad) to|i hope"
+    r"|as an? (?:ai|(?:ai |large )?language) model|(?:let['\u2019]s|i(?:['\u2019]d| would|['\u2019]ll)) go with"
+    r"|(?:here|there) you go|let us|(?:give me|take) a (?:second|minute|moment))\b",
+    re.IGNORECASE,
+)
+"""What chat models begin with, and is no name: there are a game Sorry, a game Go, an emotion Love, a gas NO."""
 
 
 def _set(listed: str) -> frozenset[str]:
