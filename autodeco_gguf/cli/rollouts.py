@@ -63,7 +63,7 @@ def rollouts_command(model: Path, output: Path, force: bool, **options: Any) -> 
     tasks = read_tasks(options)
     inputs = [model, *tasks.files]
     check_output(output, inputs=inputs, force=force)  # before the model is loaded
-    with tasks, drawing(model, options) as engine, progress_bar("problems") as bar:
+    with tasks, drawing(model, options, traces=True) as engine, progress_bar("problems") as bar:
 
         def watch(summary: RolloutSummary, total: int) -> None:
             cut = f" ({summary.cut} more cut)" if summary.cut else ""

@@ -147,7 +147,7 @@ def rollouts(
     gives the file that an undisturbed run would have given.
 
     Args:
-        engine: the model, or what has many of them.
+        engine: the model, or what has many of them and gives traces; else control tokens within answers are left out.
         tasks: open; each problem is rendered with the model's chat template as one user message, or as it is.
         output: the file to write.
         settings: how to sample.
@@ -220,8 +220,8 @@ def _sample(
 
 def _kept(answer: Answer) -> Kept:
     result = answer.result
-    text = "".join(texts(result.trace[: len(result.tokens)]))  # with control tokens, which are learnt like others
-    return Kept(answer.number, text, answer.graded(), result.finish_reason)
+    said = "".join(texts(result.trace[: len(result.tokens)]))  # with control tokens, which are learnt like others
+    return Kept(answer.number, said or result.text, answer.graded(), result.finish_reason)
 
 
 def _records(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.journal import Journal
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.rollouts import (
@@ -63,6 +65,24 @@ def undisturbed(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 # ---- what is kept ----
+
+
+def test_an_answer_without_its_trace_is_kept_by_its_text(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a fleet gives them that was not told to send traces."""
+    as_completed, texts = engine.as_completed, set()
+
+    def without_traces(requests: Any) -> Any:
+        for result in as_completed(requests):
+            texts.add(result.text)
+            yield dataclasses.replace(result, trace=Trace())
+
+    monkeypatch.setattr(engine, "as_completed", without_traces)
+    sample(engine, tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert {line["completion"] for line in lines} <= texts
+    assert len(lines) >= 3
 
 
 def test_the_correct_samples_that_ended_are_kept(engine: Engine, tmp_path: Path) -> None:
