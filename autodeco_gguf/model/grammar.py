@@ -26,6 +26,9 @@ from autodeco_gguf.model.token_text import token_bytes
 if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
     from llguidance import LLTokenizer
 
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+"""What a function is called with that has no ``parameters``."""
+
 _MAX_ROW, _MAX_STEP = 20_000, 400_000
 """Items of llguidance's parser, some eight times its own limits: with those an object may have 500 properties that may
 be left out, with these 5,000, and a token takes up to 0.1 s."""
@@ -150,7 +153,7 @@ def _complete_tools(arguments: dict[str, Any]) -> None:
     tools = [{**tool, "function": dict(tool.get("function", {}))} for tool in arguments.get("tools") or ()]
     for function in (*functions, *(tool["function"] for tool in tools)):
         if function.get("parameters") is None:
-            function["parameters"] = {"type": "object", "properties": {}}
+            function["parameters"] = NO_ARGUMENTS
     arguments |= {"functions": functions or None, "tools": tools or None}
 
 

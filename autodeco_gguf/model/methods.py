@@ -258,7 +258,8 @@ class LlamaSampler(Sampler):
     def sample(self, ctx: LlamaContext, idx: int = -1) -> int:  # type: ignore[override]
         """Draw, as ``LlamaSampler.sample`` of llama_cpp does."""
         llama = self._llama
-        ids = llama.input_ids[: llama.n_tokens] if self._logits_processors else None
+        # of a draft, which is read as a whole, what follows this place is not decided
+        ids = llama.input_ids[: llama.n_tokens + 1 + idx] if self._logits_processors else None
         token = super().sample(llama._address, idx, ids)  # noqa: SLF001  of ctx, a pointer that is slow to ask
         llama._remote.check()  # noqa: SLF001  T and P have been read
         _ = self.pieces[token]

@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from autodeco_gguf.model.grammar import SchemaGrammar
+from autodeco_gguf.model.grammar import NO_ARGUMENTS, SchemaGrammar
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.formats import rewritten, schema_grammar
 from autodeco_gguf.server.schemas import ChatBody, Message, Tool
@@ -194,9 +194,7 @@ def _schema(tools: list[Tool]) -> dict[str, Any]:
                 "type": "object",
                 "properties": {
                     "name": {"const": tool.function.name},
-                    "arguments": _moved(
-                        tool.function.parameters or {"type": "object"}, f"#/anyOf/{i}/properties/arguments"
-                    ),
+                    "arguments": _moved(_arguments(tool), f"#/anyOf/{i}/properties/arguments"),
                 },
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
@@ -204,6 +202,10 @@ def _schema(tools: list[Tool]) -> dict[str, Any]:
             for i, tool in enumerate(tools)
         ]
     }
+
+
+def _arguments(tool: Tool) -> dict[str, Any]:
+    return NO_ARGUMENTS if tool.function.parameters is None else tool.function.parameters or {"type": "object"}
 
 
 def _moved(schema: Any, to: str) -> Any:

@@ -452,6 +452,21 @@ def test_a_draft_model(merged: Path) -> None:
         assert_trace_is_predicted(llm, trace, prompt, ("top_p",) if "temperature" in kwargs else HEADS)
 
 
+def test_processors_see_of_a_draft_what_is_decided(merged: Path) -> None:
+    prompt, seen = [0, *[5, 9, 11, 300] * 6], dict[bool, list[list[int]]]()
+    for drafts in (False, True):
+        draft = LlamaPromptLookupDecoding(num_pred_tokens=4) if drafts else None
+        llm, of = load(merged, f32_cache=True, draft_model=draft), seen.setdefault(drafts, [])
+
+        def note(ids: Any, logits: Any, of: list[list[int]] = of) -> Any:
+            of.append(ids.tolist())
+            return logits
+
+        tokens = ids(run(llm, prompt, logit_bias={5: 9.0, 9: 9.0}, logits_processor=LogitsProcessorList([note])))
+        assert of[: len(tokens)] == [[*prompt, *tokens[:i]] for i in range(len(tokens))]
+    assert seen[True] == seen[False]
+
+
 def test_sample_after_eval(llm: ad.Llama, merged: Path) -> None:
     llm = load(merged, f32_cache=True)
     llm.eval(PROMPT)

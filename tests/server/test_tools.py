@@ -148,6 +148,15 @@ def test_a_call_that_must_be(with_tools: Api, choice: Any, stream: bool) -> None
     assert json.loads(call["function"]["arguments"])["a"] in (1, 2)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_without_arguments(with_tools: Api, seed: int) -> None:
+    tool = {"type": "function", "function": {"name": "now"}}
+    (call,) = ok(with_tools.chat(tools=[tool], tool_choice="required", seed=seed))["choices"][0]["message"][
+        "tool_calls"
+    ]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {})
+
+
 @pytest.mark.parametrize("choice", ["sometimes", {"type": "function", "function": {"name": "none"}}, 7, {}, []])
 def test_choices_that_are_none(with_tools: Api, choice: Any) -> None:
     refused(with_tools.chat(tools=[TOOL], tool_choice=choice), "tool_choice")
