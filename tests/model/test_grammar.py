@@ -217,9 +217,11 @@ def test_a_function_without_parameters(llm: Llama, monkeypatch: Any, chat_format
     monkeypatch.setattr(llm, "chat_format", chat_format or llm.chat_format)
     given, chosen = dict(function), {"type": "function", "function": {"name": "paint"}}
     tools: Any = [{"type": "function", "function": given}]
-    answer: Any = llm.create_chat_completion(MESSAGES, tools=tools, tool_choice=chosen, **ZERO)  # type: ignore[arg-type]
-    (made,) = answer["choices"][0]["message"]["tool_calls"]
-    assert json.loads(made["function"]["arguments"]) == {}
+    for seed in range(8):
+        likely: Any = {"temperature": 1.0, "logit_bias": {llm.tokenize(b'"', add_bos=False)[0]: 20.0}, "seed": seed}
+        answer: Any = llm.create_chat_completion(MESSAGES, tools=tools, tool_choice=chosen, max_tokens=64, **likely)
+        (made,) = answer["choices"][0]["message"]["tool_calls"]
+        assert json.loads(made["function"]["arguments"]) == {}
     assert given == function
     if chat_format is None:
         answer = llm.create_chat_completion(MESSAGES, functions=[given], function_call={"name": "paint"}, **ZERO)

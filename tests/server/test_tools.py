@@ -150,10 +150,12 @@ def test_a_call_that_must_be(with_tools: Api, choice: Any, stream: bool) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_call_without_arguments(with_tools: Api, seed: int) -> None:
-    tool = {"type": "function", "function": {"name": "now"}}
-    (call,) = ok(with_tools.chat(tools=[tool], tool_choice="required", seed=seed))["choices"][0]["message"][
-        "tool_calls"
-    ]
+    (quote,) = ok(with_tools.post("/tokenize", {"content": '"'}))["tokens"]
+    likely = {"temperature": 1.0, "logit_bias": {str(quote): 20}, "seed": seed, "max_tokens": 64}
+    answer = ok(
+        with_tools.chat(tools=[{"type": "function", "function": {"name": "now"}}], tool_choice="required", **likely)
+    )
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
     assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == ("now", {})
 
 
