@@ -225,8 +225,8 @@ def vocab_tokenize(vocab: int, text: bytes, add_special: bool, parse_special: bo
     have, and ModelFailed where llama.cpp fails.
     """
 
-LLAMA_TOKENIZE: int
-"""Address of the same as a function like ``llama_tokenize``."""
+def vocab_tokenizer() -> int:
+    """Address of the same as a function like ``llama_tokenize``, which gives no tokens where that raises."""
 
 def vocab_fault(vocab: int) -> str:
     """Why texts and tokens of a ``llama_vocab`` cannot be turned into each other; "" where they can."""

@@ -364,7 +364,7 @@ static void bind_vocab(py::module_ & m) {
             return vocab_tokenize((const llama_vocab *) vocab, of, add_special, parse_special);
         });
     }, "vocab"_a, "text"_a, "add_special"_a, "parse_special"_a);
-    m.attr("LLAMA_TOKENIZE") = (uintptr_t) &vocab_tokenize_as_llama;
+    m.def("vocab_tokenizer", [] { return (uintptr_t) &vocab_tokenize_as_llama; });
     m.def("vocab_fault", [](uintptr_t vocab) { return text(vocab_fault((const llama_vocab *) vocab)); }, "vocab"_a);
 }
 

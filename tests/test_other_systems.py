@@ -96,7 +96,7 @@ def test_the_tests_for_windows_are_found_there() -> None:
 
 def test_names_and_a_prompt_are_given_to_make_as_they_are() -> None:
     given = ["MODEL=a b.gguf", "HEADS=c d.gguf", 'PROMPT=say "hi" `id`']
-    command = ["make", "-n", "run", *given]
+    command = ["make", "--no-print-directory", "-n", "run", *given]
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert last.endswith('run "a b.gguf" --heads "c d.gguf" --trace -p "$PROMPT" </dev/null')
 

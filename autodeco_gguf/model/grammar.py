@@ -217,7 +217,7 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
         _tokenizers[model] = make(
             tokens=[token_bytes(vocab, t, special=False) or b"\xff" + token_bytes(vocab, t) for t in tokens],
             vocab_ptr=vocab,
-            tokenize_fptr=core.LLAMA_TOKENIZE,
+            tokenize_fptr=core.vocab_tokenizer(),
             eos_token=ends,
             slices=LLTokenizer.json_slices(),
         )
