@@ -109,7 +109,7 @@ class ChatVoice:
             return b""
         content: dict[str, Any] = {"content": delta.text} if delta.text or not delta.calls else {}
         if delta.calls:
-            content["tool_calls"] = _calls(delta.calls, len(choice.calls) - len(delta.calls), indexed=True)
+            content["tool_calls"] = _calls(delta.calls, delta.n_earlier, indexed=True)
         return self._part(choice, content, delta.tokens)
 
     def end(self, choice: Choice, delta: Delta) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
@@ -77,11 +77,12 @@ class Said:
 
 @dataclass(frozen=True)
 class Delta:
-    """What is new of an answer: text, calls of tools, and the tokens that they are of."""
+    """What is new of an answer: text, calls of tools, the tokens that they are of, and how many calls came before."""
 
     text: str
     calls: Calls
     tokens: list[Said]
+    n_earlier: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.text or self.calls or self.tokens)
@@ -148,7 +149,7 @@ class Choice:
         if self._finder is not None:
             rest = self._finder.rest()
             self.text += rest
-            delta = Delta(delta.text + rest, delta.calls, delta.tokens)
+            delta = replace(delta, text=delta.text + rest)
         return delta
 
     def _take(self) -> Said:
@@ -162,8 +163,9 @@ class Choice:
         calls = Calls()
         if self._finder is not None:
             text, calls = self._finder.add(text)
+        delta = Delta(text, calls, tokens, len(self.calls))
         self.text += text
         self.calls += calls
         if self._keeps:
             self.tokens += tokens
-        return Delta(text, calls, tokens)
+        return delta

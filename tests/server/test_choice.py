@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from autodeco_gguf.engine.request import Piece, Result
 from autodeco_gguf.model.trace import Rows, Trace, TraceToken
+from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.choice import Choice, Words
+from autodeco_gguf.server.tools import CallFinder
 
 TEXTS = {1: b"ab", 2: b"cd", 3: b"\xf0\x9f", 4: b"\x99\x82", 5: b"\xff", 6: b"\xf0\x9fa", 7: b"\xed\xa0", 9: b"<|end|>"}
+CALL = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+TEXTS[10] = CALL.encode()
 
 
 class Vocabulary:
@@ -19,6 +24,15 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         return TEXTS[token]
+
+
+class Voice:
+    """What of a ChatVoice words a delta: the numbers of its calls."""
+
+    _body = SimpleNamespace(autodeco=None, logprobs=False)
+
+    def _part(self, choice: Choice, content: dict[str, Any], tokens: object) -> list[int]:
+        return [call["index"] for call in content["tool_calls"]]
 
 
 def piece(token: int, text: str) -> Piece:
@@ -49,6 +63,14 @@ def test_what_is_not_kept_is_told_all_the_same() -> None:
     delta = ended(choice, "length", [1, 2])
     assert [said.token.id for said in delta.tokens] == [2]
     assert (choice.text, choice.n_tokens, choice.tokens) == ("ab", 2, [])
+
+
+def test_calls_are_numbered_however_late_they_are_told() -> None:
+    choice = Choice(0, cast("Words", Vocabulary()), CallFinder())
+    deltas = [choice.add(piece(10, CALL * n)) for n in (1, 2, 1)]
+    assert [(delta.n_earlier, len(delta.calls)) for delta in deltas] == [(0, 1), (1, 2), (3, 1)]
+    parts = [ChatVoice.delta(cast("ChatVoice", Voice()), choice, delta) for delta in deltas]
+    assert parts == [[0], [1, 2], [3]]
 
 
 def test_half_a_character() -> None:
