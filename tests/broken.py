@@ -298,12 +298,13 @@ class Terminal:
         os.write(self.fd, keys)
 
     def ctrl_c_at_prompt(self) -> None:
-        """Press Ctrl-C until it shows: one that comes before keys are waited for does nothing."""
+        """Press Ctrl-C until more than its echo shows: one that comes before keys are waited for does nothing."""
         self.seen = b""
         for _ in range(30):
             self.send(b"\x03")
-            if self.read(1):
-                return
+            while self.read(1):
+                if self.seen.strip(b"^C\r\n"):
+                    return
 
     def ctrl_d_ends_it(self) -> None:
         self.send(b"\x04")

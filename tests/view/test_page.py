@@ -68,7 +68,7 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     samples = [
         {
             "title": f"sums, problem {i}", "question": f"sums {i}",
-            "method": "greedy" if i % 2 else "autodeco", "task": "sums",
+            "method": "greedy" if i % 2 else "autodeco", "task": "my  sums",
             "verdict": ("right", "wrong", "not graded")[i % 3], "about": [],
             **({"text": "text"} if i % 2 else {"columns": columns(STORY)}),
         }
@@ -96,6 +96,7 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     assert shown.locator(".sample").count() == 40
     shown.get_by_label("verdict").select_option("wrong")
     shown.get_by_label("method").select_option("greedy")
+    shown.get_by_label("task").select_option(index=1)
     count = sum(s["verdict"] == "wrong" and s["method"] == "greedy" for s in samples)
     assert shown.locator(".sample").count() == count
     assert f"{count} of 50 samples" in shown.locator("main").inner_text()

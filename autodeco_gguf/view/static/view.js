@@ -32,7 +32,7 @@ const SHOW = {
     const names = ["method", "task", "verdict"], chosen = {};
     const filters = names.map((name) => {
       const kinds = [...new Set(list.map((sample) => sample[name]))];
-      const field = make("select", {}, make("option", { value: "" }, "all"), ...kinds.map((kind) => make("option", {}, kind)));
+      const field = make("select", {}, make("option", { value: "" }, "all"), ...kinds.map((kind) => make("option", { value: kind }, kind)));
       field.addEventListener("change", () => {
         chosen[name] = field.value;
         begin();
