@@ -120,14 +120,17 @@ static size_t longest_match(const std::string & text) {
 static std::vector<llama_token> tokenized(const llama_vocab * vocab, const std::string & text, bool add_special,
                                           bool parse_special) {
     std::vector<llama_token> tokens(text.size() + 8); // a token is a byte at least, but for what stands around a text
-    int32_t n = 0;
-    for (bool again = true; again; again = n < 0) {
-        tokens.resize(std::max(tokens.size(), (size_t) -(int64_t) std::min(n, 0)));
-        n = llama_tokenize(vocab, text.data(), (int32_t) text.size(), tokens.data(), (int32_t) tokens.size(), add_special,
-                           parse_special);
-        if (n == INT32_MIN) {
-            throw refusal(INVALID_INPUT, "a text of more tokens than can be counted");
-        }
+    const auto read = [&] {
+        return llama_tokenize(vocab, text.data(), (int32_t) text.size(), tokens.data(), (int32_t) tokens.size(), add_special,
+                              parse_special);
+    };
+    int32_t n = read();
+    if (n == INT32_MIN) {
+        throw refusal(INVALID_INPUT, "a text of more tokens than can be counted");
+    }
+    if (n < 0) { // so many
+        tokens.resize((size_t) -n);
+        n = read();
     }
     tokens.resize((size_t) n);
     return tokens;
@@ -184,8 +187,7 @@ std::string vocab_fault(const llama_vocab * vocab) {
     }
     log_capture capture; // an assertion is an exception meanwhile
     try {
-        std::vector<llama_token> tokens(text.size() * 4 + 16);
-        llama_tokenize(vocab, text.data(), (int32_t) text.size(), tokens.data(), (int32_t) tokens.size(), true, true);
+        tokenized(vocab, text, true, true);
         char piece[64];
         for (llama_token token : { 0, n / 2, n - 1 }) {
             llama_token_to_piece(vocab, token, piece, sizeof(piece), 0, true);

@@ -118,7 +118,8 @@ def obey(session: Session, name: str, rest: str) -> None:
         similar = near(name, _NAMES) if name != "/" else ""
         raise InvalidInput(f"unknown command {name}{similar or '; /help lists them'}")
     rest = rest.strip()
-    if not command.operands if rest else command.operands and not command.operands.startswith("["):
+    needs_some = command.operands and not command.operands.startswith("[")
+    if (needs_some and not rest) or (rest and not command.operands):
         raise InvalidInput(f"usage: {command.usage}")
     command.do(session, rest)
 

@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from autodeco_gguf.engine.file_sampling import file_sampling
@@ -80,7 +81,7 @@ class Tuned:
         """With the heads to take; None where none are to be taken, or those in the model itself."""
         return {HEADS: self.trained, OWN: self.own}.get(self.verdict.chosen)
 
-    @property
+    @cached_property
     def command(self) -> str | None:
         """The line to use what was found.
 
