@@ -235,8 +235,8 @@ class Fleet:
             n, number, worker = room[0]
             fresh.setdefault(worker, []).append(upcoming)
             heapq.heapreplace(room, (n + 1, number, worker))
-        ready = set(self._crew.ready)
-        for worker in hungry & ready:
+        ready = dict.fromkeys(self._crew.ready)  # in their order; a set has that of addresses
+        for worker in filter(hungry.__contains__, ready):
             if worker in fresh:
                 self._draw(worker, fresh[worker])
             while worker.under_way and worker.calls < _CALLS:
@@ -244,7 +244,7 @@ class Fleet:
         for worker in fresh.keys() - ready:  # lost since
             for one in fresh[worker]:
                 heapq.heappush(self._again, one)
-            self._hungry |= ready
+            self._hungry.update(ready)
 
     def _single_out(self) -> None:
         """Have a request that was lost again and again drawn alone, so that no other is lost with it.
