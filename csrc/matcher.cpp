@@ -12,7 +12,7 @@ static py::object matcher_call(const llama_sampler * smpl, const char * method) 
     py::object result = matcher.attr(method)();
     if (matcher.attr("is_error")().cast<bool>()) {
         const py::list lines = py::str(matcher.attr("get_error")()).attr("splitlines")();
-        throw refusal(MODEL_FAILED, "the JSON schema: " + lines[0].cast<std::string>());
+        throw refusal(MODEL_FAILED, "the grammar or JSON schema: " + lines[0].cast<std::string>());
     }
     return result;
 }

@@ -1,12 +1,12 @@
-"""What is refused of a GBNF grammar before llama.cpp reads it, which crashes, hangs or says nothing for these."""
+"""llama.cpp's grammars (GBNF), read as it reads them, and written for llguidance, which has bounds where it hangs."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,22 +16,16 @@ MAX_BYTES = 1 << 18
 """The longest grammar, and the longest JSON schema."""
 
 _MAX_DEPTH = 100
-"""Parentheses in each other: llama.cpp reads them by recursion."""
+"""Parentheses in each other, which are written by recursion."""
 
 _MAX_REPEATS = 2000
 """llama.cpp's MAX_REPETITION_THRESHOLD."""
 
-_MAX_SIZE = 1 << 20
-"""Characters after repetitions are written out, as llama.cpp does."""
-
-_MAX_WAYS = 4096
-"""Ways to begin a rule: llama.cpp keeps a stack for each, and compares it with all others."""
-
-_MAX_EMPTY = 100
-"""Items in a row that may be empty: of these the time grows with the fourth power."""
-
 _ESCAPE = r"""\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
-_SURROGATE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u|U0000)[dD][89a-fA-F]")
+_NUL = r"\x{0}"
+"""No token that begins with it is one to llama.cpp."""
+
+_PIECE = re.compile(rf"{_ESCAPE}|[^\\]", re.DOTALL)
 _BLANK = r"(?:[ \t\r\n]|\#[^\r\n\0]*[\r\n])*"
 _TOKEN = re.compile(
     rf"""(?P<space>(?:[ \t]|\#[^\r\n\0]*)+)|(?P<line>[\r\n]+)
@@ -42,20 +36,15 @@ _TOKEN = re.compile(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Item:
     """A text, a token, a name or a group, and how often it may stand there: from each of these, to the other."""
 
-    size: int = 1
     text: str = ""
     where: str = ""
     name: str | None = None
     group: list[list[_Item]] | None = None
     times: list[tuple[int, int | None]] = field(default_factory=list)
-
-
-Ways = tuple[int, int]
-"""Ways to the first character, and ways to be empty."""
 
 
 def _refuse(reason: str) -> InvalidInput:
@@ -95,7 +84,7 @@ def _read(text: str) -> dict[str, list[list[_Item]]]:
     rules: dict[str, list[list[_Item]]] = {}
     opened: list[list[list[_Item]]] = []  # the rule's alternatives, then those of each group; none between two rules
     last: _Item | None = None  # what a repetition would repeat
-    before, size = "", 0
+    before = ""
     for kind, value, where in _tokens(text):
         if kind == "line":
             if len(opened) == 1 and not before.endswith(("::=", "|")):
@@ -113,24 +102,21 @@ def _read(text: str) -> dict[str, list[list[_Item]]]:
         elif not opened or kind == "is":
             reason = "expected a rule: name ::= ...; a line goes on within ( ), or after | or ::="
             raise _refuse(f"{where}: {value!r:.40}, {reason}")
-        elif kind == "text" and value[0] == '"' and _SURROGATE.search(value):
-            raise _refuse(f"{where}: {value!r:.40} has half of a surrogate pair, which no text has")
         elif kind in ("text", "name"):
-            last = _Item(name=value) if kind == "name" else _Item(max(len(value) - 2, 1), value, where)
+            last = _Item(name=value) if kind == "name" else _Item(value, where)
             if value in ('""', "[]", "[^]"):
                 last = None
             else:
                 opened[-1][-1].append(last)
-                size += last.size
         elif kind == "times":
             if last is None:
                 raise _refuse(f"{where}: nothing stands before {value!r}")
             if len(opened) == 1 and re.search(r"[\r\n]", value):
                 raise _refuse(f"{where}: {value!r:.40} in several lines, expected within ( )")
-            size += _repeat(last, *_times(value, where))
-            if size > _MAX_SIZE:
-                raise _refuse(f"{where}: more than {_MAX_SIZE} characters with its repetitions written out")
-            last = last if last.times[-1] != (0, 0) else None
+            last.times.append(_times(value, where))
+            if last.times[-1] == (0, 0):
+                opened[-1][-1].pop()
+                last = None
         elif value == "(":
             if len(opened) > _MAX_DEPTH:
                 raise _refuse(f"{where}: more than {_MAX_DEPTH} parentheses in each other")
@@ -152,221 +138,226 @@ def _read(text: str) -> dict[str, list[list[_Item]]]:
     return rules
 
 
-def _repeat(item: _Item, least: int, most: int | None) -> int:
-    """By how much it is larger thereafter."""
-    before = item.size
-    item.times.append((least, most))
-    item.size *= max(least, most or 0, 1)
-    return item.size - before
-
-
 class _Rules:
-    """The ways to begin each rule, none of which may lead back to the rule."""
+    """Whether each rule may be empty; none begins with itself, as llama.cpp has it."""
 
     def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
         self._rules = rules
-        self._known: dict[str, Ways | None] = {}  # None: being looked at
+        self._empty: dict[str, bool | None] = {}  # None: being looked at
 
     def check(self) -> None:
-        for name in self._rules:
+        for name, alternatives in self._rules.items():
             self._rule(name)
-        for alternatives in self._rules.values():
             self._check(alternatives)
 
     def may_be_empty(self, item: _Item) -> bool:
-        return self._item(item)[1] > 0
+        empty = self._any(item.group or []) if item.name is None else self._rule(item.name)
+        return empty or any(least == 0 for least, _ in item.times)
 
     def _check(self, alternatives: list[list[_Item]]) -> None:
         """See to all that stands in a rule or a group, not only to what it begins with."""
         for item in itertools.chain.from_iterable(alternatives):
-            self._item(item)
-            if item.group is not None:
-                self._check(item.group)
+            self.may_be_empty(item)
+            self._check(item.group or [])
 
-    def _rule(self, name: str) -> Ways:
-        if name not in self._known:
-            self._known[name] = None
-            self._known[name] = self._any(self._rules[name])
-        ways = self._known[name]
-        if ways is None:
+    def _rule(self, name: str) -> bool:
+        if name not in self._rules:
+            raise _refuse(f"rule {name!r} is not defined")
+        if name not in self._empty:
+            self._empty[name] = None
+            self._empty[name] = self._any(self._rules[name])
+        empty = self._empty[name]
+        if empty is None:
             raise _refuse(f"rule {name!r} begins with itself (left recursion)")
-        return ways
+        return empty
 
-    def _any(self, alternatives: list[list[_Item]]) -> Ways:
-        ways, empty = map(sum, zip(*map(self._all, alternatives), strict=True))
-        if max(ways, empty) > _MAX_WAYS:
-            raise _refuse(f"more than {_MAX_WAYS} ways to begin: too many alternatives, or ranges in each other")
-        return ways, empty
-
-    def _all(self, items: list[_Item]) -> Ways:
-        ways, empty = 0, 1
-        for item in items:
-            if empty:
-                first, nothing = self._item(item)
-                ways, empty = ways + empty * first, empty * nothing
-        return ways, empty
-
-    def _item(self, item: _Item) -> Ways:
-        if item.name is not None:
-            ways, empty = self._rule(item.name)
-        else:
-            ways, empty = (1, 0) if item.group is None else self._any(item.group)
-        for least, most in item.times:
-            if empty > 1:  # so many ways to be empty that a few times are enough to see it
-                least, most = min(least, 12), min(least + 1 if most is None else most, 12)
-            powers = [empty**i for i in range((least + 1 if most is None else most) + 1)]
-            ways, empty = ways * sum(powers[:-1]), sum(powers[least:])
-        return ways, empty
+    def _any(self, alternatives: list[list[_Item]]) -> bool:
+        found = [all(map(self.may_be_empty, items)) for items in alternatives]  # of each, that all are looked at
+        return any(found)
 
 
-class _Borders:
-    """What comes right after characters: no !<token>, as which llama.cpp lets a token's rest pass, and then fails."""
+class _Begins(NamedTuple):
+    """What may come at a place."""
 
-    def __init__(self, rules: dict[str, list[list[_Item]]], ways: _Rules) -> None:
+    characters: bool = False
+    token: _Item | None = None  # a !<token>
+
+    def or_(self, other: _Begins) -> _Begins:
+        """What is in any of both.
+
+        Raises:
+            InvalidInput: a !<token> and characters: llguidance takes each token for the former then, and the answer
+                might never find its end.
+        """
+        both = _Begins(self.characters or other.characters, self.token or other.token)
+        if both.characters and both.token:
+            where, text = both.token.where, both.token.text
+            raise _refuse(f"{where}: {text!r:.40} where characters may stand too, expected one or the other")
+        return both
+
+
+class _Places:
+    """What may come at each place of the rules: !<token>s, or characters."""
+
+    def __init__(self, rules: dict[str, list[list[_Item]]], known: _Rules) -> None:
         self._rules = rules
-        self._ways = ways
-        self._known: dict[str | int, _Item | None] = {}  # by name, or by id of a group
-        self._empty: dict[int, bool] = {}
-        self._followed: dict[str, _Item] = {}  # by rule, the !<token> that may come after it
+        self._may_be_empty = functools.cache(known.may_be_empty)
+        self._known: dict[str | int, _Begins] = {}  # by name, or by id of a group
+        self._after: dict[str, _Begins] = {}  # what may come after a rule
         self._left: list[str] = []  # of these rules
 
     def check(self) -> None:
         for alternatives in self._rules.values():
-            self._check(alternatives, None)
+            self._check(alternatives, _Begins())
         for name in self._left:  # which grows meanwhile
-            self._check(self._rules[name], self._followed[name])
+            self._check(self._rules[name], self._after[name])
 
-    def _check(self, alternatives: list[list[_Item]], after: _Item | None) -> None:
+    def _check(self, alternatives: list[list[_Item]], after: _Begins) -> None:
+        together = _Begins()
         for items in alternatives:
-            following = after
+            at = after
             for item in reversed(items):
                 first = self._first(item)
                 again = any(most is None or most > 1 for _, most in item.times)
-                self._item(item, (first if again else None) or following)
-                following = first or (following if self._may_be_empty(item) else None)
+                self._item(item, at.or_(first) if again else at)
+                at = first.or_(at) if self._may_be_empty(item) else first
+            together = together.or_(at)
 
-    def _item(self, item: _Item, after: _Item | None) -> None:
+    def _item(self, item: _Item, after: _Begins) -> None:
         if item.group is not None:
             self._check(item.group, after)
-        elif after is None or item.text.startswith(("!", "<")):
-            return
-        elif item.name is None:
-            reason = "right after characters, expected at the beginning or after a <token>"
-            raise _refuse(f"{after.where}: {after.text!r:.40} {reason}")
-        elif item.name not in self._followed:
-            self._followed[item.name] = after
-            self._left.append(item.name)
+        elif item.name is not None:
+            before = self._after.get(item.name, _Begins())
+            if before.or_(after) != before:
+                self._after[item.name] = before.or_(after)
+                self._left.append(item.name)
 
-    def _first(self, item: _Item) -> _Item | None:
-        """A !<token> that an item may begin with."""
+    def _first(self, item: _Item) -> _Begins:
         if item.name is None and item.group is None:
-            return item if item.text.startswith("!") else None
+            return _Begins(item.text[0] not in "!<", item if item.text[0] == "!" else None)
         key = item.name or id(item)
         if key not in self._known:
             self._known[key] = self._any(item.group or self._rules[item.name or ""])
         return self._known[key]
 
-    def _may_be_empty(self, item: _Item) -> bool:
-        if id(item) not in self._empty:
-            self._empty[id(item)] = self._ways.may_be_empty(item)
-        return self._empty[id(item)]
-
-    def _any(self, alternatives: list[list[_Item]]) -> _Item | None:
+    def _any(self, alternatives: list[list[_Item]]) -> _Begins:
+        begins = _Begins()
         for items in alternatives:
             for item in items:
-                if first := self._first(item):
-                    return first
+                begins = begins.or_(self._first(item))
                 if not self._may_be_empty(item):
                     break
-        return None
+        return begins
 
 
-class _Row(NamedTuple):
-    """Items that may be empty and follow each other: at its beginning, at its end, the most; and whether all are.
+class _Writer:
+    """Lark, as llguidance reads it, by single characters: its lexer would take the longest text that fits."""
 
-    Each is compared with those after it, so that of alternatives the squares add up.
-    """
+    def __init__(self, token: Callable[[str], int], ends: Sequence[int]) -> None:
+        self._token = token
+        self._ends = "".join(f",{end}" for end in ends)
+        self._lines = ['%llguidance {"no_forcing": true}']  # the model says how a text is cut into tokens
+        self._characters: dict[str, str] = {}  # regular expression -> name
 
-    first: float = 0
-    last: float = 0
-    most: float = 0
-    empty: bool = False
+    def write(self, rules: dict[str, list[list[_Item]]]) -> str:
+        self._names = {name: "start" if name == "root" else f"r{i}" for i, name in enumerate(rules)}
+        for name, alternatives in rules.items():
+            self._rule(self._names[name], alternatives)
+        return "\n".join([*self._lines, *(f"{name}: /{regex}/" for regex, name in self._characters.items()), ""])
 
-    def then(self, other: _Row) -> _Row:
-        return _Row(
-            self.first + other.first * self.empty,
-            other.last + self.last * other.empty,
-            max(self.most, other.most, self.last + other.first),
-            self.empty and other.empty,
-        )
+    def _rule(self, name: str, alternatives: list[list[_Item]]) -> str:
+        self._lines.append("")
+        at = len(self._lines) - 1  # before the groups in it
+        self._lines[at] = f"{name}: " + " | ".join(" ".join(map(self._item, items)) or '""' for items in alternatives)
+        return name
 
-    def repeated(self, least: int, most: int | None) -> _Row:
-        n = least + 1 if most is None else most
-        if n == 0:
-            return _NOTHING
-        if self.empty:
-            return _Row(self.first * n, self.last * n, max(self.most, self.last * n), True)
-        row = self.then(self) if n > 1 else self
-        return row if least > 0 else _Row(row.first + 1, row.last + 1, max(row.most, row.first + 1), True)
-
-
-_NOTHING = _Row(empty=True)
-
-
-class _Rows:
-    """The items in a row that may be empty, of each rule."""
-
-    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
-        """Raise InvalidInput for a name that no rule has."""
-        self._rules = rules
-        self._known: dict[str, _Row] = {}
-        for name in rules:
-            self._rule(name)
-
-    def check(self) -> None:
-        for row in self._known.values():
-            if row.most > _MAX_EMPTY:
-                raise _refuse(f"more than {_MAX_EMPTY} items in a row that may be empty")
-
-    def _rule(self, name: str) -> _Row:
-        if name not in self._rules:
-            raise _refuse(f"rule {name!r} is not defined")
-        if name not in self._known:
-            self._known[name] = _Row()  # within itself: how deep shows only when it is used
-            self._known[name] = self._any(self._rules[name])
-        return self._known[name]
-
-    def _any(self, alternatives: list[list[_Item]]) -> _Row:
-        rows = [self._all(items) for items in alternatives]
-        first, last = math.hypot(*(row.first for row in rows)), math.hypot(*(row.last for row in rows))
-        return _Row(first, last, max(first, last, *(row.most for row in rows)), any(row.empty for row in rows))
-
-    def _all(self, items: list[_Item]) -> _Row:
-        return functools.reduce(_Row.then, map(self._item, items), _NOTHING)
-
-    def _item(self, item: _Item) -> _Row:
+    def _item(self, item: _Item) -> str:
         if item.name is not None:
-            row = self._rule(item.name)
+            written = self._names[item.name]
+        elif item.group is not None:
+            written = self._rule(f"g{len(self._lines)}", item.group)
         else:
-            row = _Row() if item.group is None else self._any(item.group)
+            written = self._text(item)
         for least, most in item.times:
-            row = row.repeated(least, most)
-        return row
+            written = f"({written}){{{least},{'' if most is None else most}}}"
+        return written
+
+    def _text(self, item: _Item) -> str:
+        text = item.text
+        if text[0] == "!":  # no end of a text is one of the others
+            return f"<[^{self._token(text[1:])}{self._ends}]>"
+        if text[0] == "<":
+            return f"<[{self._token(text)}]>"
+        if text == ".":
+            return self._character(f"[^{_NUL}]")
+        if text[0] == "[":
+            return self._character(_class(text, item.where))
+        codes = list(map(_code, _PIECE.findall(text[1:-1])))
+        if any(0xD800 <= code <= 0xDFFF or code > sys.maxunicode for code in codes):
+            raise _refuse(f"{item.where}: {text!r:.40} has what is no character, as half of a surrogate pair")
+        return "(" + " ".join(self._character(rf"\x{{{code:x}}}") for code in codes) + ")"
+
+    def _character(self, regex: str) -> str:
+        return self._characters.setdefault(regex, f"C{len(self._characters)}")
 
 
-@functools.lru_cache(maxsize=64)
-def check_gbnf(text: str) -> None:
-    """Raise InvalidInput, with the reason, for a grammar that llama.cpp refuses, or should."""
+def _code(piece: str) -> int:
+    """The character that a piece of a text or a class stands for."""
+    if piece[0] != "\\":
+        return ord(piece)
+    if piece[1] in "xuU":
+        return int(piece[2:], 16)
+    return ord({"t": "\t", "r": "\r", "n": "\n"}.get(piece[1], piece[1]))
+
+
+def _class(text: str, where: str) -> str:
+    """A regular expression of a class of characters."""
+    inside = "^" * text.startswith("[^")
+    pieces, ranges, at = _PIECE.findall(text[1 + len(inside) : -1]), "", 0
+    while at < len(pieces):
+        n = 3 if pieces[at + 1 : at + 2] == ["-"] and at + 2 < len(pieces) else 1
+        low, high = _code(pieces[at]), _code(pieces[at + n - 1])
+        if low > high or high > sys.maxunicode:
+            raise _refuse(f"{where}: {''.join(pieces[at : at + n])} is no range of characters")
+        for first, last in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):  # without halves of surrogate pairs
+            ranges += rf"\x{{{first:x}}}-\x{{{last:x}}}" if first <= last else ""
+        at += n
+    if not inside and not ranges:
+        raise _refuse(f"{where}: {text!r:.40} has no character")
+    return f"[{inside}{_NUL if inside else ''}{ranges}]"
+
+
+def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
+    """A grammar as llguidance reads it, which enforces it by single characters and has bounds of its own.
+
+    Args:
+        text: in GBNF, up to 256 KiB.
+        token: the id of a <token>, as it stands there; may raise InvalidInput.
+        ends: of the tokens that end a text: no !<token> is one of these.
+
+    Raises:
+        InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times; characters where a
+            !<token> may stand too.
+    """
     if len(text) > MAX_BYTES:
         raise InvalidInput.of("grammar", f"of {len(text)} characters", f"at most {MAX_BYTES}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidInput(f"the grammar is not UTF-8: {e.reason} at character {e.start}", key="grammar") from e
     rules = _read(text)
     if "root" not in rules:
         raise _refuse("it has no rule 'root'")
     try:
-        rows = _Rows(rules)
-        ways = _Rules(rules)
-        ways.check()
-        rows.check()
-        _Borders(rules, ways).check()
+        known = _Rules(rules)
+        known.check()
+        _Places(rules, known).check()
+        return _Writer(token, ends).write(rules)
     except RecursionError:
         raise _refuse("its rules lie too deep in each other") from None
+
+
+@functools.lru_cache(maxsize=64)
+def check_gbnf(text: str) -> None:
+    """Raise InvalidInput, with the reason, for a text that no model takes as a grammar; see :func:`to_lark`."""
+    to_lark(text, lambda name: 0, ())

@@ -1,4 +1,4 @@
-"""What a text must follow, by way of llama.cpp (GBNF) or llguidance (JSON schemas): a stage of a chain of samplers."""
+"""What a text must follow, a grammar (GBNF) or a JSON schema, by way of llguidance: a stage of a chain of samplers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llama_cpp._internals import LlamaModel
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.model.gbnf import MAX_BYTES, check_gbnf
+from autodeco_gguf.model.gbnf import MAX_BYTES, to_lark
 from autodeco_gguf.model.json_schema import compile_schema
 from autodeco_gguf.model.token_text import token_bytes
 
@@ -29,9 +29,13 @@ if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 """What a function is called with that has no ``parameters``."""
 
-_MAX_ROW, _MAX_STEP = 20_000, 400_000
-"""Items of llguidance's parser, some eight times its own limits: with those an object may have 500 properties that may
-be left out, with these 5,000, and a token takes up to 0.1 s."""
+_SCHEMA_ITEMS = 20_000, 400_000
+"""Items of llguidance's parser at a place and for a token, some eight times its own limits: with those an object may
+have 500 properties that may be left out, with these 5,000, and a token takes up to 0.1 s."""
+
+_GRAMMAR_ITEMS = 5_000, 100_000
+"""The same for a grammar, of which each character is an item: with these it may have 4,500 alternatives at a place, and
+the worst that was found takes 2 s for a token."""
 
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
@@ -49,8 +53,10 @@ _REASONS = {
     "NoExtensionBias": "it refers to itself without end",
     "Too many items": "it has too many alternatives at a time",
     "Current row has": "it has too many properties that may be left out, or too many alternatives",
+    "too big": "it is too large",
+    "symbols.len()": "it is too large",
 }
-"""What llguidance says of a schema, and what that means."""
+"""What llguidance says of a schema or a grammar, and what that means."""
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -200,6 +206,12 @@ def with_schemas(create_chat_completion: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
+def _ends(model: LlamaModel) -> list[int]:
+    """The tokens that end a text."""
+    tokens = range(llama_cpp.llama_vocab_n_tokens(model.vocab))
+    return [token for token in tokens if llama_cpp.llama_vocab_is_eog(model.vocab, token)]
+
+
 def _tokenizer(model: LlamaModel) -> LLTokenizer:
     """For llguidance; made once a model, which takes a second or two at a vocabulary of 150,000.
 
@@ -208,11 +220,11 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
     from llguidance import LLTokenizer
 
     if model not in _tokenizers:
-        vocab = model.vocab
+        vocab, ends = model.vocab, _ends(model)
         tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
-        ends = [token for token in tokens if llama_cpp.llama_vocab_is_eog(vocab, token)]
         if not ends:
-            raise InvalidInput("a JSON schema needs a model that can end a text; its vocabulary has no such token")
+            words = "a grammar or a JSON schema needs a model that can end a text"
+            raise InvalidInput(f"{words}; its vocabulary has no such token", key="grammar")
         make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # its stub leaves it out
         _tokenizers[model] = make(
             tokens=[token_bytes(vocab, t, special=False) or b"\xff" + token_bytes(vocab, t) for t in tokens],
@@ -224,23 +236,20 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
     return _tokenizers[model]
 
 
-def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
-    """A grammar as one of llama.cpp's samplers, which the chain that it is added to will own.
+def _token_of(model: LlamaModel, text: str) -> int:
+    """The id of a token that a grammar names by it, as <[12]>, or by its text, as <think>."""
+    if text.startswith("<["):
+        digits = text[2:-2].lstrip("0") or "0"
+        if len(digits) < 10 and int(digits) < llama_cpp.llama_vocab_n_tokens(model.vocab):
+            return int(digits)
+    else:
+        tokens = model.tokenize(text.encode(), False, True)
+        if len(tokens) == 1:
+            return int(tokens[0])
+    raise InvalidInput(f"the grammar names {text:.40}, which is no token of this vocabulary", key="grammar")
 
-    Raises:
-        InvalidInput: it does not parse, or would crash or hang llama.cpp.
-    """
-    if isinstance(grammar, SchemaGrammar):
-        from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(max_items_in_row=_MAX_ROW, step_max_items=_MAX_STEP, verbose_errors=False)
-        matcher = _with_room(lambda: LLMatcher(_tokenizer(model), grammar.compiled, log_level=0, limits=limits))
-        matcher.compute_bitmask()
-        if matcher.is_error():
-            reason = matcher.get_error().splitlines()[0]
-            why = next((words for found, words in _REASONS.items() if found in reason), reason)
-            raise InvalidInput(f"JSON schema: no text follows it: {why}", key="schema")
-        return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)
+def _lark(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> str:
     if not isinstance(grammar, llama_cpp.LlamaGrammar):
         raise InvalidInput.of("grammar", repr(grammar), "what LlamaGrammar.from_string makes of a text")
     text = grammar._grammar  # noqa: SLF001  no other door
@@ -249,19 +258,29 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
             "this grammar is what llama_cpp makes of a JSON schema, which lets much through; "
             "autodeco_gguf.LlamaGrammar.from_json_schema enforces all of it, or refuses",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    try:
-        source = text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise InvalidInput(f"the grammar is not UTF-8: {e.reason} at character {e.start}", key="grammar") from e
-    if text:
-        check_gbnf(text)
-    with core.LogCapture(False) as capture:
-        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, source, grammar._root.encode("utf-8"))  # noqa: SLF001
-    reason = capture.first_error
-    if not sampler:
-        if reason == "failed to parse grammar":  # why has gone to stderr; what is left of check_gbnf is one of these
-            reason = "a <token> that the vocabulary has not, or repetitions in each other that make too many rules"
-        raise InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
-    return sampler
+    return to_lark(text, functools.partial(_token_of, model), _ends(model))
+
+
+def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
+    """A grammar as one of llama.cpp's samplers, which the chain that it is added to will own.
+
+    Raises:
+        InvalidInput: it does not parse, no text follows it, or it is too large.
+    """
+    from llguidance import LLMatcher, LLParserLimits
+
+    if isinstance(grammar, SchemaGrammar):
+        name, key, (row, step), compiled = "JSON schema", "schema", _SCHEMA_ITEMS, grammar.compiled
+    else:
+        name, key, (row, step) = "grammar", "grammar", _GRAMMAR_ITEMS
+        compiled = LLMatcher.grammar_from_lark(_lark(model, grammar))
+    limits = LLParserLimits(max_items_in_row=row, step_max_items=step, verbose_errors=False)
+    matcher = _with_room(lambda: LLMatcher(_tokenizer(model), compiled, log_level=0, limits=limits))
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        reason = matcher.get_error().splitlines()[0]
+        why = next((words for found, words in _REASONS.items() if found in reason), reason)
+        raise InvalidInput(f"{name}: no text follows it: {why}", key=key)
+    return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)

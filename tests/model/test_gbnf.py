@@ -1,18 +1,27 @@
-"""Grammars that would crash or hang llama.cpp, and those that it takes."""
+"""Grammars that would crash or hang llama.cpp, those that it takes, and what they let through."""
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import hypothesis
 import llama_cpp
 import pytest
+from conftest import load
 from hypothesis import strategies as st
 from llama_cpp import llama_grammar
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.model.gbnf import check_gbnf
+from autodeco_gguf.model.grammar import grammar_stage
+from autodeco_gguf.model.llama import Llama
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.model.token_text import token_bytes
 
 GOOD = [
     'root ::= "a"{2} "b"{1,3} [^"\\\\\\x00-\\x1F]{0,} # a comment\n\n# another\n',
@@ -40,7 +49,9 @@ GOOD += [
 
 GOOD += [
     'root ::= !<[3]>* <think> "a" <[2]> !<[3]> [a-z]* </think>',
-    'root ::= ("a" <[5]>)* !<[3]>',
+    "root ::= [a-z] !<[3]>",
+    "root ::= ((([a-z]{0,70}){0,70}){0,70}){0,70}",
+    "root ::= " + '"a"? ' * 300,
     'root ::= a | !<[3]> root | <[7]> root ")"\na ::= <[5]> "b" | <[6]> a',
 ]
 
@@ -57,7 +68,7 @@ def is_parsed(text: str) -> bool:
     return capture.first_error.startswith("grammar does not contain a 'nowhere' symbol")
 
 
-LET_THROUGH = ("(left recursion)", "expected at the beginning or after a <token>")
+LET_THROUGH = ("(left recursion)", "expected one or the other")
 """Ends of reasons for what llama.cpp's parser takes."""
 
 PIECES = [
@@ -83,39 +94,14 @@ def test_what_llama_cpp_takes_and_nothing_else(pieces: list[str]) -> None:
 
 
 DEEP = "\n".join(f"r{i} ::= r{i + 1}" for i in range(9000)) + '\nr9000 ::= "a"'
-DOUBLING = "\n".join(f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(40)) + '\nr40 ::= "a"'
-NESTED = "a ::= b{0,90}\nb ::= c{0,90}\nc ::= [x]{0,90}"
-
 BAD = {
     "reversed": ('root ::= "a"{7,3}', r"line 1, column 13: \{7,3\} is a reversed range"),
     "reversed, spaced": ('root ::= "x"\nz ::= root{ 3 , 0 }', r"line 2, column 11: .* is a reversed range"),
     "huge": ('root ::= "a"{3000}', r"\{3000\} is more than 2000 times"),
     "huge upper end": ('root ::= "a"{0,99999999999999999999999}', "is more than 2000 times"),
-    "ranges in ranges": ('root ::= ((("a"{0,70}){0,70}){0,70}){0,70}', "more than 4096 ways to begin"),
-    "ranges in rules": (f"root ::= a{{0,90}}\n{NESTED}", "more than 4096 ways to begin"),
-    "not at the beginning": (f'root ::= "x" (a{{0,90}} "y")\n{NESTED}', "more than 4096 ways to begin"),
-    "alternatives, not at the beginning": (
-        'root ::= "x" (' + " | ".join(f'"{i}"' for i in range(5000)) + ")",
-        "more than 4096 ways to begin",
-    ),
-    "doubling": (f"root ::= r0\n{DOUBLING}", "more than 4096 ways to begin"),
-    "optional ones in groups": ("root ::= (([a-z ]?){50}){20}", "more than 100 items in a row that may be empty"),
-    "optional ones, repeated twice": ("root ::= ([a-z ]?){60}{2}", "more than 100 items in a row that may be empty"),
-    "optional ones in rules": ('root ::= x{30} "b"\nx ::= a? a? a? a?\na ::= "a"', "more than 100 items in a row"),
-    "optional ones at borders": ('root ::= (a{60} "b" a{60}){2}\na ::= "a"?', "more than 100 items in a row"),
-    "optional ones in alternatives": (
-        f"root ::= {'(a{60} | ' * 4}a{')' * 4}\na ::= [a]?",
-        "more than 100 items in a row",
-    ),
-    "half of a surrogate pair": ('root ::= "a\\\\\\ud800"', "line 1, column 10: .* has half of a surrogate pair"),
-    "optional ones": ("root ::= " + '"a"? ' * 300, "more than 100 items in a row that may be empty"),
-    "long": (
-        "root ::= " + '"' + "a" * 2000 + '"{2000}',
-        "more than 1048576 characters with its repetitions written out",
-    ),
-    "long, replaced": (
-        "root ::= " + '"' + "a" * 2000 + '"{2000}\nroot ::= "a"',
-        "line 1, column 2012: more than 1048576 characters",
+    "half of a surrogate pair": (
+        'root ::= "a\\\\\\ud800"',
+        "line 1, column 10: .* has what is no character",
     ),
     "underscore": ("root ::= a\na ::= b_c", "line 2, column 7: 'b_c', expected letters, digits and - in a rule's name"),
     "underscore, defined": ('root ::= "a"\nb_c ::= "d"', "line 2, column 1: 'b_c ::=', expected letters"),
@@ -156,15 +142,23 @@ BAD = {
     "nothing to repeat": ('root ::= "a" ""*', r"line 1, column 16: nothing stands before '\*'"),
     "nothing left": ('root ::= "a"{0}?', r"nothing stands before '\?'"),
     "empty class repeated": ("root ::= [^]*", r"nothing stands before '\*'"),
-    "token": ("root ::= [a-z] !<[3]>", r"line 1, column 16: '!<\[3\]>' right after characters, expected at the begin"),
-    "token, perhaps": ('root ::= "Answer: " !<think>* <[2]>', "line 1, column 21: '!<think>' right after"),
-    "token after what may be empty": ('root ::= ("a" <[2]>?) (<[2]>* | "") !<[3]>', "column 37: .* right after"),
-    "token in rules": (
-        "root ::= a b\na ::= <[5]> | (<[5]> a | .)\nb ::= c? !<[3]>\nc ::= <[2]>",
-        r"line 3, column 10: '!<\[3\]>' right after",
+    "token or characters": (
+        'root ::= "a"? !<[3]>',
+        r"line 1, column 15: '!<\[3\]>' where characters may stand too, expected one or the other",
     ),
-    "token, again": ('root ::= (!<[3]> "a"){2}', "line 1, column 11: .* right after"),
-    "token after itself": ('root ::= !<[3]> root | "a" root | <[2]>', "line 1, column 10: .* right after"),
+    "token or what ends": ('root ::= !<think>* "END"', "line 1, column 10: '!<think>' where characters"),
+    "token in an alternative": ('root ::= <[5]> ("a" | !<[3]> "b")', "line 1, column 23: .* where characters"),
+    "token before itself": ('root ::= !<[3]> root | "a" root | <[2]>', "line 1, column 10: .* where characters"),
+    "token again": ('root ::= (!<[3]> "a"*){2}', "line 1, column 11: .* where characters"),
+    "token in rules": (
+        'root ::= a b c\na ::= <[5]> ("x" a)?\nb ::= c? !<[3]>\nc ::= <[2]>',
+        r"line 3, column 10: '!<\[3\]>' where",
+    ),
+    "class reversed": ("root ::= [a-cz-x]", "line 1, column 10: z-x is no range of characters"),
+    "class beyond Unicode": ('root ::= "x" [a\\U00110000]', r"line 1, column 14: \\U00110000 is no range of char"),
+    "class of surrogates": ("root ::= [\\ud800-\\udfff]", "line 1, column 10: .* has no character"),
+    "text beyond Unicode": ('root ::= "a\\U00110000"', r"line 1, column 10: .* has what is no character"),
+    "not UTF-8": ('root ::= "\ud800"', "the grammar is not UTF-8: surrogates not allowed at character 10"),
     "NUL in a comment": ('root ::= "a" # \0\nroot ::= "b"', "line 1, column 16: unexpected"),
     "NUL": ('root ::= "a"\0junk', "line 1, column 13: unexpected"),
 }
@@ -178,3 +172,171 @@ def test_refused_at_once(text: str, match: str) -> None:
     assert time.process_time() - begin < 2
     assert error.value.key == "grammar"
     assert "\n" not in str(error.value)
+
+
+# ---- what they let through ----
+
+WORDS = [
+    *('"a"', '"ab"', '"c"', '"é"', '"\\n"', '"\\""', "[a-c]", "[^a-b]", "[^a\\n]", "[é-ü]", ".", "[ -~]", '"aab"'),
+    '""', "[\\u4e00-\\u9fff]", "[^\\u4e00-\\u9fff]", "[😀-😂]", '"\\U0001F600x"', "[a-]", "[--/]", "[\\]\\x41]",
+]  # fmt: skip
+TIMES = ["*", "+", "?", "{2}", "{0,2}", "{1,}", "{1,3}", "{0}"]
+
+
+def random_rules(r: random.Random) -> str:
+    """A grammar of up to three rules."""
+    names = ["root", "a", "b"][: r.randint(1, 3)]
+
+    def item(depth: int) -> str:
+        kind = r.random()
+        word = r.choice(names) if kind < 0.25 else f"({alternatives(depth + 1)})" if kind > 0.8 else r.choice(WORDS)
+        word = r.choice(WORDS) if depth > 1 else word
+        return word + r.choice(TIMES) * (word != '""' and r.random() < 0.35)
+
+    def alternatives(depth: int) -> str:
+        each = [
+            " ".join(item(depth) for _ in range(r.choice([0, 1, 1, 2, 2, 3]))) for _ in range(r.choice([1, 1, 2, 3]))
+        ]
+        return " | ".join(each)
+
+    return "".join(f"{name} ::= {alternatives(0)}\n" for name in names)
+
+
+class Masks:
+    """What a sampler lets through of a vocabulary."""
+
+    def __init__(self, llm: Llama) -> None:
+        self.llm = llm
+        self.model = model = llm._model
+        self.n = model.n_vocab()
+        self.ends = {t for t in range(self.n) if llama_cpp.llama_vocab_is_eog(model.vocab, t)}
+        self.texts = {t: token_bytes(model.vocab, t, special=False) for t in range(self.n)}
+        # of the others llama.cpp takes control tokens for text, bytes that are in no text, and not the first of [^x]
+        self.compared = {t for t, text in self.texts.items() if text and text[0] and is_utf8(text)}
+
+    def through(self, sampler: Any) -> set[int]:
+        given = (llama_cpp.llama_token_data * self.n)(*((token, 0.0, 0.0) for token in range(self.n)))
+        llama_cpp.llama_sampler_apply(sampler, llama_cpp.llama_token_data_array(given, self.n, -1, False))
+        return {entry.id for entry in given if entry.logit == 0.0}
+
+    def of(self, sampler: Any) -> tuple[set[int], bool]:
+        """Tokens; and whether the text may end."""
+        through = self.through(sampler)
+        return through & self.compared, bool(through & self.ends)
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def masks() -> Iterator[Masks]:
+    llm = load(DEMO_MODEL)
+    yield Masks(llm)
+    llm.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_same_as_llama_cpp(masks: Masks, seed: int) -> None:
+    """Of grammars for which it does not hang."""
+    r, n = random.Random(seed), 0
+    while n < 12:
+        text = random_rules(r)
+        sampler = None
+        with suppress(InvalidInput):
+            ours = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
+            sampler = llama_cpp.llama_sampler_init_grammar(masks.model.vocab, text.encode(), b"root")
+        if not sampler:  # what it takes for left recursion
+            continue
+        n += 1
+        for _ in range(5):
+            through, may_end = masks.of(ours)
+            assert (through, may_end) == masks.of(sampler), text
+            if not through:
+                break
+            short = [token for token in sorted(through) if masks.texts[token] in (b"a", b"b", b"c", b"ab")]
+            token = r.choice(short if short and r.random() < 0.6 else sorted(through))
+            llama_cpp.llama_sampler_accept(ours, token)
+            llama_cpp.llama_sampler_accept(sampler, token)
+        llama_cpp.llama_sampler_free(ours)
+        llama_cpp.llama_sampler_free(sampler)
+
+
+def test_tokens_of_the_vocabulary(masks: Masks) -> None:
+    start = masks.model.tokenize(b"<|im_start|>", False, True)[0]
+    a, b = (masks.model.tokenize(text, False, False)[0] for text in (b"a", b"b"))
+    text = f'root ::= <[0{a}]> "b" <|im_start|> !<|im_start|>* <|im_start|> .'
+    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
+    anything = set(range(masks.n)) - masks.ends
+    for token, through in ((a, {a}), (b, {b}), (start, {start}), (b, anything), (start, anything)):
+        assert masks.through(stage) == through
+        llama_cpp.llama_sampler_accept(stage, token)
+    assert start not in masks.through(stage)  # is no character, as which llama.cpp takes it
+    llama_cpp.llama_sampler_accept(stage, b)
+    assert masks.through(stage) == masks.ends
+    llama_cpp.llama_sampler_free(stage)
+
+
+AMBIGUOUS = [
+    'root ::= a a a\na ::= "x"* | "x" root root',
+    'root ::= a? a?\na ::= "x" root root | "x"',
+    'root ::= ws{0,3}\nD ::= root{0,3} "\\n"\nws ::= [x]* | . D D',
+]
+"""Each has llama.cpp take ten times as long for a character as for the one before."""
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS, ids=range(len(AMBIGUOUS)))
+def test_many_ways_to_read_a_text(masks: Masks, text: str) -> None:
+    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
+    (x,) = masks.model.tokenize(b"x", False, False)
+    for _ in range(40):
+        assert x in masks.through(stage)
+        llama_cpp.llama_sampler_accept(stage, x)
+    llama_cpp.llama_sampler_free(stage)
+
+
+DOUBLING = "\n".join(f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(40)) + '\nr40 ::= "a"'
+LARGE = {
+    "ranges": ("root ::= ((([a-z]{0,70}){0,70}){0,70}){0,70}", ""),
+    "alternatives": ("root ::= " + " | ".join(f'"{i}"' for i in range(4000)), ""),
+    "doubling": (f"root ::= r0\n{DOUBLING}", ""),
+    "repetitions": ("root ::= (([a-z]{2000}){2000}){2000}", ""),
+    "text": (f'root ::= "{"a" * 2000}"{{2000}}', ""),
+    "groups": (f"root ::= {'(' * 100}[a-z]{'{0,2})*' * 100}", ""),
+    "more alternatives": (
+        'root ::= "x" (' + " | ".join(f'"{i}"' for i in range(6000)) + ")",
+        "Current row has 6001 items",
+    ),
+    "many classes": (
+        "root ::= " + " ".join(f"[^\\u{i:04x}]" for i in range(8000)),
+        "grammar: no text follows it: it is too large",
+    ),
+    "long": (f'root ::= "{"ab" * 100_000}"', "grammar: no text follows it: it is too large"),
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), LARGE.values(), ids=LARGE)
+def test_a_large_one_is_refused_or_followed(masks: Masks, text: str, reason: str) -> None:
+    grammar, begin = llama_cpp.LlamaGrammar.from_string(text, verbose=False), time.process_time()
+    if reason:
+        with pytest.raises(AutoDecoError, match=reason):
+            masks.llm("a", grammar=grammar, max_tokens=8)
+    else:
+        stage = grammar_stage(masks.model, grammar)
+        for _ in range(4):
+            llama_cpp.llama_sampler_accept(stage, min(masks.through(stage)))
+        llama_cpp.llama_sampler_free(stage)
+    assert time.process_time() - begin < 20
+
+
+NO_TOKENS = [f"<[{'9' * 5000}]>", "<[1200]>", "<>", "<nothing-of-this-name>", "!<[1200]>"]
+
+
+@pytest.mark.parametrize("text", NO_TOKENS, ids=range(len(NO_TOKENS)))
+def test_what_is_no_token(masks: Masks, text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^the grammar names <.*, which is no token of this vocabulary$"):
+        grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(f"root ::= {text}", verbose=False))

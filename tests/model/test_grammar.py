@@ -1,4 +1,4 @@
-"""JSON schemas: enforced as a whole, or refused; and grammars on their way to llama.cpp."""
+"""JSON schemas: enforced as a whole, or refused; and grammars."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_nothing_outlives_the_model() -> None:
     assert model() is None
 
 
-def test_a_grammar_for_llama_cpp(llm: Llama) -> None:
+def test_a_grammar(llm: Llama) -> None:
     grammar = LlamaGrammar.from_string('root ::= "yes" | "no"')
     assert follows(llm, grammar, "yes")
     assert not follows(llm, grammar, "yesno")
@@ -275,21 +275,11 @@ def test_a_grammar_for_llama_cpp(llm: Llama) -> None:
     [
         ('root ::= "a"{5,2}', "is a reversed range"),
         ('root ::= "\ud800"', "the grammar is not UTF-8"),
-        ("root ::= <[99999999999999999999]>", "the grammar does not parse: "),
     ],
 )
 def test_a_grammar_that_is_none(llm: Llama, text: str, match: str) -> None:
     with pytest.raises(InvalidInput, match=match):
         llm("hi", grammar=LlamaGrammar.from_string(text), **ZERO)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ['root ::= ("a"{0,50}){0,50}', "root ::= <[-1]>", "root ::= <>", "root ::= <nothing-of-this-name>"],
-)
-def test_a_reason_that_llama_cpp_gives_on_stderr(llm: Llama, text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"repetitions in each other|unexpected"):
-        llm("a", grammar=LlamaGrammar.from_string(text, verbose=False), **ZERO)
 
 
 def test_a_schema_that_llama_cpp_has_converted(llm: Llama) -> None:

@@ -339,7 +339,8 @@ def test_a_chain_sees_what_was_drawn(context: Context, qwen2: Case) -> None:
     vocab = lib.llama_model_get_vocab(context.model)
     sampling = Sampling(seed=1, grammar=lib.LlamaGrammar.from_string('root ::= "a" "b"'))
     context.prompt(qwen2.tokens[:10])
-    sampler = build_sampler(Predictor(None), sampling, SimpleNamespace(vocab=vocab))
+    model = type("Model", (), {"vocab": vocab})()
+    sampler = build_sampler(Predictor(None), sampling, model)
     text = b""
     for position in range(10, 14):
         token = sampler.sample(context.ctx)
