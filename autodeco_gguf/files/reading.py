@@ -36,15 +36,17 @@ def read_bytes(path: Path, at_most: int) -> bytes:
     return content
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, most_values: int = MAX_VALUES) -> Any:
     """The JSON value of some bytes; InvalidInput where they are not UTF-8, not JSON, or JSON that nobody can read.
+
+    That is, nested too deeply, with a number of thousands of digits, or of more than ``most_values``, a million.
 
     Examples:
         >>> parse_json(b'{"a": [1, 2]}')
         {'a': [1, 2]}
     """
-    if len(content) > MAX_VALUES and _marks(content) > MAX_VALUES:
-        raise InvalidInput(f"not JSON that can be read: more than {MAX_VALUES} values")
+    if len(content) > most_values and _marks(content, most_values) > most_values:
+        raise InvalidInput(f"not JSON that can be read: more than {most_values} values")
     try:
         return json.loads(content)
     except UnicodeDecodeError as e:
@@ -58,15 +60,15 @@ def parse_json(content: bytes) -> Any:
         raise InvalidInput("not JSON that can be read: a number is too long") from e
 
 
-def _marks(content: bytes) -> int:
+def _marks(content: bytes, at_most: int) -> int:
     """How many marks stand between values, as far as these can be too many."""
     marks = (b",", b":", b"[", b"{")
     found = sum(map(content.count, marks))
-    if found <= MAX_VALUES or b"\0" in content:  # UTF-16, of which half a letter can be a quotation mark
+    if found <= at_most or b"\0" in content:  # UTF-16, of which half a letter can be a quotation mark
         return found
     bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"')
-    return strings if strings > 2 * MAX_VALUES else sum(map(b"".join(bare.split(b'"')[::2]).count, marks))
+    return strings if strings > 2 * at_most else sum(map(b"".join(bare.split(b'"')[::2]).count, marks))
 
 
 def read_json(path: Path) -> Any:

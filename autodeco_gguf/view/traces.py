@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
-from autodeco_gguf.files.reading import parse_json, read_json
+from autodeco_gguf.files.reading import parse_json, read_bytes
 
 _VALUES = ("id", "temperature", "top_p", "entropy", "nucleus", "prob", "logprob")
 _SSE = (b":", b"event:", b"id:", b"retry:")
@@ -51,8 +51,8 @@ def read_traces(path: Path, warning: Callable[[str], None] = lambda text: None) 
 
     It may have lines of ``run --json`` and of a server's log, answers of the server or their streams, of OpenAI's API
     and of Ollama's, objects with "tokens", and lines of the samples.jsonl, pairs.jsonl and traces.jsonl of an
-    evaluation. ``STDIN`` is read to its end. Torn lines, as a server leaves that is killed, are passed over with a
-    warning.
+    evaluation. ``STDIN`` is read to its end. Torn lines, as a server leaves that is killed, and those of more than
+    ``MAX_BYTES`` or ``MAX_VALUES`` are passed over with a warning.
 
     Raises:
         BadFile: it cannot be read, a line is no JSON object or damaged, or there is no trace in it.
@@ -60,8 +60,8 @@ def read_traces(path: Path, warning: Callable[[str], None] = lambda text: None) 
     stdin = _stdin() if path == STDIN else None
     path = path if stdin is None else Path("standard input")
     reader = _Reader(path.name)
-    torn: list[BadFile] = []
-    for number, value in _values(path, stdin, torn):
+    passed: list[BadFile] = []
+    for number, value in _values(path, stdin, passed):
         try:
             if value is _END:
                 reader.end()
@@ -71,45 +71,47 @@ def read_traces(path: Path, warning: Callable[[str], None] = lambda text: None) 
             reader.take(value)
         except InvalidInput as e:
             raise _refused(path, number, e) from e
-    if torn and not reader.found:
-        raise torn[0]
-    if torn:
-        warning(f"{path}: lines passed over that are torn: {len(torn)}")
+    if passed and not reader.found:
+        raise passed[0]
+    if passed:
+        warning(f"{path}: lines passed over: {len(passed)}; the first: {passed[0]}")
     if not reader.found:
         raise BadFile.of(path, 'no trace in it; one comes from run --json, or an answer asked with "autodeco"')
     return reader.found
 
 
-MAX_STDIN = 256 << 20
+MAX_BYTES, MAX_VALUES = 256 << 20, 16 << 20
+"""Of a line, a file that is one value, or standard input: 400,000 tokens with five alternatives each."""
 
 
 def _stdin() -> bytes:
-    content = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_STDIN + 1)
-    if len(content) > MAX_STDIN:
-        raise BadFile.of("standard input", f"more than {MAX_STDIN >> 20} MiB; give a file")
+    content = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise BadFile.of("standard input", f"more than {MAX_BYTES >> 20} MiB; give a file")
     return content
 
 
-def _values(path: Path, content: bytes | None, torn: list[BadFile]) -> Iterator[tuple[int, object]]:
+def _values(path: Path, content: bytes | None, passed: list[BadFile]) -> Iterator[tuple[int, object]]:
     """Values of a file, with the number of the line: one a line, or one or a list over as many lines as it likes.
 
-    ``content``: what is in it, where it is no file. ``torn`` gets a line that begins an object and is no JSON.
+    ``content``: what is in it, where it is no file. ``passed`` gets why, for a line that is too long, or begins an
+    object and is no JSON that can be read.
     """
     with suppress(BadFile, InvalidInput):
-        whole = read_json(path) if content is None else parse_json(content)
+        whole = parse_json(read_bytes(path, MAX_BYTES) if content is None else content, MAX_VALUES)
         yield from ((1, value) for value in (whole if isinstance(whole, list) else [whole]))
         return
     numbered = ((n, line) for n, line in enumerate(io.BytesIO(content or b""), 1) if line.strip())
-    for number, line in read_lines(path) if content is None else numbered:
+    for number, line in read_lines(path, MAX_BYTES, passed) if content is None else numbered:
         data = line.removeprefix(b"data:")
         if line.startswith(_SSE) or not data.strip():
             continue
         try:
-            value = _END if data != line and data.strip() == b"[DONE]" else parse_line(data)
+            value = _END if data != line and data.strip() == b"[DONE]" else parse_line(data, MAX_VALUES)
         except InvalidInput as e:
             if not data.lstrip().startswith(b"{"):
                 raise _refused(path, number, e) from e
-            torn.append(_refused(path, number, e))
+            passed.append(_refused(path, number, e))
             continue
         yield number, value
 

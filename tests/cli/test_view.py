@@ -68,7 +68,8 @@ def test_a_line_that_a_killed_server_tore_is_passed_over(capfd: pytest.CaptureFi
     Path("torn.jsonl").write_bytes(f"{whole}\n{whole[:50]}\n{whole}\n".encode() + b'{"prompt": "caf\xc3')
     done = invoke(capfd, "view", "torn.jsonl")
     assert (done.status, len(data_of(Path("torn.html"))["sections"])) == (0, 2)
-    assert done.err.startswith("warning: torn.jsonl: lines passed over that are torn: 2\ntorn.html: 2 traces, ")
+    reason = "torn.jsonl:2: no line of a trace: not JSON: Unterminated string starting at column 41"
+    assert done.err.startswith(f"warning: torn.jsonl: lines passed over: 2; the first: {reason}\ntorn.html: 2 traces, ")
 
 
 def test_a_plot(capfd: pytest.CaptureFixture[str]) -> None:

@@ -301,9 +301,31 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes, found: 
     with pytest.raises(BadFile, match="standard input: no trace in it"):
         read_traces(STDIN)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n" * 3_000_000)))
-    monkeypatch.setattr(module, "MAX_STDIN", 2 << 20)
+    monkeypatch.setattr(module, "MAX_BYTES", 2 << 20)
     with pytest.raises(BadFile, match=r"^standard input: more than 2 MiB; give a file$"):
         read_traces(STDIN)
+
+
+def test_an_answer_of_32_768_tokens_with_alternatives(path: Path) -> None:
+    """As a server logs one that was asked on its page."""
+    long = [{**token("a"), "alternatives": [token("b")] * 5}] * 32_768
+    traces = read_traces(written(path, {"tokens": STORY}, {"tokens": long}, {"tokens": STORY}), pytest.fail)
+    assert path.stat().st_size > 16 << 20
+    assert [len(trace.tokens) for trace in traces] == [len(STORY), 32_768, len(STORY)]
+
+
+def test_a_line_that_is_too_long_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [{"tokens": STORY}, {"tokens": [token("a" * 5000)]}, {"tokens": STORY * 4}, {"tokens": [token("x")]}]
+    written(path, *lines, {"tokens": [token("a" * 5000)]})
+    monkeypatch.setattr(module, "MAX_BYTES", 4500)
+    said: list[str] = []
+    assert list(map(texts, read_traces(path, said.append))) == ["Near the café 🙂.", "Near the café 🙂." * 4, "x"]
+    assert said == [f"{path}: lines passed over: 2; the first: {path}:2: longer than 4500 bytes"]
+    monkeypatch.setattr(module, "MAX_VALUES", 150)
+    assert list(map(texts, read_traces(path, said.append))) == ["Near the café 🙂.", "x"]
+    assert said[1].startswith(f"{path}: lines passed over: 3; the first: {path}:2: longer than ")
+    with pytest.raises(BadFile, match=r"a\.jsonl:1: no line of a trace: not JSON that can be .*more than 150 values"):
+        read_traces(written(path, lines[2]))
 
 
 def test_a_file_that_is_missing(path: Path) -> None:
