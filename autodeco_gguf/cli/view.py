@@ -30,8 +30,8 @@ def view_command(files: tuple[Path, ...], output: Path | None, force: bool) -> N
     """
     from autodeco_gguf.files.atomic import check_output, write_bytes
     from autodeco_gguf.view.figures import MOST_PANELS, trace_figure, write_png
-    from autodeco_gguf.view.page import trace_page
-    from autodeco_gguf.view.traces import STDIN, read_traces, within
+    from autodeco_gguf.view.page import trace_page, within
+    from autodeco_gguf.view.traces import STDIN, read_traces
 
     names = ["standard input" if file == STDIN else file.name for file in files]
     if output is None:

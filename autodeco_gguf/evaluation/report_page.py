@@ -18,15 +18,13 @@ from autodeco_gguf.evaluation.samples import SAMPLES, ProblemKey, Sample
 from autodeco_gguf.evaluation.shards import read_samples
 from autodeco_gguf.evaluation.traces import Place, read_traces
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_bytes
-from autodeco_gguf.view.page import Section, columns, page, picture
+from autodeco_gguf.view.page import Section, as_data, columns, page, picture
 from autodeco_gguf.view.traces import Token
 
 MOST_BYTES = 18_000_000
-"""Of the samples on a page, roughly."""
+"""Of the samples on a page, with their questions."""
 
 _MOST_PICTURE = 2_000_000
-_FRAME, _TOKEN = 300, 24
-"""Bytes of a sample but for its text, and of a token but for its own."""
 
 
 def report_page(directory: Path) -> tuple[bytes, int, int]:
@@ -100,18 +98,25 @@ def _shown(
 ) -> list[dict[str, Any]]:
     """As many samples as there is room for, in the order of the problems."""
     first = sorted(samples, key=lambda place: (place[1].seed, place[1].sample))
-    candidates = _within(first, questions, lambda place: len(samples[place].text))
-    traces = read_traces(directory, set(candidates))
-    kept = _within(candidates, questions, lambda place: len(samples[place].text) + _TOKEN * len(traces.get(place, ())))
+    traces: dict[Place, list[Token]] = {}
+
+    def shown(place: Place) -> dict[str, Any]:
+        return _sample(samples[place], labels.get(place[0], place[0]), traces.get(place))
+
+    candidates = _within(first, questions, shown)
+    traces |= read_traces(directory, set(candidates))
+    kept = _within(candidates, questions, shown)
     order = list(labels)
     kept.sort(key=lambda p: (p[1][:2], order.index(p[0]) if p[0] in labels else len(order), p[0], p[1][2:]))
-    return [_sample(samples[place], labels.get(place[0], place[0]), traces.get(place)) for place in kept]
+    return list(map(shown, kept))
 
 
-def _within(places: Sequence[Place], questions: Mapping[ProblemKey, str], size: Callable[[Place], int]) -> list[Place]:
+def _within(
+    places: Sequence[Place], questions: Mapping[ProblemKey, str], shown: Callable[[Place], object]
+) -> list[Place]:
     """The first of them for which there is room, each question once; one at least."""
-    unasked = {key: len(text) for key, text in questions.items()}
-    sums = itertools.accumulate(_FRAME + size(place) + unasked.pop(place[1][:2], 0) for place in places)
+    unasked = dict(questions)
+    sums = itertools.accumulate(len(as_data([unasked.pop(place[1][:2], ""), shown(place)])) for place in places)
     n = sum(1 for _ in itertools.takewhile(lambda total: total <= MOST_BYTES, sums))
     return list(places[: max(n, 1)])
 

@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,39 @@ def page(title: str, sections: Sequence[Section]) -> bytes:
     A content security policy with the digests of its own script and style lets nothing else run, and nothing load.
     """
     style, script = _read("style.css"), "\n".join(map(_inlined, _MODULES))
-    data = json.dumps({"title": title, "sections": sections}, allow_nan=False, separators=(",", ":"))
     policy = f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; img-src data:"
-    parts = [
+    before = [
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{html.escape(title)}</title>",
         f"<style>{style}</style>",
-        f'<body><script type="application/json" id="data">{_in_script(data)}</script>',
-        f'<script type="module">{script}</script></body></html>\n',
+        '<body><script type="application/json" id="data">',
     ]
-    return "\n".join(parts).encode("utf-8", "replace")
+    after = f'</script>\n<script type="module">{script}</script></body></html>\n'
+    data = as_data({"title": title, "sections": sections})
+    return "\n".join(before).encode("utf-8", "replace") + data + after.encode()
+
+
+def as_data(value: object) -> bytes:
+    """JSON in UTF-8 as it stands in a page, where it can neither end a script nor begin a comment.
+
+    Examples:
+        >>> print(as_data({"a": "<é\\ud800"}).decode())
+        {"a":"\\u003cé\\ud800"}
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").encode("utf-8", "backslashreplace")
+
+
+def within(traces: Iterable[ReadTrace], most: int) -> Iterator[ReadTrace]:
+    """The first of them that take at most so many bytes of a page together."""
+    size = 0
+    for trace in traces:
+        size += len(as_data(_trace(trace)))
+        if size > most:
+            return
+        yield trace
 
 
 def trace_page(title: str, traces: Sequence[ReadTrace], left_out: int = 0) -> bytes:
@@ -92,11 +113,6 @@ def _read(name: str) -> str:
 def _inlined(name: str) -> str:
     """A module as part of one script, with nothing to import or export."""
     return re.sub(r"^export ", "", re.sub(r"^import .*\n", "", _read(name), flags=re.M), flags=re.M)
-
-
-def _in_script(data: str) -> str:
-    """JSON that nothing in it can end as a script, nor begin as a comment."""
-    return data.replace("<", "\\u003c")
 
 
 def _digest(text: str) -> str:

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -306,16 +306,6 @@ def pairs_of(text: str) -> Pairs:
     if not ((pairs >= 0) & (pairs <= (1e6, 1.0))).all():  # NaN is not
         raise InvalidInput("pairs out of range", key="pairs")
     return pairs
-
-
-def within(traces: Sequence[ReadTrace], most: int) -> Iterator[ReadTrace]:
-    """The first of them whose pages have at most so many bytes together, roughly."""
-    size = 0
-    for trace in traces:
-        size += 200 + len(trace.text) + len(trace.prompt or "") + len(json.dumps(trace.tokens))
-        if size > most:
-            return
-        yield trace
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -55,7 +55,7 @@ def test_standard_input_has_a_name(trace: Path, capfd: pytest.CaptureFixture[str
 
 
 def test_a_page_stays_small(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "MOST_BYTES", 1500)
+    monkeypatch.setattr(view, "MOST_BYTES", 1000)
     Path("many.jsonl").write_text(f"{json.dumps({'tokens': STORY})}\n" * 9)
     assert "traces" in invoke(capfd, "view", "many.jsonl").err
     note, *traces = data_of(Path("many.html"))["sections"]

@@ -119,7 +119,7 @@ def test_a_question_counts_once(directory: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_large_evaluation_has_the_first_samples_and_says_so(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 8000)
+    monkeypatch.setattr(module, "MOST_BYTES", 5000)
     content, shown, total = report_page(directory)
     assert (shown < 25, total) == (True, 45)
     (section,) = of_kind(content, "samples")
@@ -128,6 +128,21 @@ def test_a_large_evaluation_has_the_first_samples_and_says_so(directory: Path, m
     assert {s["method"] for s in section["list"]} == set(METHODS)
     words = [line for part in of_kind(content, "words") for line in part["lines"]]
     assert any(line.startswith(f"{shown} of 45 samples are on this page") for line in words)
+
+
+@pytest.mark.parametrize("text", ["a", "<b>", "你好", "🙂"])
+def test_its_bytes_are_counted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, ["autodeco"])
+    path = tmp_path / "samples.jsonl"
+    lines = list(map(json.loads, path.read_text().splitlines()))
+    path.write_text("".join(json.dumps({**v, "text": text * 1000} if "text" in v else v) + "\n" for v in lines))
+    sizes = []
+    for most in (1, 20_000):  # one sample, and some
+        monkeypatch.setattr(module, "MOST_BYTES", most)
+        content, shown, total = report_page(tmp_path)
+        sizes.append(len(content))
+    assert 1 < shown < total
+    assert 8000 < sizes[1] - sizes[0] < 20_000
 
 
 def test_a_directory_that_is_none_is_named(tmp_path: Path) -> None:

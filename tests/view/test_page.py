@@ -11,7 +11,7 @@ from page_helpers import STORY, Watched, token
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.view.figures import write_png
-from autodeco_gguf.view.page import STATIC, columns, page, picture, trace_page, write_page
+from autodeco_gguf.view.page import STATIC, columns, page, picture, trace_page, within, write_page
 from autodeco_gguf.view.traces import ReadTrace
 
 HOSTILE = "</script><script>window.x=1</script><img src=x onerror=window.x=1><!-- \ud800 \u2028"
@@ -142,6 +142,16 @@ def test_answers_of_a_chat(tmp_path: Path) -> None:
         write_page(tmp_path / "no.html", [[{"tokens": [7]}]])
     with pytest.raises(BadFile, match=r"no such directory|cannot be written"):
         write_page(tmp_path / "no" / "chat.html", answers)
+
+
+@pytest.mark.parametrize("text", ["a", "<b>", "你好", "🙂", "\ud800", "\n"])
+def test_a_page_is_as_large_as_it_may_be(text: str) -> None:
+    """Whatever its bytes are for; and tokens count as the columns that are written."""
+    frame = len(trace_page("", []))
+    for trace in (ReadTrace("a", "Tell", text=text * 500), ReadTrace("a", tokens=[token(text, alternatives=STORY)])):
+        found = list(within([trace] * 99, 50_000))
+        assert 50_000 - 4000 < len(trace_page("", found)) - frame <= 50_000 + len(found)
+    assert len(trace_page("", [ReadTrace("a", text="你" * 1000)])) < frame + 3100
 
 
 def test_columns_have_what_some_tokens_have() -> None:

@@ -15,7 +15,7 @@ from page_helpers import STORY, story, token
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.view import traces as module
-from autodeco_gguf.view.traces import STDIN, ReadTrace, read_traces, sample_title, within
+from autodeco_gguf.view.traces import STDIN, ReadTrace, read_traces, sample_title
 
 
 @pytest.fixture
@@ -331,12 +331,6 @@ def test_a_line_that_is_too_long_is_passed_over(path: Path, monkeypatch: pytest.
 def test_a_file_that_is_missing(path: Path) -> None:
     with pytest.raises(BadFile, match=r"a\.jsonl: cannot be read"):
         read_traces(path)
-
-
-def test_a_page_has_a_bound() -> None:
-    traces = [ReadTrace("a", tokens=[token("x")] * 10) for _ in range(10)]
-    assert len(list(within(traces, 5000))) in range(2, 8)
-    assert list(within(traces, 10**6)) == traces
 
 
 def test_alternatives_of_alternatives_are_none(path: Path) -> None:
