@@ -41,7 +41,10 @@ def report_page(directory: Path) -> tuple[bytes, int, int]:
         if have < wanted:
             reason = f"{have} samples of {row.label}, {RESULTS} is of {wanted}; run the same eval again"
             raise BadFile.of(directory / SAMPLES, reason, expected=wanted, found=have)
-    labels = {row.config.key: row.label for row in results.methods}
+    labels: dict[str, str] = {}
+    for row in results.methods:  # two may draw alike, and share their samples
+        key = row.config.key
+        labels[key] = f"{labels[key]} and {row.label}" if key in labels else row.label
     questions = read_questions(directory)
     shown = _shown(directory, samples, labels, questions)
     sections: list[Section] = [

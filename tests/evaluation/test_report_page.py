@@ -82,6 +82,12 @@ def test_it_has_the_plots_that_are_there(directory: Path, tmp_path: Path) -> Non
     assert plot == {"kind": "plot", "title": "pass at 1", "src": "data:image/png;base64,iVBORw=="}
 
 
+def test_methods_that_draw_alike_are_both_named(tmp_path: Path) -> None:
+    run(tmp_path, ["default", "static:1,1", "greedy"])
+    (section,) = of_kind(report_page(tmp_path)[0], "samples")
+    assert {s["method"] for s in section["list"]} == {"default and static:1,1", "greedy"}
+
+
 def test_samples_without_traces_have_their_means(tmp_path: Path) -> None:
     run(tmp_path, ["autodeco"])
     (section,) = of_kind(report_page(tmp_path)[0], "samples")
