@@ -28,13 +28,14 @@ _MOST_PICTURE = 2_000_000
 
 
 def report_page(directory: Path) -> tuple[bytes, int, int]:
-    """The page of an evaluation's directory, the samples on it, and all that there are.
+    """The page of an evaluation's directory, the samples on it, and all that its settings ask for.
 
     Raises:
         BadFile: no results there, a damaged file, or one that cannot be read.
     """
     results = _results(directory)
-    samples = {(s.config.key, s.key): s for _, _, s in read_samples([directory])}  # of two lines the later one counts
+    asked_for = (s for _, _, s in read_samples([directory]) if results.settings.covers(s.seed, s.sample))
+    samples = {(s.config.key, s.key): s for s in asked_for}  # of two lines the later one counts
     counts = Counter(key for key, _ in samples)
     for row in results.methods:
         have, wanted = counts[row.config.key], row.overall.samples

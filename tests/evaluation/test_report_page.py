@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, run, samples_of
+from fake_engine import SETTINGS, FakeEngine, run, samples_of
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.evaluation import report_page as module
@@ -80,6 +81,19 @@ def test_it_has_the_plots_that_are_there(directory: Path, tmp_path: Path) -> Non
     (tmp_path / "pass_at_1.png").write_bytes(b"\x89PNG")
     (plot,) = of_kind(report_page(tmp_path)[0], "plot")
     assert plot == {"kind": "plot", "title": "pass at 1", "src": "data:image/png;base64,iVBORw=="}
+
+
+def test_samples_of_a_larger_evaluation_are_not_on_it(tmp_path: Path) -> None:
+    run(tmp_path, ["autodeco"])
+    for settings, ends in (
+        (replace(SETTINGS, k=1), {"seed 1, sample 1", "seed 2, sample 1"}),
+        (replace(SETTINGS, seeds=1), {"seed 1, sample 1", "seed 1, sample 2"}),
+    ):
+        run(tmp_path, ["autodeco"], settings)
+        content, shown, total = report_page(tmp_path)
+        (section,) = of_kind(content, "samples")
+        assert (shown, total, len(samples_of(tmp_path))) == (10, 10, 20)
+        assert {s["title"].partition("autodeco, ")[2] for s in section["list"]} == ends
 
 
 def test_methods_that_draw_alike_are_both_named(tmp_path: Path) -> None:
