@@ -31,7 +31,7 @@ from autodeco_gguf.files.atomic import (
 )
 from autodeco_gguf.model.features import Tokens
 from autodeco_gguf.training.data import Counts, Encoder, Ids, encode_files
-from autodeco_gguf.training.rollouts import RolloutSettings, RolloutWatch, rollouts
+from autodeco_gguf.training.rollouts import PARTIAL, RolloutSettings, RolloutWatch, rollouts
 from autodeco_gguf.view.figures import check_matplotlib
 
 ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", "explain.html"
@@ -41,11 +41,13 @@ ANSWERS, FINDINGS, PLOT, PAGE = "answers.jsonl", "explain.json", "explain.png", 
 def check_outputs(directory: Path, *, drawn: bool, inputs: Iterable[Path] = (), force: bool) -> None:
     """Raise BadFile where the directory, or what it lies in, is a file, or a name in it is that of a directory.
 
-    And where an input would be replaced, or without ``force`` an earlier explanation or its answers.
+    And where an input would be replaced, or without ``force`` an earlier explanation, or answers that are not those of
+    an interrupted one.
     """
     for path in missing_directories(directory)[:1]:
         check_directory(path)
-    names = (*((ANSWERS,) if drawn else ()), FINDINGS, PLOT, PAGE)
+    complete = drawn and not _partial(directory).exists()
+    names = (*((ANSWERS,) if complete else ()), FINDINGS, PLOT, PAGE)
     paths = [directory / name for name in names]
     check_new(paths, inputs=inputs, force=force)
     for path in paths if directory.is_dir() else ():
@@ -61,15 +63,22 @@ def draw_answers(
     force: bool = False,
     watch: RolloutWatch = lambda summary, total: None,
 ) -> Path:
-    """Right answers to problems, drawn from the model's own distribution; an interrupted run goes on.
+    """Right answers to problems, drawn from the model's own distribution.
+
+    The same call goes on with those of an interrupted run, until :func:`explain` has come to its end.
 
     Raises:
         AutoDecoError: none is right; whatever :func:`rollouts` refuses.
     """
     path = directory / ANSWERS
     with new_directory(directory):
-        rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, watch=watch)
+        rollouts(engine, tasks, path, settings, inputs=tasks.files, force=force, keep_partial=True, watch=watch)
     return path
+
+
+def _partial(directory: Path) -> Path:
+    """What is kept of the answers that are drawn until they are explained."""
+    return directory / (ANSWERS + PARTIAL)
 
 
 def explain(
@@ -110,6 +119,8 @@ def explain(
         write_together(_outputs(engine, answers, directory, found, png))
         if png is None:
             (directory / PLOT).unlink(missing_ok=True)
+        if directory / ANSWERS in answers:
+            _partial(directory).unlink(missing_ok=True)
     return found
 
 

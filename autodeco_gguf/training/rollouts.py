@@ -138,6 +138,7 @@ def rollouts(
     *,
     inputs: Sequence[Path] = (),
     force: bool = False,
+    keep_partial: bool = False,
     watch: RolloutWatch = lambda summary, total: None,
 ) -> RolloutSummary:
     """Sample answers and write those to keep as JSONL: prompt, completion, task, problem (its line), sample (from 0).
@@ -153,6 +154,7 @@ def rollouts(
         settings: how to sample.
         inputs: files that are not to be written over.
         force: replace an existing output, and a partial file of other settings.
+        keep_partial: leave the partial file there beside the output, which the same call then writes again from it.
         watch: progress.
 
     Raises:
@@ -162,18 +164,20 @@ def rollouts(
     """
     settings = settings or RolloutSettings()
     settings.check()
-    check_output(output, inputs=inputs, force=force)
     partial_path = output.with_name(output.name + PARTIAL)
+    replace_output = force or (keep_partial and partial_path.exists())
+    check_output(output, inputs=inputs, force=replace_output)
     check_output(partial_path, inputs=inputs, force=True)
     items = render(engine, tasks.tasks, settings.max_tokens)
     header = _header(engine, tasks, items, settings)
     with Journal(partial_path, header, advice=_ADVICE, digests=_DIGESTS, force=force, longest=_LONGEST) as journal:
-        check_new([output], force=force)  # another run may have come to its end meanwhile
+        check_new([output], force=replace_output)  # another run may have come to its end meanwhile
         partial = _Partial(journal)
         summary = _sample(engine, tasks, items, settings, partial, watch)
         if summary.kept:
-            write_lines(output, _records(engine, items, partial, settings), new=not force)
-        partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
+            write_lines(output, _records(engine, items, partial, settings), new=not replace_output)
+        if not (keep_partial and summary.kept):
+            partial_path.unlink(missing_ok=True)  # while nobody else can go on from it
     if not summary.kept:
         reason = f"none of {summary.samples} samples is correct, so there is nothing for {output}"
         if summary.cut:

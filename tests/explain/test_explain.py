@@ -53,6 +53,36 @@ def test_the_demo_by_answers_drawn(tmp_path: Path) -> None:
     check_outputs(tmp_path, drawn=True, force=True)
 
 
+def test_one_that_was_interrupted_goes_on_with_its_answers(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        Engine(DEMO_MODEL, n_parallel=4, n_ctx=96, machine=ONE_THREAD) as engine,
+        GradedTasks([read_task("demo", limit=4)]) as tasks,
+    ):
+        path = draw_answers(engine, tasks, tmp_path, RolloutSettings(k=2))
+        drawn = path.read_bytes()
+        with pytest.raises(KeyboardInterrupt):
+            explain(engine, [path], tmp_path, plots=False, watch=interrupt)
+        check_outputs(tmp_path, drawn=True, force=False)
+        with pytest.raises(AutoDecoError, match=r"partial: begun with k 2, this run has 3; delete it, or use --force"):
+            draw_answers(engine, tasks, tmp_path, RolloutSettings(k=3))
+        said: list[tuple[int, int]] = []
+        draw_answers(
+            *(engine, tasks, tmp_path, RolloutSettings(k=2)), watch=lambda s, total: said.append((s.continued, total))
+        )
+        assert (said, path.read_bytes()) == ([(4, 4)], drawn)  # nothing was drawn
+        explain(engine, [path], tmp_path, plots=False)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["answers.jsonl", "explain.html", "explain.json"]
+        (tmp_path / "explain.json").unlink()
+        (tmp_path / "explain.html").unlink()
+        with pytest.raises(AutoDecoError, match=r"answers\.jsonl.*exists.*--force"):
+            check_outputs(tmp_path, drawn=True, force=False)
+        with pytest.raises(AutoDecoError, match=r"answers\.jsonl.*exists.*--force"):
+            draw_answers(engine, tasks, tmp_path, RolloutSettings(k=2))
+
+
 def test_one_head_has_one_part(tmp_path: Path) -> None:
     data = tmp_path / "a.jsonl"
     data.write_text('{"prompt": "Tell a story about Mia with 47 and 38.", "completion": " Mia has 85 shells."}\n')
