@@ -136,6 +136,27 @@ def mean_se(values: ArrayLike, strata: Sequence[Hashable] | None = None) -> tupl
     return float(values.mean()), _standard_error(_split(values, strata))
 
 
+def student(mean: float, se: float, n: int) -> float:
+    """Probability that the mean of n values, drawn from a normal distribution around 0, is nearer to it.
+
+    By Student's t with n - 1 degrees of freedom, of which Abramowitz and Stegun, 26.7.3 and 26.7.4, have the sum.
+    ``se`` is its standard error, ``n`` at least 2.
+
+    Examples:
+        >>> round(student(12.706, 1.0, 2), 5), round(student(2.0, 1.0, 10_000), 4)
+        (0.95, 0.9545)
+    """
+    degrees = n - 1
+    angle = math.atan2(abs(mean), se * math.sqrt(degrees))
+    odd, cosine = degrees % 2, math.cos(angle)
+    term, total = cosine if odd else 1.0, 0.0
+    for i in range(2 + odd, n, 2):
+        total += term
+        term *= cosine**2 * (i - 1) / i
+    total *= math.sin(angle)
+    return (angle + total) * 2 / math.pi if odd else total
+
+
 def sd_over_seeds(by_seed: ArrayLike) -> float | None:
     """Standard deviation over the seeds that were drawn, with their number as divisor; None for a single one.
 

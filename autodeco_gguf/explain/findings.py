@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autodeco_gguf.evaluation.estimates import student
 from autodeco_gguf.explain.reading import CONSTANTS, HIGHEST, LOWEST, MIDDLE, Reading
 from autodeco_gguf.explain.tokens import Floats, Ints
 
 _NOTHING = 1e-12
 """What no share is taken of: float64's rounding."""
+
+_LEVEL = 0.95
+"""How sure a sign has to be."""
 
 _ROUNDING = 1e-6
 """What a mean has to exceed for a sign: as much comes of T in float32, the same at every token."""
@@ -26,11 +30,12 @@ class Estimate:
 
     value: float
     se: float | None
+    problems: int
 
     @property
     def sign(self) -> int:
-        """1 or -1 where it is more than two standard errors, and than rounding, from 0, else 0."""
-        if self.se is None or abs(self.value) <= max(2 * self.se, _ROUNDING):
+        """1 or -1 where it is more than rounding from 0, and by Student's t at the level of 5 %, else 0."""
+        if self.se is None or abs(self.value) <= _ROUNDING or student(self.value, self.se, self.problems) <= _LEVEL:
             return 0
         return 1 if self.value > 0 else -1
 
@@ -190,9 +195,9 @@ def estimate(values: Floats, problem: Ints) -> Estimate:
     mean = float(values.mean())
     n = len(np.unique(problem))
     if n < 2:
-        return Estimate(mean, None)
+        return Estimate(mean, None, n)
     sums = np.bincount(problem, values - mean)
-    return Estimate(mean, math.sqrt(float((sums**2).sum()) * n / (n - 1)) / len(values))
+    return Estimate(mean, math.sqrt(float((sums**2).sum()) * n / (n - 1)) / len(values), n)
 
 
 def spread(values: Floats) -> Spread:

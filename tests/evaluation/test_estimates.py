@@ -24,6 +24,7 @@ from autodeco_gguf.evaluation.estimates import (
     paired_bootstrap,
     pass_at_k,
     pooled,
+    student,
 )
 
 # ---- k draws ----
@@ -389,3 +390,13 @@ def test_intervals_end_at_what_is_possible() -> None:
 def test_unpaired_values(a: list[float], b: list[float], message: str) -> None:
     with pytest.raises(AutoDecoError, match=message):
         paired_bootstrap(a, b)
+
+
+# ---- Student's t ----
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 31, 32, 1000])
+def test_student(n: int) -> None:
+    for mean in (0.0, 0.5, -2.0, 12.7, 1e6):
+        assert student(mean, 0.5, n) == pytest.approx(1 - 2 * stats.t.sf(abs(mean) / 0.5, n - 1), abs=1e-12)
+    assert student(1.0, 0.0, n) == pytest.approx(1)

@@ -34,7 +34,7 @@ def test_spread(values: list[float], expected: Spread) -> None:
 
 
 def test_rounding_has_no_sign() -> None:
-    assert [Estimate(value, 0.0).sign for value in (1e-9, -1e-9, 2e-6, -2e-6)] == [0, 0, 1, -1]
+    assert [Estimate(value, 0.0, 5).sign for value in (1e-9, -1e-9, 2e-6, -2e-6)] == [0, 0, 1, -1]
 
 
 def test_an_estimate_takes_the_tokens_of_a_problem_together() -> None:
@@ -42,9 +42,19 @@ def test_an_estimate_takes_the_tokens_of_a_problem_together() -> None:
     found = estimate(values, problem)
     assert found.value == 4
     assert found.se == pytest.approx(np.sqrt((4**2 + 4**2) * 2) / 4)  # sums of deviations -4 and 4
-    assert estimate(values, np.zeros(4, int)).se is None
-    signs = [Estimate(v, s).sign for v, s in ((1.0, 0.4), (1.0, 0.6), (-1.0, 0.4), (1.0, None))]
+    assert (found.problems, estimate(values, np.zeros(4, int))) == (2, Estimate(4.0, None, 1))
+    signs = [Estimate(v, s, 20).sign for v, s in ((1.0, 0.4), (1.0, 0.6), (-1.0, 0.4), (1.0, None))]
     assert signs == [1, 0, -1, 0]
+    least = ((2, 12.71), (3, 4.31), (6, 2.58), (39, 2.03), (1000, 1.97))  # the tables of Student's t
+    assert [[Estimate(t - x, 1.0, n).sign for x in (0.02, 0)] for n, t in least] == [[0, 1]] * 5
+
+
+@pytest.mark.parametrize("problems", [2, 3, 5, 10])
+def test_nothing_has_a_sign_in_a_case_of_twenty(problems: int) -> None:
+    rng = np.random.default_rng(0)
+    problem = np.repeat(np.arange(problems), 20)
+    drawn = (rng.normal(0, 1, problems)[problem] + rng.normal(0, 1, len(problem)) for _ in range(2000))
+    assert np.mean([estimate(values, problem).sign != 0 for values in drawn]) == pytest.approx(0.05, abs=0.015)
 
 
 def test_the_parts_add_up() -> None:

@@ -12,7 +12,7 @@ from autodeco_gguf.explain.explain import findings
 from autodeco_gguf.explain.findings import Estimate, temperature_findings, top_p_findings
 from autodeco_gguf.explain.verdict import verdict
 
-PLUS, ZERO, MINUS = Estimate(0.1, 0.01), Estimate(0.01, 0.01), Estimate(-0.1, 0.01)
+PLUS, ZERO, MINUS = (Estimate(value, 0.01, 30) for value in (0.1, 0.01, -0.1))
 FOUND = findings(made_up(), BOTH)
 T, P = temperature_findings(made_up()), top_p_findings(made_up())
 
