@@ -74,7 +74,7 @@ def _top_p(p: TopPFindings) -> list[Line]:
     used = f"{p.low:.3f} to {p.high:.3f}"
     return [
         ("changed", _percent(p.changed), f"tokens where P leaves another set than its mean, {p.constant:.3f}"),
-        ("smaller, larger", f"{_percent(p.smaller)}, {_percent(p.larger)}", "of these"),
+        ("smaller, larger", f"{_percent(p.smaller)}, {_percent(p.larger)}", "of tokens"),
         ("no breakpoint", _percent(p.without_breakpoint), f"tokens where no P of {used} makes a difference"),
         ("breakpoints", f"{p.breakpoints:.2f}", "a token in that range, in the mean"),
         ("one token left", _percent(p.single), "of tokens"),

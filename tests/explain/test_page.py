@@ -25,6 +25,8 @@ def test_tables_name_the_figures_of_the_findings() -> None:
     assert values["leverage"] == f"{100 * (t.leverage.half or 0):.1f} %, {100 * (t.leverage.ninety or 0):.1f} %"
     assert values["no breakpoint"] == f"{100 * p.without_breakpoint:.1f} %"
     assert all(what for _, _, what in (*temperature, *top_p))
+    shares = f"{100 * p.smaller:.1f} %, {100 * p.larger:.1f} %"
+    assert top_p[1] == ("smaller, larger", shares, "of tokens"), "and not of those that are changed"
 
 
 def test_the_page_has_verdict_plot_and_tables() -> None:
