@@ -118,6 +118,30 @@ def test_what_a_page_can_bear(watched: Watched, tmp_path: Path) -> None:
     assert "This part cannot be shown" in shown.locator("section").first.inner_text()
 
 
+def test_charts_are_laid_out_together(watched: Watched, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(trace_page("many", [ReadTrace(f"answer {i}", tokens=STORY) for i in range(100)]))
+    shown = watched.open(path.as_uri(), viewport={"width": 1000, "height": 700})
+    session = shown.context.new_cdp_session(shown)
+    session.send("Performance.enable")
+    for width in (1000, 700):
+        shown.set_viewport_size({"width": width, "height": 700})
+        drawn = "all => all.filter(e => e.querySelector('.t') && e.clientWidth == e.firstChild.clientWidth).length"
+        assert shown.locator(".chart").evaluate_all(drawn) == 100
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    assert next(m["value"] for m in metrics if m["name"] == "LayoutCount") < 50
+
+
+def test_a_large_temperature_fits_beside_its_chart(watched: Watched, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_bytes(trace_page("hot", [ReadTrace("hot", tokens=[token("a", t), token("b")]) for t in (1, 150, 1e6)]))
+    shown = watched.open(path.as_uri(), viewport={"width": 360, "height": 700})
+    shown.locator(".chart .t").last.wait_for(state="attached")
+    labels = shown.locator(".chart text").evaluate_all("all => all.map(t => [t.textContent, t.getBBox().x])")
+    assert {"2.0", "150.0", "1000000.0"} <= {text for text, _ in labels}
+    assert min(x for _, x in labels) >= 0
+
+
 def test_lines_and_sections_are_more_than_arguments_of_a_call(watched: Watched, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     lines = {"kind": "trace", "title": "lines", "about": [], "text": "\n" * 80_000}
