@@ -36,6 +36,15 @@ def test_a_mark_stands_where_a_line_ends(fake: Fake, watched: Watched) -> None:
     ]  # fmt: skip
 
 
+def test_lines_behind_a_thought_stay_lines(fake: Fake, watched: Watched) -> None:
+    page = watched.open(fake.url)
+    for texts, height in (["\n\n", "It is"], 1), (["It is\n\n  so"], 3), (["\n\n  x"], 3):
+        fake.reply = lambda body, texts=texts: story(*map(token, ["<think>hm</think>", *texts]))  # type: ignore[misc]
+        ask(page)
+        rows = "all => new Set(all.flatMap(t => [...t.getClientRects()].map(r => r.y))).size"
+        assert page.locator(".turn.assistant").last.locator(".tokens > .tok").evaluate_all(rows) == height
+
+
 def test_what_nobody_sees_is_shown_by_its_number(fake: Fake, watched: Watched) -> None:
     fake.reply = lambda body: story(*map(token, ["\u200d", "\u202eab", "❤\ufe0f", 'é "\n']))
     page = watched.open(fake.url)

@@ -211,7 +211,7 @@ export class TokenView {
     const span = make("span", { class: "tok" });
     fill(span, text);
     Object.assign(span, { place, from });
-    if (text.includes("\n")) span.classList.add("line");
+    if (text.includes("\n") && !text.trim()) span.classList.add("blank");
     this.spans[place] ??= span;
     this.part.push(span);
     this.colour(span);
