@@ -119,6 +119,27 @@ def test_an_answer_that_is_gone_is_not_kept(fake: Fake, watched: Watched) -> Non
     assert page.evaluate("gone.deref() === undefined")
 
 
+# ---- the values of a token ----
+
+
+def test_what_has_no_values_has_no_tip(fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(token("It"), {"text": " is"}, {"text": " so", "prob": 0.5})
+    page = watched.open(fake.url)
+    ask(page)
+    tip, toks = page.locator(".tip"), page.locator(".tok")
+    for point in ("hover", "click"):  # which pins nothing, so that the mouse goes on
+        for place, shown in enumerate((True, False, True)):
+            getattr(toks.nth(place), point if place else "hover")()
+            assert (tip.is_visible(), page.locator(".tok.current").count()) == (shown, int(shown))
+        page.keyboard.press("Escape")
+    page.locator(".tokens").focus()
+    page.keyboard.press("Home")
+    for shown in (False, True):
+        page.keyboard.press("ArrowRight")
+        assert tip.is_visible() == shown
+    assert tip.locator("dd").all_text_contents() == [*"\N{EN DASH}" * 4, "0.500"]
+
+
 # ---- failures ----
 
 
@@ -262,6 +283,21 @@ def test_escape_that_does_something_else_stops_nothing(fake: Fake, watched: Watc
         page.keyboard.press("Escape")
         page.locator(ended).last.wait_for()
         assert "stopped" in answer.locator(".about").inner_text()
+    reply.go.set()
+
+
+def test_escape_stops_an_answer_on_which_the_mouse_rests(fake: Fake, watched: Watched) -> None:
+    reply = Reply([*(chunk(token(f" {i}")) for i in range(5)), DONE], gate=4)
+    fake.reply = lambda body: reply
+    page = watched.open(fake.url)
+    page.fill("#prompt", "x")
+    page.press("#prompt", "Enter")
+    page.locator(".tok").nth(3).hover()
+    assert page.locator(".tip").is_visible()
+    page.keyboard.press("Escape")
+    page.locator(".again").wait_for()
+    assert "stopped" in page.locator(".about").inner_text()
+    assert not page.locator(".tip").is_visible()
     reply.go.set()
 
 

@@ -56,7 +56,7 @@ class Tip {
     document.body.append(this.box);
     document.addEventListener("keydown", (e) => {
       if (this.box.hidden || !escapes(e)) return;
-      e.preventDefault();
+      if (this.pinned) e.preventDefault();  // the mouse may only rest where an answer goes by: that is to end then
       this.hide();
     }, true);  // before those that end an answer
     document.addEventListener("click", (e) => e.target.closest(".tok, .chart") || this.hide());
@@ -64,6 +64,7 @@ class Tip {
   }
 
   show(at, token, place) {
+    if (!Object.values(token).some((value) => typeof value === "number")) return this.hide();  // a text alone
     this.at?.classList.remove("current");
     this.at = at;
     at.classList.add("current");
@@ -222,15 +223,15 @@ export class TokenView {
 
   point(target) {
     const span = target.closest?.(".tok");
-    if (!span) return false;
-    this.select(span.place, span);
-    return true;
+    return Boolean(span) && this.select(span.place, span);
   }
 
+  /** Whether there is more of it than a text. */
   select(place, span = this.spans[place]) {
     this.at = place;
     tip().show(span, this.tokens[place], place);
     this.onPoint(place);
+    return !tip().box.hidden;
   }
 
   leave() {
@@ -243,10 +244,9 @@ export class TokenView {
     const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last }[e.key];
     if (to === undefined || last < 0 || e.target !== this.element || e.altKey || e.ctrlKey || e.metaKey || e.shiftKey) return;
     e.preventDefault();
-    const place = Math.min(Math.max(to, 0), last);
-    const fold = this.spans[place].closest("details");
+    const place = Math.min(Math.max(to, 0), last), fold = this.spans[place].closest("details");
     if (fold) fold.open = true;
     this.spans[place].scrollIntoView({ block: "nearest" });
-    this.select(place);
+    tip().pinned = this.select(place);
   }
 }
