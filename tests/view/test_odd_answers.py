@@ -140,6 +140,22 @@ def test_what_has_no_values_has_no_tip(fake: Fake, watched: Watched) -> None:
     assert tip.locator("dd").all_text_contents() == [*"\N{EN DASH}" * 4, "0.500"]
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (320, 300)])
+def test_all_of_a_tip_is_in_a_low_window(fake: Fake, watched: Watched, width: int, height: int) -> None:
+    others = [{"id": i, "text": " word", "logprob": -2.0, "prob": 0.125} for i in range(5)]
+    fake.reply = lambda body: story(*(token(f"line {i}\n", logprob=-1.0, alternatives=others) for i in range(40)))
+    page = watched.open(fake.url, viewport={"width": width, "height": height})
+    ask(page)
+    page.locator(".tokens").focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+        box = page.locator(".tip").bounding_box()
+        assert box is not None
+        assert min(box["x"], box["y"]) >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+
+
 # ---- failures ----
 
 

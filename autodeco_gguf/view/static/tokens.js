@@ -86,9 +86,9 @@ class Tip {
     if (this.box.hidden) return;
     const at = this.at.getClientRects()[0], width = this.box.offsetWidth, height = this.box.offsetHeight;
     if (!at || at.bottom < 0 || at.top > innerHeight) return this.hide();
-    const above = at.bottom + height + 8 > innerHeight && at.top > height + 8;
+    const above = at.bottom + height + 8 > innerHeight && at.top > height + 8, y = above ? at.top - height - 6 : at.bottom + 6;
     this.box.style.left = `${Math.max(4, Math.min(at.left, document.documentElement.clientWidth - width - 4))}px`;
-    this.box.style.top = `${above ? at.top - height - 6 : at.bottom + 6}px`;
+    this.box.style.top = `${Math.max(4, Math.min(y, innerHeight - height - 4))}px`;
   }
 
   hide() {
