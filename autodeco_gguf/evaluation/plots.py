@@ -21,7 +21,7 @@ PLOTS = ("accuracy.png", "pass_at_1.png", "pass_at_k.png", "parameters.png")
 """Names of the files."""
 
 MOST_TASKS, MOST_CURVES = 6, 8
-"""Panels of accuracy.png, and methods in pass_at_k.png: more can hardly be told apart."""
+"""Panels of accuracy.png, and methods in pass_at_k.png: more can hardly be told apart, and the figure says so."""
 
 _OURS, _GREY = "#0072B2", "#777777"
 _COLORS = {
@@ -81,6 +81,12 @@ def _ordered(results: Results) -> list[Row]:
     return sorted(results.methods, key=lambda row: (row.config != AUTODECO, row.kind == "peer"))
 
 
+def _say_left_out(figure: Figure, shown: int, of: int, what: str) -> None:
+    """Below a figure that has only the first of them."""
+    if shown < of:
+        figure.supxlabel(f"the first {shown} of {of} {what}; report.md has all", fontsize="small")
+
+
 def _styles(results: Results) -> dict[str, dict[str, Any]]:
     """Color and marker of each method, by name: the same in every plot."""
     more, markers = itertools.cycle(_MORE_COLORS), itertools.cycle(_MARKERS)
@@ -114,6 +120,7 @@ def _accuracy(results: Results) -> Figure:
         axes.grid(alpha=0.3)
         handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize="small")
+    _say_left_out(figure, len(tasks), len(results.tasks), "tasks")
     return figure
 
 
@@ -187,6 +194,7 @@ def _curves(results: Results) -> Figure:
     left.set_ylabel("pass@k, %")
     right.set_ylabel("different right answers among k")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    _say_left_out(figure, len(methods), len(results.methods), "methods")
     return figure
 
 

@@ -87,6 +87,7 @@ def test_six_tasks_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [f"task {i}" for i in range(8)]
     drawn = figures(sampled(tasks), monkeypatch)
     assert [axes.get_title() for axes in drawn["accuracy.png"].axes] == [f"{task}, 2 problems" for task in tasks[:6]]
+    assert drawn["accuracy.png"].get_supxlabel() == "the first 6 of 8 tasks; report.md has all"
     assert [label.get_text() for label in drawn["parameters.png"].axes[0].get_xticklabels()] == tasks
 
 
@@ -100,7 +101,9 @@ def test_a_task_named_like_a_formula_is_shown_as_it_is(tmp_path: Path, monkeypat
 
 
 def test_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right = figures(sampled(), monkeypatch)["pass_at_k.png"].axes
+    figure = figures(sampled(), monkeypatch)["pass_at_k.png"]
+    left, right = figure.axes
+    assert figure.get_supxlabel() == ""
     curves = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
     assert list(curves) == ["autodeco", "greedy", "oracle: T = 0.1, P = 0.2", "mirostat2"]
     assert curves["autodeco"] == [[1, 37.5], [2, about(50)], [4, about(50)]]
@@ -158,7 +161,9 @@ def test_eight_curves_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     results = sampled()
     peers = [replace(results.methods[-1], name=f"peer {i}") for i in range(9)]
     results = replace(results, methods=(*peers, *results.methods))
-    left, _ = figures(results, monkeypatch)["pass_at_k.png"].axes
+    figure = figures(results, monkeypatch)["pass_at_k.png"]
+    left, _ = figure.axes
+    assert figure.get_supxlabel() == "the first 8 of 13 methods; report.md has all"
     names = ["autodeco", "greedy", "oracle: T = 0.1, P = 0.2", *(f"peer {i}" for i in range(5))]
     assert [line.get_label() for line in left.lines] == names
     assert len({line.get_color() for line in left.lines}) == 8
