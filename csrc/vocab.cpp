@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <iterator>
 #include <string_view>
 #include <tuple>
 #include <unordered_set>
@@ -104,17 +105,27 @@ static constexpr size_t STACK_OF_BYTE = 512;
 static constexpr size_t MAX_LINE      = 1 << 20;
 static constexpr size_t SHORT_LINE    = 1024; // any thread has the stack for it
 
-// Bytes that a match can have: none goes beyond a line but by white space, of which every byte here is that could be some.
+// How white space beyond ASCII begins in UTF-8, written in more bytes than it needs included, as llama.cpp reads that, too.
+static constexpr std::string_view BLANKS[] = { "\xc0", "\xc2\x85", "\xc2\xa0", "\xe0\x80", "\xe0\x82", "\xe1\x9a\x80",
+                                               "\xe2\x80", "\xe2\x81\x9f", "\xe3\x80\x80", "\xf0\x80", "\xf0\x81",
+                                               "\xf0\x82", "\xf0\x83" };
+
+// Bytes that a match can have: those of a line and, as it goes on over line breaks by white space and "/" alone, those of such a
+// run behind it.
 static size_t longest_match(const std::string & text) {
-    size_t line = 0, blank = 0, longest_line = 0, longest_blank = 0;
-    for (const char byte : text) {
-        const auto c = (unsigned char) byte;
-        line  = c == '\n' ? 0 : line + 1;
-        blank = c <= ' ' || c >= 0x7f ? blank + 1 : 0;
-        longest_line  = std::max(longest_line, line);
-        longest_blank = std::max(longest_blank, blank);
+    size_t line = 0, match = 0, longest = 0;
+    bool goes_on = false;
+    for (size_t i = 0; i < text.size(); ++i) {
+        const auto c = (unsigned char) text[i];
+        if ((c & 0xc0) != 0x80) { // the first byte of a character
+            const auto begins = [&](std::string_view blank) { return text.compare(i, blank.size(), blank) == 0; };
+            goes_on = c <= ' ' || c == '/' || (c >= 0xc0 && std::any_of(std::begin(BLANKS), std::end(BLANKS), begins));
+        }
+        line    = c == '\n' ? 0 : line + 1;
+        match   = goes_on ? match + 1 : line;
+        longest = std::max(longest, match);
     }
-    return longest_line + longest_blank;
+    return longest;
 }
 
 static std::vector<llama_token> tokenized(const llama_vocab * vocab, const std::string & text, bool add_special,

@@ -85,7 +85,7 @@ found = []
 
 def tokenize():
     context = Context(path, n_ctx=32)
-    for text in ("a" * 200_000, " " * 200_000, "a1" * 100_000, "a b" * 70_000, "\u00e9" * 100_000):
+    for text in ("a" * 200_000, " " * 200_000, "a1" * 100_000, "a b" * 70_000, "\u00e9" * 100_000, "/\\n" * 50_000):
         tokens = context.tokenize(text)
         assert context.text(tokens) == text
         found.append(len(tokens))
@@ -121,12 +121,28 @@ def test_long_lines(name: str, tmp_path: Path) -> None:
     assert text == '"aaa'
 
 
+BLANKS = [char for char in map(chr, range(0x3001)) if char.isspace()]
+# which are no UTF-8, but blanks to llama.cpp
+OVERLONG = [b"\xc0\x8a", b"\xe0\x80\x8d", b"\xe0\x82\xa0", b"\xf0\x80\x80\x8a", b"\xf0\x83\x80\x80"]
+
+
 def test_a_line_that_is_too_long(tmp_path: Path) -> None:
+    """Line breaks among white space and slashes are within a line: a match of expressions goes on there."""
     context = Context(of_pre_tokenizer("gpt-4o", tmp_path), n_ctx=32)
-    for text in ("a" * ((1 << 20) + 1), "\n" * (1 << 20) + "aa", "\n\u00a0" * (1 << 19)):
+    lines = ["a" * ((1 << 20) + 1), "aa" + "\n" * (1 << 20), *(f"\n{char}" * (1 << 20) for char in [*BLANKS, "/"])]
+    for text in [*(line.encode() for line in lines), *(b"/\n" + blank * (1 << 20) for blank in OVERLONG)]:
         with pytest.raises(InvalidInput, match=r"^a line of \d{7} bytes, expected at most 1048576$"):
-            context.tokenize(text)
-    assert len(context.tokenize("ab cd\n" * (1 << 18))) > 1 << 19  # 1.5 MB
+            context.model.tokenize(text, False, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ab cd", "    if a / b:", "今天天气很好。我们去公园。", "　　今天 天气", "「ありがとう」", "สวัสดี", "é 😀"],
+)
+def test_many_lines_are_no_long_one(line: str, tmp_path: Path) -> None:
+    context = Context(of_pre_tokenizer("gpt-4o", tmp_path), n_ctx=32)
+    text = f"{line}\n" * ((1 << 20) // len(line.encode()))
+    assert len(context.tokenize(text)) >= len(text) // 2
 
 
 def test_lines_of_other_vocabularies_have_no_bound() -> None:
