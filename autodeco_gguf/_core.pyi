@@ -222,7 +222,7 @@ def vocab_tokenize(vocab: int, text: bytes, add_special: bool, parse_special: bo
     """The tokens of a text, as ``llama_tokenize`` has them, from a thread whose stack is large enough for long lines.
 
     Raises InvalidInput for a line of more than a megabyte, which vocabularies that are split by expressions cannot
-    have, and ModelFailed where llama.cpp fails.
+    have, and for bytes that the vocabulary cannot tokenize; ModelFailed where llama.cpp fails.
     """
 
 def vocab_tokenizer() -> int:

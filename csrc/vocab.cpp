@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <iterator>
+#include <stdexcept>
 #include <string_view>
 #include <tuple>
 #include <unordered_set>
@@ -128,6 +129,11 @@ static size_t longest_match(const std::string & text) {
     return longest;
 }
 
+// A space in more bytes than it needs is one to llama.cpp, which asserts that the texts of gemma 4 have none by then.
+static bool has_long_space(const std::string & text) {
+    return text.find("\xc0\xa0") != text.npos || text.find("\xe0\x80\xa0") != text.npos || text.find("\xf0\x80\x80\xa0") != text.npos;
+}
+
 static std::vector<llama_token> tokenized(const llama_vocab * vocab, const std::string & text, bool add_special,
                                           bool parse_special) {
     std::vector<llama_token> tokens(text.size() + 8); // a token is a byte at least, but for what stands around a text
@@ -153,11 +159,19 @@ std::vector<llama_token> vocab_tokenize(const llama_vocab * vocab, const std::st
     }
     std::vector<llama_token> tokens;
     const auto tokenize = [&] { tokens = tokenized(vocab, text, add_special, parse_special); };
-    const size_t match = llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_BPE ? longest_match(text) : 0;
+    const bool   split = llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_BPE;
+    const size_t match = split ? longest_match(text) : 0;
     if (match > MAX_LINE) {
         throw refusal(INVALID_INPUT, "a line of " + std::to_string(match) + " bytes, expected at most " + std::to_string(MAX_LINE));
     }
-    guarded([&] { match <= SHORT_LINE ? tokenize() : run_with_stack(match * STACK_OF_BYTE, tokenize); });
+    if (split && has_long_space(text)) {
+        throw refusal(INVALID_INPUT, "a text with a space of several bytes, which is no UTF-8");
+    }
+    try {
+        guarded([&] { match <= SHORT_LINE ? tokenize() : run_with_stack(match * STACK_OF_BYTE, tokenize); });
+    } catch (const std::logic_error & e) { // bytes beyond U+10FFFF, or that have no token
+        throw refusal(INVALID_INPUT, std::string("a text that the vocabulary cannot tokenize: ") + e.what());
+    }
     return tokens;
 }
 

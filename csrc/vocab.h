@@ -14,8 +14,8 @@ std::string gguf_header_check_vocab(const gguf_header & h);
 // The text of a token of the vocabulary; without special, control tokens have none.
 std::string vocab_piece(const llama_vocab * vocab, llama_token token, bool special);
 
-// The tokens of a text, as llama_tokenize has them. Throws for a line that is too long to be split (MAX_LINE), and for what
-// llama.cpp throws.
+// The tokens of a text, as llama_tokenize has them. Throws for a line that is too long to be split (MAX_LINE), for bytes that the
+// vocabulary cannot tokenize, and for what llama.cpp throws.
 std::vector<llama_token> vocab_tokenize(const llama_vocab * vocab, const std::string & text, bool add_special, bool parse_special);
 
 // The same in the way of llama_tokenize, for who wants to call that; no tokens where it would throw.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken import Kind, rewrite
+from broken import STRINGS, Kind, metadata_of, rewrite
 from conftest import load
 from family_helpers import FAMILIES
 from llama_cpp import LlamaTokenizer
@@ -104,6 +104,9 @@ print(json.dumps(found))
 """
 
 
+TOKENS_KEY = "tokenizer.ggml.tokens"
+
+
 def of_pre_tokenizer(name: str, directory: Path) -> Path:
     base = directory / "base.gguf"
     extract(DEMO_MODEL, base=base, force=True)
@@ -143,6 +146,26 @@ def test_many_lines_are_no_long_one(line: str, tmp_path: Path) -> None:
     context = Context(of_pre_tokenizer("gpt-4o", tmp_path), n_ctx=32)
     text = f"{line}\n" * ((1 << 20) // len(line.encode()))
     assert len(context.tokenize(text)) >= len(text) // 2
+
+
+@pytest.mark.parametrize("blank", [b"\xc0\xa0", b"\xe0\x80\xa0", b"\xf0\x80\x80\xa0"])
+def test_a_space_of_several_bytes(blank: bytes, tmp_path: Path) -> None:
+    """llama.cpp ends the process for one, by an assertion that a text of this vocabulary has no spaces any more."""
+    model = Context(of_pre_tokenizer("gemma4", tmp_path), n_ctx=32).model
+    with pytest.raises(InvalidInput, match=r"^a text with a space of several bytes, which is no UTF-8$"):
+        model.tokenize(b"a" + blank + b"a", False, False)
+
+
+def test_bytes_that_have_no_token(tmp_path: Path) -> None:
+    """llama.cpp throws errors of the C++ library, which were a ValueError and an IndexError."""
+    model = Context(DEMO_MODEL, n_ctx=32).model
+    with pytest.raises(InvalidInput, match=r"^a text that the vocabulary cannot tokenize: invalid codepoint$"):
+        model.tokenize(b"a\xf4\x90\x80\x80", False, False)
+    source = FAMILIES / "mistral.gguf"
+    tokens = ["another" if token == "<0x00>" else token for token in metadata_of(source)[TOKENS_KEY][0]]
+    renamed = rewrite(source, tmp_path / "renamed.gguf", metadata={TOKENS_KEY: (tokens, *STRINGS)})
+    with pytest.raises(InvalidInput, match=r"^a text that the vocabulary cannot tokenize: "):
+        Context(renamed, n_ctx=32).model.tokenize(b"a\0", False, False)
 
 
 def test_lines_of_other_vocabularies_have_no_bound() -> None:
