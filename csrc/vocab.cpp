@@ -101,7 +101,8 @@ std::string vocab_piece(const llama_vocab * vocab, llama_token token, bool speci
 }
 
 // Many vocabularies have llama.cpp split a text by std::regex, of which libstdc++'s calls itself for every character that a match
-// goes on by: 335 bytes of stack each. A megabyte takes seconds.
+// goes on by: 335 bytes of stack each. A megabyte takes seconds, one of spaces two minutes with jais-2's, and one of digits
+// would have no end with superbpe's (DIGITS in model/token_text.py).
 static constexpr size_t STACK_OF_BYTE = 512;
 static constexpr size_t MAX_LINE      = 1 << 20;
 static constexpr size_t SHORT_LINE    = 1024; // any thread has the stack for it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import operator
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,11 +35,23 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
     return core.vocab_piece(vocab, check_token(token, llama_cpp.llama_vocab_n_tokens(vocab)), special)
 
 
+DIGITS = re.compile(rb"(?<![0-9])[0-9]{4001}")
+"""More digits in a row than are split for the vocabulary superbpe: from each of them llama.cpp looks on to the last.
+4,000 take a second, 16,000 forty."""
+
+
 class CheckedModel(LlamaModel):
     """llama_cpp's, which ends the process for a long line or no token, and loses tokens of more than 32 bytes."""
 
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:  # noqa: D102  llama_cpp's, as all here
+        if DIGITS.search(text) and self._pre_tokenizer() == b"superbpe":
+            raise InvalidInput("over 4000 digits in a row, which the vocabulary superbpe takes too long to split")
         return core.vocab_tokenize(self.vocab, text, add_bos, special)
+
+    def _pre_tokenizer(self) -> bytes:
+        name = ctypes.create_string_buffer(64)
+        llama_cpp.llama_model_meta_val_str(self.model, b"tokenizer.ggml.pre", name, len(name))
+        return name.value
 
     def token_get_text(self, token: int) -> str:  # noqa: D102
         return str(super().token_get_text(check_token(token, self.n_vocab())))

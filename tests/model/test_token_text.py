@@ -148,6 +148,19 @@ def test_many_lines_are_no_long_one(line: str, tmp_path: Path) -> None:
     assert len(context.tokenize(text)) >= len(text) // 2
 
 
+@pytest.mark.parametrize("name", ["gpt-2", "superbpe"])
+def test_digits_in_a_row(name: str, tmp_path: Path) -> None:
+    """llama.cpp takes 37 s for 16,000 with the latter, and for more the longer."""
+    context = Context(of_pre_tokenizer(name, tmp_path), n_ctx=32)
+    text = "1" * 2000 + "a" + "1" * 2001
+    assert context.text(context.tokenize(text)) == text
+    if name == "gpt-2":
+        assert len(context.tokenize("1" * 100_000)) == 100_000
+    else:
+        with pytest.raises(InvalidInput, match=r"^over 4000 digits in a row, .* superbpe takes too long to split$"):
+            context.tokenize("a" + "1" * 4001)
+
+
 @pytest.mark.parametrize("blank", [b"\xc0\xa0", b"\xe0\x80\xa0", b"\xf0\x80\x80\xa0"])
 def test_a_space_of_several_bytes(blank: bytes, tmp_path: Path) -> None:
     """llama.cpp ends the process for one, by an assertion that a text of this vocabulary has no spaces any more."""
