@@ -14,6 +14,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -21,7 +22,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 from autodeco_gguf.model.stops import StoppedText, stop_texts
@@ -179,7 +180,8 @@ class Completion:
             return
         prefix = llama.longest_token_prefix
         if prefix(state.input_ids.tolist(), self._prompt) > prefix(llama.input_ids[: llama.n_tokens], self._prompt):
-            llama.load_state(state)
+            with suppress(ModelFailed):  # of a context with other settings: as if there were none
+                llama.load_state(state)
 
 
 def _shown(piece: bytes) -> str:

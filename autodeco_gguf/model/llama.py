@@ -66,7 +66,7 @@ class Llama(llama_cpp.Llama):
     reset = methods.in_turn(llama_cpp.Llama.reset)
     embed = methods.in_turn(methods.embed)
     load_state = methods.in_turn(methods.load_state)
-    save_state = methods.in_turn(llama_cpp.Llama.save_state, changes=False)
+    save_state = methods.in_turn(methods.save_state, changes=False)
 
     _host_way = _graph_seen = False  # seen: a decode has shown that this graph takes the heads
     _remote: Remote = NOBODY  # until it is loaded

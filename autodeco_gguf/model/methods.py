@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 import os
@@ -17,7 +18,7 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 from llama_cpp._internals import LlamaContext
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.machine import MAX_CONTEXT, MAX_THREADS
 from autodeco_gguf.model.sampler import Predictor, Sampler
@@ -224,13 +225,30 @@ def embed(self: Any, input: Any, normalize: bool = False, truncate: bool = True,
     return ([*vectors], sum(counts)) if return_count else [*vectors]
 
 
+def save_state(self: Any) -> llama_cpp.LlamaState:
+    """``llama_cpp.Llama.save_state``, with no scores where none are kept: a whole batch of rows that nobody wrote."""
+    state = llama_cpp.Llama.save_state(self)
+    if not self._logits_all:
+        state.scores = state.scores[:0].copy()
+    return state
+
+
 def load_state(self: Any, state: llama_cpp.LlamaState) -> None:
-    """``llama_cpp.Llama.load_state``, after which nothing counts as computed where it fails or is interrupted."""
-    try:
-        llama_cpp.Llama.load_state(self, state)
-    except BaseException:
-        self.reset()
-        raise
+    """``llama_cpp.Llama.load_state``, also of a Llama with another ``n_ctx`` or ``n_batch``.
+
+    Raises:
+        ModelFailed: it does not fit this context, in which nothing counts as computed then.
+    """
+    n, size = state.n_tokens, state.llama_state_size
+    self.reset()  # first: it may be interrupted
+    data = (ctypes.c_uint8 * size).from_buffer_copy(state.llama_state)
+    fits = n <= len(self.input_ids) and (not self._logits_all or len(state.scores) == n)
+    if not fits or lib.llama_state_set_data(self._ctx.ctx, data, size) != size:
+        raise ModelFailed(f"{self.model_path}: a state of {n} tokens does not fit this context or lacks its scores")
+    if self._logits_all:
+        self.scores[:n] = state.scores
+    self.input_ids[:n] = state.input_ids[:n]
+    self._seed, self.n_tokens = state.seed, n
 
 
 class Pieces(dict[int, bytes]):

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,37 @@ def test_states(merged: Path, logits_all: bool) -> None:
         assert_alike(drawn(target, text), expected)
 
 
+@pytest.mark.parametrize(
+    ("of", "to", "fits"),
+    [
+        ({"n_ctx": 128}, {"n_ctx": 256}, True),
+        ({"n_ctx": 256}, {"n_ctx": 128}, True),
+        ({"n_batch": 32}, {"n_batch": 16}, True),
+        ({"logits_all": True}, {}, True),
+        ({}, {"logits_all": True}, False),
+        ({}, {"n_ctx": 32}, False),
+        ({"f32_cache": False}, {}, False),
+    ],
+    ids=str,
+)
+def test_states_of_other_settings(merged: Path, of: dict[str, Any], to: dict[str, Any], fits: bool) -> None:
+    llm, target = load(merged, **{"f32_cache": True, **of}), load(merged, **{"f32_cache": True, **to})
+    llm.eval(PROMPT * 5)
+    state = llm.save_state()
+    for _ in range(2):
+        with nullcontext() if fits else pytest.raises(ad.ModelFailed, match="a state of 40 tokens does not fit this"):
+            target.load_state(state)
+        assert (target.n_tokens, len(target.input_ids)) == (40 * fits, target.n_ctx())
+        assert_alike(drawn(target, max_tokens=8), drawn(load(merged, f32_cache=True), max_tokens=8))
+
+
+def test_a_state_has_the_scores_that_are_kept(merged: Path) -> None:
+    for logits_all in (False, True):
+        llm = load(merged, logits_all=logits_all)
+        llm.eval(PROMPT)
+        assert len(llm.save_state().scores) == len(PROMPT) * logits_all
+
+
 def test_a_cache_of_states(merged: Path) -> None:
     llm = load(merged, f32_cache=True)
     expected = drawn(llm)
@@ -404,6 +436,15 @@ def test_a_cache_of_states(merged: Path) -> None:
     for _ in range(2):
         assert_alike(drawn(llm), expected)
         drawn(llm, [9, 9, 9])
+
+
+@pytest.mark.parametrize("n_ctx", [32, 256])
+def test_a_cache_of_states_of_another_context(merged: Path, n_ctx: int) -> None:
+    cache = llama_cpp.LlamaRAMCache()
+    for llm in (load(merged, n_ctx=64), load(merged, n_ctx=n_ctx)):
+        llm.set_cache(cache)
+        endless: dict[str, Any] = {"max_tokens": llm.n_ctx() - len(PROMPT), "logit_bias": {0: -1e9, 2: -1e9}}
+        assert_alike(drawn(llm, **endless), drawn(load(merged), **endless))
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"grammar": WORD}, {"stop": ["a", "e"]}], ids=["free", "grammar", "stop"])
