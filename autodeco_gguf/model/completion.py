@@ -80,9 +80,10 @@ class Completion:
         llama, stream, n_prompt = self._llama, self._asked["stream"], len(self._prompt)
         if llama.verbose:
             lib.llama_perf_context_reset(llama.ctx)
-        self._load_cached()
         seed = self._asked["seed"]
-        llama.set_seed(_following(int(llama._seed)) if seed is None else seed)  # noqa: SLF001  llama_cpp's
+        seed = _following(int(llama._seed)) if seed is None else seed  # noqa: SLF001  llama_cpp's
+        self._load_cached()  # a state has a seed, too
+        llama.set_seed(seed)
         if stream:
             for text, begin, end in self._parts(sampling):
                 yield self._object(text, self._logprobs(n_prompt + begin, n_prompt + end), None)

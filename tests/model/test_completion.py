@@ -14,7 +14,7 @@ from typing import Any
 import conftest
 import numpy as np
 import pytest
-from llama_cpp import LogitsProcessorList, StoppingCriteriaList
+from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as lib
 
 import autodeco_gguf as ad
@@ -296,6 +296,17 @@ def test_without_a_seed_every_process_draws_something_else(merged: Path) -> None
     first, second = run(), run()
     assert first[0] != second[0]
     assert first[1] == second[1]
+
+
+def test_without_a_seed_a_cache_of_states_repeats_no_answer(merged: Path) -> None:
+    def answers(cache: LlamaRAMCache | None) -> list[str]:
+        llm: Any = load(merged, f32_cache=True, seed=5)
+        llm.set_cache(cache)
+        return [llm(prompt, max_tokens=16)["choices"][0]["text"] for prompt in (PROMPT, [1, *PROMPT]) * 4]
+
+    found = answers(LlamaRAMCache())
+    assert found == answers(None)
+    assert len(set(found)) == 8
 
 
 # ---- biases ----
