@@ -111,7 +111,7 @@ class Llama(llama_cpp.Llama):
             rpc: addresses of workers, as "host:port,host:port", on whose devices layers are put too, before the others.
             **kwargs: as in ``llama_cpp.Llama``, but ``n_threads`` is by default what
                 :func:`~autodeco_gguf.model.machine.default_threads` says, and ``n_threads_batch`` the same. With
-                ``vocab_only`` there are no heads.
+                ``vocab_only`` there are no heads, with a ``draft_model`` the logits of all ``n_ctx`` tokens are kept.
 
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
@@ -322,8 +322,7 @@ class Llama(llama_cpp.Llama):
 
     def _prepare(self, kwargs: dict[str, Any], model: Any, params: Any) -> None:
         """Reserve graph memory for few outputs a decode, unless every token is one; note what decodes need to know."""
-        every_token = kwargs.get("logits_all") or kwargs.get("embedding") or kwargs.get("draft_model") is not None
-        if self._predictor.names and not every_token:
+        if self._predictor.names and not (kwargs.get("logits_all") or kwargs.get("embedding")):
             params.n_outputs_max = min(methods.PREDICT_ROWS, params.n_batch)
         self._raw = RawLogits(model, params)
 

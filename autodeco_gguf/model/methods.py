@@ -122,7 +122,7 @@ def in_turn(method: F, *, changes: bool = True) -> F:
 
 
 def check_settings(arguments: dict[str, Any]) -> None:
-    """Refuse arguments that crash llama.cpp, and warn of those that ``llama_cpp.Llama`` ignores without a word.
+    """Refuse arguments that crash llama.cpp, give a draft model what it needs, and warn of those that are ignored.
 
     Raises:
         InvalidInput: a size or a number of threads out of range.
@@ -133,6 +133,8 @@ def check_settings(arguments: dict[str, Any]) -> None:
         value = arguments.get(name)
         if value is not None and not (isinstance(value, SupportsIndex) and least <= index(value) <= most):
             raise InvalidInput.of(name, repr(value), f"a whole number, {least} to {most}")
+    if arguments.get("draft_model") is not None:  # llama_cpp writes all logits then, into rows for one batch
+        arguments["logits_all"] = True
     for name in arguments.keys() - _KNOWN:
         warnings.warn(f"Llama: unknown argument {name}, which llama_cpp ignores", RuntimeWarning, stacklevel=3)
 

@@ -444,7 +444,7 @@ def test_the_trace_grows_while_it_streams(llm: ad.Llama) -> None:
 
 
 def test_a_draft_model(merged: Path) -> None:
-    llm = load(merged, f32_cache=True, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=4))
+    llm = load(merged, f32_cache=True, n_batch=16, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=4))
     prompt = [0, *[5, 9, 11, 300] * 6]
     for kwargs in ({}, {"temperature": 0.0}, {"logit_bias": {5: 9.0, 9: 9.0}}):
         trace = run(llm, prompt, **kwargs)
