@@ -63,7 +63,7 @@ class Llama(llama_cpp.Llama):
     create_completion = methods.with_defaults(llama_cpp.Llama.create_completion)
     create_chat_completion = methods.with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
     __call__ = methods.with_defaults(llama_cpp.Llama.__call__)
-    reset = methods.in_turn(llama_cpp.Llama.reset)
+    reset = methods.in_turn(methods.reset)
     embed = methods.in_turn(methods.embed)
     load_state = methods.in_turn(methods.load_state)
     save_state = methods.in_turn(methods.save_state, changes=False)

@@ -227,6 +227,12 @@ def embed(self: Any, input: Any, normalize: bool = False, truncate: bool = True,
     return ([*vectors], sum(counts)) if return_count else [*vectors]
 
 
+def reset(self: Any) -> None:
+    """``llama_cpp.Llama.reset``; tokens of before do not stay where none are written, as in the places of an image."""
+    llama_cpp.Llama.reset(self)
+    self.input_ids[:] = 0
+
+
 def save_state(self: Any) -> llama_cpp.LlamaState:
     """``llama_cpp.Llama.save_state``, with no scores where none are kept: a whole batch of rows that nobody wrote."""
     state = llama_cpp.Llama.save_state(self)

@@ -422,6 +422,23 @@ def test_states_of_other_settings(merged: Path, of: dict[str, Any], to: dict[str
         assert_alike(drawn(target, max_tokens=8), drawn(load(merged, f32_cache=True), max_tokens=8))
 
 
+def test_a_prompt_with_places_of_an_image(merged: Path) -> None:
+    """As llama_cpp's chat handlers make it: what is decoded there is no token, and nothing writes to input_ids."""
+    llm, image, after = load(merged, f32_cache=True), [5, 6, 7], [12]
+    expected = drawn(llm, [*PROMPT, *image, *after])
+    llm.input_ids[:] = -5  # memory as it was found, or an earlier text
+    llm.reset()
+    llm._ctx.kv_cache_clear()
+    llm.eval(PROMPT)
+    llm._batch.set_batch(batch=image, n_past=llm.n_tokens, logits_all=False)
+    llm._ctx.decode(llm._batch)
+    llm.n_tokens += len(image)
+    llm.eval(after)
+    prompt = llm.input_ids[: llm.n_tokens].tolist()
+    assert prompt == [*PROMPT, 0, 0, 0, *after]
+    assert_alike(drawn(llm, prompt), expected)
+
+
 def test_a_state_has_the_scores_that_are_kept(merged: Path) -> None:
     for logits_all in (False, True):
         llm = load(merged, logits_all=logits_all)
