@@ -54,8 +54,8 @@ def verify_command(model: Path, golden: Path, heads: Path | None, tolerance: flo
     worst = 0.0
     try:
         predictions = llama.predict(tokens)
-    except InvalidInput as e:  # a token that the vocabulary does not have
-        raise BadFile.of(golden, e) from e
+    except InvalidInput as e:  # a token that the vocabulary does not have; else what the model computes is not finite
+        raise BadFile.of(golden if e.key == "token" else model, e) from e
     for name, predicted in zip(("temperature", "top_p"), predictions, strict=True):
         known = not np.isnan(recorded[name]).any()
         if known != (name in llama.heads):

@@ -111,6 +111,15 @@ def test_the_command_line_prints_no_nan(spoil: Callable[[str], Path], capfd: pyt
     assert outcome.err.endswith("the model's hidden state or logits are not finite\n")
 
 
+@pytest.mark.parametrize(("name", "what"), [("one NaN", "logits"), ("hidden state", "hidden")])
+def test_verify_names_the_model(
+    spoil: Callable[[str], Path], qwen2: Case, capfd: pytest.CaptureFixture[str], name: str, what: str
+) -> None:
+    golden = qwen2.base.with_name("golden.npz")
+    outcome = broken.invoke(capfd, "verify", spoil(name), "--golden", golden)
+    broken.assert_refused(outcome, spoil(name), f"{what} row 0 holds nan")
+
+
 def test_where_the_model_is_sound_a_processor_is_not(merged: Path, qwen2: Case) -> None:
     def put(value: float) -> Callable[[Any, Any], Any]:
         return lambda _, logits: np.where(np.arange(logits.size) == 7, value, logits)
