@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import llm
-from llm.parts import TextPart
+from llm.parts import ReasoningPart, TextPart
 from pydantic import Field, field_validator
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, InvalidInput
@@ -166,16 +166,22 @@ def _ask(engine: Engine, prompt: llm.Prompt) -> Answer:
 
 
 def _conversation(prompt: llm.Prompt) -> tuple[str | None, list[Message], str]:
-    """The system message, what was said, and what to answer: texts, which is all that these models read."""
-    messages = [
-        {"role": message.role, "content": "".join(part.text for part in message.parts if isinstance(part, TextPart))}
-        for message in prompt.messages
-    ]
+    """The system message, what was said, and what to answer."""
+    messages = [{"role": message.role, "content": _text(message)} for message in prompt.messages]
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"]:
         raise InvalidInput("the prompt is empty", key="prompt")
     systems = [message["content"] for message in messages if message["role"] == "system"]
     said = [message for message in messages[:-1] if message["role"] in ("user", "assistant")]
     return prompt.system or "\n\n".join(systems) or None, said, messages[-1]["content"]
+
+
+def _text(message: llm.Message) -> str:
+    """What a message says; InvalidInput where it has more than text, which is all that these models read."""
+    for part in message.parts:
+        if message.role == "tool" or not isinstance(part, TextPart | ReasoningPart):
+            what = f"a message of role {message.role} with a part of type {type(part).__name__}"
+            raise InvalidInput(f"{what}: this model reads text alone, without tools", key="messages")
+    return "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
 def _request(engine: Engine, message: str, options: Any, schema: Any) -> Request:

@@ -19,7 +19,7 @@ import llm
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
-from llm.parts import ReasoningPart
+from llm.parts import AttachmentPart, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 import autodeco_gguf as ad
 import autodeco_gguf.integrations.llm as plugin
@@ -293,6 +293,21 @@ def test_a_program_s_own_messages(talk: Run, rendered: list[str]) -> None:
     assert rendered == ["<system>A<user>B<assistant>C<user>D<assistant>"]
     with pytest.raises(InvalidInput, match="the prompt is empty"):
         llm.get_model("autodeco/talk").prompt(messages=messages[:3]).text()
+
+
+OTHER_PARTS = [
+    llm.user("A", AttachmentPart(attachment=llm.Attachment(type="image/png", content=b"a"))),
+    llm.assistant(ToolCallPart(name="f")),
+    llm.tool_message(ToolResultPart(name="f", output="7")),
+    llm.tool_message(TextPart(text="7")),
+]
+
+
+@pytest.mark.parametrize("message", OTHER_PARTS, ids=lambda m: type(m.parts[-1]).__name__)
+def test_messages_with_more_than_text(talk: Run, message: llm.Message) -> None:
+    match = f"^a message of role {message.role} with a part of type {type(message.parts[-1]).__name__}: this"
+    with pytest.raises(InvalidInput, match=match):
+        llm.get_model("autodeco/talk").prompt(messages=[message, llm.user("B")]).text()
 
 
 # ---- what ends ----
