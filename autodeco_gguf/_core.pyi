@@ -116,7 +116,10 @@ class GgufHeader:
         """What would crash llama.cpp; "" where nothing was found."""
 
 class LogCapture:
-    """Keeps what llama.cpp logs from when it is made; on exit it stops, and lets other threads have theirs."""
+    """Keeps what llama.cpp logs from when it is made; on exit it stops, and lets other threads have theirs.
+
+    ModelFailed in the child of a fork that came while another thread had one.
+    """
 
     def __init__(self, forward: bool) -> None: ...
     def __enter__(self) -> LogCapture: ...

@@ -1,7 +1,13 @@
 #include "log_capture.h"
 
+#include "errors.h"
+
 #include <cstdio>
+#include <new>
 #include <stdexcept>
+#ifndef _WIN32
+#include <pthread.h>
+#endif
 
 std::recursive_mutex log_capture::active;
 std::mutex           log_capture::guard;
@@ -11,7 +17,27 @@ static const size_t LATER_MAX = 4;
 
 static thread_local int captures = 0; // open in this thread
 
+static bool torn = false; // by a fork in the midst of a capture: what another thread had locked stays locked, in ggml too
+
+#ifndef _WIN32
+const int log_capture::watched = pthread_atfork(nullptr, nullptr, log_capture::after_fork);
+#endif
+
+void log_capture::after_fork() {
+    new (&guard) std::mutex;
+    if (active.try_lock()) {
+        active.unlock();
+    } else {
+        torn    = true;
+        current = nullptr;
+    }
+}
+
 log_capture::log_capture(bool forward) : forward(forward) {
+    if (torn) {
+        throw refusal(MODEL_FAILED, "the process forked while a model was being loaded; "
+                                    "start processes with multiprocessing.get_context('spawn')");
+    }
     active.lock();
     {
         std::lock_guard<std::mutex> lock(guard);

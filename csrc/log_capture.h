@@ -14,6 +14,7 @@
 // other threads log meanwhile is seen here too. With forward, lines go on to the callback that was there before.
 class log_capture {
 public:
+    // Throws a refusal in the child of a fork that came while another thread had one.
     explicit log_capture(bool forward = false);
     ~log_capture() { close(); }
 
@@ -35,8 +36,10 @@ public:
 private:
     static void callback(ggml_log_level level, const char * text, void * user_data);
     static void aborted(const char * message);
+    static void after_fork();
     void        take(ggml_log_level level, const char * text);
 
+    static const int            watched; // for forks
     static std::recursive_mutex active; // held until it is closed
     static std::mutex           guard;  // of what follows, in all objects: any thread logs, at any time
     static log_capture        * current; // the innermost; NULL: a thread that had begun to call back comes too late

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar, overload
 
 from autodeco_gguf._native import core
-from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.atomic import check_unchanged, identity, read_range
 
 T = TypeVar("T")
@@ -49,12 +49,13 @@ class GgufFile:
 
         Raises:
             BadFile: not a GGUF, broken, or truncated; no regular file, or no path; a header of more than 64 MiB.
+            ModelFailed: the process forked while another thread loaded a model.
         """
         self.path = path
         try:
             self.identity = identity(path)
             self.header = core.GgufHeader(os.fsencode(path), start)
-        except AutoDecoError as e:
+        except BadFile as e:
             raise BadFile.of(path, e) from e
         except ValueError as e:  # a zero byte, or half of a surrogate pair
             raise BadFile.of(path, f"cannot be opened: {e}") from e

@@ -37,6 +37,8 @@ Prepare = Callable[[Any, Any], object]
 """What is done with a model and the parameters of a context before it is made, both llama_cpp's."""
 
 _load_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # in the child of a fork amid a load nothing waits for it, and LogCapture refuses
+    os.register_at_fork(after_in_child=_load_lock._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 _watcher: ContextVar[Callable[[float], object] | None] = ContextVar("watcher", default=None)
 

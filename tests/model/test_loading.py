@@ -183,6 +183,44 @@ def test_a_log_that_is_closed_tells_what_it_took_and_no_more(tmp_path: Path) -> 
     assert opened(lambda: GgufFile(DEMO_MODEL))
 
 
+FORK = """
+import os, signal, threading
+from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.loading import loading, watched
+from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.heads.model_file import ModelFile
+file, inside, forked = ModelFile.open(DEMO_MODEL).base(), threading.Event(), threading.Event()
+
+def load():
+    with watched(lambda _: (inside.set(), forked.wait())):
+        print(Context(DEMO_MODEL, n_ctx=32).n_seq, flush=True)
+
+thread = threading.Thread(target=load)
+thread.start()
+inside.wait()
+if os.fork() == 0:
+    signal.alarm(30)
+    for use in (lambda: ModelFile.open(DEMO_MODEL), lambda: loading(file, False, devices=lambda _: None).__enter__()):
+        try:
+            use()
+        except AutoDecoError as e:
+            print(type(e).__name__, e, flush=True)
+    os._exit(0)
+status = os.wait()[1]
+forked.set()
+thread.join()
+assert status == 0, status
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_another_thread_loads() -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
+    error = "ModelFailed the process forked while a model was being loaded"
+    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [error, error, "1"], done.stderr
+
+
 def test_a_cause_alone_where_the_log_says_no_more(qwen2: Case, tmp_path: Path) -> None:
     path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata=REFUSED["another shape"][0])
     with pytest.raises(BadFile) as caught:
