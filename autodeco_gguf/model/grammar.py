@@ -24,7 +24,7 @@ from autodeco_gguf.model.json_schema import compile_schema
 from autodeco_gguf.model.token_text import token_bytes
 
 if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
-    from llguidance import LLTokenizer
+    from llguidance import LLMatcher, LLTokenizer
 
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 """What a function is called with that has no ``parameters``."""
@@ -62,6 +62,10 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _tokenizers: weakref.WeakKeyDictionary[LlamaModel, LLTokenizer] = weakref.WeakKeyDictionary()
+
+_Matchers = weakref.WeakKeyDictionary[llama_cpp.LlamaGrammar, "LLMatcher"]
+_matchers: weakref.WeakKeyDictionary[LlamaModel, _Matchers] = weakref.WeakKeyDictionary()
+"""At the beginning of a text, never moved on: to make one takes seconds where a schema is large, to copy it 0.1 ms."""
 
 
 class LlamaGrammar(llama_cpp.LlamaGrammar):
@@ -250,25 +254,18 @@ def _token_of(model: LlamaModel, text: str) -> int:
 
 
 def _lark(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> str:
-    if not isinstance(grammar, llama_cpp.LlamaGrammar):
-        raise InvalidInput.of("grammar", repr(grammar), "what LlamaGrammar.from_string makes of a text")
     text = grammar._grammar  # noqa: SLF001  no other door
     if _CONVERTED.search(text):
         warnings.warn(
             "this grammar is what llama_cpp makes of a JSON schema, which lets much through; "
             "autodeco_gguf.LlamaGrammar.from_json_schema enforces all of it, or refuses",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return to_lark(text, functools.partial(_token_of, model), _ends(model))
 
 
-def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
-    """A grammar as one of llama.cpp's samplers, which the chain that it is added to will own.
-
-    Raises:
-        InvalidInput: it does not parse, no text follows it, or it is too large.
-    """
+def _matcher(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     if isinstance(grammar, SchemaGrammar):
@@ -283,4 +280,21 @@ def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
         reason = matcher.get_error().splitlines()[0]
         why = next((words for found, words in _REASONS.items() if found in reason), reason)
         raise InvalidInput(f"{name}: no text follows it: {why}", key=key)
+    return matcher
+
+
+def grammar_stage(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> Any:
+    """A grammar as one of llama.cpp's samplers, which the chain that it is added to will own.
+
+    It is compiled once for a model, for as long as both are there.
+
+    Raises:
+        InvalidInput: it does not parse, no text follows it, or it is too large.
+    """
+    if not isinstance(grammar, llama_cpp.LlamaGrammar):
+        raise InvalidInput.of("grammar", repr(grammar), "what LlamaGrammar.from_string makes of a text")
+    matchers = _matchers.setdefault(model, weakref.WeakKeyDictionary())
+    if grammar not in matchers:
+        matchers[grammar] = _matcher(model, grammar)
+    matcher = matchers[grammar].deep_copy()
     return ctypes.cast(core.matcher_sampler(matcher), llama_cpp.llama_sampler_p_ctypes)

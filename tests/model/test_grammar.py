@@ -20,6 +20,7 @@ from conftest import load
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.model import grammar as grammar_module
 from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.llama import Llama
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
@@ -155,6 +156,24 @@ def test_in_an_engine() -> None:
     assert all(json.loads(text) in EITHER["enum"] for text in texts)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: SchemaGrammar(EITHER), lambda: LlamaGrammar.from_string('root ::= [ab]+ "c"')]
+)
+def test_is_compiled_once_for_all_answers(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server builds the sampler of each further choice while others wait for their tokens."""
+
+    def texts(grammars: list[llama_cpp.LlamaGrammar]) -> list[str]:
+        requests = [Request([5], seed=i, max_tokens=40, grammar=grammar) for i, grammar in enumerate(grammars)]
+        return [result.text for result in engine.generate(requests)]
+
+    made: list[object] = []
+    with Engine(DEMO_MODEL, n_parallel=2, n_ctx=64) as engine:
+        expected, grammar = texts([make() for _ in range(6)]), make()
+        monkeypatch.setattr(grammar_module, "_with_room", lambda work: made.append(work) or work())
+        assert texts([grammar] * 6) == expected
+        assert len(made) == 1
+
+
 FORMATS: list[Any] = [
     {"type": "json_object", "schema": EITHER},
     {"type": "json_schema", "json_schema": {"name": "n", "schema": EITHER}},
@@ -256,7 +275,8 @@ def test_llama_cpp_s_own_class_is_not_let_believe_that_it_enforces() -> None:
 
 def test_nothing_outlives_the_model() -> None:
     llm = load(DEMO_MODEL)
-    llm("hi", grammar=SchemaGrammar(EITHER), **ZERO)
+    grammar = SchemaGrammar(EITHER)
+    llm("hi", grammar=grammar, **ZERO)
     model = weakref.ref(llm._model)
     llm.close()
     del llm
