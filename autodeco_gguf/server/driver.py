@@ -12,7 +12,7 @@ from contextlib import suppress
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Piece, Request, Result
-from autodeco_gguf.errors import AutoDecoError, Busy, Closed
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed, ModelFailed
 from autodeco_gguf.server.revival import Revival
 
 _log = logging.getLogger("autodeco_gguf.server")
@@ -214,7 +214,6 @@ class Driver:
                 _log.error("the engine failed: %s", self.failure, exc_info=not isinstance(e, AutoDecoError))
                 if isinstance(e, Closed):
                     self._give_up(e)
-            self._settle()
 
     def _settle(self) -> bool:
         """Hand over what has ended, and start what follows; whether nothing is left to do. After every step."""
@@ -222,17 +221,21 @@ class Driver:
             for job in list(self._jobs):
                 ended = [index for index, g in job.running.items() if g.finish_reason is not None]
                 for index in ended:
-                    result = job.running.pop(index).result()
+                    result = job.running[index].result()
+                    job.put(index, result)
+                    del job.running[index]  # only now
                     job.n_ended += len(result.trace)
                     if result.finish_reason != "error":
                         self.failure = None
-                    job.put(index, result)
                 while job.next < len(job.requests) and len(job.running) < self.engine.n_parallel:
                     index = job.next
                     try:
                         job.submit_next(self.engine)
                     except AutoDecoError as e:
                         job.put(index, e)
+                    except Exception as e:  # there is no memory, or no thread: that answer ends, and others go on
+                        _log.exception("an answer cannot begin")
+                        job.put(index, ModelFailed(f"the answer cannot begin: {str(e) or type(e).__name__}"))
                 if not job.running and job.next == len(job.requests):
                     del self._jobs[job]
             return not self._jobs

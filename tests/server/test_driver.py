@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from server_helpers import Loop, demo_engine, wait_until
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Request, Result
-from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput
+from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, ModelFailed
 from autodeco_gguf.server.driver import Driver, Event, Job
 
 
@@ -84,6 +85,39 @@ def test_a_failure_ends_what_runs_and_no_more(
     reasons = sorted((i, event.finish_reason) for i, event in found if isinstance(event, Result))
     assert reasons == [(0, "error"), (1, "error"), (2, "length"), (3, "length")]
     assert driver.failure is None  # an answer came after it
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()], ids=["thread", "memory"])
+def test_each_answer_has_its_end(
+    error: Exception, engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot begin, for whatever reason, had none, and whoever had asked waited for ever."""
+    submit, failing = engine.submit, (2, 3, 5)
+
+    def once(request: Request, on_token: Any) -> Any:
+        if request.seed in failing:
+            raise error
+        return submit(request, on_token)
+
+    monkeypatch.setattr(engine, "submit", once)
+    found = dict(loop.run(read(driver.start(requests(engine, 6), loop.loop, pieces=False))))
+    assert sorted(found) == list(range(6))
+    assert tuple(i for i in sorted(found) if isinstance(found[i], ModelFailed)) == failing
+    assert str(found[2]) == f"the answer cannot begin: {str(error) or 'MemoryError'}"
+
+
+def test_what_fails_between_steps(engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice ended the thread, and with it all that was ever asked."""
+    put, failures = Job.put, [MemoryError(), MemoryError()]
+
+    def failing(job: Job, index: int, event: Any) -> None:
+        if failures:
+            raise failures.pop()
+        put(job, index, event)
+
+    monkeypatch.setattr(Job, "put", failing)
+    jobs = [driver.start(requests(engine, 1), loop.loop, pieces=False) for _ in range(3)]
+    assert [[index for index, _ in loop.run(read(job))] for job in jobs] == [[0]] * 3
 
 
 def test_an_engine_that_is_closed(loop: Loop) -> None:
