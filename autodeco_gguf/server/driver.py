@@ -113,6 +113,7 @@ class Driver:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._jobs: dict[Job, None] = {}
+        self._failed = False  # in the last step, for the whole batch
         self._starting = 0  # answers of jobs that are about to be queued
         self._mailbox: _Mailbox | None = None
         self._closing = False
@@ -210,7 +211,7 @@ class Driver:
             try:
                 self.engine.run_until(self._settle)
             except Exception as e:  # whatever fails, others are to be served
-                self.failure = str(e) or type(e).__name__
+                self.failure, self._failed = str(e) or type(e).__name__, True
                 _log.error("the engine failed: %s", self.failure, exc_info=not isinstance(e, AutoDecoError))
                 if isinstance(e, Closed):
                     self._give_up(e)
@@ -218,11 +219,13 @@ class Driver:
     def _settle(self) -> bool:
         """Hand over what has ended, and start what follows; whether nothing is left to do. After every step."""
         with self._lock:
+            failed, self._failed = self._failed, False
             for job in list(self._jobs):
                 ended = [index for index, g in job.running.items() if g.finish_reason is not None]
                 for index in ended:
                     result = job.running[index].result()
-                    job.put(index, result)
+                    lost = failed and result.error is not None
+                    job.put(index, ModelFailed(f"the model failed: {result.error}") if lost else result)
                     del job.running[index]  # only now
                     job.n_ended += len(result.trace)
                     if result.finish_reason != "error":

@@ -83,7 +83,9 @@ def test_a_failure_ends_what_runs_and_no_more(
     monkeypatch.setattr(engine._scheduler, "_draw", once)
     found = loop.run(read(driver.start(requests(engine, 4), loop.loop, pieces=False)))
     reasons = sorted((i, event.finish_reason) for i, event in found if isinstance(event, Result))
-    assert reasons == [(0, "error"), (1, "error"), (2, "length"), (3, "length")]
+    assert reasons == [(2, "length"), (3, "length")]
+    errors = sorted((i, str(event)) for i, event in found if isinstance(event, ModelFailed))
+    assert errors == [(0, "the model failed: gone"), (1, "the model failed: gone")]
     assert driver.failure is None  # an answer came after it
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_helpers import STORY, Api, Loop, demo_engine, events, ok, refused, serving, text_of
+from server_helpers import STORY, Api, Loop, demo_engine, events, failing, ok, refused, serving, text_of
 
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.decide import Decision
+from autodeco_gguf.server.driver import Driver
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Plan, load
 
@@ -170,6 +171,15 @@ def test_a_name_that_is_no_text(loop: Loop) -> None:
 )
 def test_the_field_that_is_too_long(path: str, body: dict[str, Any], param: str, api: Api) -> None:
     refused(api.post(path, body), param)
+
+
+def test_a_failure_is_not_the_grammar_s(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another answer has come to its end before the event loop hears of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "failure", property(lambda _: None, lambda *_: None), raising=False)
+        failing(api.service, patch, after=0)
+        error = refused(api.chat(grammar='root ::= "a"+'), status=500, says="the model failed: the device is gone")
+    assert error["code"] == "model_failed"
 
 
 WIDE = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(5100)}}
