@@ -106,7 +106,7 @@ class Driver:
     """
 
     def __init__(self, engine: Engine, max_queue: int) -> None:
-        """Begin to run; ``max_queue`` answers may wait for a sequence."""
+        """Begin to run; ``max_queue`` answers may wait for a sequence, of one job at most ``n_parallel``."""
         self.engine, self.revival = engine, Revival(engine)
         self.failure: str | None = None
         self._max_queue = max_queue
@@ -137,19 +137,21 @@ class Driver:
         """
         for request in requests:  # first: what can never be answered is not to try again later
             self.engine.check(request)
+        # not all at once: each holds scratch space as wide as the vocabulary
+        n = min(len(requests), self.engine.n_parallel)
         with self._lock:
             if self._closing:
                 raise Closed("the server is shutting down")
-            running, waiting = self.counts
-            if running == self.engine.n_parallel and waiting >= self._max_queue:
+            # what a job has not begun waits for what it has, behind all others
+            waiting = self._starting + sum(len(job.running) for job in self._jobs) - self.engine.n_parallel
+            if waiting >= self._max_queue:
                 raise Busy(f"{waiting} requests are waiting already; try again later")
             if self._mailbox is None or self._mailbox.loop is not loop:
                 self._mailbox = _Mailbox(loop)
             job = Job(self, requests, self._mailbox, pieces)
-            self._starting += len(requests)
+            self._starting += n
         try:
-            # not all at once: each holds scratch space as wide as the vocabulary
-            for _ in range(min(len(requests), self.engine.n_parallel)):
+            for _ in range(n):
                 job.submit_next(self.engine)
             with self._lock:
                 if self._closing:
@@ -161,7 +163,7 @@ class Driver:
             raise
         finally:
             with self._lock:
-                self._starting -= len(requests)
+                self._starting -= n
         return job
 
     def cancel(self, job: Job) -> None:

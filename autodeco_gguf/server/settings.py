@@ -16,7 +16,8 @@ class ServerSettings:
         cors_origins: pages of these origins may use the server, "*" for all; empty: none.
         allowed_hosts: names that a request may have in its Host header, beside localhost and addresses; "*": any.
         max_body: bytes of a request's body.
-        max_queue: answers that may wait for a sequence; more are refused with 503.
+        max_queue: answers that may wait for a sequence, of one request as many as there are sequences; more are refused
+            with 503.
         sampling: "client": a number from the client wins. "heads": the heads decide whatever the client sends.
     """
 

@@ -62,6 +62,16 @@ def test_the_queue_is_bounded(engine: Engine, driver: Driver, loop: Loop) -> Non
     loop.run(read(driver.start(requests(engine, 1), loop.loop, pieces=False)))
 
 
+def test_a_large_job_shuts_nobody_out(engine: Engine, driver: Driver, loop: Loop) -> None:
+    """Nor has another to wait for more than what it has begun."""
+    large = driver.start(requests(engine, 60), loop.loop, pieces=False)
+    others = [driver.start(requests(engine, 1), loop.loop, pieces=False) for _ in range(2)]
+    for job in others:
+        loop.run(read(job))
+    assert large.next < 30
+    assert len(loop.run(read(large))) == 60
+
+
 def test_what_is_refused_leaves_nothing(engine: Engine, driver: Driver, loop: Loop) -> None:
     good, bad = requests(engine, 1)[0], Request([1] * 600)
     for asked in ([bad], [good, bad], [good, good, good, bad]):
