@@ -24,7 +24,7 @@ def engine_options(service: Service, body: OpenAIBody, top: int | None) -> dict[
     options: dict[str, Any] = {
         "max_tokens": body.limit,
         "stop": [text for text in body.stop or () if text],
-        "grammar": service.compile(lambda: grammar_of(body.response_format, body.grammar)),
+        "grammar": grammar_of(body.response_format, body.grammar),
         "entropy": body.autodeco is not None and bool(body.autodeco.tokens),
     }
     return {**options, "top": max(wanted)} if wanted else options
@@ -45,7 +45,7 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     top = (body.top_logprobs or 0) if body.logprobs else None
     options = engine_options(service, body, top)
     template = service.prompts.template
-    tools = service.compile(lambda: ToolUse(body, template, service.prompts.reads))
+    tools = ToolUse(body, template, service.prompts.reads)
     if tools.grammar is not None:
         if options["grammar"] is not None:
             raise ApiError(400, "tool_choice and a format: give one of them", param="tool_choice")

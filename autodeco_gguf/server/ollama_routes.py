@@ -25,15 +25,16 @@ def ollama_routes(service: Service) -> APIRouter:
         """Answer a conversation."""
         if (at_once := loaded(service, body, await request.json())) is not None:
             return JSONResponse(at_once)
-        return await service.answer(request, partial(ollama_chat_plan, service, body), body.stream is not False)
+        plan, stream = partial(ollama_chat_plan, service, body), body.stream is not False
+        return await service.answer(request, plan, stream, has_grammar=body.format is not None)
 
     @router.post("/api/generate", responses=streams("application/x-ndjson"))
     async def generate(body: OllamaGenerateBody, request: Request) -> Response:
         """Answer a prompt."""
         if (at_once := loaded(service, body, await request.json())) is not None:
             return JSONResponse(at_once)
-        plan = partial(ollama_generate_plan, service, body)
-        return await service.answer(request, plan, body.stream is not False, "prompt")
+        plan, stream = partial(ollama_generate_plan, service, body), body.stream is not False
+        return await service.answer(request, plan, stream, "prompt", has_grammar=body.format is not None)
 
     @router.get("/api/tags")
     async def tags() -> JSONResponse:

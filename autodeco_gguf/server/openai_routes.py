@@ -24,17 +24,20 @@ def openai_routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", responses=streams("text/event-stream"))
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
-        return await service.answer(request, partial(chat_plan, service, body), bool(body.stream))
+        plan = partial(chat_plan, service, body)
+        return await service.answer(request, plan, bool(body.stream), has_grammar=body.has_grammar)
 
     @router.post("/v1/completions", responses=streams("text/event-stream"))
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Go on with a text."""
-        return await service.answer(request, partial(completion_plan, service, body), bool(body.stream), "prompt")
+        plan = partial(completion_plan, service, body)
+        return await service.answer(request, plan, bool(body.stream), "prompt", has_grammar=body.has_grammar)
 
     @router.post("/v1/responses", responses=streams("text/event-stream"))
     async def responses(body: ResponsesBody, request: Request) -> Response:
         """Answer text with text."""
-        return await service.answer(request, partial(responses_plan, service, body), bool(body.stream), "input")
+        plan = partial(responses_plan, service, body)
+        return await service.answer(request, plan, bool(body.stream), "input", has_grammar=body.has_grammar)
 
     @router.post("/v1/embeddings")
     async def embeddings() -> Response:

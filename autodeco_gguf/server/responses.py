@@ -91,6 +91,11 @@ class ResponsesBody(SamplingBody):
     def _unsupported(cls, values: Any) -> Any:
         return refuse_fields(values, _NOT_HERE)
 
+    @property
+    def has_grammar(self) -> bool:
+        """Whether a schema is to be compiled for it."""
+        return self.text is not None and self.text.format is not None
+
 
 def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, ResponsesVoice]:
     """What a body asks for.
@@ -104,7 +109,7 @@ def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, Respons
         form = {"type": "json_schema", "json_schema": form}  # here the schema stands beside the type
     options: dict[str, Any] = {
         "max_tokens": body.max_output_tokens,
-        "grammar": service.compile(lambda: grammar_of(form, None, "text.format", _FORMATS)),
+        "grammar": grammar_of(form, None, "text.format", _FORMATS),
         "entropy": body.autodeco is not None and bool(body.autodeco.tokens),
     }
     if body.autodeco is not None and body.autodeco.top is not None:

@@ -103,6 +103,11 @@ class OpenAIBody(SamplingBody):
         return None if given == -1 else given
 
     @property
+    def has_grammar(self) -> bool:
+        """Whether a grammar or schema is to be compiled for it."""
+        return bool(self.grammar or self.response_format)
+
+    @property
     def with_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return bool(self.stream_options is not None and self.stream_options.include_usage)
@@ -247,6 +252,11 @@ class ChatBody(OpenAIBody):
         if self.modalities and self.modalities != ["text"]:
             raise refused("answers are text", "modalities")
         return self
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether a grammar or schema is to be compiled for it, that of tools to be called included."""
+        return super().has_grammar or self.tool_choice not in (None, "none", "auto")
 
 
 def _is_whole(value: Any) -> bool:

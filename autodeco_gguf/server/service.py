@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,10 @@ _log = logging.getLogger("autodeco_gguf.server")
 
 MAX_TOLD = 1 << 20
 """Tokens that several answers may tell of, with their alternatives: some hundred bytes each, until all have ended."""
+
+_COMPILING = 2
+"""Requests with a grammar or schema that begin at a time: to compile a large one takes seconds, and a thread of the 40
+that all share."""
 
 
 @dataclass
@@ -174,10 +177,16 @@ class Service:
         self.words, self.prompts = Words(engine), Prompts(engine, chat_template_kwargs)
         self.driver, self.log = Driver(engine, settings.max_queue), log
         self.metrics = Metrics(self.driver)
-        self._grammars = threading.Lock()  # compiling one sets the stack size of the process's next thread
+        self._compiling = asyncio.Semaphore(_COMPILING)
 
     async def answer(
-        self, request: Request, make: Callable[[], tuple[Plan, Voice]], stream: bool, prompt: str = "messages"
+        self,
+        request: Request,
+        make: Callable[[], tuple[Plan, Voice]],
+        stream: bool,
+        prompt: str = "messages",
+        *,
+        has_grammar: bool,
     ) -> Response:
         """Answer a request.
 
@@ -186,12 +195,20 @@ class Service:
             make: reads the body, in a thread: rendering, tokenizing and compiling take their time.
             stream: bit by bit.
             prompt: the field that holds the prompt.
+            has_grammar: a grammar or schema is to be compiled; few such requests begin at a time.
 
         Raises:
             ApiError: it cannot be answered; nothing has been sent.
+            Gone: the client went away.
         """
         begun, loop = time.monotonic(), asyncio.get_running_loop()
-        plan, voice, job = await run_in_threadpool(self._start, make, stream, prompt, loop)
+        if has_grammar:
+            await while_there(self._compiling.acquire(), request, lambda: None)
+        try:
+            plan, voice, job = await run_in_threadpool(self._start, make, stream, prompt, loop)
+        finally:
+            if has_grammar:
+                self._compiling.release()
         answering = _Answering(self, plan, voice, job, begun, prompt, plan.repeats if stream else plan.pieces)
         if stream:
             return Stream(answering.stream(), voice.media_type, answering.gone)
@@ -207,9 +224,6 @@ class Service:
             pieces = stream or plan.pieces or self.log is not None
             if self.log is not None:
                 plan.options["entropy"] = True
-            if plan.options.get("grammar") is not None:
-                with self._grammars:
-                    return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
             return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
             lost = self.engine.lost
@@ -217,11 +231,6 @@ class Service:
             if error.status >= 500 and error.status != 503:
                 _log.error("%s", error.message)
             raise error from e
-
-    def compile(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, which compiles a grammar: one at a time."""
-        with self._grammars:
-            return make()
 
 
 class _Answering:

@@ -24,6 +24,8 @@ from broken import MAIN
 from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.model.grammar import SchemaGrammar
+from autodeco_gguf.server import formats
 from autodeco_gguf.server.running import _OutOfFiles, address_of, bind
 from autodeco_gguf.server.service import Service
 
@@ -213,6 +215,40 @@ def test_a_full_queue(slow: tuple[Service, str]) -> None:
             stream.close()
         wait_until(lambda: sum(service.driver.counts) == 0, 1)
         assert client.post("/v1/chat/completions", json={**U, "max_tokens": 1}).status_code == 200
+
+
+def test_grammars_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are compiled at a time, however many want that; and none of a client that has gone."""
+    go, compiled = threading.Event(), list[object]()
+
+    def slow(schema: object) -> SchemaGrammar:
+        compiled.append(schema)
+        assert go.wait(20)
+        return SchemaGrammar({"const": 1})
+
+    monkeypatch.setattr(formats, "SchemaGrammar", slow)
+    asked = [
+        ("/v1/chat/completions", {**U, "response_format": {"type": "json_object"}}),
+        ("/v1/responses", {"input": "hi", "text": {"format": {"type": "json_object"}}}),
+        ("/api/chat", {**U, "model": "demo", "format": "json", "stream": False}),
+    ]
+    with ExitStack() as stack:
+        url = stack.enter_context(served(serving(stack.enter_context(demo_engine()))))
+        stack.callback(go.set)
+        stay = [stack.enter_context(connected(url)) for _ in asked]
+        for connection, (path, body) in zip(stay, asked, strict=True):
+            connection.sendall(raw_request(body, path=path).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            time.sleep(0.05)
+        for _ in range(42):
+            with connected(url) as connection:
+                connection.sendall(raw_request({**asked[0][1], "user": "x" * 200_000}))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                time.sleep(0.01)
+        assert httpx.post(f"{url}/v1/chat/completions", json={**U, "max_tokens": 1}, timeout=10).status_code == 200
+        assert len(compiled) == 2
+        go.set()
+        assert all(b" 200 OK" in read_all(connection) for connection in stay)
+    assert len(compiled) == 3
 
 
 # ---- old protocols, odd requests ----
