@@ -34,8 +34,10 @@ PREDICT_ROWS = 32
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
 
-_KNOWN = frozenset(inspect.signature(llama_cpp.Llama.__init__).parameters)
-"""Its arguments, before a program puts our class in the place of llama_cpp's."""
+_STOCK = llama_cpp.Llama
+"""llama_cpp's class, before a program puts ours in its place."""
+
+_KNOWN = frozenset(inspect.signature(_STOCK.__init__).parameters)
 
 
 _NUMBERS = frozenset(
@@ -220,22 +222,20 @@ def embed(self: Any, input: Any, normalize: bool = False, truncate: bool = True,
             raise InvalidInput("input: a text without tokens, expected at least one", key="input")
     if isinstance(input, str) or self.pooling_type() != lib.LLAMA_POOLING_TYPE_NONE:
         whole = input if isinstance(input, str) else texts
-        return llama_cpp.Llama.embed(self, whole, normalize, truncate, return_count)
-    vectors, counts = zip(
-        *(llama_cpp.Llama.embed(self, text, normalize, truncate, True) for text in texts), strict=True
-    )
+        return _STOCK.embed(self, whole, normalize, truncate, return_count)
+    vectors, counts = zip(*(_STOCK.embed(self, text, normalize, truncate, True) for text in texts), strict=True)
     return ([*vectors], sum(counts)) if return_count else [*vectors]
 
 
 def reset(self: Any) -> None:
     """``llama_cpp.Llama.reset``; tokens of before do not stay where none are written, as in the places of an image."""
-    llama_cpp.Llama.reset(self)
+    _STOCK.reset(self)
     self.input_ids[:] = 0
 
 
 def save_state(self: Any) -> llama_cpp.LlamaState:
     """``llama_cpp.Llama.save_state``, with no scores where none are kept: a whole batch of rows that nobody wrote."""
-    state = llama_cpp.Llama.save_state(self)
+    state = _STOCK.save_state(self)
     if not self._logits_all:
         state.scores = state.scores[:0].copy()
     return state

@@ -62,6 +62,9 @@ def test_our_class_in_the_place_of_llama_cpps(qwen2: Case, monkeypatch: pytest.M
     llm = load(qwen2.base, heads_enabled=(), n_batch=64, flash_attn=False)
     assert llm("a", max_tokens=1)
     assert llm.tokenizer().encode("a")
+    llm.load_state(llm.save_state())
+    llm.reset()
+    assert len(load(qwen2.base, heads_enabled=(), embedding=True).embed("a"))
 
 
 def test_what_the_heads_decide_is_said() -> None:
