@@ -25,7 +25,7 @@ from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
-from autodeco_gguf.model.vetting import check_loadable, keeps_keys
+from autodeco_gguf.model.vetting import check_loadable, check_use, keeps_keys
 
 MAX_SEQUENCES = 256
 """llama.cpp's LLAMA_MAX_SEQ."""
@@ -147,14 +147,14 @@ class Context:
         self._load(remote, self.n_ctx, self.n_seq, self.n_outputs)
 
     def _open(self, n_ctx: int, n_seq: int) -> None:
+        check_use(self.file.base(), n_ctx)
         self._params.n_ctx, self._params.n_seq_max, self._params.kv_unified = _n_cells(n_ctx, n_seq), n_seq, False
         self._raw = RawLogits(self._model.model, self._params)
         self._ctx = LlamaContext(model=self._model, params=self._params, verbose=self._verbose)
         self._raw.bind(self._ctx.ctx)
         attached: list[Predictor] = []  # one at most
         self._ctx._exit_stack.callback(lambda: [*map(Predictor.detach, attached)])  # noqa: SLF001  before it is freed
-        self._attached, self._hidden = attached, False
-        self.n_ctx, self.n_seq = n_ctx, n_seq
+        self._attached, self._hidden, self.n_ctx, self.n_seq = attached, False, n_ctx, n_seq
 
     def resize(self, n_ctx: int, n_seq: int) -> None:
         """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.

@@ -179,6 +179,7 @@ class Machine:
             lib.LLAMA_FLASH_ATTN_TYPE_AUTO if self.flash_attn else lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         context.type_k = context.type_v = self._cache_type()
+        context.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # a model's own mixes the hidden states of its tokens
 
 
 def default_threads(base: GgufFile | None = None) -> int:

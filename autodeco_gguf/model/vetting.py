@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.base_model import parts_of
 from autodeco_gguf.model.machine import MAX_CONTEXT
@@ -22,6 +22,12 @@ _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
 
 _VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors")
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
+
+_SEES_ALL = {
+    *("bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed", "modern-bert", "neo-bert"),
+    *("nomic-bert", "nomic-bert-moe", "t5encoder", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"),
+}
+"""Architectures of which a token sees those that come after it."""
 
 
 def check_loadable(base: GgufFile) -> None:
@@ -43,6 +49,8 @@ def check_loadable(base: GgufFile) -> None:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
+    if base.architecture == "t5":  # of which the encoder has to run first
+        problem = "a model with an encoder and a decoder"
     parts = parts_of(base)
     widest = max((n for part in parts for tensor in part.tensors for n in tensor.shape), default=0)
     for name in _LENGTHS:
@@ -57,6 +65,28 @@ def check_loadable(base: GgufFile) -> None:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
             if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
+
+
+def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:
+    """Refuse a model that cannot go on with a text, but where it ``embeds`` one, and more tokens than it has positions.
+
+    ``n_ctx``: tokens of a sequence, 0 for as many as the model was trained for.
+
+    Raises:
+        BadFile: a token sees those that come after it, as in an encoder or a diffusion model.
+        InvalidInput: ``n_ctx``; llama.cpp would end the process at the first token without a position.
+    """
+    if not embeds and (
+        base.architecture in _SEES_ALL or not base.get(f"{base.architecture}.attention.causal", bool, True)
+    ):
+        reason = (
+            f"a {base.architecture} model sees a text as a whole and cannot go on with one; it may be there to embed"
+        )
+        raise BadFile.of(base.path, reason)
+    tables = [t.shape[0] for part in parts_of(base) for t in part.tensors if t.name == "position_embd.weight"]
+    n_ctx = n_ctx or base.get(f"{base.architecture}.context_length", int, 0)
+    if tables and n_ctx > tables[0]:
+        raise InvalidInput.of("n_ctx", n_ctx, f"at most {tables[0]}, for which the model has positions")
 
 
 def keeps_keys(base: GgufFile) -> bool:

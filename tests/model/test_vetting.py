@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import llama_cpp
 import numpy as np
 import pytest
 from broken import Kind, Tensor, metadata_of, rewrite, shards, tensors_of, write_gguf
 from conftest import Case, load, load_case
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile
+from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.vetting import check_loadable
@@ -117,3 +118,89 @@ def test_every_shard_is_looked_at(qwen2: Case, tmp_path: Path) -> None:
 
 def test_what_is_whole_is_loaded(case: Case) -> None:
     check_loadable(GgufFile(case.base))
+
+
+@pytest.mark.parametrize("edit", [{"qwen2.attention.causal": (False, Kind.BOOL)}, "dream"], ids=str)
+def test_a_model_that_sees_a_text_as_a_whole(edit: Any, qwen2: Case, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    if isinstance(edit, str):
+        metadata = metadata_of(qwen2.base)
+        renamed = {k.replace("qwen2.", f"{edit}."): v for k, v in metadata.items() if k != "general.architecture"}
+        write_gguf(path, {**renamed, "general.architecture": (edit, Kind.STRING)}, tensors_of(qwen2.base))
+    else:
+        rewrite(qwen2.base, path, metadata=edit)
+    for open_it in (lambda: Context(path, n_ctx=32), lambda: load(path, heads_enabled=())):
+        with pytest.raises(BadFile, match=r"x\.gguf: a \w+ model sees a text as a whole and cannot go on with one"):
+            open_it()
+    llm = load(path, heads_enabled=(), embedding=True)
+    assert len(llm.embed("ab")) == len(llm.tokenize(b"ab"))
+    llm.close()
+
+
+def test_an_encoder_and_a_decoder(qwen2: Case, tmp_path: Path) -> None:
+    renamed = {
+        **metadata_of(qwen2.base),
+        "general.architecture": ("t5", Kind.STRING),
+        "t5.block_count": (2, Kind.UINT32),
+    }
+    write_gguf(tmp_path / "x.gguf", renamed, tensors_of(qwen2.base))
+    with pytest.raises(BadFile, match=r"llama\.cpp would crash on it: a model with an encoder and a decoder"):
+        check_loadable(GgufFile(tmp_path / "x.gguf"))
+
+
+def of_64_positions(path: Path, base: Path) -> Path:
+    """A gpt2, which has a row for each position."""
+    random, h, n = np.random.default_rng(0), 32, 2
+    tokens = next(data for name, data, _ in tensors_of(base) if name == "token_embd.weight").shape[0]
+    shapes = {"token_embd.weight": (tokens, h), "position_embd.weight": (64, h), "output.weight": (tokens, h)}
+    for norm in ("output_norm", *(f"blk.{i}.{name}" for i in range(n) for name in ("attn_norm", "ffn_norm"))):
+        shapes |= {f"{norm}.weight": (h,), f"{norm}.bias": (h,)}
+    for i in range(n):
+        for name, rows, columns in (
+            ("attn_qkv", 3 * h, h),
+            ("attn_output", h, h),
+            ("ffn_up", 64, h),
+            ("ffn_down", h, 64),
+        ):
+            shapes |= {f"blk.{i}.{name}.weight": (rows, columns), f"blk.{i}.{name}.bias": (rows,)}
+    tensors = [(name, random.normal(0, 0.2, shape).astype(np.float32), None) for name, shape in shapes.items()]
+    counts = {"block_count": n, "context_length": 64, "embedding_length": h, "feed_forward_length": 64}
+    metadata = {f"gpt2.{key}": (value, Kind.UINT32) for key, value in (counts | {"attention.head_count": 4}).items()}
+    metadata["gpt2.attention.layer_norm_epsilon"] = (1e-5, Kind.FLOAT32)
+    vocabulary = {key: value for key, value in metadata_of(base).items() if key.startswith("tokenizer.")}
+    write_gguf(path, {"general.architecture": ("gpt2", Kind.STRING), **metadata, **vocabulary}, tensors)
+    return path
+
+
+def test_more_tokens_than_positions(qwen2: Case, tmp_path: Path) -> None:
+    path = of_64_positions(tmp_path / "x.gguf", qwen2.base)
+    words = r"n_ctx 65, expected at most 64, for which the model has positions"
+    with pytest.raises(InvalidInput, match=words):
+        Context(path, n_ctx=65)
+    with pytest.raises(InvalidInput, match=words):
+        load(path, heads_enabled=(), n_ctx=65)
+    for n_ctx in (64, 0):
+        llm = load(path, heads_enabled=(), n_ctx=n_ctx)
+        assert llm([5, 6, 7], max_tokens=None, seed=1, logit_bias=dict.fromkeys(ends(llm), -np.inf))["usage"] == {
+            "prompt_tokens": 3, "completion_tokens": 61, "total_tokens": 64,
+        }  # fmt: skip
+        llm.close()
+
+
+def ends(llm: Any) -> list[int]:
+    return [t for t in range(llm.n_vocab()) if llama_cpp.llama_vocab_is_eog(llm._model.vocab, t)]
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+def test_a_model_that_says_how_to_pool(kind: int, qwen2: Case, tmp_path: Path) -> None:
+    """The hidden states of its tokens were mixed, or not there."""
+    pooled = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"qwen2.pooling_type": (kind, Kind.UINT32)})
+    found = []
+    for path in (qwen2.base, pooled):
+        context = Context(path, n_ctx=32)
+        tokens = list(range(3, 20))
+        logits, hidden = context.decode(tokens, range(len(tokens)), [0] * len(tokens), hidden=True)
+        found.append((logits.copy(), hidden.copy()))
+        context.close()
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
