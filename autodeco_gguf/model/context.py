@@ -306,7 +306,7 @@ class Context:
 
     @property
     def can_shift(self) -> bool:
-        """Whether :meth:`shift` is possible: not where a state is computed from all tokens before, nor with YaRN."""
+        """Whether :meth:`shift` is possible: not where a state is computed from all tokens before; see keeps_keys."""
         return keeps_keys(self.file.base()) and not self.is_stateful and lib.llama_memory_can_shift(self._ctx.memory)
 
     @property

@@ -29,6 +29,9 @@ _SEES_ALL = {
 }
 """Architectures of which a token sees those that come after it."""
 
+_PARTLY_ROTATED = {"afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "llama4", "smallthinker", "smollm3"}
+"""Architectures with layers whose keys have no position: a context shift of llama.cpp rotates these as well."""
+
 
 def check_loadable(base: GgufFile) -> None:
     """Raise BadFile, naming key or tensor, for what would end the process within llama.cpp, in any shard.
@@ -90,7 +93,7 @@ def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:
 
 
 def keeps_keys(base: GgufFile) -> bool:
-    """Whether keys are as long after a context shift as before.
+    """Whether a context shift leaves keys as they should be.
 
     llama.cpp rotates those of all sequences again then, most of them by nothing, with the factor for attention that
     YaRN and LongRoPE bring: each shift would multiply all of them by it. DeepSeek's multiplier makes that 1.
@@ -99,6 +102,8 @@ def keeps_keys(base: GgufFile) -> bool:
     yarn = base.get(f"{rope}.type", str, "") == "yarn"
     if base.architecture == "deepseek2" and base.get(f"{rope}.yarn_log_multiplier", float, 0.0):
         yarn = False
+    if base.architecture in _PARTLY_ROTATED:
+        return False
     return not yarn and base.get(f"{rope}.attn_factor", float, 1.0) == 1
 
 

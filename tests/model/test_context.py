@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken import Kind, rewrite
-from conftest import Case
+from broken import Kind, metadata_of, rewrite, tensors_of, write_gguf
+from conftest import Case, load_case
 from family_helpers import FAMILIES
+from llama_cpp import llama_cpp as lib
 
 from autodeco_gguf.errors import Closed, InvalidInput, ModelFailed
 from autodeco_gguf.heads.compute import Heads
@@ -126,6 +127,31 @@ def test_a_shift_changes_no_other_sequence(name: str, qwen2: Case, tmp_path: Pat
             context.shift(1, 0, n)
         found.append(context.decode([7], [30], [0], hidden=False)[0].copy())
     assert context.can_shift is np.array_equal(*found) is possible
+    context.close()
+
+
+@pytest.mark.parametrize(("architecture", "possible"), [("llama", True), ("smollm3", False)])
+def test_a_shift_moves_what_has_a_position(architecture: str, possible: bool, tmp_path: Path) -> None:
+    """Beside the same without the tokens that go, where they leave a gap; every fourth layer of smollm3 has none."""
+    source = load_case("llama").base
+    renamed = {key.replace("llama.", f"{architecture}."): entry for key, entry in metadata_of(source).items()}
+    renamed |= {"general.architecture": (architecture, Kind.STRING), f"{architecture}.block_count": (4, Kind.UINT32)}
+    again = {"blk.0.": "blk.2.", "blk.1.": "blk.3."}
+    tensors = tensors_of(source)
+    more = [(again[n[:6]] + n[6:], data, kind) for n, data, kind in tensors if n[:6] in again]
+    write_gguf(tmp_path / "m.gguf", renamed, [*tensors, *more])
+    context = Context(tmp_path / "m.gguf", n_ctx=64, n_seq=1, machine=Machine(n_threads=1, cache_type="f32"))
+    found = []
+    for position in (30, 20):
+        context.clear()
+        context.fill(range(10, 40), range(30), [0] * 30)
+        if position == 30:
+            lib.llama_memory_seq_rm(context._ctx.memory, 0, 0, 10)
+        else:
+            context.shift(0, 0, 10)
+        found.append(context.decode([7], [position], [0], hidden=False)[0].copy())
+    assert context.can_shift is possible
+    assert bool(np.abs(found[0] - found[1]).max() < 1e-4) is possible
     context.close()
 
 
