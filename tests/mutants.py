@@ -34,7 +34,7 @@ TARGETS = {
     "files/*.py": ["tests/files", "tests/bad_input/test_bad_commands.py", "tests/heads/test_export.py"],
     "heads/*.py": ["tests/heads", "tests/bad_input/test_bad_commands.py", "tests/training/test_records.py"],
     "model/vetting.py": ["tests/model/test_vetting.py", "tests/bad_input/test_bad_commands.py"],
-    "model/gbnf.py": ["tests/model/test_gbnf.py", "tests/model/test_grammar.py"],
+    "model/gbnf*.py": ["tests/model/test_gbnf.py", "tests/model/test_gbnf_rules.py", "tests/model/test_grammar.py"],
     "model/sampling.py": ["tests/model/test_sampling.py"],
     "view/traces.py": ["tests/view/test_traces.py", "tests/bad_input/test_bad_commands.py"],
     "training/*.py": ["tests/training", "tests/bad_input/test_bad_commands.py"],

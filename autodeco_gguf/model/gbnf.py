@@ -1,4 +1,4 @@
-"""llama.cpp's grammars (GBNF), read as it reads them, and written for llguidance, which has bounds where it hangs."""
+"""llama.cpp's grammars (GBNF), written for llguidance, whose parser has bounds where llama.cpp's own hangs."""
 
 from __future__ import annotations
 
@@ -6,272 +6,138 @@ import functools
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.gbnf_rules import ESCAPE, Item, Rules, read_rules, refuse
 
-MAX_BYTES = 1 << 18
-"""The longest grammar, and the longest JSON schema."""
-
-_MAX_DEPTH = 100
-"""Parentheses in each other, which are written by recursion."""
-
-_MAX_REPEATS = 2000
-"""llama.cpp's MAX_REPETITION_THRESHOLD."""
-
-_ESCAPE = r"""\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
 _NUL = r"\x{0}"
 """No token that begins with it is one to llama.cpp."""
 
-_PIECE = re.compile(rf"{_ESCAPE}|[^\\]", re.DOTALL)
-_BLANK = r"(?:[ \t\r\n]|\#[^\r\n\0]*[\r\n])*"
-_TOKEN = re.compile(
-    rf"""(?P<space>(?:[ \t]|\#[^\r\n\0]*)+)|(?P<line>[\r\n]+)
-    |(?P<text>"(?:[^"\\\0]|{_ESCAPE})*"|\[(?:[^\]\\\0]|{_ESCAPE})*\]|\.|!?<(?:\[\d+\]|(?!\[)[^>\0]*)>)
-    |(?P<rule>[\w-]+[ \t]*::=)|(?P<name>[\w-]+)|(?P<is>::=)|(?P<mark>[|()])
-    |(?P<times>[*+?]|\{{{_BLANK}\d+{_BLANK}(?:,{_BLANK}(?:\d+{_BLANK})?)?\}})""",
-    re.VERBOSE | re.ASCII,
-)
+_PIECE = re.compile(rf"{ESCAPE}|[^\\]", re.DOTALL)
 
 
-@dataclass(eq=False)
-class _Item:
-    """A text, a token, a name or a group, and how often it may stand there: from each of these, to the other."""
+_MOST_ITEMS = 100_000
+"""Of rules that end with each other, as they are written: more stay as they are."""
 
-    text: str = ""
-    where: str = ""
-    name: str | None = None
-    group: list[list[_Item]] | None = None
-    times: list[tuple[int, int | None]] = field(default_factory=list)
+Way = tuple[list[Item], str | None]
+"""An alternative: what comes before the rule that ends it, if one does, and that."""
 
 
-def _refuse(reason: str) -> InvalidInput:
-    return InvalidInput(f"the grammar does not parse: {reason}", key="grammar")
+def _ways(items: list[Item], before: list[Item]) -> Iterator[Way]:
+    """The alternatives that one is by what it ends with."""
+    if not items or items[-1].times not in ([], [(0, 1)]) or not (items[-1].name or items[-1].group):
+        yield [*before, *items], None
+        return
+    before, last = [*before, *items[:-1]], items[-1]
+    if last.times:
+        yield before, None
+    if last.name is not None:
+        yield before, last.name
+    for alternative in last.group or ():
+        yield from _ways(alternative, before)
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str, str]]:
-    """Kind, text and place of each token."""
-    at, line, begin = 0, 1, 0
-    while at < len(text):
-        where = f"line {line}, column {at - begin + 1}"
-        found = _TOKEN.match(text, at)
-        if found is None:
-            raise _refuse(f"{where}: unexpected {text[at : at + 20]!r}")
-        if found.lastgroup != "space":
-            yield found.lastgroup or "", found[0], where
-        line += found[0].count("\n")
-        begin = at + found[0].rfind("\n") + 1 if "\n" in found[0] else begin
-        at = found.end()
+def _all_ways(rules: Rules) -> dict[str, list[Way]]:
+    """Those of all rules, or nothing where these are too many."""
+    found: dict[str, list[Way]] = {name: [] for name in rules}
+    left = _MOST_ITEMS
+    for name, alternatives in rules.items():
+        for way in itertools.chain.from_iterable(_ways(items, []) for items in alternatives):
+            left -= 1 + len(way[0])
+            if left < 0:
+                return {}
+            found[name].append(way)
+    return found
 
 
-def _times(text: str, where: str) -> tuple[int, int | None]:
-    if text in "*+?":
-        return {"*": (0, None), "+": (1, None), "?": (0, 1)}[text]
-    low, comma, high = re.sub(r"#[^\r\n]*", "", text[1:-1]).partition(",")
-    bounds = [number.strip().lstrip("0") or "0" for number in (low, high if high.strip() else low)]
-    if any(len(bound) > len(str(_MAX_REPEATS)) or int(bound) > _MAX_REPEATS for bound in bounds):
-        raise _refuse(f"{where}: {text[:40]} is more than {_MAX_REPEATS} times")
-    least, most = map(int, bounds)
-    if least > most:
-        raise _refuse(f"{where}: {text} is a reversed range")
-    return least, None if comma and not high.strip() else most
+def _ends(alternatives: list[list[Item]]) -> Iterator[str]:
+    """The rules that alternatives end with."""
+    for items in alternatives:
+        if items and items[-1].times in ([], [(0, 1)]):
+            if items[-1].name is not None:
+                yield items[-1].name
+            yield from _ends(items[-1].group or [])
 
 
-def _read(text: str) -> dict[str, list[list[_Item]]]:
-    """The alternatives of each rule."""
-    rules: dict[str, list[list[_Item]]] = {}
-    opened: list[list[list[_Item]]] = []  # the rule's alternatives, then those of each group; none between two rules
-    last: _Item | None = None  # what a repetition would repeat
-    before = ""
-    for kind, value, where in _tokens(text):
-        if kind == "line":
-            if len(opened) == 1 and not before.endswith(("::=", "|")):
-                opened = []
-            continue
-        if kind in ("rule", "name") and "_" in value:
-            raise _refuse(f"{where}: {value!r:.40}, expected letters, digits and - in a rule's name")
-        if kind == "rule":
-            if len(opened) > 1:
-                raise _refuse(f"{where}: a ( is not closed")
-            if opened:
-                raise _refuse(f"{where}: {value!r:.40} within a rule, expected on a new line, not after | or ::=")
-            opened, last = [[[]]], None
-            rules[value[:-3].rstrip()] = opened[0]
-        elif not opened or kind == "is":
-            reason = "expected a rule: name ::= ...; a line goes on within ( ), or after | or ::="
-            raise _refuse(f"{where}: {value!r:.40}, {reason}")
-        elif kind in ("text", "name"):
-            last = _Item(name=value) if kind == "name" else _Item(value, where)
-            if value in ('""', "[]", "[^]"):
-                last = None
-            else:
-                opened[-1][-1].append(last)
-        elif kind == "times":
-            if last is None:
-                raise _refuse(f"{where}: nothing stands before {value!r}")
-            if len(opened) == 1 and re.search(r"[\r\n]", value):
-                raise _refuse(f"{where}: {value!r:.40} in several lines, expected within ( )")
-            last.times.append(_times(value, where))
-            if last.times[-1] == (0, 0):
-                opened[-1][-1].pop()
-                last = None
-        elif value == "(":
-            if len(opened) > _MAX_DEPTH:
-                raise _refuse(f"{where}: more than {_MAX_DEPTH} parentheses in each other")
-            group: list[list[_Item]] = [[]]
-            opened[-1][-1].append(_Item(group=group))
-            opened.append(group)
-            last = None
-        elif value == ")":
-            if len(opened) == 1:
-                raise _refuse(f"{where}: a ) without its (")
-            opened.pop()
-            last = opened[-1][-1][-1]
-        else:
-            opened[-1].append([])
-            last = None
-        before = value
-    if len(opened) > 1:
-        raise _refuse("at the end: a ( is not closed")
-    return rules
-
-
-class _Rules:
-    """Whether each rule may be empty; none begins with itself, as llama.cpp has it."""
-
-    def __init__(self, rules: dict[str, list[list[_Item]]]) -> None:
-        self._rules = rules
-        self._empty: dict[str, bool | None] = {}  # None: being looked at
-
-    def check(self) -> None:
-        for name, alternatives in self._rules.items():
-            self._rule(name)
-            self._check(alternatives)
-
-    def may_be_empty(self, item: _Item) -> bool:
-        empty = self._any(item.group or []) if item.name is None else self._rule(item.name)
-        return empty or any(least == 0 for least, _ in item.times)
-
-    def _check(self, alternatives: list[list[_Item]]) -> None:
-        """See to all that stands in a rule or a group, not only to what it begins with."""
-        for item in itertools.chain.from_iterable(alternatives):
-            self.may_be_empty(item)
-            self._check(item.group or [])
-
-    def _rule(self, name: str) -> bool:
-        if name not in self._rules:
-            raise _refuse(f"rule {name!r} is not defined")
-        if name not in self._empty:
-            self._empty[name] = None
-            self._empty[name] = self._any(self._rules[name])
-        empty = self._empty[name]
-        if empty is None:
-            raise _refuse(f"rule {name!r} begins with itself (left recursion)")
-        return empty
-
-    def _any(self, alternatives: list[list[_Item]]) -> bool:
-        found = [all(map(self.may_be_empty, items)) for items in alternatives]  # of each, that all are looked at
-        return any(found)
-
-
-class _Begins(NamedTuple):
-    """What may come at a place."""
-
-    characters: bool = False
-    token: _Item | None = None  # a !<token>
-
-    def or_(self, other: _Begins) -> _Begins:
-        """What is in any of both.
-
-        Raises:
-            InvalidInput: a !<token> and characters: llguidance takes each token for the former then, and the answer
-                might never find its end.
-        """
-        both = _Begins(self.characters or other.characters, self.token or other.token)
-        if both.characters and both.token:
-            where, text = both.token.where, both.token.text
-            raise _refuse(f"{where}: {text!r:.40} where characters may stand too, expected one or the other")
-        return both
-
-
-class _Places:
-    """What may come at each place of the rules: !<token>s, or characters."""
-
-    def __init__(self, rules: dict[str, list[list[_Item]]], known: _Rules) -> None:
-        self._rules = rules
-        self._may_be_empty = functools.cache(known.may_be_empty)
-        self._known: dict[str | int, _Begins] = {}  # by name, or by id of a group
-        self._after: dict[str, _Begins] = {}  # what may come after a rule
-        self._left: list[str] = []  # of these rules
-
-    def check(self) -> None:
-        for alternatives in self._rules.values():
-            self._check(alternatives, _Begins())
-        for name in self._left:  # which grows meanwhile
-            self._check(self._rules[name], self._after[name])
-
-    def _check(self, alternatives: list[list[_Item]], after: _Begins) -> None:
-        together = _Begins()
-        for items in alternatives:
-            at = after
-            for item in reversed(items):
-                first = self._first(item)
-                again = any(most is None or most > 1 for _, most in item.times)
-                self._item(item, at.or_(first) if again else at)
-                at = first.or_(at) if self._may_be_empty(item) else first
-            together = together.or_(at)
-
-    def _item(self, item: _Item, after: _Begins) -> None:
-        if item.group is not None:
-            self._check(item.group, after)
-        elif item.name is not None:
-            before = self._after.get(item.name, _Begins())
-            if before.or_(after) != before:
-                self._after[item.name] = before.or_(after)
-                self._left.append(item.name)
-
-    def _first(self, item: _Item) -> _Begins:
-        if item.name is None and item.group is None:
-            return _Begins(item.text[0] not in "!<", item if item.text[0] == "!" else None)
-        key = item.name or id(item)
-        if key not in self._known:
-            self._known[key] = self._any(item.group or self._rules[item.name or ""])
-        return self._known[key]
-
-    def _any(self, alternatives: list[list[_Item]]) -> _Begins:
-        begins = _Begins()
-        for items in alternatives:
-            for item in items:
-                begins = begins.or_(self._first(item))
-                if not self._may_be_empty(item):
-                    break
-        return begins
+def _in_cycles(edges: Mapping[str, Collection[str]]) -> set[str]:
+    """The names from which edges lead back to them, and those between two such."""
+    kept = set(edges)
+    for _ in range(2):  # with what leads to a name taken for what it leads to, the second time
+        back: dict[str, list[str]] = {name: [] for name in edges}
+        for name in kept:
+            for to in edges[name]:
+                back[to].append(name)
+        n = {name: sum(to in kept for to in edges[name]) for name in kept}
+        left = [name for name in kept if not n[name]]
+        for name in left:  # which grows meanwhile
+            kept.discard(name)
+            for other in back[name]:
+                n[other] -= 1
+                if not n[other]:
+                    left.append(other)
+        edges = back
+    return kept
 
 
 class _Writer:
-    """Lark, as llguidance reads it, by single characters: its lexer would take the longest text that fits."""
+    """Lark, as llguidance reads it, by single characters: its lexer would take the longest text that fits.
+
+    Where rules end with each other or themselves, as ``a ::= "x" a | ""``, its parser keeps all that are not at their
+    end, and the more the longer the text is. These are written to begin with each other instead.
+    """
 
     def __init__(self, token: Callable[[str], int], ends: Sequence[int]) -> None:
         self._token = token
         self._ends = "".join(f",{end}" for end in ends)
         self._lines = ['%llguidance {"no_forcing": true}']  # the model says how a text is cut into tokens
         self._characters: dict[str, str] = {}  # regular expression -> name
+        self._left = _MOST_ITEMS
 
-    def write(self, rules: dict[str, list[list[_Item]]]) -> str:
+    def write(self, rules: Rules) -> str:
         self._names = {name: "start" if name == "root" else f"r{i}" for i, name in enumerate(rules)}
+        cycles = _in_cycles({name: set(_ends(alternatives)) for name, alternatives in rules.items()})
+        ways = _all_ways({name: rules[name] for name in cycles})
         for name, alternatives in rules.items():
-            self._rule(self._names[name], alternatives)
+            if name not in ways or not self._from_the_left(name, ways):
+                self._rule(self._names[name], alternatives)
         return "\n".join([*self._lines, *(f"{name}: /{regex}/" for regex, name in self._characters.items()), ""])
 
-    def _rule(self, name: str, alternatives: list[list[_Item]]) -> str:
+    def _rule(self, name: str, alternatives: list[list[Item]]) -> str:
         self._lines.append("")
         at = len(self._lines) - 1  # before the groups in it
         self._lines[at] = f"{name}: " + " | ".join(" ".join(map(self._item, items)) or '""' for items in alternatives)
         return name
 
-    def _item(self, item: _Item) -> str:
+    def _from_the_left(self, entry: str, ways: Mapping[str, list[Way]]) -> bool:
+        """Write a rule by what leads from its beginning to that of each other one; whether that can be done."""
+        into: dict[str, list[tuple[str, list[Item]]]] = {entry: []}
+        last: list[tuple[str, list[Item]]] = []
+        found = [entry]
+        for at in found:  # which grows meanwhile
+            for before, to in ways[at]:
+                if to is None or to not in ways:
+                    last.append((at, [*before, *([Item(name=to)] if to else [])]))
+                    continue
+                if to not in into:
+                    found.append(to)
+                into.setdefault(to, []).append((at, before))
+        self._left -= sum(1 + len(items) for way in (last, *into.values()) for _, items in way)
+        if not last or self._left < 0:  # without an end, or too many
+            return False
+        name = self._names[entry]
+
+        def written(at: str, items: list[Item]) -> str:
+            return " ".join([f"{name}_{self._names[at]}", *map(self._item, items)])
+
+        self._lines.append(f"{name}: " + " | ".join(written(*way) for way in last))
+        for at in found:
+            begun = ['""'] if at == entry else []
+            self._lines.append(
+                f"{name}_{self._names[at]}: " + " | ".join([*begun, *(written(*way) for way in into[at])])
+            )
+        return True
+
+    def _item(self, item: Item) -> str:
         if item.name is not None:
             written = self._names[item.name]
         elif item.group is not None:
@@ -282,7 +148,7 @@ class _Writer:
             written = f"({written}){{{least},{'' if most is None else most}}}"
         return written
 
-    def _text(self, item: _Item) -> str:
+    def _text(self, item: Item) -> str:
         text = item.text
         if text[0] == "!":  # no end of a text is one of the others
             return f"<[^{self._token(text[1:])}{self._ends}]>"
@@ -294,7 +160,7 @@ class _Writer:
             return self._character(_class(text, item.where))
         codes = list(map(_code, _PIECE.findall(text[1:-1])))
         if any(0xD800 <= code <= 0xDFFF or code > sys.maxunicode for code in codes):
-            raise _refuse(f"{item.where}: {text!r:.40} has what is no character, as half of a surrogate pair")
+            raise refuse(f"{item.where}: {text!r:.40} has what is no character, as half of a surrogate pair")
         return "(" + " ".join(self._character(rf"\x{{{code:x}}}") for code in codes) + ")"
 
     def _character(self, regex: str) -> str:
@@ -318,12 +184,12 @@ def _class(text: str, where: str) -> str:
         n = 3 if pieces[at + 1 : at + 2] == ["-"] and at + 2 < len(pieces) else 1
         low, high = _code(pieces[at]), _code(pieces[at + n - 1])
         if low > high or high > sys.maxunicode:
-            raise _refuse(f"{where}: {''.join(pieces[at : at + n])} is no range of characters")
+            raise refuse(f"{where}: {''.join(pieces[at : at + n])} is no range of characters")
         for first, last in ((low, min(high, 0xD7FF)), (max(low, 0xE000), high)):  # without halves of surrogate pairs
             ranges += rf"\x{{{first:x}}}-\x{{{last:x}}}" if first <= last else ""
         at += n
     if not inside and not ranges:
-        raise _refuse(f"{where}: {text!r:.40} has no character")
+        raise refuse(f"{where}: {text!r:.40} has no character")
     return f"[{inside}{_NUL if inside else ''}{ranges}]"
 
 
@@ -339,22 +205,10 @@ def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
         InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times; characters where a
             !<token> may stand too.
     """
-    if len(text) > MAX_BYTES:
-        raise InvalidInput.of("grammar", f"of {len(text)} characters", f"at most {MAX_BYTES}")
     try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise InvalidInput(f"the grammar is not UTF-8: {e.reason} at character {e.start}", key="grammar") from e
-    rules = _read(text)
-    if "root" not in rules:
-        raise _refuse("it has no rule 'root'")
-    try:
-        known = _Rules(rules)
-        known.check()
-        _Places(rules, known).check()
-        return _Writer(token, ends).write(rules)
+        return _Writer(token, ends).write(read_rules(text))
     except RecursionError:
-        raise _refuse("its rules lie too deep in each other") from None
+        raise refuse("its rules lie too deep in each other") from None
 
 
 @functools.lru_cache(maxsize=64)

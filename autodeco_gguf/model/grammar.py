@@ -19,7 +19,8 @@ from llama_cpp._internals import LlamaModel
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.model.gbnf import MAX_BYTES, to_lark
+from autodeco_gguf.model.gbnf import to_lark
+from autodeco_gguf.model.gbnf_rules import MAX_BYTES
 from autodeco_gguf.model.json_schema import compile_schema
 from autodeco_gguf.model.token_text import token_bytes
 

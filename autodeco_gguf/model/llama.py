@@ -140,8 +140,7 @@ class Llama(llama_cpp.Llama):
             super().__init__(path, **kwargs)
         self._model.__class__ = CheckedModel
         self._raw.bind(self._ctx.ctx)
-        self._address = address(self._ctx.ctx)
-        self.model_path = os.fspath(model_path)
+        self._address, self.model_path = address(self._ctx.ctx), os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
         self._start_heads()
 

@@ -208,7 +208,7 @@ def test_hostile_boxes_in_a_row_from_a_thread() -> None:
         thread.join(0.05)
     too_long = Grade(False, "the checker took longer than 1 s")
     assert grades == [*((text, too_long) for text in HOSTILE), ("7", Grade(True))]
-    assert largest < 1 << 20
+    assert largest < 5 << 20  # KiB; 4 GiB are a process's own, and what is mapped beside
     assert largest > 0 or sys.platform != "linux"
 
 
