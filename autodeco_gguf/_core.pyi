@@ -104,8 +104,8 @@ class GgufHeader:
         """Name, type, shape, offset in the file and bytes of each."""
     def scalar_keys(self) -> list[str]:
         """The metadata's, but for those of arrays; what is no UTF-8 as U+FFFD."""
-    def value(self, key: str) -> bool | int | float | str | list[str] | None:
-        """None for an array of anything but strings; KeyError where the key is missing."""
+    def value(self, key: str) -> bool | int | float | str | list[str] | list[int] | list[float] | None:
+        """None for an array of more than 8 numbers; KeyError where the key is missing."""
     def array_length(self, key: str) -> int: ...
     def build(
         self, drop: Sequence[str], set: list[tuple[str, str, object]], tensors: Sequence[tuple[str, str, Sequence[int]]]

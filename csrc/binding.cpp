@@ -261,7 +261,7 @@ static py::list tensors_of(const gguf_header & h) {
 // numpy's names of the scalars, by gguf_type
 static const char * const DTYPES[GGUF_TYPE_COUNT] = { "u1", "i1", "u2", "i2", "u4", "i4", "f4", "?", "", "", "u8", "i8", "f8" };
 
-// a scalar or string as itself, an array of strings as a list, any other array as None; KeyError when missing
+// a scalar or string as itself, an array of strings or a few numbers as a list, any other as None; KeyError when missing
 static py::object value_of(const gguf_header & h, const std::string & key) {
     const gguf_context * gguf = h.gguf.get();
     const int64_t id = gguf_find_key(gguf, key.c_str());
@@ -275,8 +275,10 @@ static py::object value_of(const gguf_header & h, const std::string & key) {
     if (type != GGUF_TYPE_ARRAY) {
         return py::array(py::dtype(DTYPES[type]), py::array::ShapeContainer {}, gguf_get_val_data(gguf, id)).attr("item")();
     }
-    if (gguf_get_arr_type(gguf, id) != GGUF_TYPE_STRING) {
-        return py::none();
+    const gguf_type entries = gguf_get_arr_type(gguf, id);
+    if (entries != GGUF_TYPE_STRING) {
+        const auto n = (py::ssize_t) gguf_get_arr_n(gguf, id);
+        return n > 8 ? py::none() : py::array(py::dtype(DTYPES[entries]), { n }, gguf_get_arr_data(gguf, id)).attr("tolist")();
     }
     py::list items;
     for (size_t i = 0; i < gguf_get_arr_n(gguf, id); ++i) {

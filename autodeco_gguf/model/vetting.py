@@ -29,6 +29,9 @@ _SEES_ALL = {
 }
 """Architectures of which a token sees those that come after it."""
 
+_M_ROPE = {"paddleocr", "qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"}
+"""Architectures whose positions have several parts, as those of an image do."""
+
 _PARTLY_ROTATED = {"afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "llama4", "smallthinker", "smollm3"}
 """Architectures with layers whose keys have no position: a context shift of llama.cpp rotates these as well."""
 
@@ -52,6 +55,14 @@ def check_loadable(base: GgufFile) -> None:
         epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
         if not 0 <= epsilon <= 1:
             problem = f"{name} {epsilon:g}"
+    for name in ("full_attention_interval", "wkv.head_size"):
+        if not base.get(f"{base.architecture}.{name}", int, 1):
+            problem = f"{name} 0"
+    sections = base.get(f"{base.architecture}.rope.dimension_sections", object, None)
+    if base.architecture in _M_ROPE and not (
+        isinstance(sections, list) and any(isinstance(n, int) and n > 0 for n in sections[:3])
+    ):
+        problem = f"rope.dimension_sections {sections}"
     if base.architecture == "t5":  # of which the encoder has to run first
         problem = "a model with an encoder and a decoder"
     parts = parts_of(base)

@@ -41,6 +41,8 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
         {"tokenizer.ggml.model": ("none", Kind.STRING), "qwen2.vocab_size": (384, Kind.UINT32)},
         "no vocabulary",
     ),
+    "an interval of 0": ({"qwen2.full_attention_interval": (0, Kind.UINT32)}, "full_attention_interval 0"),
+    "a head of nothing": ({"qwen2.wkv.head_size": (0, Kind.UINT32)}, "head_size 0"),
     "thousands of experts": ({"qwen2.expert_count": (60000, Kind.UINT32)}, "GGML_ASSERT"),
 }
 
@@ -120,13 +122,18 @@ def test_what_is_whole_is_loaded(case: Case) -> None:
     check_loadable(GgufFile(case.base))
 
 
+def of_architecture(name: str, source: Path, path: Path, **metadata: Any) -> Path:
+    """What says that it is of another one."""
+    entries = {key.replace("qwen2.", f"{name}."): entry for key, entry in metadata_of(source).items()}
+    entries |= {f"{name}.{key}": entry for key, entry in metadata.items()}
+    return write_gguf(path, {**entries, "general.architecture": (name, Kind.STRING)}, tensors_of(source))
+
+
 @pytest.mark.parametrize("edit", [{"qwen2.attention.causal": (False, Kind.BOOL)}, "dream"], ids=str)
 def test_a_model_that_sees_a_text_as_a_whole(edit: Any, qwen2: Case, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     if isinstance(edit, str):
-        metadata = metadata_of(qwen2.base)
-        renamed = {k.replace("qwen2.", f"{edit}."): v for k, v in metadata.items() if k != "general.architecture"}
-        write_gguf(path, {**renamed, "general.architecture": (edit, Kind.STRING)}, tensors_of(qwen2.base))
+        of_architecture(edit, qwen2.base, path)
     else:
         rewrite(qwen2.base, path, metadata=edit)
     for open_it in (lambda: Context(path, n_ctx=32), lambda: load(path, heads_enabled=())):
@@ -138,12 +145,7 @@ def test_a_model_that_sees_a_text_as_a_whole(edit: Any, qwen2: Case, tmp_path: P
 
 
 def test_an_encoder_and_a_decoder(qwen2: Case, tmp_path: Path) -> None:
-    renamed = {
-        **metadata_of(qwen2.base),
-        "general.architecture": ("t5", Kind.STRING),
-        "t5.block_count": (2, Kind.UINT32),
-    }
-    write_gguf(tmp_path / "x.gguf", renamed, tensors_of(qwen2.base))
+    of_architecture("t5", qwen2.base, tmp_path / "x.gguf")
     with pytest.raises(BadFile, match=r"llama\.cpp would crash on it: a model with an encoder and a decoder"):
         check_loadable(GgufFile(tmp_path / "x.gguf"))
 
@@ -204,3 +206,19 @@ def test_a_model_that_says_how_to_pool(kind: int, qwen2: Case, tmp_path: Path) -
         context.close()
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("sections", [None, [0, 0, 0, 0], [0, 0, 0, 4], ["a"]], ids=str)
+def test_positions_of_parts_that_are_nothing(sections: list[Any] | None, qwen2: Case, tmp_path: Path) -> None:
+    def written(values: list[Any]) -> Path:
+        kind = Kind.STRING if isinstance(values[0], str) else Kind.INT32
+        return of_architecture("qwen2vl", qwen2.base, path, **{"rope.dimension_sections": (values, Kind.ARRAY, kind)})
+
+    path = tmp_path / "x.gguf"
+    if sections is None:
+        of_architecture("qwen2vl", qwen2.base, path)
+    else:
+        written(sections)
+    with pytest.raises(BadFile, match=r"x\.gguf: llama\.cpp would crash on it: rope\.dimension_sections "):
+        Context(path, n_ctx=32)
+    Context(written([2, 2, 2, 0]), n_ctx=32).close()
