@@ -191,13 +191,13 @@ def top_p_findings(at: Reading) -> TopPFindings:
 
 
 def estimate(values: Floats, problem: Ints) -> Estimate:
-    """The mean of values [n] and its standard error: that of a ratio of sums over problems [n]."""
+    """The mean of values [n] and its standard error: that of a ratio of sums over problems [n], by the jackknife."""
     mean = float(values.mean())
     n = len(np.unique(problem))
     if n < 2:
         return Estimate(mean, None, n)
-    sums = np.bincount(problem, values - mean)
-    return Estimate(mean, math.sqrt(float((sums**2).sum()) * n / (n - 1)) / len(values), n)
+    without = np.bincount(problem, values - mean) / (1 - np.bincount(problem) / len(values))
+    return Estimate(mean, math.sqrt(float((without**2).sum()) * (n - 1) / n) / len(values), n)
 
 
 def spread(values: Floats) -> Spread:

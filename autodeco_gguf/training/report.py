@@ -164,7 +164,10 @@ def _nll(logits: Tensor, target: Tensor, temperature: Tensor, top_p: Tensor, alp
 
 
 def _difference(sums: Tensor, n: Tensor) -> tuple[float, float]:
-    """Mean of per-token differences and its standard error, from the sums over ``n`` tokens of each example."""
+    """Mean of per-token differences and its standard error, from the sums over ``n`` tokens of each example.
+
+    By the jackknife, as examples differ in length; 0 for a single one.
+    """
     mean, examples = float(sums.sum() / n.sum()), len(n)
-    squares = float(((sums - n * mean) ** 2).sum())
-    return mean, math.sqrt(squares * examples / max(1, examples - 1)) / float(n.sum())
+    without = (sums - n * mean) / (1 - n / n.sum()).clamp(min=1e-9)
+    return mean, math.sqrt(float((without**2).sum()) * (examples - 1) / examples) / float(n.sum())

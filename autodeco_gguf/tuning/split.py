@@ -17,8 +17,8 @@ TEST = 0.4
 VALIDATION = 1 / 3
 """Share of the others that training holds out, to choose the round by."""
 
-FEWEST, FEWEST_OF_TASK = 20, 5
-"""Different problems, in all and of each task: with 8 to compare on, a difference on all of them is just shown."""
+FEWEST, FEWEST_OF_TASK = 25, 5
+"""Different problems, in all and of each task: 10 of them are there to compare on, see FEWEST_TEST."""
 
 
 @dataclass(frozen=True)

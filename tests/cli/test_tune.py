@@ -95,7 +95,7 @@ def test_every_option_has_an_effect(tune: Tune, place: Path, monkeypatch: pytest
         (("--minutes", 0), "error: Invalid value for '--minutes'"),
         (("--minutes", "nan"), "error: "),
         (("--task", "none.jsonl"), "error: none.jsonl: no such file"),
-        (("--limit", 10), "error: sums.jsonl: 10 different problems, expected at least 20"),
+        (("--limit", 10), "error: sums.jsonl: 10 different problems, expected at least 25"),
         (("--minutes", 0.001), "error: minutes 0.001: an answer of 4 tokens takes 30 ms; expected at least"),
         (("--task", "sums.jsonl"), "error: two tasks are called 'sums'"),
         (("-o", "sums.jsonl"), "error: sums.jsonl: "),

@@ -67,18 +67,18 @@ def test_other_tasks_leave_nothing_for_a_part() -> None:
 
 
 def test_too_few() -> None:
-    shared = [f"p {i}" for i in range(19)]
-    with pytest.raises(BadFile, match=r"^a\.jsonl, b\.jsonl: 19 different problems, expected at least 20"):
+    shared = [f"p {i}" for i in range(24)]
+    with pytest.raises(BadFile, match=r"^a\.jsonl, b\.jsonl: 24 different problems, expected at least 25"):
         split([asking("a", shared), asking("b", shared)], 0)
     with pytest.raises(
-        BadFile, match=r"^a\.jsonl: 19 different problems, expected at least 20: they are split into those"
+        BadFile, match=r"^a\.jsonl: 24 different problems, expected at least 25: they are split into those"
     ):
-        split([task("a", 19)], 0)
-    with pytest.raises(BadFile, match=r"^a\.jsonl: 19 different problems"):
-        split([task("a", 100, texts=19)], 0)
+        split([task("a", 24)], 0)
+    with pytest.raises(BadFile, match=r"^a\.jsonl: 24 different problems"):
+        split([task("a", 100, texts=24)], 0)
     with pytest.raises(BadFile, match=r"^b\.jsonl: 4 different problems, expected at least 5"):
         split([task("a", 50), task("b", 4)], 0)
     with pytest.raises(BadFile, match=r"^b\.jsonl: 1 different problem, expected"):
         split([task("a", 50), task("b", 1)], 0)
-    assert size(split([task("a", 20)], 0).test) == 8
-    assert size(split([task("a", 10), task("b", 10)], 0).test) == 8
+    assert size(split([task("a", 25)], 0).test) == 10
+    assert size(split([task("a", 10), task("b", 15)], 0).test) == 10

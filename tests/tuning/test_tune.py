@@ -263,8 +263,8 @@ def test_where_the_model_lies_is_kept(tmp_path: Path) -> None:
 
 
 def test_refused_before_anything_is_drawn(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="19 different problems, expected at least 20"):
-        module.tune(MODEL, [task("sums", 19)], tmp_path, SETTINGS)
+    with pytest.raises(BadFile, match="24 different problems, expected at least 25"):
+        module.tune(MODEL, [task("sums", 24)], tmp_path, SETTINGS)
     with pytest.raises(InvalidInput, match=r"^minutes 0\.001: "):
         tuned(tmp_path / "short", replace(SETTINGS, minutes=0.001))
     assert not (tmp_path / "short").exists()

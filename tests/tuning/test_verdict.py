@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from autodeco_gguf.evaluation.methods import Config
+from autodeco_gguf.tuning.plan import FEWEST_TEST
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.verdict import MEANS, Unit, Verdict, decide, words
 
@@ -50,6 +53,18 @@ def verdict(found: dict[str, Row], pair: str = "pair") -> Verdict:
 
 def said(found: dict[str, Row], pair: str = "pair", measure: str = "pass@1") -> list[str]:
     return words(verdict(found, pair), found, pair, Unit.of(measure))
+
+
+def test_as_few_problems_as_there_may_be() -> None:
+    """On all of which one way is ahead, beside the claims of two sets of heads."""
+    rng = np.random.default_rng(0)
+    means = {"greedy": 0.0, "default": 0.0, "llama.cpp": 0.0, "pair": 1.0, "heads": 0.0, "own heads": 0.0}
+    found = {name: Row(name, CONFIGS[name], np.full(FEWEST_TEST, m), 20.0, 0.5, 0.9) for name, m in means.items()}
+    for name, heads in MEANS.items():
+        found[heads] = Row(heads, CONFIGS[heads], found[name].values, 20.0, 0.57, 0.73)
+    found = {n: replace(row, values=row.values + rng.choice([-0.06, 0, 0.06], FEWEST_TEST)) for n, row in found.items()}
+    got = decide(found, "pair", ["task"] * FEWEST_TEST, 1.1)
+    assert (got.chosen, len(got.claims)) == ("pair", 13)
 
 
 def test_heads_win() -> None:
