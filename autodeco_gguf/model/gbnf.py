@@ -37,6 +37,26 @@ def _ways(items: list[Item], before: list[Item]) -> Iterator[Way]:
         yield from _ways(alternative, before)
 
 
+def _looped(name: str, alternatives: list[list[Item]]) -> list[list[Item]]:
+    """Alternatives of a rule that may end with itself, with a repetition in place of that."""
+    ways = _all_ways({name: alternatives}).get(name, [])
+    again = [before for before, to in ways if to == name]
+    last = [[*before, *([Item(name=to)] if to else [])] for before, to in ways if to != name]
+    if not again or not last:  # where nothing else ends it, it goes on without end
+        return alternatives
+    return [[Item(group=again, times=[(0, None)]), Item(group=last)]]
+
+
+def _names_in(alternatives: list[list[Item]]) -> Iterator[str]:
+    """The rules that are named in alternatives, and each <token>."""
+    for item in itertools.chain.from_iterable(alternatives):
+        if item.text.startswith(("!", "<")):
+            yield item.text
+        elif item.name is not None:
+            yield item.name
+        yield from _names_in(item.group or [])
+
+
 def _all_ways(rules: Rules) -> dict[str, list[Way]]:
     """Those of all rules, or nothing where these are too many."""
     found: dict[str, list[Way]] = {name: [] for name in rules}
@@ -80,10 +100,12 @@ def _in_cycles(edges: Mapping[str, Collection[str]]) -> set[str]:
 
 
 class _Writer:
-    """Lark, as llguidance reads it, by single characters: its lexer would take the longest text that fits.
+    """Lark, as llguidance reads it.
 
-    Where rules end with each other or themselves, as ``a ::= "x" a | ""``, its parser keeps all that are not at their
-    end, and the more the longer the text is. These are written to begin with each other instead.
+    What no rule leads back to is one regular expression, whatever the number of ways to read a text. Else it is written
+    by single characters, since of several expressions its lexer would take the longest text that fits. Where rules
+    end with each other or themselves, as ``a ::= "x" a | ""``, its parser keeps all that are not at their end, and the
+    more the longer the text is: they become repetitions, or begin with each other instead.
     """
 
     def __init__(self, token: Callable[[str], int], ends: Sequence[int]) -> None:
@@ -92,9 +114,22 @@ class _Writer:
         self._lines = ['%llguidance {"no_forcing": true}']  # the model says how a text is cut into tokens
         self._characters: dict[str, str] = {}  # regular expression -> name
         self._left = _MOST_ITEMS
+        self._kind = str.lower  # rules; in capitals they are parts of a regular expression
 
     def write(self, rules: Rules) -> str:
-        self._names = {name: "start" if name == "root" else f"r{i}" for i, name in enumerate(rules)}
+        rules = {name: _looped(name, alternatives) for name, alternatives in rules.items()}
+        named = {name: set(_names_in(alternatives)) for name, alternatives in rules.items()}
+        used = {"root": named["root"]}
+        left = ["root"]
+        for name in left:  # which grows meanwhile
+            more = sorted(named[name] & rules.keys() - used.keys())
+            used |= {to: named[to] for to in more}
+            left += more
+        rules = {name: rules[name] for name in used}
+        if all(names <= rules.keys() for names in used.values()) and not _in_cycles(used):
+            self._kind = str.upper
+        self._names = {name: self._kind(f"r{i}") for i, name in enumerate(rules)}
+        self._lines.append(f"start: {self._names['root']}")
         cycles = _in_cycles({name: set(_ends(alternatives)) for name, alternatives in rules.items()})
         ways = _all_ways({name: rules[name] for name in cycles})
         for name, alternatives in rules.items():
@@ -141,7 +176,7 @@ class _Writer:
         if item.name is not None:
             written = self._names[item.name]
         elif item.group is not None:
-            written = self._rule(f"g{len(self._lines)}", item.group)
+            written = self._rule(self._kind(f"g{len(self._lines)}"), item.group)
         else:
             written = self._text(item)
         for least, most in item.times:

@@ -34,9 +34,12 @@ _SCHEMA_ITEMS = 20_000, 400_000
 """Items of llguidance's parser at a place and for a token, some eight times its own limits: with those an object may
 have 500 properties that may be left out, with these 5,000, and a token takes up to 0.1 s."""
 
-_GRAMMAR_ITEMS = 5_000, 100_000
-"""The same for a grammar, of which each character is an item: with these it may have 4,500 alternatives at a place, and
-the worst that was found takes 2 s for a token."""
+_GRAMMAR_ITEMS = 5_000, 200_000
+"""The same for a grammar whose rules lead back to each other, of which each character is an item: it may have 4,500
+alternatives at a place, and the worst that was found takes 3 s for a token."""
+
+_FUEL, _STATES = 5_000_000, 50_000
+"""Steps of llguidance's lexer for a token, 0.4 s of them, and states that it keeps, of 1 KB each."""
 
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
@@ -56,6 +59,8 @@ _REASONS = {
     "Current row has": "it has too many properties that may be left out, or too many alternatives",
     "too big": "it is too large",
     "symbols.len()": "it is too large",
+    "lexer precomputation failed": "it is too large",
+    "too many expressions": "it is too large",
 }
 """What llguidance says of a schema or a grammar, and what that means."""
 
@@ -274,7 +279,13 @@ def _matcher(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> LLMatcher:
     else:
         name, key, (row, step) = "grammar", "grammar", _GRAMMAR_ITEMS
         compiled = LLMatcher.grammar_from_lark(_lark(model, grammar))
-    limits = LLParserLimits(max_items_in_row=row, step_max_items=step, verbose_errors=False)
+    limits = LLParserLimits(
+        max_items_in_row=row,
+        step_max_items=step,
+        step_lexer_fuel=_FUEL,
+        max_lexer_states=_STATES,
+        verbose_errors=False,
+    )
     matcher = _with_room(lambda: LLMatcher(_tokenizer(model), compiled, log_level=0, limits=limits))
     matcher.compute_bitmask()
     if matcher.is_error():

@@ -141,6 +141,25 @@ def test_many_ways_to_read_a_text(masks: Masks, text: str) -> None:
     llama_cpp.llama_sampler_free(stage)
 
 
+REPEATED = [
+    'root ::= (line "\\n"?){1,10}\nline ::= "- "? [^\\n]{1,120}',
+    'root ::= ([A-Za-z ,]{1,200} [.!?]? " "?){1,9}',
+    'root ::= sentence{1,5}\nsentence ::= [A-Z]? [a-z ,]{10,150} [.!?]? " "?',
+    "root ::= ([^\\n]+ [\\n]*)+",
+]
+
+
+@pytest.mark.parametrize("text", REPEATED, ids=range(len(REPEATED)))
+def test_repetitions_that_can_be_counted_in_many_ways(masks: Masks, text: str) -> None:
+    """Which llguidance's parser would take seconds for, were they rules to it."""
+    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
+    for token in masks.model.tokenize(b"Some words, and more of them, some words and more." * 5, False, False):
+        assert token in masks.through(stage)
+        llama_cpp.llama_sampler_accept(stage, token)
+    assert masks.through(stage) & masks.ends
+    llama_cpp.llama_sampler_free(stage)
+
+
 FROM_THE_RIGHT = {
     "itself": ('root ::= chars "!"\nchars ::= [a-z ] chars | ""', "some words and more ", "!"),
     "in a group": ('root ::= ([a-z]+ ws)* "!"\nws ::= ([ \\t\\n] ws)?', "words    and   \n\n   more ", "!"),
@@ -166,15 +185,17 @@ def test_rules_that_end_with_each_other(masks: Masks, text: str, words: str, end
 
 
 DOUBLING = "\n".join(f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(40)) + '\nr40 ::= "a"'
+SIX_THOUSAND = " | ".join(f'"{i}"' for i in range(6000))
 LARGE = {
     "ranges": ("root ::= ((([a-z]{0,70}){0,70}){0,70}){0,70}", ""),
     "alternatives": ("root ::= " + " | ".join(f'"{i}"' for i in range(4000)), ""),
     "doubling": (f"root ::= r0\n{DOUBLING}", ""),
     "repetitions": ("root ::= (([a-z]{2000}){2000}){2000}", ""),
     "text": (f'root ::= "{"a" * 2000}"{{2000}}', ""),
-    "groups": (f"root ::= {'(' * 100}[a-z]{'{0,2})*' * 100}", ""),
-    "more alternatives": (
-        'root ::= "x" (' + " | ".join(f'"{i}"' for i in range(6000)) + ")",
+    "groups": (f"root ::= {'(' * 100}[a-z]{'{0,2})*' * 100}", "it is too large"),
+    "more alternatives": (f'root ::= "x" ({SIX_THOUSAND})', ""),
+    "more alternatives, in parentheses": (
+        f'root ::= "x" ({SIX_THOUSAND}) | "(" root ")"',
         "Current row has 6001 items",
     ),
     "rules that end with each other": (
@@ -186,7 +207,11 @@ LARGE = {
         "root ::= " + " ".join(f"[^\\u{i:04x}]" for i in range(8000)),
         "grammar: no text follows it: it is too large",
     ),
-    "long": (f'root ::= "{"ab" * 100_000}"', "grammar: no text follows it: it is too large"),
+    "long": (f'root ::= "{"ab" * 100_000}"', ""),
+    "long, in parentheses": (
+        f'root ::= "{"ab" * 100_000}" | "(" root ")"',
+        "grammar: no text follows it: it is too large",
+    ),
 }
 
 
