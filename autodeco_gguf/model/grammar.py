@@ -30,16 +30,16 @@ if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 """What a function is called with that has no ``parameters``."""
 
-_SCHEMA_ITEMS = 20_000, 400_000
+_SCHEMA_LIMITS: dict[str, Any] = {"max_items_in_row": 20_000, "step_max_items": 400_000}
 """Items of llguidance's parser at a place and for a token, some eight times its own limits: with those an object may
 have 500 properties that may be left out, with these 5,000, and a token takes up to 0.1 s."""
 
-_GRAMMAR_ITEMS = 5_000, 200_000
-"""The same for a grammar whose rules lead back to each other, of which each character is an item: it may have 4,500
-alternatives at a place, and the worst that was found takes 3 s for a token."""
-
-_FUEL, _STATES = 5_000_000, 50_000
-"""Steps of llguidance's lexer for a token, 0.4 s of them, and states that it keeps, of 1 KB each."""
+_GRAMMAR_LIMITS: dict[str, Any] = {
+    "max_items_in_row": 5_000, "step_max_items": 200_000, "step_lexer_fuel": 5_000_000, "max_lexer_states": 50_000
+}  # fmt: skip
+"""For a grammar whose rules lead back to each other, of which each character is an item: it may have 4,500 alternatives
+at a place, and the worst that was found takes 3 s for a token. For one that is an expression: steps of the lexer for a
+token, 0.4 s of them, and states that it keeps, of 1 KB each."""
 
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""
@@ -275,17 +275,11 @@ def _matcher(model: LlamaModel, grammar: llama_cpp.LlamaGrammar) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     if isinstance(grammar, SchemaGrammar):
-        name, key, (row, step), compiled = "JSON schema", "schema", _SCHEMA_ITEMS, grammar.compiled
+        name, key, at_most, compiled = "JSON schema", "schema", _SCHEMA_LIMITS, grammar.compiled
     else:
-        name, key, (row, step) = "grammar", "grammar", _GRAMMAR_ITEMS
+        name, key, at_most = "grammar", "grammar", _GRAMMAR_LIMITS
         compiled = LLMatcher.grammar_from_lark(_lark(model, grammar))
-    limits = LLParserLimits(
-        max_items_in_row=row,
-        step_max_items=step,
-        step_lexer_fuel=_FUEL,
-        max_lexer_states=_STATES,
-        verbose_errors=False,
-    )
+    limits = LLParserLimits(**at_most, verbose_errors=False)
     matcher = _with_room(lambda: LLMatcher(_tokenizer(model), compiled, log_level=0, limits=limits))
     matcher.compute_bitmask()
     if matcher.is_error():
