@@ -66,6 +66,14 @@ class Masks:
         through = self.through(sampler)
         return through & self.compared, bool(through & self.ends)
 
+    def after(self, grammar: str, text: str) -> Any:
+        """A sampler that has let a text through, token by token."""
+        stage = grammar_stage(self.model, llama_cpp.LlamaGrammar.from_string(grammar, verbose=False))
+        for token in self.model.tokenize(text.encode(), False, False):
+            assert token in self.through(stage)
+            llama_cpp.llama_sampler_accept(stage, token)
+        return stage
+
 
 def is_utf8(text: bytes) -> bool:
     try:
@@ -133,12 +141,7 @@ AMBIGUOUS = [
 
 @pytest.mark.parametrize("text", AMBIGUOUS, ids=range(len(AMBIGUOUS)))
 def test_many_ways_to_read_a_text(masks: Masks, text: str) -> None:
-    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
-    (x,) = masks.model.tokenize(b"x", False, False)
-    for _ in range(40):
-        assert x in masks.through(stage)
-        llama_cpp.llama_sampler_accept(stage, x)
-    llama_cpp.llama_sampler_free(stage)
+    llama_cpp.llama_sampler_free(masks.after(text, "x" * 40))
 
 
 REPEATED = [
@@ -152,10 +155,7 @@ REPEATED = [
 @pytest.mark.parametrize("text", REPEATED, ids=range(len(REPEATED)))
 def test_repetitions_that_can_be_counted_in_many_ways(masks: Masks, text: str) -> None:
     """Which llguidance's parser would take seconds for, were they rules to it."""
-    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
-    for token in masks.model.tokenize(b"Some words, and more of them, some words and more." * 5, False, False):
-        assert token in masks.through(stage)
-        llama_cpp.llama_sampler_accept(stage, token)
+    stage = masks.after(text, "Some words, and more of them, some words and more." * 5)
     assert masks.through(stage) & masks.ends
     llama_cpp.llama_sampler_free(stage)
 
@@ -173,10 +173,7 @@ FROM_THE_RIGHT = {
 @pytest.mark.parametrize(("text", "words", "end"), FROM_THE_RIGHT.values(), ids=FROM_THE_RIGHT)
 def test_rules_that_end_with_each_other(masks: Masks, text: str, words: str, end: str) -> None:
     """Which llguidance's parser gives up on after some hundred characters."""
-    stage = grammar_stage(masks.model, llama_cpp.LlamaGrammar.from_string(text, verbose=False))
-    for token in masks.model.tokenize((words * 120).encode(), False, False):
-        assert token in masks.through(stage)
-        llama_cpp.llama_sampler_accept(stage, token)
+    stage = masks.after(text, words * 120)
     (last,) = masks.model.tokenize(end.encode(), False, False)
     assert last in masks.through(stage)
     llama_cpp.llama_sampler_accept(stage, last)
