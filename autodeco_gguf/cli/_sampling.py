@@ -80,5 +80,5 @@ def _grammar(grammar: str | None = None, grammar_file: Path | None = None, json_
     from autodeco_gguf.model.grammar import LlamaGrammar
 
     text = clean(grammar, "--grammar")
-    check_gbnf(text)  # before a model is loaded; llama.cpp takes an empty one for none
+    check_gbnf(text)  # before a model is loaded
     return LlamaGrammar.from_string(text, verbose=False)

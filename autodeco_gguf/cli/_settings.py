@@ -88,7 +88,7 @@ def _grammar(text: str) -> Any:
     from autodeco_gguf.model.gbnf import check_gbnf
     from autodeco_gguf.model.grammar import LlamaGrammar
 
-    check_gbnf(text)  # llama.cpp takes an empty one for none
+    check_gbnf(text)
     return LlamaGrammar.from_string(text, verbose=False)
 
 

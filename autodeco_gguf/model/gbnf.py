@@ -37,11 +37,18 @@ def _ways(items: list[Item], before: list[Item]) -> Iterator[Way]:
         yield from _ways(alternative, before)
 
 
+def _whole(before: list[Item], to: str | None) -> list[Item]:
+    """The items of a way."""
+    return [*before, Item(name=to)] if to else before
+
+
 def _looped(name: str, alternatives: list[list[Item]]) -> list[list[Item]]:
     """Alternatives of a rule that may end with itself, with a repetition in place of that."""
+    if name not in _ends(alternatives):
+        return alternatives
     ways = _all_ways({name: alternatives}).get(name, [])
     again = [before for before, to in ways if to == name]
-    last = [[*before, *([Item(name=to)] if to else [])] for before, to in ways if to != name]
+    last = [_whole(before, to) for before, to in ways if to != name]
     if not again or not last:  # where nothing else ends it, it goes on without end
         return alternatives
     return [[Item(group=again, times=[(0, None)]), Item(group=last)]]
@@ -151,7 +158,7 @@ class _Writer:
         for at in found:  # which grows meanwhile
             for before, to in ways[at]:
                 if to is None or to not in ways:
-                    last.append((at, [*before, *([Item(name=to)] if to else [])]))
+                    last.append((at, _whole(before, to)))
                     continue
                 if to not in into:
                     found.append(to)
@@ -229,7 +236,7 @@ def _class(text: str, where: str) -> str:
 
 
 def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
-    """A grammar as llguidance reads it, which enforces it by single characters and has bounds of its own.
+    """A grammar as llguidance reads it, which has bounds of its own.
 
     Args:
         text: in GBNF, up to 256 KiB.
