@@ -102,9 +102,7 @@ def measure(base: Path, adapter: Path, directory: Path, rounds: int) -> dict[str
     if not heads.exists():
         ad.extract(adapter, checkpoint=heads)
     try:
-        found = {
-            "export": paired(lambda: copied(base, copy), lambda: exported(base, heads, merged), max(3, rounds // 3))
-        }
+        found = {"export": paired(lambda: copied(base, copy), lambda: exported(base, heads, merged), rounds)}
         copy.unlink()
         found["first token"] = paired(
             lambda: seconds("-c", STOCK + TOKEN, base), lambda: seconds("-c", OURS + TOKEN, merged), rounds

@@ -103,23 +103,28 @@ def _verify(file: WrittenFile, step: Callable[[int], None], path: Path) -> None:
     places, end = _layout(file)
     try:
         with ThreadPoolExecutor(1) as pool:
-            opened = pool.submit(ModelFile.open, path)
+            headers = pool.submit(_check_headers, file, places, end, path)
             _compare(file, places, step, path)
-            model = opened.result()
-        if model.kind != file.kind or model.stale is not None:
-            raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
-        if file.weights is not None and model.read_heads().shapes != file.weights.shapes:
-            raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
-        found = {t.name: t.offset for t in model.outer.tensors}
-        for part, place in zip(file.parts, places, strict=True):
-            if part.tensor is not None and found[part.tensor] != place:
-                reason = f"{part.tensor} reads back at {found[part.tensor]}, expected {place}; nothing was written"
-                raise BadFile.of(path, reason, key=part.tensor)
-        if end != model.outer.file_size:
-            raise BadFile.of(path, f"{model.outer.file_size} bytes, expected {end}; nothing was written")
+            headers.result()
     finally:  # of an error too, where it is the cause
         for source in file.sources:
             source.check_unchanged()
+
+
+def _check_headers(file: WrittenFile, places: Sequence[int], end: int, path: Path) -> None:
+    """Raise BadFile unless what was written reads back as it should, every tensor in its place."""
+    model = ModelFile.open(path)
+    if model.kind != file.kind or model.stale is not None:
+        raise BadFile.of(path, f"reads back as {model.kind}, {model.stale}; nothing was written")
+    if file.weights is not None and model.read_heads().shapes != file.weights.shapes:
+        raise BadFile.of(path, "its heads read back with other shapes; nothing was written")
+    found = {t.name: t.offset for t in model.outer.tensors}
+    for part, place in zip(file.parts, places, strict=True):
+        if part.tensor is not None and found[part.tensor] != place:
+            reason = f"{part.tensor} reads back at {found[part.tensor]}, expected {place}; nothing was written"
+            raise BadFile.of(path, reason, key=part.tensor)
+    if end != model.outer.file_size:
+        raise BadFile.of(path, f"{model.outer.file_size} bytes, expected {end}; nothing was written")
 
 
 def _layout(file: WrittenFile) -> tuple[list[int], int]:
