@@ -324,7 +324,7 @@ class _Answering:
             return ApiError.of(event, self._prompt)
         if event.finish_reason == "cancelled":
             return ApiError(503, "the server is shutting down", code="shutting_down")
-        if self._plan.options.get("grammar") is not None:
+        if self._plan.options.get("grammar") is not None and "the grammar" in str(event.error):
             follows = self._plan.follows
             return ApiError(400, f"nothing that follows {follows} can be drawn: {event.error}", param=follows)
         _log.error("a request failed: %s", event.error)

@@ -12,6 +12,7 @@ import pytest
 from server_helpers import STORY, Api, Loop, demo_engine, events, failing, ok, refused, serving, text_of
 
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.model.context import Context, Drawn
 from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.decide import Decision
 from autodeco_gguf.server.driver import Driver
@@ -180,6 +181,14 @@ def test_a_failure_is_not_the_grammar_s(api: Api, monkeypatch: pytest.MonkeyPatc
         failing(api.service, patch, after=0)
         error = refused(api.chat(grammar='root ::= "a"+'), status=500, says="the model failed: the device is gone")
     assert error["code"] == "model_failed"
+
+
+def test_a_logit_is_not_the_grammar_s(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nan(*_: object, **__: object) -> Drawn:
+        return Drawn([-1], [False], {0: "a logit is NaN or +inf; no token was drawn"})
+
+    monkeypatch.setattr(Context, "draw", nan)
+    refused(api.chat(grammar='root ::= "a"+'), status=500, says="the model failed: a logit is NaN or +inf")
 
 
 WIDE = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(5100)}}
