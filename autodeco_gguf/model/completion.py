@@ -92,8 +92,7 @@ class Completion:
             text = "".join(text for text, _, _ in self._parts(sampling))
         if llama.verbose:
             lib.llama_perf_context_print(llama.ctx)
-        if llama.cache is not None:
-            llama.cache[[*self._prompt, *self._drawn]] = llama.save_state()
+        self._cache_state()
         if not stream:
             yield self._whole(text)
 
@@ -183,6 +182,15 @@ class Completion:
         if prefix(state.input_ids.tolist(), self._prompt) > prefix(llama.input_ids[: llama.n_tokens], self._prompt):
             with suppress(ModelFailed):  # of a context with other settings: as if there were none
                 llama.load_state(state)
+
+    def _cache_state(self) -> None:
+        llama = self._llama
+        if llama.cache is None:
+            return
+        try:
+            llama.cache[[*self._prompt, *self._drawn]] = llama.save_state()
+        except Exception as e:  # a full disk, or whatever a cache of the user's raises
+            warnings.warn(f"the cache did not take the state of this answer: {e}", RuntimeWarning, stacklevel=2)
 
 
 def _shown(piece: bytes) -> str:

@@ -298,6 +298,21 @@ def test_without_a_seed_every_process_draws_something_else(merged: Path) -> None
     assert first[1] == second[1]
 
 
+class FullCache(LlamaRAMCache):
+    def __setitem__(self, *_: object) -> None:
+        raise OSError("no space left")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_the_cache_does_not_take_is_there(stream: bool, merged: Path) -> None:
+    llm: Any = load(merged, seed=5)
+    llm.set_cache(FullCache())
+    asked = llm.create_completion([1, 2, 3], max_tokens=4, stream=True) if stream else None
+    with pytest.warns(RuntimeWarning, match="the cache did not take the state of this answer: no space left"):
+        found = list(asked) if asked else [llm.create_completion([1, 2, 3], max_tokens=4)]
+    assert found[-1]["choices"][0]["finish_reason"] == "length"
+
+
 def test_without_a_seed_a_cache_of_states_repeats_no_answer(merged: Path) -> None:
     def answers(cache: LlamaRAMCache | None) -> list[str]:
         llm: Any = load(merged, f32_cache=True, seed=5)
