@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from autodeco_gguf.model.token_text import token_bytes
 __all__ = ["TEMPLATE_KEY", "Chat"]
 
 _GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
-_GIVEN |= {"functions", "function_call", "tool_choice", "raise_exception", "strftime_now"}
+_GIVEN |= {"functions", "function_call", "tool_choice", "raise_exception"}
 """What a template gets by itself."""
+
+_NOW = "strftime_now"
+"""The function by which a template writes the date."""
 
 
 class Chat:
@@ -34,10 +38,11 @@ class Chat:
             template: its source.
             vocab: the ``llama_vocab`` that names its special tokens.
             path: of the file.
-            kwargs: more that the template reads, such as ``enable_thinking``.
+            kwargs: more that the template reads, such as ``enable_thinking``; as ``strftime_now`` the date that is to
+                be today's for it.
 
         Raises:
-            InvalidInput: one of them is none of the template's, or what it gets by itself.
+            InvalidInput: one of them is none of the template's, or what it gets by itself, or no date.
         """
 
         def name(token: int) -> str:
@@ -53,6 +58,8 @@ class Chat:
             if key not in reads:
                 others = ", ".join(sorted(reads - _GIVEN)) or "nothing else"
                 raise InvalidInput(f"chat template kwargs: {path} reads no {key}, it reads {others}", key=key)
+        if _NOW in self._kwargs:
+            self._formatter.strftime_now = _clock(self._kwargs.pop(_NOW))
 
     @property
     def source(self) -> str:
@@ -83,3 +90,17 @@ class Chat:
         self._formatter.add_generation_prompt = generation
         turns = [dict(message) for message in messages]
         return str(self._formatter(messages=turns, tools=tools, **self._kwargs).prompt)
+
+
+def _clock(date: object) -> Callable[[str], str]:
+    """What writes this date, in a template's format."""
+    try:
+        then = datetime.fromisoformat(str(date))
+    except ValueError as e:
+        reason = f"chat template kwargs: {_NOW} is {date!r}, expected a date such as 2026-11-29"
+        raise InvalidInput(reason, key=_NOW, found=date) from e
+
+    def strftime_now(format: str) -> str:  # by whose name its arguments are bounded
+        return then.strftime(format)
+
+    return strftime_now

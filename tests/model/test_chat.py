@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import llama_cpp
@@ -105,11 +106,25 @@ def test_what_a_template_reads_besides(kwargs: dict[str, object] | None, text: s
     assert [chat.render(MESSAGES), chat.render([], generation=False)] == [text, text]
 
 
+DATED = "{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}"
+
+
+def test_the_date_that_a_template_writes(context: Context) -> None:
+    """Given, it is the same tomorrow; else today's."""
+    dated = Chat(DATED, context.vocab, context.file.path, {"strftime_now": "2026-02-28"})
+    assert dated.render(MESSAGES) == "28 Feb 2026Hi"
+    before = datetime.now().strftime("%d %b %Y")
+    now = Chat(DATED, context.vocab, context.file.path).render(MESSAGES)
+    assert now in (before + "Hi", datetime.now().strftime("%d %b %Y") + "Hi")
+
+
 @pytest.mark.parametrize(
     ("template", "key", "why"),
     [
         *((THINKING, key, f"{key} is what the template gets by itself") for key in
-          ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")),
+          ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")),
+        (THINKING, "strftime_now", "{path} reads no strftime_now, it reads enable_thinking, style"),
+        (DATED, "strftime_now", "strftime_now is 1, expected a date such as 2026-11-29"),
         (THINKING, "thinking", "{path} reads no thinking, it reads enable_thinking, style"),
         ("{{ messages }}{{ bos_token }}", "enable_thinking", "{path} reads no enable_thinking, it reads nothing else"),
     ],
