@@ -60,6 +60,9 @@ _SLOW = re.compile(r"pprint|striptags|strftime_now|sum|urlize|wordwrap|xmlattr")
 _SEARCHING = re.compile(r"[lr]?strip|trim|rfind|rindex|rsplit|rpartition")
 """Those that may compare each character of one text with each of another."""
 
+_OF_JINJA = ("_loop_vars", "_block_vars")
+"""What jinja2 hands to its own call beside the arguments, within a loop and a block."""
+
 _TICKS = 256
 """Steps of a loop between two looks at the clock."""
 
@@ -222,7 +225,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         else:
             method = inspect.unwrap(__obj) if callable(__obj) else __obj
             owner = getattr(method, "__self__", None)
-            budget.check_arguments(name, (owner, *args) if isinstance(owner, str | bytes) else args, kwargs)
+            named = {key: value for key, value in kwargs.items() if key not in _OF_JINJA}
+            budget.check_arguments(name, (owner, *args) if isinstance(owner, str | bytes) else args, named)
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

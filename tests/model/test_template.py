@@ -70,6 +70,15 @@ TOO_MUCH = {
 }
 
 
+def test_methods_within_loops_and_blocks() -> None:
+    methods = "m.content.replace('H', 'h')", "m.content.ljust(3)", "m.content.strip('H')", "'{:>3}'.format(1)"
+    source = "".join(f"{{{{ {method} }}}}" for method in methods)
+    assert render(f"{{% for m in messages %}}{source}{{% endfor %}}") == "hiHi i  1hoHo o  1"
+    assert render(f"{{% block b %}}{{% set m = messages[0] %}}{source}{{% endblock %}}") == "hiHi i  1"
+    with pytest.raises(InvalidInput, match="refuses: makes a value of more than"):
+        render("{% for i in [1] %}{{ ('a' * 99999).replace('a', 'b' * 99999) }}{% endfor %}")
+
+
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_too_much(name: str) -> None:
     before = time.thread_time()
