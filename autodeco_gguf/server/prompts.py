@@ -6,6 +6,7 @@ import functools
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from autodeco_gguf.engine.engine import Engine
@@ -55,13 +56,7 @@ class Prompts:
             raise ApiError(400, "the model has no chat template; use /v1/completions", param="messages")
         with self._lock:
             chat = self._with(kwargs) if kwargs else self._engine.chat
-            try:
-                text = chat.render(messages, tools=tools)
-            except InvalidInput:
-                as_text = [_with_texts(message) for message in messages]
-                if as_text == messages:
-                    raise
-                text = chat.render(as_text, tools=tools)  # a template that joins the arguments as the model wrote them
+            text = _rendered(chat, messages, tools)
         return self.tokens(text, add_bos=False)
 
     def with_effort(self, kwargs: Mapping[str, Any] | None, effort: str | None) -> Mapping[str, Any] | None:
@@ -120,13 +115,47 @@ class Prompts:
         return max(len(context.token_bytes(token)) for token in range(context.n_vocab))
 
 
+def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+    """The text of a conversation, with its calls in the first way that the template takes."""
+    try:
+        return chat.render(messages, tools=tools)
+    except InvalidInput:
+        if any(message.get("tool_calls") for message in messages):
+            for way in (_with_numbers(messages), [_with_texts(message) for message in messages]):
+                with suppress(InvalidInput):
+                    return chat.render(way, tools=tools)
+        raise
+
+
+def _with_numbers(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose calls have numbers of nine digits in the place of ids, if any: Mistral's templates want such."""
+    found, open_calls, n = [], dict[str | int, str](), 0
+    for message in messages:
+        turn = dict(message)
+        if calls := message.get("tool_calls"):
+            numbers = [f"{n + i:09d}" for i in range(len(calls))]
+            n += len(calls)
+            open_calls = {
+                call.get("id") or i: number for i, (call, number) in enumerate(zip(calls, numbers, strict=True))
+            }
+            turn["tool_calls"] = [{**call, "id": number} for call, number in zip(calls, numbers, strict=True)]
+        elif message["role"] == "tool" and open_calls:
+            answered = message.get("tool_call_id")
+            turn["tool_call_id"] = open_calls.pop(answered if answered in open_calls else next(iter(open_calls)))
+        found.append(turn)
+    return found
+
+
 def _with_texts(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose calls have their arguments as JSON texts."""
+    """A message whose calls have their arguments as the model wrote them: there are templates that join texts."""
     calls = message.get("tool_calls")
     if not calls:
         return dict(message)
     functions = [
-        {**c["function"], "arguments": a if isinstance(a := c["function"]["arguments"], str) else json.dumps(a)}
+        {
+            **c["function"],
+            "arguments": a if isinstance(a := c["function"]["arguments"], str) else json.dumps(a, ensure_ascii=False),
+        }
         for c in calls
     ]
     return {**message, "tool_calls": [{**c, "function": f} for c, f in zip(calls, functions, strict=True)]}

@@ -47,6 +47,46 @@ def test_template_kwargs(engine: Engine) -> None:
         assert str(engine.context.file.path) not in str(error.value)
 
 
+NINE = """{% for m in messages %}{% if m.role == 'tool' %}
+{% if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}{{ raise_exception('nine!') }}{% endif -%}
+{{ m.tool_call_id }}={{ m.content }};{% else %}{{ m.content }}{% for c in m.tool_calls or [] %}
+{% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('nine!') }}{% endif -%}
+{{ c.id }}:{{ c.function.arguments | tojson }};{% endfor %}{% endif %}{% endfor %}"""
+JOINED = "{% for c in messages[1].tool_calls %}{{ 'x' + c.function.arguments }}{% endfor %}"
+
+
+@pytest.mark.parametrize("ids", [("call_0123456789abcdef", "call_b"), ("a", None), (None, None)])
+def test_calls_for_a_template_that_wants_ids_of_its_own_kind(ids: tuple[str | None, ...], engine: Engine) -> None:
+    """As Mistral's do: of nine characters, where OpenAI's are longer and Ollama has none."""
+    engine.chat = Chat(NINE, engine.context.vocab, engine.context.file.path)
+
+    def of(key: str, value: str | None) -> dict[str, str]:
+        return {} if value is None else {key: value}
+
+    calls = [{**of("id", one), "function": {"name": "f", "arguments": {"n": n}}} for n, one in enumerate(ids)]
+    answers = [{"role": "tool", "content": str(n), **of("tool_call_id", one)} for n, one in enumerate(ids)]
+    talk = [
+        *HI,
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        *(answers if None in ids else answers[::-1]),
+    ]
+    talk += [{"role": "assistant", "content": "", "tool_calls": calls[:1]}, answers[0]]
+    text = engine.context.text(Prompts(engine).chat(talk))
+    told = ["000000000=0;", "000000001=1;"]
+    told = told if None in ids else told[::-1]
+    assert text == 'hi 000000000:{"n": 0};000000001:{"n": 1};' + "".join(told) + '000000002:{"n": 0};000000002=0;'
+
+
+def test_calls_for_a_template_that_joins_their_texts(engine: Engine) -> None:
+    engine.chat = Chat(JOINED, engine.context.vocab, engine.context.file.path)
+    call = {"id": "c", "function": {"name": "f", "arguments": {"city": "Z\u00fcrich"}}}
+    talk = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert engine.context.text(Prompts(engine).chat(talk)) == 'x{"city": "Z\u00fcrich"}'
+    engine.chat = Chat("{{ raise_exception('never') }}", engine.context.vocab, engine.context.file.path)
+    with pytest.raises(InvalidInput, match="refuses: never"):
+        Prompts(engine).chat(talk)
+
+
 def test_without_a_template(engine: Engine) -> None:
     chat, engine.chat = engine.chat, None
     with pytest.raises(ApiError, match="no chat template"):
