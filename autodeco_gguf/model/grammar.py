@@ -222,6 +222,11 @@ def _ends(model: LlamaModel) -> list[int]:
     return [token for token in tokens if llama_cpp.llama_vocab_is_eog(model.vocab, token)]
 
 
+def _text_bytes(vocab: Any, token: int, ends: list[int]) -> bytes:
+    """What a token writes within a text; nothing where it ends one, though it be text as RWKV's two line breaks."""
+    return b"" if token in ends else token_bytes(vocab, token, special=False)
+
+
 def _tokenizer(model: LlamaModel) -> LLTokenizer:
     """For llguidance; made once a model, which takes a second or two at a vocabulary of 150,000.
 
@@ -237,7 +242,7 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
             raise InvalidInput(f"{words}; its vocabulary has no such token", key="grammar")
         make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # its stub leaves it out
         _tokenizers[model] = make(
-            tokens=[token_bytes(vocab, t, special=False) or b"\xff" + token_bytes(vocab, t) for t in tokens],
+            tokens=[_text_bytes(vocab, t, ends) or b"\xff" + token_bytes(vocab, t) for t in tokens],
             vocab_ptr=vocab,
             tokenize_fptr=core.vocab_tokenizer(),
             eos_token=ends,

@@ -11,15 +11,18 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import pytest
+from broken import Kind, rewrite
 from conftest import load
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.heads.export import repack
 from autodeco_gguf.model import grammar as grammar_module
 from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.llama import Llama
@@ -64,6 +67,26 @@ class ChainOf(Sampler):
         given = (llama_cpp.llama_token_data * len(tokens))(*((token, 0.0, 0.0) for token in tokens))
         llama_cpp.llama_sampler_apply(self.chain, llama_cpp.llama_token_data_array(given, len(tokens), -1, False))
         return any(entry.logit == 0.0 for entry in given)
+
+
+def test_a_text_that_ends_answers_is_within_none(tmp_path: Path) -> None:
+    """RWKV's vocabularies end a turn with two line breaks; here it is one."""
+    path = rewrite(DEMO_MODEL, tmp_path / "m.gguf", metadata={"tokenizer.ggml.eot_token_id": (201, Kind.UINT32)})
+    repack(path)
+    llm = load(path)
+    sampler = build_sampler(
+        Predictor(None), Sampling(grammar=LlamaGrammar.from_string('root ::= [\\n ] "}"')), llm._model, make=ChainOf
+    )
+    assert isinstance(sampler, ChainOf)
+    space, brace = (llm.tokenize(text, add_bos=False) for text in (b" ", b"}"))
+    assert llm.detokenize([201]) == b"\n"
+    assert sampler.allows(space)
+    assert not sampler.allows([201])
+    for (token,) in (space, brace):
+        assert not sampler.allows([201])
+        llama_cpp.llama_sampler_accept(sampler.chain, token)
+    assert sampler.allows([201])
+    llm.close()
 
 
 TREE = {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}}
