@@ -54,14 +54,18 @@ def _looped(name: str, alternatives: list[list[Item]]) -> list[list[Item]]:
     return [[Item(group=again, times=[(0, None)]), Item(group=last)]]
 
 
-def _names_in(alternatives: list[list[Item]]) -> Iterator[str]:
+def _names_in(alternatives: list[list[Item]]) -> set[str]:
     """The rules that are named in alternatives, and each <token>."""
-    for item in itertools.chain.from_iterable(alternatives):
-        if item.text.startswith(("!", "<")):
-            yield item.text
-        elif item.name is not None:
-            yield item.name
-        yield from _names_in(item.group or [])
+    found, groups = set(), [alternatives]
+    for group in groups:  # which grows meanwhile
+        for item in itertools.chain.from_iterable(group):
+            if item.text.startswith(("!", "<")):
+                found.add(item.text)
+            elif item.name is not None:
+                found.add(item.name)
+            elif item.group:
+                groups.append(item.group)
+    return found
 
 
 def _all_ways(rules: Rules) -> dict[str, list[Way]]:
@@ -77,13 +81,16 @@ def _all_ways(rules: Rules) -> dict[str, list[Way]]:
     return found
 
 
-def _ends(alternatives: list[list[Item]]) -> Iterator[str]:
+def _ends(alternatives: list[list[Item]]) -> set[str]:
     """The rules that alternatives end with."""
-    for items in alternatives:
+    found, groups = set(), [alternatives]
+    for items in itertools.chain.from_iterable(groups):  # which grow meanwhile
         if items and items[-1].times in ([], [(0, 1)]):
             if items[-1].name is not None:
-                yield items[-1].name
-            yield from _ends(items[-1].group or [])
+                found.add(items[-1].name)
+            elif items[-1].group:
+                groups.append(items[-1].group)
+    return found
 
 
 def _in_cycles(edges: Mapping[str, Collection[str]]) -> set[str]:
@@ -125,7 +132,7 @@ class _Writer:
 
     def write(self, rules: Rules) -> str:
         rules = {name: _looped(name, alternatives) for name, alternatives in rules.items()}
-        named = {name: set(_names_in(alternatives)) for name, alternatives in rules.items()}
+        named = {name: _names_in(alternatives) for name, alternatives in rules.items()}
         used = {"root": named["root"]}
         left = ["root"]
         for name in left:  # which grows meanwhile
@@ -137,7 +144,7 @@ class _Writer:
             self._kind = str.upper
         self._names = {name: self._kind(f"r{i}") for i, name in enumerate(rules)}
         self._lines.append(f"start: {self._names['root']}")
-        cycles = _in_cycles({name: set(_ends(alternatives)) for name, alternatives in rules.items()})
+        cycles = _in_cycles({name: _ends(alternatives) for name, alternatives in rules.items()})
         ways = _all_ways({name: rules[name] for name in cycles})
         for name, alternatives in rules.items():
             if name not in ways or not self._from_the_left(name, ways):

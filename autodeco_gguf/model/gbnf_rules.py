@@ -143,13 +143,14 @@ class _Empty:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._empty: dict[str, bool | None] = {}  # None: being looked at
+        self.may_be_empty = functools.cache(self._may_be_empty)  # groups in groups would be looked at once a depth
 
     def check(self) -> None:
         for name, alternatives in self._rules.items():
             self._rule(name)
             self._check(alternatives)
 
-    def may_be_empty(self, item: Item) -> bool:
+    def _may_be_empty(self, item: Item) -> bool:
         empty = self._any(item.group or []) if item.name is None else self._rule(item.name)
         return empty or any(least == 0 for least, _ in item.times)
 
@@ -200,7 +201,7 @@ class _Places:
 
     def __init__(self, rules: Rules, known: _Empty) -> None:
         self._rules = rules
-        self._may_be_empty = functools.cache(known.may_be_empty)
+        self._may_be_empty = known.may_be_empty
         self._known: dict[str | int, _Begins] = {}  # by name, or by id of a group
         self._after: dict[str, _Begins] = {}  # what may come after a rule
         self._left: list[str] = []  # of these rules

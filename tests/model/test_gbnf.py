@@ -195,6 +195,7 @@ LARGE = {
         f'root ::= "x" ({SIX_THOUSAND}) | "(" root ")"',
         "Current row has 6001 items",
     ),
+    "deep in parentheses": (f'root ::= {"(" * 99}{"a | " * 26_000}"z"{")" * 99}\na ::= "a"', ""),
     "rules that end with each other": (
         "root ::= a0\n" + "\n".join(f'a{i} ::= "a" a{(i + 1) % 400} | "b" a{(7 * i) % 400} | "c"' for i in range(400)),
         "",
