@@ -17,10 +17,13 @@ _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon
 _LENGTHS = ("key_length", "value_length", "key_length_swa", "value_length_swa")
 """Sizes of a head; where no tensor's shape follows from one, llama.cpp believes it and makes a cache as large."""
 
-_NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64")
+_NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K")
 """Types that ggml stores and cannot compute with."""
 
-_VECTOR = re.compile(r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors")
+_VECTOR = re.compile(
+    r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors"
+    r"|ssm_[ad]$|ssm_conv1d(?:_[qkv])?\.weight$|shortconv\.conv\.weight$"
+)
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
 
 _SEES_ALL = {
@@ -63,6 +66,13 @@ def check_loadable(base: GgufFile) -> None:
         isinstance(sections, list) and any(isinstance(n, int) and n > 0 for n in sections[:3])
     ):
         problem = f"rope.dimension_sections {sections}"
+    if 0 < blocks <= base.get(f"{base.architecture}.nextn_predict_layers", int, 0):
+        problem = "all of its blocks are for predicting further tokens"
+    temperature = f"{base.architecture}.attention.temperature"
+    has_length = base.architecture != "deepseek2" or base.get(f"{temperature}_length", int, 0)
+    if base.get(f"{temperature}_scale", float, 0.0) and not has_length:
+        problem = "attention.temperature_length 0"
+    problem = _rotation(base) or problem
     if base.architecture == "t5":  # of which the encoder has to run first
         problem = "a model with an encoder and a decoder"
     parts = parts_of(base)
@@ -79,6 +89,22 @@ def check_loadable(base: GgufFile) -> None:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
             if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
+
+
+def _rotation(base: GgufFile) -> str | None:
+    """What is wrong with how much of a head is rotated: some of it, in pairs, and no more than there is."""
+    attention = f"{base.architecture}.attention"
+    width = base.get(f"{base.architecture}.embedding_length", int, 0)
+    heads = base.get(f"{attention}.head_count", object)  # a list, where layers differ
+    size = base.get(f"{attention}.key_length", int)
+    if size is None and isinstance(heads, int) and heads > 0:
+        size = width // heads
+    for suffix in ("", "_swa"):
+        size = base.get(f"{attention}.key_length{suffix}", int, size)
+        n = base.get(f"{base.architecture}.rope.dimension_count{suffix}", int)
+        if n is not None and (n < 2 or n % 2 or (size is not None and n > size)):
+            return f"rope.dimension_count{suffix} {n}" + ("" if size is None else f" of a head of {size}")
+    return None
 
 
 def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:

@@ -43,6 +43,25 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an interval of 0": ({"qwen2.full_attention_interval": (0, Kind.UINT32)}, "full_attention_interval 0"),
     "a head of nothing": ({"qwen2.wkv.head_size": (0, Kind.UINT32)}, "head_size 0"),
+    **{
+        f"{n} numbers of a head rotated": (
+            {"qwen2.rope.dimension_count": (n, Kind.UINT32)},
+            f"rope.dimension_count {n} of a head of 16",
+        )
+        for n in (0, 1, 7, 18, 2**32 - 1)
+    },
+    "more rotated in a window": (
+        {"qwen2.attention.key_length_swa": (4, Kind.UINT32), "qwen2.rope.dimension_count_swa": (6, Kind.UINT32)},
+        "rope.dimension_count_swa 6 of a head of 4",
+    ),
+    "more rotated where layers differ": (
+        {"qwen2.attention.head_count": ([4, 4], Kind.ARRAY), "qwen2.rope.dimension_count": (3, Kind.UINT32)},
+        "rope.dimension_count 3$",
+    ),
+    "nothing but further tokens": (
+        {"qwen2.nextn_predict_layers": (2, Kind.UINT32)},
+        "all of its blocks are for predicting further tokens",
+    ),
     "thousands of experts": ({"qwen2.expert_count": (60000, Kind.UINT32)}, "GGML_ASSERT"),
 }
 
@@ -72,6 +91,30 @@ def test_weights_that_are_integers(name: str, qwen2: Case, tmp_path: Path) -> No
 
     path = rewrite(qwen2.base, tmp_path / "x.gguf", edit=integers)
     with pytest.raises(BadFile, match=f"llama.cpp would crash on it: tensor {re.escape(name)} is i32"):
+        check_loadable(GgufFile(path))
+
+
+@pytest.mark.parametrize("kind", ["Q8_1", "Q8_K"])
+def test_weights_of_types_that_only_kernels_have(kind: str, qwen2: Case, tmp_path: Path) -> None:
+    def edit(tensors: list[Tensor]) -> list[Tensor]:
+        n_bytes = {"Q8_1": 40, "Q8_K": 292}[kind]
+        data = np.zeros((2, n_bytes), np.uint8)
+        return [*tensors, ("blk.0.attn_x.weight", data, gguf.GGMLQuantizationType[kind])]
+
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", edit=edit)
+    with pytest.raises(BadFile, match=rf"crash on it: tensor blk\.0\.attn_x\.weight is q8_{kind[-1]}"):
+        check_loadable(GgufFile(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["ssm_a", "ssm_d", "ssm_conv1d.weight", "ssm_conv1d_q.weight", "shortconv.conv.weight"]
+)
+def test_what_state_space_layers_read_as_floats(name: str, qwen2: Case, tmp_path: Path) -> None:
+    def edit(tensors: list[Tensor]) -> list[Tensor]:
+        return [*tensors, (f"blk.0.{name}", np.zeros((2, 4), np.float16), gguf.GGMLQuantizationType.F16)]
+
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", edit=edit)
+    with pytest.raises(BadFile, match=f"crash on it: tensor blk.0.{re.escape(name)} is f16"):
         check_loadable(GgufFile(path))
 
 
@@ -127,6 +170,17 @@ def of_architecture(name: str, source: Path, path: Path, **metadata: Any) -> Pat
     entries = {key.replace("qwen2.", f"{name}."): entry for key, entry in metadata_of(source).items()}
     entries |= {f"{name}.{key}": entry for key, entry in metadata.items()}
     return write_gguf(path, {**entries, "general.architecture": (name, Kind.STRING)}, tensors_of(source))
+
+
+def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Path) -> None:
+    scale = {"attention.temperature_scale": (0.1, Kind.FLOAT32)}
+    path = of_architecture("deepseek2", qwen2.base, tmp_path / "x.gguf", **scale)
+    with pytest.raises(BadFile, match=r"crash on it: attention\.temperature_length 0"):
+        check_loadable(GgufFile(path))
+    scale["attention.temperature_length"] = (8192, Kind.UINT32)
+    check_loadable(GgufFile(of_architecture("deepseek2", qwen2.base, tmp_path / "y.gguf", **scale)))
+    del scale["attention.temperature_length"]
+    check_loadable(GgufFile(of_architecture("mistral3", qwen2.base, tmp_path / "z.gguf", **scale)))
 
 
 @pytest.mark.parametrize("edit", [{"qwen2.attention.causal": (False, Kind.BOOL)}, "dream"], ids=str)
