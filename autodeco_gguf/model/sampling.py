@@ -170,7 +170,7 @@ _RANGES = (
 
 def seed_from(text: str) -> int:
     """A seed of 31 bits for what a text names: the same everywhere, and as good as independent for different texts."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=4).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "little") >> 1
 
 
 FILE_PREFIX = "general.sampling."

@@ -306,7 +306,8 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
     """Of n examples those to validate on, and those to train on, both in an order that is drawn.
 
     At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays. Examples
-    with the same number in ``groups`` stay together, unless the smallest group is more than half of all.
+    that have the same first one in ``groups`` stay together, unless the smallest group is more than half of all; each
+    group is as likely to be held out, whatever its size.
     """
     order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
     n_held = min(round(share * n), most, n - 1)
@@ -314,7 +315,7 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
         n_held = max(1, n_held)
     inside = np.arange(n) < n_held
     if groups is not None:
-        sizes, drawn = np.bincount(groups), [*dict.fromkeys(groups[order].tolist())]
+        sizes, drawn = np.bincount(groups), order[np.isin(order, groups)].tolist()  # of each its first example
         held, size = list[int](), 0
         for group in drawn:
             if size + sizes[group] <= n_held:
@@ -350,7 +351,8 @@ def encode_files(
         tokens, ends, firsts, prompts = (stack.enter_context((directory / name).open("wb")) for name in FILES)
         for f in (ends, firsts):
             f.write(np.int64(0).tobytes())
-        lines = ((path, number, line) for path in paths for number, line in read_lines(path))
+        overlong: list[BadFile] | None = [] if skip_bad else None
+        lines = ((path, number, line) for path in paths for number, line in read_lines(path, too_long=overlong))
         for index, (path, number, line) in enumerate(lines):
             try:
                 with located(path, number):
@@ -372,6 +374,8 @@ def encode_files(
                 firsts.write(np.int64(n_sequences).tobytes())
                 prompts.write(prompt)
             progress(index + 1)
+    counts.bad += len(overlong or ())
+    counts.bad_lines += [str(e) for e in overlong or ()][: max(0, 3 - len(counts.bad_lines))]
     if not counts.examples:
         names = ", ".join(map(str, paths))
         too_long = f", {counts.too_long} too long" if counts.too_long else ""

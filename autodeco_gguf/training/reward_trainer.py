@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +130,8 @@ class RewardTrainer:
         self._optimizer = HeadsOptimizer(self.heads, settings.objective.heads, beta_2=BETA_2, **how)
         self._at = _Progress()
         identity = {**asdict(settings), **identity}
+        if len(first) < len(items):
+            identity["split"] = hashlib.sha256(parts[0].tobytes()).hexdigest()
         self._state = State(files[0] / "state.pt", files[1] / "log.jsonl", identity)
         self.resumed = self._state.load(self._take)
         with Journal(files[0] / BEGUN, {"reward": 1, **identity}, advice=_ADVICE, digests=_DIGESTS):

@@ -77,11 +77,13 @@ def new_figure(width: float, height: float) -> Figure:
 def as_written(text: str) -> str:
     """A text that a figure shows as it is: matplotlib takes what stands between two ``$`` for a formula.
 
+    What is no text, as in the name of a file, becomes a "?".
+
     Examples:
-        >>> as_written("$1 or $2")
-        '\\\\$1 or \\\\$2'
+        >>> as_written("$1 or $2"), as_written("p\\udcff.jsonl")
+        ('\\\\$1 or \\\\$2', 'p?.jsonl')
     """
-    return text.replace("$", r"\$")
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
 
 
 def _panel(axes: Any, trace: ReadTrace) -> None:

@@ -62,3 +62,4 @@ def test_seeds() -> None:
 def test_a_seed_from_a_text() -> None:
     assert seed_from("0 1 2") == seed_from("0 1 2") != seed_from("0 12")
     assert all(0 <= seed_from(str(i)) < 2**31 for i in range(100))
+    assert seed_from("p\udcff.jsonl") != seed_from("p\udcfe.jsonl")  # a file's name may be no text

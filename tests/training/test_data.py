@@ -396,6 +396,14 @@ def test_messages_need_a_template(plain: Context) -> None:
 # ---- files ----
 
 
+def test_a_line_that_is_too_long_is_bad(plain: Context, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "d.jsonl", {"text": "Hello world"}, {"text": "x" * (17 << 20)}, {"text": "Hello you"})
+    counts = encode_files([path], Encoder(plain, 64), tmp_path, skip_bad=True).counts
+    assert (counts.examples, counts.bad, counts.bad_lines) == (2, 1, [f"{path}:2: longer than 16777216 bytes"])
+    with pytest.raises(BadFile, match=r"d\.jsonl:2: longer than 16777216 bytes$"):
+        encode_files([path], Encoder(plain, 64), tmp_path)
+
+
 def test_many_bad_lines_are_counted_and_three_are_named(plain: Context, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", *([1] * 9), {"text": "Hello"})
     counts = encode_files([path], Encoder(plain, 64), tmp_path, skip_bad=True).counts
@@ -544,6 +552,13 @@ def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, mo
         assert len(validation) in sizes
         if len(set(groups)) > 1:
             assert not {groups[i] for i in validation} & {groups[i] for i in training}
+
+
+def test_a_prompt_of_many_answers_is_as_likely_to_be_held_out_as_one_of_few() -> None:
+    """Else those with many right answers, which are easy, would be what is validated on."""
+    groups = np.array([4 * (i // 4) for i in range(200)] + list(range(200, 400)), np.uint32)
+    many = [int((held_out(400, 0.25, 400, seed, groups)[0] < 200).sum()) for seed in range(300)]
+    assert abs(np.mean(many) / 100 - 0.5) < 0.03
 
 
 def test_the_same_prompt_is_known_by_its_text(plain: Context, tmp_path: Path) -> None:
