@@ -18,6 +18,7 @@ from llama_cpp._internals import LlamaModel
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import AutoDecoError, BadFile, Closed
 from autodeco_gguf.files.gguf import GgufFile
+from autodeco_gguf.heads.base_model import parts_of
 from autodeco_gguf.model.amx import kernels_work
 from autodeco_gguf.model.devices import Choice, put_on
 from autodeco_gguf.model.rpc.remote import NOBODY, Remote
@@ -64,7 +65,7 @@ def loading(
     def choose(params: Any) -> None:
         put_on(params, devices(remote.devices()))
         params.use_extra_bufts = params.use_extra_bufts and (params.vocab_only or kernels_work())
-        if base.data % _MMAP_ALIGNMENT or base.alignment % _MMAP_ALIGNMENT:
+        if any(part.data % _MMAP_ALIGNMENT or part.alignment % _MMAP_ALIGNMENT for part in parts_of(base)):
             params.load_mode = _WITHOUT_MMAP.get(params.load_mode, lib.LLAMA_LOAD_MODE_NONE)
 
     with _load_lock, core.LogCapture(bool(verbose)) as capture:

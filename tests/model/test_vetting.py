@@ -152,6 +152,13 @@ def test_a_first_shard_may_have_no_tensors(qwen2: Case, tmp_path: Path) -> None:
     load(path, heads=heads).close()
 
 
+def test_a_shard_may_be_aligned_for_itself(qwen2: Case, tmp_path: Path) -> None:
+    path = shards(qwen2.base, tmp_path, [9])
+    second = path.with_name("base-00002-of-00002.gguf")
+    write_gguf(second, metadata_of(second), tensors_of(second), alignment=4)
+    load(path, heads=qwen2_adapter(qwen2, tmp_path)).close()
+
+
 def test_every_shard_is_looked_at(qwen2: Case, tmp_path: Path) -> None:
     path = shards(qwen2.base, tmp_path, [0, 9])
     third = path.with_name("base-00003-of-00003.gguf")
