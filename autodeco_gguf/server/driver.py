@@ -227,7 +227,8 @@ class Driver:
                 for index in ended:
                     result = job.running[index].result()
                     lost = failed and result.error is not None
-                    job.put(index, ModelFailed(f"the model failed: {result.error}") if lost else result)
+                    key = None if self.engine.lost is None else "rpc"
+                    job.put(index, ModelFailed(f"the model failed: {result.error}", key=key) if lost else result)
                     del job.running[index]  # only now
                     job.n_ended += len(result.trace)
                     if result.finish_reason != "error":

@@ -215,6 +215,11 @@ class Service:
         whole = await while_there(answering.whole(), request, answering.gone)
         return Response(whole, media_type="application/json")
 
+    def refusal(self, error: AutoDecoError, prompt: str = "messages") -> ApiError:
+        """What an error of the engine is to a client: while a worker is lost, of whatever kind, that it is."""
+        lost = self.engine.lost
+        return ApiError.of(error if lost is None else ModelFailed(lost, key="rpc"), prompt)
+
     def _start(
         self, make: Callable[[], tuple[Plan, Voice]], stream: bool, prompt: str, loop: asyncio.AbstractEventLoop
     ) -> tuple[Plan, Voice, Job]:
@@ -226,8 +231,7 @@ class Service:
                 plan.options["entropy"] = True
             return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
-            lost = self.engine.lost
-            error = ApiError.of(e if lost is None else ModelFailed(lost, key="rpc"), prompt)
+            error = self.refusal(e, prompt)
             if error.status >= 500 and error.status != 503:
                 _log.error("%s", error.message)
             raise error from e

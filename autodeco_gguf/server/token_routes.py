@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
@@ -15,7 +15,8 @@ from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.fields import Body, Flag, Text, Whole
 from autodeco_gguf.server.json_route import JsonRoute
-from autodeco_gguf.server.service import Service
+from autodeco_gguf.server.service import MAX_TOLD, Service
+from autodeco_gguf.server.streaming import dumps, dumps_in_turn
 
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
@@ -44,9 +45,9 @@ def token_routes(service: Service) -> APIRouter:
     router = APIRouter(route_class=JsonRoute)
 
     @router.post("/tokenize")
-    async def tokenize(body: TokenizeBody) -> JSONResponse:
+    async def tokenize(body: TokenizeBody) -> Response:
         """The tokens of a text."""
-        return JSONResponse(await run_in_threadpool(_tokenize, service, body))
+        return Response(await run_in_threadpool(_tokenize, service, body), media_type="application/json")
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> JSONResponse:
@@ -62,7 +63,7 @@ def token_routes(service: Service) -> APIRouter:
     return router
 
 
-def _tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
+def _tokenize(service: Service, body: TokenizeBody) -> bytes:
     text, param = (body.content, "content") if body.prompt is None else (body.prompt, "prompt")
     if text is None or (body.content is not None and body.prompt is not None):
         raise ApiError(400, "content: expected a text, either here or in prompt", param="content")
@@ -71,12 +72,14 @@ def _tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
     try:
         tokens = context.tokenize(text, add_bos=add_bos, special=body.parse_special is not False)
     except AutoDecoError as e:
-        raise ApiError.of(e, param) from e
+        raise service.refusal(e, param) from e
     more = {"count": len(tokens), "max_model_len": service.engine.n_ctx} if param == "prompt" else {}
     if not body.with_pieces:
-        return {"tokens": tokens, **more}
-    pieces = [(token, service.words.piece(token)) for token in tokens]
-    return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in pieces], **more}
+        return dumps({"tokens": tokens, **more})
+    if len(tokens) > MAX_TOLD:
+        raise ApiError(400, f"{param}: {len(tokens)} tokens, with_pieces tells of at most {MAX_TOLD}", param=param)
+    pieces = ({"id": token, "piece": _piece(service.words.piece(token))} for token in tokens)
+    return dumps_in_turn({"tokens": pieces, **more})
 
 
 def _piece(piece: bytes) -> str | list[int]:
@@ -94,10 +97,17 @@ def _detokenize(service: Service, body: DetokenizeBody) -> str:
     except InvalidInput as e:
         raise ApiError(400, f"tokens: {e}", param="tokens") from e
     except AutoDecoError as e:
-        raise ApiError.of(e) from e
+        raise service.refusal(e) from e
 
 
 def _info(service: Service) -> dict[str, Any]:
+    try:
+        return _described(service)
+    except AutoDecoError as e:
+        raise service.refusal(e) from e
+
+
+def _described(service: Service) -> dict[str, Any]:
     metadata = service.engine.context.metadata
     texts = {}
     for name, key in _NAMED.items():

@@ -10,6 +10,7 @@ import pytest
 from rpc_helpers import addresses, at_command, kill, needs_rpc, restarted, running
 from server_helpers import served, wait_until
 
+from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.worker import Worker
@@ -50,8 +51,8 @@ def text(client: httpx.Client) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def error(client: httpx.Client) -> tuple[int, str, str]:
-    answer = ask(client)
+def error(client: httpx.Client, **fields: object) -> tuple[int, str, str]:
+    answer = ask(client, **fields)
     found = answer.json()["error"]
     assert answer.headers["retry-after"] == "1"
     return answer.status_code, found["code"], found["message"]
@@ -95,6 +96,28 @@ def test_lost_between_requests_and_again_and_again() -> None:
             wait_until(lambda: client.get("/health").json()["status"] == "ok", 20)
             assert text(client) == before
         worker.close()
+
+
+def test_a_whole_answer_that_was_under_way_is_told_of_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(1) as (worker,), server([worker]) as client:
+        at_command(monkeypatch, [protocol.GET_TENSOR], 30, lambda: kill(worker))
+        status, code, message = error(client, max_tokens=150)
+        assert (status, code) == (503, "worker_lost")
+        assert message.startswith(f"the model failed: worker {worker.address}: lost: ")
+
+
+def test_tokens_while_the_model_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed then."""
+    asked = (("/tokenize", {"content": "abc"}), ("/detokenize", {"tokens": [1200 - 1]}))
+    with load(DEMO_MODEL, None, 1, None, Machine(n_threads=1)) as engine:
+        service = Service(engine, ServerSettings(model_id="demo"))
+        with served(service) as url, httpx.Client(base_url=url, timeout=60) as client:
+            engine.context.close()
+            monkeypatch.setattr(Engine, "lost", property(lambda _: "worker x:1: lost: gone"))
+            answers = [client.post(path, json=body) for path, body in asked] + [client.get("/tokenizer_info")]
+    for answer in answers:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "worker_lost"
 
 
 def test_without_workers_there_is_nothing_to_look_for() -> None:

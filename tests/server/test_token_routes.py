@@ -13,6 +13,7 @@ import pytest
 from server_helpers import Api, ok, refused, served, serving
 
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.server import token_routes
 from autodeco_gguf.server.service import Service
 
 TASK = """\
@@ -33,6 +34,14 @@ PROBLEMS = [
     {"question": "Near the harbour lives", "choices": [" the", " Mia", " 30"], "answer": 1},
     {"question": "Near the harbour", "choices": [" lives", " lives", " lives Mia"], "answer": 2},
 ]
+
+
+def test_pieces_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_routes, "MAX_TOLD", 5)
+    n = len(ok(api.post("/tokenize", {"content": "a b c d e f", "with_pieces": False}))["tokens"])
+    says = f"{n} tokens, with_pieces tells of at most 5"
+    refused(api.post("/tokenize", {"content": "a b c d e f", "with_pieces": True}), "content", says=says)
+    assert len(ok(api.post("/tokenize", {"content": "a", "with_pieces": True}))["tokens"]) < 5
 
 
 def test_tokens(api: Api, service: Service) -> None:
