@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
+from autodeco_gguf.model.token_text import token_bytes
 from autodeco_gguf.model.trace import TraceToken
 from autodeco_gguf.server.tools import CallFinder, Calls
 
@@ -17,9 +18,22 @@ class Words:
     """The text of tokens as an answer shows them."""
 
     def __init__(self, engine: Engine) -> None:
-        """Of an engine's vocabulary."""
+        """Of an engine's vocabulary: of all of it, where the model is closed when a worker is lost.
+
+        Answers that were drawn are read and written down then as ever.
+        """
         self._context = engine.context
         self._shown: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes] = {}
+        if engine.machine.rpc:
+            engine.context.using(self._read_all)
+
+    def _read_all(self) -> None:
+        vocab = self._context.vocab
+        for token in range(self._context.n_vocab):
+            self._pieces[token] = piece = token_bytes(vocab, token)
+            shown = b"" if self._context.is_eog(token) else token_bytes(vocab, token, special=False)
+            self._shown[token] = piece if shown == piece else shown  # the same object, of which there are many
 
     def shown(self, token: int) -> bytes:
         """The bytes of a token; none of one that ends an answer, or is a control token."""
@@ -30,7 +44,9 @@ class Words:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, the name of a control token included."""
-        return self._context.token_bytes(token)
+        if token not in self._pieces:
+            self._pieces[token] = self._context.token_bytes(token)
+        return self._pieces[token]
 
 
 class _Sizes:

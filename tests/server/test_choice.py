@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from server_helpers import demo_engine
 
 from autodeco_gguf.engine.request import Piece, Result
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.trace import Rows, Trace, TraceToken
 from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.choice import Choice, Words
@@ -16,6 +18,17 @@ from autodeco_gguf.server.tools import CallFinder
 TEXTS = {1: b"ab", 2: b"cd", 3: b"\xf0\x9f", 4: b"\x99\x82", 5: b"\xff", 6: b"\xf0\x9fa", 7: b"\xed\xa0", 9: b"<|end|>"}
 CALL = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
 TEXTS[10] = CALL.encode()
+
+
+def test_words_of_a_model_that_is_closed_meanwhile() -> None:
+    """As one on workers is while it is loaded again: what was drawn before is still read, and written down."""
+    with demo_engine(1) as engine:
+        read, whole = Words(engine), cast(Any, SimpleNamespace(context=engine.context, machine=Machine(rpc=("x:1",))))
+        words, tokens = Words(whole), range(engine.context.n_vocab)
+        shown, pieces = [read.shown(token) for token in tokens], [read.piece(token) for token in tokens]
+        assert shown != pieces
+    assert [words.shown(token) for token in tokens] == shown
+    assert [words.piece(token) for token in tokens] == pieces
 
 
 class Vocabulary:
