@@ -322,7 +322,7 @@ def _finding(c: Comparison, p: float, where: str, who: str) -> str:
     scale, unit = (100, " points") if c.metric == "pass@1" else (1, "")
     value, low, high = (scale * x for x in (c.difference, *c.ci))
     if value == low == high == 0:
-        return f"{where} as good as {who}: there is no difference."
+        return f"{where} not shown to differ from {who}: the same on every problem."
     digits = 1 if scale > 1 and max(-low, high) >= 1 else 2
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
     margin = f"{_signed(value, digits)}{unit}"

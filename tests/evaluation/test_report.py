@@ -308,8 +308,8 @@ def test_no_difference_is_not_called_equal() -> None:
     assert text.startswith(
         "On pass@1 AutoDeco is not shown to differ from the best constant (greedy). The difference is +0.4 points "
         "(95 % interval -1.1 to +1.9, p = 0.80). It may be up to 1.1 worse or 1.9 better.\n"
-        "On different right answers among 4 AutoDeco is as good as the constant with the most (distinct: T = 2, "
-        "P = 0.3): there is no difference.\n"
+        "On different right answers among 4 AutoDeco is not shown to differ from the constant with the most "
+        "(distinct: T = 2, P = 0.3): the same on every problem.\n"
     )
 
 
