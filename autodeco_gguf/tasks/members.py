@@ -24,6 +24,7 @@ def check(text: str, answer: str) -> bool:
       like, or right before a member or a word of the question ("a Paris museum");
     - names what no list has, in an opening that has no word of the question ("The Golden Gate Bridge is a river").
 
+    Of a list of one's own the question isn't known: what is no member is passed over, but for a number in numbers.
     What follows "not", "unlike" and the like is passed over, and so are the words of the question itself; its number,
     where that is a member too, only behind "of" or "by". A punctuation mark may be the sign alone.
 
@@ -53,7 +54,7 @@ def first_member(text: str, answer: str) -> str | None:
         if echo >= length and echo:
             at += echo
         elif member is not None and not _negated(said, at):
-            return None if _other_subject(opening[:at], gaps, _asked_words(kind)) else member
+            return None if kind.asks and _other_subject(opening[:at], gaps, _asked_words(kind)) else member
         elif not length:
             at += 1
         elif _negated(said, at) or _describes(said, gaps, at, length, kind):
@@ -250,7 +251,12 @@ def _negated(said: Words, at: int) -> bool:
 
 
 def _describes(said: Words, gaps: Sequence[str], at: int, length: int, kind: Kind) -> bool:
-    """Whether a name of another kind only describes: "a fruit of Brazil is ...", "a Brazil nut"."""
+    """Whether a name of another kind only describes: "a fruit of Brazil is ...", "a Brazil nut".
+
+    For a list of one's own every name does, but for numbers where that has them: what it is asked with isn't known.
+    """
+    if not kind.asks and not _numeric(kind):
+        return True
     before = [word for word in said[max(at - 2, 0) : at] if word not in _ARTICLES]
     if before and before[-1] in _DESCRIBING:
         return True

@@ -197,8 +197,29 @@ def test_a_list_of_ones_own() -> None:
     answer = json.dumps(["pour over", ["French press", "cafetière"]])
     assert first_member("Use a cafetiere", answer) == "French press"
     assert first_member("A pour-over.", answer) == "pour over"
-    assert first_member("An espresso, or a French press", answer) is None
+    assert first_member("Espresso", answer) is None
     assert get_checker("member")("French presses", answer)
+
+
+OWN = [
+    # its question is not known, so that any opening may be about it
+    ("One brewing method is the French press.", ["pour over", "French press"], "French press"),
+    ("For brewing coffee, I recommend the French press.", ["pour over", "French press"], "French press"),
+    ("An espresso, or a French press", ["pour over", "French press"], "French press"),
+    ("Not the pour over, but the French press", ["pour over", "French press"], "French press"),
+    ("One primary color is red.", ["red", "green", "blue"], "red"),
+    ("A famous tragedy is Macbeth.", ["Hamlet", "Macbeth"], "Macbeth"),
+    ("William Shakespeare's tragedy Hamlet", ["Hamlet", "Macbeth"], "Hamlet"),
+    ("A city in North Rhine-Westphalia is Bonn.", ["Bonn", "Cologne"], "Bonn"),
+    ("Orange juice", ["orange"], None),
+    ("The number 9, or 7", ["7", "11"], None),
+    ("One of them is 7.", ["7", "11"], "7"),
+]
+
+
+@pytest.mark.parametrize(("text", "members", "member"), OWN)
+def test_a_list_of_ones_own_within_a_sentence(text: str, members: list[str], member: str | None) -> None:
+    assert first_member(text, json.dumps(members)) == member
 
 
 BAD = ["", "no such kind", "[]", "{}", "5", '["apple", 5]', '[["apple"], []]', '["..."]', '"apple"', "[" * 5000]
