@@ -8,7 +8,17 @@ from functools import lru_cache
 
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
 from autodeco_gguf.files.jsonl import parse_line
-from autodeco_gguf.tasks.questions import DIGITS, Kind, Words, kinds, spaced_words, spellings, words
+from autodeco_gguf.tasks.questions import (
+    DIGITS,
+    SIGN,
+    Kind,
+    Words,
+    kinds,
+    signed_gaps,
+    spaced_words,
+    spellings,
+    words,
+)
 
 _EXPECTED = 'the name of a kind of question, or a list of members such as ["apple", ["aubergine", "eggplant"]]'
 
@@ -81,7 +91,7 @@ def parse(answer: str) -> Kind:
     ):
         shown = answer if len(answer) <= 100 else f"{answer[:100]} ..."
         raise InvalidInput(f"answer {shown!r}: expected {_EXPECTED}", key="answer", found=answer, expected=_EXPECTED)
-    return Kind(answer, "", "", (), spellings(entries))
+    return Kind(answer, "", "", (), spellings(entries), gaps=signed_gaps(entries))
 
 
 # ---- names in a text ----
@@ -185,7 +195,8 @@ def _named(said: Words, gaps: Sequence[str], at: int, kind: Kind) -> tuple[int, 
         number = length == 1 and said[at][0].isdigit() and _numeric(kind)
         if member is None and span not in others and not number:
             continue
-        if any(re.search(r"[!?:;,\n]", gap) for gap in gaps[at : at + length - 1]):
+        own = kind.gaps.get(span, [""] * length)
+        if any(set(SIGN.findall(gap)) - set(mark) for gap, mark in zip(gaps[at : at + length - 1], own, strict=False)):
             continue
         if member is None or not _article(said, gaps, at, length):
             return length, member

@@ -6,11 +6,12 @@ group, and a group stands on one side, train or test, so that no kind of the tes
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Kind:
         asks: what the question calls it, with the article: "a country in Africa".
         names: each way to write a member, as ``words`` splits it, to the member.
         common: the members are everyday words, which say little where another kind is asked for.
+        gaps: of names that have signs within, as ``signed_gaps`` gives them.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Kind:
     asks: tuple[str, ...]
     names: Mapping[Words, str]
     common: bool = False
+    gaps: Mapping[Words, Sequence[str]] = field(default_factory=dict)
 
     @property
     def members(self) -> list[str]:
@@ -69,13 +72,14 @@ class Kind:
 
 @lru_cache(maxsize=1)
 def kinds() -> Mapping[str, Kind]:
-    """Every kind by its name, in the order of the file."""
+    """Every kind by its name, in the order of the file, where a comma within a name has no space behind it."""
     out = {}
     for group, entry in read_json(DATA).items():
         for name, given in entry["kinds"].items():
-            listed = (tuple(member.split("|")) for line in given["members"] for member in line.split(", "))
-            asks = tuple(given["ask"])
-            out[name] = Kind(name, group, entry["side"], asks, spellings(listed), given.get("common", False))
+            lines = (line.split(", ") for line in given["members"])
+            listed = [member.replace(",", ", ").split("|") for member in itertools.chain.from_iterable(lines)]
+            asks, common = tuple(given["ask"]), given.get("common", False)
+            out[name] = Kind(name, group, entry["side"], asks, spellings(listed), common, signed_gaps(listed))
     return out
 
 
@@ -154,6 +158,16 @@ def spellings(members: Iterable[Iterable[str]]) -> dict[Words, str]:
         if alias.isdigit() and int(alias) in _NUMBERS:
             out.setdefault(words(_NUMBERS[int(alias)]), member)
     return out
+
+
+SIGN = re.compile(r"[!?:;,\n]")
+"""What parts names, but where one has it itself: "Mission: Impossible"."""
+
+
+def signed_gaps(members: Iterable[Iterable[str]]) -> dict[Words, list[str]]:
+    """What stands between the words of each alias that has a sign there, and behind the last."""
+    spaced = [spaced_words(alias) for names in members for alias in names if SIGN.search(alias)]
+    return {tuple(word for word, _ in alias): [gap for _, gap in alias] for alias in spaced}
 
 
 def _plurals(word: str) -> list[str]:

@@ -82,6 +82,18 @@ NAMED = [
     ("An orange, of course", "fruit", "orange"),
     ("Vitamin D is a vitamin that", "vitamin", "D"),
     ("The U.S. is one", "country in North America", "United States"),
+    # signs within names
+    ("The Lion, the Witch and the Wardrobe", "book of Narnia", "The Lion, the Witch, and the Wardrobe"),
+    ("Lion, the Witch, and the Wardrobe", "book of Narnia", "The Lion, the Witch, and the Wardrobe"),
+    (
+        "One book of the Chronicles of Narnia is The Lion the Witch and the Wardrobe.",
+        "book of Narnia",
+        "The Lion, the Witch, and the Wardrobe",
+    ),
+    ('One Pixar film is "Monsters, Inc."', "Pixar film", "Monsters, Inc"),
+    ("Monsters Inc.", "Pixar film", "Monsters, Inc"),
+    ("Monsters: Inc.", "Pixar film", None),
+    ("Toy, Story", "Pixar film", None),
     # what another kind has is named, too
     ("A carrot, or an apple", "fruit", None),
     ("A tomato, or an apple", "citrus fruit", None),
@@ -214,6 +226,11 @@ OWN = [
     ("Orange juice", ["orange"], None),
     ("The number 9, or 7", ["7", "11"], None),
     ("One of them is 7.", ["7", "11"], "7"),
+    # signs of the members
+    *((text, [text], text) for text in ("Monsters, Inc.", "Mission: Impossible", "Good Morning, Vietnam", "Airplane!")),
+    ("Mission Impossible", ["Mission: Impossible"], "Mission: Impossible"),
+    ("One is Mission, impossible", ["Mission: Impossible"], None),
+    ("Mission: Impossible", ["Mission Impossible"], None),
 ]
 
 
