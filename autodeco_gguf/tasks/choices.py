@@ -45,7 +45,9 @@ _LABEL = re.compile(
 """Of a box with more than the letter, with colons for what parts text from formulas: "C: Paris", "C (Paris)"."""
 
 _FIRST = re.compile(rf"{_OPENING}(?:([A-Z])[*_]*[.):][*_]*|\(([A-Z])\))\s+(?!(?:and|are|can|cannot|is|or|was)\b)\S")
-_LISTED = re.compile(r"^[\s*_#>-]{0,20}\(?([A-Z])(?:[*_]{0,4}[.):]|[*_ ]{0,4}$)", re.MULTILINE)
+_LISTED = re.compile(
+    r"^[\s*_#>-]{0,20}(?i:(?:option|choice|letter)[*_ ]{1,9})?\(?([A-Z])(?:[*_]{0,4}[.):]|[*_ ]{0,4}$)", re.MULTILINE
+)
 
 
 def choice(text: str, answer: str) -> bool:
