@@ -63,7 +63,6 @@ def own_function(name: str, kind: str = "checker") -> Callable[..., Any]:
 
 # ---- expected answers ----
 
-_MARKED = re.compile(r"####[ \t]*([^#\n]*\S)\s*\Z")
 _UNMARKED = ("code", "ifbench", "ifeval", "member", "story")  # checkers whose answers no benchmark marks
 _MARKED_NUMBER = re.compile(r"([+-]?)\$?([0-9][0-9,]*(?:\.[0-9]+)?)\.?")
 
@@ -85,12 +84,19 @@ def read_answer(checker: str, answer: str) -> str:
     reader = _READERS.get(checker)
     if reader is None:
         return answer
-    marked = None if checker in _UNMARKED else _MARKED.search(answer)
+    marked = "" if checker in _UNMARKED else _marked(answer)
     if marked and (checker not in ("literal", "regex") or "\n" in answer.strip()):
-        number = _MARKED_NUMBER.fullmatch(marked[1])
-        answer = number[1] + number[2].replace(",", "") if number else marked[1]
+        number = _MARKED_NUMBER.fullmatch(marked)
+        answer = number[1] + number[2].replace(",", "") if number else marked
     reader(answer)
     return answer
+
+
+def _marked(answer: str) -> str:
+    """What the last ``####`` stands before, if that is in its line and the end; empty for none."""
+    _, mark, behind = answer.rpartition("####")
+    behind = behind.rstrip().lstrip(" \t")
+    return behind if mark and "\n" not in behind and "#" not in behind else ""
 
 
 # ---- boxed ----
@@ -144,9 +150,6 @@ _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
 
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{2,}")
-_SOLUTION = re.compile(r"####|<<.*>>|\n(?!.*\\end\{)", re.DOTALL)
-"""A mark that is not at the end, a calculator's note, or several lines, but for those of a matrix."""
-
 _MAX_WORDS = 8
 """Of an expected answer that is not in LaTeX: what has more is a solution, which no box repeats."""
 
@@ -182,12 +185,17 @@ def _expected(answer: str) -> str:
     words = _PLAIN_WORD.findall(text)
     prose = len(words) > _MAX_WORDS or "answer" in map(str.lower, words)
     too_long = len(text) > MAX_LENGTH and not NUMBER.fullmatch(text)
-    solution = prose or _SOLUTION.search(given) is not None
-    if not text or solution or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
+    if not text or prose or _is_solution(given) or too_long or last_boxed(rf"\boxed{{{text}}}") != text:
         form = f"nothing but a number, a formula or at most {_MAX_WORDS} words, as checker boxed compares it"
         shown = textwrap.shorten(answer, 100, placeholder=" ...") if len(answer) > 100 else answer
         raise InvalidInput(f"answer {shown!r}: expected {form}", key="answer", found=answer, expected=form)
     return text
+
+
+def _is_solution(given: str) -> bool:
+    """A mark that is not at the end, a calculator's note, or several lines, but for those of a matrix."""
+    noted = ">>" in given.partition("<<")[2]
+    return "####" in given or noted or given.rfind("\n") > given.rfind("\\end{")
 
 
 def clean(answer: str) -> str:

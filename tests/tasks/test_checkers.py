@@ -447,6 +447,8 @@ UNREADABLE = [
     ("boxed", r"\frac{1}{2", FORM),
     ("boxed", r"\boxed{}", FORM),
     ("boxed", "$ $.", FORM),
+    ("boxed", "\\begin{pmatrix}\n1\n\\end{pmatrix}\nis it", FORM),
+    ("boxed", "#### 5\n#", FORM),
     ("boxed", "x+" * 600 + "x", FORM),
     ("choice", SOLVED + "#### 18", "one letter, A to Z"),
     ("choice", "(C)", "one letter, A to Z"),
@@ -478,6 +480,18 @@ WRITTEN = [
 @pytest.mark.parametrize(("found", "answer", "right"), WRITTEN)
 def test_a_number_as_it_is_written(found: str, answer: str, right: bool) -> None:
     assert get_checker("boxed")(rf"\boxed{{{found}}}", answer) is right
+
+
+ENDLESS = ["####" + " " * 100_000 + "#a", "<" * 300_000, "\n" * 100_000 + "\\end{" + "x" * 100_000]
+
+
+@pytest.mark.parametrize("answer", ENDLESS, ids=[answer[:8] for answer in ENDLESS])
+def test_a_hostile_answer_takes_linear_time(answer: str) -> None:
+    start = time.process_time()
+    for checker in ("boxed", "choice", "number"):
+        with pytest.raises(InvalidInput):
+            read_answer(checker, answer)
+    assert time.process_time() - start < 3
 
 
 # ---- names ----
