@@ -69,7 +69,9 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 class Workers:
-    """A worker, and another in its place when it hangs or dies, or its answer was not waited for."""
+    """A worker, and another in its place when it hangs or dies, also between two calls, or its answer was not waited
+    for.
+    """
 
     def __init__(self, service: Service, time_limit: float) -> None:
         """Start the first, each call of which may take so many seconds; InvalidInput where it cannot be started."""
@@ -78,6 +80,8 @@ class Workers:
 
     def ask(self, *arguments: object) -> Any:
         """As :meth:`Worker.ask`; InvalidInput where a new one cannot be started any more."""
+        if self._worker is not None and self._worker.ended():
+            self.close()
         worker = self._worker or Worker(self._service)
         self._worker = None  # until it has answered: after an interruption, its answer would be taken for the next
         try:
@@ -174,6 +178,10 @@ class Worker:
                     raise EOFError(self._fate())
                 if time.monotonic() >= end:
                     raise TimeoutError
+
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
 
     def _fate(self) -> str:
         """How the process ended; it is about to, or has given away its pipe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -11,7 +12,8 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.workers import Service, Workers, function_service, python_command
 
 SERVES = (
-    "import json, sys, time\nprint('[0, null]', flush=True)\nfor line in sys.stdin:\n    n, x = json.loads(line)\n    "
+    "import json, os, sys, time\nprint('[0, null]', flush=True)\n"
+    "for line in sys.stdin:\n    n, x = json.loads(line)\n    "
 )
 
 
@@ -32,6 +34,16 @@ def test_one_that_hangs_or_ends_is_replaced() -> None:
     with pytest.raises(EOFError, match=r"^exit status 4$"):
         workers.ask(-1)
     assert workers.ask(0) == [0]
+    workers.close()
+
+
+def test_one_that_has_ended_meanwhile_is_replaced() -> None:
+    workers = Workers(service("print(json.dumps([n, os.getpid()]), flush=True)"), 10.0)
+    (first,) = workers.ask(0)
+    os.kill(first, signal.SIGKILL)
+    assert workers._worker is not None
+    workers._worker._process.wait()
+    assert workers.ask(0) != [first]
     workers.close()
 
 
