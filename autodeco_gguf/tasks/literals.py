@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
+import warnings
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.boxes import last_box
@@ -47,8 +49,14 @@ def given_value(text: str) -> tuple[object] | None:
     return next(filter(None, map(_evaluate, marked or (text.strip().splitlines() or [""])[-1:])), None)
 
 
+_FILTERS = threading.Lock()
+"""The filters of warnings are those of all threads."""
+
+
 def _evaluate(text: str) -> tuple[object] | None:
     try:
-        return (ast.literal_eval(text.strip("` \n")),)
+        with _FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's of "3or 4" or "\d", which the terminal would get
+            return (ast.literal_eval(text.strip("` \n")),)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import pytest
 
@@ -52,6 +53,14 @@ LITERALS = [
 @pytest.mark.parametrize(("text", "answer", "right"), LITERALS, ids=[row[0][:30] for row in LITERALS])
 def test_literal(text: str, answer: str, right: bool) -> None:
     assert literal(text, answer) is right
+
+
+@pytest.mark.parametrize("text", ["[1for x in y]", "3or 4", r"'\d'"])
+def test_a_warning_of_pythons_goes_nowhere(text: str) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        literal(text, "1")
+    assert seen == []
 
 
 @pytest.mark.parametrize("answer", ["", "five", "1 + 1", "[1", "f(1)"])
