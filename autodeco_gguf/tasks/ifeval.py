@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from autodeco_gguf.errors import not_installed
-from autodeco_gguf.tasks.english import sentences
+from autodeco_gguf.tasks.english import sentences, tokens
 from autodeco_gguf.tasks.instruction_checks import COUNT, POSITION, TEXT, Instructions, Kind, is_text
 
 # ---- arguments ----
@@ -176,10 +176,8 @@ def _quotation(text: str) -> bool:
 
 
 def _capital_word_frequency(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words as NLTK divides them: "AND/OR" and "WELL-KNOWN" are one, "DON'T" and "AT&T" two."""
-    divided = re.sub(r"(n't|'(?:s|m|d|ll|re|ve))\b", r" \1", text, flags=re.IGNORECASE)
-    words = re.split(r"[\s,;:?!()\[\]{}<>\"@#$%&]+|--|\.\.\.", divided)
-    return _compare(sum(word.isupper() for word in words), capital_relation, capital_frequency)
+    """Words as NLTK divides them: "AND/OR" and "WELL-KNOWN" are one, "DON'T", "CANNOT" and "AT&T" two."""
+    return _compare(sum(token.isupper() for token in tokens(text)), capital_relation, capital_frequency)
 
 
 INSTRUCTIONS: dict[str, Callable[..., bool]] = {

@@ -154,7 +154,7 @@ ROWS: list[Row] = [
     (
         "change_case:capital_word_frequency",
         {"capital_frequency": 2, "capital_relation": AT_LEAST},
-        ["I am HERE", "AT&T it is", "DON'T do it", "**NOTE**: B2 is fine", "YES--NO"],
+        ["I am HERE", "AT&T it is", "DON'T do it", "**NOTE**: B2 is fine", "YES--NO", "CANNOT", "GONNA", "IT\u2019S"],
         ["AND/OR", "WELL-KNOWN", "Hello World A", "U.S.A."],
     ),
     (
