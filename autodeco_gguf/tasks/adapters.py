@@ -65,14 +65,14 @@ def _math(record: Record, checker: str) -> tuple[str, str]:
     if record.get("answer") not in (None, ""):
         return text + _BOXED, as_answer("answer", record["answer"])
     solution = as_text(*_item(record, "solution", "answer"))
-    answer = last_boxed(_BARE_BOX.sub(r"\\boxed{\1}", solution.replace("\\fbox", "\\boxed")))
+    answer = last_boxed(_BARE_BOX.sub(r"\\boxed{\1\2}", solution.replace("\\fbox", "\\boxed")))
     if not answer:
         raise InvalidInput("solution has no answer in \\boxed{}, and answer is missing", key="solution", found=solution)
     return text + _BOXED, answer
 
 
-_BARE_BOX = re.compile(r"\\boxed +([^\s{}$]+)")
-"""As a few solutions have it: a single sign, without braces."""
+_BARE_BOX = re.compile(r"\\boxed +(?=[^\s{}$])(?:([^$\n]{1,200}?) *(?=\$|\\[)\]])|([^\s{}$]+)(?=[\s$]|\Z))")
+"""As a few solutions have it, without braces: what stands up to the end of the formula, else a single sign."""
 
 
 def _deepmath(record: Record, checker: str) -> tuple[str, str]:

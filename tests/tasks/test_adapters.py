@@ -130,6 +130,16 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     ),
     "math": ("math", {**MATH, "level": "Level 1"}, "How much?" + BOX, r"\frac{1}{2}"),
     "math, bare": ("math", {**MATH, "solution": r"$\boxed{3}$, so $\boxed 2$."}, "How much?" + BOX, "2"),
+    **{
+        f"math, bare {answer}": ("math", {**MATH, "solution": f"so {solution}."}, "How much?" + BOX, answer)
+        for answer, solution in (
+            (r"\frac{1}{2}", r"$\boxed \frac{1}{2}$"),
+            (r"2\sqrt{3}", r"$\boxed 2\sqrt{3} $"),
+            ("x + 3", r"\(\boxed x + 3\), or $3 + x$"),
+            ("-2.", r"\boxed -2"),
+            ("3", r"\boxed  {3}, or $x$"),
+        )
+    },
     "math, framed": (
         "math",
         {**MATH, "answer": None, "solution": r"$\fbox{\sqrt{2}}$"},
@@ -323,6 +333,11 @@ BAD_RECORDS: dict[str, tuple[str, object, str]] = {
         "hmmt25",
         {"problem": "a", "b": 1},
         "gt or answer or Answer is missing; the record has b, problem",
+    ),
+    "math, bare fraction": (
+        "math",
+        {**MATH, "solution": r"It is \boxed \frac{1}{2} of it."},
+        "solution has no answer in \\boxed{}, and answer is missing",
     ),
     "math, list": ("brumo25", {"problem": "a", "answer": ["1"]}, "answer is a list, expected a string or a number"),
     "math, null": ("beyondaime", {"problem": "a", "answer": None}, "answer is null, expected a string or a number"),
