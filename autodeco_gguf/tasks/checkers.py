@@ -145,6 +145,15 @@ _ORDERED = re.compile(r"(?:\\left\s*)?[(\[][^][(),]*,[^][()]*[)\]]")
 _BRACKET = re.compile(r"[][(){},]")
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
+_SYMBOL = (
+    rf"(?:[cdkmn\u03bc\u00b5]?(?:m|g|s|L|l|N|J|W|V|A|Hz|Pa|mol)|K|h|hrs?|in|ft|yd|mi|lbs?|oz|USD|EUR|GBP)"
+    rf"(?:{_POWER}|[\u00b2\u00b3])"
+)
+_MEASURED = re.compile(
+    rf"({NUMBER.pattern})(?:(?: |~|\\[ ,;:!])+{_SYMBOL}(?:(?:/| ?\\cdot ){_SYMBOL})*|(?: |~|\\[ ,;:!])*\^\\circ ?[CFK])"
+)
+"""A number and a unit behind a space: without one, 5m is a product."""
+
 _IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
 """Not a product of variables: as such, DACB would be equal to ABCD."""
@@ -173,6 +182,8 @@ def boxed(text: str, answer: str) -> bool:
     if content is None:
         return False
     found = clean(content)
+    if NUMBER.fullmatch(expected) and (measured := _MEASURED.fullmatch(found)):
+        found = measured[1]
     if found.endswith("%") != expected.endswith("%") and _same(found.rstrip("%\\ "), expected.rstrip("%\\ ")):
         return True
     return _same(found, expected)
