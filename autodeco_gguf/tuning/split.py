@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.model.sampling import seed_from
 from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.questions import kinds
 from autodeco_gguf.tasks.tasks import Task
 
 TEST = 0.4
@@ -32,39 +34,43 @@ class Split:
 def split(tasks: Sequence[Task], seed: int) -> Split:
     """Deal the problems of every task out, by the seed. Those with the same text, of any task, go to the same part.
 
+    So do those that ask for the same kind of ``questions``. The first of each comes before the second of any.
+
     Raises:
         BadFile: too few problems; a task of which other ones leave nothing for one of the parts.
     """
-    dealt = [_by_text(task, seed) for task in tasks]
-    tested: dict[str, bool] = {}  # text -> whether it is to compare on
+    dealt = [_by_key(task, seed) for task in tasks]
+    tested: dict[str, bool] = {}  # key -> whether it is to compare on
     for groups in sorted(dealt, key=len):  # a larger task makes up better for what is decided already
-        new = [text for text in groups if text not in tested]
-        at = len(new) - max(0, round(TEST * len(groups)) - sum(tested.get(text, False) for text in groups))
-        tested |= {text: place >= at for place, text in enumerate(new)}
+        new = [key for key in groups if key not in tested]
+        at = len(new) - max(0, round(TEST * len(groups)) - sum(tested.get(key, False) for key in groups))
+        tested |= {key: place >= at for place, key in enumerate(new)}
     if len(tested) < FEWEST:
         files = ", ".join(dict.fromkeys(task.problems[0].file for task in tasks))
         raise _too_few(f"{files}: {_of(len(tested))}", FEWEST)
-    test = {text for text, is_test in tested.items() if is_test}
+    test = {key for key, is_test in tested.items() if is_test}
     return Split(_part(tasks, dealt, tested.keys() - test), _part(tasks, dealt, test))
 
 
-def _by_text(task: Task, seed: int) -> dict[str, list[Problem]]:
-    """The problems of each text, in an order that is drawn."""
+def _by_key(task: Task, seed: int) -> dict[str, list[Problem]]:
+    """The problems of each text, or of each kind of ``questions``, in an order that is drawn."""
     same: dict[str, list[Problem]] = {}
     for problem in task.problems:
-        same.setdefault(problem.text, []).append(problem)
+        of_kind = task.checker == "member" and problem.answer in kinds()
+        same.setdefault(problem.answer if of_kind else problem.text, []).append(problem)
     if len(same) < FEWEST_OF_TASK:
         raise _too_few(f"{task.problems[0].file}: {_of(len(same))}", FEWEST_OF_TASK)
-    texts = list(same)
-    random.Random(seed_from(f"split {seed} {task.name}")).shuffle(texts)
-    return {text: same[text] for text in texts}
+    keys = list(same)
+    random.Random(seed_from(f"split {seed} {task.name}")).shuffle(keys)
+    return {key: same[key] for key in keys}
 
 
-def _part(tasks: Sequence[Task], dealt: Sequence[dict[str, list[Problem]]], texts: Set[str]) -> tuple[Task, ...]:
-    """The tasks with the problems of these texts alone."""
+def _part(tasks: Sequence[Task], dealt: Sequence[dict[str, list[Problem]]], keys: Set[str]) -> tuple[Task, ...]:
+    """The tasks with the problems of these keys alone: the first of each, then the second of each, ..."""
     part = []
     for task, groups in zip(tasks, dealt, strict=True):
-        problems = tuple(problem for text, group in groups.items() if text in texts for problem in group)
+        rounds = zip_longest(*(group for key, group in groups.items() if key in keys))
+        problems = tuple(problem for turn in rounds for problem in turn if problem is not None)
         if not problems:
             reason = "all its problems are of other tasks too, and fall into one part; use another seed"
             raise BadFile(f"{task.problems[0].file}: {reason}, or leave it out", key="task")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.tasks.problems import Problem
+from autodeco_gguf.tasks.questions import kinds
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning.split import size, split
 
@@ -44,6 +47,27 @@ def test_the_same_problem_is_never_in_two_parts() -> None:
     assert [len(part) for part in found] == [18, 12]
     assert not found[0] & found[1]
     assert size(parts.search) + size(parts.test) == 90
+
+
+@pytest.mark.parametrize("order", [lambda i: i % 30, lambda i: i // 32], ids=["in turns", "together"])
+def test_a_problem_comes_again_after_all_others(order: Callable[[int], int]) -> None:
+    """So that a few lines of a part, as a plan may have, are different problems."""
+    parts = split([asking("a", [f"a {order(i)}" for i in range(30 * 32)])], 0)
+    for part, n in ((parts.search, 18), (parts.test, 12)):
+        found = texts(part)
+        assert len(found) == 32 * n
+        assert all(len({*found[at : at + n]}) == n for at in range(0, len(found), n))
+
+
+def test_wordings_of_a_question_stay_together() -> None:
+    names = [*kinds()][:30]
+    asked = [Problem(f"Name {kinds()[name].asks[0]}, {i}", name, 1, "q.jsonl") for name in names for i in range(4)]
+    parts = split([Task("q", tuple(asked), "member")], 0)
+    found = [[problem.answer for task in part for problem in task.problems] for part in (parts.search, parts.test)]
+    assert not {*found[0]} & {*found[1]}
+    assert [len(answers) for answers in found] == [72, 48]
+    own = [Problem(f"p {i}", '["yes"]', 1, "o.jsonl") for i in range(30)]  # a list of one's own says nothing of kinds
+    assert size(split([Task("o", tuple(own), "member")], 0).test) == 12
 
 
 @pytest.mark.parametrize("seed", range(5))
