@@ -88,8 +88,7 @@ class Chat:
             InvalidInput: the template does not parse, refuses, fails, or takes too much.
         """
         self._formatter.add_generation_prompt = generation
-        turns = [dict(message) for message in messages]
-        return str(self._formatter(messages=turns, tools=tools, **self._kwargs).prompt)
+        return str(self._formatter(messages=messages, tools=tools, **self._kwargs).prompt)
 
 
 def _clock(date: object) -> Callable[[str], str]:

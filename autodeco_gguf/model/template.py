@@ -23,6 +23,7 @@ from jinja2.visitor import NodeTransformer
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.thoughts import as_read
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 """The metadata key that holds one."""
@@ -362,6 +363,10 @@ class Formatter(Jinja2ChatFormatter):
         self.add_generation_prompt = add_generation_prompt
         self.stop_token_ids = None if stop_token_ids is None else set(stop_token_ids)
         self._environment = _Template(template, path)
+
+    def __call__(self, *, messages: Iterable[Any], **values: Any) -> Any:
+        """As ``Jinja2ChatFormatter``, of messages as the template reads their thoughts."""
+        return super().__call__(messages=[as_read(message, self.template) for message in messages], **values)
 
     def names(self) -> set[str]:
         """What the template reads that is not its own; InvalidInput where it does not parse."""

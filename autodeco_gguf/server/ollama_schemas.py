@@ -213,7 +213,7 @@ class OllamaMessage(Body):
     content: Annotated[Several[Part] | None, BeforeValidator(_content, json_schema_input_type=str | list[Part])] = None
     tool_calls: Several[OllamaCall] | None = None
     tool_name: Text | None = None
-    thinking: Annotated[Text | None, Field(description="For templates that read reasoning_content.")] = None
+    thinking: Annotated[Text | None, Field(description="For templates that read thoughts.")] = None
     images: Annotated[Any, Field(description="Refused.")] = None
 
     @model_validator(mode="before")

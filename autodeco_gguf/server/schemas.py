@@ -170,7 +170,7 @@ class Message(Body):
     name: Annotated[Text | None, Field(description="For templates that read it.")] = None
     tool_calls: Annotated[Several[ToolCall] | None, Field(description="As an answer had them.")] = None
     tool_call_id: Annotated[Text | None, Field(description="Which call a tool answers.")] = None
-    reasoning_content: Annotated[Text | None, Field(description="For templates that read it.")] = None
+    reasoning_content: Annotated[Text | None, Field(description="For templates that read thoughts.")] = None
 
     @model_validator(mode="before")
     @classmethod

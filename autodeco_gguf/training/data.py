@@ -19,6 +19,7 @@ from autodeco_gguf.files.jsonl import parse_line, read_lines, type_name
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.features import Tokens
+from autodeco_gguf.model.thoughts import THOUGHTS
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
 from autodeco_gguf.training.records import KINDS, normalize
@@ -33,9 +34,6 @@ example begin among those, and a last one would; a digest of each example's prom
 
 _SHOWN = ("developer", "system", "user")
 """Roles whose content a template shows as it stands; what a tool says it may write as JSON."""
-
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""What a turn was thought with, under the names that templates and services have for it."""
 
 _STRINGS = "give prompt and completion"
 """What always can be read, for messages."""
@@ -183,7 +181,7 @@ class Encoder:
                     what, advice = f"renders turn {i + 1} differently when others follow", "give one answer a line"
                 raise InvalidInput(f"messages: the chat template {what}; {advice}")
             said = whole[len(before) : len(after)]
-            _check_shown(turn, i, said, *_THOUGHTS)
+            _check_shown(turn, i, said, *THOUGHTS)
             if not all(call["function"]["name"] in said for call in turn.get("tool_calls", ())):
                 raise InvalidInput(
                     f"messages: turn {i + 1} has tool calls, which the model's chat template does not show"

@@ -165,7 +165,7 @@ def test_choices_that_are_none(with_tools: Api, choice: Any) -> None:
 
 
 def test_messages_as_templates_read_them(loop: Loop) -> None:
-    template = "{% for m in messages %}{{ m.role }}{{ m.reasoning_content }}{{ m.content }}{% endfor %}"
+    template = "{% for m in messages %}{{ m.role }}{{ m.thinking }}{{ m.content }}{% endfor %}"
     effort = "{{ reasoning_effort or 'none' }}"
     with demo_engine() as engine:
         engine.chat = Chat(template + effort, engine.context.vocab, engine.context.file.path)
