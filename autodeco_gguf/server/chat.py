@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from autodeco_gguf.server.choice import Choice, Delta, Said
@@ -55,7 +56,8 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     tokens = service.prompts.chat(messages, tools.tools, kwargs)
     pieces = body.autodeco is not None or top is not None
     follows = "tools" if tools.grammar is not None else format_field(body)
-    plan = Plan([tokens], decision, body.n or 1, options, tools.finder, pieces, follows)
+    finder = partial(tools.finder, service.prompts.end(tokens))
+    plan = Plan([tokens], decision, body.n or 1, options, finder, pieces, follows)
     plan.check_told(service.engine.n_ctx, "n")
     return plan, ChatVoice(service, plan, body)
 

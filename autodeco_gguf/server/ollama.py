@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -78,7 +79,7 @@ def _plan(service: Service, body: OllamaBody, tokens: list[int], tools: ToolUse 
     }
     if body.autodeco is not None and body.autodeco.top is not None:
         asked["top"] = body.autodeco.top
-    finder = tools.finder if tools is not None else lambda: None
+    finder = partial(tools.finder, service.prompts.end(tokens)) if tools is not None else lambda: None
     # pieces: for the time of the first token
     return Plan([tokens], service.decider.decide(sampling), 1, asked, finder, pieces=True, follows="format")
 

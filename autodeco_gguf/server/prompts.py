@@ -106,6 +106,10 @@ class Prompts:
             raise InvalidInput(message, key="n_ctx", found=f"at least {least}", expected=engine.n_ctx)
         return engine.context.tokenize(text, add_bos=add_bos)
 
+    def end(self, tokens: Sequence[int]) -> str:
+        """What a prompt ends with, as far as it tells how an answer begins."""
+        return self._engine.context.text(tokens[-16:])
+
     @functools.cached_property
     def _longest_piece(self) -> int:
         """Bytes of the longest token; 0 for a tokenizer that may leave something of a text out."""

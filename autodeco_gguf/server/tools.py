@@ -16,6 +16,12 @@ from autodeco_gguf.server.schemas import ChatBody, Message, Tool
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 """How Hermes' and Qwen's models write a call: JSON with "name" and "arguments" between these."""
 
+_THINK, _THOUGHT = "<think>", "</think>"
+"""Between these is a thought, of which nothing is a call."""
+
+_NEXT = {False: re.compile(f"{_OPEN}|{_THINK}"), True: re.compile(_THOUGHT)}
+"""What is looked for outside a thought, and within one."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -88,7 +94,7 @@ class _Outermost:
 class CallFinder:
     """Takes the calls out of a text that comes bit by bit.
 
-    Text that may become a call is held back. What turns out to be none is text as it stands.
+    Text that may become a call is held back. What turns out to be none is text as it stands, and so are thoughts.
 
     Examples:
         >>> finder = CallFinder()
@@ -99,9 +105,10 @@ class CallFinder:
         ('', 'f', '{"a": 1}')
     """
 
-    def __init__(self, whole: bool = False) -> None:
-        """``whole``: the answer as a whole is a call, or several, as its grammar has it."""
-        self._held, self._whole = "", _Outermost() if whole else None
+    def __init__(self, whole: bool = False, thinks: bool = False) -> None:
+        """``whole``: the answer as a whole is a call, or several, as its grammar has it; ``thinks``: it begins within
+        a thought."""
+        self._held, self._whole, self._thinks = "", _Outermost() if whole else None, thinks
         self._looked = 0  # so much of what is held has no end of a call
 
     def add(self, text: str) -> tuple[str, Calls]:
@@ -114,12 +121,16 @@ class CallFinder:
                 self._held, calls = "", Calls([call])
             return "", calls
         while True:
-            begin = self._held.find(_OPEN)
-            if begin < 0:
-                keep = next(n for n in range(len(_OPEN) - 1, -1, -1) if self._held.endswith(_OPEN[:n]))
-                end = len(self._held) - keep
-                return shown + self._cut(end), calls
-            shown += self._cut(begin)
+            mark = _NEXT[self._thinks].search(self._held)
+            if mark is None:
+                marks = (_THOUGHT,) if self._thinks else (_OPEN, _THINK)
+                keep = max(n for m in marks for n in range(len(m)) if self._held.endswith(m[:n]))
+                return shown + self._cut(len(self._held) - keep), calls
+            if mark[0] != _OPEN:
+                shown += self._cut(mark.end())
+                self._thinks = not self._thinks
+                continue
+            shown += self._cut(mark.start())
             end = self._held.find(_CLOSE, self._looked)
             while end >= 0 and _ends_within_text(self._held[len(_OPEN) : end]):
                 end = self._held.find(_CLOSE, end + 1)
@@ -181,9 +192,10 @@ class ToolUse:
             )
         return found[:1]
 
-    def finder(self) -> CallFinder | None:
-        """What finds calls in an answer; None where there can be none."""
-        return CallFinder(whole=self.grammar is not None) if self._parses else None
+    def finder(self, prompt: str) -> CallFinder | None:
+        """What finds calls in an answer to a prompt, or to what it ends with; None where there can be none."""
+        thinks = prompt.rstrip().endswith(_THINK)  # as many templates begin an answer
+        return CallFinder(whole=self.grammar is not None, thinks=thinks) if self._parses else None
 
 
 def _schema(tools: list[Tool]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from server_helpers import Api, Loop, U, demo_engine, events, ok, refused, servi
 
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.server import tools as module
-from autodeco_gguf.server.tools import CallFinder
+from autodeco_gguf.server.schemas import ChatBody
+from autodeco_gguf.server.tools import CallFinder, ToolUse
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
 {% for tool in tools %}{{ tool | tojson }}
@@ -256,6 +257,43 @@ def test_a_call_behind_what_is_none(broken: str, size: int) -> None:
     found = [finder.add(text[i : i + size]) for i in range(0, len(text), size)]
     assert "".join(shown for shown, _ in found) + finder.rest() == f"{broken}\nz"
     assert [(call.name, call.arguments) for _, calls in found for call in calls] == [("g", '{"a": "</tool_call>"}')]
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("prompt", "thought", "n"),
+    [
+        ("assistant\n", "<think>I could {call} but no.</think>Hello {call}", 1),
+        ("assistant\n", "<thin{call}</think><think>{call}<think>{call}</think>\n{call}<think>", 2),
+        ("<think>\n", "Or {call}?\n</think>{call}", 1),
+        ("<think>", "Or {call}", 0),
+        ("<think>\n\n</think>\n\n", "{call} \n", 1),
+    ],
+)
+def test_thoughts_hold_no_calls(prompt: str, thought: str, n: int, size: int) -> None:
+    call = '<tool_call>{"name": "f", "arguments": {"a": "<think>"}}</tool_call>'
+    text = thought.replace("{call}", call)
+    finder = ToolUse(ChatBody.model_validate({"tools": [TOOL], **U}), TEMPLATE, {"tools"}).finder(prompt)
+    assert finder is not None
+    found = [finder.add(text[i : i + size]) for i in range(0, len(text), size)]
+    shown = "".join(part for part, _ in found) + finder.rest()
+    assert sum(len(calls) for _, calls in found) == n
+    assert shown.count(call) == thought.count("{call}") - n
+    assert shown.replace(call, "") == thought.replace("{call}", "")
+
+
+def test_a_prompt_may_begin_the_thought(loop: Loop) -> None:
+    call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    grammar = f"root ::= {json.dumps(call)}"
+    found = []
+    for begins in ("", "<think>\n"):
+        with demo_engine() as engine:
+            engine.chat = Chat(TEMPLATE + begins, engine.context.vocab, engine.context.file.path)
+            service = serving(engine)
+            choice = ok(Api(service, loop).chat(tools=[TOOL], grammar=grammar))["choices"][0]
+            found.append((choice["finish_reason"], choice["message"]["content"]))
+            service.driver.close()
+    assert found == [("tool_calls", None), ("stop", call)]
 
 
 @pytest.mark.parametrize("arguments", ['{"c": "a\n\tb"}', '"{\\"c\\": \\"a\\n\tb\\"}"'])
