@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -69,6 +70,22 @@ class Chat:
     def reads(self) -> set[str]:
         """What the template reads; InvalidInput where it does not parse."""
         return self._formatter.names()
+
+    @functools.cached_property
+    def takes_text_arguments(self) -> bool:
+        """Whether the arguments of a tool call have to be text: an object fails, or becomes Python's form of it."""
+        text, shown = self._with_call('{"probe": "a"}'), self._with_call({"probe": "a"})
+        return '{"probe": "a"}' in text and (not shown or "{'probe': 'a'}" in shown)
+
+    def _with_call(self, arguments: object) -> str:
+        """A conversation with a call; empty where the template fails."""
+        # the id has the form that Mistral's templates insist on
+        call = {"id": "000000000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        try:
+            return self.render([{"role": "user", "content": "a"}, answer], generation=False)
+        except InvalidInput:
+            return ""
 
     def render(
         self,

@@ -120,14 +120,16 @@ class Prompts:
 
 
 def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
-    """The text of a conversation, with its calls in the first way that the template takes."""
+    """The text of a conversation, with its calls as the template takes them."""
+    calls = any(message.get("tool_calls") for message in messages)
+    if calls and chat.takes_text_arguments:
+        messages = [_with_texts(message) for message in messages]
     try:
         return chat.render(messages, tools=tools)
     except InvalidInput:
-        if any(message.get("tool_calls") for message in messages):
-            for way in (_with_numbers(messages), [_with_texts(message) for message in messages]):
-                with suppress(InvalidInput):
-                    return chat.render(way, tools=tools)
+        if calls:
+            with suppress(InvalidInput):
+                return chat.render(_with_numbers(messages), tools=tools)
         raise
 
 
@@ -151,7 +153,7 @@ def _with_numbers(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _with_texts(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message whose calls have their arguments as the model wrote them: there are templates that join texts."""
+    """A message whose calls have their arguments as the model wrote them: there are templates that write texts."""
     calls = message.get("tool_calls")
     if not calls:
         return dict(message)

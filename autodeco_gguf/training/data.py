@@ -23,7 +23,7 @@ from autodeco_gguf.model.thoughts import THOUGHTS
 from autodeco_gguf.tasks.commands import Commands
 from autodeco_gguf.tasks.problems import located
 from autodeco_gguf.training.records import KINDS, normalize
-from autodeco_gguf.training.turns import read_conversation, read_weight, takes_text_arguments
+from autodeco_gguf.training.turns import read_conversation, read_weight
 
 Ids = npt.NDArray[np.uint32]
 """Numbers of examples."""
@@ -96,7 +96,7 @@ class Encoder:
         self._max_tokens, self._too_long = max_tokens, too_long
         self._commands = commands
         self._suffix, self._end = self._around_answer()
-        self._text_arguments = self._chat is not None and takes_text_arguments(self._chat)
+        self._text_arguments = self._chat is not None and self._chat.takes_text_arguments
 
     def encode(self, record: object, index: int, counts: Counts) -> tuple[list[Tokens], bytes]:
         """The sequences of one record, none where nothing to predict is left, and :attr:`Example.prompt`.

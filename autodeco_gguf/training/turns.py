@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.files.jsonl import parse_line, type_name
-from autodeco_gguf.model.chat import Chat
-
-_PROBE = '{"probe": "a"}'
 
 
 @dataclass(frozen=True)
@@ -66,20 +63,6 @@ def read_weight(value: Mapping[str, object]) -> int:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight not in (0, 1):
         raise InvalidInput(f"has the weight {json.dumps(weight)}, expected 0 or 1", key="weight", found=weight)
     return int(weight)
-
-
-def takes_text_arguments(chat: Chat) -> bool:
-    """Whether a template writes the arguments of a tool call as they are, so that they have to be text."""
-    # the id has the form that Mistral's templates insist on
-    call = {"id": "000000000", "type": "function", "function": {"name": "probe", "arguments": _PROBE}}
-    turns: list[dict[str, Any]] = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
-    try:
-        return _PROBE in chat.render(turns, generation=False)
-    except AutoDecoError:
-        return False
 
 
 def _turn(message: object, text_arguments: bool) -> dict[str, Any]:

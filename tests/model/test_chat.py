@@ -138,3 +138,21 @@ def test_what_a_template_is_not_given(template: str, key: str, why: str, context
 def test_a_template_that_does_not_parse_and_is_to_read_something(context: Context) -> None:
     with pytest.raises(InvalidInput, match=r"its chat template does not parse: "):
         Chat("{% if %}", context.vocab, context.file.path, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("a", True),
+        ("'x' + a", True),
+        ("a | tojson", False),
+        ("a if a is string else a | tojson", False),
+        ("(a if a is string else a.items() | list)", False),
+        ("raise_exception('no calls')", False),
+        ("", False),
+    ],
+)
+def test_arguments_that_have_to_be_text(arguments: str, text: bool, context: Context) -> None:
+    """As an object they would fail, or be Python's; where both will do, as for Gemma 4, an object is what is meant."""
+    template = "{% set a = messages[1].tool_calls[0].function.arguments %}{{ " + (arguments or "''") + " }}"
+    assert Chat(template, context.vocab, context.file.path).takes_text_arguments is text

@@ -53,6 +53,10 @@ NINE = """{% for m in messages %}{% if m.role == 'tool' %}
 {% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('nine!') }}{% endif -%}
 {{ c.id }}:{{ c.function.arguments | tojson }};{% endfor %}{% endif %}{% endfor %}"""
 JOINED = "{% for c in messages[1].tool_calls %}{{ 'x' + c.function.arguments }}{% endfor %}"
+WRITTEN = "{% for c in messages[1].tool_calls %}x{{ c.function.arguments }}{% endfor %}"
+EITHER = "{% for c in messages[1].tool_calls %}x{% if c.function.arguments is string %}{{ c.function.arguments }}"
+EITHER += "{% else %}{{ c.function.arguments | tojson }}{% endif %}{% endfor %}"
+AS_JSON = "{% for c in messages[1].tool_calls %}x{{ c.function.arguments | tojson }}{% endfor %}"
 
 
 @pytest.mark.parametrize("ids", [("call_0123456789abcdef", "call_b"), ("a", None), (None, None)])
@@ -77,8 +81,9 @@ def test_calls_for_a_template_that_wants_ids_of_its_own_kind(ids: tuple[str | No
     assert text == 'hi 000000000:{"n": 0};000000001:{"n": 1};' + "".join(told) + '000000002:{"n": 0};000000002=0;'
 
 
-def test_calls_for_a_template_that_joins_their_texts(engine: Engine) -> None:
-    engine.chat = Chat(JOINED, engine.context.vocab, engine.context.file.path)
+@pytest.mark.parametrize("template", [JOINED, WRITTEN, EITHER, AS_JSON])
+def test_arguments_are_json_however_a_template_writes_them(template: str, engine: Engine) -> None:
+    engine.chat = Chat(template, engine.context.vocab, engine.context.file.path)
     call = {"id": "c", "function": {"name": "f", "arguments": {"city": "Z\u00fcrich"}}}
     talk = [*HI, {"role": "assistant", "content": "", "tool_calls": [call]}]
     assert engine.context.text(Prompts(engine).chat(talk)) == 'x{"city": "Z\u00fcrich"}'
