@@ -12,6 +12,7 @@ from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Piece, Request
 from autodeco_gguf.engine.scheduler import common_beginning
 from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 
 Message = dict[str, str]
@@ -234,7 +235,7 @@ class Conversation:
 
     def _tokens(self, messages: list[Message]) -> tuple[str, list[int]]:
         """What the model is given for messages, as text and as tokens."""
-        text = messages[-1]["content"] if self.chat is None else self.chat.render(messages)
+        text = messages[-1]["content"] if self.chat is None else _rendered(self.chat, messages)
         try:
             return text, self._engine.context.tokenize(text, add_bos=self.chat is None, special=self.chat is not None)
         except InvalidInput as e:
@@ -287,6 +288,17 @@ class Conversation:
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
         self.messages, self.gone = self._beginning, []
+
+
+def _rendered(chat: Chat, messages: Sequence[Message]) -> str:
+    """The text of a conversation; an answer without text is a space where the template refuses it, as Ministral 3's."""
+    try:
+        return chat.render(messages)
+    except InvalidInput:
+        said = [m if m["content"] or m["role"] != "assistant" else {**m, "content": " "} for m in messages]
+        if said == list(messages):
+            raise
+        return chat.render(said)
 
 
 def _is_utf8(text: str) -> bool:

@@ -20,6 +20,7 @@ from autodeco_gguf.engine.conversation import Conversation
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError, Closed, InvalidInput, ModelFailed
+from autodeco_gguf.model.chat import Chat
 
 TEMPLATE = (
     "{% if messages | length > 6 %}{{ raise_exception('too long') }}{% endif %}"
@@ -231,6 +232,23 @@ def test_what_was_held_back_of_a_cancelled_answer_is_kept(chatting: Engine) -> N
     assert answer.text == answer.generation.result().text == first.text
     conversation.keep(answer)
     assert conversation.messages[-1]["content"] == first.text
+
+
+def test_an_answer_without_text_ends_no_talk(chatting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled before its first token: there are templates that refuse it, as Ministral 3's."""
+    refusing = "{% for m in messages %}{% if not m.content %}{{ raise_exception('no text') }}{% endif %}{% endfor %}"
+    other = Chat(refusing + TEMPLATE, chatting.context.vocab, chatting.context.file.path)
+    for chat, text in ((chatting.chat, ""), (other, " ")):
+        monkeypatch.setattr(chatting, "chat", chat)
+        conversation = Conversation(chatting, seed=3)
+        answer = conversation.ask(Request("Hello", max_tokens=50))
+        answer.generation.cancel()
+        conversation.keep(answer)
+        assert conversation.messages[-1] == {"role": "assistant", "content": ""}
+        assert said(conversation, "Again", max_tokens=1)[0] == f"<user>Hello<assistant>{text}<user>Again<assistant>"
+        assert conversation.reopen() == "Again"
+    with pytest.raises(InvalidInput, match=r"refuses: no text$"):
+        conversation.ask(Request(""))
 
 
 def test_raw_is_the_message_alone(chatting: Engine, qwen2: Case) -> None:
