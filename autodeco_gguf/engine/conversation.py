@@ -14,6 +14,7 @@ from autodeco_gguf.engine.scheduler import common_beginning
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
+from autodeco_gguf.model.thoughts import apart
 
 Message = dict[str, str]
 """With "role" and "content"."""
@@ -292,11 +293,12 @@ class Conversation:
 
 def _rendered(chat: Chat, messages: Sequence[Message]) -> str:
     """The text of a conversation; an answer without text is a space where the template refuses it, as Ministral 3's."""
+    turns = [apart(message, chat.source) for message in messages]
     try:
-        return chat.render(messages)
+        return chat.render(turns)
     except InvalidInput:
-        said = [m if m["content"] or m["role"] != "assistant" else {**m, "content": " "} for m in messages]
-        if said == list(messages):
+        said = [m if m["content"] or m["role"] != "assistant" else {**m, "content": " "} for m in turns]
+        if said == turns:
             raise
         return chat.render(said)
 

@@ -43,3 +43,18 @@ def as_read(message: Mapping[str, Any], template: str) -> dict[str, Any]:
     if thoughts and not both and (reads := names(template)) and not any(map(turn.get, reads)):
         turn[reads[0]] = thoughts
     return turn
+
+
+def apart(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:
+    """An answer with what stands before ``</think>`` as its thoughts, for a template's source that reads such.
+
+    Examples:
+        >>> apart({"role": "assistant", "content": "<think>\\nHm\\n</think>\\n\\nHo"}, "{{ m.reasoning_content }}")
+        {'role': 'assistant', 'content': 'Ho', 'reasoning_content': 'Hm'}
+    """
+    thoughts, mark, content = message["content"].partition("</think>")
+    reads = names(template)
+    if not (mark and reads and message["role"] == "assistant"):
+        return message
+    said = thoughts.lstrip().removeprefix("<think>").strip("\n")
+    return {**message, "content": content.lstrip("\n"), reads[0]: said}

@@ -251,6 +251,28 @@ def test_an_answer_without_text_ends_no_talk(chatting: Engine, monkeypatch: pyte
         conversation.ask(Request(""))
 
 
+THOUGHT = "<think>\nHm\n</think>\n\nHo"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("m.content", THOUGHT),
+        ("m.content if m.reasoning_content else 'x'", "Ho"),
+        ("(m.reasoning or '') + m.content", "HmHo"),
+    ],
+)
+def test_thoughts_are_given_apart(content: str, text: str, chatting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To templates that read them, which may leave earlier ones out, as DeepSeek's and Kimi's."""
+    template = "{% for m in messages %}<{{ m.role }}>{{ " + content + " }}{% endfor %}"
+    monkeypatch.setattr(chatting, "chat", Chat(template, chatting.context.vocab, chatting.context.file.path))
+    conversation = Conversation(chatting, seed=3)
+    kept = [{"role": "user", "content": "x"}, {"role": "assistant", "content": THOUGHT}]
+    conversation.resume(kept)
+    assert said(conversation, "x", max_tokens=1)[0] == f"<user>x<assistant>{text}<user>x"
+    assert conversation.messages[:2] == kept
+
+
 def test_raw_is_the_message_alone(chatting: Engine, qwen2: Case) -> None:
     conversation = Conversation(chatting, raw=True, seed=1)
     for message in ("One <|im_end|>", "Two"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from autodeco_gguf.model.template import Formatter
-from autodeco_gguf.model.thoughts import names
+from autodeco_gguf.model.thoughts import apart, names
 
 CHANNELS = """{% for m in messages %}
 {% if '<|channel|>analysis<|message|>' in m.content or '<|channel|>final<|message|>' in m.content %}
@@ -67,3 +67,27 @@ def test_thoughts_and_words_beside_a_call() -> None:
     both = {"content": "Well", "reasoning_content": "Hm", "tool_calls": [call]}
     assert rendered(CHANNELS, **both) == "[|Well]"
     assert rendered(CHANNELS, **both | {"content": ""}) == "[Hm|]"
+
+
+QWEN3 = """{% for m in messages %}{% set content, r = m.content, '' %}{% if m.reasoning_content is string %}
+{% set r = m.reasoning_content %}{% elif '</think>' in content %}
+{% set r = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif -%}
+[{{ r.strip('\\n') }}|{{ content.lstrip('\\n') }}]{% endfor %}"""
+
+
+@pytest.mark.parametrize("content", ["<think>\nHm\n</think>\n\nHo\n", "Hm</think>Ho\n", "\nHm\n</think>\nHo\n"])
+def test_a_template_that_takes_thoughts_apart_itself(content: str) -> None:
+    """As Qwen3's: it writes the same."""
+    message = apart({"role": "assistant", "content": content}, QWEN3)
+    assert message == {"role": "assistant", "content": "Ho\n", "reasoning_content": "Hm"}
+    assert rendered(QWEN3, **message) == rendered(QWEN3, content=content) == "[Hm|Ho\n]"
+
+
+@pytest.mark.parametrize(
+    ("role", "content", "template"),
+    [("user", "a</think>b", QWEN3), ("assistant", "<think>a", QWEN3), ("assistant", "a</think>b", "{{ m.content }}")],
+)
+def test_nothing_to_take_apart(role: str, content: str, template: str) -> None:
+    message = {"role": role, "content": content}
+    assert apart(message, template) == message
