@@ -175,10 +175,12 @@ def _model_and_prompt(
 
 
 def _is_another(model: Path) -> bool:
-    """Whether the user's defaults have another model, which their heads are for."""
+    """Whether heads that are not typed were given for another model: those of the file for the file's."""
     context = click.get_current_context()
     option = next(p for p in context.command.params if p.name == "model_option")
-    default = option.value_from_envvar(context) or context.lookup_default("model_option")
+    default = context.lookup_default("model_option")
+    if context.get_parameter_source("heads") is ParameterSource.ENVIRONMENT:
+        default = option.value_from_envvar(context) or default
     return isinstance(default, str) and os.path.realpath(os.path.expanduser(default)) != os.path.realpath(model)
 
 

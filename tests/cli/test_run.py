@@ -138,6 +138,13 @@ def test_heads_by_default_go_with_the_model_by_default(
     assert_refused(run(capfd, qwen2.base, *options), qwen2.base, "no AutoDeco heads in it")
     assert_refused(run(capfd, "-m", qwen2.base, *options), qwen2.base, "no AutoDeco heads in it")
     assert run(capfd, qwen2.base, "--heads", adapter, *options).status == 0
+    monkeypatch.setenv("AUTODECO_RUN_MODEL", str(qwen2.base))
+    assert_refused(run(capfd, *options), qwen2.base, "no AutoDeco heads in it")
+    monkeypatch.setenv("AUTODECO_RUN_HEADS", "/of-a-variable.gguf")
+    assert_refused(run(capfd, *options), "/of-a-variable.gguf: cannot be opened")
+    assert run(capfd, merged, *options).status == 0
+    monkeypatch.delenv("AUTODECO_RUN_HEADS")
+    monkeypatch.delenv("AUTODECO_RUN_MODEL")
     config.write_text("[run]\nheads = '/nowhere.gguf'\n")
     assert_refused(run(capfd, qwen2.base, *options), "/nowhere.gguf: cannot be opened")
 
