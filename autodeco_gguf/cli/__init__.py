@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
-from autodeco_gguf.cli._config import defaults_from_file
+from autodeco_gguf.cli._config import defaults_from_file, negative_variables
 from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, BadFile, printable
 from autodeco_gguf.files.system import HANGUP
 
@@ -90,8 +90,8 @@ def cli(ctx: click.Context) -> None:
     command = cli.get_command(ctx, verb)
     if command is not None and not ctx.resilient_parsing:
         try:
-            ctx.default_map = {verb: defaults_from_file(command, [*VERBS])}
-        except BadFile:
+            ctx.default_map = {verb: {**defaults_from_file(command, [*VERBS]), **negative_variables(command)}}
+        except (BadFile, click.UsageError):
             if not ctx.meta[_HELPS]:
                 raise
 

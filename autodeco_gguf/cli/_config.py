@@ -36,7 +36,30 @@ def set_variables(command: click.Command) -> None:
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None:
             names = [name for name in long_names(option) if f"--{name}" in option.opts]
-            option.envvar = [f"AUTODECO_{command.name}_{name}".upper().replace("-", "_") for name in names]
+            option.envvar = [_variable(command, name) for name in names]
+
+
+def _variable(command: click.Command, name: str) -> str:
+    return f"AUTODECO_{command.name}_{name}".upper().replace("-", "_")
+
+
+def negative_variables(command: click.Command) -> dict[str, bool]:
+    """What variables that say no have for a command's options, by parameter: AUTODECO_RUN_NO_HISTORY=1.
+
+    click reads none for these names of a flag.
+
+    Raises:
+        click.UsageError: one that is neither true nor false.
+    """
+    found = {}
+    for option in command.params:
+        for variable in (_variable(command, name[2:]) for name in option.secondary_opts):
+            if text := os.environ.get(variable):
+                try:
+                    found[option.name or ""] = not click.BOOL.convert(text, option, None)
+                except click.BadParameter as e:
+                    raise click.UsageError(f"{variable} in the environment: {e.message}") from e
+    return found
 
 
 def defaults_from_file(command: click.Command, verbs: list[str]) -> dict[str, Any]:

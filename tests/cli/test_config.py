@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from autodeco_gguf.cli import VERBS, cli
 from autodeco_gguf.cli._common import Verb
-from autodeco_gguf.cli._config import config_path, defaults_from_file
+from autodeco_gguf.cli._config import config_path, defaults_from_file, negative_variables
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.server import service
 
@@ -31,7 +32,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @click.group()
 @click.pass_context
 def group(ctx: click.Context) -> None:
-    ctx.default_map = {"run": defaults_from_file(run, ["run", "eval"])}
+    ctx.default_map = {"run": {**defaults_from_file(run, ["run", "eval"]), **negative_variables(run)}}
 
 
 @group.command("run", cls=Verb)
@@ -66,6 +67,28 @@ def test_flags_and_lists(config: Path) -> None:
     assert values("--history")["history"] is True
     assert values(AUTODECO_RUN_HISTORY="1")["history"] is True
     assert values(AUTODECO_RUN_JSON="1")["as_json"] is True
+
+
+def test_variables_that_say_no(config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    assert values(AUTODECO_RUN_NO_HISTORY="1")["history"] is False
+    assert values(AUTODECO_RUN_NO_HISTORY="")["history"] is True
+    assert values("--history", AUTODECO_RUN_NO_HISTORY="1")["history"] is True
+    config.write_text("[run]\nno_history = true\n")
+    assert values(AUTODECO_RUN_NO_HISTORY="off")["history"] is True
+    monkeypatch.setenv("AUTODECO_SERVE_NO_MMAP", "of course")
+    words = "AUTODECO_SERVE_NO_MMAP in the environment: 'of course' is not a valid boolean"
+    assert_refused(invoke(capfd, "serve"), words, status=2)
+    assert invoke(capfd, "serve", "--help").status == 0
+    monkeypatch.setenv("AUTODECO_SERVE_NO_MMAP", "1")
+    loaded: list[object] = []
+
+    def load(*arguments: object, **options: object) -> None:
+        loaded.extend(arguments)
+        raise InvalidInput("seen")
+
+    monkeypatch.setattr(service, "load", load)
+    assert_refused(invoke(capfd, "serve"), "seen", status=2)
+    assert [value.mmap for value in loaded if isinstance(value, Machine)] == [False]
 
 
 @pytest.mark.parametrize(
