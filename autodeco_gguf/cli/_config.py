@@ -73,9 +73,10 @@ def defaults_from_file(command: click.Command, verbs: list[str]) -> dict[str, An
         BadFile: not TOML, or a key or value that is none.
     """
     path = config_path()
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where a folder may not be entered, as root's by another user
         if os.environ.get("AUTODECO_CONFIG"):
-            raise BadFile.of(path, "no such file; AUTODECO_CONFIG names it", key="AUTODECO_CONFIG")
+            reason = "no such file, or none that can be reached; AUTODECO_CONFIG names it"
+            raise BadFile.of(path, reason, key="AUTODECO_CONFIG")
         return {}
     tables = _parse(path)
     for verb, table in tables.items():

@@ -173,8 +173,19 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> N
         monkeypatch.setenv("XDG_CONFIG_HOME", folder)
         assert config_path() == Path(expected, "autodeco-gguf", "config.toml")
     monkeypatch.setenv("AUTODECO_CONFIG", "/nowhere.toml")
-    assert_refused(invoke(capfd, "run", "-p", "x"), "/nowhere.toml: no such file; AUTODECO_CONFIG names it")
+    why = "no such file, or none that can be reached; AUTODECO_CONFIG names it"
+    assert_refused(invoke(capfd, "run", "-p", "x"), f"/nowhere.toml: {why}")
     assert invoke(capfd, "--help").status == 0
+
+
+def test_a_folder_that_cannot_be_entered_holds_no_file(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    """Its name is too long: root may enter all others."""
+    monkeypatch.delenv("AUTODECO_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"/{'x' * 300}")
+    assert invoke(capfd, "inspect", DEMO_MODEL).status == 0
+    assert invoke(capfd, "inspect", "--help").status == 0
+    monkeypatch.setenv("AUTODECO_CONFIG", f"/{'x' * 300}/config.toml")
+    assert_refused(invoke(capfd, "inspect", DEMO_MODEL), "none that can be reached; AUTODECO_CONFIG names it")
 
 
 @pytest.mark.parametrize("verb", VERBS)
