@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,6 +27,12 @@ _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", 
 NAMED = ("$defs", "definitions", "patternProperties", "properties")
 """Keywords whose keys are names."""
 _TOGETHER = frozenset(["$ref", "allOf", "anyOf", "oneOf"])
+_MOST_PATTERNS = 100
+"""Of properties, in a schema as a whole: each is compared with each, and where there are twice as many that takes a
+second."""
+_MOST_REMAINDERS = 100_000, 100
+"""A multipleOf is no larger than the first, or than the second without zeros at its end: llguidance keeps each
+remainder, up to 0.4 s long."""
 _BOUNDS = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _CLASS = re.compile(r"\\.|\[(?P<inner>\^?(?:\\.|[^\]\\])*)\]", re.DOTALL)
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
@@ -149,6 +156,26 @@ def _check_numbers(values: list[tuple[str, Any]]) -> None:
                 raise InvalidInput(f"JSON schema: {what}", key="schema")
 
 
+def _check_multiples(schemas: list[dict[str, Any]]) -> None:
+    """Raise InvalidInput for a multipleOf that has no end in sight, by itself or with others that it may meet."""
+    together = any((_TOGETHER | {"patternProperties"}) & at.keys() for at in schemas)
+    multiple = 1
+    for n in (at["multipleOf"] for at in schemas if _is_number(at.get("multipleOf"))):
+        if 0 < n < math.inf:
+            multiple = math.lcm(multiple if together else 1, Fraction(str(n)).numerator)
+        whole, rest = _MOST_REMAINDERS
+        if multiple > whole and int(str(multiple).rstrip("0")) > rest:
+            reason = f"multipleOf {n} has too many remainders, alone or with the other multipleOf that it may meet"
+            raise InvalidInput(f"JSON schema: {reason}; at most {whole}", key="schema")
+
+
+def _check_count(schemas: list[dict[str, Any]]) -> None:
+    """Raise InvalidInput for too many patterns of properties."""
+    n = sum(len(at["patternProperties"]) for at in schemas if isinstance(at.get("patternProperties"), dict))
+    if n > _MOST_PATTERNS:
+        raise InvalidInput(f"JSON schema: patternProperties has {n} patterns, at most {_MOST_PATTERNS}", key="schema")
+
+
 def _options(schemas: list[dict[str, Any]]) -> Any:
     """How a schema is compiled; raise InvalidInput for a text that cannot be written so."""
     if not any(_NAMING & at.keys() and _has_others(at) for at in schemas):
@@ -214,6 +241,9 @@ def compile_schema(text: str) -> str:
         parsed = json.loads(text)
     _check_numbers(_values([("", parsed)]))
     schemas = _schemas(parsed)
+    _check_references(parsed, schemas)
+    _check_multiples(schemas)
+    _check_count(schemas)
     options = _options(schemas)
     try:
         grammar = LLMatcher.grammar_from_json_schema(text, overrides=options)
@@ -222,7 +252,6 @@ def compile_schema(text: str) -> str:
     _, reasons = LLMatcher.validate_grammar_with_warnings(grammar)
     if reasons:
         raise InvalidInput(f"JSON schema: {' '.join(reasons[0].split())}", key="schema")
-    _check_references(parsed, schemas)
     _check_bounds(schemas)
     for at in schemas:
         _check_keys(at)

@@ -67,6 +67,21 @@ REFUSED: list[tuple[Any, str]] = [
         "minProperties 2, where a key that properties does not name may come twice",
     ),
     ({"type": "object", "minProperties": 2}, "minProperties 2, where a key"),
+    *(
+        (
+            schema,
+            f"multipleOf {n} has too many remainders, alone or with the other multipleOf that it may meet; at most",
+        )
+        for n, schema in [
+            (100000007, {"type": "integer", "multipleOf": 100000007}),
+            (86400000, {"items": {"multipleOf": 86400000}}),
+            (9999.83, {"type": "number", "multipleOf": 9999.83}),
+            (97, {"type": "integer", "allOf": [{"multipleOf": n} for n in (97, 89, 83)]}),
+            (991, {"properties": {"a": {"multipleOf": 997}}, "patternProperties": {"^a": {"multipleOf": 991}}}),
+        ]
+    ),
+    ({"type": "object", "patternProperties": {f"^k{i}$": {} for i in range(101)}}, "has 101 patterns, at most 100"),
+    ({"$ref": "#/x-a", "x-a": {"multipleOf": 100000007}}, "\\$ref '#/x-a' names a part that is no schema"),
     ({"const": {1, 2}}, "set is not JSON serializable"),
 ]
 
@@ -178,6 +193,14 @@ TAKEN: list[tuple[Any, Any, Any]] = [
     ({"properties": {"const": {"type": "string", "description": "\a"}}}, {"const": "a"}, {"const": 1}),
     ({"properties": {"a": POSITIVE["positive"], "b": {"type": "number", "maximum": 0.5}}}, {"a": 1, "b": 0}, {"a": 0}),
     ({"$ref": "#/%24defs/a~1b", "$defs": {"a/b": {"type": "null"}}}, None, 1),
+    ({"properties": {"a": {"multipleOf": 86400}, "b": {"multipleOf": 1021}}}, {"a": 86400, "b": 1021}, {"a": 1021}),
+    ({"allOf": [{"multipleOf": 0.01}, {"multipleOf": 1024}], "type": "number"}, 2048, 1023),
+    ({"type": "number", "multipleOf": 3600000}, 7200000, 3600),
+    (
+        {"type": "object", "patternProperties": {f"^k{i}$": POSITIVE["positive"] for i in range(100)}},
+        {"k7": 1},
+        {"k7": 0},
+    ),
     ({"$ref": "#/anyOf/0", "anyOf": [{"type": "null"}]}, None, 1),
 ]
 
