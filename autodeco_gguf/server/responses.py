@@ -94,7 +94,7 @@ class ResponsesBody(SamplingBody):
     @property
     def has_grammar(self) -> bool:
         """Whether a schema is to be compiled for it."""
-        return self.text is not None and self.text.format is not None
+        return self.text is not None and (self.text.format or {}).get("type", "text") != "text"
 
 
 def responses_plan(service: Service, body: ResponsesBody) -> tuple[Plan, ResponsesVoice]:

@@ -105,7 +105,7 @@ class OpenAIBody(SamplingBody):
     @property
     def has_grammar(self) -> bool:
         """Whether a grammar or schema is to be compiled for it."""
-        return bool(self.grammar or self.response_format)
+        return bool(self.grammar) or (self.response_format or {}).get("type", "text") != "text"
 
     @property
     def with_usage(self) -> bool:
