@@ -21,6 +21,10 @@ _THINK, _THOUGHT = "<think>", "</think>"
 
 _NEXT = {False: re.compile(f"{_OPEN}|{_THINK}"), True: re.compile(_THOUGHT)}
 """What is looked for outside a thought, and within one."""
+_DRAWN = re.compile(
+    r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?P<arguments>\{.*\})\s*\}\s*', re.DOTALL
+)
+"""What a call is that has to be: the object that the schema below asks for."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,17 @@ def _call(text: str) -> Call | None:
         f"{value['name']}{written}".encode()  # half of a surrogate pair cannot
     except (ValueError, RecursionError):
         return None
-    return Call(f"call_{uuid.uuid4().hex[:24]}", value["name"], written)
+    return Call(_new_id(), value["name"], written)
+
+
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _drawn_call(text: str) -> Call | None:
+    """A call as its grammar has it, the arguments as they were drawn: Python may have no such number, as 1e999."""
+    found = _DRAWN.fullmatch(text)
+    return found and Call(_new_id(), json.loads(found["name"]), found["arguments"])
 
 
 def _ends_within_text(part: str) -> bool:
@@ -116,7 +130,7 @@ class CallFinder:
         self._held += text
         shown, calls = "", Calls()
         if self._whole is not None:
-            call = _call(self._held) if self._whole.closes(text) else None
+            call = _call(self._held) or _drawn_call(self._held) if self._whole.closes(text) else None
             if call is not None:
                 self._held, calls = "", Calls([call])
             return "", calls

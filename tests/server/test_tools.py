@@ -353,6 +353,13 @@ def test_a_call_that_must_be_is_read_once(size: int, monkeypatch: pytest.MonkeyP
     assert (finder.add("\n"), finder.rest()) == (("", ()), "\n")
 
 
+@pytest.mark.parametrize("number", ["1e999", "9" * 4400, "9" * 400 + ".5"], ids=len)
+def test_numbers_that_python_has_not_in_a_call_that_must_be(number: str) -> None:
+    finder, arguments = CallFinder(whole=True), f'{{ "x": [{number}], "y": "}}}}" }}'
+    text, (call,) = finder.add(f'{{"name": "f" , "arguments": {arguments} }}')
+    assert (text, call.name, call.arguments, finder.rest()) == ("", "f", arguments, "")
+
+
 def test_parameters_that_refer_to_themselves(with_tools: Api) -> None:
     """As pydantic writes them; they stand within another schema. What only looks like a reference stays."""
     parameters = {
