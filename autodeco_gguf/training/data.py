@@ -202,7 +202,8 @@ class Encoder:
         for begin, end in example.spans:
             first = max(1, self._boundary(example, begin, tokens))
             last = len(tokens) if end == len(example.text) else self._boundary(example, end, tokens)
-            ends = range(first if example.answer else max(first, last - 1), last)
+            behind = min(last + 1, len(tokens))  # where what follows begins with the end, as GLM-4's <|user|>
+            ends = range(first if example.answer else max(first, last - 1), behind)
             stop = next((j for j in ends if self._context.is_eog(int(tokens[j]))), None)
             eos = self._context.eos if example.add_bos else self._end
             if stop is None and end == len(example.text) and eos >= 0 and not example.cut:

@@ -188,6 +188,15 @@ def test_only_the_assistants_turns_are_predicted(chat: Context) -> None:
     assert (special.count(START), special.count(END)) == (5, 5)
 
 
+def test_an_end_that_is_written_with_the_next_turn(
+    qwen2: Case, open_context: Callable[[Path], Context], tmp_path: Path
+) -> None:
+    template = "{% for m in messages %}{{ '<|im_end|>' if m.role == 'user' else ':' }}{{ m.content }}{% endfor %}"
+    path = chat_base(qwen2.base, tmp_path / "end.gguf", template + "{{ ':' if add_generation_prompt }}")
+    (tokens,) = encode(open_context(path), turns(*[("user", "a"), ("assistant", "b")] * 2))
+    assert said(open_context(path), tokens) == ["b<|im_end|>"] * 2
+
+
 def test_what_follows_the_last_answer_is_dropped(chat: Context) -> None:
     (tokens,) = encode(chat, turns(("user", "a"), ("assistant", "b"), ("user", "c")))
     assert said(chat, tokens) == ["b<|im_end|>"]
