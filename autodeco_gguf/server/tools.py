@@ -21,6 +21,7 @@ _THINK, _THOUGHT = "<think>", "</think>"
 
 _NEXT = {False: re.compile(f"{_OPEN}|{_THINK}"), True: re.compile(_THOUGHT)}
 """What is looked for outside a thought, and within one."""
+
 _DRAWN = re.compile(
     r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?P<arguments>\{.*\})\s*\}\s*', re.DOTALL
 )

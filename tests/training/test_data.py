@@ -409,8 +409,6 @@ def test_a_line_that_is_too_long_is_bad(plain: Context, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "d.jsonl", {"text": "Hello world"}, {"text": "x" * (17 << 20)}, {"text": "Hello you"})
     counts = encode_files([path], Encoder(plain, 64), tmp_path, skip_bad=True).counts
     assert (counts.examples, counts.bad, counts.bad_lines) == (2, 1, [f"{path}:2: longer than 16777216 bytes"])
-    with pytest.raises(BadFile, match=r"d\.jsonl:2: longer than 16777216 bytes$"):
-        encode_files([path], Encoder(plain, 64), tmp_path)
 
 
 def test_many_bad_lines_are_counted_and_three_are_named(plain: Context, tmp_path: Path) -> None:
@@ -537,8 +535,7 @@ def test_of_a_prompt_in_messages_no_answer_is_learnt(chat: Context) -> None:
 )
 def test_held_out(n: int, share: float, most: int, expected: int) -> None:
     validation, training = held_out(n, share, most, 3)
-    assert len(validation) == expected
-    assert sorted([*validation, *training]) == list(range(n))
+    assert (len(validation), sorted([*validation, *training])) == (expected, list(range(n)))
     again, other = held_out(n, share, most, 3)[1], held_out(n, share, most, 4)[1]
     assert (again.tolist(), n < 3 or other.tolist() != again.tolist()) == (training.tolist(), True)
 
@@ -564,7 +561,6 @@ def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, mo
 
 
 def test_a_prompt_of_many_answers_is_as_likely_to_be_held_out_as_one_of_few() -> None:
-    """Else those with many right answers, which are easy, would be what is validated on."""
     groups = np.array([4 * (i // 4) for i in range(200)] + list(range(200, 400)), np.uint32)
     many = [int((held_out(400, 0.25, 400, seed, groups)[0] < 200).sum()) for seed in range(300)]
     assert abs(np.mean(many) / 100 - 0.5) < 0.03
