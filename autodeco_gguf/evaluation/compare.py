@@ -14,7 +14,7 @@ from autodeco_gguf.evaluation.methods import Config, Method
 from autodeco_gguf.evaluation.results import Results
 from autodeco_gguf.evaluation.samples import Sample
 from autodeco_gguf.evaluation.settings import EvalSettings
-from autodeco_gguf.evaluation.shards import common_header, read_results, read_samples, sessions_of
+from autodeco_gguf.evaluation.shards import common_header, read_results, read_samples, sessions_of, validated_on
 from autodeco_gguf.evaluation.summary import summarize
 
 _OF_HEADS = ("mean-shift", "shuffle")
@@ -63,7 +63,7 @@ def compare(directories: Sequence[tuple[str, Path]]) -> Results:
         tasks=tuple(header["tasks"]),
         k=min(s.k for s in asked),
         seeds=min(s.seeds for s in asked),
-        validation=_validation(parts, asked),
+        validation=validated_on([(p.directory, p.methods, s) for p, s in zip(parts, asked, strict=True)]),
     )
     sessions = [session for part in parts for session in _sessions(part)]
     methods = [method for part in parts for method in part.methods]
@@ -85,21 +85,6 @@ def _part(directory: Path, label: str, methods: Sequence[Method], first: bool) -
         if own or first:
             configs.setdefault(method.found, []).append(kept[-1].found)
     return _Part(directory, kept, configs)
-
-
-def _validation(parts: Sequence[_Part], asked: Sequence[EvalSettings]) -> str | None:
-    """Where the constants of mean-shift are from, in all parts that have it; BadFile where that differs."""
-    shifted = [
-        (part.directory, settings.validation)
-        for part, settings in zip(parts, asked, strict=True)
-        if any(method.name.startswith("mean-shift ") for method in part.methods)
-    ]
-    for directory, validation in shifted[1:]:
-        if validation != shifted[0][1]:
-            theirs, ours = (value or "the problems evaluated" for value in (validation, shifted[0][1]))
-            reason = f"has mean-shift from {theirs}, {shifted[0][0]} from {ours}; evaluate both with --mean-shift-from"
-            raise BadFile.of(directory, f"{reason}, or neither")
-    return shifted[0][1] if shifted else None
 
 
 def _samples(parts: Sequence[_Part]) -> Iterator[Sample]:

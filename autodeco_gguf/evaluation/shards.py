@@ -54,12 +54,14 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
     is one. A join that was interrupted can be run again.
 
     Raises:
-        BadFile: settings that differ, and in what; a sample that is there twice with different texts; a damaged file;
-            there is another evaluation in the output. Or Busy: a directory is in use.
+        BadFile: settings that differ, and in what, or where mean-shift is from; a sample that is there twice with
+            different texts; a damaged file; there is another evaluation in the output. Or Busy: a directory is in use.
     """
     if same_file([output], directories) is not None:
         raise BadFile.of(output, _TAKEN)
     header = common_header(directories, "shard")
+    found = [(directory, read) for directory in directories if (read := read_results(directory)) is not None]
+    validation = validated_on((directory, read.methods, read.settings) for directory, read in found)
     samples, kept = _choose(directories)
     make_directory(output)
     header = {**header, "shard": None}
@@ -77,7 +79,7 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
             if asked is not None:  # each has those of all
                 write_lines(output / QUESTIONS, _all_lines([asked], QUESTIONS))
             write_lines(output / SAMPLES, _lines(directories, kept))
-        return _summarize(directories, output, header, samples, plots)
+        return _summarize([read for _, read in found], validation, output, header, samples, plots)
 
 
 def _begun(output: Path, lines: Iterable[object]) -> bool:
@@ -172,10 +174,14 @@ def sessions_of(directories: Sequence[Path]) -> Iterator[object]:
 
 
 def _summarize(
-    directories: Sequence[Path], output: Path, header: Mapping[str, Any], samples: Mapping[Place, Sample], plots: bool
+    found: Sequence[Asked],
+    validation: str | None,
+    output: Path,
+    header: Mapping[str, Any],
+    samples: Mapping[Place, Sample],
+    plots: bool,
 ) -> Joined:
     """Write the results of the methods that are complete."""
-    found = [read for read in map(read_results, directories) if read is not None]
     if not found:
         return Joined(len(samples), (), (), None)
     methods = list(dict.fromkeys(method for one in found for method in one.methods))
@@ -184,6 +190,7 @@ def _summarize(
         tasks=tuple(header["tasks"]),
         k=min(one.settings.k for one in found),
         seeds=min(one.settings.seeds for one in found),
+        validation=validation,
     )
     problems = [(task, number) for task, values in header["tasks"].items() for number in range(values["problems"])]
 
@@ -213,6 +220,21 @@ class Asked(NamedTuple):
     settings: EvalSettings
     methods: tuple[Method, ...]
     origin: Origin | None
+
+
+def validated_on(found: Iterable[tuple[Path, Sequence[Method], EvalSettings]]) -> str | None:
+    """Where the constants of mean-shift are from, in all directories that have it; BadFile where that differs."""
+    shifted = [
+        (directory, settings.validation)
+        for directory, methods, settings in found
+        if any(method.name.partition(" (")[0] == "mean-shift" for method in methods)
+    ]
+    for directory, validation in shifted[1:]:
+        if validation != shifted[0][1]:
+            theirs, ours = (value or "the problems evaluated" for value in (validation, shifted[0][1]))
+            reason = f"has mean-shift from {theirs}, {shifted[0][0]} from {ours}; evaluate both with --mean-shift-from"
+            raise BadFile.of(directory, f"{reason}, or neither")
+    return shifted[0][1] if shifted else None
 
 
 def read_results(directory: Path) -> Asked | None:

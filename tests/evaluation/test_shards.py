@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import fake_engine
 import pytest
 from fake_engine import (
     METHODS,
@@ -27,6 +29,7 @@ from fake_engine import (
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy
 from autodeco_gguf.evaluation.as_json import to_json
 from autodeco_gguf.evaluation.drawing import Progress
+from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
 from autodeco_gguf.evaluation.settings import Shard
 from autodeco_gguf.evaluation.shards import Joined, join
 from autodeco_gguf.files.lock import locked
@@ -97,6 +100,25 @@ def test_shards_without_results(undisturbed: Path, tmp_path: Path) -> None:
     assert join(parts, tmp_path / "all", plots=False) == Joined(85, (), (), None)
     run(tmp_path / "all")
     assert results_of(tmp_path / "all") == results_of(undisturbed)
+
+
+def test_where_mean_shift_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_constants(*args: Any) -> list[Method]:
+        found = parse_methods(*args)
+        return [replace(m, config=Config.static(0.5, 0.9)) if m.name == "mean-shift" else m for m in found]
+
+    monkeypatch.setattr(fake_engine, "parse_methods", with_constants)
+    parts, held = [tmp_path / "part1", tmp_path / "part2"], replace(SETTINGS, validation="held")
+    for i, part in enumerate(parts):
+        run(part, ("autodeco", "mean-shift"), held, shard=Shard(i + 1, 2))
+    run(parts[0], ("autodeco",), SETTINGS, shard=Shard(1, 2))  # now without it
+    joined = join(parts, tmp_path / "all", plots=False)
+    assert joined.results is not None
+    assert (joined.complete, joined.results.settings.validation) == (("autodeco", "mean-shift"), "held")
+    run(parts[0], ("autodeco", "mean-shift"), replace(SETTINGS, validation="other"), shard=Shard(1, 2))
+    with pytest.raises(BadFile, match=r"part2: has mean-shift from held, .*part1 from other; evaluate both with"):
+        join(parts, tmp_path / "both", plots=False)
+    assert not (tmp_path / "both").exists()
 
 
 def test_shards_of_different_size(tmp_path: Path) -> None:
