@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+import time
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,20 +86,22 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "test-00000.parquet"
     path.write_bytes(b"PAR1")
 
-    class Table:
-        def to_pylist(self) -> list[dict[str, str]]:
-            return [{"problem": "a", "answer": "1"}]
+    class ParquetFile(nullcontext[Any]):
+        metadata = SimpleNamespace(num_rows=1, num_row_groups=0)
 
-    def read_table(file: Path) -> Table:
-        if file != path:
-            raise ValueError("Parquet magic bytes not found in footer.\nEither the file is corrupted")
-        return Table()
+        def __init__(self, file: Path) -> None:
+            if file != path:
+                raise ValueError("Parquet magic bytes not found in footer.\nEither the file is corrupted")
+            super().__init__(self)
+
+        def iter_batches(self, batch_size: int) -> list[Any]:
+            return [SimpleNamespace(to_pylist=lambda: [{"problem": "a", "answer": "1"}])]
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(AutoDecoError, match=rf"^{path}: needs pyarrow to be read; pip install pyarrow$"):
         read_task(f"aime:{path}")
     module = ModuleType("pyarrow.parquet")
-    module.__dict__["read_table"] = read_table
+    module.__dict__["ParquetFile"] = ParquetFile
     monkeypatch.setitem(sys.modules, "pyarrow", ModuleType("pyarrow"))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", module)
     problem = Problem("a" + BOX, "1", 1, str(path), False)
@@ -106,6 +111,47 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = rf"^{other}: cannot be read: Parquet magic bytes not found in footer\. Either the file is corrupted$"
     with pytest.raises(BadFile, match=broken):
         read_task(f"aime:{other}")
+
+
+@pytest.fixture
+def arrow() -> Any:
+    pytest.importorskip("pyarrow.parquet")
+    return importlib.import_module("pyarrow")
+
+
+def write_parquet(arrow: Any, path: Path, columns: dict[str, Any]) -> None:
+    arrow.parquet.write_table(arrow.table(columns), path, compression="zstd")
+
+
+def test_parquet_of_pyarrow(arrow: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_parquet(arrow, path, {"problem": [f"{i}?" for i in range(2500)], "gt": list(range(2500))})
+    assert [p.answer for p in read_task(str(path)).problems] == [str(i) for i in range(2500)]
+    assert read_task(str(path), limit=2).problems[1] == Problem("1?", "1", 2, str(path), False)
+    write_parquet(arrow, path, {"problem": [], "gt": []})
+    with pytest.raises(BadFile, match=r"p\.parquet: no record in it$"):
+        read_task(str(path))
+
+
+@pytest.mark.parametrize(("rows", "note"), [(2_000_000, 1), (1, 64 << 20)])
+def test_a_small_parquet_file_that_claims_to_be_large(rows: int, note: int, arrow: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    cells = {"problem": "What?", "gt": "5", "note": "x" * note}
+    write_parquet(arrow, path, {name: arrow.repeat(cell, rows) for name, cell in cells.items()})
+    start = time.process_time()
+    told = rf"p\.parquet: has \d+ bytes, but by its footer {rows} records, unpacked \d+ bytes$"
+    with pytest.raises(BadFile, match=told):
+        read_task(str(path), limit=1)
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("zone", [None, "Mars/Phobos"])
+def test_parquet_with_a_time_that_python_does_not_have(zone: str | None, arrow: Any, tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    day = arrow.array([5 if zone else 1 << 60], arrow.int64()).cast(arrow.timestamp("us", tz=zone))
+    write_parquet(arrow, path, {"problem": ["a"], "gt": ["1"], "day": day})
+    with pytest.raises(BadFile, match=r"p\.parquet: cannot be read: "):
+        read_task(str(path))
 
 
 # ---- answers that the checker of the task reads ----
