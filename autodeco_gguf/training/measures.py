@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.files.jsonl import read_lines
+from autodeco_gguf.training.report import LEAST_EXAMPLES
 from autodeco_gguf.training.rewards import Group
 
 
@@ -28,6 +30,7 @@ class Measures:
         top_p: mean P; ``top_p_sd``: its standard deviation.
         length: tokens of an answer.
         cut: share of answers that were cut by length.
+        values: ``reward`` of each group, whose mean it is.
     """
 
     reward: float
@@ -41,6 +44,7 @@ class Measures:
     top_p_sd: float
     length: float
     cut: float
+    values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, found: Sequence[Group]) -> Measures:
@@ -62,6 +66,7 @@ class Measures:
             top_p_sd=float(p.std()),
             length=len(t) / len(results),
             cut=sum(r.finish_reason == "length" for r in results) / len(results),
+            values=tuple(float(group.value) for group in found),
         )
 
 
@@ -87,7 +92,14 @@ def report_of(log: Path, reward: str, k: int, problems: int, kept: int) -> Rewar
     if not of:
         return None
     words = f"Round {kept} is kept: reward {of[kept].reward:.3f} on {problems} validation problems, "
-    words += f"{of[0].reward:.3f} at the start."
+    words += f"{of[0].reward:.3f} at the start, "
+    if problems < LEAST_EXAMPLES:
+        words += "too few for a verdict."
+    else:
+        differences = np.subtract(of[kept].values, of[0].values)
+        error = differences.std(ddof=1) / math.sqrt(problems)
+        words += f"a difference of {differences.mean():+.3f} ± {error:.3f}."
+    words += " It was chosen on these same problems, which favours it."
     if kept == 0:
         words = f"No round was better than the start, which is kept: reward {of[0].reward:.3f} on {problems} problems."
     return RewardReport(reward, k, problems, tuple(of.items()), kept, words)

@@ -43,6 +43,7 @@ def test_means_over_groups_and_over_tokens() -> None:
         top_p_sd=pytest.approx(np.std([0.5] * 5 + [1.0])),
         length=1.5,
         cut=0.25,
+        values=(2.0, 0.0),
     )
 
 
@@ -53,19 +54,31 @@ def test_without_a_token_there_is_no_mean() -> None:
         Measures.of([group])
 
 
-@pytest.mark.parametrize(("kept", "words"), [(5, "Round 5 is kept: reward 0.750 on 9"), (0, "No round was better")])
-def test_the_report_is_that_of_the_log(kept: int, words: str, tmp_path: Path) -> None:
-    measures = Measures(*[0.5] * 11)
+_KEPT = "Round 5 is kept: reward 0.750 on {} validation problems, 0.500 at the start, {}. It was chosen on these same "
+_KEPT += "problems, which favours it."
+
+
+@pytest.mark.parametrize(
+    ("kept", "problems", "words"),
+    [
+        (5, 9, _KEPT.format(9, "too few for a verdict")),
+        (5, 10, _KEPT.format(10, "a difference of +0.250 ± 0.083")),  # of five 0 and five 0.5
+        (0, 9, "No round was better than the start, which is kept: reward 0.500 on 9 problems."),
+    ],
+)
+def test_the_report_is_that_of_the_log(kept: int, problems: int, words: str, tmp_path: Path) -> None:
+    measures = Measures(*[0.5] * 11, values=(0.5,) * problems)
+    better = {**asdict(measures), "reward": 0.75, "values": ([0.5, 1.0] * 5)[:problems]}
     rows: list[dict[str, object]] = [
         {"round": 0, "validation": asdict(measures)},
         {"round": 1, "train": asdict(measures)},
-        {"round": 5, "validation": {**asdict(measures), "reward": 0.75}},
+        {"round": 5, "validation": better},
     ]
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = report_of(log, "correct", 4, 9, kept)
+    found = report_of(log, "correct", 4, problems, kept)
     assert found is not None
     assert [(number, m.reward) for number, m in found.validations] == [(0, 0.5), (5, 0.75)]
-    assert found.verdict.startswith(words)
+    assert found.verdict == words
     log.write_text(json.dumps(rows[1]) + "\n")
     assert report_of(log, "correct", 4, 9, 1) is None
