@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ class Trainer:
         """Train to the end; the best heads by validation loss stay.
 
         Raises:
-            ModelFailed: a gradient or the loss on validation data is no number.
+            ModelFailed: what the model gives for an example is not finite, and for which, or a gradient or the loss on
+                validation data is not.
         """
         saved = time.monotonic()
         every = -(-self.steps // self._settings.evaluations)  # no more of them than that
@@ -145,12 +146,13 @@ class Trainer:
         return self._at.step if self._at.best is None else self._at.best_step
 
     def train_step(self) -> Step:
-        """One step, whatever was planned; raises ModelFailed where the gradient is not finite."""
+        """One step, whatever was planned; raises ModelFailed as :meth:`run` does."""
         settings, begin = self._settings, time.monotonic()
-        sequences, triples = self._batch(self.batch_ids(self._at.step))
+        ids = self.batch_ids(self._at.step)
+        sequences, triples = self._batch(ids)
         seed = np.random.SeedSequence([settings.seed, 3, self._at.step]).generate_state(1)  # torch takes 32 bits of it
         draws = torch.Generator().manual_seed(int(seed[0]))
-        positions = self._collect(sequences, draws, triples)
+        positions = self._collect(ids, sequences, draws, triples)
         losses = batch_losses(positions, triples, settings.objective)
         lr = rate(self._at.step, self.steps, self._peak_lr, settings.warmup, settings.schedule)
 
@@ -180,9 +182,23 @@ class Trainer:
             sequences += example
         return sequences, torch.tensor(triples, dtype=torch.long).reshape(-1, len(VARIANTS))
 
-    def _collect(self, sequences: list[Tokens], draws: torch.Generator | None, triples: torch.Tensor) -> Positions:
+    def _collect(
+        self, ids: Ids, sequences: list[Tokens], draws: torch.Generator | None, triples: torch.Tensor
+    ) -> Positions:
         n = sum(int((tokens < 0).sum()) for tokens in sequences)
-        return collect(self.heads, stream(self._context, sequences), n, self._settings.objective, draws, triples)
+        features = self._finite(ids, stream(self._context, sequences))
+        return collect(self.heads, features, n, self._settings.objective, draws, triples)
+
+    def _finite(self, ids: Ids, features: Iterable[Features]) -> Iterator[Features]:
+        """The same; raises ModelFailed where the model's numbers are not finite, which no rate mends."""
+        for part in features:
+            fine = np.isfinite(part.hidden).all(1) & (part.logits.max(1) < np.inf)  # -inf is of no token
+            if not fine.all():
+                owners = np.repeat(ids, [len(self._data[int(i)]) for i in ids])
+                example = int(owners[part.sequence[~fine][0]]) + 1
+                reason = f"the model's hidden state or logits are not finite for example {example} of the data"
+                raise ModelFailed(f"{reason}; leave it out, or use another model", key="data", found=example)
+            yield part
 
     # ---- validation ----
 
@@ -202,7 +218,7 @@ class Trainer:
         parts = []
         for ids in self._validation_batches():
             sequences, triples = self._batch(ids)
-            positions = self._collect(sequences, None, triples)
+            positions = self._collect(ids, sequences, None, triples)
             parts.append(batch_losses(positions, triples, self._settings.objective))
         result = Losses.mean(parts, self._settings.objective.average)
         if math.isnan(result.total):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from training_helpers import SMALL, constant_losses, dataset, log_of, no_room, p
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, ModelFailed
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.features import Features, stream
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training import trainer as trainer_module
 from autodeco_gguf.training.data import Dataset
@@ -253,6 +254,28 @@ def test_a_gradient_that_is_not_finite(context: Context, data: Dataset, tmp_path
         it.heads.temp_head.mlp[0].weight.fill_(math.nan)
     with pytest.raises(ModelFailed, match=r"^step 1: the gradient is not finite; lower --lr$"):
         it.run()
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden", math.nan), ("logits", math.nan), ("logits", math.inf)])
+def test_a_model_that_is_not_finite(
+    name: str, value: float, context: Context, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the second example of a batch; -inf is of a token that the model never draws."""
+    it = trainer(context, data, SMALL, tmp_path / "out")
+
+    def spoilt(*given: Any) -> Iterator[Features]:
+        for part in stream(*given):
+            part = part.copy()
+            part.logits[0, 0] = -math.inf
+            getattr(part, name)[part.sequence == 1, 3] = value
+            yield part
+
+    monkeypatch.setattr(trainer_module, "stream", spoilt)
+    found = (
+        rf"^the model's hidden state or logits are not finite for example {it.batch_ids(0)[1] + 1} of the data; leave"
+    )
+    with pytest.raises(ModelFailed, match=found):
+        it.train_step()
 
 
 # ---- the state ----
