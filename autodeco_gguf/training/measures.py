@@ -92,13 +92,15 @@ def report_of(log: Path, reward: str, k: int, problems: int, kept: int) -> Rewar
     if not of:
         return None
     words = f"Round {kept} is kept: reward {of[kept].reward:.3f} on {problems} validation problems, "
-    words += f"{of[0].reward:.3f} at the start, "
+    words += f"{of[0].reward:.3f} at the start"
     if problems < LEAST_EXAMPLES:
-        words += "too few for a verdict."
+        words += ", too few for a verdict."
+    elif not of[0].values:  # a log of an earlier version
+        words += "."
     else:
         differences = np.subtract(of[kept].values, of[0].values)
         error = differences.std(ddof=1) / math.sqrt(problems)
-        words += f"a difference of {differences.mean():+.3f} ± {error:.3f}."
+        words += f", a difference of {differences.mean():+.3f} ± {error:.3f}."
     words += " It was chosen on these same problems, which favours it."
     if kept == 0:
         words = f"No round was better than the start, which is kept: reward {of[0].reward:.3f} on {problems} problems."

@@ -80,7 +80,7 @@ def _silent(name: str, done: int, of: int) -> None:
 
 
 _ADVICE = "start anew with --force, or elsewhere"
-_DIGESTS = {"base": "another base", "data": "other problems", "start": "another start"}
+_DIGESTS = {"base": "another base", "data": "other problems", "start": "another start", "split": "another split"}
 
 
 class RewardTrainer:

@@ -82,3 +82,16 @@ def test_the_report_is_that_of_the_log(kept: int, problems: int, words: str, tmp
     assert found.verdict == words
     log.write_text(json.dumps(rows[1]) + "\n")
     assert report_of(log, "correct", 4, 9, 1) is None
+
+
+def test_a_log_without_the_values_of_problems(tmp_path: Path) -> None:
+    """As an earlier version wrote it."""
+    old = asdict(Measures(*[0.5] * 11))
+    del old["values"]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"round": n, "validation": old}) + "\n" for n in range(2)))
+    found = report_of(log, "correct", 4, 20, 1)
+    assert found is not None
+    assert found.verdict.startswith(
+        "Round 1 is kept: reward 0.500 on 20 validation problems, 0.500 at the start. It was"
+    )
