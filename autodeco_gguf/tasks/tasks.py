@@ -7,6 +7,7 @@ import importlib
 import io
 import itertools
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def read_task(spec: str, *, checker: str | None = None, limit: int | None = None
     adapter, source = _split(spec)
     name, records, by_line = _open(source, adapter.line_bytes)
     problems = []
-    for number, record in itertools.islice(records, limit):
+    for number, record in itertools.islice(records, limit and min(limit, sys.maxsize)):
         with located(source, number, by_line=by_line):
             if not isinstance(record, dict):
                 raise InvalidInput(f"is {type_name(record)}, expected an object", found=record)
