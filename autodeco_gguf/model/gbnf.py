@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf_rules import ESCAPE, Item, Rules, read_rules, refuse
 
 _NUL = r"\x{0}"
@@ -18,6 +19,9 @@ _PIECE = re.compile(rf"{ESCAPE}|[^\\]", re.DOTALL)
 
 _MOST_ITEMS = 100_000
 """Of rules that end with each other, as they are written: more stay as they are."""
+
+_COUNTED = re.compile(r"\b[rg]\d\w*|[|{]")
+"""In a line of a rule for the parser, which begins with its name: alternatives, references and repetitions."""
 
 Way = tuple[list[Item], str | None]
 """An alternative: what comes before the rule that ends it, if one does, and that."""
@@ -261,6 +265,14 @@ def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def check_gbnf(text: str) -> None:
-    """Raise InvalidInput, with the reason, for a text that no model takes as a grammar; see :func:`to_lark`."""
-    to_lark(text, lambda name: 0, ())
+def check_gbnf(text: str, most: int | None = None) -> None:
+    """Raise InvalidInput, with the reason, for a text that no model takes as a grammar; see :func:`to_lark`.
+
+    ``most``: so many alternatives, repetitions, and references to rules and groups, may be in rules of which some lead
+    back to each other. What llguidance has to do at a token grows with the third power of it.
+    """
+    lines = to_lark(text, lambda name: 0, ()).splitlines()
+    n = sum(len(_COUNTED.findall(line)) for line in lines if line.startswith(("r", "g")))
+    if most is not None and n > most:
+        found = f"the grammar's rules lead back to each other and have {n} alternatives and references"
+        raise InvalidInput(f"{found}, at most {most}", key="grammar")

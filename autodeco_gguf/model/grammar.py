@@ -38,8 +38,8 @@ _GRAMMAR_LIMITS: dict[str, Any] = {
     "max_items_in_row": 5_000, "step_max_items": 200_000, "step_lexer_fuel": 5_000_000, "max_lexer_states": 50_000
 }  # fmt: skip
 """For a grammar whose rules lead back to each other, of which each character is an item: it may have 4,500 alternatives
-at a place, and the worst that was found takes 3 s for a token. For one that is an expression: steps of the lexer for a
-token, 0.4 s of them, and states that it keeps, of 1 KB each."""
+at a place. The slowest take minutes for a token all the same, so that a server has a bound of its own. For one that is
+an expression: steps of the lexer for a token, 0.4 s of them, and states that it keeps, of 1 KB each."""
 
 _STACK = 512 << 20
 """Of the thread that compiles a schema: references to references are followed by recursion."""

@@ -99,6 +99,13 @@ def test_grammars_refused(api: Api, grammar: str, stream: bool) -> None:
     refused(api.chat(grammar=grammar, stream=stream), "grammar")
 
 
+def test_a_grammar_with_too_many_ways_to_go_on(api: Api) -> None:
+    """A token of one took seconds, which the others waited for."""
+    grammar = "root ::= " + " | ".join(['"a" root "b" | "a"'] * 334)
+    says = "lead back to each other and have 1002 alternatives and references, at most 1000"
+    refused(api.chat(grammar=grammar), "grammar", says=says)
+
+
 def test_no_grammar(api: Api) -> None:
     assert text_of(api.chat(seed=1, grammar="")) == text_of(api.chat(seed=1))
 
