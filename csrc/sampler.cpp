@@ -30,6 +30,17 @@ static sampler_record draw_from_logits(const float * logits, size_t n, float tem
     return drawn(draw_token(logits, n, temperature, top_p, next_uniform(s), s.scratch, s.result), s, top_p);
 }
 
+// Work of the grammar, and of what else is before.
+template <typename F> static void within_patience(const sampler & s, F && work) {
+    const double begin = thread_seconds();
+    guarded(work);
+    const double took = thread_seconds() - begin;
+    if (took > s.patience) { // no end is in sight where each token leaves more ways to go on than the one before
+        throw refusal(MODEL_FAILED, "the grammar took " + std::to_string((int) took) +
+                                    " s for one token; no token was drawn, use one with fewer ways to go on");
+    }
+}
+
 // The way through llama.cpp's samplers: an array of candidates instead of a row of logits.
 static sampler_record draw_through_chains(const float * logits, size_t n, float temperature, double top_p, sampler & s) {
     s.candidates.resize(n);
@@ -42,13 +53,7 @@ static sampler_record draw_through_chains(const float * logits, size_t n, float 
         refuse(DRAW_NOT_FINITE);
     }
     llama_token_data_array & cur = s.left = { s.candidates.data(), n, -1, false };
-    const double begin = thread_seconds();
-    guarded([&] { llama_sampler_apply(s.before, &cur); });
-    const double took = thread_seconds() - begin;
-    if (took > s.patience) { // no end is in sight where each token leaves more ways to go on than the one before
-        throw refusal(MODEL_FAILED, "the grammar took " + std::to_string((int) took) +
-                                    " s for one token; no token was drawn, use one with fewer ways to go on");
-    }
+    within_patience(s, [&] { llama_sampler_apply(s.before, &cur); });
     if (s.after && temperature > 0.0f) {
         float max = -INFINITY; // taken off first: a tiny temperature must not make infinities
         for (size_t i = 0; i < cur.size; ++i) {
@@ -170,10 +175,8 @@ static llama_token draw_row(sampler & s, const float * raw, const float * change
     const predictor * scaled = changed || gated ? nullptr : p;
     sampler_record r = s.before || s.after ? draw_through_chains(logits, n, temperature, top_p, s)
                                            : draw_plainly(logits, n, temperature, top_p, s, scaled, row);
-    guarded([&] {
-        llama_sampler_accept(s.before, r.id);
-        llama_sampler_accept(s.after,  r.id);
-    });
+    within_patience(s, [&] { llama_sampler_accept(s.before, r.id); });
+    guarded([&] { llama_sampler_accept(s.after, r.id); });
     if (s.trace) {
         r.temperature = temperature;
         r.entropy     = s.entropy && p && p->gs ? graph_sampler_entropy(p->gs, row) : NAN;
