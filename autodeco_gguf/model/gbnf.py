@@ -20,9 +20,6 @@ _PIECE = re.compile(rf"{ESCAPE}|[^\\]", re.DOTALL)
 _MOST_ITEMS = 100_000
 """Of rules that end with each other, as they are written: more stay as they are."""
 
-_COUNTED = re.compile(r"\b[rg]\d\w*|[|{]")
-"""In a line of a rule for the parser, which begins with its name: alternatives, references and repetitions."""
-
 Way = tuple[list[Item], str | None]
 """An alternative: what comes before the rule that ends it, if one does, and that."""
 
@@ -83,6 +80,17 @@ def _all_ways(rules: Rules) -> dict[str, list[Way]]:
                 return {}
             found[name].append(way)
     return found
+
+
+def _n_ways(rules: Rules) -> int:
+    """Alternatives, references to rules and groups, and repetitions."""
+    n, groups = 0, [*rules.values()]
+    for alternatives in groups:  # which grow meanwhile
+        n += len(alternatives)
+        for item in itertools.chain.from_iterable(alternatives):
+            n += (not item.text) + len(item.times)
+            groups += [item.group] if item.group else []
+    return n
 
 
 def _ends(alternatives: list[list[Item]]) -> set[str]:
@@ -271,8 +279,7 @@ def check_gbnf(text: str, most: int | None = None) -> None:
     ``most``: so many alternatives, repetitions, and references to rules and groups, may be in rules of which some lead
     back to each other. What llguidance has to do at a token grows with the third power of it.
     """
-    lines = to_lark(text, lambda name: 0, ()).splitlines()
-    n = sum(len(_COUNTED.findall(line)) for line in lines if line.startswith(("r", "g")))
-    if most is not None and n > most:
-        found = f"the grammar's rules lead back to each other and have {n} alternatives and references"
+    is_parsed = any(line.startswith("r") for line in to_lark(text, lambda name: 0, ()).splitlines())
+    if most is not None and is_parsed and (n := _n_ways(read_rules(text))) > most:
+        found = f"the grammar's rules lead back to each other and have {n} alternatives, references and repetitions"
         raise InvalidInput(f"{found}, at most {most}", key="grammar")

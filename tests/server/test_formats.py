@@ -102,8 +102,11 @@ def test_grammars_refused(api: Api, grammar: str, stream: bool) -> None:
 def test_a_grammar_with_too_many_ways_to_go_on(api: Api) -> None:
     """A token of one took seconds, which the others waited for."""
     grammar = "root ::= " + " | ".join(['"a" root "b" | "a"'] * 334)
-    says = "lead back to each other and have 1002 alternatives and references, at most 1000"
+    says = "lead back to each other and have 1002 alternatives, references and repetitions, at most 1000"
     refused(api.chat(grammar=grammar), "grammar", says=says)
+    states = [f"s{i} ::= " + " | ".join(f'"{c}" s{(i * 7 + j) % 60}' for j, c in enumerate("abcde")) for i in range(60)]
+    ok(api.chat(grammar="root ::= s0\n" + "\n".join(f'{state} | "."' for state in states), max_tokens=3))
+    ok(api.chat(grammar="root ::= " + " | ".join(f'"{i}"' for i in range(2000)), max_tokens=3))
 
 
 def test_no_grammar(api: Api) -> None:
