@@ -1,4 +1,4 @@
-"""Put trained AutoDeco heads into a GGUF: the same command as ``autodeco-gguf export``."""
+"""Put trained AutoDeco heads into a GGUF: the command ``autodeco-gguf export``, but that it reads no config.toml."""
 
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli.export import export_command

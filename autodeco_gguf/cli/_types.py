@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class _Number(click.ParamType):  # type: ignore[type-arg]  # older ones are not generic
@@ -61,6 +62,10 @@ class Source(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text, with the user's home."""
         return ":".join(map(os.path.expanduser, str(super().convert(value, param, ctx)).split(":", 1)))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files, which the shell knows."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class Line(click.types.StringParamType):

@@ -101,6 +101,8 @@ def train_command(base: Path, **options: Any) -> None:
     except ImportError as e:
         package = str(e.name).partition(".")[0]
         raise not_installed(f"training needs {package}", package, "train") from e
+    if is_typed("data") and not is_typed("reward"):
+        options["reward"] = None  # the user's default gives way
     if options["reward"] is not None:
         train_on_reward(base, options)
     else:

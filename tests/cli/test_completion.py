@@ -49,6 +49,9 @@ COMPLETED = {
     "autodeco-gguf run --color e": "entropy",
     "autodeco-gguf run --heads mod": "model.gguf",
     "autodeco-gguf run two": "two words.gguf",
+    "autodeco-gguf eval --task mod": "model.gguf",
+    "autodeco-gguf train two --from mod": "model.gguf",
+    "autodeco-gguf export --heads mod": "model.gguf",
 }
 
 

@@ -217,6 +217,10 @@ def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_
     given = ("train", DEMO_MODEL, "--data", tmp_path / "none.jsonl", "-o", tmp_path / "x")
     assert_refused(invoke(capfd, *given), "none.jsonl: cannot be read")
     assert_refused(invoke(capfd, *given, "--rounds", "5"), "--rounds needs --reward", status=2)
+    config.write_text('[train]\nreward = "correct"\n')
+    assert_refused(invoke(capfd, *given), "none.jsonl: cannot be read")
+    why = "--data has no effect with --reward"
+    assert_refused(invoke(capfd, *given, "--reward", "any"), why, status=2)
 
 
 @pytest.mark.parametrize(
