@@ -191,7 +191,7 @@ class Driver:
     def close(self, *, cut: bool = False) -> None:
         """Take no more jobs, and wait for those under way, or cut them off."""
         with self._lock:
-            self._closing = True
+            self._closing = self.revival.ended = True
             self._changed.notify()
         if cut:
             self.cut()

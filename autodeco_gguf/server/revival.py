@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import AutoDecoError, ModelFailed
+from autodeco_gguf.errors import AutoDecoError, Closed, ModelFailed
+from autodeco_gguf.model.loading import watched
 
 LOOK_SECONDS = 2.0
 """How often to look for a worker that was lost."""
@@ -18,11 +19,12 @@ class Revival:
 
     Attributes:
         interval: seconds after which :meth:`look` is to be called again; None: never.
+        ended: set by any thread, for good: a load that is under way comes to nothing, soon.
     """
 
     def __init__(self, engine: Engine) -> None:
         """Of an engine, which may be on workers or not."""
-        self._engine, self._told = engine, ""
+        self._engine, self._told, self.ended = engine, "", False
         self.interval = LOOK_SECONDS if engine.machine.rpc else None
 
     def check(self) -> None:
@@ -37,12 +39,19 @@ class Revival:
         if lost is None:
             return False
         try:
-            self._engine.reload()
+            with watched(self._go_on):
+                self._engine.reload()
+        except Closed:
+            return False
         except (AutoDecoError, OSError) as e:
             self._tell(f"{lost}; waiting for it, the model is not loaded: {e}")
             return False
         self._tell("the workers are back: the model is loaded again")
         return True
+
+    def _go_on(self, share: float) -> None:
+        if self.ended:
+            raise Closed("the server is shutting down")
 
     def _tell(self, line: str) -> None:
         if line != self._told:

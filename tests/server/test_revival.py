@@ -120,6 +120,26 @@ def test_tokens_while_the_model_is_loaded_again(monkeypatch: pytest.MonkeyPatch)
         assert answer.json()["error"]["code"] == "worker_lost"
 
 
+def test_a_load_ends_where_nobody_needs_it_any_more() -> None:
+    """It may take minutes, and a server that is told to end has seconds."""
+    with running(1) as (worker,):
+        machine = Machine(n_threads=1, device=("none",), rpc=addresses([worker]), rpc_timeout=20.0)
+        with load(DEMO_MODEL, None, 1, None, machine) as engine:
+            look = revival.Revival(engine)
+            worker.close()
+            wait_until(lambda: engine.lost is not None, 20)
+            again = restarted(worker)
+            try:
+                look.ended = True
+                assert not look.look()
+                assert engine.lost is not None
+                look.ended = False
+                assert look.look()
+                assert engine.lost is None
+            finally:
+                again.close()
+
+
 def test_without_workers_there_is_nothing_to_look_for() -> None:
     with load(DEMO_MODEL, None, 1, None, Machine(n_threads=1)) as engine:
         look = revival.Revival(engine)
