@@ -308,9 +308,11 @@ void graph_sampler_detach(graph_sampler * gs) {
     keep_logits(*gs, false);
     llama_set_sampler(gs->lctx, gs->seq_id, nullptr);
     llama_sampler_free(gs->chain);
-    std::lock_guard<std::mutex> lock(attached_mutex);
-    attached.erase({ gs->lctx, gs->seq_id });
-    delete gs;
+    {
+        std::lock_guard<std::mutex> lock(attached_mutex);
+        attached.erase({ gs->lctx, gs->seq_id });
+    }
+    delete gs; // which may wait for a worker
 }
 
 const float * graph_sampler_weights(const graph_sampler * gs, int64_t row) {

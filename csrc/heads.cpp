@@ -128,18 +128,23 @@ static heads_mlp_data data_of(const heads_mlp & mlp) {
     return data;
 }
 
-const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft) {
+std::shared_ptr<const heads_weights> heads_on(heads & h, ggml_backend_buffer_type_t buft) {
     if (buft == ggml_backend_cpu_buffer_type()) {
-        return &h.host;
+        return heads_on_host(h);
     }
     std::lock_guard<std::mutex> lock(h.mutex);
     auto & slot = h.devices[buft];
-    if (!slot) {
-        auto w = std::make_unique<heads_weights>();
+    auto   w    = slot.lock();
+    if (!w) {
+        w = std::make_shared<heads_weights>();
         if (!weights_init(*w, buft, data_of(h.host.temp), data_of(h.host.top_p))) {
             return nullptr;
         }
-        slot = std::move(w);
+        slot = w;
     }
-    return slot.get();
+    return w;
+}
+
+std::shared_ptr<const heads_weights> heads_on_host(const heads & h) {
+    return { std::shared_ptr<const heads_weights>(), &h.host };
 }

@@ -50,7 +50,7 @@ struct heads {
     heads_weights host; // in ordinary memory; what other devices copy from
 
     std::mutex mutex; // guards devices
-    std::map<ggml_backend_buffer_type_t, std::unique_ptr<heads_weights>> devices;
+    std::map<ggml_backend_buffer_type_t, std::weak_ptr<heads_weights>> devices; // of those who use them
 };
 
 // a head as the caller has it: (weight [n_out, n_in], bias [n_out]) of each layer
@@ -63,8 +63,12 @@ struct heads_mlp_data {
 std::shared_ptr<heads> heads_new(int64_t n_embd, int64_t n_vocab, float temp_scale, int64_t n_features,
                                  const heads_mlp_data & temp, const heads_mlp_data & top_p);
 
-// The weights in memory of type buft, uploaded on first use and kept until h goes. NULL: out of memory.
-const heads_weights * heads_on(heads & h, ggml_backend_buffer_type_t buft);
+// The weights in memory of type buft, uploaded unless somebody uses them there: what is on a worker that was lost would
+// keep the connection to it. Those in ordinary memory are there while h is. NULL: out of memory.
+std::shared_ptr<const heads_weights> heads_on(heads & h, ggml_backend_buffer_type_t buft);
+
+// Those in ordinary memory.
+std::shared_ptr<const heads_weights> heads_on_host(const heads & h);
 
 // Which heads take part. A head left out, or that the model lacks, gives 1.
 struct heads_enabled {
@@ -74,13 +78,13 @@ struct heads_enabled {
 
 // Heads as a graph uses them, where their weights are.
 struct heads_use {
-    const heads         * h  = nullptr;
-    const heads_weights * w  = nullptr;
-    heads_enabled         on = {};
-    bool                  entropy = false; // of softmax(logits) too, where top-p features are computed on the CPU
+    const heads                        * h  = nullptr;
+    std::shared_ptr<const heads_weights> w  = nullptr;
+    heads_enabled                        on = {};
+    bool                                 entropy = false; // of softmax(logits) too, where top-p features are computed on the CPU
 
     bool on_cpu() const {
-        return w == &h->host;
+        return w.get() == &h->host;
     }
 
     // NULL: the head takes no part

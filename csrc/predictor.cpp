@@ -51,7 +51,7 @@ static void predict_on_host(predictor & p, llama_context * ctx, int32_t idx, int
         heads_runner_init(*p.runner, p.h, p.on, "CPU");
     }
     std::vector<float> raw;
-    if (heads_use { p.h.get(), &p.h->host, p.on }.has_features()) {
+    if (heads_use { p.h.get(), heads_on_host(*p.h), p.on }.has_features()) {
         raw = raw_logits_read(ctx, idx, n);
     }
     // outputs lie one behind the other

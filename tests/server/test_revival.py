@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from rpc_helpers import addresses, at_command, kill, needs_rpc, restarted, runni
 from server_helpers import served, wait_until
 
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.request import Request
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.worker import Worker
@@ -138,6 +140,29 @@ def test_a_load_ends_where_nobody_needs_it_any_more() -> None:
                 assert engine.lost is None
             finally:
                 again.close()
+
+
+def test_a_loss_leaves_no_connection_behind() -> None:
+    """Heads that stayed on the worker kept theirs, with a thread each."""
+
+    def n_serving() -> int:
+        return sum(thread.name.startswith("relay") for thread in threading.enumerate())
+
+    with running(1) as (worker,):
+        machine = Machine(n_threads=1, device=("none",), rpc=addresses([worker]), rpc_timeout=20.0)
+        with load(DEMO_MODEL, None, 1, None, machine) as engine:
+            request = Request(engine.prompt("Tell"), max_tokens=2)
+            engine.generate([request])
+            before = n_serving()
+            for n in range(1, 4):
+                worker.close()
+                wait_until(lambda: engine.lost is not None, 20)
+                worker = restarted(worker)
+                engine.reload()
+                engine.generate([request])
+                most = before + n  # a listener holds the port, which ggml remembers
+                wait_until(lambda most=most: n_serving() <= most, 20)  # type: ignore[misc]
+            worker.close()
 
 
 def test_without_workers_there_is_nothing_to_look_for() -> None:
