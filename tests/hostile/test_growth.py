@@ -27,6 +27,7 @@ def test_a_moment_of_it(way: object, tmp_path: Path) -> None:
 def test_slope_is_of_what_comes_after_the_start() -> None:
     grows = [(x / 10, 100 + 3 * x / 10) for x in range(50)]
     assert slope(grows) == pytest.approx(3)
+    assert slope([(0.0, 0.0), (1.0, 5.0), (4.0, 14.0)]) == pytest.approx(3)
     assert slope([(0.0, 0.0), (0.1, 90.0), *((x, 100.0) for x in (2.0, 3.0, 4.0))]) == pytest.approx(0, abs=1e-9)
 
 
