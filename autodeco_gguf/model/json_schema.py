@@ -27,12 +27,16 @@ _SCHEMAS = ("additionalProperties", "additionalItems", "items", "not", "allOf", 
 NAMED = ("$defs", "definitions", "patternProperties", "properties")
 """Keywords whose keys are names."""
 _TOGETHER = frozenset(["$ref", "allOf", "anyOf", "oneOf"])
+_WITH_NUMBERS = frozenset(
+    ["multipleOf", "properties", "items", "additionalItems", "additionalProperties", "prefixItems"]
+)
+"""What a multipleOf stands in, beside those."""
 _MOST_PATTERNS = 100
 """Of properties, in a schema as a whole: each is compared with each, and where there are twice as many that takes a
 second."""
 _MOST_REMAINDERS = 100_000, 100
-"""A multipleOf is no larger than the first, or than the second without zeros at its end: llguidance keeps each
-remainder, up to 0.4 s long."""
+"""All multipleOf together are no larger than the first; one counts without zeros at its end where it is no larger than
+the second then. llguidance keeps each remainder, up to 0.4 s long."""
 _BOUNDS = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _CLASS = re.compile(r"\\.|\[(?P<inner>\^?(?:\\.|[^\]\\])*)\]", re.DOTALL)
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
@@ -157,16 +161,29 @@ def _check_numbers(values: list[tuple[str, Any]]) -> None:
 
 
 def _check_multiples(schemas: list[dict[str, Any]]) -> None:
-    """Raise InvalidInput for a multipleOf that has no end in sight, by itself or with others that it may meet."""
-    together = any((_TOGETHER | {"patternProperties"}) & at.keys() for at in schemas)
-    multiple = 1
-    for n in (at["multipleOf"] for at in schemas if _is_number(at.get("multipleOf"))):
-        if 0 < n < math.inf:
-            multiple = math.lcm(multiple if together else 1, Fraction(str(n)).numerator)
-        whole, rest = _MOST_REMAINDERS
-        if multiple > whole and int(str(multiple).rstrip("0")) > rest:
-            reason = f"multipleOf {n} has too many remainders, alone or with the other multipleOf that it may meet"
+    """Raise InvalidInput for multipleOf that have no end in sight, all of them together or where they may meet."""
+    whole, rest = _MOST_REMAINDERS
+
+    def remainders(n: int) -> int:
+        short = int(str(n).rstrip("0"))
+        return short if n > whole and short <= rest else n
+
+    given = [n for at in schemas if _is_number(n := at.get("multipleOf", 0)) and 0 < n < math.inf]
+    numerators = [Fraction(str(n)).numerator for n in given]
+    total, multiple = 0, 1
+    for n, numerator in zip(given, numerators, strict=True):
+        total += remainders(numerator)
+        multiple = math.lcm(multiple, numerator) if any(map(_meets, schemas)) else 1
+        if max(total, remainders(multiple)) > whole:
+            reason = f"multipleOf {n} has too many remainders, alone or with the other multipleOf"
             raise InvalidInput(f"JSON schema: {reason}; at most {whole}", key="schema")
+
+
+def _meets(at: Mapping[str, Any]) -> bool:
+    """Whether what stands in several places of a schema may be of one value: not in the branches of an anyOf alone."""
+    combined = _TOGETHER & at.keys()
+    several = len(combined) > 1 or (isinstance(at.get("allOf"), list) and len(at["allOf"]) > 1)
+    return several or "patternProperties" in at or bool(combined and _WITH_NUMBERS & at.keys())
 
 
 def _check_count(schemas: list[dict[str, Any]]) -> None:
