@@ -48,13 +48,16 @@ def as_read(message: Mapping[str, Any], template: str) -> dict[str, Any]:
 def apart(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:
     """An answer with what stands before ``</think>`` as its thoughts, for a template's source that reads such.
 
+    Where the template has no ``<think>``, the mark is a word of the answer; one that splits there is left alone.
+
     Examples:
-        >>> apart({"role": "assistant", "content": "<think>\\nHm\\n</think>\\n\\nHo"}, "{{ m.reasoning_content }}")
+        >>> apart({"role": "assistant", "content": "<think>Hm</think>\\n\\nHo"}, "<think>{{ m.reasoning_content }}")
         {'role': 'assistant', 'content': 'Ho', 'reasoning_content': 'Hm'}
     """
     thoughts, mark, content = message["content"].partition("</think>")
     reads = names(template)
-    if not (mark and reads and message["role"] == "assistant"):
+    itself = "<think>" not in template or re.search(r"""split\(\s*["']</think>""", template)
+    if itself or not (mark and reads and message["role"] == "assistant"):
         return message
     said = thoughts.lstrip().removeprefix("<think>").strip("\n")
     return {**message, "content": content.lstrip("\n"), reads[0]: said}

@@ -128,8 +128,9 @@ def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], tools: Sequence
         return chat.render(messages, tools=tools)
     except InvalidInput:
         if calls:
-            with suppress(InvalidInput):
-                return chat.render(_with_numbers(messages), tools=tools)
+            for way in (_with_numbers(messages), [_with_texts(message) for message in messages]):
+                with suppress(InvalidInput):
+                    return chat.render(way, tools=tools)
         raise
 
 

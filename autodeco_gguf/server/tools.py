@@ -17,10 +17,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 """How Hermes' and Qwen's models write a call: JSON with "name" and "arguments" between these."""
 
 _THINK, _THOUGHT = "<think>", "</think>"
-"""Between these is a thought, of which nothing is a call."""
-
-_NEXT = {False: re.compile(f"{_OPEN}|{_THINK}"), True: re.compile(_THOUGHT)}
-"""What is looked for outside a thought, and within one."""
+"""Between these is a thought, of which nothing is a call, where an answer begins with it."""
 
 _DRAWN = re.compile(
     r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?P<arguments>\{.*\})\s*\}\s*', re.DOTALL
@@ -123,7 +120,9 @@ class CallFinder:
     def __init__(self, whole: bool = False, thinks: bool = False) -> None:
         """``whole``: the answer as a whole is a call, or several, as its grammar has it; ``thinks``: it begins within
         a thought."""
-        self._held, self._whole, self._thinks = "", _Outermost() if whole else None, thinks
+        self._held, self._whole = "", _Outermost() if whole else None
+        self._end = _THOUGHT if thinks else None  # what is looked for before calls
+        self._begins = not thinks  # nothing but white space has come
         self._looked = 0  # so much of what is held has no end of a call
 
     def add(self, text: str) -> tuple[str, Calls]:
@@ -136,16 +135,21 @@ class CallFinder:
                 self._held, calls = "", Calls([call])
             return "", calls
         while True:
-            mark = _NEXT[self._thinks].search(self._held)
-            if mark is None:
-                marks = (_THOUGHT,) if self._thinks else (_OPEN, _THINK)
-                keep = max(n for m in marks for n in range(len(m)) if self._held.endswith(m[:n]))
+            if self._begins:
+                begin = self._held.lstrip()
+                if not begin or (len(begin) < len(_THINK) and _THINK.startswith(begin)):
+                    return shown, calls
+                self._begins, self._end = False, _THOUGHT if begin.startswith(_THINK) else None
+            mark = self._end or _OPEN
+            at = self._held.find(mark)
+            if at < 0:
+                keep = next(n for n in range(len(mark) - 1, -1, -1) if self._held.endswith(mark[:n]))
                 return shown + self._cut(len(self._held) - keep), calls
-            if mark[0] != _OPEN:
-                shown += self._cut(mark.end())
-                self._thinks = not self._thinks
+            if self._end is not None:
+                shown += self._cut(at + len(mark))
+                self._end = None
                 continue
-            shown += self._cut(mark.start())
+            shown += self._cut(at)
             end = self._held.find(_CLOSE, self._looked)
             while end >= 0 and _ends_within_text(self._held[len(_OPEN) : end]):
                 end = self._held.find(_CLOSE, end + 1)

@@ -264,7 +264,7 @@ THOUGHT = "<think>\nHm\n</think>\n\nHo"
 )
 def test_thoughts_are_given_apart(content: str, text: str, chatting: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """To templates that read them, which may leave earlier ones out, as DeepSeek's and Kimi's."""
-    template = "{% for m in messages %}<{{ m.role }}>{{ " + content + " }}{% endfor %}"
+    template = "{# <think> #}{% for m in messages %}<{{ m.role }}>{{ " + content + " }}{% endfor %}"
     monkeypatch.setattr(chatting, "chat", Chat(template, chatting.context.vocab, chatting.context.file.path))
     conversation = Conversation(chatting, seed=3)
     kept = [{"role": "user", "content": "x"}, {"role": "assistant", "content": THOUGHT}]

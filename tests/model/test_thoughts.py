@@ -76,17 +76,27 @@ QWEN3 = """{% for m in messages %}{% set content, r = m.content, '' %}{% if m.re
 [{{ r.strip('\\n') }}|{{ content.lstrip('\\n') }}]{% endfor %}"""
 
 
+OPEN = "{% for m in messages %}<think>{{ m.reasoning_content }}</think>{{ m.content }}{% endfor %}"
+
+
 @pytest.mark.parametrize("content", ["<think>\nHm\n</think>\n\nHo\n", "Hm</think>Ho\n", "\nHm\n</think>\nHo\n"])
 def test_a_template_that_takes_thoughts_apart_itself(content: str) -> None:
-    """As Qwen3's: it writes the same."""
-    message = apart({"role": "assistant", "content": content}, QWEN3)
-    assert message == {"role": "assistant", "content": "Ho\n", "reasoning_content": "Hm"}
-    assert rendered(QWEN3, **message) == rendered(QWEN3, content=content) == "[Hm|Ho\n]"
+    """As Qwen3's, which looks for the last mark: it is left alone, and writes the same as with thoughts apart."""
+    message = {"role": "assistant", "content": content}
+    assert apart(message, QWEN3) == message
+    found = apart(message, OPEN)
+    assert found == {"role": "assistant", "content": "Ho\n", "reasoning_content": "Hm"}
+    assert rendered(QWEN3, **found) == rendered(QWEN3, content=content) == "[Hm|Ho\n]"
 
 
 @pytest.mark.parametrize(
     ("role", "content", "template"),
-    [("user", "a</think>b", QWEN3), ("assistant", "<think>a", QWEN3), ("assistant", "a</think>b", "{{ m.content }}")],
+    [
+        ("user", "a</think>b", OPEN),
+        ("assistant", "<think>a", OPEN),
+        ("assistant", "a</think>b", "<think>{{ m.content }}"),
+        ("assistant", "Put `</think>` there.", "{{ m.reasoning_content }}"),  # a model that has no such mark
+    ],
 )
 def test_nothing_to_take_apart(role: str, content: str, template: str) -> None:
     message = {"role": role, "content": content}

@@ -264,7 +264,9 @@ def test_a_call_behind_what_is_none(broken: str, size: int) -> None:
     ("prompt", "thought", "n"),
     [
         ("assistant\n", "<think>I could {call} but no.</think>Hello {call}", 1),
-        ("assistant\n", "<thin{call}</think><think>{call}<think>{call}</think>\n{call}<think>", 2),
+        ("assistant\n", " \n<think>{call}<think>{call}</think>\n{call}<think>{call}", 2),
+        ("assistant\n", "<thin{call}</think><think>{call}", 2),
+        ("assistant\n", "I strip the <think> tags.\n{call}", 1),
         ("<think>\n", "Or {call}?\n</think>{call}", 1),
         ("<think>", "Or {call}", 0),
         ("<think>\n\n</think>\n\n", "{call} \n", 1),
