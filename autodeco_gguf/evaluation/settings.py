@@ -12,6 +12,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
+from autodeco_gguf.tasks.checkers import RULES
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.drawer import Drawer
@@ -25,7 +26,12 @@ _LONGEST_SHARD = 40
 """Characters; Python reads no number of thousands of digits."""
 
 ADVICE = "use the same settings, or another directory"
-DIGESTS = {"model": "another model", "heads": "other heads", "digest": "other problems or prompts"}
+DIGESTS = {
+    "model": "another model",
+    "heads": "other heads",
+    "digest": "other problems or prompts",
+    "rules": "other rules of the checker, by which an earlier or later version graded",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,8 @@ def make_header(
     parts = {}
     for task in tasks:
         digest = digests[task.name].hexdigest()[:16]
-        parts[task.name] = {"problems": len(task.problems), "checker": task.checker, "digest": digest}
+        checked = {"checker": task.checker, **({"rules": RULES[task.checker]} if task.checker in RULES else {})}
+        parts[task.name] = {"problems": len(task.problems), **checked, "digest": digest}
     model, _, heads = engine.fingerprint.partition(" ")
     machine = {"cache_type": engine.machine.cache_type, "flash_attn": engine.machine.flash_attn}
     same = {"ctx": engine.n_ctx, **machine, "seed": settings.seed, "max_tokens": settings.max_tokens}

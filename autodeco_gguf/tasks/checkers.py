@@ -333,6 +333,9 @@ def _pattern(answer: str) -> re.Pattern[str]:
         raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
 
 
+RULES = {"boxed": 2, "choice": 2, "ifeval": 2, "member": 2}
+"""How often a checker has come to judge otherwise, and once: what was graded by other rules does not go with it."""
+
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choices.choice,

@@ -18,6 +18,7 @@ from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p, seed_from
 from autodeco_gguf.model.trace import texts
+from autodeco_gguf.tasks.checkers import RULES
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -26,7 +27,11 @@ _VERSION = 4
 """Of the partial file: it says how samples are drawn, too."""
 
 _ADVICE = "delete it, or use --force to begin anew"
-_DIGESTS = {"model": "another model", "problems": "other problems"}
+_DIGESTS = {
+    "model": "another model",
+    "problems": "other problems",
+    "rules": "other rules of the checker, by which an earlier or later version graded",
+}
 
 _LONGEST = 1 << 30
 """Bytes of a line of the partial file, which has all answers to a problem."""
@@ -244,10 +249,12 @@ def _records(
 
 def _header(engine: Drawer, tasks: GradedTasks, items: Sequence[Item], settings: RolloutSettings) -> Header:
     """All that the samples depend on."""
+    checkers = dict.fromkeys(task.checker for task in tasks.tasks)
     return {
         "rollouts": _VERSION,
         "model": engine.fingerprint.partition(" ")[0][:16],
-        "checker": ", ".join(dict.fromkeys(task.checker for task in tasks.tasks)),
+        "checker": ", ".join(checkers),
+        "rules": [rules for rules in map(RULES.get, checkers) if rules] or None,
         "problems": digest(items),
         "ctx": engine.n_ctx,
         "cache_type": engine.machine.cache_type,

@@ -217,6 +217,21 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_what_was_graded_by_other_rules_is_refused(tmp_path: Path) -> None:
+    """As an earlier version's, whose checkers judged some answers otherwise."""
+    tasks = [replace(TASKS[0], checker="boxed")]
+    run(tmp_path, ["greedy"], tasks=tasks)
+    log = tmp_path / "evaluation.jsonl"
+    text = log.read_text()
+    assert '"rules": 2, ' in text
+    log.write_text(text.replace('"rules": 2, ', ""))
+    words = "begun with other rules of the checker, by which an earlier or later version graded in tasks.sums"
+    with pytest.raises(
+        AutoDecoError, match=rf"evaluation\.jsonl: {words}; use the same settings, or another directory$"
+    ):
+        run(tmp_path, ["greedy", "default"], tasks=tasks)
+
+
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_settings_are_refused(other: str, undisturbed: Path) -> None:
     kwargs, words = OTHERS[other]
