@@ -17,6 +17,7 @@ from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.scores import Measure, Row, rows
 from autodeco_gguf.tuning.search import Found, Seen, halve
 from autodeco_gguf.tuning.settings import TuneSettings
+from autodeco_gguf.tuning.split import key_of
 
 Watch = Callable[[str, Progress], None]
 """(what for, how far)."""
@@ -75,7 +76,7 @@ class Trial:
             for part, (again, first, last) in enumerate(passes(starts[number], plan.rungs[number].problems, n)):
                 name = f"{number + 1}" + (f".{part + 1}" if part else "")
                 part_of = chosen(tasks, first, last)
-                problems = [problem.text for task in part_of for problem in task.problems]
+                problems = [key_of(task, problem) for task in part_of for problem in task.problems]
                 for row in self.run(part_of, directory / name, methods, stage, seed=again):
                     values[row.config].extend(zip(problems, row.values.tolist(), strict=True))
             return values

@@ -116,7 +116,8 @@ class Tuned:
 
     @property
     def _chat(self) -> str:
-        kwargs = self.settings.chat_template_kwargs
+        kwargs = dict(self.settings.chat_template_kwargs or {})
+        kwargs.pop("strftime_now", None)  # which is for the prompts of this tuning
         return f" --chat-template-kwargs {shlex.quote(json.dumps(kwargs))}" if kwargs else ""
 
 

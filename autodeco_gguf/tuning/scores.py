@@ -38,9 +38,9 @@ class Row:
     temperature: float | None
     top_p: float | None
 
-    def merged(self, texts: Sequence[str]) -> Row:
-        """With a value for each different text, the mean of its problems, in the order in which they come first."""
-        values = by_problem(list(zip(texts, self.values.tolist(), strict=True)))
+    def merged(self, keys: Sequence[str]) -> Row:
+        """With a value for each different key, the mean of its problems, in the order in which they come first."""
+        values = by_problem(list(zip(keys, self.values.tolist(), strict=True)))
         return replace(self, values=np.array(values))
 
 

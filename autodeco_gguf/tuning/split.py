@@ -52,12 +52,16 @@ def split(tasks: Sequence[Task], seed: int) -> Split:
     return Split(_part(tasks, dealt, tested.keys() - test), _part(tasks, dealt, test))
 
 
+def key_of(task: Task, problem: Problem) -> str:
+    """What two problems that are one have in common: their text, or the kind of ``questions`` that they ask for."""
+    return problem.answer if task.checker == "member" and problem.answer in kinds() else problem.text
+
+
 def _by_key(task: Task, seed: int) -> dict[str, list[Problem]]:
     """The problems of each text, or of each kind of ``questions``, in an order that is drawn."""
     same: dict[str, list[Problem]] = {}
     for problem in task.problems:
-        of_kind = task.checker == "member" and problem.answer in kinds()
-        same.setdefault(problem.answer if of_kind else problem.text, []).append(problem)
+        same.setdefault(key_of(task, problem), []).append(problem)
     if len(same) < FEWEST_OF_TASK:
         raise _too_few(f"{task.problems[0].file}: {_of(len(same))}", FEWEST_OF_TASK)
     keys = list(same)
@@ -96,5 +100,5 @@ def size(tasks: Sequence[Task]) -> int:
 
 
 def different(tasks: Sequence[Task]) -> int:
-    """Problems with different texts of all of them: the same one again says nothing new of ways to decode."""
-    return len({problem.text for task in tasks for problem in task.problems})
+    """Those of all that differ, see :func:`key_of`: the same one again says nothing new of ways to decode."""
+    return len({key_of(task, problem) for task in tasks for problem in task.problems})

@@ -32,7 +32,7 @@ from autodeco_gguf.tuning.scores import Measure, Row, measuring
 from autodeco_gguf.tuning.search import Found
 from autodeco_gguf.tuning.settings import MOST_MINUTES, TuneSettings
 from autodeco_gguf.tuning.speed import measure_speed
-from autodeco_gguf.tuning.split import Split, size, split
+from autodeco_gguf.tuning.split import Split, key_of, size, split
 
 WRITTEN_S = 10.0
 """So many seconds at most are forgotten where a run is killed."""
@@ -209,7 +209,9 @@ class _Run:
         header = make_header("tune", engine, self.graded.tasks, items, drawn)
         own = None if self.own is None else self.own.fingerprint()[:16]
         told = {"minutes": s.minutes, "reward": s.reward, "k": s.group, "parallel": s.n_parallel}
-        told["chat_template_kwargs"] = None if s.chat_template_kwargs is None else dict(s.chat_template_kwargs)
+        kwargs = dict(s.chat_template_kwargs or {})
+        kwargs.pop("strftime_now", None)  # the prompts tell: it is given to go on the next day
+        told["chat_template_kwargs"] = kwargs or None
         return {**header, "heads": own, **told, "train": obstacle(s) is None}
 
     def _say(self, text: str) -> None:
@@ -303,10 +305,10 @@ class _Run:
 
     def _end(self, plan: Plan, speed: Speed, found: list[Found[Config]], rows: list[Row], file: Path) -> Tuned:
         """Decide, and write it down."""
-        asked = [(p.text, t.name) for t in chosen(self.parts.test, 0, plan.test_problems) for p in t.problems]
-        texts, task_of = [text for text, _ in asked], dict(reversed(asked))
-        tested = [task_of[text] for text in dict.fromkeys(texts)]
-        by_name = {row.name: row.merged(texts) for row in rows}
+        asked = [(key_of(t, p), t.name) for t in chosen(self.parts.test, 0, plan.test_problems) for p in t.problems]
+        keys, task_of = [key for key, _ in asked], dict(reversed(asked))
+        tested = [task_of[key] for key in dict.fromkeys(keys)]
+        by_name = {row.name: row.merged(keys) for row in rows}
         pair = next(row.name for row in rows if row.config == found[0].candidate)
         tuned = Tuned(
             model=self.model,
