@@ -71,7 +71,10 @@ def _math(record: Record, checker: str) -> tuple[str, str]:
     return text + _BOXED, answer
 
 
-_BARE_BOX = re.compile(r"\\boxed +(?=[^\s{}$])(?:([^$\n]{1,200}?) *(?=\$|\\[)\]])|([^\s{}$]+)(?=[\s$]|\Z))")
+_BARE_BOX = re.compile(
+    r"\\boxed +(?=[^\s{}$])(?:((?:(?!\\end|\\\\|&|\.\s)[^$\n]){1,200}?) *(?=\$|\\[)\]]|\\end|\\\\|&)|"
+    r"([^\s{}$]+)(?=[\s$]|\Z))"
+)
 """As a few solutions have it, without braces: what stands up to the end of the formula, else a single sign."""
 
 

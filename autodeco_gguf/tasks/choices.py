@@ -49,6 +49,8 @@ _LISTED = re.compile(
     r"^[\s*_#>-]{0,20}(?i:(?:option|choice|letter)[*_ ]{1,9})?\(?([A-Z])(?:[*_]{0,4}[.):]|[*_ ]{0,4}$)", re.MULTILINE
 )
 
+_SAYS_ONE = re.compile(r"[\s*_#>-]{0,20}(?:(?i:option|choice|letter)[*_ ]{1,9})?\(?[A-Z][)*_.: ]{0,6}\n")
+
 
 def choice(text: str, answer: str) -> bool:
     r"""Whether a response chooses the expected letter, A to Z.
@@ -99,8 +101,12 @@ def _boxed(content: str) -> re.Match[str] | None:
 
 
 def _begun_with(text: str) -> re.Match[str] | None:
-    """The letter that is all of a text or of its first line, or a label there; None where other lines have others."""
-    if len(set(_LISTED.findall(text))) > 1:
+    """The letter that is all of a text or of its first line, or a label there; None where other lines have others.
+
+    A line that is nothing but "Option C" chooses, whatever the options below it are said to be.
+    """
+    listed = _LISTED.findall(text)
+    if len(set(listed)) > 1 and not (_SAYS_ONE.match(text) and ord(listed[1]) != ord(listed[0]) + 1):
         return None
     line = text.partition("\n")[0].rstrip()
     return _ALONE.fullmatch(text) or _ALONE.fullmatch(line) or _FIRST.match(line)

@@ -191,9 +191,10 @@ def _read_parquet(path: Path) -> _Records:
         with parquet.ParquetFile(path) as file:
             size, told = path.stat().st_size, file.metadata
             unpacked = sum(told.row_group(i).total_byte_size for i in range(told.num_row_groups))
-            if told.num_rows > size or unpacked > MAX_JSON + _MOST_PACKED * size:
+            most = 8 * MAX_JSON + _MOST_PACKED * size
+            if told.num_rows > size or unpacked > most:
                 message = f"has {size} bytes, but by its footer {told.num_rows} records, unpacked {unpacked} bytes"
-                raise BadFile.of(path, message)
+                raise BadFile.of(path, f"{message}, expected at most {most}; write it as JSONL")
             batches = file.iter_batches(batch_size=1)  # a value that stands once in the file may be every record's
             yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
     except AutoDecoError:

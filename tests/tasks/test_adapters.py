@@ -137,6 +137,9 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str, str]] = {
             (r"2\sqrt{3}", r"$\boxed 2\sqrt{3} $"),
             ("x + 3", r"\(\boxed x + 3\), or $3 + x$"),
             ("-2.", r"\boxed -2"),
+            ("5", r"\begin{align*} x &= \boxed 5 \end{align*} so $x = 5$"),
+            ("5", r"\begin{align*} x &= \boxed 5 \\ y &= 6 \end{align*} so $x = 5$"),
+            ("5.", r"\boxed 5. Thus $x = 5$."),
             ("3", r"\boxed  {3}, or $x$"),
         )
     },
