@@ -169,11 +169,12 @@ def _check_multiples(schemas: list[dict[str, Any]]) -> None:
         return short if n > whole and short <= rest else n
 
     given = [n for at in schemas if _is_number(n := at.get("multipleOf", 0)) and 0 < n < math.inf]
-    numerators = [Fraction(str(n)).numerator for n in given]
+    meet = any(map(_meets, schemas))
     total, multiple = 0, 1
-    for n, numerator in zip(given, numerators, strict=True):
+    for n in given:
+        numerator = Fraction(str(n)).numerator
         total += remainders(numerator)
-        multiple = math.lcm(multiple, numerator) if any(map(_meets, schemas)) else 1
+        multiple = math.lcm(multiple, numerator) if meet else 1
         if max(total, remainders(multiple)) > whole:
             reason = f"multipleOf {n} has too many remainders, alone or with the other multipleOf"
             raise InvalidInput(f"JSON schema: {reason}; at most {whole}", key="schema")
