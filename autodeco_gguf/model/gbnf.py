@@ -142,6 +142,11 @@ class _Writer:
         self._left = _MOST_ITEMS
         self._kind = str.lower  # rules; in capitals they are parts of a regular expression
 
+    @property
+    def is_expression(self) -> bool:
+        """Whether what was written is one, in which no rules lead back to each other."""
+        return self._kind is str.upper
+
     def write(self, rules: Rules) -> str:
         rules = {name: _looped(name, alternatives) for name, alternatives in rules.items()}
         named = {name: _names_in(alternatives) for name, alternatives in rules.items()}
@@ -266,8 +271,13 @@ def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
         InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times; characters where a
             !<token> may stand too.
     """
+    return _written(text, _Writer(token, ends))[0]
+
+
+def _written(text: str, writer: _Writer) -> tuple[str, Rules]:
     try:
-        return _Writer(token, ends).write(read_rules(text))
+        rules = read_rules(text)
+        return writer.write(rules), rules
     except RecursionError:
         raise refuse("its rules lie too deep in each other") from None
 
@@ -279,7 +289,8 @@ def check_gbnf(text: str, most: int | None = None) -> None:
     ``most``: so many alternatives, repetitions, and references to rules and groups, may be in rules of which some lead
     back to each other. What llguidance has to do at a token grows with the third power of it.
     """
-    is_parsed = any(line.startswith("r") for line in to_lark(text, lambda name: 0, ()).splitlines())
-    if most is not None and is_parsed and (n := _n_ways(read_rules(text))) > most:
+    writer = _Writer(lambda name: 0, ())
+    _, rules = _written(text, writer)
+    if most is not None and not writer.is_expression and (n := _n_ways(rules)) > most:
         found = f"the grammar's rules lead back to each other and have {n} alternatives, references and repetitions"
         raise InvalidInput(f"{found}, at most {most}", key="grammar")
