@@ -116,8 +116,7 @@ class Tuned:
 
     @property
     def _chat(self) -> str:
-        kwargs = dict(self.settings.chat_template_kwargs or {})
-        kwargs.pop("strftime_now", None)  # which is for the prompts of this tuning
+        kwargs = self.settings.undated_kwargs
         return f" --chat-template-kwargs {shlex.quote(json.dumps(kwargs))}" if kwargs else ""
 
 

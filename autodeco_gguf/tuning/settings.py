@@ -64,6 +64,11 @@ class TuneSettings:
         return names.get(self.reward, f"mean {self.reward}")
 
     @property
+    def undated_kwargs(self) -> dict[str, object]:
+        """What the template reads besides but for the date, of which the prompts tell, and which is of one day."""
+        return {key: value for key, value in (self.chat_template_kwargs or {}).items() if key != "strftime_now"}
+
+    @property
     def limit(self) -> float:
         """The largest value of the measure; that of a function of one's own is not known."""
         return {"correct": 1.0, "any": 1.0, "distinct": float(self.k)}.get(self.reward, math.inf)

@@ -209,9 +209,7 @@ class _Run:
         header = make_header("tune", engine, self.graded.tasks, items, drawn)
         own = None if self.own is None else self.own.fingerprint()[:16]
         told = {"minutes": s.minutes, "reward": s.reward, "k": s.group, "parallel": s.n_parallel}
-        kwargs = dict(s.chat_template_kwargs or {})
-        kwargs.pop("strftime_now", None)  # the prompts tell: it is given to go on the next day
-        told["chat_template_kwargs"] = kwargs or None
+        told["chat_template_kwargs"] = s.undated_kwargs or None
         return {**header, "heads": own, **told, "train": obstacle(s) is None}
 
     def _say(self, text: str) -> None:
