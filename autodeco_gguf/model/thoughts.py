@@ -55,9 +55,10 @@ def apart(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:
         {'role': 'assistant', 'content': 'Ho', 'reasoning_content': 'Hm'}
     """
     thoughts, mark, content = message["content"].partition("</think>")
+    if not mark or message["role"] != "assistant":
+        return message
     reads = names(template)
-    itself = "<think>" not in template or re.search(r"""split\(\s*["']</think>""", template)
-    if itself or not (mark and reads and message["role"] == "assistant"):
+    if not reads or "<think>" not in template or re.search(r"""split\(\s*["']</think>""", template):
         return message
     said = thoughts.lstrip().removeprefix("<think>").strip("\n")
     return {**message, "content": content.lstrip("\n"), reads[0]: said}
