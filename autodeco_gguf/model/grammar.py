@@ -22,7 +22,7 @@ from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.gbnf import to_lark
 from autodeco_gguf.model.gbnf_rules import MAX_BYTES
 from autodeco_gguf.model.json_schema import compile_schema
-from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.token_text import text_bytes, token_bytes
 
 if TYPE_CHECKING:  # 4 MB and 25 ms, for those who use a schema
     from llguidance import LLMatcher, LLTokenizer
@@ -222,11 +222,6 @@ def _ends(model: LlamaModel) -> list[int]:
     return [token for token in tokens if llama_cpp.llama_vocab_is_eog(model.vocab, token)]
 
 
-def _text_bytes(vocab: Any, token: int, ends: list[int]) -> bytes:
-    """What a token writes within a text; nothing where it ends one, though it be text as RWKV's two line breaks."""
-    return b"" if token in ends else token_bytes(vocab, token, special=False)
-
-
 def _tokenizer(model: LlamaModel) -> LLTokenizer:
     """For llguidance; made once a model, which takes a second or two at a vocabulary of 150,000.
 
@@ -242,7 +237,7 @@ def _tokenizer(model: LlamaModel) -> LLTokenizer:
             raise InvalidInput(f"{words}; its vocabulary has no such token", key="grammar")
         make: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]  # its stub leaves it out
         _tokenizers[model] = make(
-            tokens=[_text_bytes(vocab, t, ends) or b"\xff" + token_bytes(vocab, t) for t in tokens],
+            tokens=[text_bytes(vocab, t) or b"\xff" + token_bytes(vocab, t) for t in tokens],
             vocab_ptr=vocab,
             tokenize_fptr=core.vocab_tokenizer(),
             eos_token=ends,

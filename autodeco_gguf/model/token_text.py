@@ -35,6 +35,11 @@ def token_bytes(vocab: Any, token: int, *, special: bool = True) -> bytes:
     return core.vocab_piece(vocab, check_token(token, llama_cpp.llama_vocab_n_tokens(vocab)), special)
 
 
+def text_bytes(vocab: Any, token: int) -> bytes:
+    """What a token writes within a text: nothing where it ends one, though it be text as RWKV's two line breaks."""
+    return b"" if llama_cpp.llama_vocab_is_eog(vocab, token) else token_bytes(vocab, token, special=False)
+
+
 DIGITS = re.compile(rb"(?<![0-9])[0-9]{4001}")
 """More digits in a row than are split for the vocabulary superbpe: from each of them llama.cpp looks on to the last.
 4,000 take a second, 16,000 forty."""

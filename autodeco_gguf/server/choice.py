@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Result
-from autodeco_gguf.model.token_text import token_bytes
+from autodeco_gguf.model.token_text import text_bytes, token_bytes
 from autodeco_gguf.model.trace import TraceToken
 from autodeco_gguf.server.tools import CallFinder, Calls
 
@@ -32,7 +32,7 @@ class Words:
         vocab = self._context.vocab
         for token in range(self._context.n_vocab):
             self._pieces[token] = piece = token_bytes(vocab, token)
-            shown = b"" if self._context.is_eog(token) else token_bytes(vocab, token, special=False)
+            shown = text_bytes(vocab, token)
             self._shown[token] = piece if shown == piece else shown  # the same object, of which there are many
 
     def shown(self, token: int) -> bytes:
