@@ -12,7 +12,7 @@ from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.model.sampling import check_seed_range
-from autodeco_gguf.tasks.checkers import RULES
+from autodeco_gguf.tasks.checkers import OTHER_RULES, RULES
 
 if TYPE_CHECKING:
     from autodeco_gguf.answers.drawer import Drawer
@@ -30,7 +30,7 @@ DIGESTS = {
     "model": "another model",
     "heads": "other heads",
     "digest": "other problems or prompts",
-    "rules": "other rules of the checker, by which an earlier or later version graded",
+    "rules": OTHER_RULES,
 }
 
 

@@ -336,6 +336,9 @@ def _pattern(answer: str) -> re.Pattern[str]:
 RULES = {"boxed": 2, "choice": 2, "ifeval": 2, "member": 2}
 """How often a checker has come to judge otherwise, and once: what was graded by other rules does not go with it."""
 
+OTHER_RULES = "other rules of the checker, by which an earlier or later version graded"
+"""What is said where these differ."""
+
 CHECKERS: dict[str, Checker] = {
     "boxed": boxed,
     "choice": choices.choice,

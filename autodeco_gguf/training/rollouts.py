@@ -18,7 +18,7 @@ from autodeco_gguf.files.journal import Header, Journal
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p, seed_from
 from autodeco_gguf.model.trace import texts
-from autodeco_gguf.tasks.checkers import RULES
+from autodeco_gguf.tasks.checkers import OTHER_RULES, RULES
 
 PARTIAL = ".partial"
 """What is finished so far stands beside the output, in a file of the same name with this suffix."""
@@ -27,11 +27,7 @@ _VERSION = 4
 """Of the partial file: it says how samples are drawn, too."""
 
 _ADVICE = "delete it, or use --force to begin anew"
-_DIGESTS = {
-    "model": "another model",
-    "problems": "other problems",
-    "rules": "other rules of the checker, by which an earlier or later version graded",
-}
+_DIGESTS = {"model": "another model", "problems": "other problems", "rules": OTHER_RULES}
 
 _LONGEST = 1 << 30
 """Bytes of a line of the partial file, which has all answers to a problem."""
