@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,13 @@ def report_of(log: Path, reward: str, k: int, problems: int, kept: int) -> Rewar
     of = {r["round"]: Measures(**r["validation"]) for r in records if "validation" in r}
     if not of:
         return None
+    words = _verdict(of, problems, kept)
+    return RewardReport(reward, k, problems, tuple(of.items()), kept, words)
+
+
+def _verdict(of: Mapping[int, Measures], problems: int, kept: int) -> str:
+    if kept == 0:
+        return f"No round was better than the start, which is kept: reward {of[0].reward:.3f} on {problems} problems."
     words = f"Round {kept} is kept: reward {of[kept].reward:.3f} on {problems} validation problems, "
     words += f"{of[0].reward:.3f} at the start"
     if problems < LEAST_EXAMPLES:
@@ -101,7 +108,4 @@ def report_of(log: Path, reward: str, k: int, problems: int, kept: int) -> Rewar
         differences = np.subtract(of[kept].values, of[0].values)
         error = differences.std(ddof=1) / math.sqrt(problems)
         words += f", a difference of {differences.mean():+.3f} ± {error:.3f}."
-    words += " It was chosen on these same problems, which favours it."
-    if kept == 0:
-        words = f"No round was better than the start, which is kept: reward {of[0].reward:.3f} on {problems} problems."
-    return RewardReport(reward, k, problems, tuple(of.items()), kept, words)
+    return words + " It was chosen on these same problems, which favours it."
