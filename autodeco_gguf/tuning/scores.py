@@ -44,8 +44,15 @@ class Row:
         return replace(self, values=np.array(values))
 
 
-Measure = Callable[[Config, Groups, EvalSettings, Mapping[ProblemKey, Problem]], Array]
-"""(config, all its answers by problem, how they were drawn, the problems) -> a value for each problem."""
+@dataclass(frozen=True)
+class Measure:
+    """What a reward says: ``values`` of a config, ``score`` of an answer that has just been graded, where it is asked.
+
+    ``values`` is (config, all its answers by problem, how they were drawn, the problems) -> a value for each problem.
+    """
+
+    values: Callable[[Config, Groups, EvalSettings, Mapping[ProblemKey, Problem]], Array]
+    score: Callable[[Problem, str], object] = lambda problem, text: None
 
 
 @contextmanager
@@ -66,24 +73,26 @@ def measuring(reward: str, time_limit: float) -> Iterator[Measure]:
             k = settings.k
             return {"correct": scores.right, "any": scores.passed[k], "distinct": scores.distinct[k]}[reward]
 
-        yield total
+        yield Measure(total)
         return
     with Scorer(reward, time_limit) as scorer:
 
+        def score(problem: Problem, text: str) -> float:
+            with problem.located():
+                return scorer.score(problem.text, text, problem.answer)
+
         def mean(config: Config, groups: Groups, settings: EvalSettings, asked: Mapping[ProblemKey, Problem]) -> Array:
-            return np.array([_mean(scorer, asked[key], samples) for key, samples in groups.items()])
+            return np.array([_mean(score, asked[key], samples) for key, samples in groups.items()])
 
-        yield mean
+        yield Measure(mean, score)
 
 
-def _mean(scorer: Scorer, problem: Problem, samples: Sequence[Sample]) -> float:
+def _mean(score: Callable[[Problem, str], float], problem: Problem, samples: Sequence[Sample]) -> float:
     """Over those that did not fail in the model."""
     drawn = [sample for sample in samples if sample.finish_reason != "error"]
     if not drawn:
         raise no_answer(problem, samples[0].error)
-    with problem.located():
-        scores = [scorer.score(problem.text, sample.text, problem.answer) for sample in drawn]
-    return math.fsum(scores) / len(scores)
+    return math.fsum(score(problem, sample.text) for sample in drawn) / len(drawn)
 
 
 def rows(directory: Path, results: Results, tasks: Iterable[Task], measure: Measure) -> list[Row]:
@@ -95,7 +104,7 @@ def rows(directory: Path, results: Results, tasks: Iterable[Task], measure: Meas
     found = []
     for method in results.methods:
         groups = {problem: grouped[method.config].get(problem, []) for problem in problems}
-        values = measure(method.config, groups, settings, asked)
+        values = measure.values(method.config, groups, settings, asked)
         means = (None if moments is None else moments.mean for moments in (method.temperature, method.top_p))
         found.append(Row(method.name, method.config, values, method.overall.tokens_mean, *means))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from autodeco_gguf.answers.items import GradedTasks, Item
+from autodeco_gguf.answers.items import Item
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
 from autodeco_gguf.engine.request import Request
@@ -18,14 +18,14 @@ BATCHES = 2
 
 def measure_speed(
     engine: Engine,
-    tasks: GradedTasks,
+    grade: Callable[[Item, str], object],
     items: Sequence[Item],
     *,
     max_tokens: int | None,
     limit_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Speed:
-    """Draw some answers at T = 1, where they are longest, grade them, and see how long that takes.
+    """Draw some answers at T = 1, where they are longest, grade their texts, and see how long that takes.
 
     Answers that have not ended after ``limit_s`` seconds are taken for as long as they may get.
 
@@ -51,7 +51,7 @@ def measure_speed(
     lengths = [_length(item, generation, engine, max_tokens) for item, generation in begun]
     started = clock()
     for item, generation in ended:
-        tasks.grade(item, generation.result().text)
+        grade(item, generation.result().text)
     grading_s = (clock() - started) / max(1, len(ended))
     tokens, tokens_s = sum(lengths) / len(lengths), drawn_tokens / max(drawing_s, 1e-9)
     return Speed(tokens / tokens_s + grading_s, tokens, tokens_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autodeco_gguf.answers.items import GradedTasks, render
+from autodeco_gguf.answers.items import GradedTasks, Item, render
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import InvalidInput
@@ -232,7 +232,7 @@ class _Run:
         s, total = self.settings, 60 * self.settings.minutes
         self._say("measuring")
         items = render(engine, chosen(self.parts.search, 0, 2 * s.n_parallel), s.max_tokens)
-        speed = measure_speed(engine, self.graded, items, max_tokens=s.max_tokens, limit_s=MEASURING * total)
+        speed = measure_speed(engine, self._grade, items, max_tokens=s.max_tokens, limit_s=MEASURING * total)
         trained, n = obstacle(s) is None, size(self.parts.search)
         work = Work(
             search_problems=n,
@@ -249,6 +249,11 @@ class _Run:
         plan = make_plan(total, speed, work, used_s=used_s)
         log.append({"plan": to_json(plan), "speed": to_json(speed)})
         return plan, speed
+
+    def _grade(self, item: Item, text: str) -> None:
+        """All that is asked of an answer."""
+        self.graded.grade(item, text)
+        self.measure.score(item.problem, text)
 
     # ---- the parts ----
 

@@ -36,7 +36,7 @@ def test_all_answers(engine: Engine) -> None:
     tasks = Graded([read_task("demo")])
     items = render(engine, tasks.tasks, None)
     start = time.monotonic()
-    speed = measure_speed(engine, tasks, items, max_tokens=None, limit_s=60)
+    speed = measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=60)
     seconds = time.monotonic() - start
     assert tasks.graded == 8
     assert 30 < speed.tokens < 100  # a story
@@ -46,17 +46,17 @@ def test_all_answers(engine: Engine) -> None:
 
 def test_the_length_is_bounded(engine: Engine) -> None:
     tasks = Graded([read_task("demo", limit=3)])
-    assert measure_speed(engine, tasks, render(engine, tasks.tasks, 5), max_tokens=5, limit_s=60).tokens == 5
+    assert measure_speed(engine, tasks.grade, render(engine, tasks.tasks, 5), max_tokens=5, limit_s=60).tokens == 5
 
 
 def test_a_limit_of_time(engine: Engine) -> None:
     """What has not ended counts as long as it may get; what has not begun not at all."""
     tasks, ticks = Graded([read_task("demo")]), itertools.count()
     items = render(engine, tasks.tasks, None)
-    speed = measure_speed(engine, tasks, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
+    speed = measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
     assert tasks.graded == 0
     room = [160 - len(item.tokens) for item in items[:4]]
     assert speed.tokens == pytest.approx(sum(room) / 4)
     ticks = itertools.count(0, 10)
     with pytest.raises(InvalidInput, match="minutes 5 s for a first look, expected enough for one token"):
-        measure_speed(engine, tasks, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
+        measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))

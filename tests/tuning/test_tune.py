@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -74,6 +75,27 @@ def test_what_is_different_and_right_wants_heat(tmp_path: Path, made_up: pytest.
     assert found.chosen.config.pair is not None
     assert found.chosen.config.pair[0] == 0.7  # of those that are right, it has the most forms
     assert result(tmp_path)["measure"] == "distinct@4"
+
+
+def test_the_plan_has_the_time_that_a_function_takes(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
+    """It is asked of the answers that are looked at first, as of all others."""
+
+    def look(engine: object, grade: Callable[[items.Item, str], object], of: list[items.Item], **_: object) -> Speed:
+        grade(of[0], "the first look")
+        return SPEED
+
+    (tmp_path / "noted.py").write_text(
+        "def score(prompt, text, answer):\n"
+        "    with open('asked', 'a') as f:\n"
+        "        print(prompt, text, sep=': ', file=f)\n"
+        "    return 1.0\n"
+    )
+    made_up.chdir(tmp_path)
+    made_up.setattr(module, "measure_speed", look)
+    tuned(tmp_path / "out", replace(SETTINGS, reward="noted:score"))
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert re.fullmatch(r"(sums|words) \d+: the first look", asked[0])
+    assert len(asked) > 1
 
 
 def test_own_heads_are_compared(tmp_path: Path, made_up: pytest.MonkeyPatch) -> None:
