@@ -55,7 +55,7 @@ def apart(message: Mapping[str, Any], template: str) -> Mapping[str, Any]:
         {'role': 'assistant', 'content': 'Ho', 'reasoning_content': 'Hm'}
     """
     thoughts, mark, content = message["content"].partition("</think>")
-    if not mark or message["role"] != "assistant":
+    if not mark or message["role"] != "assistant" or any(map(message.get, THOUGHTS)):
         return message
     reads = names(template)
     if not reads or "<think>" not in template or re.search(r"""split\(\s*["']</think>""", template):

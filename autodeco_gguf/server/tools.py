@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autodeco_gguf.model.grammar import NO_ARGUMENTS, SchemaGrammar
+from autodeco_gguf.model.thoughts import apart
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.formats import rewritten, schema_grammar
 from autodeco_gguf.server.schemas import ChatBody, Message, Tool
@@ -251,8 +253,8 @@ def _moved(schema: Any, to: str) -> Any:
     return rewritten(schema, change)
 
 
-def template_messages(messages: list[Message], template: str) -> list[dict[str, Any]]:
-    """Messages as a chat template has them: content as one text, arguments of calls as objects.
+def template_messages(messages: list[Message], template: str) -> list[Mapping[str, Any]]:
+    """Messages as a chat template has them: content as one text, arguments of calls as objects, thoughts by themselves.
 
     Raises:
         ApiError: a turn that the template would leave out.
@@ -269,7 +271,8 @@ def template_messages(messages: list[Message], template: str) -> list[dict[str, 
             turn["tool_calls"] = [_template_call(call.model_dump(exclude_none=True)) for call in calls]
         names = ("name", "tool_call_id", "reasoning_content")
         extras = {name: getattr(message, name) for name in names}
-        found.append({**turn, **{name: value for name, value in extras.items() if value is not None}})
+        turn |= {name: value for name, value in extras.items() if value is not None}
+        found.append(apart(turn, template))
     return found
 
 

@@ -11,8 +11,8 @@ from server_helpers import Api, Loop, U, demo_engine, events, ok, refused, servi
 
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.server import tools as module
-from autodeco_gguf.server.schemas import ChatBody
-from autodeco_gguf.server.tools import CallFinder, ToolUse
+from autodeco_gguf.server.schemas import ChatBody, Message
+from autodeco_gguf.server.tools import CallFinder, ToolUse, template_messages
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
 {% for tool in tools %}{{ tool | tojson }}
@@ -192,6 +192,18 @@ def test_messages_as_templates_read_them(loop: Loop) -> None:
             answers = [ok(api.post(path, body))["usage"] for body in bodies]
             assert len({usage.get("prompt_tokens", usage.get("input_tokens")) for usage in answers}) == 2
         service.driver.close()
+
+
+@pytest.mark.parametrize("role", ["assistant", "user"])
+@pytest.mark.parametrize("thoughts", [None, "Own"])
+def test_thoughts_within_what_comes_back(role: str, thoughts: str | None) -> None:
+    """Those of an answer are taken apart, unless the client has done so."""
+    template = "{% for m in messages %}<think>{{ m.reasoning_content }}</think>{{ m.content }}{% endfor %}"
+    text = "<think>Hm</think>\n\nHo"
+    message = Message.model_validate({"role": role, "content": text, "reasoning_content": thoughts})
+    (turn,) = template_messages([message], template)
+    expected = ("Ho", "Hm") if role == "assistant" and thoughts is None else (text, thoughts)
+    assert (turn["content"], turn.get("reasoning_content")) == expected
 
 
 @pytest.mark.parametrize(
