@@ -74,7 +74,7 @@ class Tuned:
     @property
     def unit(self) -> Unit:
         """Of the measure."""
-        return Unit.of(self.settings.measure)
+        return Unit.of(self.settings.measure, max((float(row.values.mean()) for row in self.rows.values()), key=abs))
 
     @property
     def adapter(self) -> Path | None:

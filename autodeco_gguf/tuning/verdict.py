@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,9 +95,11 @@ class Unit:
     unit: str = ""
 
     @classmethod
-    def of(cls, measure: str) -> Unit:
-        """That of a measure: shares are in percent, and their differences in points."""
-        return cls(measure, 100.0, 1, " points") if measure.startswith("pass@") else cls(measure)
+    def of(cls, measure: str, largest: float) -> Unit:
+        """That of a measure: shares are in percent, and their differences in points; else two digits of the largest."""
+        if measure.startswith("pass@"):
+            return cls(measure, 100.0, 1, " points")
+        return cls(measure, digits=max(2, 1 - math.floor(math.log10(abs(largest) or 1.0))))
 
     def value(self, x: float) -> str:
         """A value, or an error."""

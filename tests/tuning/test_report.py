@@ -206,6 +206,12 @@ def test_the_measure_is_named(reward: str, head: str, note: str) -> None:
     assert ("points" in text) is ("pass@" in head)
 
 
+def test_small_values_can_be_told_apart() -> None:
+    text = page(made({name: mean / 1000 for name, mean in MEANS.items()}, "own:score"))
+    assert "| 0.00040 ± " in text
+    assert "| 0.00046 ± " in text
+
+
 def test_why_there_are_no_heads() -> None:
     text = page(made(MEANS, obstacle="training needs torch; pip install torch"))
     assert "- No heads were trained: training needs torch; pip install torch.\n" in text

@@ -52,7 +52,7 @@ def verdict(found: dict[str, Row], pair: str = "pair") -> Verdict:
 
 
 def said(found: dict[str, Row], pair: str = "pair", measure: str = "pass@1") -> list[str]:
-    return words(verdict(found, pair), found, pair, Unit.of(measure))
+    return words(verdict(found, pair), found, pair, Unit.of(measure, 1.0))
 
 
 def test_as_few_problems_as_there_may_be() -> None:
@@ -203,7 +203,7 @@ def test_few_problems_are_said() -> None:
     found = {name: Row(name, row.config, row.values[:8], 9.0, None, None) for name, row in rows(
         greedy=0.4, default=0.3, llama=0.42, pair=0.46).items()}  # fmt: skip
     result = decide(found, "pair", ["task"] * 8, 1.0)
-    said = words(result, found, "pair", Unit.of("pass@1"))
+    said = words(result, found, "pair", Unit.of("pass@1", 1.0))
     assert said[-1] == "With 8 problems to compare on only large differences show."
 
 
@@ -227,6 +227,14 @@ def test_p_values_are_corrected() -> None:
     ],
 )
 def test_units(measure: str, value: str, signed: str) -> None:
-    unit = Unit.of(measure)
+    unit = Unit.of(measure, 0.9)
     assert (unit.value(0.412), unit.signed(0.412)) == (value, signed)
     assert unit.signed(-1e-9) == f"+{unit.value(0)}"
+
+
+@pytest.mark.parametrize(
+    ("largest", "digits"), [(0.0, 2), (-1234.0, 2), (1.0, 2), (0.1, 2), (0.0999, 3), (-0.0052, 4), (3e-7, 8)]
+)
+def test_small_values_of_a_function_have_two_digits(largest: float, digits: int) -> None:
+    assert Unit.of("mean m:f", largest).digits == digits
+    assert Unit.of("pass@1", largest).digits == 1
