@@ -21,6 +21,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as lib
+from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
@@ -29,6 +30,7 @@ from autodeco_gguf.model.stops import StoppedText, stop_texts
 from autodeco_gguf.model.token_text import check_token
 
 _PROCESS_SEED = check_seed(None)
+_NO_CHARACTER = "\ufffd".encode()
 
 
 class Completion:
@@ -119,12 +121,18 @@ class Completion:
         """The tokens up to the end-of-generation token, and what they show."""
         llama, text = self._llama, list(self._prompt)
         is_begin = len(self._asked["prompt"]) == 0
+        is_own, part = isinstance(llama.tokenizer_, LlamaTokenizer), list[int]()
         for token in llama.generate(self._prompt, logits_processor=self._processors or None, **sampling):
             if lib.llama_vocab_is_eog(self._model.vocab, token):
                 return
-            piece = llama.detokenize([token], prev_tokens=text)
-            text.append(token)
+            part.append(token)
+            piece = llama.detokenize(part, prev_tokens=text)
             self._drawn.append(token)
+            if is_own or not piece.endswith(_NO_CHARACTER):
+                text += part
+                part.clear()
+            else:  # a part of a character, which others, as transformers', show as one that is none
+                piece = b""
             if is_begin and piece:  # without the space that a tokenizer puts before the first word
                 piece, is_begin = piece.removeprefix(b" "), False
             yield token, piece
@@ -199,7 +207,8 @@ def _shown(piece: bytes) -> str:
 
 def _following(seed: int) -> int:
     """The seed of a call that gives none: it follows from the model's; without one it is another in each process."""
-    return random.Random(f"{_PROCESS_SEED} {os.getpid()}" if seed == MAX_SEED else seed).randint(0, 2**32)
+    is_none = seed & MAX_SEED == MAX_SEED  # -1 as well
+    return random.Random(f"{_PROCESS_SEED} {os.getpid()}" if is_none else seed).randint(0, 2**32)
 
 
 def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[int], suffix: str | None) -> list[int]:

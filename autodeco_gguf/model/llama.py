@@ -132,7 +132,7 @@ class Llama(llama_cpp.Llama):
         self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(Heads(fitting_heads(model, heads)) if enabled else None, enabled)
         for name in ("n_threads", "n_threads_batch"):
-            kwargs[name] = kwargs.get(name) or kwargs.get("n_threads") or default_threads(base)
+            kwargs[name] = max(0, kwargs.get(name) or kwargs.get("n_threads") or 0) or default_threads(base)
         self._remote = as_remote(rpc)
         self._device = device_names(device, kwargs, bool(self._remote))
         prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(after_remote, names=self._device)
@@ -236,8 +236,12 @@ class Llama(llama_cpp.Llama):
         if criteria is not None:
             bound.arguments["stopping_criteria"] = self._turns.calling_back(criteria)
         generator = _generate(*bound.args, **bound.kwargs)
-        self._generator = weakref.ref(generator)
-        return self._turns.stream(generator)
+
+        def steps() -> Generator[int, Any, None]:
+            self._generator = weakref.ref(generator)  # now: another may have been made since, or have come to its end
+            yield from generator
+
+        return self._turns.stream(steps())
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards.

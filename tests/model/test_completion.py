@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as lib
+from llama_cpp.llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 
 import autodeco_gguf as ad
 from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.model.completion import _following
+from autodeco_gguf.model.sampling import MAX_SEED
 
 load = functools.partial(conftest.load, n_threads=1, n_threads_batch=1)
 
@@ -298,6 +301,12 @@ def test_without_a_seed_every_process_draws_something_else(merged: Path) -> None
     assert first[1] == second[1]
 
 
+def test_minus_one_is_no_seed(merged: Path) -> None:
+    llm = load(merged, seed=-1)
+    llm(PROMPT, max_tokens=1)
+    assert _following(-1) == _following(MAX_SEED) != _following(1)
+
+
 class FullCache(LlamaRAMCache):
     def __setitem__(self, *_: object) -> None:
         raise OSError("no space left")
@@ -322,6 +331,38 @@ def test_without_a_seed_a_cache_of_states_repeats_no_answer(merged: Path) -> Non
     found = answers(LlamaRAMCache())
     assert found == answers(None)
     assert len(set(found)) == 8
+
+
+# ---- tokenizers ----
+
+
+class Decoded(BaseLlamaTokenizer):
+    """As transformers' decode: a part of a character is one that is none."""
+
+    def __init__(self, llm: ad.Llama) -> None:
+        self._of = LlamaTokenizer(llm)
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
+        return self._of.tokenize(text, add_bos, special)
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        def shown(ids: list[int]) -> bytes:
+            return self._of.detokenize(ids, special=special).decode(errors="replace").encode()
+
+        before = prev_tokens or []
+        return shown([*before, *tokens])[len(shown(before)) :]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_characters_of_several_tokens_by_another_tokenizer(
+    stream: bool, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm: Any = load(merged)
+    monkeypatch.setattr(llm, "tokenizer_", Decoded(llm))
+    said = "a 🙂 日本 é"
+    tokens = letters(llm, said)
+    found = llm(PROMPT, max_tokens=len(tokens), logits_processor=dictate(tokens), stream=stream)
+    assert "".join(part["choices"][0]["text"] for part in (found if stream else [found])) == said
 
 
 # ---- biases ----

@@ -498,3 +498,9 @@ def test_a_chat_handler(merged: Path) -> None:
     text = "".join(f"{m['role']}: {m['content']}\n" for m in MESSAGES).encode()
     assert found["usage"]["prompt_tokens"] == len(llm.tokenize(text, add_bos=False, special=True))
     assert len({t.temperature for t in llm.trace}) > 2
+
+
+def test_minus_one_stands_for_the_threads_that_are_best(merged: Path) -> None:
+    """ggml would take four, of which the guard of forks knows nothing."""
+    best, ours = (ad.Llama(merged, n_threads=n, verbose=False) for n in (None, -1))
+    assert (ours.n_threads, ours.n_threads_batch) == (best.n_threads, best.n_threads_batch)

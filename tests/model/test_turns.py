@@ -151,6 +151,24 @@ def test_what_leaves_a_stream_alone(llm: ad.Llama) -> None:
     assert joined([*parts, *chunks]) == alone
 
 
+def test_a_generator_that_is_read_after_another_was_made(llm: ad.Llama) -> None:
+    """It was drawn with a new sampler for each token: the same random number, no grammar, no penalties."""
+
+    def drawn(between: Callable[[], object]) -> list[int]:
+        llm.set_seed(3)
+        generator = llm.generate(PROMPT, temp=1.0, frequency_penalty=2.0)
+        other = between()
+        llm.set_seed(3)
+        found = [next(generator) for _ in range(12)]
+        del other
+        return found
+
+    alone = drawn(lambda: None)
+    assert len(set(alone)) > 6
+    assert drawn(lambda: llm.generate([1, 2])) == alone
+    assert drawn(lambda: text(llm, 4)) == alone
+
+
 def test_a_stream_that_is_left_holds_nobody_up(llm: ad.Llama) -> None:
     for chunk in stream(llm, 1):
         assert chunk
