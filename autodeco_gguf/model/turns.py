@@ -16,6 +16,9 @@ from autodeco_gguf.errors import Busy, Closed, ModelFailed
 IDLE_SECONDS = 10.0
 """How long another thread waits for a stream that nobody reads."""
 
+OWN_SECONDS = 0.2
+"""How long its own does: of a pool's threads any may read on."""
+
 EXIT_SECONDS = 10.0
 """How long the interpreter's exit waits for a decode to end, or for a step of an engine with what it calls."""
 
@@ -77,16 +80,14 @@ class _Stream:
         self.read_at = 0.0
 
     def note_read(self) -> None:
-        self.read_at = time.monotonic()
-        if self.reader is None or self.reader.ident != threading.get_ident():
-            self.reader = threading.current_thread()
+        self.read_at, self.reader = time.monotonic(), threading.current_thread()
 
 
 class Turns:
     """The turns at a context.
 
     Whoever computes has the turn, other threads wait. A stream keeps the context between two of its pieces: other
-    threads wait for it as well, while its own thread, which would wait for itself, takes the context away from it. A
+    threads wait for it as well, while its own thread, which would wait for itself, soon takes the context away. A
     stream that goes on without its context would mix two texts, so that is an error. An interrupt may come at any line:
     what is taken is given back, and what it comes upon is the error.
 
@@ -150,8 +151,8 @@ class Turns:
 
     def within(self) -> Busy:
         """The error of who would compute in the midst of a generation, whose context it is."""
-        what = "what it calls while it generates, or a signal's handler,"
-        return Busy(f"{self._name}: {what} cannot use the same model to compute")
+        reason = "what it calls while it generates, or a signal's handler, cannot use the same model to compute"
+        return Busy(f"{self._name}: {reason}")
 
     def _begin_within(self, stream: _Stream) -> None:
         """Only a completion has one within it, the tokens that it reads."""
@@ -187,11 +188,11 @@ class Turns:
     # ---- with the lock ----
 
     def _take(self, stream: _Stream | None, changes: bool, ticket: _Ticket) -> None:
-        if any(other.thread == ticket.thread for other in self._queue):
-            raise self.within()  # which waits below, where a handler came upon it
+        if any(other.thread == ticket.thread for other in self._queue):  # it waits below, where a handler came upon it
+            raise self.within()
         self._queue.append(ticket)
         while not self._may_go(stream, ticket):
-            self._changed.wait(1.0)
+            self._changed.wait(OWN_SECONDS)
         self.check()  # a handler has closed it before it had the gate; later it waits for the end of the turn
         check_fork(self.n_threads)
         self._queue.remove(ticket)
@@ -206,18 +207,18 @@ class Turns:
         goes_on = stream is not None and stream.begun
         if goes_on and self._stream is not stream:
             raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
-        if self._stopped or not (goes_on or (self._queue[0] is ticket and not self._must_wait())):
-            return False
-        return self._gate.acquire(blocking=False)
+        may = not self._stopped and (goes_on or (self._queue[0] is ticket and not self._must_wait()))
+        return may and self._gate.acquire(blocking=False)
 
     def _must_wait(self) -> bool:
         """Whether another thread is between two pieces of its stream."""
         other = self._stream
         if other is None or other.reader is None:
             return False
-        if other.reader is threading.current_thread() or not other.reader.is_alive():
+        idle = time.monotonic() - other.read_at
+        if not other.reader.is_alive() or (other.reader is threading.current_thread() and idle > OWN_SECONDS):
             return False
-        if time.monotonic() - other.read_at > IDLE_SECONDS:
+        if idle > IDLE_SECONDS:
             raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")
         return True
 
@@ -230,10 +231,9 @@ class Turns:
             undoing(self._free_all, self._give_gate_back)
 
     def _free_all(self) -> None:
-        free = self._free
-        if self._gate.acquire(blocking=False) and free is not None:
+        if self._gate.acquire(blocking=False) and self._free is not None:
             self.closed, self._stream = True, None  # before anything is freed, which may be interrupted
-            free()
+            self._free()
             self._free = None
 
     def _give_gate_back(self) -> None:
@@ -326,8 +326,8 @@ class Turns:
 
     def _others_use(self) -> bool:
         """Whether, where it is not freed, others are the reason."""
-        others = [thread for thread in self._holders.values() if thread is not threading.current_thread()]
-        return not self._holders or any(thread.is_alive() for thread in others)
+        me = threading.current_thread()
+        return not self._holders or any(other.is_alive() for other in self._holders.values() if other is not me)
 
     # ---- the process ----
 

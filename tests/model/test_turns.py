@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,23 @@ def test_a_stream_of_another_thread_comes_first(llm: ad.Llama) -> None:
     assert joined([*begun, *chunks]) == alone
     thread.join(SECONDS)
     assert other == [text(llm, 2)]
+
+
+def test_a_stream_that_threads_of_a_pool_read(llm: ad.Llama) -> None:
+    """A request that comes to the thread of the last piece waits, as all do, while others read on."""
+    alone, chunks = text(llm, 1), stream(llm, 1)
+    parts = [next(chunks)]
+
+    def read() -> None:
+        while (chunk := next(chunks, None)) is not None:
+            parts.append(chunk)
+            time.sleep(0.01)
+
+    reader = threading.Thread(target=read, daemon=True)
+    threading.Timer(0.02, reader.start).start()
+    assert text(llm, 2) != alone
+    reader.join(SECONDS)
+    assert joined(parts) == alone
 
 
 def test_a_stream_that_nobody_reads_on(llm: ad.Llama, monkeypatch: pytest.MonkeyPatch) -> None:
