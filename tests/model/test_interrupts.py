@@ -54,6 +54,12 @@ def load_state(llm: ad.Llama) -> None:
     answer(llm, OTHER)
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was interrupted is taken for left."""
+    monkeypatch.setattr(turns, "OWN_SECONDS", 0.0)
+
+
 USES: list[tuple[str, Callable[[ad.Llama], object]]] = [
     ("call", answers),
     ("the same again", lambda m: answer(m, PROMPT)),
