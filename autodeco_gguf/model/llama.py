@@ -250,7 +250,6 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token.
             ModelFailed: the context is full.
         """
-        self._n_evals += 1
         one = tokens[0] if self._direct and len(tokens) == 1 else None  # a drawn one needs no more than a look
         if type(one) is int and 0 <= one < self._n_vocab:
             self._turns.run(self._eval_next, one)
@@ -291,6 +290,7 @@ class Llama(llama_cpp.Llama):
             self._eval_all([token])
 
     def _note_evaluated(self) -> None:
+        self._n_evals += 1
         generator = self._generator()
         if generator is None or not generator.gi_running:  # which draws next; somebody else may read them
             self._predictor.fetch(self._ctx.ctx)
@@ -350,7 +350,7 @@ class Llama(llama_cpp.Llama):
         self._predictor.detach()
         tokens = self.input_ids[: self.n_tokens].tolist()
         self._forget()
-        self._eval_all(tokens)
+        self._eval(tokens)
 
     # ---- sampling ----
 

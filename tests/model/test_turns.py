@@ -208,6 +208,24 @@ def test_a_stream_that_threads_of_a_pool_read(llm: ad.Llama) -> None:
     assert joined(parts) == alone
 
 
+def test_an_eval_of_another_thread_waits(llm: ad.Llama) -> None:
+    """It ended the completion, though it only waited for its turn."""
+    alone, others = text(llm, 1), list[threading.Thread]()
+
+    def begin(_: Any, scores: Any) -> Any:
+        if not others:
+            others.append(threading.Thread(target=llm.eval, args=([5, 6],), daemon=True))
+            others[0].start()
+            while not llm._turns._queue:
+                time.sleep(0.001)
+        return scores
+
+    found: Any = llm(PROMPT, max_tokens=12, seed=1, logits_processor=LogitsProcessorList([begin]))
+    assert found["choices"][0]["text"] == alone
+    others[0].join(SECONDS)
+    assert not others[0].is_alive()
+
+
 def test_a_stream_that_nobody_reads_on(llm: ad.Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.0)
     chunks = stream(llm, 1)
