@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import random
 import time
 import uuid
@@ -29,7 +28,6 @@ from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 from autodeco_gguf.model.stops import StoppedText, stop_texts
 from autodeco_gguf.model.token_text import check_token
 
-_PROCESS_SEED = check_seed(None)
 _NO_CHARACTER = "\ufffd".encode()
 
 
@@ -206,9 +204,8 @@ def _shown(piece: bytes) -> str:
 
 
 def _following(seed: int) -> int:
-    """The seed of a call that gives none: it follows from the model's; without one it is another in each process."""
-    is_none = seed & MAX_SEED == MAX_SEED  # -1 as well
-    return random.Random(f"{_PROCESS_SEED} {os.getpid()}" if is_none else seed).randint(0, 2**32)
+    """The seed of a call that gives none: it follows from the model's, and is any where that is none."""
+    return check_seed(None) if seed & MAX_SEED == MAX_SEED else random.Random(seed).randint(0, 2**32)
 
 
 def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[int], suffix: str | None) -> list[int]:

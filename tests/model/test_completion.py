@@ -20,7 +20,6 @@ from llama_cpp.llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
 
 import autodeco_gguf as ad
 from autodeco_gguf.errors import InvalidInput, ModelFailed
-from autodeco_gguf.model.completion import _following
 from autodeco_gguf.model.sampling import MAX_SEED
 
 load = functools.partial(conftest.load, n_threads=1, n_threads_batch=1)
@@ -301,10 +300,15 @@ def test_without_a_seed_every_process_draws_something_else(merged: Path) -> None
     assert first[1] == second[1]
 
 
-def test_minus_one_is_no_seed(merged: Path) -> None:
-    llm = load(merged, seed=-1)
-    llm(PROMPT, max_tokens=1)
-    assert _following(-1) == _following(MAX_SEED) != _following(1)
+def test_without_a_seed_every_model_draws_something_else(merged: Path) -> None:
+    def drawn(seed: int) -> list[int]:
+        llm = load(merged, seed=seed)
+        llm(PROMPT, max_tokens=16)
+        return [token.id for token in llm.trace]
+
+    for none in (-1, MAX_SEED):
+        assert drawn(none) != drawn(none)
+    assert drawn(1) == drawn(1)
 
 
 class FullCache(LlamaRAMCache):
