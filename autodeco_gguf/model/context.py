@@ -164,7 +164,7 @@ class Context:
             ModelFailed: llama.cpp cannot, for want of memory.
         """
         _n_cells(n_ctx, n_seq)  # before anything is freed
-        freed(self._ctx, self.file.path)
+        freed([self._ctx], self.file.path)
         with core.LogCapture(self._verbose) as capture:
             try:
                 self._open(n_ctx, n_seq)
@@ -186,8 +186,7 @@ class Context:
         return self._remote.freeing(free)
 
     def _free(self) -> None:
-        freed(self._ctx, self.file.path)
-        freed(self._model, self.file.path)
+        freed([self._ctx, self._model], self.file.path)
 
     @property
     def address(self) -> int:

@@ -138,7 +138,7 @@ class Llama(llama_cpp.Llama):
         prepare, devices = functools.partial(self._prepare, kwargs), functools.partial(after_remote, names=self._device)
         with loading(base, kwargs.get("verbose", True), prepare, devices=devices, remote=self._remote) as path:
             super().__init__(path, **kwargs)
-        self._model.__class__ = CheckedModel
+        self._model.__class__, self._model.hold = CheckedModel, self._turns.hold
         self._raw.bind(self._ctx.ctx)
         self._address, self.model_path = address(self._ctx.ctx), os.fspath(model_path)
         self._turns.n_threads = max(self.n_threads, self.n_threads_batch)
@@ -163,12 +163,10 @@ class Llama(llama_cpp.Llama):
             off_relays(self.close)
 
     def _free(self) -> None:
-        self._stack.close()
+        parts = [vars(self)[name] for name in ("_model", "_ctx", "_batch") if name in vars(self)]
+        freed(parts, self.model_path if parts else "", self._stack.close)
         if "_predictor" in vars(self):
             self._predictor.close()
-        for part in ("_model", "_ctx", "_batch"):
-            if part in vars(self):
-                freed(getattr(self, part), self.model_path)
 
     @property
     def heads(self) -> frozenset[str]:

@@ -181,12 +181,19 @@ class _Freed:
         raise Closed(f"{file}: the model is closed", file=file)
 
     def close(self) -> None:
-        """Do nothing."""
+        """Free it, where that has not been done."""
+        vars(self)["_exit_stack"].close()
 
 
-def freed(part: Any, file: str | os.PathLike[str]) -> None:
-    """Close a model or a context of llama_cpp, and see to it that using it raises Closed instead of crashing."""
-    part.close()
-    part.__class__ = _Freed
-    vars(part).clear()
-    vars(part).update(file=os.fspath(file), _exit_stack=ExitStack())  # which a model closes for its contexts
+def freed(parts: Sequence[Any], file: str | os.PathLike[str], *others: Callable[[], object]) -> None:
+    """Close models and contexts of llama_cpp, after ``others``: using them raises Closed instead of crashing.
+
+    It does so before anything is freed, which other threads may come upon.
+    """
+    for part in parts:
+        vars(part)["file"] = os.fspath(file)
+        part.__class__ = _Freed
+    for free in (*others, *(part.close for part in parts)):
+        free()
+    for part in parts:
+        part.__dict__ = {"file": os.fspath(file), "_exit_stack": ExitStack()}  # which a model closes for its contexts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -46,12 +46,17 @@ DIGITS = re.compile(rb"(?<![0-9])[0-9]{4001}")
 
 
 class CheckedModel(LlamaModel):
-    """llama_cpp's, which ends the process for a long line or no token, and loses tokens of more than 32 bytes."""
+    """llama_cpp's, which ends the process for a long line or no token, and loses tokens of more than 32 bytes.
+
+    Attributes: ``hold`` calls what takes long, while which the model must not be freed.
+    """
+
+    hold: Callable[[Callable[[], Any]], Any] = staticmethod(lambda function: function())
 
     def tokenize(self, text: bytes, add_bos: bool, special: bool) -> list[int]:  # noqa: D102  llama_cpp's, as all here
         if DIGITS.search(text) and self._pre_tokenizer() == b"superbpe":
             raise InvalidInput("over 4000 digits in a row, which the vocabulary superbpe takes too long to split")
-        return core.vocab_tokenize(self.vocab, text, add_bos, special)
+        return list(self.hold(lambda: core.vocab_tokenize(self.vocab, text, add_bos, special)))
 
     def _pre_tokenizer(self) -> bytes:
         name = ctypes.create_string_buffer(64)

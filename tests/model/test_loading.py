@@ -88,9 +88,9 @@ def test_two_loads_at_once_leave_llama_cpp_as_it_was(merged: Path) -> None:
 def test_what_is_freed_says_so(merged: Path) -> None:
     context = Context(merged, n_ctx=32)
     model = context._model
-    freed(context._ctx, merged)
-    freed(model, merged)
-    freed(model, merged)
+    freed([context._ctx], merged)
+    freed([model], merged)
+    freed([model], merged)
     for use in (lambda: model.n_vocab(), lambda: model.vocab, lambda: model.model):
         with pytest.raises(Closed, match=r"the model is closed$"):
             use()

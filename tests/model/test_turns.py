@@ -18,6 +18,7 @@ from llama_cpp import LogitsProcessorList, StoppingCriteriaList
 
 import autodeco_gguf as ad
 from autodeco_gguf.errors import Busy, Closed
+from autodeco_gguf.model import token_text
 from autodeco_gguf.model import turns as module
 from autodeco_gguf.model.sampler import Sampler
 from autodeco_gguf.model.turns import Turns, locked, undoing
@@ -362,6 +363,37 @@ def test_the_trace_outlives_the_model(merged: Path) -> None:
     llm.close()
     assert list(llm.trace) == before
     assert b"".join(token.text for token in before).decode(errors="ignore") == shown
+
+
+def test_close_while_another_thread_tokenizes(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, tokenizing, freed = load(merged), threading.Event(), threading.Event()
+    tokenize = token_text.core.vocab_tokenize
+
+    def slow(*args: Any) -> Any:
+        tokenizing.set()
+        assert not freed.wait(0.1)
+        return tokenize(*args)
+
+    monkeypatch.setattr(token_text.core, "vocab_tokenize", slow)
+    llm._stack.callback(freed.set)
+    closing = threading.Thread(target=lambda: tokenizing.wait() and llm.close(), daemon=True)
+    closing.start()
+    assert llm.tokenize(b"abc")
+    closing.join(SECONDS)
+    with pytest.raises(Closed):
+        llm.tokenize(b"abc")
+
+
+@pytest.mark.parametrize(
+    "use", [lambda m: m.pooling_type(), lambda m: m.n_vocab(), lambda m: m.token_bos()], ids=range(3)
+)
+def test_what_is_asked_while_it_is_freed(merged: Path, use: Callable[[ad.Llama], Any]) -> None:
+    """It read memory that was freed already."""
+    llm, asked = load(merged), list[Any]()
+    llm._stack.callback(lambda: asked.extend(in_thread(lambda: use(llm))))
+    assert use(llm) is not None
+    llm.close()
+    assert [type(answer) for answer in asked] == [Closed]
 
 
 def test_close_while_another_thread_generates(merged: Path) -> None:
