@@ -19,7 +19,7 @@ from autodeco_gguf.server.tools import Calls, ToolUse, template_messages
 from autodeco_gguf.server.trace_json import autodeco, chat_logprobs
 
 
-def engine_options(service: Service, body: OpenAIBody, top: int | None) -> dict[str, Any]:
+def engine_options(body: OpenAIBody, top: int | None) -> dict[str, Any]:
     """What the engine's requests have of a body beside how they draw; ``top``: log-probabilities that it asks for."""
     wanted = [n for n in (top, body.autodeco.top if body.autodeco else None) if n is not None]
     options: dict[str, Any] = {
@@ -44,7 +44,7 @@ def chat_plan(service: Service, body: ChatBody) -> tuple[Plan, ChatVoice]:
     """
     decision = service.decider.decide(body)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    options = engine_options(service, body, top)
+    options = engine_options(body, top)
     template = service.prompts.template
     tools = ToolUse(body, template, service.prompts.reads)
     if tools.grammar is not None:
@@ -75,7 +75,7 @@ class ChatVoice:
 
     def __init__(self, service: Service, plan: Plan, body: ChatBody) -> None:
         """Word the answers of a plan."""
-        self.plan, self._body, self._words = plan, body, service.words
+        self.plan, self._body = plan, body
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",

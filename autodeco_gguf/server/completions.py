@@ -32,7 +32,7 @@ def completion_plan(service: Service, body: CompletionBody) -> tuple[Plan, Compl
         )
     decision = service.decider.decide(body)
     top = 0 if body.logprobs is None and drawn > n else body.logprobs
-    options = engine_options(service, body, top)
+    options = engine_options(body, top)
     scored = bool(body.echo) and body.logprobs is not None
     if scored and body.stream:
         raise ApiError(400, "echo with logprobs cannot be streamed", param="stream")
