@@ -26,8 +26,6 @@ from autodeco_gguf.view.figures import commands_figure, write_png
 TOKENS, PLOT = "control_tokens.jsonl", "control.png"
 """What is written to the directory of an evaluation."""
 
-ByHead = Mapping[str, float]
-
 _TOGETHER = 16
 """Answers that are handed to the model at a time, once after each prompt."""
 

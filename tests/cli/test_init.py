@@ -130,7 +130,7 @@ def test_a_signal_in_a_destructor_comes_again(number: int, status: int, said: st
     assert (outcome.status, outcome.out, outcome.err) == (status, "", said)
 
 
-def test_ctrl_c_is_caught_once_a_command_runs(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+def test_ctrl_c_is_caught_once_a_command_runs(capfd: Capture) -> None:
     @click.command()
     def command() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -195,7 +195,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
         assert int((tmp_path / "number").read_text()) > 2, closed
 
 
-def test_an_output_that_is_full(tmp_path: Path) -> None:
+def test_an_output_that_is_full() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "autodeco_gguf", "--help"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)

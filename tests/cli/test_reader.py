@@ -159,7 +159,7 @@ def test_history_goes_on_in_the_next_chat(echo: Path, tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_where_history_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     for state, folder in (("/s", "/s"), ("", "/home/x/.local/state"), ("relative", "/home/x/.local/state")):
         monkeypatch.setenv("XDG_STATE_HOME", state)

@@ -257,7 +257,7 @@ def test_progress_goes_up_to_all_of_it(merged: Path, tmp_path: Path) -> None:
 # ---- two at once, two outputs ----
 
 
-def test_two_exports_to_one_new_name(qwen2: Case, merged: Path, tmp_path: Path) -> None:
+def test_two_exports_to_one_new_name(qwen2: Case, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
 
     def progress(done: int, total: int) -> None:

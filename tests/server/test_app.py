@@ -20,8 +20,6 @@ from autodeco_gguf.server import about
 from autodeco_gguf.server.app import create_app
 from autodeco_gguf.server.service import Service
 
-NO_JSON = [b"", b"{", b"nul", b"\xff", b'"\\ud800"', b"{} {}", b"[" * 100_000, b'{"a":' + b"9" * 10**6]
-
 CASES = int(os.environ.get("SERVER_CASES", "8"))
 """Bodies for each route."""
 

@@ -28,7 +28,7 @@ START, END = 1, 2
 
 
 @pytest.fixture(scope="module")
-def open_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Context]]:
+def open_context() -> Iterator[Callable[[Path], Context]]:
     contexts: dict[Path, Context] = {}
 
     def make(path: Path) -> Context:

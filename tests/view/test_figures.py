@@ -68,7 +68,7 @@ def test_commands_figure_has_three_lines_a_panel() -> None:
     assert len({line.get_color() for line in left.lines}) == 3
 
 
-def test_settings_of_matplotlib_that_are_none(tmp_path: Path) -> None:
+def test_settings_of_matplotlib_that_are_none() -> None:
     pytest.importorskip("matplotlib")
     code = "from autodeco_gguf.view.figures import check_matplotlib; check_matplotlib('; or do without')"
     env = {**os.environ, "MPLBACKEND": "foo"}

@@ -186,7 +186,7 @@ def test_the_system_gives_up_no_worker_that_is_busy() -> None:
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
 
 
-def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons() -> None:
     assert reason_of(TimeoutError("timed out"), 2.5) == "it did not answer within 2.5 s"
     assert reason_of(TimeoutError(110, "Connection timed out"), 2.5) == "connection timed out"
     assert reason_of(ConnectionResetError(104, "Connection reset by peer"), 1) == "connection reset by peer"

@@ -92,7 +92,7 @@ def test_two_clients_at_once(merged: Path) -> None:
         waiting.close()
 
 
-def test_one_that_always_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_always_ends() -> None:
     said: list[str] = []
     with running() as (one,):
         one._command = [sys.executable, "-c", "import sys; sys.exit('no memory')"]
