@@ -193,6 +193,16 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
+def chance(p: float) -> str:
+    """A p-value for a reader.
+
+    Examples:
+        >>> chance(0.0004), chance(0.0312), chance(0.5)
+        ('p < 0.001', 'p = 0.031', 'p = 0.50')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
+
+
 def notes(results: Results, *, wide: bool = True) -> list[str]:
     """What the table's figures are, and what to beware of."""
     methods, k, seeds = results.methods, results.settings.k, results.settings.seeds
@@ -324,9 +334,8 @@ def _finding(c: Comparison, p: float, where: str, who: str) -> str:
     if value == low == high == 0:
         return f"{where} not shown to differ from {who}: the same on every problem."
     digits = 1 if scale > 1 and max(-low, high) >= 1 else 2
-    chance = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
     margin = f"{_signed(value, digits)}{unit}"
-    by = f"The difference is {margin} (95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance})."
+    by = f"The difference is {margin} (95 % interval {_signed(low, digits)} to {_signed(high, digits)}, {chance(p)})."
     if p < ALPHA:
         return f"{where} {'better' if value > 0 else 'worse'} than {who}. {by}"
     ends = ((min(low, 0.0), "worse"), (max(high, 0.0), "better"))

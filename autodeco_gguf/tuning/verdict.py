@@ -7,13 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autodeco_gguf.evaluation.estimates import Difference, holm, paired_bootstrap
+from autodeco_gguf.evaluation.report import ALPHA, FEW_PROBLEMS, chance
 from autodeco_gguf.tuning.scores import Row
-
-ALPHA = 0.05
-"""A claim's corrected p-value is below this."""
-
-FEW_PROBLEMS = 30
-"""Below this the verdict says that they are few."""
 
 GREEDY, DEFAULT, LLAMA_CPP, PAIR, HEADS, OWN = "greedy", "default", "llama.cpp", "pair", "heads", "own heads"
 """Names of rows. ``pair`` is the one that the search found, ``own heads`` those that the model came with."""
@@ -148,6 +143,5 @@ def _sentence(claim: Claim, ahead: str, of: str, unit: Unit) -> str:
     start = f"{ahead[0].upper()}{ahead[1:]} {be} {verb} {of}"
     if d.mean == d.low == d.high == 0:
         return f"{start}: the same on every problem."
-    chance = "p < 0.001" if claim.p < 0.001 else f"p = {claim.p:.{3 if claim.p < 0.1 else 2}f}"
     interval = f"95 % interval {unit.signed(d.low)} to {unit.signed(d.high)}"
-    return f"{start}: {unit.signed(d.mean)}{unit.unit} ({interval}, {chance})."
+    return f"{start}: {unit.signed(d.mean)}{unit.unit} ({interval}, {chance(claim.p)})."
