@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, Sampling
+from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, WHOLE, Sampling
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -327,7 +327,6 @@ def _number(name: str, what: str, text: str, most: float, zero: bool) -> float:
 _SEQUENCE = f"{FILE_PREFIX}sequence"
 _DEFAULT_SEQUENCE = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"
 _MODEL_KEYS = {FILE_PREFIX + key: name for key, name in FILE_KEYS.items()}
-_INTEGERS = ("top_k", "penalty_last_n", "mirostat_mode")
 
 
 def _of_model(metadata: Mapping[str, str]) -> Sampling:
@@ -340,7 +339,7 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
             raise BadFile(message, key=key, found=metadata[key], expected="a number")
         if name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
             value = max(0.0, value)
-        values[name] = int(value) if name in _INTEGERS else value
+        values[name] = int(value) if name in WHOLE else value
     sampling = replace(_LLAMA_CPP, **values)
     try:
         sampling.check()

@@ -128,7 +128,7 @@ class Sampling:
             check_top_p(self.top_p)
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            kind: Any = Integral if name in _WHOLE else Real
+            kind: Any = Integral if name in WHOLE else Real
             if not isinstance(value, kind) or not low <= value <= high:
                 raise InvalidInput.of(name, value, f"a number in [{low:g}, {high:g}]")
         if self.order not in ("autodeco", "llama.cpp"):
@@ -146,7 +146,8 @@ class Sampling:
                 )
 
 
-_WHOLE = ("top_k", "penalty_last_n", "mirostat_mode")
+WHOLE = ("top_k", "penalty_last_n", "mirostat_mode")
+"""Parameters of ``Sampling`` that are whole numbers."""
 
 _RANGES = (
     ("top_k", 0, 2**31 - 1),
