@@ -1,4 +1,5 @@
-// autodeco_gguf._core: the only file that knows Python. Converts, releases the GIL, forwards.
+// autodeco_gguf._core: with convert.h, gil.h, load_watch.h and matcher.cpp all that knows Python. Converts, releases the GIL,
+// forwards.
 
 #include "arrays.h"
 #include "context.h"

@@ -1,1 +1,1 @@
-"""Training heads on a GGUF: llama.cpp yields hidden states and logits, torch trains the heads on the CPU."""
+"""Training heads on a GGUF: llama.cpp yields hidden states and logits, torch trains the heads."""
