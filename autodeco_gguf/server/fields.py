@@ -16,14 +16,17 @@ def refused(message: str, param: str | int | None = None, kind: str = "value") -
     return PydanticCustomError(kind, "{text}", {"text": message, "param": param})
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a JSON value is a whole number, though it be written as 1.0."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
 def _whole(value: Any) -> Any:
     if value is None:
         return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_whole(value):
         raise refused("expected a whole number")
-    return value
+    return int(value)
 
 
 def _number(value: Any) -> Any:

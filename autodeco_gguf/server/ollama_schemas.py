@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, kind_check, refused
+from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, is_whole, kind_check, refused
 from autodeco_gguf.server.foreign import ELSEWHERE, FORMAT, refuse_fields
 from autodeco_gguf.server.formats import rewritten
 from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
@@ -28,11 +28,7 @@ def _option(words: str, right: Callable[[Any], bool], kind: type) -> BeforeValid
     return BeforeValidator(check, json_schema_input_type=kind)
 
 
-def _integral(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-
-
-_INTEGER = _option("integer", _integral, int)
+_INTEGER = _option("integer", is_whole, int)
 _FLOAT = _option("float32", lambda value: isinstance(value, int | float), float)
 _ARRAY = _option("array", lambda v: isinstance(v, list) and all(isinstance(text, str) for text in v), list)
 

@@ -18,6 +18,7 @@ from autodeco_gguf.server.fields import (
     Stop,
     Text,
     Whole,
+    is_whole,
     one_of,
     refused,
 )
@@ -259,20 +260,16 @@ class ChatBody(OpenAIBody):
         return super().has_grammar or self.tool_choice not in (None, "none", "auto")
 
 
-def _is_whole(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
-
-
 def _prompts(value: Any) -> Any:
     """Texts or tokens as a list of prompts."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
         raise refused("expected a text, tokens, or a list of either that is not empty")
-    if all(map(_is_whole, value)):
+    if all(map(is_whole, value)):
         return [[int(token) for token in value]]
     for prompt in value:
-        if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(map(_is_whole, prompt))):
+        if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(map(is_whole, prompt))):
             raise refused("expected each prompt to be a text or a list of token ids")
     if len(value) > MAX_PROMPTS:
         raise refused(f"expected at most {MAX_PROMPTS} prompts")
