@@ -8,6 +8,7 @@ from typing import Any
 from autodeco_gguf.server.fields import refused
 
 FORMAT = "use response_format, or grammar"
+IN_CHAT = "use /v1/chat/completions"
 _NO_SUCH_STEP = "tokens are not drawn that way here"
 _MODEL_ENDS = "the model ends an answer, or a limit of tokens does"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Several, Text, is_whole, kind_check, refused
-from autodeco_gguf.server.foreign import ELSEWHERE, FORMAT, refuse_fields
+from autodeco_gguf.server.foreign import ELSEWHERE, FORMAT, IN_CHAT, refuse_fields
 from autodeco_gguf.server.formats import rewritten
 from autodeco_gguf.server.schemas import Heads, Part, SamplingBody, Tool
 
@@ -119,7 +119,7 @@ _NOT_IN_OLLAMA = {
     **dict.fromkeys(_LIMIT, "use num_predict in options"),
     **dict.fromkeys(("response_format", "grammar"), "use format"),
     **dict.fromkeys(("enable_thinking", "thinking_budget", "reasoning_effort", "chat_template_kwargs"), "use think"),
-    **dict.fromkeys(_NO_FIELD, "use /v1/chat/completions"),
+    **dict.fromkeys(_NO_FIELD, IN_CHAT),
     "best_of": "use /v1/completions",
 }
 

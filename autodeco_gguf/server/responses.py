@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from autodeco_gguf.server.choice import Choice, Delta
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.fields import AutoDeco, Body, Flag, Object, Several, Text, Texts, Whole, refused
-from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
+from autodeco_gguf.server.foreign import ELSEWHERE, IN_CHAT, refuse_fields
 from autodeco_gguf.server.formats import grammar_of
 from autodeco_gguf.server.schemas import Effort, Message, SamplingBody
 from autodeco_gguf.server.service import Plan, Service
@@ -21,10 +21,9 @@ from autodeco_gguf.server.tools import template_messages
 from autodeco_gguf.server.trace_json import autodeco
 
 _FORMATS = "type text, json_object, or json_schema with an object as the schema beside it"
-_IN_CHAT = "use /v1/chat/completions"
 _NOT_HERE = {
     **ELSEWHERE,
-    **dict.fromkeys(("tools", "top_logprobs", "logprobs", "stop", "n", "grammar"), _IN_CHAT),
+    **dict.fromkeys(("tools", "top_logprobs", "logprobs", "stop", "n", "grammar"), IN_CHAT),
     "response_format": "use text.format",
     "messages": "use input",
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), "use max_output_tokens"),
@@ -50,7 +49,7 @@ def _messages(value: Any) -> Any:
 
 def _tool_choice(value: Any) -> Any:
     if value not in (None, "none", "auto"):
-        raise refused(f"there are no tools here; {_IN_CHAT}")
+        raise refused(f"there are no tools here; {IN_CHAT}")
     return value
 
 

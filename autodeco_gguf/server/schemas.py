@@ -22,7 +22,7 @@ from autodeco_gguf.server.fields import (
     one_of,
     refused,
 )
-from autodeco_gguf.server.foreign import ELSEWHERE, refuse_fields
+from autodeco_gguf.server.foreign import ELSEWHERE, IN_CHAT, refuse_fields
 
 MAX_CHOICES = 128
 """Answers to one prompt."""
@@ -276,10 +276,9 @@ def _prompts(value: Any) -> Any:
     return [prompt if isinstance(prompt, str) else [int(token) for token in prompt] for prompt in value]
 
 
-_IN_CHAT = "use /v1/chat/completions"
 _NOT_IN_COMPLETIONS = {
     **ELSEWHERE,
-    **dict.fromkeys(("messages", "tools", "functions", "chat_template_kwargs"), _IN_CHAT),
+    **dict.fromkeys(("messages", "tools", "functions", "chat_template_kwargs"), IN_CHAT),
     "top_logprobs": "logprobs is their number",
     "suffix": "nothing is inserted",
 }
