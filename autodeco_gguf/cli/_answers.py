@@ -20,6 +20,7 @@ from autodeco_gguf.cli._screen import SCALES, Screen, can_color, legend
 from autodeco_gguf.cli._statistics import line, summarize, table
 from autodeco_gguf.cli._types import IntRange
 from autodeco_gguf.errors import AutoDecoError, InvalidInput
+from autodeco_gguf.model.sampling import MAX_TOP
 
 if TYPE_CHECKING:
     from autodeco_gguf.engine.conversation import Answer, Conversation
@@ -80,7 +81,7 @@ _OPTIONS = (
     ),
     click.option(
         "--top",
-        type=IntRange(0, 64),
+        type=IntRange(0, MAX_TOP),
         help="With --json, and in what a chat writes: log-probabilities, and so many tokens that were likely too.",
     ),
     click.option("--stats", is_flag=True, help="Show all statistics: speeds, range of T and P, seed."),

@@ -8,12 +8,9 @@ from typing import Literal, SupportsIndex
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.sampling import Sampling, check_seed_range, check_temperature, check_top_p
+from autodeco_gguf.model.sampling import MAX_TOP, Sampling, check_seed_range, check_temperature, check_top_p
 from autodeco_gguf.model.stops import stop_texts, stop_tuple
 from autodeco_gguf.model.trace import PromptToken, Trace, TraceToken
-
-MAX_TOP = 64
-"""Most alternatives of a token."""
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

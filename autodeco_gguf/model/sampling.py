@@ -32,6 +32,9 @@ def check_top_p(value: float) -> None:
 MAX_LAST_N = 2**20
 """Tokens that penalties look back on at most."""
 
+MAX_TOP = 64
+"""Most alternatives of a token."""
+
 MAX_SEED = 2**32 - 1
 """The largest seed."""
 

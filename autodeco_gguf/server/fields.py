@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from autodeco_gguf.model.sampling import MAX_TOP
+
 
 def refused(message: str, param: str | int | None = None, kind: str = "value") -> PydanticCustomError:
     """The error for a value that will not do; ``param`` is the field below it that it is about."""
@@ -113,7 +115,7 @@ class AutoDecoOptions(Body):
     """What of a trace an answer carries."""
 
     tokens: Annotated[Flag | None, Field(description="Also each token, with entropy, nucleus and probability.")] = None
-    top: Annotated[Whole | None, Field(ge=0, le=64, description="So many alternatives of each token.")] = None
+    top: Annotated[Whole | None, Field(ge=0, le=MAX_TOP, description="So many alternatives of each token.")] = None
 
 
 def _stop(value: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from autodeco_gguf.model.sampling import MAX_LAST_N
 from autodeco_gguf.server.fields import (
     AutoDeco,
     Body,
@@ -54,7 +55,7 @@ class SamplingBody(Body):
         Number | None, Field(ge=1e-6, le=1e6, description="On the logits of the answer's last 64 tokens; 1: off.")
     ] = None
     repeat_last_n: Annotated[
-        Whole | None, Field(ge=-1, le=2**20, description="So many tokens instead of 64; -1: all, 0: none.")
+        Whole | None, Field(ge=-1, le=MAX_LAST_N, description="So many tokens instead of 64; -1: all, 0: none.")
     ] = None
     frequency_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="For each time a token came.")] = None
     presence_penalty: Annotated[Number | None, Field(ge=-2, le=2, description="Once a token came.")] = None
