@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce, wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from autodeco_gguf.cli._common import terminal
+from autodeco_gguf.cli._common import F, terminal
 from autodeco_gguf.cli._screen import SCALES, Screen, can_color, legend
 from autodeco_gguf.cli._statistics import line, summarize, table
 from autodeco_gguf.cli._types import IntRange
@@ -25,9 +25,6 @@ from autodeco_gguf.model.sampling import MAX_TOP
 if TYPE_CHECKING:
     from autodeco_gguf.engine.conversation import Answer, Conversation
     from autodeco_gguf.engine.request import Piece, Request
-
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CtrlC:

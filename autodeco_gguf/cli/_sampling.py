@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import click
 
+from autodeco_gguf.cli._common import F
 from autodeco_gguf.cli._config import is_typed, source_of
 from autodeco_gguf.cli._prompt import clean, read_text
 from autodeco_gguf.cli._types import File, FloatRange, IntRange
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.sampling import Sampling
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(

@@ -11,10 +11,8 @@ from typing import Any
 import llama_cpp
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.model.template import TEMPLATE_KEY, Formatter
+from autodeco_gguf.model.template import Formatter
 from autodeco_gguf.model.token_text import token_bytes
-
-__all__ = ["TEMPLATE_KEY", "Chat"]
 
 _GIVEN = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
 _GIVEN |= {"functions", "function_call", "tool_choice", "raise_exception"}

@@ -17,12 +17,13 @@ from autodeco_gguf._native import core
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.loading import freed, loading
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
+from autodeco_gguf.model.template import TEMPLATE_KEY
 from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.turns import check_fork
 from autodeco_gguf.model.vetting import check_loadable, check_use, keeps_keys
@@ -45,14 +46,13 @@ BATCH = 512
 SHARED = 32
 """Tokens from which on a common beginning of two prompts is copied, not computed again; the whole of one always is."""
 
-
 Ints = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
     """Tokens of the context that a model was trained for, at most so many."""
     base = model.base()
-    own = int(base.get(f"{base.get('general.architecture', str)}.context_length", int, 0))
+    own = int(base.get(f"{base.architecture}.context_length", int, 0))
     return min(own or at_most, at_most)
 
 

@@ -11,8 +11,9 @@ from broken import Kind, rewrite
 from conftest import Case, load
 
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.model.chat import TEMPLATE_KEY, Chat
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.model.context import Context
+from autodeco_gguf.model.template import TEMPLATE_KEY
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
 
