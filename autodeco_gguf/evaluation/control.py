@@ -29,6 +29,7 @@ from autodeco_gguf.evaluation.samples import Key, ProblemKey, keys_of, sample_se
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_directory, make_header
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.journal import Journal, has_header
+from autodeco_gguf.heads.weights import LETTERS
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.tasks.commands import VARIANTS, Commands
@@ -236,8 +237,7 @@ def _by_problem(means: Mapping[_Place, _Means], name: str, kind: str) -> list[fl
 def control_table(result: ControlResult) -> str:
     """The result as Markdown: a row for each kind of command."""
     heads = list(result.mean["plain"])
-    letters = {"temperature": "T", "top_p": "P"}
-    columns = ["command", *(f"mean {letters[name]} | to plain | moved so" for name in heads)]
+    columns = ["command", *(f"mean {LETTERS[name]} | to plain | moved so" for name in heads)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
     for kind in result.mean:
         cells = ["none" if kind == "plain" else kind]

@@ -18,7 +18,7 @@ from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.evaluation.estimates import mean_se
 from autodeco_gguf.evaluation.samples import Key
 from autodeco_gguf.files.jsonl import write_lines
-from autodeco_gguf.heads.weights import Float32Array
+from autodeco_gguf.heads.weights import LETTERS, Float32Array
 from autodeco_gguf.model.features import Tokens, stream
 from autodeco_gguf.tasks.commands import VARIANTS
 from autodeco_gguf.view.figures import commands_figure, write_png
@@ -31,8 +31,6 @@ _TOGETHER = 16
 
 _PLACES = 20
 """Parts of an answer over which its values are averaged for the plot."""
-
-_LABELS = {"temperature": "T", "top_p": "P"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def _read(
         }
         heads = {
             name: {kind: pairs[kind][:, axis] for kind in kinds}
-            for axis, name in enumerate(_LABELS)
+            for axis, name in enumerate(LETTERS)
             if name in engine.heads
         }
         yield Lines(key, tuple(engine.context.text([token]) for token in answer), heads)
@@ -139,7 +137,7 @@ def _moved(lines: Sequence[Lines], name: str, kind: str) -> Moved:
 def forced_table(result: Forced) -> str:
     """The result as Markdown: a row for each command."""
     heads = list(result.moved["low"])
-    columns = ["same answer, command", *(f"{_LABELS[name]} to plain | tokens moved so | problems" for name in heads)]
+    columns = ["same answer, command", *(f"{LETTERS[name]} to plain | tokens moved so | problems" for name in heads)]
     lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|---:|---:|" * len(heads)]
     for kind, moved in result.moved.items():
         cells = [kind]

@@ -12,6 +12,7 @@ from autodeco_gguf.evaluation.methods import AUTODECO
 from autodeco_gguf.evaluation.report import count
 from autodeco_gguf.evaluation.results import Results, Row
 from autodeco_gguf.evaluation.samples import PARAMETERS
+from autodeco_gguf.heads.weights import LETTERS
 from autodeco_gguf.view.figures import as_written, check_matplotlib, new_figure, write_png
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ _COLORS = {
 color-blind readers can tell as many as possible apart."""
 _MORE_COLORS = ("#6699CC", "#AA4466", "#F0E442", "#4B4B4B", "#EE7733", "#004488")
 _MARKERS = "sD^vPX*<>h"
-_NAMES = {"temperature": "T", "top_p": "P"}
 SE_95 = 1.96
 """Standard errors that a 95 % interval reaches to either side."""
 
@@ -204,7 +204,7 @@ def _curves(results: Results) -> Figure:
 def _parameters(results: Results) -> Figure | None:
     """Box plots of the predicted T and P of each task."""
     ours = next((row for row in results.methods if row.config == AUTODECO), None)
-    names = [name for name in _NAMES if ours is not None and name in ours.overall.boxes]
+    names = [name for name in LETTERS if ours is not None and name in ours.overall.boxes]
     if ours is None or not names:
         return None
     tasks = [task for task, stats in ours.tasks.items() if all(name in stats.boxes for name in names)]
@@ -218,7 +218,7 @@ def _parameters(results: Results) -> Figure | None:
         line = {"color": _OURS}
         median = {**line, "linewidth": 3}
         axes.bxp(boxes, widths=0.5, boxprops=line, whiskerprops=line, capprops=line, medianprops=median)
-        axes.set_ylabel(f"predicted {name.replace('_', '-')}, {_NAMES[name]}")
+        axes.set_ylabel(f"predicted {name.replace('_', '-')}, {LETTERS[name]}")
         axes.set_ylim(-0.02 * PARAMETERS[name], 1.02 * PARAMETERS[name])
         axes.tick_params(axis="x", rotation=30 if len(tasks) > 3 else 0)
         axes.grid(axis="y", alpha=0.3)

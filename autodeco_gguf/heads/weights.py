@@ -17,6 +17,9 @@ Float32Array = npt.NDArray[np.float32]
 HEADS = frozenset(HEAD_PREFIX)
 """The names of the heads: ``"temperature"`` and ``"top_p"``."""
 
+LETTERS = {"temperature": "T", "top_p": "P"}
+"""What stands for the values of each in a table or a figure."""
+
 MAX_LAYERS = 64
 """Linear layers of one head; llama.cpp's graph has room for a few hundred."""
 
