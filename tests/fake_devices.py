@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from llama_cpp import llama_cpp as lib
-
 from autodeco_gguf._native import core
+from autodeco_gguf.model.rpc.native import ggml_function
 
 P = ctypes.c_void_p
 _CALLS = [  # of ggml_backend_device_i
@@ -53,14 +52,6 @@ class _Tensor(ctypes.Structure):  # the beginning of ggml_tensor
     ]
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(
-        lib._lib, name
-    )  # by libllama: libggml.so, of llama_cpp._ggml, is a copy with a registry of its own
-    function.restype, function.argtypes = result, arguments
-    return function
-
-
 class Operation(NamedTuple):
     """What a device is asked for: "MUL_MAT", ("f32", "f32"), "f32", and whether all its sources are contiguous."""
 
@@ -74,10 +65,10 @@ class Operation(NamedTuple):
         """Of a ggml_tensor."""
         tensor = _Tensor.from_address(address)
         sources = [(source, _Tensor.from_address(source)) for source in tensor.src if source]
-        type_name = _function("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
-        contiguous = _function("ggml_is_contiguous", ctypes.c_bool, P)
+        type_name = ggml_function("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
+        contiguous = ggml_function("ggml_is_contiguous", ctypes.c_bool, P)
         return cls(
-            _function("ggml_op_desc", ctypes.c_char_p, P)(address).decode(),
+            ggml_function("ggml_op_desc", ctypes.c_char_p, P)(address).decode(),
             tuple(type_name(source.type).decode() for _, source in sources),
             type_name(tensor.type).decode(),
             all(contiguous(source) for source, _ in sources),
@@ -96,7 +87,7 @@ class FakeDevice:
         self._kept: list[Any] = []
         self.struct = _Device.from_buffer_copy(_Device.from_address(cpu))
         self.address = ctypes.addressof(self.struct)
-        buffers = _function("ggml_backend_cpu_buffer_type", P)()
+        buffers = ggml_function("ggml_backend_cpu_buffer_type", P)()
         self._buffers = _BufferType.from_buffer_copy(_BufferType.from_address(buffers))
         self._buffers.device = self.address
         text = ctypes.addressof(self._text)
@@ -138,7 +129,7 @@ class FakeDevice:
         properties[0] = _Properties(text, text, self.memory // 2, self.memory, 1, None, (ctypes.c_bool * 5)())
 
     def _backend(self, _: int, __: int) -> int:
-        backend: int = _function("ggml_backend_cpu_init", P)()
+        backend: int = ggml_function("ggml_backend_cpu_init", P)()
         device = P.from_address(backend + _BACKEND_DEVICE)
         assert device.value == self._cpu
         device.value = self.address
@@ -165,8 +156,8 @@ def fake_devices(*names: str, memory: int = 8 << 30, lacks: Collection[str] = ()
     registry = _Registry(2, *(ctypes.cast(call, P).value for call in kept), None)
     for device in devices:
         device.struct.reg = ctypes.addressof(registry)
-    _function("ggml_backend_register", None, P)(ctypes.addressof(registry))
+    ggml_function("ggml_backend_register", None, P)(ctypes.addressof(registry))
     try:
         yield devices
     finally:
-        _function("ggml_backend_unload", None, P)(ctypes.addressof(registry))
+        ggml_function("ggml_backend_unload", None, P)(ctypes.addressof(registry))
