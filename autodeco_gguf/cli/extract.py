@@ -30,10 +30,6 @@ def extract_command(
     """
     from autodeco_gguf.heads.export import extract
 
-    if base is None and adapter is None and checkpoint is None:
-        raise click.UsageError(
-            "nothing to extract: give --base OUT, --adapter OUT, --checkpoint DIR or several of them"
-        )
     with progress_bar("extract", in_bytes=True) as bar:
         results = extract(merged, base=base, adapter=adapter, checkpoint=checkpoint, force=force, progress=bar.update)
     for result in results:
