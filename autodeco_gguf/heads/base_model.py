@@ -30,7 +30,7 @@ class BaseModel:
         """Read the header, and those of the other shards where there are some.
 
         Raises:
-            BadFile: not a GGUF, an adapter, a missing shard, no tensors, or bytes after the last tensor.
+            BadFile: not a GGUF, an adapter, a stale base view, a missing shard or one of another model, or no tensors.
         """
         file = ModelFile.open(path)
         path, first = file.path, file.base()
@@ -136,7 +136,7 @@ def _other_shards(path: Path, first: GgufFile, n_shards: int) -> list[Path]:
     return [path.with_name(f"{stem}-{i:05}-of-{n_shards:05}.gguf") for i in range(2, n_shards + 1)]
 
 
-def fitting_heads(model: ModelFile, other: str | os.PathLike[str] | None = None) -> HeadWeights:
+def fitting_heads(model: ModelFile, other: str | os.PathLike[str] | None) -> HeadWeights:
     """A model's own heads, or those of another file, checked to fit.
 
     Raises:
