@@ -129,7 +129,7 @@ def measure(base: Path, adapter: Path, lengths: Sequence[int], args: argparse.Na
     for i in range(args.rounds):
         stock, ours = load_both(base, adapter, args.threads, i, n_ctx)
         assert isinstance(ours, ad.Llama)
-        check_equal(stock, ours, adapter)  # which warms them up as well
+        check_equal(stock, ours)  # which warms them up as well
         rounds.append(walk({"stock": stock, "ours": ours}, lengths, args.tokens))
         stock.close(), ours.close()
         print(f"round {i + 1} of {args.rounds}", file=sys.stderr, flush=True)

@@ -96,7 +96,7 @@ def load_both(
     return (first, second) if turn % 2 == 0 else (second, first)
 
 
-def check_equal(stock: llama_cpp.Llama, ours: ad.Llama, adapter: Path) -> None:
+def check_equal(stock: llama_cpp.Llama, ours: ad.Llama) -> None:
     """Same tokens when greedy, and the graph's T and P equal the heads run on their own."""
     texts = []
     for llama in (stock, ours):
@@ -121,7 +121,7 @@ def stream_of(llama: llama_cpp.Llama, text: list[int] | None = None, **sampling:
     return stream
 
 
-def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int] | None = None) -> float:
+def decode_rate(llama: llama_cpp.Llama, n: int, text: list[int]) -> float:
     """Tokens per second of n tokens after a short text."""
     stream = stream_of(llama, text)
     start = time.perf_counter()
@@ -216,7 +216,7 @@ def measure(base: Path, adapter: Path, args: argparse.Namespace) -> dict[str, An
     for i in range(args.loads):
         stock, ours = load_both(base, adapter, args.threads, i)
         assert isinstance(ours, ad.Llama)
-        check_equal(stock, ours, adapter)
+        check_equal(stock, ours)
         for name, sampling in CHAINS.items():
             for _ in range(args.rounds // args.loads):
                 seconds = in_turn({"stock": stream_of(stock, **sampling), "ours": stream_of(ours)}, tokens)

@@ -40,11 +40,11 @@ def _quantized(rng: np.random.Generator, rows: int, columns: int, kind: gguf.GGM
     return np.concatenate([scale.view(np.uint8), payload], axis=2).reshape(rows, -1)
 
 
-def write_model(path: Path, shape: Shape, seed: int = 0) -> Path:
+def write_model(path: Path, shape: Shape) -> Path:
     """Write the model unless it is there."""
     if path.exists():
         return path
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path.with_suffix(".tmp"), shape.arch, use_temp_file=True)
     writer.add_name(shape.name)
     writer.add_context_length(4096)
