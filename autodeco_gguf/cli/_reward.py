@@ -95,7 +95,7 @@ def train_on_reward(base: Path, options: dict[str, Any]) -> None:
     settings = replace(settings, objective=objective, kind=kind_of(options), limits=limits)
     settings.check()
     how = named(RewardOptions, {**options, "n_ctx": options["ctx"], "n_parallel": options["parallel"]})
-    with read_tasks(options) as tasks, _progress(settings.reward) as watch:
+    with read_tasks(options) as tasks, _progress() as watch:
         trained = train_reward(
             base,
             tasks,
@@ -133,7 +133,7 @@ def _range(name: str, text: str) -> tuple[float, float]:
 
 
 @contextmanager
-def _progress(reward: str) -> Iterator[RewardWatch]:
+def _progress() -> Iterator[RewardWatch]:
     """A bar of what is under way on a terminal, a line for each round."""
     from autodeco_gguf.training.reward import RewardWatch
 
