@@ -9,7 +9,7 @@ import numpy as np
 
 from autodeco_gguf.explain.findings import Findings, TemperatureFindings, TopPFindings
 from autodeco_gguf.explain.reading import Reading
-from autodeco_gguf.view.figures import check_matplotlib
+from autodeco_gguf.view.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +28,6 @@ def draw(found: Findings, at: Reading) -> Figure:
     Raises:
         AutoDecoError: matplotlib is missing.
     """
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
     panels: list[Any] = []
     if found.temperature is not None:
         t = found.temperature
@@ -46,7 +43,7 @@ def draw(found: Findings, at: Reading) -> Figure:
         panels.append(lambda axes: _cuts(axes, p))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
+    figure = new_figure(4.6 * columns, 3.9 * rows)
     places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         panel(axes)

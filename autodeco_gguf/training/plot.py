@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from autodeco_gguf.files.jsonl import read_lines
-from autodeco_gguf.view.figures import write_png
+from autodeco_gguf.view.figures import new_figure, write_png
 
 
 def plot_log(log: Path, output: Path) -> None:
@@ -29,7 +28,7 @@ def plot_rounds(log: Path, output: Path) -> None:
 def _plot(log: Path, output: Path, x: str, panels: Mapping[str, Sequence[str]], *, zeros: bool) -> None:
     """A panel for each label, with these values of the log over ``x``; those that are always 0 only with ``zeros``."""
     records = [json.loads(line) for _, line in read_lines(log)]
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     for axes, (label, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for color, key in zip(("tab:red", "tab:blue", "tab:green"), keys, strict=False):
             if zeros or any(r["train"][key] for r in records):
