@@ -305,7 +305,6 @@ static std::vector<gguf_entry> entries_of(const py::list & entries) {
 static void bind_files(py::module_ & m) {
     py::class_<gguf_header>(m, "GgufHeader")
         .def(py::init(&gguf_header_read), "path"_a, "start"_a, py::call_guard<release>())
-        .def_readonly("start", &gguf_header::start)
         .def_readonly("data", &gguf_header::data)
         .def_readonly("file_size", &gguf_header::file_size)
         .def_property_readonly("alignment", [](const gguf_header & h) { return gguf_get_alignment(h.gguf.get()); })
