@@ -10,7 +10,7 @@ from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.weights import HEADS
-from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, Sampling
+from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, Sampling, of_file
 
 
 def file_sampling(base: GgufFile) -> dict[str, Any]:
@@ -23,8 +23,9 @@ def file_sampling(base: GgufFile) -> dict[str, Any]:
     given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     try:
         for name, value in given.items():
-            if isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidInput.of(name, value, "a number")
+            given[name] = of_file(name, value)
         Sampling(**given).check()
     except InvalidInput as e:
         raise BadFile.of(base.path, f"{FILE_PREFIX}*: {e}") from e

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, WHOLE, Sampling
+from autodeco_gguf.model.sampling import FILE_KEYS, FILE_PREFIX, WHOLE, Sampling, of_file
 
 TEMPERATURES = tuple(round(0.1 * i, 1) for i in range(1, 21))
 TOP_PS = tuple(round(0.1 * i, 1) for i in range(1, 11))
@@ -337,8 +337,7 @@ def _of_model(metadata: Mapping[str, str]) -> Sampling:
         if value is None or not math.isfinite(value):
             message = f"method model: {key} is {metadata[key]!r}, expected a number"
             raise BadFile(message, key=key, found=metadata[key], expected="a number")
-        if name in ("temperature", "top_k"):  # llama.cpp takes what is below 0 for 0
-            value = max(0.0, value)
+        value = of_file(name, value)
         values[name] = int(value) if name in WHOLE else value
     sampling = replace(_LLAMA_CPP, **values)
     try:

@@ -193,3 +193,8 @@ FILE_KEYS = {
     "mirostat_eta": "mirostat_eta",
 }
 """Names of ``Sampling`` by llama.cpp's, as its common_init_sampler_from_model reads them behind ``FILE_PREFIX``."""
+
+
+def of_file(name: str, value: float) -> float:
+    """A file's value of a parameter: llama.cpp takes a temperature or top-k below 0 for 0."""
+    return max(0, value) if name in ("temperature", "top_k") else value

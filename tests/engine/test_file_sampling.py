@@ -31,9 +31,14 @@ def test_keys_of_llama_cpp(qwen2: Case, tmp_path: Path) -> None:
     assert file_sampling(GgufFile(qwen2.base)) == {}
 
 
-@pytest.mark.parametrize("value", [(-1.0, Kind.FLOAT32), ("warm", Kind.STRING), (True, Kind.BOOL)])
+def test_below_0_is_0_as_for_llama_cpp(qwen2: Case, tmp_path: Path) -> None:
+    file = recommending(qwen2, tmp_path / "m.gguf", temp=(-0.5, Kind.FLOAT32), top_k=(-1, Kind.INT32))
+    assert file_sampling(file) == {"temperature": 0, "top_k": 0}
+
+
+@pytest.mark.parametrize("value", [(1e9, Kind.FLOAT32), ("warm", Kind.STRING), (True, Kind.BOOL)])
 def test_nonsense_names_the_file(value: tuple[Any, Kind], qwen2: Case, tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match=r"m\.gguf: general\.sampling\.\*: temperature (-1|warm|True)"):
+    with pytest.raises(BadFile, match=r"m\.gguf: general\.sampling\.\*: temperature (1000000000.0|warm|True)"):
         file_sampling(recommending(qwen2, tmp_path / "m.gguf", temp=value))
 
 
