@@ -12,6 +12,7 @@ from autodeco_gguf.cli._common import heads_text
 from autodeco_gguf.engine.file_sampling import of_the_file
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
+from autodeco_gguf.heads.weights import deciding
 
 HEADS = ("temperature", "top_p")
 """What the heads can decide."""
@@ -124,11 +125,9 @@ def with_heads(request: Request, which: str, heads: frozenset[str], file: Mappin
         InvalidInput: the model has no such head, or there is none of that name.
     """
     name = setting_name(which)
-    wanted = {"on": heads, "off": frozenset[str]()}.get(name, frozenset([name]))
     if name not in ("on", "off", *HEADS):
         raise InvalidInput.of("heads", which, "on, off, temperature or top_p")
-    if name != "off" and not wanted & heads:
-        raise InvalidInput(f"the model has no {'heads' if name == 'on' else heads_text([name]) + ' head'}", key="heads")
+    wanted = deciding(name, heads)
     values: dict[str, Any] = dict.fromkeys(wanted)
     for n in {*HEADS} - wanted:
         if getattr(request, n) is None and n in heads:

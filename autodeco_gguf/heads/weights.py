@@ -126,6 +126,15 @@ class HeadWeights:
             mlp.check(HEAD_PREFIX[name], self.hidden_size + (len(self.features) if name == "top_p" else 0))
 
 
+def deciding(which: str, heads: frozenset[str]) -> frozenset[str]:
+    """Those of a model's heads that "on", "off" or the name of one let decide; InvalidInput where none is there."""
+    wanted = {"on": heads, "off": frozenset[str]()}.get(which, heads & {which})
+    if which != "off" and not wanted:
+        what = "heads" if which == "on" else f"{which.replace('_', '-')} head"
+        raise InvalidInput(f"the model has no {what}", key="heads")
+    return wanted
+
+
 def check_enabled(enabled: Collection[str] | None) -> frozenset[str]:
     """The set of head names, all for None; InvalidInput for a name that is no head."""
     if enabled is None:

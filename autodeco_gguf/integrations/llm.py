@@ -187,19 +187,19 @@ def _text(message: llm.Message) -> str:
 def _request(engine: Engine, message: str, options: Any, schema: Any) -> Request:
     from autodeco_gguf.engine.file_sampling import settled
     from autodeco_gguf.engine.request import Request
-    from autodeco_gguf.heads.weights import HEADS
+    from autodeco_gguf.heads.weights import HEADS, deciding
 
     names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repeat_penalty", "stop")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    deciding = _deciding(engine, options.heads)
+    heads = engine.heads if options.heads is None else deciding(options.heads, engine.heads)
     if schema is not None:
         from autodeco_gguf.model.grammar import SchemaGrammar
 
         with _loading:  # compiling one sets the stack size of the process's next thread
             given["grammar"] = SchemaGrammar(schema)
     file = {name: value for name, value in _recommended(engine).items() if name not in given}
-    request = settled(Request(message, **given), deciding, file)
-    undecided: dict[str, Any] = {name: 1.0 for name in HEADS - deciding if getattr(request, name) is None}
+    request = settled(Request(message, **given), heads, file)
+    undecided: dict[str, Any] = {name: 1.0 for name in HEADS - heads if getattr(request, name) is None}
     return replace(request, **undecided)
 
 
@@ -207,18 +207,6 @@ def _recommended(engine: Engine) -> dict[str, Any]:
     from autodeco_gguf.engine.file_sampling import file_sampling
 
     return file_sampling(engine.context.file.base())
-
-
-def _deciding(engine: Engine, heads: str | None) -> frozenset[str]:
-    """The heads that decide; InvalidInput where one was asked for that the model does not have."""
-    from autodeco_gguf.heads.weights import HEADS
-
-    if heads is None:
-        return engine.heads
-    wanted = {"on": HEADS, "off": frozenset[str]()}.get(heads, frozenset([heads]))
-    if missing := wanted - engine.heads:
-        raise InvalidInput(f"heads {heads}: the model has no head for {' and '.join(sorted(missing))}", key="heads")
-    return wanted
 
 
 def _source(engine: Engine, options: Any, request: Request) -> str | dict[str, str]:

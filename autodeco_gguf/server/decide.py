@@ -8,7 +8,7 @@ from typing import Any, Literal
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.file_sampling import file_sampling
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.heads.weights import HEADS
+from autodeco_gguf.heads.weights import deciding
 from autodeco_gguf.model.sampling import MAX_SEED, check_seed
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.schemas import SamplingBody
@@ -98,12 +98,10 @@ class Decider:
         return Decision(sources, {**sampling, **self._others(body)}, seed_of(body.seed))
 
     def _deciding(self, body: SamplingBody) -> frozenset[str]:
-        wanted = frozenset() if body.heads == "off" else HEADS
-        if body.heads in HEADS:
-            wanted = frozenset([body.heads])
-        if body.heads not in (None, "off") and (missing := wanted - self._heads):
-            raise ApiError(400, f"heads: the model has no head for {' and '.join(sorted(missing))}", param="heads")
-        return wanted & self._heads
+        try:
+            return self._heads if body.heads is None else deciding(body.heads, self._heads)
+        except InvalidInput as e:
+            raise ApiError(400, f"heads: {e}", param="heads") from e
 
     def _others(self, body: SamplingBody) -> dict[str, Any]:
         given = {_OTHERS[name]: value for name in _OTHERS if (value := getattr(body, name)) is not None}

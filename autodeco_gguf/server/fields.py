@@ -126,12 +126,12 @@ def _stop(value: Any) -> Any:
     return value
 
 
-MAX_SEED = 2**63
+_SEED_LIMIT = 2**63
 
 
 def _seed(value: Any) -> Any:
     value = _whole(value)
-    if value is not None and not -MAX_SEED <= value < MAX_SEED:
+    if value is not None and not -_SEED_LIMIT <= value < _SEED_LIMIT:
         raise refused("expected a whole number of 64 bits")
     return value
 

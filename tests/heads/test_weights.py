@@ -12,7 +12,7 @@ from conftest import Case
 
 from autodeco_gguf import HeadWeights, read_checkpoint
 from autodeco_gguf.errors import InvalidInput
-from autodeco_gguf.heads.weights import HEADS, MAX_LAYERS, Mlp, check_enabled
+from autodeco_gguf.heads.weights import HEADS, MAX_LAYERS, Mlp, check_enabled, deciding
 
 
 def layers(*shapes: tuple[int, ...], activation: str = "relu") -> Mlp:
@@ -89,3 +89,26 @@ def test_heads_that_take_part() -> None:
     with pytest.raises(InvalidInput, match=r"^heads_enabled: \['top_k'\], expected some of \['t") as error:
         check_enabled(["top_p", "top_k"])
     assert (error.value.key, error.value.found) == ("heads_enabled", ["top_k"])
+
+
+T, P = frozenset(["temperature"]), frozenset(["top_p"])
+
+
+@pytest.mark.parametrize(
+    ("which", "heads", "found"),
+    [
+        ("on", HEADS, HEADS),
+        ("on", T, T),
+        ("off", T, frozenset()),
+        ("off", frozenset(), frozenset()),
+        ("top_p", HEADS, P),
+    ],
+)
+def test_which_heads_decide(which: str, heads: frozenset[str], found: frozenset[str]) -> None:
+    assert deciding(which, heads) == found
+
+
+@pytest.mark.parametrize(("which", "says"), [("on", "no heads"), ("top_p", "no top-p head")])
+def test_heads_that_are_not_there_decide_nothing(which: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^the model has {says}$"):
+        deciding(which, T if which == "top_p" else frozenset())

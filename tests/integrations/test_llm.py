@@ -462,7 +462,7 @@ def test_names_and_files_that_will_not_do(run: Run, args: tuple[str, ...], reaso
         (("-m", "autodeco/demo", STORY, "-o", "stop", ""), "stop"),
         (("-m", "autodeco/gone", STORY), "gone.gguf: "),
         (("-m", "autodeco/plain", STORY, "-s", "Be kind."), "a system message needs a chat template"),
-        (("-m", "autodeco/plain", STORY, "-o", "heads", "on"), "the model has no head for temperature and top_p"),
+        (("-m", "autodeco/plain", STORY, "-o", "heads", "on"), "the model has no heads"),
     ],
 )
 def test_what_cannot_be_answered(run: Run, user: Path, qwen2: Case, args: tuple[str, ...], reason: str) -> None:
