@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import SETTINGS, TASKS, FakeEngine, place, results_of, run, samples_of, timeless
+from fake_engine import BOTH, SETTINGS, TASKS, FakeEngine, place, results_of, run, samples_of, timeless
 
 from autodeco_gguf.evaluation.drawing import Enough, Progress
 from autodeco_gguf.evaluation.pairs import PAIRS, PairsFile
@@ -121,6 +121,27 @@ def test_shards_keep_the_pairs(shuffled: Path, tmp_path: Path) -> None:
     run(tmp_path / "all", SHUFFLED, engine=engine)
     assert len(engine.drawn) == 20
     assert results_of(tmp_path / "all") == results_of(shuffled)
+
+
+# ---- the engine's heads ----
+
+
+def test_heads_that_a_method_leaves_out_are_back_for_the_next(tmp_path: Path) -> None:
+    engine, used = FakeEngine(), {}
+
+    def watch(p: Progress) -> None:
+        used[str(p.config)] = engine.heads  # the last time after an answer
+
+    run(tmp_path, ["autodeco:top_p", "autodeco"], engine=engine, watch=watch)
+    assert used == {"autodeco:top_p-alone": {"top_p"}, "autodeco": BOTH}
+    assert engine.heads == BOTH
+
+
+def test_heads_are_back_after_an_interruption(tmp_path: Path) -> None:
+    engine = FakeEngine(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ["autodeco:top_p"], engine=engine)
+    assert engine.heads == BOTH
 
 
 # ---- what is left, and enough of it ----

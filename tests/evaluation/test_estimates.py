@@ -372,12 +372,20 @@ def test_few_problems_that_differ(differing: int, p: float) -> None:
     assert paired_bootstrap(ones, 0 * ones, limit=1.0).p >= p
 
 
+def test_few_problems_that_differ_make_no_endless_interval() -> None:
+    """A resample that holds none of them has no error of its own: a third of the sample's is taken."""
+    ones = np.append(np.ones(2), np.zeros(18))
+    d = paired_bootstrap(ones, 0 * ones)
+    assert (d.mean, d.low, d.high) == pytest.approx((0.1, 0.1 - 3 * 0.1, 0.1 + 3 * 0.1))
+
+
 def test_intervals_end_at_what_is_possible() -> None:
     a, b = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 0.0, 0.0])
     assert paired_bootstrap(a, b).high > 1.0
     d = paired_bootstrap(a, b, limit=1.0)
     assert d.high == 1.0
     assert d.low >= -1.0
+    assert paired_bootstrap(b, a, limit=1.0).low == -1.0
 
 
 @pytest.mark.parametrize(
