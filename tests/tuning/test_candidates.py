@@ -59,6 +59,20 @@ def test_a_search(tmp_path: Path) -> None:
     assert [len(samples_of(tmp_path / name)) for name in ("1", "2", "2.2")] == [80, 80, 60]
     assert Counter(s["config"] for s in samples_of(tmp_path / "1")).most_common(1)[0][1] == 20
     assert {stage for stage, _ in said} == {"search, round 1 of 2", "search, round 2 of 2"}
+    asked = {(bytes(r.prompt), r.seed, r.temperature, r.top_p) for r in engine.drawn}  # type: ignore[arg-type]
+    assert len(asked) == drawn  # nothing twice
+
+
+@pytest.mark.usefixtures("made_up")
+def test_another_seed_draws_other_answers(tmp_path: Path) -> None:
+    seeds = []
+    for seed in (0, 5):
+        engine, settings = TuneEngine(MODEL, heads=None, n_parallel=4), replace(SETTINGS, seed=seed)
+        with GradedTasks(TASKS) as graded, measuring("correct", 10.0) as measure:
+            trial = Trial(engine, graded, settings, measure, lambda *args: None)  # type: ignore[arg-type]
+            trial.search(TASKS, tmp_path / str(seed), [Config.static(1, 1)], PLAN)
+        seeds.append({request.seed for request in engine.drawn})
+    assert not seeds[0] & seeds[1]
 
 
 @pytest.mark.usefixtures("made_up")

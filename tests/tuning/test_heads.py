@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,10 @@ from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.tasks import read_task
+from autodeco_gguf.training import reward
+from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.reward_settings import MAX_VALIDATION
-from autodeco_gguf.tuning.heads import ADAPTER, Start, obstacle, train_heads, validation_problems
+from autodeco_gguf.tuning.heads import ADAPTER, CHECKPOINT, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Training
 from autodeco_gguf.tuning.search import Rung
 from autodeco_gguf.tuning.settings import TuneSettings
@@ -52,6 +56,27 @@ def test_an_adapter_of_somebody_else_is_not_taken_for_the_trained(small: Path, t
         BadFile, match=r"heads\.gguf: missing beside .*heads, of which it was made; delete that as well$"
     ):
         train(small, None, tmp_path)
+
+
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_a_training_that_was_killed_while_it_wrote_goes_on(
+    has_adapter: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(tmp_path / CHECKPOINT)
+    output.state.mkdir(parents=True)
+    (output.state / "state.pt").touch()
+    (output.directory / "config.json").touch()
+    if has_adapter:
+        (tmp_path / ADAPTER).touch()
+    directories = []
+
+    def train_reward(model: Path, tasks: Any, directory: Path, *args: Any, **kwargs: Any) -> Any:
+        directories.append(directory)
+        return SimpleNamespace(adapter=tmp_path / ADAPTER)
+
+    monkeypatch.setattr(reward, "train_reward", train_reward)
+    assert train(DEMO_MODEL, None, tmp_path)[0] == tmp_path / ADAPTER
+    assert directories == [output.directory]
 
 
 def test_from_a_start_by_likelihood(small: Path, tmp_path: Path) -> None:

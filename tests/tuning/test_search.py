@@ -80,6 +80,12 @@ def test_a_problem_that_comes_again_is_no_other_one() -> None:
     assert often == once == Found("a", 0.5, pytest.approx(np.std(values, ddof=1) / 2), 4)
 
 
+def test_a_problem_that_comes_again_counts_once_in_the_ranking() -> None:
+    values = {"a": [("p", 1.0), ("p", 1.0), ("q", 0.0)], "b": [("p", 0.6), ("p", 0.6), ("q", 0.6)]}
+    found = halve(["a", "b"], [Rung(2, 3)], lambda number, left: values)
+    assert [(f.candidate, f.mean) for f in found] == [("b", 0.6), ("a", 0.5)]
+
+
 SUMS = {"a": [0.3, 0.2, 0.1], "b": [0.1, 0.2, 0.3], "c": [0.1, 0.1, 0.1]}
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autodeco_gguf.evaluation.estimates import Difference
 from autodeco_gguf.evaluation.methods import Config
 from autodeco_gguf.tuning.plan import FEWEST_TEST
 from autodeco_gguf.tuning.scores import Row
-from autodeco_gguf.tuning.verdict import MEANS, Unit, Verdict, decide, words
+from autodeco_gguf.tuning.verdict import MEANS, Claim, Unit, Verdict, decide, words
 
 N = 60
 CONFIGS = {
@@ -215,6 +216,13 @@ def test_p_values_are_corrected() -> None:
     assert tied.p == pytest.approx(tied.difference.p)  # the largest of all
     smallest = min(claims, key=lambda c: c.difference.p)
     assert smallest.p == pytest.approx(8 * smallest.difference.p)
+
+
+@pytest.mark.parametrize(("p", "shown"), [(0.04, True), (0.08, False)])
+def test_claims_are_judged_by_their_corrected_p(p: float, shown: bool) -> None:
+    more, less = (Claim("pair", "greedy", Difference(d, d - 0.09, d + 0.09, 0.01), p) for d in (0.1, -0.1))
+    assert (more.better, more.worse) == (shown, False)
+    assert (less.better, less.worse) == (False, shown)
 
 
 @pytest.mark.parametrize(
