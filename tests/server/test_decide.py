@@ -108,6 +108,16 @@ def test_the_file_counts_only_without_heads(engine: Engine, monkeypatch: pytest.
     assert off.sources == {"temperature": "file", "top_p": "default"}
 
 
+@pytest.mark.parametrize("name", ["frequency_penalty", "presence_penalty"])
+def test_openai_s_penalties_look_at_all_of_the_answer(engine: Engine, name: str) -> None:
+    def last_n(**fields: Any) -> int | None:
+        return Decider(engine, "client").decide(SamplingBody(**fields)).sampling.get("penalty_last_n")
+
+    assert last_n(**{name: 0.5}) == engine.n_ctx
+    assert last_n(**{name: 0.5}, repeat_last_n=8) == 8
+    assert last_n(**{name: 0}) is last_n(repeat_penalty=1.1) is None
+
+
 def test_seeds() -> None:
     assert [seed_of(5, i) for i in range(3)] == [5, 6, 7]
     assert seed_of(2**32 - 2, 1) == 0

@@ -14,6 +14,8 @@ from autodeco_gguf.engine.request import Piece, Request, Result
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, ModelFailed
 from autodeco_gguf.server.driver import Driver, Event, Job
 
+ENDLESS = {"max_tokens": 400, "logit_bias": {0: -100, 2: -100}}
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
@@ -49,10 +51,7 @@ def test_results_are_the_engine_s(engine: Engine, driver: Driver, loop: Loop) ->
 
 
 def test_the_queue_is_bounded(engine: Engine, driver: Driver, loop: Loop) -> None:
-    jobs = [
-        driver.start(requests(engine, 1, max_tokens=400, logit_bias={0: -100, 2: -100}), loop.loop, pieces=True)
-        for _ in range(5)
-    ]
+    jobs = [driver.start(requests(engine, 1, **ENDLESS), loop.loop, pieces=True) for _ in range(5)]
     assert driver.counts == (2, 3)
     with pytest.raises(Busy, match="3 requests are waiting"):
         driver.start(requests(engine, 1), loop.loop, pieces=False)
@@ -78,6 +77,24 @@ def test_what_is_refused_leaves_nothing(engine: Engine, driver: Driver, loop: Lo
         with pytest.raises(InvalidInput, match="600"):
             driver.start(asked, loop.loop, pieces=False)
         assert driver.counts == (0, 0)
+
+
+def test_a_job_that_cannot_begin_leaves_nothing_to_compute(
+    engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, begun = engine.submit, []
+
+    def once(request: Request, on_token: Any) -> Any:
+        if begun:
+            raise ModelFailed("no memory")
+        begun.append(submit(request, on_token))
+        return begun[0]
+
+    monkeypatch.setattr(engine, "submit", once)
+    with pytest.raises(ModelFailed, match="no memory"):
+        driver.start(requests(engine, 2), loop.loop, pieces=False)
+    assert begun[0].cancelled
+    assert driver.counts == (0, 0)
 
 
 def test_a_failure_ends_what_runs_and_no_more(
@@ -151,6 +168,15 @@ def test_closing_waits(engine: Engine, loop: Loop) -> None:
     assert [event.finish_reason for _, event in loop.run(read(job)) if isinstance(event, Result)] == ["length"] * 3
     with pytest.raises(Closed):
         driver.start(requests(engine, 1), loop.loop, pieces=False)
+    assert driver.revival.ended  # a load that is under way comes to nothing
+
+
+def test_cut_ends_what_has_not_begun_too(engine: Engine, driver: Driver, loop: Loop) -> None:
+    job = driver.start(requests(engine, 5, **ENDLESS), loop.loop, pieces=False)
+    driver.cut()
+    found = loop.run(read(job), 10)
+    assert sorted(index for index, _ in found) == [0, 1, 2, 3, 4]
+    assert all(isinstance(event, Closed) for _, event in found)
 
 
 def test_a_loop_that_is_gone(engine: Engine, driver: Driver) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from server_helpers import STORY, Api, Loop, demo_engine, events, failing, ok, refused, serving
 
 from autodeco_gguf.server.chat import ChatVoice
+from autodeco_gguf.server.driver import Driver
 
 
 def values(api: Api) -> dict[str, float]:
@@ -28,6 +29,12 @@ def test_tokens_are_counted(api: Api) -> None:
     assert after["autodeco_request_seconds_count"] - before["autodeco_request_seconds_count"] == 2
     assert after["autodeco_cancelled_total"] == before["autodeco_cancelled_total"]
     assert (after["autodeco_running"], after["autodeco_waiting"]) == (0, 0)
+
+
+def test_running_and_waiting_are_told_apart(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Driver, "counts", (2, 3))
+    found = values(api)
+    assert (found["autodeco_running"], found["autodeco_waiting"]) == (2, 3)
 
 
 def test_what_is_drawn_for_who_goes_away_is_counted(api: Api, loop: Loop) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from server_helpers import served, wait_until
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import ModelFailed
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.worker import Worker
@@ -163,6 +166,18 @@ def test_a_loss_leaves_no_connection_behind() -> None:
                 most = before + n  # a listener holds the port, which ggml remembers
                 wait_until(lambda most=most: n_serving() <= most, 20)  # type: ignore[misc]
             worker.close()
+
+
+def test_what_is_in_the_way_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def reload() -> None:
+        raise ModelFailed("nobody listens there")
+
+    engine: Any = SimpleNamespace(lost="worker x:1: lost: gone", machine=Machine(rpc=("x:1",)), reload=reload)
+    look = revival.Revival(engine)
+    assert [look.look() for _ in range(3)] == [False] * 3
+    assert [record.message for record in caplog.records] == [
+        "worker x:1: lost: gone; waiting for it, the model is not loaded: nobody listens there"
+    ]
 
 
 def test_without_workers_there_is_nothing_to_look_for() -> None:

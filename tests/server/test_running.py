@@ -291,7 +291,8 @@ def test_what_is_too_large(url: str) -> None:
 
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
     assert b" 413 " in ask(head + b"Content-Length: 2147483648\r\n\r\n" + b"x" * 1000)
-    assert b" 400 " in ask(head + b"X: " + b"x" * 1_000_000)[:20] + b" 400 "  # or cut off
+    assert b" 400 " in ask(head + b"X: " + b"x" * 65_536)[:20]
+    assert ask(head + b"X: " + b"x" * 1_000_000)[8:13] in (b" 400 ", b"")  # or cut off
     chat = b'{"messages":[{"role":"user","content":"'
     for body in (chat + b"\\n" * (4 << 20) + b'"}]}', b"[" * 100_000, b'{"n":' + b"9" * 1_000_000 + b"}"):
         begun = time.monotonic()

@@ -8,10 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from server_helpers import Api, ok, refused, served, serving
+from family_helpers import FAMILIES
+from server_helpers import Api, Loop, ok, refused, served, serving
 
+from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.server import token_routes
 from autodeco_gguf.server.service import Service
@@ -60,6 +63,23 @@ def test_tokens(api: Api, service: Service) -> None:
     refused(api.post("/detokenize", {"tokens": ["a"]}), "tokens[0]")
     for token in (-1, 99999, 2**70):
         refused(api.post("/detokenize", {"tokens": [token]}), "tokens")
+
+
+@pytest.mark.parametrize(
+    ("body", "begins"),
+    [
+        ({"content": "a"}, False),  # as llama-server's add_special
+        ({"prompt": "a"}, True),  # as vLLM's add_special_tokens
+        ({"content": "a", "add_special": True}, True),
+        ({"prompt": "a", "add_special_tokens": False}, False),
+    ],
+)
+def test_the_beginning_of_a_vocabulary_that_wants_one(body: dict[str, Any], begins: bool, loop: Loop) -> None:
+    with Engine(FAMILIES / "mistral.gguf", n_parallel=1, n_ctx=64, heads_enabled=()) as engine:
+        service = serving(engine)
+        tokens = ok(Api(service, loop).post("/tokenize", body))["tokens"]
+        service.driver.close()
+    assert (tokens[0] == 1) == begins
 
 
 def test_tokens_as_vllm_has_them(api: Api, service: Service) -> None:
