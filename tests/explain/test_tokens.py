@@ -89,6 +89,13 @@ def test_the_cut_is_the_samplers(top_p: float) -> None:
         assert ordered.mass_to_right[i] == pytest.approx(probs[order[: order.tolist().index(TARGET[i]) + 1]].sum())
 
 
+def test_equal_tokens_stand_in_the_order_of_their_ids() -> None:
+    """A thousand, which a sort that is not stable leaves in any order."""
+    logits, target = np.zeros((3, 1000), np.float32), np.array([0, 499, 999])
+    logits[:, 500] = 1.0
+    assert Ordered.of(Centred.of(logits, target), target, np.ones(3)).place.tolist() == [1, 500, 999]
+
+
 def test_equal_tokens_at_the_cut_in_the_order_of_their_ids() -> None:
     logits = np.zeros((1, 4), np.float32)
     for target, keeps in ((1, True), (2, False)):

@@ -12,6 +12,13 @@ from autodeco_gguf.tasks.instruction_checks import encode
 REFERENCE = "abcdefgh"  # six groups of three characters
 KEYWORDS = {f"keyword{i}": word for i, word in enumerate(("ant", " bee ", "Cow", "dog", "emu"), 1)}
 FIVE = "ant BEE bee cow cow cow " + "dog, " * 5 + "emu " * 7
+LONG, OTHER = ("".join(map(chr, range(first, first + 100))) for first in (0x100, 0x200))
+
+
+def like(percent: int) -> str:
+    """A text of a hundred groups of three characters, of which so many are in LONG."""
+    return LONG[: percent + 2] + OTHER[: 100 - percent]
+
 
 ROWS: list[Row] = [
     (
@@ -89,6 +96,7 @@ ROWS: list[Row] = [
         ["abcXYZ"[:4], "abcdefXYZ!", "abcd" + "bcd" * 3],
         ["abcdefgh", "abc", "XYZ", "ab", "ABCD"],
     ),
+    ("ratio:overlap", {"percentage": 50, "reference_text": LONG}, [like(48), like(52)], [like(47), like(53)]),
     (
         "ratio:sentence_words",
         {},
