@@ -24,16 +24,25 @@ endif
 
 # llama.cpp with RPC, for models over several machines. pip's cache does not know what a wheel was built with: this one is
 # built past it, once for each way, and found by every installation, that of isolated build environments included.
+# An environment stays what CMAKE_ARGS made it: a later make, which is given none, takes those of before.
+ARGS       := $(BIN)/.cmake-args
+CMAKE_ARGS ?= $(shell cat $(ARGS) 2>/dev/null)
 LLAMA      := $(shell grep -om1 'llama-cpp-python==[0-9.]*' pyproject.toml)
 LLAMA_ARGS := -DGGML_RPC=on $(CMAKE_ARGS)
+MACHINE    := $(shell uname -sm; grep -sm1 ^flags /proc/cpuinfo)
 CACHE      := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autodeco-gguf
-WHEELS     := $(CACHE)/wheels/$(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CFLAGS) $(CXXFLAGS)' | cksum | tr ' ' -)
+KEY        := $(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CC) $(CFLAGS) $(CXX) $(CXXFLAGS) $(MACHINE)' | cksum | tr ' ' -)
+WHEELS     := $(CACHE)/wheels/$(KEY)
 export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
+ifneq ($(words $(WHEELS) $(VENV)),2)
+$(error make knows no spaces in names: set XDG_CACHE_HOME and VENV to others than $(CACHE) and $(VENV))
+endif
 
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 PROMPT  ?= Tell a story about Mia with 47 and 38.
 export PROMPT
 
+.DELETE_ON_ERROR:
 .PHONY: run chat serve test test-vulkan demo smollm2 lint sanitize threads fuzz clean
 
 run: $(BIN)/.installed
@@ -123,11 +132,13 @@ $(WHEELS)/.built: | $(BIN)/python
 	CMAKE_ARGS="$(LLAMA_ARGS)" $(BIN)/pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python -w $(WHEELS) $(LLAMA)
 	touch $@
 
-$(BIN)/.llama: $(WHEELS)/.built | $(BIN)/python
+$(BIN)/.llama-$(KEY): $(WHEELS)/.built | $(BIN)/python
+	rm -f $(BIN)/.llama-*
 	$(BIN)/pip install --force-reinstall --no-deps --no-index $(LLAMA)
+	echo '$(CMAKE_ARGS)' > $(ARGS)
 	touch $@
 
-$(BIN)/.installed: $(BIN)/.llama $(SOURCES)
+$(BIN)/.installed: $(BIN)/.llama-$(KEY) $(SOURCES)
 	$(BIN)/pip install -e .
 	touch $@
 

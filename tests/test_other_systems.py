@@ -5,11 +5,13 @@ What is Windows' own, as its names of files and its refusal to rename open ones,
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import Case
 
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -99,6 +101,29 @@ def test_names_and_a_prompt_are_given_to_make_as_they_are() -> None:
     command = ["make", "--no-print-directory", "-n", "run", *given]
     last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert last.endswith('run "a b.gguf" --heads "c d.gguf" --trace -p "$PROMPT" </dev/null')
+
+
+def made(**variables: str) -> str:
+    """What make would do, and with which variables."""
+    env = {key: value for key, value in os.environ.items() if key != "CMAKE_ARGS"}
+    command = ["make", "--no-print-directory", "-np", "run", *(f"{key}={value}" for key, value in variables.items())]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_goes_on_with_what_an_environment_was_compiled_with(tmp_path: Path) -> None:
+    plain, gpu = made(VENV=str(tmp_path)), made(VENV=str(tmp_path), CMAKE_ARGS="-DGGML_CUDA=on")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / ".cmake-args").write_text("-DGGML_CUDA=on\n")
+    keys = [re.findall(r"^KEY := (.+)$", text, re.M) for text in (plain, gpu, made(VENV=str(tmp_path)))]
+    assert keys[0] != keys[1] == keys[2]
+    assert re.findall(r"^KEY := (.+)$", made(VENV=str(tmp_path), CXX="clang++"), re.M) != keys[2]
+    assert f"echo '-DGGML_CUDA=on' > {tmp_path}/bin/.cmake-args" in gpu
+
+
+def test_make_refuses_names_with_spaces_before_it_compiles() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        made(VENV="a b")
+    assert "make knows no spaces in names" in error.value.stderr
 
 
 def test_the_workflow_calls_what_is_there() -> None:
