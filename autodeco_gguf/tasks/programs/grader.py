@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,9 @@ class ProgramGrader:
     def _start(self, leave: Leave) -> Workers:
         limit = self._time_limit
         command = python_command("autodeco_gguf.tasks.programs.sandbox", str(limit), leave, *_packages())
-        return Workers(Service(command, "checker", "code", _ENVIRONMENT), limit + _GRACE_S)
+        # where Python itself may have its library, as by the environment modules of a cluster; programs are not told
+        path = {"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
+        return Workers(Service(command, "checker", "code", _ENVIRONMENT | path), limit + _GRACE_S)
 
     def close(self) -> None:
         """End the processes."""
@@ -104,5 +107,5 @@ def _packages() -> list[str]:
     spec = importlib.util.find_spec("numpy")
     if spec is None or spec.origin is None:
         return []
-    package = Path(spec.origin).parent
+    package = Path(spec.origin).resolve().parent  # an absolute link in its name would lead out of the old root
     return [str(path) for path in (package, package.with_name("numpy.libs")) if path.is_dir()]

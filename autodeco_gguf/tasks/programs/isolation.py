@@ -100,7 +100,8 @@ def enter_root(packages: Iterable[str], text: bytes) -> None:
     There is no ``/proc`` in it, no device that keeps anything, and nothing of this system's but those libraries.
     """
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None, what="mount private")
-    shown = libraries()
+    # where links lead to: an absolute one in the way to a name leads out of /old
+    shown = [(name if os.path.islink(name) else os.path.realpath(name), name) for name in libraries()]
     # over a directory that every system has; what lies under it is seen again below /old
     _mount_memory("/tmp", "mode=755")
     os.mkdir("/tmp/old")
@@ -108,8 +109,10 @@ def enter_root(packages: Iterable[str], text: bytes) -> None:
     number = _SYS_PIVOT_ROOT[os.uname().machine]
     _call("syscall", number, b".", b"old", what="pivot_root")
     os.chdir("/")
-    for name in shown:
-        _show(name, name)
+    os.mkdir(HOME)  # before what is shown below it
+    _mount_memory(HOME, f"mode=1777,size={DISK},nr_inodes={_INODES}")
+    for source, name in shown:
+        _show(source, name)
     _show("/etc/ld.so.cache", "/etc/ld.so.cache")
     for name in packages:
         _show(name, f"{_PACKAGES}/{os.path.basename(name)}")
@@ -117,8 +120,6 @@ def enter_root(packages: Iterable[str], text: bytes) -> None:
         _show(f"/dev/{device}", f"/dev/{device}", device=True)
     os.symlink(INPUT, "/dev/stdin")
     Path(INPUT).write_bytes(text)
-    os.mkdir(HOME)
-    _mount_memory(HOME, f"mode=1777,size={DISK},nr_inodes={_INODES}")
     _call("umount2", b"/old", _MNT_DETACH)
     os.rmdir("/old")
     _restrict("/", _ATTR_RDONLY | _ATTR_NOSUID | _ATTR_NODEV, recursive=False)

@@ -150,6 +150,7 @@ def _run(program: Any, limit: float, home: str | None, packages: list[str]) -> t
             os.dup2(file_number, stream)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.chdir(home or isolation.HOME)
+        os.environ.pop("LD_LIBRARY_PATH", None)
         os.environ.update(dict.fromkeys(("HOME", "TMPDIR"), os.getcwd()))
         isolation.give_up(int(limit) + 2, user, isolated=home is None)
         try:

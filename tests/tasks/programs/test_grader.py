@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -45,6 +49,31 @@ PROGRAMS = [
     (ADD, "class Solution:\n    def add(self, x, xs):\n        return [(x, *xs)]", False),
     (ADD, "class Solution:\n    def add(self, x, xs):\n        return {x, *xs}", False),
 ]
+
+
+def test_packages_are_named_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("numpy", "numpy.libs"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+    (tmp_path / "real" / "numpy" / "__init__.py").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    spec = SimpleNamespace(origin=str(tmp_path / "link" / "numpy" / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert module._packages() == [str(tmp_path / "real" / name) for name in ("numpy", "numpy.libs")]
+
+
+@linux
+def test_python_s_own_library_may_be_found_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has it that runs programs, these do not."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    commands: list[Any] = []
+    workers = module.Workers
+    monkeypatch.setattr(module, "Workers", lambda service, limit: commands.append(service) or workers(service, limit))
+    grader = ProgramGrader("isolated", 10.0)
+    told = "import os\nprint(os.environ.get('LD_LIBRARY_PATH', 3))"
+    found = grader.grade(f"```python\n{told}\n```", write_answer(None, [{"input": "", "output": "3\n"}], None))
+    grader.close()
+    assert found == (True, None)
+    assert commands[0].environment["LD_LIBRARY_PATH"] == "/nowhere"
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,29 @@ def begin(text: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def test_libraries_behind_an_absolute_link_and_below_tmp(tmp_path: Path) -> None:
+    """As a home that is /export/home, and a Python in a node's scratch."""
+    (tmp_path / "real" / "lib").mkdir(parents=True)
+    (tmp_path / "real" / "lib" / "module.py").write_text("found")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    text = f"""
+of_python = isolation.libraries
+isolation.libraries = lambda: [*of_python(), {str(tmp_path / "link" / "lib")!r}]
+try:
+    isolation.enter_namespaces()
+    isolation.enter_root([], b"")
+except OSError as e:
+    print("refused", e)
+    raise SystemExit
+print(open({str(tmp_path / "link" / "lib" / "module.py")!r}).read(), oct(os.stat(isolation.HOME).st_mode)[-4:])
+"""
+    with begin(text) as process:
+        said = process.communicate(timeout=30)[0].strip()
+    if said.startswith("refused") and os.getuid() != 0:
+        pytest.skip(said)
+    assert said == "found 1777"
+
+
 def is_running(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
