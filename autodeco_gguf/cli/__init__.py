@@ -165,7 +165,8 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     except AutoDecoError as e:
         status, message, notes = EXIT_FAILURE, f"error: {e}", e.__notes__
     except OSError as e:
-        status, message = EXIT_FAILURE, f"error: {e.filename or 'the output'}: {e.strerror or e}"
+        reason = f"{e.filename or 'the output'}: {e.strerror}" if e.strerror else e  # else not of the system
+        status, message = EXIT_FAILURE, f"error: {reason}"
     if message:
         with suppress(OSError):  # nobody is to know
             lines = [printable(" ".join(line.split())[:MAX_MESSAGE]) for line in (message, *notes)]

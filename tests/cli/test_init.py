@@ -202,6 +202,14 @@ def test_an_output_that_is_full() -> None:
     assert (done.returncode, done.stderr.decode()) == (1, "error: the output: No space left on device\n")
 
 
+def test_a_library_that_is_not_there_is_not_the_output() -> None:
+    command = [sys.executable, "-m", "autodeco_gguf", "run", "-p", "x"]
+    env = {**os.environ, "LLAMA_CPP_LIB_PATH": "/nowhere"}
+    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, timeout=60, check=False)
+    expected = "error: Shared library with base name 'llama' not found\n"
+    assert (done.returncode, done.stderr.decode()) == (1, expected)
+
+
 def test_a_file_name_that_is_not_utf_8(merged: Path, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     path.write_bytes(merged.read_bytes())
