@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, SETTINGS
-from autodeco_gguf.cli._config import defaults_from_file, negative_variables
+from autodeco_gguf.cli._config import defaults_from_file, near, negative_variables
 from autodeco_gguf.errors import MAX_MESSAGE, AutoDecoError, BadFile, printable
 from autodeco_gguf.files.system import HANGUP
 
@@ -60,6 +60,14 @@ class _Verbs(click.Group):
         module = importlib.import_module(f"{__name__}.{cmd_name}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that is asked for; of one that is none, which it may be."""
+        if args[0] not in VERBS and not ctx.resilient_parsing and (similar := near(args[0], VERBS)):
+            ctx.fail(f"No such command '{args[0]}'{similar}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb, with the user's defaults; its help does not need them, whatever is wrong with them."""

@@ -152,7 +152,7 @@ def _set(session: Session, rest: str) -> None:
     if name in _OTHERS:
         _OTHERS[name](session, value)
     elif name not in settings.SETTINGS:
-        if similar := near(name, _setting_names()):
+        if similar := near(name, (*_setting_names(), *settings.ALIASES)):
             raise InvalidInput(f"unknown setting {word}{similar}", key="setting", found=word)
         raise InvalidInput.of("setting", word, ", ".join(_setting_names()))
     elif name == "seed":

@@ -29,7 +29,7 @@ _DEFAULTS = {f.name: f.default for f in fields(Request)}
 SETTINGS = (*NUMBERS, "stop", "grammar")
 """All that :func:`changed` knows."""
 
-_ALIASES = {
+ALIASES = {
     "temp": "temperature",
     "n": "max_tokens",
     "n_predict": "max_tokens",
@@ -44,7 +44,7 @@ RESET = ("default", "heads")
 def setting_name(text: str) -> str:
     """The name of a setting as a request has it: "top-p" is top_p."""
     name = text.strip().lstrip("-").replace("-", "_").lower()
-    return _ALIASES.get(name, name)
+    return ALIASES.get(name, name)
 
 
 def changed(request: Request, name: str, value: str) -> Request:

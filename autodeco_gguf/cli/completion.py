@@ -14,7 +14,10 @@ SHELLS = ("bash", "zsh", "fish")
 def completion_command(shell: str) -> None:
     """Print what makes SHELL complete verbs, options and files; put it where the shell reads it at its start.
 
-    Example: autodeco-gguf completion bash > ~/.local/share/bash-completion/completions/autodeco-gguf
+    That is ~/.local/share/bash-completion/completions/autodeco-gguf, ~/.config/fish/completions/autodeco-gguf.fish, or
+    _autodeco-gguf in a directory of zsh's fpath; the directory has to be there.
+
+    Example: autodeco-gguf completion fish > ~/.config/fish/completions/autodeco-gguf.fish
     """
     from click.shell_completion import get_completion_class
 

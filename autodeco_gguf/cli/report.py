@@ -25,6 +25,8 @@ def report_command(directory: Path, output: Path, force: bool) -> None:
     from autodeco_gguf.files.atomic import check_output, write_bytes
 
     check_output(output, inputs=directory.glob("*.json*"), force=force)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise click.UsageError(f"{output}: ends in {output.suffix or 'nothing'}, expected .html")
     content, shown, samples = report_page(directory)
     write_bytes(output, content)
     of = "" if shown == samples else f" of {samples:,}"

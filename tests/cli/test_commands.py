@@ -59,6 +59,7 @@ SAID = (
     ("/BYE", "error: unknown command /BYE; did you mean /bye?"),
     ("/", "error: unknown command /; /help lists them"),
     ("/set temprature 1", "error: unknown setting temprature; did you mean temperature?"),
+    ("/set tempp 1", "error: unknown setting tempp; did you mean temp?"),
     ("/set n_keep 5", "error: setting n_keep, expected seed"),
     ("/save folder", "error: folder: is a directory; give a file name"),
     ("/save /no/such/talk.json", "error: /no/such/talk.json: no such directory as /no/such"),

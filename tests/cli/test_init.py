@@ -59,7 +59,8 @@ def test_no_arguments_show_the_help(capfd: Capture) -> None:
 
 
 USAGE: dict[str, tuple[list[str], str]] = {
-    "unknown verb": (["fly"], "No such command 'fly'"),
+    "unknown verb": (["fly"], "No such command 'fly'. (see"),
+    "a verb with a slip": (["explian"], "No such command 'explian'; did you mean explain? (see"),
     "unknown option": (["inspect", "x.gguf", "--fast"], "No such option '--fast'"),
     "no file": (["inspect"], "Missing argument 'FILE'"),
     "no heads": (["export", "--base", "x.gguf"], "Missing option '--heads'"),

@@ -26,6 +26,8 @@ def test_a_page_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     assert invoke(capfd, "report", "results", "--force").status == 0
     assert invoke(capfd, "report", "results", "-o", "other.html").status == 0
     before = Path("results/samples.jsonl").read_bytes()
+    png = invoke(capfd, "report", "results", "-o", "plot.png")
+    assert_refused(png, "plot.png: ends in .png, expected .html", status=2)
     own = invoke(capfd, "report", "results", "-o", "results/samples.jsonl", "--force")
     assert_refused(own, "results/samples.jsonl: is the input results/samples.jsonl; choose another output")
     assert Path("results/samples.jsonl").read_bytes() == before
