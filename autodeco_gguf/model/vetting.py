@@ -92,7 +92,8 @@ def check_loadable(base: GgufFile) -> None:
 
 
 def _rotation(base: GgufFile) -> str | None:
-    """What is wrong with how much of a head is rotated: some of it, in pairs, and no more than there is."""
+    """What is wrong with how much of a head is rotated: pairs of it, and no more than there is; of GLM5-Next none."""
+    least = 0 if base.architecture == "glm5-next" else 2
     attention = f"{base.architecture}.attention"
     width = base.get(f"{base.architecture}.embedding_length", int, 0)
     heads = base.get(f"{attention}.head_count", object)  # a list, where layers differ
@@ -102,7 +103,7 @@ def _rotation(base: GgufFile) -> str | None:
     for suffix in ("", "_swa"):
         size = base.get(f"{attention}.key_length{suffix}", int, size)
         n = base.get(f"{base.architecture}.rope.dimension_count{suffix}", int)
-        if n is not None and (n < 2 or n % 2 or (size is not None and n > size)):
+        if n is not None and (n < least or n % 2 or (size is not None and n > size)):
             return f"rope.dimension_count{suffix} {n}" + ("" if size is None else f" of a head of {size}")
     return None
 

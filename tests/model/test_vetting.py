@@ -179,6 +179,12 @@ def of_architecture(name: str, source: Path, path: Path, **metadata: Any) -> Pat
     return write_gguf(path, {**entries, "general.architecture": (name, Kind.STRING)}, tensors_of(source))
 
 
+def test_a_head_of_which_nothing_is_rotated(qwen2: Case, tmp_path: Path) -> None:
+    """As conversion writes GLM5-Next."""
+    nothing = {"rope.dimension_count": (0, Kind.UINT32)}
+    check_loadable(GgufFile(of_architecture("glm5-next", qwen2.base, tmp_path / "x.gguf", **nothing)))
+
+
 def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Path) -> None:
     scale = {"attention.temperature_scale": (0.1, Kind.FLOAT32)}
     path = of_architecture("deepseek2", qwen2.base, tmp_path / "x.gguf", **scale)
