@@ -72,7 +72,7 @@ def check_loadable(base: GgufFile) -> None:
     has_length = base.architecture != "deepseek2" or base.get(f"{temperature}_length", int, 0)
     if base.get(f"{temperature}_scale", float, 0.0) and not has_length:
         problem = "attention.temperature_length 0"
-    problem = _rotation(base) or problem
+    problem = _rotation(base) or _unused_experts(base) or problem
     if base.architecture == "t5":  # of which the encoder has to run first
         problem = "a model with an encoder and a decoder"
     parts = parts_of(base)
@@ -106,6 +106,16 @@ def _rotation(base: GgufFile) -> str | None:
         if n is not None and (n < least or n % 2 or (size is not None and n > size)):
             return f"rope.dimension_count{suffix} {n}" + ("" if size is None else f" of a head of {size}")
     return None
+
+
+def _unused_experts(base: GgufFile) -> str | None:
+    """The first block that has experts of which none is used; llama.cpp looks at the largest number alone."""
+    used = base.get(f"{base.architecture}.expert_used_count", object)
+    if not isinstance(used, list) or 0 not in used:
+        return None
+    names = {tensor.name for part in parts_of(base) for tensor in part.tensors}
+    blocks = (i for i, n in enumerate(used[:_MAX_BLOCKS]) if not n and f"blk.{i}.ffn_gate_inp.weight" in names)
+    return next((f"expert_used_count 0 of block {i}, which has experts" for i in blocks), None)
 
 
 def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:

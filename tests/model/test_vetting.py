@@ -10,8 +10,9 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
-from broken import Kind, Tensor, metadata_of, rewrite, shards, tensors_of, write_gguf
+from broken import Kind, Tensor, metadata_of, rewrite, shards, tensors_of, without, write_gguf
 from conftest import Case, load, load_case
+from family_helpers import FAMILIES
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.errors import BadFile, InvalidInput
@@ -81,6 +82,16 @@ def test_experts_that_are_not_counted(tmp_path: Path) -> None:
     path = rewrite(base, tmp_path / "x.gguf", metadata={"qwen3moe.expert_count": None})
     with pytest.raises(BadFile, match=re.escape(str(path))):
         Context(path, n_ctx=32)
+
+
+@pytest.mark.parametrize("used", [[0, 2], [2, 0]], ids=str)
+def test_experts_of_which_none_is_used(used: list[int], tmp_path: Path) -> None:
+    of = {"llama.expert_used_count": (used, Kind.ARRAY, Kind.UINT32)}
+    path = rewrite(FAMILIES / "mixtral.gguf", tmp_path / "x.gguf", metadata=of)
+    with pytest.raises(BadFile, match=rf"x\.gguf: .* expert_used_count 0 of block {used.index(0)}, which has experts"):
+        check_loadable(GgufFile(path))
+    dense = rewrite(path, tmp_path / "y.gguf", edit=without(f"blk.{used.index(0)}.ffn_gate_inp.weight"))
+    check_loadable(GgufFile(dense))
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_output.weight"])
