@@ -21,8 +21,10 @@ _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K")
 """Types that ggml stores and cannot compute with."""
 
 _VECTOR = re.compile(
-    r"_norm(?:_\d)?\.weight$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors"
+    r"_norm(?:_\w+)?(?:\.weight)?$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors"
     r"|ssm_[ad]$|ssm_conv1d(?:_[qkv])?\.weight$|shortconv\.conv\.weight$"
+    r"|hc_(?:\w+_)?(?:base|scale)\.weight$|res_score\.weight$|layer_output_scale\.weight$|^hrm\.z_l_init$"
+    r"|(?:time|channel)_mix_(?:lerp_\w+|decay|first|ln|[wav]0|k_[ka]|r_k)\.weight$"
 )
 """Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
 

@@ -117,16 +117,37 @@ def test_weights_of_types_that_only_kernels_have(kind: str, qwen2: Case, tmp_pat
         check_loadable(GgufFile(path))
 
 
-@pytest.mark.parametrize(
-    "name", ["ssm_a", "ssm_d", "ssm_conv1d.weight", "ssm_conv1d_q.weight", "shortconv.conv.weight"]
-)
-def test_what_state_space_layers_read_as_floats(name: str, qwen2: Case, tmp_path: Path) -> None:
+def with_a_half(base: Path, path: Path, name: str) -> GgufFile:
     def edit(tensors: list[Tensor]) -> list[Tensor]:
-        return [*tensors, (f"blk.0.{name}", np.zeros((2, 4), np.float16), gguf.GGMLQuantizationType.F16)]
+        return [*tensors, (name, np.zeros((2, 4), np.float16), gguf.GGMLQuantizationType.F16)]
 
-    path = rewrite(qwen2.base, tmp_path / "x.gguf", edit=edit)
+    return GgufFile(rewrite(base, path, edit=edit))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ssm_a", "ssm_d", "ssm_conv1d.weight", "ssm_conv1d_q.weight", "shortconv.conv.weight"),
+        *("post_norm.weight", "attn_norm_2.weight", "ffn_norm_exps.weight", "ffn_norm", "ssm_dt_norm"),
+        *("hc_attn_base.weight", "hc_ffn_scale.weight", "ffn_res_score.weight", "layer_output_scale.weight"),
+        *(f"time_mix_{x}.weight" for x in ("lerp_x", "lerp_fused", "decay", "first", "ln", "w0", "a0", "k_k", "r_k")),
+        *("channel_mix_lerp_k.weight", "channel_mix_lerp_r.weight"),
+    ],
+)
+def test_what_layers_add_multiply_or_read_as_floats(name: str, qwen2: Case, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=f"crash on it: tensor blk.0.{re.escape(name)} is f16"):
-        check_loadable(GgufFile(path))
+        check_loadable(with_a_half(qwen2.base, tmp_path / "x.gguf", f"blk.0.{name}"))
+
+
+@pytest.mark.parametrize("name", ["output_hc_base.weight", "output_hc_scale.weight", "hrm.z_l_init"])
+def test_what_a_model_adds_or_multiplies(name: str, qwen2: Case, tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=f"crash on it: tensor {re.escape(name)} is f16"):
+        check_loadable(with_a_half(qwen2.base, tmp_path / "x.gguf", name))
+
+
+@pytest.mark.parametrize("name", ["hc_attn_fn", "time_mix_w1", "time_mix_decay_w1", "channel_mix_key"])
+def test_matrices_may_be_halves(name: str, qwen2: Case, tmp_path: Path) -> None:
+    check_loadable(with_a_half(qwen2.base, tmp_path / "x.gguf", f"blk.1.{name}.weight"))
 
 
 def halves(tensors: list[Tensor]) -> list[Tensor]:
