@@ -12,6 +12,35 @@ from autodeco_gguf.model.machine import MAX_CONTEXT
 _MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS."""
 
+_INT = 2**31 - 1
+"""C's largest."""
+
+_RANGES = {
+    "context_length": (0, MAX_CONTEXT),  # llama_cpp makes room for as many at every tokenization
+    "attention.sliding_window": (0, MAX_CONTEXT),
+    "attention.output_group_count": (1, _INT),
+    "full_attention_interval": (1, _INT),
+    "hyper_connection.sinkhorn_iterations": (0, 1000),
+    "wkv.head_size": (1, _INT),
+}
+"""Least and most of what a file says."""
+
+_NOT_ZERO = {
+    "afmoe": ("attention.sliding_window", 0),
+    "cogvlm": ("attention.head_count_kv", 1),
+    "llama4": ("attention.sliding_window", 1),
+    "olmo2": ("attention.head_count", 0),
+    "phimoe": ("attention.head_count", 0),
+}
+"""What an architecture has no graph without, in any block; and what it is where a file does not say."""
+
+_HAS = {
+    "dots3note": ("attention.sliding_window_pattern", (0, 1)),
+    "glm-dsa": ("attention.indexer.types", (1,)),
+    "granite_swa": ("attention.rope_pattern", (1,)),
+}
+"""Kinds of blocks of which an architecture needs one each."""
+
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
 _LENGTHS = ("key_length", "value_length", "key_length_swa", "value_length_swa")
@@ -34,7 +63,7 @@ _SEES_ALL = {
 }
 """Architectures of which a token sees those that come after it."""
 
-_M_ROPE = {"paddleocr", "qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"}
+_M_ROPE = {"paddleocr", "qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3tts", "qwen4exp"}
 """Architectures whose positions have several parts, as those of an image do."""
 
 _PARTLY_ROTATED = {"afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "llama4", "smallthinker", "smollm3"}
@@ -47,34 +76,7 @@ def check_loadable(base: GgufFile) -> None:
     Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then. Nor is
     a file loadable that is no longer the one whose header was read.
     """
-    key = f"{base.architecture}.block_count"
-    blocks = base.get(key, int, 1)
-    problem = base.header.check_vocab()
-    if not 1 <= blocks <= _MAX_BLOCKS:
-        problem = f"{blocks} blocks"
-    for name in ("context_length", "attention.sliding_window"):
-        n = base.get(f"{base.architecture}.{name}", int, 0)
-        if not 0 <= n <= MAX_CONTEXT:  # llama_cpp makes room for as many at every tokenization
-            problem = f"{name} {n}"
-    for name in _EPSILONS:
-        epsilon = base.get(f"{base.architecture}.attention.{name}", float, 1.0)
-        if not 0 <= epsilon <= 1:
-            problem = f"{name} {epsilon:g}"
-    for name in ("full_attention_interval", "wkv.head_size"):
-        if not base.get(f"{base.architecture}.{name}", int, 1):
-            problem = f"{name} 0"
-    sections = base.get(f"{base.architecture}.rope.dimension_sections", object, None)
-    if base.architecture in _M_ROPE and not (
-        isinstance(sections, list) and any(isinstance(n, int) and n > 0 for n in sections[:3])
-    ):
-        problem = f"rope.dimension_sections {sections}"
-    if 0 < blocks <= base.get(f"{base.architecture}.nextn_predict_layers", int, 0):
-        problem = "all of its blocks are for predicting further tokens"
-    temperature = f"{base.architecture}.attention.temperature"
-    has_length = base.architecture != "deepseek2" or base.get(f"{temperature}_length", int, 0)
-    if base.get(f"{temperature}_scale", float, 0.0) and not has_length:
-        problem = "attention.temperature_length 0"
-    problem = _rotation(base) or _unused_experts(base) or problem
+    problem = base.header.check_vocab() or _numbers(base) or _lacking(base) or _rotation(base) or _unused_experts(base)
     if base.architecture == "t5":  # of which the encoder has to run first
         problem = "a model with an encoder and a decoder"
     parts = parts_of(base)
@@ -93,12 +95,59 @@ def check_loadable(base: GgufFile) -> None:
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
 
 
+def _numbers(base: GgufFile) -> str | None:
+    """The first number that is too small or too large."""
+    of = base.architecture
+    blocks = base.get(f"{of}.block_count", int, 1)
+    if not 1 <= blocks <= _MAX_BLOCKS:
+        return f"{blocks} blocks"
+    for name, (least, most) in _RANGES.items():
+        n = base.get(f"{of}.{name}", int, least)
+        if not least <= n <= most:
+            return f"{name} {n}"
+    for name in _EPSILONS:
+        epsilon = base.get(f"{of}.attention.{name}", float, 1.0)
+        if not 0 <= epsilon <= 1:
+            return f"{name} {epsilon:g}"
+    for name in ("nextn_predict_layers", "n_deepstack_layers"):
+        n = base.get(f"{of}.{name}", int, 0)
+        if n >= blocks:
+            return f"{name} {n}, expected less than its {blocks} blocks"
+    temperature = f"{of}.attention.temperature"
+    has_length = of != "deepseek2" or base.get(f"{temperature}_length", int, 0)
+    if base.get(f"{temperature}_scale", float, 0.0) and not has_length:
+        return "attention.temperature_length 0"
+    return None
+
+
+def _lacking(base: GgufFile) -> str | None:
+    """What an architecture cannot do without, and this one has not."""
+    of = base.architecture
+    sections = base.get(f"{of}.rope.dimension_sections", object)
+    sections = sections[:3] if isinstance(sections, list) else [sections]
+    if of in _M_ROPE and not any(isinstance(n, int) and 0 < n <= _INT for n in sections):
+        return f"rope.dimension_sections {sections}, expected one larger than 0"
+    if of in _NOT_ZERO:
+        name, default = _NOT_ZERO[of]
+        n = base.get(f"{of}.{name}", object, default)
+        if 0 in (n if isinstance(n, list) else [n]):
+            return f"{name} 0, expected at least 1"
+    name, needed = _HAS.get(of, ("", ()))
+    pattern = base.get(f"{of}.{name}", object)
+    blocks = base.get(f"{of}.block_count", int, 1) - base.get(f"{of}.nextn_predict_layers", int, 0)
+    for n in needed:
+        if isinstance(pattern, list) and n not in pattern[:blocks]:
+            return f"{name} without a {n}"
+    return None
+
+
 def _rotation(base: GgufFile) -> str | None:
     """What is wrong with how much of a head is rotated: pairs of it, and no more than there is; of GLM5-Next none."""
     least = 0 if base.architecture == "glm5-next" else 2
     attention = f"{base.architecture}.attention"
     width = base.get(f"{base.architecture}.embedding_length", int, 0)
-    heads = base.get(f"{attention}.head_count", object)  # a list, where layers differ
+    heads = base.get(f"{attention}.head_count", object)
+    heads = heads[0] if isinstance(heads, list) and heads else heads  # as llama.cpp does, where layers differ
     size = base.get(f"{attention}.key_length", int)
     if size is None and isinstance(heads, int) and heads > 0:
         size = width // heads

@@ -57,12 +57,21 @@ METADATA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more rotated where layers differ": (
         {"qwen2.attention.head_count": ([4, 4], Kind.ARRAY), "qwen2.rope.dimension_count": (3, Kind.UINT32)},
-        "rope.dimension_count 3$",
+        "rope.dimension_count 3 of a head of 16$",
     ),
     "nothing but further tokens": (
         {"qwen2.nextn_predict_layers": (2, Kind.UINT32)},
-        "all of its blocks are for predicting further tokens",
+        "nextn_predict_layers 2, expected less than its 2 blocks$",
     ),
+    "as many inputs of an image as blocks": (
+        {"qwen2.n_deepstack_layers": (2, Kind.UINT32)},
+        "n_deepstack_layers 2, expected less than its 2 blocks$",
+    ),
+    "streams that are mixed without end": (
+        {"qwen2.hyper_connection.sinkhorn_iterations": (2**31 - 1, Kind.UINT32)},
+        "sinkhorn_iterations 2147483647$",
+    ),
+    "no groups": ({"qwen2.attention.output_group_count": (0, Kind.UINT32)}, "output_group_count 0$"),
     "thousands of experts": ({"qwen2.expert_count": (60000, Kind.UINT32)}, "GGML_ASSERT"),
 }
 
@@ -228,6 +237,37 @@ def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Pa
     check_loadable(GgufFile(of_architecture("mistral3", qwen2.base, tmp_path / "z.gguf", **scale)))
 
 
+INTS = (Kind.ARRAY, Kind.UINT32)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wrong", "right", "reason"),
+    [
+        ("afmoe", "attention.sliding_window", (0, Kind.UINT32), (9, Kind.UINT32), "0, expected at least 1"),
+        ("afmoe", "attention.sliding_window", None, (9, Kind.UINT32), "0, expected at least 1"),
+        ("llama4", "attention.sliding_window", (0, Kind.UINT32), None, "0, expected at least 1"),
+        ("olmo2", "attention.head_count", (0, Kind.UINT32), (4, Kind.UINT32), "0, expected at least 1"),
+        ("phimoe", "attention.head_count", None, ([4, 4], *INTS), "0, expected at least 1"),
+        ("cogvlm", "attention.head_count_kv", ([0, 2], *INTS), None, "0, expected at least 1"),
+        ("dots3note", "attention.sliding_window_pattern", ([0, 0], *INTS), ([0, 1], *INTS), "without a 1"),
+        ("dots3note", "attention.sliding_window_pattern", ([1, 1], *INTS), ([1, 0], *INTS), "without a 0"),
+        ("glm-dsa", "attention.indexer.types", ([0, 0], *INTS), ([1, 0], *INTS), "without a 1"),
+        ("granite_swa", "attention.rope_pattern", ([0, 0], *INTS), ([0, 1], *INTS), "without a 1"),
+        ("granite_swa", "attention.rope_pattern", ([0, 0, 1], *INTS), None, "without a 1"),
+    ],
+)
+def test_what_an_architecture_cannot_do_without(
+    name: str, key: str, wrong: Any, right: Any, reason: str, qwen2: Case, tmp_path: Path
+) -> None:
+    def written(entry: Any) -> GgufFile:
+        of = of_architecture(name, qwen2.base, tmp_path / "x.gguf")
+        return GgufFile(rewrite(of, tmp_path / "y.gguf", metadata={f"{name}.{key}": entry}))
+
+    with pytest.raises(BadFile, match=rf"y\.gguf: llama\.cpp would crash on it: {re.escape(key)} {reason}$"):
+        check_loadable(written(wrong))
+    check_loadable(written(right))
+
+
 @pytest.mark.parametrize("edit", [{"qwen2.attention.causal": (False, Kind.BOOL)}, "dream"], ids=str)
 def test_a_model_that_sees_a_text_as_a_whole(edit: Any, qwen2: Case, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
@@ -241,6 +281,13 @@ def test_a_model_that_sees_a_text_as_a_whole(edit: Any, qwen2: Case, tmp_path: P
     llm = load(path, heads_enabled=(), embedding=True)
     assert len(llm.embed("ab")) == len(llm.tokenize(b"ab"))
     llm.close()
+
+
+@pytest.mark.parametrize("name", ["qwen3tts", "qwen4exp"])
+def test_positions_of_parts_of_others(name: str, qwen2: Case, tmp_path: Path) -> None:
+    none = {"rope.dimension_sections": ([0, 0, 0, 4], *INTS)}
+    with pytest.raises(BadFile, match=r"rope\.dimension_sections \[0, 0, 0\], expected one larger than 0$"):
+        check_loadable(GgufFile(of_architecture(name, qwen2.base, tmp_path / "x.gguf", **none)))
 
 
 def test_an_encoder_and_a_decoder(qwen2: Case, tmp_path: Path) -> None:
@@ -307,10 +354,10 @@ def test_a_model_that_says_how_to_pool(kind: int, qwen2: Case, tmp_path: Path) -
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize("sections", [None, [0, 0, 0, 0], [0, 0, 0, 4], ["a"]], ids=str)
+@pytest.mark.parametrize("sections", [None, [0, 0, 0, 0], [0, 0, 0, 4], [2**31] * 4, ["a"]], ids=str)
 def test_positions_of_parts_that_are_nothing(sections: list[Any] | None, qwen2: Case, tmp_path: Path) -> None:
     def written(values: list[Any]) -> Path:
-        kind = Kind.STRING if isinstance(values[0], str) else Kind.INT32
+        kind = Kind.STRING if isinstance(values[0], str) else Kind.UINT32
         return of_architecture("qwen2vl", qwen2.base, path, **{"rope.dimension_sections": (values, Kind.ARRAY, kind)})
 
     path = tmp_path / "x.gguf"
