@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Collection
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
@@ -41,6 +43,16 @@ _HAS = {
 }
 """Kinds of blocks of which an architecture needs one each."""
 
+_NEEDS = (
+    ("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d.weight", "ssm_conv1d.bias"),
+    ("glm-dsa", "blk.0.attn_norm.weight", "blk.0.indexer.proj.weight"),
+    ("glm-dsa", "indexer.k_norm.weight", "indexer.proj.weight indexer.attn_k.weight indexer.attn_q_b.weight"),
+    ("phi3 pockettts", "attn_norm.weight", " ".join(f"attn_qkv.weight|attn_{x}.weight" for x in "qkv")),
+    ("qwen35 qwen35moe", "ssm_conv1d.weight", "attn_qkv.weight attn_gate.weight"),
+    ("qwen3next", "ssm_conv1d.weight", "attn_qkv.weight|ssm_in.weight attn_gate.weight|ssm_in.weight"),
+)
+"""Architectures; a tensor; and those, or one of two, that a block with it needs, though llama.cpp loads it without."""
+
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
 _LENGTHS = ("key_length", "value_length", "key_length_swa", "value_length_swa")
@@ -76,10 +88,12 @@ def check_loadable(base: GgufFile) -> None:
     Its assertions while it loads are caught (csrc/log_capture.h); this is for what it does not look at then. Nor is
     a file loadable that is no longer the one whose header was read.
     """
-    problem = base.header.check_vocab() or _numbers(base) or _lacking(base) or _rotation(base) or _unused_experts(base)
+    parts = parts_of(base)
+    names = {tensor.name: None for part in parts for tensor in part.tensors}
+    problem = base.header.check_vocab() or _numbers(base) or _lacking(base) or _rotation(base)
+    problem = problem or _unused_experts(base, names) or _missing(base, names)
     if base.architecture == "t5":  # of which the encoder has to run first
         problem = "a model with an encoder and a decoder"
-    parts = parts_of(base)
     widest = max((n for part in parts for tensor in part.tensors for n in tensor.shape), default=0)
     for name in _LENGTHS:
         length = base.get(f"{base.architecture}.attention.{name}", int, 0)
@@ -159,14 +173,26 @@ def _rotation(base: GgufFile) -> str | None:
     return None
 
 
-def _unused_experts(base: GgufFile) -> str | None:
+def _unused_experts(base: GgufFile, names: Collection[str]) -> str | None:
     """The first block that has experts of which none is used; llama.cpp looks at the largest number alone."""
     used = base.get(f"{base.architecture}.expert_used_count", object)
     if not isinstance(used, list) or 0 not in used:
         return None
-    names = {tensor.name for part in parts_of(base) for tensor in part.tensors}
     blocks = (i for i, n in enumerate(used[:_MAX_BLOCKS]) if not n and f"blk.{i}.ffn_gate_inp.weight" in names)
     return next((f"expert_used_count 0 of block {i}, which has experts" for i in blocks), None)
+
+
+def _missing(base: GgufFile, names: Collection[str]) -> str | None:
+    """The first tensor that a block has not and its graph needs."""
+    rows = [(marker, needed.split()) for of, marker, needed in _NEEDS if base.architecture in of.split()]
+    for name, (marker, needed) in itertools.product(names, rows):
+        block = name.removesuffix(marker)
+        if name == f"{block}{marker}":
+            for kinds in needed:
+                either = [f"{block}{kind}" for kind in kinds.split("|")]
+                if not any(other in names for other in either):
+                    return f"no tensor {' or '.join(either)}"
+    return None
 
 
 def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:

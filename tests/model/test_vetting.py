@@ -20,6 +20,8 @@ from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.vetting import check_loadable
 
+INTS = (Kind.ARRAY, Kind.UINT32)
+
 METADATA: dict[str, tuple[dict[str, Any], str]] = {
     "no blocks": ({"qwen2.block_count": (0, Kind.UINT32)}, "0 blocks"),
     "a context without end": ({"qwen2.context_length": (2**32 - 1, Kind.UINT32)}, "context_length 4294967295"),
@@ -101,6 +103,42 @@ def test_experts_of_which_none_is_used(used: list[int], tmp_path: Path) -> None:
         check_loadable(GgufFile(path))
     dense = rewrite(path, tmp_path / "y.gguf", edit=without(f"blk.{used.index(0)}.ffn_gate_inp.weight"))
     check_loadable(GgufFile(dense))
+
+
+def test_a_tensor_that_llama_cpp_takes_for_optional(tmp_path: Path) -> None:
+    whole = FAMILIES / "granitemoehybrid.gguf"
+    name = next(name for name, *_ in tensors_of(whole) if name.endswith("ssm_conv1d.bias"))
+    path = rewrite(whole, tmp_path / "x.gguf", edit=without(name))
+    with pytest.raises(BadFile, match=rf"x\.gguf: llama\.cpp would crash on it: no tensor {re.escape(name)}$"):
+        Context(path, n_ctx=32)
+
+
+@pytest.mark.parametrize(
+    ("names", "marker", "needed", "others"),
+    [
+        ("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d.weight", "ssm_conv1d.bias", ""),
+        ("phi3 pockettts", "attn_norm.weight", "attn_qkv.weight", "attn_q.weight attn_k.weight attn_v.weight"),
+        ("phi3", "attn_norm.weight attn_q.weight attn_v.weight", "attn_k.weight", "attn_qkv.weight"),
+        ("qwen35 qwen35moe", "ssm_conv1d.weight attn_gate.weight", "attn_qkv.weight", ""),
+        ("qwen35 qwen3next", "ssm_conv1d.weight attn_qkv.weight", "attn_gate.weight", ""),
+        ("qwen3next", "ssm_conv1d.weight", "ssm_in.weight", "attn_qkv.weight attn_gate.weight"),
+        ("glm-dsa", "attn_norm.weight", "indexer.proj.weight", ""),
+        ("glm-dsa", "indexer.k_norm.weight indexer.proj.weight indexer.attn_k.weight", "indexer.attn_q_b.weight", ""),
+    ],
+)
+def test_what_a_block_needs(names: str, marker: str, needed: str, others: str, qwen2: Case, tmp_path: Path) -> None:
+    def check(name: str, tensors: str) -> None:
+        more = {"general.architecture": (name, Kind.STRING), f"{name}.rope.dimension_sections": ([2, 2, 2, 0], *INTS)}
+        data = [(f"blk.0.{x}", np.zeros(4, np.float32), gguf.GGMLQuantizationType.F32) for x in tensors.split()]
+        check_loadable(GgufFile(write_gguf(tmp_path / "x.gguf", vocabulary | more, data)))
+
+    vocabulary = {key: entry for key, entry in metadata_of(qwen2.base).items() if key.startswith("tokenizer.")}
+    for name in names.split():
+        with pytest.raises(BadFile, match=rf"x\.gguf: .*: no tensor .*blk\.0\.{re.escape(needed)}"):
+            check(name, marker)
+        for more in [needed, others] if others else [needed]:
+            check(name, f"{marker} {more}")
+        check(name, "ffn_up.weight")
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_output.weight"])
@@ -237,9 +275,6 @@ def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Pa
     check_loadable(GgufFile(of_architecture("mistral3", qwen2.base, tmp_path / "z.gguf", **scale)))
 
 
-INTS = (Kind.ARRAY, Kind.UINT32)
-
-
 @pytest.mark.parametrize(
     ("name", "key", "wrong", "right", "reason"),
     [
@@ -261,7 +296,8 @@ def test_what_an_architecture_cannot_do_without(
 ) -> None:
     def written(entry: Any) -> GgufFile:
         of = of_architecture(name, qwen2.base, tmp_path / "x.gguf")
-        return GgufFile(rewrite(of, tmp_path / "y.gguf", metadata={f"{name}.{key}": entry}))
+        edit = without("blk.0.attn_norm.weight")  # with which glm-dsa needs another
+        return GgufFile(rewrite(of, tmp_path / "y.gguf", metadata={f"{name}.{key}": entry}, edit=edit))
 
     with pytest.raises(BadFile, match=rf"y\.gguf: llama\.cpp would crash on it: {re.escape(key)} {reason}$"):
         check_loadable(written(wrong))
