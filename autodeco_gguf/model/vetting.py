@@ -127,11 +127,20 @@ def _numbers(base: GgufFile) -> str | None:
         n = base.get(f"{of}.{name}", int, 0)
         if n >= blocks:
             return f"{name} {n}, expected less than its {blocks} blocks"
+    heads, kv = (_most(base, f"{of}.attention.{name}") for name in ("head_count", "head_count_kv"))
+    if kv > heads > 0:  # of some architectures no tensor's shape follows from it, and the cache is as large
+        return f"attention.head_count_kv {kv}, expected at most {heads}"
     temperature = f"{of}.attention.temperature"
     has_length = of != "deepseek2" or base.get(f"{temperature}_length", int, 0)
     if base.get(f"{temperature}_scale", float, 0.0) and not has_length:
         return "attention.temperature_length 0"
     return None
+
+
+def _most(base: GgufFile, key: str) -> int:
+    """The largest number, where blocks differ; 0 where there is none."""
+    value = base.get(key, object)
+    return max((n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)), default=0)
 
 
 def _lacking(base: GgufFile) -> str | None:

@@ -95,6 +95,17 @@ def test_experts_that_are_not_counted(tmp_path: Path) -> None:
         Context(path, n_ctx=32)
 
 
+@pytest.mark.parametrize(("entry", "n"), [((30000, Kind.UINT32), 30000), (([4, 5], *INTS), 5)], ids=str)
+def test_more_heads_of_keys_than_heads(entry: Any, n: int, tmp_path: Path) -> None:
+    """The cache of a DeepSeek would have as many, and take all memory."""
+    of = "deepseek2.attention.head_count"
+    path = rewrite(FAMILIES / "deepseek_v2.gguf", tmp_path / "x.gguf", metadata={f"{of}_kv": entry})
+    with pytest.raises(BadFile, match=rf"x\.gguf: .*: attention\.head_count_kv {n}, expected at most 4$"):
+        Context(path, n_ctx=32)
+    for heads in ((0, Kind.UINT32), ([0, 30000], *INTS)):  # what has none, and where blocks differ
+        check_loadable(GgufFile(rewrite(path, tmp_path / "y.gguf", metadata={of: heads})))
+
+
 @pytest.mark.parametrize("used", [[0, 2], [2, 0]], ids=str)
 def test_experts_of_which_none_is_used(used: list[int], tmp_path: Path) -> None:
     of = {"llama.expert_used_count": (used, Kind.ARRAY, Kind.UINT32)}
