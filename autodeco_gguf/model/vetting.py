@@ -62,12 +62,13 @@ _NO_WEIGHTS = ("i8", "i16", "i32", "i64", "f64", "q8_1", "q8_K")
 """Types that ggml stores and cannot compute with."""
 
 _VECTOR = re.compile(
-    r"_norm(?:_\w+)?(?:\.weight)?$|\.bias$|\.scale$|sinks\.weight$|^rope_freqs|^rope_factors"
+    r"_norm(?:_\w+)?(?:\.weight)?$|\.bias$|\.scale$|sinks\.weight$|:rope_freqs|:rope_factors"
     r"|ssm_[ad]$|ssm_conv1d(?:_[qkv])?\.weight$|shortconv\.conv\.weight$"
-    r"|hc_(?:\w+_)?(?:base|scale)\.weight$|res_score\.weight$|layer_output_scale\.weight$|^hrm\.z_l_init$"
+    r"|hc_(?:\w+_)?(?:base|scale)\.weight$|res_score\.weight$|layer_output_scale\.weight$|:hrm\.z_l_init$"
     r"|(?:time|channel)_mix_(?:lerp_\w+|decay|first|ln|[wav]0|k_[ka]|r_k)\.weight$"
+    r"|^glm5-next:.*indexer_compressor_ape\.weight$"  # others read it by rows, of any type
 )
-"""Tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
+"""ARCHITECTURE:NAME of tensors that are added, multiplied or read as floats, which ggml does in f32 alone."""
 
 _SEES_ALL = {
     *("bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed", "modern-bert", "neo-bert"),
@@ -105,7 +106,7 @@ def check_loadable(base: GgufFile) -> None:
         part.check_unchanged()
         for tensor in part.tensors:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
-            if integer or (tensor.type != "f32" and _VECTOR.search(tensor.name)):
+            if integer or (tensor.type != "f32" and _VECTOR.search(f"{base.architecture}:{tensor.name}")):
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
 
 

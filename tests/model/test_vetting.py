@@ -197,10 +197,20 @@ def test_what_layers_add_multiply_or_read_as_floats(name: str, qwen2: Case, tmp_
         check_loadable(with_a_half(qwen2.base, tmp_path / "x.gguf", f"blk.0.{name}"))
 
 
-@pytest.mark.parametrize("name", ["output_hc_base.weight", "output_hc_scale.weight", "hrm.z_l_init"])
+@pytest.mark.parametrize(
+    "name", ["output_hc_base.weight", "output_hc_scale.weight", "hrm.z_l_init", "rope_freqs.weight"]
+)
 def test_what_a_model_adds_or_multiplies(name: str, qwen2: Case, tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=f"crash on it: tensor {re.escape(name)} is f16"):
         check_loadable(with_a_half(qwen2.base, tmp_path / "x.gguf", name))
+
+
+def test_what_one_architecture_adds_and_another_reads_by_rows(qwen2: Case, tmp_path: Path) -> None:
+    name = "blk.0.indexer_compressor_ape.weight"
+    path = with_a_half(qwen2.base, tmp_path / "x.gguf", name).path
+    check_loadable(GgufFile(of_architecture("deepseek4", path, tmp_path / "y.gguf")))
+    with pytest.raises(BadFile, match=f"crash on it: tensor {re.escape(name)} is f16"):
+        check_loadable(GgufFile(of_architecture("glm5-next", path, tmp_path / "z.gguf")))
 
 
 @pytest.mark.parametrize("name", ["hc_attn_fn", "time_mix_w1", "time_mix_decay_w1", "channel_mix_key"])
