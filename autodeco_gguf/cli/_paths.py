@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def typed_path(text: str) -> Path:
     name = words[0] if len(words) == 1 else text
     if "\0" in name:
         raise InvalidInput.of("file", repr(name), "a name without a zero byte")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as e:  # é where names are ASCII
+        raise InvalidInput.of("file", ascii(name), f"a name in {sys.getfilesystemencoding()}") from e
     return Path(os.path.expanduser(name))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,14 @@ def test_a_file_is_meant(typed: str, name: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_zero_byte_is_no_name() -> None:
     with pytest.raises(InvalidInput, match=r"^file 'a\\x00b', expected a name without a zero byte$"):
         typed_path("a\0b")
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="their names are Unicode")
+def test_what_the_file_system_has_no_characters_for_is_no_name() -> None:
+    code = "from autodeco_gguf.cli._paths import typed_path; typed_path('a b/\\u00e9.json')"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1].endswith("InvalidInput: file 'a b/\\xe9.json', expected a name in ascii")
 
 
 def test_files_are_completed_as_a_shell_does(tmp_path: Path) -> None:
