@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from autodeco_gguf.errors import BadFile
 from autodeco_gguf.files.folders import user_folder
@@ -127,9 +128,9 @@ def source_of(ctx: click.Context, name: str) -> str:
     """Where the value of a parameter that was not typed is from, for a message; empty for one that was."""
     source = ctx.get_parameter_source(name)
     option = next((p for p in ctx.command.params if p.name == name), None)
-    if source == click.core.ParameterSource.DEFAULT_MAP:
+    if source == ParameterSource.DEFAULT_MAP:
         return f" (in {config_path()})"
-    if source == click.core.ParameterSource.ENVIRONMENT and option is not None:
+    if source == ParameterSource.ENVIRONMENT and option is not None:
         set_ones = [v for v in option.envvar or () if v in os.environ]
         return f" (of {', '.join(set_ones)} in the environment)"
     return ""
@@ -137,7 +138,19 @@ def source_of(ctx: click.Context, name: str) -> str:
 
 def is_typed(name: str) -> bool:
     """Whether a parameter of the command under way was typed; else it has no effect where it would be refused."""
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+_SOURCES: list[ParameterSource | None] = [
+    ParameterSource[name] for name in ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
+]
+"""Where values are from; each goes before those after it."""
+
+
+def gives_way(name: str, *others: str) -> bool:
+    """Whether a parameter, which does not go together with others, is from further off than one of these."""
+    source = click.get_current_context().get_parameter_source
+    return any(_SOURCES.index(source(other)) < _SOURCES.index(source(name)) for other in others)
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import F, commands_option, option
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._types import Float, FloatRange, IntRange
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def with_recipe(options: dict[str, Any]) -> dict[str, Any]:
 def heads_of(options: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """The heads that are trained, and those that take part as they are."""
     heads = HEADS[options["heads"]]
-    if options["other_head"] == "absent":
+    if options["other_head"] == "absent" or (options["heads"] == "both" and not is_typed("other_head")):
         return {"heads": heads, "frozen": ()}
     if options["heads"] == "both":
         raise click.UsageError("--other-head frozen needs --heads temperature or --heads top-p")

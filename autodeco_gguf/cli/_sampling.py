@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 
 from autodeco_gguf.cli._common import F
-from autodeco_gguf.cli._config import is_typed, source_of
+from autodeco_gguf.cli._config import gives_way, source_of
 from autodeco_gguf.cli._prompt import clean, read_text
 from autodeco_gguf.cli._types import File, FloatRange, IntRange
 from autodeco_gguf.errors import InvalidInput
@@ -52,7 +52,7 @@ def sampling_options(command: F) -> F:
         sampling = {name: values.pop(name) for name in names}
         Sampling(**sampling).check()  # before a model is loaded
         given = {name: value for name in _GRAMMARS if (value := values.pop(name)) is not None}
-        given = {name: value for name, value in given.items() if is_typed(name)} or given
+        given = {name: value for name, value in given.items() if not gives_way(name, *given)}
         try:
             sampling["grammar"] = _grammar(**given)
         except InvalidInput as e:

@@ -26,7 +26,7 @@ from autodeco_gguf.cli._common import (
     progress_bar,
     resumable,
 )
-from autodeco_gguf.cli._config import is_typed
+from autodeco_gguf.cli._config import gives_way
 from autodeco_gguf.cli._ray import check_ray, drawing, ray_options
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._tasks import read_tasks, task_options
@@ -170,11 +170,12 @@ def _check_usage(model: Path | None, options: dict[str, Any]) -> list[str] | Non
         options["heads"] = None  # the user's default, which is for another
     if model is not None and not options["tasks"]:
         raise click.UsageError("MODEL needs a --task")
-    if not options["control"]:
+    options["control"] = options["control"] and not gives_way("control", "ray", "shard")
+    if options["control"]:
+        options.update({name: None for name in ("ray", "shard") if gives_way(name, "control")})
+    else:
         refuse(["commands"], "needs --control")
     check_ray(options)
-    if not is_typed("control") and (is_typed("ray") or is_typed("shard")):
-        options["control"] = False  # the user's default gives way
     if options["control"] and options["ray"] is not None:
         raise click.UsageError("--control reads answers token by token on one machine: leave --ray out for it")
     if options["control"] and options["shard"] is not None:

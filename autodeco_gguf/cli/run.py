@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from autodeco_gguf.cli._answers import CtrlC, Show, answer, show_legend, show_options
 from autodeco_gguf.cli._common import EXIT_INTERRUPTED, GGUF, Verb, chat_template_option, loading_bar, machine_options
-from autodeco_gguf.cli._config import is_typed
+from autodeco_gguf.cli._config import gives_way, is_typed
 from autodeco_gguf.cli._prompt import clean, is_chat, read_prompt
 from autodeco_gguf.cli._sampling import sampling_options
 from autodeco_gguf.cli._types import IntRange
@@ -125,8 +125,8 @@ def run_command(
     Example: autodeco-gguf run qwen-autodeco.gguf -p "Why is the sky blue?"
     """
     model, prompt = _model_and_prompt(first, model_option, words, prompt)
-    chats = is_chat(prompt, file)
-    show = _effective(show, chats)
+    show = _effective(show, chats := is_chat(prompt, file))
+    raw = raw and not gives_way("raw", "system", "chat_template_kwargs")
     _refuse(
         (model is None and is_typed("heads"), "--heads needs the MODEL they go with"),
         (raw and is_typed("system"), f"--system {_NO_TEMPLATE}"),

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, heads_text, machine_options, named, option
+from autodeco_gguf.cli._config import is_typed
 from autodeco_gguf.cli._reward import refuse
 from autodeco_gguf.cli._types import FloatRange, IntRange, Line
 from autodeco_gguf.errors import not_installed, printable
@@ -93,6 +94,7 @@ def serve_command(
     if model is None:
         refuse(["heads"], "needs the MODEL they go with")
         heads = None  # the user's default, which is for another
+    batch_invariant = batch_invariant and (parallel > 1 or is_typed("batch_invariant"))
     settings = named(ServerSettings, {**options, "allowed_hosts": (*options["allowed_hosts"], host)})
     log = None if log_answers is None else AnswerLog(log_answers)
     sockets = bind(host, port)  # before a model is loaded

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autodeco_gguf.cli._common import GGUF, Verb, chat_template_option, machine_options, named, option, progress_bar
-from autodeco_gguf.cli._config import is_typed
+from autodeco_gguf.cli._config import gives_way, is_typed
 from autodeco_gguf.cli._objective import (
     CONTROL_ONLY,
     NEW_ONLY,
@@ -123,6 +123,10 @@ def _train_on_data(base: Path, options: dict[str, Any]) -> None:
         options["start"] = None  # the user's default, which is for --reward
     if options["start"] not in (None, "new"):
         refuse(NEW_ONLY, "has no effect with --from: the heads bring their own")
+    if is_typed("epochs"):
+        refuse(["steps"], "goes instead of --epochs: give one of them")
+    if gives_way("steps", "epochs"):
+        options["steps"] = None
     options = with_recipe(options)
     objective = named(Objective, {**options, **heads_of(options)})
     settings = named(TrainingSettings, {**options, "max_tokens": options["ctx"]})

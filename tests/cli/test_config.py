@@ -162,7 +162,11 @@ def test_where_a_wrong_value_is_from(config: Path, monkeypatch: pytest.MonkeyPat
     config.write_text("[run]\njson-schema = '{'\n")
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), "JSON schema: EOF", f"(in {config})", status=2)
     monkeypatch.setenv("AUTODECO_RUN_GRAMMAR", "x")
-    words = "give one of", f"(of AUTODECO_RUN_GRAMMAR in the environment) (in {config})"
+    words = "the grammar does not parse", "(of AUTODECO_RUN_GRAMMAR in the environment)"
+    assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), *words, status=2)
+    monkeypatch.setenv("AUTODECO_RUN_GRAMMAR_FILE", "x")
+    names = ("AUTODECO_RUN_GRAMMAR", "AUTODECO_RUN_GRAMMAR_FILE")
+    words = "give one of", " ".join(f"(of {name} in the environment)" for name in names)
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), *words, status=2)
 
 
@@ -259,12 +263,36 @@ def test_a_default_gives_way_to_a_typed_option_that_it_conflicts_with(
     loaded: list[object] = []
 
     def load(*arguments: object, **options: object) -> None:
-        loaded.extend(arguments[:2])
+        loaded[:] = [*arguments[:2], options["batch_invariant"]]
         raise InvalidInput("seen")
 
     monkeypatch.setattr(service, "load", load)
     assert_refused(invoke(capfd, "serve"), "seen", status=2)
-    assert loaded == [DEMO_MODEL, None]
+    assert loaded == [DEMO_MODEL, None, False]
+    config.write_text("[serve]\nbatch-invariant = true\nport = 0\n")
+    for parallel, invariant in ((2, True), (1, False)):
+        assert_refused(invoke(capfd, "serve", "--parallel", parallel), "seen", status=2)
+        assert loaded[2] is invariant
+    assert_refused(invoke(capfd, "serve", "--parallel", 1, "--batch-invariant"), "seen", status=2)
+    assert loaded[2]  # which an engine refuses
+
+
+def test_what_is_from_further_off_gives_way(
+    config: Path, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of options that do not go together: what the file has to a variable, and both to what is typed."""
+    text = "Tell a story about Mia with 47 and 38."
+    given = ("run", "-p", text, "--json", "-n", 1, "-t", 1)
+    config.write_text("[run]\nraw = true\njson-schema = '{}'\n")
+    monkeypatch.setenv("AUTODECO_RUN_GRAMMAR", 'root ::= "Tom"')
+    assert json.loads(invoke(capfd, *given).out.splitlines()[0])["prompt"] == text
+    trace = json.loads(invoke(capfd, *given, "-sys", "x").out.splitlines()[0])
+    assert trace["prompt"] != text
+    config.write_text('[eval]\nray = "auto"\nshard = "1/2"\n')
+    small = ("-o", tmp_path / "out", "--limit", 2, "-k", 1, "-n", 60, "-t", 1, "--no-plots", "--seeds", 1)
+    outcome = invoke(capfd, "eval", *small, "--methods", "greedy", "--control")
+    assert outcome.status == 0, outcome.err
+    assert "shard" not in outcome.err
 
 
 def test_words_that_are_typed_go_before_the_user_s_prompt(config: Path, capfd: Capture) -> None:

@@ -79,9 +79,27 @@ def test_every_option_reaches_its_setting(called: dict[str, Any], capfd: Capture
     assert called["settings"].kind == HeadKind((256, 128, 64), enhanced=False)
 
 
+def test_epochs_go_before_steps_from_further_off(
+    called: dict[str, Any], capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text('[train]\nsteps = 7\nepochs = 3\nother-head = "frozen"\n')
+    monkeypatch.setenv("AUTODECO_CONFIG", str(tmp_path / "config.toml"))
+    run(capfd)
+    assert (called["settings"].steps, called["settings"].objective.frozen) == (7, ())
+    run(capfd, "--epochs", 2, "--heads", "both")
+    assert (called["settings"].steps, called["settings"].epochs) == (None, 2.0)
+    run(capfd, "--steps", 2)
+    assert called["settings"].steps == 2
+    monkeypatch.setenv("AUTODECO_TRAIN_EPOCHS", "4")
+    run(capfd, "--heads", "top-p")
+    assert (called["settings"].steps, called["settings"].epochs) == (None, 4.0)
+    assert called["settings"].objective.frozen == ("temperature",)
+
+
 REFUSED: dict[str, tuple[list[object], str]] = {
     "a recipe that is none": (["--recipe", "x"], "'x' is not one of 'trl', 'nemo', 'paper'"),
     "frozen, of both": (["--other-head", "frozen"], "--other-head frozen needs --heads temperature or --heads top-p"),
+    "two lengths": (["--steps", 2, "--epochs", 1], "--steps goes instead of --epochs: give one of them"),
     "widths": (["--head-widths", "a"], "'a', expected numbers such as 256 or 256,128,64"),
     "no width": (["--head-widths", "0"], "widths [0], expected 1 to 63 numbers"),
     "initial P": (["--initial-top-p", "1"], "initial_top_p 1, expected a number between 0 and 1"),

@@ -123,7 +123,7 @@ def test_several_files_and_every_option(qwen2: Case, data: Path, tmp_path: Path,
     values = {
         "--lr": 0.002, "--weight-decay": 0.1, "--warmup": 0.5, "--clip": 2.0, "--easy-mask": 0.3, "--alpha": 20.0,
         "--sort-tolerance": 0.01, "--control-weight": 2.0, "--control-margin": 0.2, "--patience": 7,
-        "--seed": 5, "--epochs": 3.0, "--steps": 2, "--batch": 4, "--evaluations": 1, "--validation": 0.25,
+        "--seed": 5, "--steps": 2, "--batch": 4, "--evaluations": 1, "--validation": 0.25,
     }  # fmt: skip
     options = [x for pair in values.items() for x in pair]
     (tmp_path / "more").mkdir()
