@@ -42,13 +42,13 @@ def verdict(found: Findings) -> str:
 
 _OF_T = {
     (1, 1): "T pays",
-    (1, 0): "T pays over its own mean, but the best single T does as well",
-    (1, -1): "T pays over its own mean, but the best single T does better",
+    (1, 0): "T pays over the constant with the mean of its 1/T, but the best single T does as well",
+    (1, -1): "T pays over the constant with the mean of its 1/T, but the best single T does better",
     (0, 0): "T is not shown to pay",
     (0, -1): "T does not pay",
     (-1, -1): "T costs more than it gains",
 }
-"""By the signs of the heads' gain over their mean, and of the smaller one: that or the one over the best single T."""
+"""By the signs of the heads' gain over that constant, and of the smaller of that and the one over the best single T."""
 
 _OF_P = {
     (1, 1): "P pays: it loses fewer right tokens than its mean as a constant, and cuts more around those it keeps",

@@ -21,8 +21,8 @@ T, P = temperature_findings(made_up()), top_p_findings(made_up())
     ("gain", "over_best", "words"),
     [
         (PLUS, PLUS, "T pays. Over"),
-        (PLUS, ZERO, "T pays over its own mean, but the best single T does as well."),
-        (PLUS, MINUS, "T pays over its own mean, but the best single T does better."),
+        (PLUS, ZERO, "T pays over the constant with the mean of its 1/T, but the best single T does as well."),
+        (PLUS, MINUS, "T pays over the constant with the mean of its 1/T, but the best single T does better."),
         (ZERO, ZERO, "T is not shown to pay."),
         (ZERO, MINUS, "T does not pay."),
         (ZERO, PLUS, "T is not shown to pay."),  # no better than their own mean, whatever others are
