@@ -18,13 +18,13 @@ from autodeco_gguf.errors import printable
     "--checkpoint",
     type=GGUF,
     metavar="DIR",
-    help="Write the heads here in the official format, config.json and model.safetensors; MERGED may be an adapter.",
+    help="Write the heads here in the official format, config.json and model.safetensors.",
 )
 @click.option("--force", is_flag=True, help="Replace outputs that exist.")
 def extract_command(
     merged: Path, base: Path | None, adapter: Path | None, checkpoint: Path | None, force: bool
 ) -> None:
-    """Take the base model or the heads out of a MERGED file.
+    """Take the base model or the heads out of a MERGED file. For the heads alone it may be an adapter, or smollm2.
 
     Example: autodeco-gguf extract qwen-autodeco.gguf --base qwen2.5-7b-q4_k_m.gguf
     """

@@ -96,7 +96,8 @@ def extract(
 ) -> list[ExportResult]:
     """Take a merged file apart: the base, bit-identical to the file it was made of, and the heads.
 
-    All outputs are written, or none. ``checkpoint`` is a directory in the official layout; an adapter will do for it.
+    All outputs are written, or none. ``checkpoint`` is a directory in the official layout. Where no
+    ``base`` is wanted an adapter will do, and so will the name of a known model.
 
     Raises:
         BadFile: not a merged file, a stale base view, an output that cannot be written, heads that the official
@@ -110,7 +111,7 @@ def extract(
     twice = next((a for a, b in combinations(outputs, 2) if os.path.realpath(a) == os.path.realpath(b)), None)
     if twice is not None:
         raise InvalidInput(f"{twice}: given as both outputs", file=twice)
-    model = _open_merged(Path(merged), merged, "extract takes a merged file", adapters=not (base or adapter))
+    model = _open_merged(Path(merged), merged, "extract takes a merged file", adapters=base is None)
     if model.kind == "merged":
         model.base()  # refuses a stale view
     for path in (base, adapter):
@@ -160,6 +161,8 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
 
 def _open_merged(path: Path, given: str | Path, need: str, *, adapters: bool = False) -> ModelFile:
     model = ModelFile.open(path)
+    if adapters:
+        model = model.heads_source
     if model.kind != "merged" and not (adapters and model.kind == "adapter"):
         found = "is an adapter" if model.kind == "adapter" else "no AutoDeco heads in it"
         raise BadFile.of(given, f"{found}; {need}", expected="merged", found=model.kind)
@@ -204,6 +207,7 @@ def _adapter(
     path: Path, base: ModelFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
 ) -> WrittenFile:
     template, known = base.outer, base.known
+    drop, entries = [""], _metadata(weights)
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
         ("general.architecture", "str", template.architecture),
@@ -215,7 +219,9 @@ def _adapter(
             ("general.license", "str", known.license),
             (BASE_SHA256, "str", known.sha256),
         ]
-    header = template.header.build([""], [*general, *_metadata(weights)], [spec for spec, _ in tensors])
+    if base.kind == "adapter":  # which says itself what it is for
+        drop, general, entries = [], [], []
+    header = template.header.build(drop, [*general, *entries], [spec for spec, _ in tensors])
     return WrittenFile(path, [Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
 
 

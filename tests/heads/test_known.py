@@ -201,6 +201,17 @@ def test_heads_for_a_name_record_what_they_are_for(
     assert BaseModel.open(Path("tiny")).name == "someone/tiny"
 
 
+def test_the_heads_of_a_name_are_taken_out(tiny: KnownModel, tmp_path: Path, capfd: Capture) -> None:
+    outputs = ("--adapter", tmp_path / "a.gguf", "--checkpoint", tmp_path / "heads")
+    assert invoke(capfd, "extract", "tiny", *outputs).status == 0
+    assert (tmp_path / "a.gguf").read_bytes() == tiny.heads.read_bytes()
+    named = ad.export("tiny", tmp_path / "heads", tmp_path / "named.gguf", adapter=True).path
+    (copy,) = ad.extract(named, adapter=tmp_path / "copy.gguf")
+    assert copy.path.read_bytes() == named.read_bytes()  # with what it is for
+    refused = invoke(capfd, "extract", "tiny", "--base", tmp_path / "base.gguf")
+    assert_refused(refused, "tiny: no AutoDeco heads in it; extract takes a merged file")
+
+
 def test_a_merged_file_of_a_name_holds_the_installed_file(tiny: KnownModel, qwen2: Case, tmp_path: Path) -> None:
     merged = ad.export("tiny", qwen2.heads, tmp_path / "merged.gguf").path
     (base,) = ad.extract(merged, base=tmp_path / "base.gguf")
