@@ -28,15 +28,16 @@ def config_path() -> Path:
 
 
 def long_names(option: click.Option) -> list[str]:
-    """What an option is called with two dashes, without them: ["max-tokens", "n-predict"]."""
-    return [name[2:] for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
+    """What an option is called with two dashes, without them: ["max-tokens", "n-predict"]; ["k"] where none has two."""
+    names = [*option.opts, *option.secondary_opts]
+    return [name[2:] for name in names if name.startswith("--")] or [name.lstrip("-") for name in names]
 
 
 def set_variables(command: click.Command) -> None:
     """Let each option of a command read a variable: --max-tokens of run reads AUTODECO_RUN_MAX_TOKENS."""
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None:
-            names = [name for name in long_names(option) if f"--{name}" in option.opts]
+            names = [name for name in long_names(option) if f"--{name}" not in option.secondary_opts]
             option.envvar = [_variable(command, name) for name in names]
 
 

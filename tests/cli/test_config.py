@@ -208,6 +208,16 @@ def test_a_model_that_is_typed_goes_before_the_user_s(config: Path, capfd: Captu
     assert_refused(invoke(capfd, "run", "Why is the sky blue?"), "mine.gguf: cannot be opened")
 
 
+def test_an_option_without_a_long_name_has_its_letter(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, tmp_path: Path
+) -> None:
+    config.write_text('[eval]\nk = "many"\n')
+    given = ("eval", "-o", tmp_path / "out")
+    assert_refused(invoke(capfd, *given), "'many' is not a valid", f"(in {config})", status=2)
+    monkeypatch.setenv("AUTODECO_EVAL_K", "some")
+    assert_refused(invoke(capfd, *given), "'some' is not a valid", "AUTODECO_EVAL_K in the environment", status=2)
+
+
 def test_a_default_that_has_no_effect_is_none(config: Path, capfd: Capture, tmp_path: Path) -> None:
     """What would be refused where it is typed."""
     config.write_text(
