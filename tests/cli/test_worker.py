@@ -70,10 +70,7 @@ def test_one_line_where_it_cannot_listen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         status, text = said("worker", "--listen", address)
-    expected = (
-        f"error: cannot listen on {address}: address already in use (see python -m autodeco_gguf worker --help)\n"
-    )
-    assert (status, text) == (2, expected)
+    assert (status, text) == (1, f"error: cannot listen on {address}: address already in use\n")
     status, text = said("worker", "--listen", "50052")
     assert (status, text.count("\n")) == (2, 1)
     assert "listen '50052', expected host:port, such as 127.0.0.1:50052" in text

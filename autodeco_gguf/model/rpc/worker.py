@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
-from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.errors import AutoDecoError, ModelFailed
 from autodeco_gguf.model.devices import HOST, Device, find_devices, layer_devices, list_devices
 from autodeco_gguf.model.rpc.address import Address
 from autodeco_gguf.model.rpc.native import rpc_function
@@ -48,7 +48,7 @@ def listening_address(wanted: Address) -> Address:
     """The address as the server takes it, by number and with a port that is free.
 
     Raises:
-        InvalidInput: no such host, or none of IPv4; or another program listens there.
+        AutoDecoError: no such host, or none of IPv4; or another program listens there.
     """
     try:
         host = socket.getaddrinfo(wanted.host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
@@ -58,7 +58,7 @@ def listening_address(wanted: Address) -> Address:
             return Address(str(host), int(probe.getsockname()[1]))
     except OSError as e:
         reason = (e.strerror or str(e)).lower()
-        raise InvalidInput(f"cannot listen on {wanted}: {reason}", key="listen", found=str(wanted)) from e
+        raise AutoDecoError(f"cannot listen on {wanted}: {reason}", key="listen", found=str(wanted)) from e
 
 
 class Worker:

@@ -17,7 +17,7 @@ from rpc_helpers import LOCAL, SET_TENSOR, addresses, kill, needs_rpc, nobody, r
 from server_helpers import wait_until
 
 import autodeco_gguf as ad
-from autodeco_gguf.errors import InvalidInput, ModelFailed
+from autodeco_gguf.errors import AutoDecoError, InvalidInput, ModelFailed
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc import protocol
 from autodeco_gguf.model.rpc.address import Address, parse_address
@@ -125,10 +125,11 @@ def test_where_it_listens() -> None:
     assert listening_address(Address("localhost", 0)).host == "127.0.0.1"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InvalidInput, match=rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$") as e:
+        words = rf"^cannot listen on 127\.0\.0\.1:{port}: address already in use$"
+        with pytest.raises(AutoDecoError, match=words) as e:
             listening_address(Address("127.0.0.1", port))
         assert e.value.key == "listen"
-    with pytest.raises(InvalidInput, match=r"^cannot listen on nobody\.invalid:1: "):
+    with pytest.raises(AutoDecoError, match=r"^cannot listen on nobody\.invalid:1: "):
         listening_address(Address("nobody.invalid", 1))
 
 
