@@ -188,8 +188,11 @@ def _unused_experts(base: GgufFile, names: Collection[str]) -> str | None:
     used = base.get(f"{base.architecture}.expert_used_count", object)
     if not isinstance(used, list) or 0 not in used:
         return None
-    blocks = (i for i, n in enumerate(used[:_MAX_BLOCKS]) if not n and f"blk.{i}.ffn_gate_inp.weight" in names)
-    return next((f"expert_used_count 0 of block {i}, which has experts" for i in blocks), None)
+    for i, n in enumerate(used[:_MAX_BLOCKS]):
+        read = n if base.architecture.startswith("nemotron_h") else n and used[0]  # others' graphs read the first one
+        if not read and f"blk.{i}.ffn_gate_inp.weight" in names:
+            return f"expert_used_count 0 of block {0 if n else i}, where block {i} has experts"
+    return None
 
 
 def _missing(base: GgufFile, names: Collection[str]) -> str | None:

@@ -110,9 +110,14 @@ def test_more_heads_of_keys_than_heads(entry: Any, n: int, tmp_path: Path) -> No
 def test_experts_of_which_none_is_used(used: list[int], tmp_path: Path) -> None:
     of = {"llama.expert_used_count": (used, Kind.ARRAY, Kind.UINT32)}
     path = rewrite(FAMILIES / "mixtral.gguf", tmp_path / "x.gguf", metadata=of)
-    with pytest.raises(BadFile, match=rf"x\.gguf: .* expert_used_count 0 of block {used.index(0)}, which has experts"):
+    with pytest.raises(BadFile, match=rf"x\.gguf: .* expert_used_count 0 of block {used.index(0)}, where block "):
         check_loadable(GgufFile(path))
     dense = rewrite(path, tmp_path / "y.gguf", edit=without(f"blk.{used.index(0)}.ffn_gate_inp.weight"))
+    if not used[0]:  # which the graphs of all but one read for every block
+        with pytest.raises(BadFile, match=r"expert_used_count 0 of block 0, where block 1 has experts$"):
+            check_loadable(GgufFile(dense))
+        of_architecture("nemotron_h_moe", dense, tmp_path / "z.gguf", expert_used_count=(used, *INTS))
+        dense = tmp_path / "z.gguf"
     check_loadable(GgufFile(dense))
 
 
