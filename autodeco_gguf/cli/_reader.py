@@ -208,6 +208,9 @@ def _keys(editor: Editor) -> KeyBindings:
         if is_open(text) and not editor.is_block(text):
             event.current_buffer.newline(copy_margin=False)
         else:
+            if editor.is_block(text) and text.lstrip().startswith(("/", QUOTES)):
+                event.current_buffer.text = f"{QUOTES}\n{text}\n{QUOTES}"  # a message too when it is recalled
+                editor.block = None
             event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter", filter=~is_searching)

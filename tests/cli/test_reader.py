@@ -86,6 +86,10 @@ def test_messages_of_several_lines(echo: Path) -> None:
             (b"\x1b[200~/bye\nis a word\x1b[201~!", "</bye|is a word!>"),
             (b"a\x1b[200~\tb\x1b[31mc\x07\x1b[201~", r"<a\tb\x1b[31mc\x07>"),
             (b"\x1b[200~" + b"line\n" * 200 + b"\x1b[201~", "<" + "line|" * 200 + ">"),
+            (b"\x1b[200~/system x\nand y\x1b[201~", "</system x|and y>"),
+            (b"\x1b[A", "</system x|and y>"),  # is a message when it is recalled, too
+            (b'\x1b[200~"""doc\nof lines\x1b[201~', '<"""doc|of lines>'),
+            (b"\x1b[A", '<"""doc|of lines>'),
             (b'"""/bye"""', "</bye>"),
             (b"\x1b[200~/set\n\x1b[201~", "error: usage: /set"),
             (b"/home is where", "error: unknown command /home"),
