@@ -191,7 +191,7 @@ class Turns:
         if any(other.thread == ticket.thread for other in self._queue):  # it waits below, where a handler came upon it
             raise self.within()
         self._queue.append(ticket)
-        while not self._may_go(stream, ticket):
+        while not self._may_go(stream, ticket, changes):
             self._changed.wait(OWN_SECONDS)
         self.check()  # a handler has closed it before it had the gate; later it waits for the end of the turn
         check_fork(self.n_threads)
@@ -201,22 +201,22 @@ class Turns:
         elif changes:
             self._stream = None
 
-    def _may_go(self, stream: _Stream | None, ticket: _Ticket) -> bool:
+    def _may_go(self, stream: _Stream | None, ticket: _Ticket, changes: bool) -> bool:
         """Whether it is its turn, and the gate is taken."""
         self.check()
         goes_on = stream is not None and stream.begun
         if goes_on and self._stream is not stream:
             raise Busy(f"{self._name}: this stream cannot go on, since the model was used for something else")
-        may = not self._stopped and (goes_on or (self._queue[0] is ticket and not self._must_wait()))
+        may = not self._stopped and (goes_on or (self._queue[0] is ticket and not self._must_wait(changes)))
         return may and self._gate.acquire(blocking=False)
 
-    def _must_wait(self) -> bool:
-        """Whether another thread is between two pieces of its stream."""
+    def _must_wait(self, changes: bool) -> bool:
+        """Whether another thread is between two pieces of its stream, or may be."""
         other = self._stream
         if other is None or other.reader is None:
             return False
-        idle = time.monotonic() - other.read_at
-        if not other.reader.is_alive() or (other.reader is threading.current_thread() and idle > OWN_SECONDS):
+        idle, own = time.monotonic() - other.read_at, other.reader is threading.current_thread()
+        if not other.reader.is_alive() or (own and (idle > OWN_SECONDS or not changes)):
             return False
         if idle > IDLE_SECONDS:
             raise Busy(f"{self._name}: a stream of another thread is not read on; read it to its end, or close() it")

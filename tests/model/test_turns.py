@@ -171,6 +171,16 @@ def test_a_generator_that_is_read_after_another_was_made(llm: ad.Llama) -> None:
     assert drawn(lambda: text(llm, 4)) == alone
 
 
+def test_what_leaves_a_stream_alone_does_not_wait_for_it(llm: ad.Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OWN_SECONDS", 60.0)
+    chunks = stream(llm, 3)
+    next(chunks)
+    begin = time.monotonic()
+    llm.save_state()
+    assert time.monotonic() - begin < 30
+    chunks.close()
+
+
 def test_a_stream_that_is_left_holds_nobody_up(llm: ad.Llama) -> None:
     for chunk in stream(llm, 1):
         assert chunk
