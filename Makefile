@@ -34,7 +34,7 @@ CACHE      := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autodeco-gguf
 KEY        := $(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CC) $(CFLAGS) $(CXX) $(CXXFLAGS) $(MACHINE)' | cksum | tr ' ' -)
 WHEELS     := $(CACHE)/wheels/$(KEY)
 export PIP_FIND_LINKS := $(WHEELS) $(PIP_FIND_LINKS)
-ifneq ($(words $(WHEELS) $(VENV)),2)
+ifneq ($(if $(filter clean,$(MAKECMDGOALS)),2,$(words $(WHEELS) $(VENV))),2)
 $(error make knows no spaces in names: set XDG_CACHE_HOME and VENV to others than $(CACHE) and $(VENV))
 endif
 
@@ -129,7 +129,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(WHEELS)/.built: | $(BIN)/python
-	CMAKE_ARGS="$(LLAMA_ARGS)" $(BIN)/pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python -w $(WHEELS) $(LLAMA)
+	CMAKE_ARGS='$(LLAMA_ARGS)' $(BIN)/pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python -w $(WHEELS) $(LLAMA)
 	touch $@
 
 $(BIN)/.llama-$(KEY): $(WHEELS)/.built | $(BIN)/python

@@ -199,8 +199,8 @@ struct kept_mass {
 // Puts the largest weights in order, then smaller ones, until the order of the rest, over which the mask is integrated instead of
 // summed, cannot change the loss by more than the tolerance. Of a token of probability p behind others of mass c that is too much by
 // at most alpha p^2 / 2 times the mask at c; together by at most alpha / 2 times the largest p of the integral, and by at most alpha / 2
-// times the mask times the sum of p^2. The derivative by P jumps by alpha p where P passes a token, whose p is at most the integral's
-// largest.
+// times the mask times the sum of p^2. 1 / alpha of the derivative by P jumps by p where P passes a token, at most the
+// integral's largest.
 static kept_mass mass_of(const tempered & r, double top_p, const soft_cut & cut, loss_scratch & s) {
     static constexpr float STEP = 0x1p-4f, LEAST = 0x1p-124f; // what is below adds nothing to the sums
     const double alpha = cut.alpha, share = 1.0 / r.total;
