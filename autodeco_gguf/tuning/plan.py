@@ -78,11 +78,21 @@ TRAININGS = (Training(24, 16, 6, 4, 60), Training(12, 16, 4, 4, 60), Training(8,
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured: seconds for an answer when many are under way, grading included; tokens of one; tokens/s."""
+    """What was measured: seconds for an answer when many are under way, grading included; tokens of one; tokens/s.
+
+    ``unended`` is the share of answers that had not ended, which are taken for as long as they may get.
+    """
 
     answer_s: float
     tokens: float
     tokens_s: float
+    unended: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """How long an answer is."""
+        unended = f" ({self.unended:.0%} had not ended and count as long as they may get)" if self.unended else ""
+        return f"{self.tokens:.0f} tokens{unended}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,7 @@ def make_plan(seconds: float, speed: Speed, work: Work, *, used_s: float = 0.0) 
         search, test = _compared(usable, speed, work, False)
     if search is None or test is None:
         needed = math.ceil((used_s + _least_seconds(speed, work)) / 6) / 10
-        message = f"an answer of {speed.tokens:.0f} tokens takes {duration(speed.answer_s)}; expected at least"
+        message = f"an answer of {speed.words} takes {duration(speed.answer_s)}; expected at least"
         raise InvalidInput(
             f"minutes {seconds / 60:g}: {message} {needed}, a smaller max_tokens, or a smaller model",
             key="minutes",

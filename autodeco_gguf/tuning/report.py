@@ -123,7 +123,7 @@ class Tuned:
 def plan_lines(plan: Plan, speed: Speed) -> list[str]:
     """What is about to be done, for who waits for it."""
     lines = [
-        f"an answer: {speed.tokens:.0f} tokens, {duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
+        f"an answer: {speed.words}, {duration(speed.answer_s)} ({speed.tokens_s:.0f} tokens/s)",
         f"search: {plan.rungs[0].candidates} pairs, {_minutes(plan.search_s)}",
     ]
     if plan.training is not None:

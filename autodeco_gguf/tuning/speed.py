@@ -54,7 +54,7 @@ def measure_speed(
         grade(item, generation.result().text)
     grading_s = (clock() - started) / max(1, len(ended))
     tokens, tokens_s = sum(lengths) / len(lengths), drawn_tokens / max(drawing_s, 1e-9)
-    return Speed(tokens / tokens_s + grading_s, tokens, tokens_s)
+    return Speed(tokens / tokens_s + grading_s, tokens, tokens_s, 1 - len(ended) / len(begun))
 
 
 def _length(item: Item, generation: Generation, engine: Engine, max_tokens: int | None) -> int:

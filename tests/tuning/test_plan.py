@@ -99,6 +99,9 @@ def test_too_few_minutes_for_heads() -> None:
 
 
 def test_too_few_minutes_for_anything() -> None:
+    some = r"^minutes 1: an answer of 500 tokens \(75% had not ended and count as long as they may get\) takes 5\.0 s; "
+    with pytest.raises(InvalidInput, match=some):
+        make_plan(60, Speed(5.0, 500, 100, 0.75), Work(search_problems=60, test_problems=40))
     with pytest.raises(InvalidInput, match=r"^minutes 1: an answer of 500 tokens takes 5\.0 s") as e:
         make_plan(60, Speed(5.0, 500, 100), Work(search_problems=60, test_problems=40))
     match = re.search(r"expected at least ([0-9.]+),", str(e.value))

@@ -39,6 +39,7 @@ def test_all_answers(engine: Engine) -> None:
     speed = measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=60)
     seconds = time.monotonic() - start
     assert tasks.graded == 8
+    assert speed.unended == 0.0
     assert 30 < speed.tokens < 100  # a story
     assert 0.5 < speed.answer_s * 8 / seconds <= 1
     assert speed.tokens_s == pytest.approx(speed.tokens / speed.answer_s, rel=0.1)
@@ -57,6 +58,7 @@ def test_a_limit_of_time(engine: Engine) -> None:
     assert tasks.graded == 0
     room = [160 - len(item.tokens) for item in items[:4]]
     assert speed.tokens == pytest.approx(sum(room) / 4)
+    assert speed.unended == 1.0
     ticks = itertools.count(0, 10)
     with pytest.raises(InvalidInput, match="minutes 5 s for a first look, expected enough for one token"):
         measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
