@@ -62,6 +62,10 @@ def distinct_at_k(counts: ArrayLike, n: int, k: int) -> float:
     return float(pass_at_k(n, values, k) @ times)
 
 
+_MOST_VALUES = 1 << 20
+"""Complex numbers that :func:`majority_at_k` holds at a time."""
+
+
 @functools.lru_cache(maxsize=1024)
 def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: int) -> float:
     """Probability that the most frequent answer among k of n samples, drawn without replacement, is right.
@@ -88,27 +92,34 @@ def majority_at_k(counts: tuple[int, ...], right: tuple[float, ...], n: int, k: 
     # How often each answer is drawn is binomial, given that it is k in all: the coefficient of x^k in a product of
     # polynomials, one for each answer, here by their values on the unit circle. Of answers drawn t times, all others
     # less often, 1 / (1 + others that are level) is an integral over y of y^others, exact by Gauss' rule.
-    place = np.arange(max(k, n - k) + 1)
-    x = np.exp(2j * np.pi * place / len(place))
-    none = (1 - k / n + k / n * x) ** (n - sum(counts))
+    size = max(k, n - k) + 1
+    circle = np.exp(2j * np.pi * np.arange(size) / size)
     answers = Counter(counts)
     wins = {c: sum(share for count, share in zip(counts, right, strict=True) if count == c) for c in answers}
     most = min(k, max((count for count in wins if wins[count]), default=0))
-    drawn = {c: np.arange(min(c, most) + 1) for c in answers}
-    terms = {c: _binomial(c, k / n)[t, None] * x[np.outer(t, place) % len(place)] for c, t in drawn.items()}
-    below, total = dict.fromkeys(answers, 0 * x), 0 * x
-    for t in range(1, most + 1):
-        level = min(k // t, sum(count >= t for count in counts))
-        nodes, weights = _gauss((level + 1) // 2)
-        at = {}
-        for count in answers:
-            if count >= t - 1:
-                below[count] = below[count] + terms[count][t - 1]
-            at[count] = below[count] + ((nodes[:, None] + 1) / 2 * terms[count][t] if count >= t else 0.0)
-        for count in (c for c in answers if c >= t and wins[c]):
-            others = math.prod((at[c] ** (m - (c == count)) for c, m in answers.items()), start=none)
-            total += wins[count] * terms[count][t] * np.sum(weights[:, None] / 2 * others, axis=0)
-    coefficient = float((total * x ** float(-k)).mean().real)
+    chances = {c: _binomial(c, k / n) for c in answers}
+    levels = [min(k // t, sum(count >= t for count in counts)) for t in range(1, most + 1)]
+
+    def part(place: NDArray[np.int64]) -> float:
+        """Of the coefficient, times the values that there are."""
+        none = (1 - k / n + k / n * circle[place]) ** (n - sum(counts))
+        below, total = dict.fromkeys(answers, 0 * none), 0 * none
+        for t, level in enumerate(levels, 1):
+            nodes, weights = _gauss((level + 1) // 2)
+            before, now = (circle[t * place % size] for t in (t - 1, t))
+            at = {}
+            for count in answers:
+                if count >= t - 1:
+                    below[count] = below[count] + chances[count][t - 1] * before
+                drawn = (nodes[:, None] + 1) / 2 * chances[count][t] * now if count >= t else 0.0
+                at[count] = below[count] + drawn
+            for count in (c for c in answers if c >= t and wins[c]):
+                others = math.prod((at[c] ** (m - (c == count)) for c, m in answers.items()), start=none)
+                total += wins[count] * chances[count][t] * now * np.sum(weights[:, None] / 2 * others, axis=0)
+        return float((total * circle[-k * place % size]).real.sum())
+
+    n_parts = 1 + size * max(levels, default=0) * len(answers) // _MOST_VALUES
+    coefficient = sum(map(part, np.array_split(np.arange(size), n_parts))) / size
     return min(1.0, max(0.0, coefficient / float(_binomial(n, k / n)[k])))
 
 

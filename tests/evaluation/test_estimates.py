@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from autodeco_gguf.errors import AutoDecoError
+from autodeco_gguf.evaluation import estimates
 from autodeco_gguf.evaluation.estimates import (
     distinct_at_k,
     histogram_box,
@@ -179,6 +180,22 @@ def test_majority_keeps_no_square_of_the_samples(
     finally:
         tracemalloc.stop()
     assert found == pytest.approx(expected)
+
+
+def test_majority_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of samples, whose values would fill the memory all at once."""
+    counts = (5, 4, 3, *[1] * 20)
+    right = (0.0, 1.0, *[0.0] * 21)
+    whole = majority_at_k.__wrapped__(counts, right, 40, 13)
+    monkeypatch.setattr(estimates, "_MOST_VALUES", 7)
+    assert majority_at_k.__wrapped__(counts, right, 40, 13) == pytest.approx(whole, rel=1e-12)
+    monkeypatch.undo()
+    tracemalloc.start()
+    try:
+        majority_at_k.__wrapped__((2, *[1] * 3000), (1.0, *[0.0] * 3000), 4096, 2048)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_majority_refuses() -> None:
