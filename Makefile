@@ -29,7 +29,7 @@ ARGS       := $(BIN)/.cmake-args
 CMAKE_ARGS ?= $(shell cat $(ARGS) 2>/dev/null)
 LLAMA      := $(shell grep -om1 'llama-cpp-python==[0-9.]*' pyproject.toml)
 LLAMA_ARGS := -DGGML_RPC=on $(CMAKE_ARGS)
-MACHINE    := $(shell uname -sm; grep -sm1 ^flags /proc/cpuinfo)
+MACHINE    := $(shell uname -sm; grep -sm1 -e ^flags -e ^Features /proc/cpuinfo)
 CACHE      := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autodeco-gguf
 KEY        := $(shell echo '$(LLAMA) $(LLAMA_ARGS) $(CC) $(CFLAGS) $(CXX) $(CXXFLAGS) $(MACHINE)' | cksum | tr ' ' -)
 WHEELS     := $(CACHE)/wheels/$(KEY)
