@@ -129,7 +129,7 @@ class Generation:
         return self._limit == 0 and self.n_decoded >= len(self.head)
 
     def drawn(self, token: int, ends: bool) -> FinishReason | None:
-        """Take note of a token; why it is the last, if it is."""
+        """Take note of a token; why it is the last, if it is: for "error", of its callback, ``error`` says which."""
         n = self.n_drawn + 1
         full = n >= self._limit
         records = self.sampler.native.records
@@ -147,7 +147,12 @@ class Generation:
         if self.request.pairs is not None:
             self.sampler.native.temperature, self.sampler.native.top_p = self.request.pair(n)
         if self._on_token is not None:
-            self._on_token(self._piece(n - 1))
+            drawn = self._piece(n - 1)
+            try:
+                self._on_token(drawn)
+            except Exception as e:  # which is no reason for others to end
+                self.error = f"on_token: {type(e).__name__}: {e}"
+                return "error"
         if ends or self._text.stopped:
             return "stop"
         return "length" if full else None

@@ -383,13 +383,8 @@ class Scheduler:
                 self._note(user, drawn.tokens[i], drawn.ends[i])
 
     def _note(self, user: Generation, token: int, ends: bool) -> None:
-        try:
-            reason = user.drawn(token, ends)
-        except Exception as e:  # its callback's, which is no reason for the others to end
-            self._end(user, "error", f"on_token: {type(e).__name__}: {e}")
-        else:
-            if reason is not None:
-                self._end(user, reason)
+        if (reason := user.drawn(token, ends)) is not None:
+            self._end(user, reason, user.error)
 
 
 def common_beginning(a: Sequence[int], b: Sequence[int]) -> int:

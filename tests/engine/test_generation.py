@@ -75,6 +75,21 @@ def test_a_callback_that_raises_ends_its_own_request_alone(engine: Engine) -> No
     assert other.result().finish_reason == "length"
 
 
+def test_a_timeout_that_a_signal_raises_is_no_error_of_a_callback(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came while a token was noted, and was taken for an answer's own."""
+
+    def late(*_: object) -> bytes:
+        raise TimeoutError("took too long")
+
+    monkeypatch.setattr(engine.context, "token_bytes", late)
+    with pytest.raises(TimeoutError, match="took too long"):
+        engine.generate([Request(PROMPTS[0], seed=1, max_tokens=3)])
+    monkeypatch.undo()
+    assert engine.generate([Request(PROMPTS[0], seed=1, max_tokens=3)])[0].error is None
+
+
 def test_a_callback_may_submit_but_not_wait(engine: Engine) -> None:
     more: list[Generation] = []
 
