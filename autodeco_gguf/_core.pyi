@@ -226,6 +226,9 @@ def vocab_tokenize(vocab: int, text: bytes, add_special: bool, parse_special: bo
     have, and for bytes that the vocabulary cannot tokenize; ModelFailed where llama.cpp fails.
     """
 
+def log_levels(levels: int, callback: int) -> None:
+    """Let only what these levels log, a bit for each of ggml's, come to a callback, if it is the one that is set."""
+
 def vocab_tokenizer() -> int:
     """Address of the same as a function like ``llama_tokenize``, which gives no tokens where that raises."""
 

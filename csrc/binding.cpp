@@ -340,6 +340,9 @@ static void bind_files(py::module_ & m) {
             return lines;
         });
 
+    m.def("log_levels", [](uint32_t levels, uintptr_t callback) { log_levels(levels, (ggml_log_callback) callback); },
+          "levels"_a, "callback"_a);
+
     py::class_<load_watch>(m, "LoadWatch")
         .def(py::init([](const py::object & report) { return load_watch { report }; }), "report"_a)
         .def_property_readonly("address", [](load_watch & watch) { return (uintptr_t) &watch; })

@@ -2,6 +2,7 @@
 
 #include "errors.h"
 
+#include <atomic>
 #include <cstdio>
 #include <new>
 #include <stdexcept>
@@ -12,6 +13,26 @@
 std::recursive_mutex log_capture::active;
 std::mutex           log_capture::guard;
 log_capture        * log_capture::current = nullptr;
+
+static std::atomic<uint32_t>          levels_passed { 0 };
+static std::atomic<ggml_log_callback> passed_to { nullptr };
+
+static void pass(ggml_log_level level, const char * text, void * user_data) {
+    if (levels_passed >> level & 1) {
+        passed_to.load()(level, text, user_data);
+    }
+}
+
+void log_levels(uint32_t levels, ggml_log_callback callback) {
+    levels_passed = levels;
+    ggml_log_callback set = nullptr;
+    void            * user_data = nullptr;
+    llama_log_get(&set, &user_data);
+    if (set == callback) {
+        passed_to = callback;
+        llama_log_set(pass, user_data);
+    }
+}
 
 static const size_t LATER_MAX = 4;
 

@@ -10,6 +10,11 @@
 #include <string>
 #include <vector>
 
+// Lets only what these levels log, a bit for each ggml_log_level, come to a callback, if it is the one that is set. llama_cpp's
+// is Python: what it would not print need not wait for Python's lock within a decode, nor does a signal's handler run there,
+// whose exception would be lost.
+void log_levels(uint32_t levels, ggml_log_callback callback);
+
 // The log callback is one for the whole process: captures in several threads wait for each other, and what
 // other threads log meanwhile is seen here too. With forward, lines go on to the callback that was there before.
 class log_capture {
