@@ -44,6 +44,16 @@ def test_the_older_half_goes_when_it_is_too_large(tmp_path: Path, monkeypatch: p
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_no_half_of_a_message_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the newer half of the file begins amid a message of several lines."""
+    path = tmp_path / "history"
+    content = "".join(f"\n# 2026-11-29 12:00:00\n+first {i}\n+second {i}\n" for i in range(10, 50))
+    path.write_text(content)
+    newer = len(content) - content.index("+second 30")
+    monkeypatch.setattr(_history, "_MAX_BYTES", 2 * newer)
+    assert list(open_history(path).load_history_strings()) == [f"first {i}\nsecond {i}" for i in range(49, 30, -1)]
+
+
 def test_a_file_that_goes_away_is_no_reason_to_end(tmp_path: Path, capfd: Capture) -> None:
     history = open_history(tmp_path / "x" / "history")
     (tmp_path / "x" / "history").unlink()
@@ -51,3 +61,14 @@ def test_a_file_that_goes_away_is_no_reason_to_end(tmp_path: Path, capfd: Captur
     history.append_string("one")
     assert "the message is not kept" in capfd.readouterr().err
     assert list(history.load_history_strings()) == []
+
+
+def test_a_file_that_others_could_read_is_the_owner_s_from_now_on(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    path.write_text("")
+    path.chmod(0o644)
+    history = open_history(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o666)
+    history.append_string("one")
+    assert path.stat().st_mode & 0o777 == 0o600

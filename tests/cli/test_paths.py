@@ -55,6 +55,7 @@ def test_files_are_completed_as_a_shell_does(tmp_path: Path) -> None:
     assert list(file_completions(f"{tmp_path}/two\\ w")) == [f"{tmp_path}/two\\ words.json"]
     assert list(file_completions(f"{tmp_path}/i")) == [f"{tmp_path}/it\\'s"]
     assert list(file_completions(f"{tmp_path}/.h")) == [f"{tmp_path}/.hidden"]
+    assert len(list(file_completions(f"{tmp_path}/"))) == 4  # without it
     assert [*file_completions("/no/such/"), *file_completions("~no-such-user/"), *file_completions("a\0/")] == []
     for name in (f"{tmp_path}/two\\ words.json", f"{tmp_path}/it\\'s"):
         assert typed_path(name).exists()

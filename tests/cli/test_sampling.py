@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from autodeco_gguf.cli._sampling import sampling_options
+from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.sampling import Sampling
 
@@ -45,6 +46,8 @@ def test_options_are_collected_into_a_sampling() -> None:
         (("--grammar", "x ::= y"), click.UsageError),
         (("--grammar-file", os.devnull), click.UsageError),
         (("--temp", "nan"), click.BadParameter),
+        (("--temp", "2e6"), InvalidInput),
+        (("--repeat-penalty", "1e9"), InvalidInput),
     ],
 )
 def test_what_will_not_do_is_said_before_a_model_is_loaded(given: tuple[str, str], error: type[Exception]) -> None:

@@ -41,6 +41,15 @@ def test_the_speed_of_a_prompt_is_that_of_what_was_computed() -> None:
     assert (summary["prompt_tokens"], summary["prompt_tok_s"]) == (100, 5.0)
 
 
+def test_the_speed_of_an_answer_is_without_the_token_that_the_prompt_gave() -> None:
+    tokens = [SimpleNamespace(token=SimpleNamespace(temperature=t, top_p=0.5)) for t in (0.5, 1.0, 1.5, 1.0, 1.0)]
+    generation = SimpleNamespace(prompt=range(4), n_reused=0, finish_reason="cancelled")
+    given = SimpleNamespace(pieces=tokens, generation=generation, seed=7)
+    summary = summarize(given, 2.0, 4.0)  # type: ignore[arg-type]
+    assert (summary["tokens"], summary["tok_s"], summary["finish_reason"]) == (5, 2.0, "interrupt")
+    assert [summary[f"{what}_temperature"] for what in ("mean", "min", "max")] == [1.0, 0.5, 1.5]
+
+
 def test_of_an_answer_without_tokens() -> None:
     summary = {**SUMMARY, "tokens": 0, "finish_reason": "interrupt"}
     assert line(summary, None) == "0 tokens (stopped), seed 7"

@@ -41,6 +41,17 @@ def test_verify_with_an_adapter(qwen2: Case, adapter: Path, capfd: Capture) -> N
     assert invoke(capfd, *args, "--tolerance", 0.05).status == 0
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_one_head_that_is_off_is_enough(name: str, merged: Path, tmp_path: Path, capfd: Capture) -> None:
+    with np.load(FIXTURES / "qwen2" / "golden.npz") as golden:
+        recorded = {key: golden[key].copy() for key in ("tokens", "temperature", "top_p")}
+    recorded[name][3] += 0.01
+    np.savez(tmp_path / "golden.npz", **recorded)
+    outcome = invoke(capfd, "verify", merged, "--golden", tmp_path / "golden.npz")
+    assert outcome.status == 1
+    assert outcome.err.endswith("by 1.0e-02, allowed is 1.0e-05\n")
+
+
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
     "no temperature": ({"tokens": [1], "top_p": [1.0]}, "no recorded predictions: "),
     "another length": (

@@ -247,6 +247,16 @@ def test_comparisons_are_autodeco_minus_the_other() -> None:
     assert summarized(hand_made(), [GREEDY], SETTINGS, {})["comparisons"] == []
 
 
+def test_the_interval_of_different_answers_reaches_to_k() -> None:
+    settings = EvalSettings(tasks=("t",), k=2, seeds=1)
+    samples = [make("autodeco", p, 0, i, "ab"[i * (p > 0)]) for p in range(6) for i in range(2)]
+    samples += [make("static:0,1", p, 0, 0, None) for p in range(6)]
+    comparisons = summarized(samples, [AUTODECO, GREEDY], settings, {})["comparisons"]
+    (found,) = [c for c in comparisons if c["metric"] == "distinct"]
+    assert found["difference"] == about(11 / 6)
+    assert found["ci"][0] < 11 / 6 < found["ci"][1] <= 2
+
+
 def test_comparisons_are_made_within_tasks() -> None:
     """AutoDeco is ahead by 1 on every problem of one task and by 1/2 on every one of another: no doubt about 3/4."""
     settings = EvalSettings(tasks=("s", "t"), k=2, seeds=1)

@@ -166,6 +166,26 @@ def test_top_p_by_hand() -> None:
     assert p.share == pytest.approx(p.over_no_cut.value / p.oracle_over_no_cut)
 
 
+def test_which_way_top_p_is_counted() -> None:
+    """Who is smaller, who loses less, and who gains, where they are not equal."""
+    at = replace(
+        made_up(4),
+        problem=np.array([0, 0, 1, 1]),
+        size=np.array([1, 1, 1, 9]),
+        keeps=np.array([True, True, True, False]),
+        mass=np.array([0.5, 0.5, 0.5, 0.5]),
+        mean_size=np.array([2, 2, 3, 4]),
+        mean_keeps=np.array([True, False, True, False]),
+        mean_mass=np.array([0.8, 0.9, 0.8, 0.9]),
+    )
+    p = top_p_findings(at)
+    assert (p.changed, p.smaller, p.larger, p.lost, p.constant_lost) == (1, 0.75, 0.25, 0.25, 0.5)
+    assert p.lost_less.value == 0.25
+    assert p.gain is not None
+    assert p.gain.value == pytest.approx(np.log(0.8 / 0.5))  # the smaller nucleus gives the right token more
+    assert (p.gain.problems, p.gain.se) == (2, pytest.approx(0))
+
+
 def test_a_cut_that_keeps_nothing_right() -> None:
     at = made_up()
     p = top_p_findings(replace(at, keeps=np.zeros(400, bool)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from explain_helpers import BOTH, made_up
 
@@ -35,6 +36,21 @@ def test_the_panels_show_the_findings() -> None:
     assert slopes[-1] > slopes[0], "heads that know where it helps"
     x, y = localized.lines[0].get_data()
     assert y[list(x).index(100 * (t.leverage.half or 0))] >= 50
+
+
+def test_the_panels_of_the_best_t_and_of_p_show_theirs() -> None:
+    at = made_up()
+    found = findings(at, BOTH)
+    t, p = found.temperature, found.top_p
+    assert t is not None
+    assert p is not None
+    *_, best, _, cuts = plots.draw(found, at).axes
+    assert best.get_xticklabels()[0].get_text() == f"≤0.1\n{100 * t.at_lowest:.0f} %"
+    middle = np.median(at.temperature[(at.best > 0.9) & (at.best <= 1.1)])
+    assert min(abs(float(y) - middle) for line in best.lines for y in line.get_ydata()) < 1e-9
+    shares = p.without_breakpoint, p.single, p.smaller, p.larger, p.lost, p.constant_lost
+    assert p.smaller != p.larger
+    assert [bar.get_width() for bar in cuts.patches] == pytest.approx([100 * share for share in shares])
 
 
 def test_few_tokens() -> None:

@@ -74,6 +74,18 @@ def test_whether_p_pays(lost_less: Estimate, gain: Estimate | None, words: str) 
     assert verdict(found).startswith(words)
 
 
+def test_the_constants_and_losses_that_it_names() -> None:
+    t = replace(T, constant=0.71, mean=0.72, best_constant=0.73, gain_over_mean=ZERO, gain_over_best=MINUS)
+    words = verdict(replace(FOUND, temperature=t, top_p=replace(P, constant=0.74, lost=0.01, constant_lost=0.02)))
+    for part in (
+        "the mean of their 1/T (0.71) the heads gain",
+        "their T (0.72) +0.0100 ± 0.0100 nats a token, over the best single T (0.73) -0.1000 ± 0.0100",
+        "another set than the constant (0.74)",
+        "is left out at 1.00 % of the tokens, by the constant at 2.00 %.",
+    ):
+        assert part in words
+
+
 def test_a_paragraph_for_each_head() -> None:
     assert [line[0] for line in FOUND.verdict.split("\n")] == ["T", "P"]
 

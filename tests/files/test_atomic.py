@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -355,6 +357,29 @@ def test_all_of_them_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BadFile, match=r"c: cannot be written: Permission denied"):
         write_together(both(tmp_path))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_what_does_not_reach_the_disk_takes_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS, where a full disk is told at the end."""
+    (tmp_path / "x").write_bytes(b"old")
+    fsync = os.fsync
+
+    def failing(fd: int) -> None:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(BadFile, match=rf"x: cannot be written: {os.strerror(errno.EDQUOT)}$"):
+        write_bytes(tmp_path / "x", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]
+
+
+def test_a_name_is_on_the_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(atomic, "sync_directory", synced.append)
+    write_bytes(tmp_path / "x", b"new")
+    assert synced == [tmp_path]
 
 
 def test_a_file_that_cannot_be_kept_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,13 @@ def test_a_value_of_another_type(qwen2: Case) -> None:
     assert (error.value.key, error.value.expected, error.value.found) == ("general.architecture", "int", "qwen2")
 
 
+def test_a_flag_is_no_number_and_is_worded_as_llama_cpp_does(qwen2: Case, tmp_path: Path) -> None:
+    flag = GgufFile(rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"x.flag": (True, Kind.BOOL)}))
+    assert (flag.get("x.flag", bool), flag.metadata()["x.flag"]) == (True, "true")
+    with pytest.raises(BadFile, match=r"x\.gguf: x\.flag is True, expected int$"):
+        flag.get("x.flag", int)
+
+
 def test_a_long_value_of_another_type(qwen2: Case, tmp_path: Path) -> None:
     long = rewrite(qwen2.base, tmp_path / "long.gguf", metadata={"qwen2.context_length": ("a" * 10**6, Kind.STRING)})
     with pytest.raises(BadFile, match=r"long\.gguf: qwen2\.context_length is 'a{200}', expected int$"):
@@ -68,10 +75,11 @@ def test_a_fingerprint_is_of_what_decides(qwen2: Case, merged: Path, tmp_path: P
         written("eos", metadata={"tokenizer.ggml.eos_token_id": (7, Kind.UINT32)}),
         written("epsilon", metadata={"qwen2.attention.layer_norm_rms_epsilon": (1.0001e-6, Kind.FLOAT32)}),
         written("one less", edit=lambda tensors: tensors[1:]),
+        written("another name", edit=lambda tensors: [(f"{tensors[0][0]}s", *tensors[0][1:]), *tensors[1:]]),
         *map(damaged, (0.0, 0.5, 1.0)),
     ]
     assert {file.fingerprint() for file in same} == {ours.fingerprint()}
-    assert len({file.fingerprint() for file in (ours, *others)}) == 8
+    assert len({file.fingerprint() for file in (ours, *others)}) == 9
 
 
 def test_a_file_that_shrinks_while_it_is_read(qwen2: Case, tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ def test_names_and_order() -> None:
 def test_a_fingerprint_is_of_what_decides(qwen2: Case) -> None:
     weights = read_checkpoint(qwen2.heads).weights
     same = replace(weights, base_model="another", vocab_size=1)
-    others = [replace(weights, top_p=None), replace(weights, temperature_scale=3.0), WEIGHTS]
+    gelu = replace(weights, temperature=replace(weights.mlps["temperature"], activation="gelu"))
+    others = [replace(weights, top_p=None), replace(weights, temperature_scale=3.0), gelu, WEIGHTS]
     assert same.fingerprint() == weights.fingerprint()
-    assert len({w.fingerprint() for w in (weights, *others)}) == 4
+    assert len({w.fingerprint() for w in (weights, *others)}) == 5
 
 
 CANNOT_RUN: list[tuple[dict[str, Any], str, str | None, object, object]] = [

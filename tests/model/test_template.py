@@ -106,7 +106,9 @@ AT_ONCE = [
     ("{{ ['%1000d']|format(1) }}", "formats with a width"),
     ("{{ '{:{}}'.format(1, 1000) }}", "formats with a width"),
     ("{{ ('}}}}' * 99 * 999).format() }}", "makes a value of more than"),
+    ("{{ ('a' * 9999).translate({97: 'b' * 9999}) }}", "access to attribute 'translate' of 'str' object is unsafe"),
     ("{{ 1|round(10**8) }}", "gives round a number beyond 100000"),
+    ("{% for i in range(3000) %}{% set x = 'a' * 99999 %}{% endfor %}", r"makes values of more than \d+ bytes in all"),
 ]
 
 

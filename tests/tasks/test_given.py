@@ -47,6 +47,8 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
         ("boxed", r"\boxed{\sqrt 5}", "3", False, r"\sqrt{5}"),
         ("boxed", r"\boxed{\sin 5}", "3", False, r"\sin5"),
         ("boxed", r"\boxed{1.5 \times 10^3}", "3", False, "1500"),
+        *(("boxed", rf"\boxed{{{x}}}", "3", False, "1/0") for x in ("1/0", "1 / 0")),
+        ("boxed", r"\boxed{1.5 \times 10^{-3}}", "3", False, "3/2000"),
         ("boxed", r"\boxed{x^2=5}", "3", False, "x^2=5"),
         ("boxed", r"\boxed{\leftarrow}", "3", False, r"\leftarrow"),
         ("boxed", r"\boxed{\frac{12}{5x}}", "3", False, r"\frac{12}{5x}"),

@@ -230,9 +230,9 @@ def test_cutting_and_its_counts(plain: Context) -> None:
 
 
 def test_an_example_that_just_fits(plain: Context) -> None:
-    counts = Counts()
-    ((tokens,), _) = Encoder(plain, 10).encode({"prompt": "Hello", "completion": " world"}, 0, counts)
-    assert (len(tokens), counts.cut, counts.cut_tokens) == (10, 0, 0)
+    record, counts = {"prompt": "Hello", "completion": " world"}, Counts()
+    lengths = [len(Encoder(plain, n).encode(record, 0, counts)[0][0]) for n in (10, 12)]
+    assert (lengths, counts.cut, counts.cut_tokens) == ([10, 10], 0, 0)
 
 
 # ---- control ----

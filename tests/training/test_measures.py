@@ -47,6 +47,13 @@ def test_means_over_groups_and_over_tokens() -> None:
     )
 
 
+def test_one_right_answer_of_a_group_is_enough_for_pass_at_k() -> None:
+    groups = [[answer(text, text == "a", [1.0], [0.5]) for text in texts] for texts in ("ab", "cd")]
+    with Reward("correct") as reward:
+        found = Measures.of([reward.group(group) for group in groups])
+    assert (found.reward, found.pass_at_1, found.pass_at_k, found.differing) == (0.25, 0.25, 0.5, 0.5)
+
+
 def test_without_a_token_there_is_no_mean() -> None:
     with Reward("correct") as reward:
         group = reward.group([answer("", False, [], [], "error")] * 2)

@@ -73,6 +73,10 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"system": "Be.", "conversations": [{"from": "system", "value": "Be."}, HUMAN, GPT]},
         {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
     ),
+    "system beside a developer's": (
+        {"system": "Be.", "messages": [turn("developer", "Be."), U, A]},
+        {"system": "Be.", "messages": [turn("developer", "Be."), U, A]},
+    ),
     "an empty system": ({"system": "", "conversations": [HUMAN, GPT], "tools": ""}, {"system": "", **UA}),
     "no tools, as text": ({**UA, "tools": "null"}, UA),
     "no tools beside strings": ({"text": "a", "tools": "[]"}, {"text": "a", "tools": []}),

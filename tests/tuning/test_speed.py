@@ -62,3 +62,18 @@ def test_a_limit_of_time(engine: Engine) -> None:
     ticks = itertools.count(0, 10)
     with pytest.raises(InvalidInput, match="minutes 5 s for a first look, expected enough for one token"):
         measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
+
+
+def test_the_time_that_grading_takes_counts(engine: Engine) -> None:
+    graded: list[str] = []
+    items = render(engine, [read_task("demo", limit=3)], 5)
+    speed = measure_speed(
+        engine,
+        lambda _, text: graded.append(text),
+        items,
+        max_tokens=5,
+        limit_s=600,
+        clock=lambda: time.monotonic() + 100.0 * len(graded),
+    )
+    assert len(graded) == 8
+    assert speed.answer_s - speed.tokens / speed.tokens_s == pytest.approx(100, rel=0.01)
