@@ -144,6 +144,11 @@ def _warning_line(
     return f"warning: {printable(' '.join(str(message).split()))}\n"
 
 
+def _drop_output() -> None:
+    """Lead standard output nowhere: the interpreter would say once more, at its end, that it cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
     """Run a command and exit the process: 0, 1 for a failure, 2 for wrong usage, with one line on stderr."""
     _occupy_standard_streams()
@@ -157,7 +162,10 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     warnings.formatwarning = _warning_line
     notes: list[str] = []
     try:
-        sys.exit(command.main(args=args, prog_name=None, standalone_mode=False) or 0)
+        result = command.main(args=args, prog_name=None, standalone_mode=False) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while it can still be said that it fails
+        sys.exit(result)
     except click.exceptions.NoArgsIsHelpError as e:
         print(e.format_message(), file=sys.stderr)
         status, message = EXIT_USAGE, ""
@@ -173,6 +181,7 @@ def run_command(command: click.Command, args: list[str] | None = None) -> None:
     except AutoDecoError as e:
         status, message, notes = EXIT_FAILURE, f"error: {e}", e.__notes__
     except OSError as e:
+        _drop_output()
         reason = f"{e.filename or 'the output'}: {e.strerror}" if e.strerror else e  # else not of the system
         status, message = EXIT_FAILURE, f"error: {reason}"
     if message:

@@ -196,10 +196,12 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
         assert int((tmp_path / "number").read_text()) > 2, closed
 
 
-def test_an_output_that_is_full() -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_an_output_that_is_full(buffered: bool) -> None:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "autodeco_gguf", "--help"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        command = [sys.executable, *(() if buffered else ("-u",)), "-m", "autodeco_gguf", "--help"]
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert (done.returncode, done.stderr.decode()) == (1, "error: the output: No space left on device\n")
 
 

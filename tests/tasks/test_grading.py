@@ -73,7 +73,7 @@ GRADES = [
     ("fork_and_raise()", True, None),
     ("daemon() > 0", True, None),
     ("leave_the_pipe_to_a_child(5)", None, "the checker ended its process (exit status 5)"),
-    ("os.closerange(0, 100) is None", None, "the checker ended its process (exit status 1)"),
+    ("os.closerange(3, 100) is None", None, "the checker ended its process (exit status 1)"),
     ("write_everywhere(b'noise\\n')", None, "the checker ended its process (it wrote to our pipe)"),
     ("write_everywhere(b'[99, true, null]\\n')", True, None),
     ("False", False, None),

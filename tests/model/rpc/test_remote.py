@@ -463,7 +463,7 @@ def test_the_child_of_a_fork_ends_as_any_other(kind: str, merged: Path) -> None:
                         del model
                         gc.collect()
                     sys.exit(0)
-                print(way, os.waitpid(child, 0)[1])
+                print(way, os.waitpid(child, 0)[1], flush=True)
             if isinstance(model, ad.Llama):
                 model.create_completion([5, 6], max_tokens=2)
             else:
