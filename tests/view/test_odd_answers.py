@@ -192,7 +192,8 @@ def test_what_was_stopped_before_its_first_word_is_not_sent_again(fake: Fake, wa
     assert stopped.get_by_role("button", name="Copy").count() == 0
     fake.reply = lambda body: story()
     ask(page, "second")
-    assert [m["content"] for m in fake.bodies[-1]["messages"]] == ["second"]
+    sent = [[m["content"] for m in body["messages"]] for body in fake.bodies]  # the first may come after the second
+    assert [contents for contents in sent if contents[-1] == "second"] == [["second"]]
 
 
 def test_an_answer_comes_back_where_another_breaks_off(fake: Fake, watched: Watched) -> None:
