@@ -145,8 +145,12 @@ def _warning_line(
 
 
 def _drop_output() -> None:
-    """Lead standard output nowhere: the interpreter would say once more, at its end, that it cannot be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Lead standard output nowhere if it fails: the interpreter would say so once more at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def run_command(command: click.Command, args: list[str] | None = None) -> None:
