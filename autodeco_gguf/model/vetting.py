@@ -45,11 +45,11 @@ _HAS = {
 
 _NEEDS = (
     ("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d.weight", "ssm_conv1d.bias"),
-    ("glm-dsa", "blk.0.attn_norm.weight", "blk.0.indexer.proj.weight"),
-    ("glm-dsa", "indexer.k_norm.weight", "indexer.proj.weight indexer.attn_k.weight indexer.attn_q_b.weight"),
+    ("glm-dsa", "indexer.proj.weight", "indexer.attn_k.weight indexer.attn_q_b.weight"),
     ("phi3 pockettts", "attn_norm.weight", " ".join(f"attn_qkv.weight|attn_{x}.weight" for x in "qkv")),
     ("qwen35 qwen35moe", "ssm_conv1d.weight", "attn_qkv.weight attn_gate.weight"),
-    ("qwen3next", "ssm_conv1d.weight", "attn_qkv.weight|ssm_in.weight attn_gate.weight|ssm_in.weight"),
+    ("qwen3next", "attn_qkv.weight", "attn_gate.weight"),
+    ("qwen3next", "ssm_conv1d.weight", "attn_qkv.weight|ssm_in.weight"),
 )
 """Architectures; a tensor; and those, or one of two, that a block with it needs, though llama.cpp loads it without."""
 
@@ -158,11 +158,16 @@ def _lacking(base: GgufFile) -> str | None:
             return f"{name} 0, expected at least 1"
     name, needed = _HAS.get(of, ("", ()))
     pattern = base.get(f"{of}.{name}", object)
-    blocks = base.get(f"{of}.block_count", int, 1) - base.get(f"{of}.nextn_predict_layers", int, 0)
     for n in needed:
-        if isinstance(pattern, list) and n not in pattern[:blocks]:
+        if isinstance(pattern, list) and n not in pattern[: _trunk(base)]:
             return f"{name} without a {n}"
     return None
+
+
+def _trunk(base: GgufFile) -> int:
+    """Blocks but for those that predict further tokens."""
+    of = base.architecture
+    return base.get(f"{of}.block_count", int, 1) - base.get(f"{of}.nextn_predict_layers", int, 0)
 
 
 def _rotation(base: GgufFile) -> str | None:
@@ -205,7 +210,21 @@ def _missing(base: GgufFile, names: Collection[str]) -> str | None:
                 either = [f"{block}{kind}" for kind in kinds.split("|")]
                 if not any(other in names for other in either):
                     return f"no tensor {' or '.join(either)}"
+    if base.architecture == "glm-dsa":
+        needed = (f"blk.{i}.indexer.proj.weight" for i in _indexers(base) if f"blk.{i}.attn_norm.weight" in names)
+        return next((f"no tensor {name}" for name in needed if name not in names), None)
     return None
+
+
+def _indexers(base: GgufFile) -> list[int]:
+    """The blocks of a glm-dsa model that choose what they attend to by an indexer of their own, as llama.cpp reads it."""
+    blocks = range(_trunk(base))
+    types = base.get("glm-dsa.attention.indexer.types", object)
+    if isinstance(types, list):
+        return [i for i in blocks if i < len(types) and types[i]]
+    if types is None and base.get("glm-dsa.context_length", int, 0) >= 2**20:  # GLM 5.2's
+        return [i for i in blocks if i < 2 or (i < 80 and i % 4 == 2)]
+    return list(blocks) if types is None or types else []
 
 
 def check_use(base: GgufFile, n_ctx: int, *, embeds: bool = False) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,9 @@ def test_a_tensor_that_llama_cpp_takes_for_optional(tmp_path: Path) -> None:
         ("qwen35 qwen35moe", "ssm_conv1d.weight attn_gate.weight", "attn_qkv.weight", ""),
         ("qwen35 qwen3next", "ssm_conv1d.weight attn_qkv.weight", "attn_gate.weight", ""),
         ("qwen3next", "ssm_conv1d.weight", "ssm_in.weight", "attn_qkv.weight attn_gate.weight"),
-        ("glm-dsa", "attn_norm.weight", "indexer.proj.weight", ""),
-        ("glm-dsa", "indexer.k_norm.weight indexer.proj.weight indexer.attn_k.weight", "indexer.attn_q_b.weight", ""),
+        ("qwen3next", "ssm_conv1d.weight ssm_in.weight attn_qkv.weight", "attn_gate.weight", ""),
+        ("glm-dsa", "indexer.proj.weight indexer.attn_q_b.weight", "indexer.attn_k.weight", ""),
+        ("glm-dsa", "indexer.proj.weight indexer.attn_k.weight", "indexer.attn_q_b.weight", ""),
     ],
 )
 def test_what_a_block_needs(names: str, marker: str, needed: str, others: str, qwen2: Case, tmp_path: Path) -> None:
@@ -155,6 +158,37 @@ def test_what_a_block_needs(names: str, marker: str, needed: str, others: str, q
         for more in [needed, others] if others else [needed]:
             check(name, f"{marker} {more}")
         check(name, "ffn_up.weight")
+
+
+@pytest.mark.parametrize(
+    ("entries", "choose"),
+    [
+        ({}, range(7)),
+        ({"nextn_predict_layers": (2, Kind.UINT32)}, range(5)),
+        ({"context_length": (2**20, Kind.UINT32)}, {0, 1, 2, 6}),
+        ({"attention.indexer.types": ([1, 0, 0, 1, 0, 0, 0], *INTS)}, {0, 3}),
+        ({"attention.indexer.types": (1, Kind.UINT32)}, range(7)),
+        ({"attention.indexer.types": (0, Kind.UINT32)}, ()),
+    ],
+)
+def test_blocks_that_choose_what_they_attend_to(
+    entries: dict[str, Any], choose: Collection[int], qwen2: Case, tmp_path: Path
+) -> None:
+    """Those of glm-dsa that have an indexer need its tensors, each of them."""
+
+    def check(without: int) -> None:
+        more = {f"glm-dsa.{key}": entry for key, entry in ({"block_count": (7, Kind.UINT32)} | entries).items()}
+        names = [f"blk.{i}.attn_norm.weight" for i in range(7)]
+        parts = ("proj", "attn_k", "attn_q_b")
+        names += [f"blk.{i}.indexer.{part}.weight" for i in range(7) if i != without for part in parts]
+        data = [(name, np.zeros(4, np.float32), gguf.GGMLQuantizationType.F32) for name in names]
+        entry = {"general.architecture": ("glm-dsa", Kind.STRING)}
+        check_loadable(GgufFile(write_gguf(tmp_path / "x.gguf", vocabulary | entry | more, data)))
+
+    vocabulary = {key: entry for key, entry in metadata_of(qwen2.base).items() if key.startswith("tokenizer.")}
+    for i in range(7):
+        with pytest.raises(BadFile, match=rf"no tensor blk\.{i}\.indexer") if i in choose else nullcontext():
+            check(i)
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "blk.1.attn_output.weight"])
