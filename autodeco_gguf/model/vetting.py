@@ -211,13 +211,14 @@ def _missing(base: GgufFile, names: Collection[str]) -> str | None:
                 if not any(other in names for other in either):
                     return f"no tensor {' or '.join(either)}"
     if base.architecture == "glm-dsa":
-        needed = (f"blk.{i}.indexer.proj.weight" for i in _indexers(base) if f"blk.{i}.attn_norm.weight" in names)
-        return next((f"no tensor {name}" for name in needed if name not in names), None)
+        for block in (f"blk.{i}." for i in _indexers(base)):
+            if f"{block}attn_norm.weight" in names and f"{block}indexer.proj.weight" not in names:
+                return f"no tensor {block}indexer.proj.weight"
     return None
 
 
 def _indexers(base: GgufFile) -> list[int]:
-    """The blocks of a glm-dsa model that choose what they attend to by an indexer of their own, as llama.cpp reads it."""
+    """The blocks of a glm-dsa model that choose by an indexer of their own what they attend to, as llama.cpp has it."""
     blocks = range(_trunk(base))
     types = base.get("glm-dsa.attention.indexer.types", object)
     if isinstance(types, list):
