@@ -33,6 +33,7 @@ _NOT_ZERO = {
     "llama4": ("attention.sliding_window", 1),
     "olmo2": ("attention.head_count", 0),
     "phimoe": ("attention.head_count", 0),
+    "qwen": ("attention.head_count_kv", 1),
 }
 """What an architecture has no graph without, in any block; and what it is where a file does not say."""
 

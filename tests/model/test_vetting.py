@@ -344,6 +344,7 @@ def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Pa
         ("olmo2", "attention.head_count", (0, Kind.UINT32), (4, Kind.UINT32), "0, expected at least 1"),
         ("phimoe", "attention.head_count", None, ([4, 4], *INTS), "0, expected at least 1"),
         ("cogvlm", "attention.head_count_kv", ([0, 2], *INTS), None, "0, expected at least 1"),
+        ("qwen", "attention.head_count_kv", ([0, 2], *INTS), None, "0, expected at least 1"),
         ("dots3note", "attention.sliding_window_pattern", ([0, 0], *INTS), ([0, 1], *INTS), "without a 1"),
         ("dots3note", "attention.sliding_window_pattern", ([1, 1], *INTS), ([1, 0], *INTS), "without a 0"),
         ("glm-dsa", "attention.indexer.types", ([0, 0], *INTS), ([1, 0], *INTS), "without a 1"),
