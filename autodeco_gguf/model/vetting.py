@@ -47,6 +47,8 @@ _HAS = {
 _NEEDS = (
     ("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d.weight", "ssm_conv1d.bias"),
     ("glm-dsa", "indexer.proj.weight", "indexer.attn_k.weight indexer.attn_q_b.weight"),
+    ("hy_v3 mimo2 step35", "ffn_gate_inp.weight", "ffn_down_exps.weight ffn_up_exps.weight|ffn_gate_up_exps.weight"),
+    ("kimi-k3", "ffn_gate_shexp.weight", "ffn_up_shexp.weight ffn_down_shexp.weight"),
     ("phi3 pockettts", "attn_norm.weight", " ".join(f"attn_qkv.weight|attn_{x}.weight" for x in "qkv")),
     ("qwen35 qwen35moe", "ssm_conv1d.weight", "attn_qkv.weight attn_gate.weight"),
     ("qwen3next", "attn_qkv.weight", "attn_gate.weight"),
