@@ -24,7 +24,7 @@ from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
 from autodeco_gguf.model.template import TEMPLATE_KEY
-from autodeco_gguf.model.token_text import CheckedModel, token_bytes
+from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.turns import check_fork
 from autodeco_gguf.model.vetting import check_loadable, check_use, keeps_keys
 
@@ -159,9 +159,7 @@ class Context:
     def resize(self, n_ctx: int, n_seq: int) -> None:
         """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
 
-        Raises:
-            InvalidInput: more tokens than llama.cpp counts.
-            ModelFailed: llama.cpp cannot, for want of memory.
+        Raises InvalidInput for more tokens than llama.cpp counts, ModelFailed where it cannot, for want of memory.
         """
         _n_cells(n_ctx, n_seq)  # before anything is freed
         freed([self._ctx], self.file.path)
@@ -266,13 +264,8 @@ class Context:
     def attach(self, predictor: Predictor) -> bool:
         """Put heads into the graph for every output of a decode of consecutive sequences, a token each.
 
-        A decode of more outputs than sequences is computed without them.
-
-        Returns:
-            False where the device does not take them.
-
-        Raises:
-            AutoDecoError: the model has another hidden size or vocabulary.
+        A decode of more outputs than sequences is computed without them. Returns False where the device does not take
+        them; raises AutoDecoError where the model has another hidden size or vocabulary.
         """
         return predictor.attach_rows(self._ctx.ctx, min(self.n_outputs, self.n_seq))
 
@@ -297,10 +290,11 @@ class Context:
 
         A recurrent model cannot; one whose attention has a window may have let go of what is in it there.
         """
-        return core.goes_on(self.address, begin, seq)
+        return core.goes_on(self.address, begin, check_token(seq, self.n_seq, "sequence"))
 
     def copy(self, source: int, target: int) -> None:
         """Let sequence ``target``, forgotten before, begin with what ``source`` holds; nothing is computed."""
+        source, target = (check_token(seq, self.n_seq, "sequence") for seq in (source, target))
         lib.llama_memory_seq_cp(self._ctx.memory, source, target, -1, -1)
 
     @property
@@ -316,6 +310,9 @@ class Context:
 
     def shift(self, seq: int, begin: int, n: int) -> None:
         """Forget ``n`` tokens of a sequence from position ``begin`` on; those that follow move up to their place."""
+        if begin < 0 or n < 0:  # which llama.cpp takes for all there are
+            raise InvalidInput.of("shift", f"of {n} tokens from {begin} on", "at least 0")
+        seq = check_token(seq, self.n_seq, "sequence")
         lib.llama_memory_seq_rm(self._ctx.memory, seq, begin, begin + n)
         lib.llama_memory_seq_add(self._ctx.memory, seq, begin + n, -1, -n)
 
@@ -338,9 +335,10 @@ class Context:
         """Decode up to 512 tokens, the last of them outputs, and draw from each output that has a sampler.
 
         Raises:
+            InvalidInput: more of either.
             ModelFailed: llama.cpp fails, or the context is full.
         """
-        self._prepare(hidden)
+        self._prepare(hidden, len(tokens), len(samplers))
         native = [None if sampler is None else sampler.native for sampler in samplers]
         batch = tokens, positions, sequences
         status, drawn, ends, errors = core.decode_and_draw(self.address, *batch, native, predictor.native)
@@ -359,6 +357,7 @@ class Context:
             llama.cpp's own buffers, good until the next decode.
 
         Raises:
+            InvalidInput: more tokens.
             ModelFailed: llama.cpp fails, or the context is full.
         """
         n = len(tokens)
@@ -376,10 +375,12 @@ class Context:
         return self._raw.read(logits)
 
     def _decode(self, tokens: Ints, positions: Ints, sequences: Ints, *, n_outputs: int, hidden: bool) -> None:
-        self._prepare(hidden)
+        self._prepare(hidden, len(tokens), n_outputs)
         self._check(core.decode(self.address, tokens, positions, sequences, n_outputs))
 
-    def _prepare(self, hidden: bool) -> None:
+    def _prepare(self, hidden: bool, n_tokens: int, n_outputs: int) -> None:
+        if n_tokens > BATCH or n_outputs > self.n_outputs:  # for which llama.cpp ends the process
+            raise InvalidInput.of("tokens, outputs", f"{n_tokens}, {n_outputs}", f"at most {BATCH}, {self.n_outputs}")
         check_fork(self._params.n_threads)
         self._remote.check()
         if hidden != self._hidden:

@@ -45,6 +45,36 @@ def test_what_is_wrong_is_said_by_type(merged: Path) -> None:
         assert closed.value.file == str(merged)
 
 
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda c: c.copy(0, 2), "sequence 2, expected 0 to 1"),
+        (lambda c: c.copy(-1, 0), "sequence -1, expected 0 to 1"),
+        (lambda c: c.remove(2), "sequence 2, expected 0 to 1"),
+        (lambda c: c.shift(2, 0, 1), "sequence 2, expected 0 to 1"),
+        (lambda c: c.shift(0, 0, -2), "shift of -2 tokens from 0 on, expected at least 0"),
+        (lambda c: c.shift(0, -3, 2), "shift of 2 tokens from -3 on, expected at least 0"),
+        (
+            lambda c: c.decode([1] * 17, range(17), [0] * 17, hidden=False),
+            "tokens, outputs 17, 17, expected at most 512, 16",
+        ),
+        (
+            lambda c: c.draw([1] * 513, range(513), [0] * 513, [], None),
+            "tokens, outputs 513, 0, expected at most 512, 16",
+        ),
+    ],
+)
+def test_numbers_for_which_llama_cpp_ends_the_process(
+    use: Callable[[Context], Any], message: str, merged: Path
+) -> None:
+    context = Context(merged, n_ctx=32, n_seq=2, n_outputs=16)
+    before = context.decode([5, 6], [0, 1], [0, 0], hidden=False)[0].copy()
+    with pytest.raises(InvalidInput, match=f"^{message}"):
+        use(context)
+    context.remove(0, 1)
+    assert np.abs(context.decode([6], [1], [0], hidden=False)[0][0] - before[1]).max() < 1e-4  # as it was
+
+
 def test_a_context_that_llama_cpp_refuses(merged: Path) -> None:
     context = Context(merged, n_ctx=32)
     with pytest.raises(ModelFailed, match=rf"^{merged}: no context of 257 times 32 tokens: .*256"):
