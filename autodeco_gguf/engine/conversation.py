@@ -130,7 +130,7 @@ class Conversation:
         if system is not None and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
         self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        self.messages, self.remembers, self.overflow = self._beginning, remembers, overflow
+        self.messages, self.remembers, self.overflow = [*self._beginning], remembers, overflow
         self.gone: list[Message] = []
         self.reseed(seed)
 
@@ -187,7 +187,7 @@ class Conversation:
         begins = kept[:1] if kept and kept[0]["role"] == "system" else []
         if begins and self.chat is None:
             raise InvalidInput("a system message needs a chat template, and there is none", key="system")
-        self._beginning, self.messages = begins, kept if self.remembers else begins
+        self._beginning, self.messages = begins, kept if self.remembers else [*begins]
         self.gone = [] if self.remembers else kept[len(begins) :]
 
     @property
@@ -288,7 +288,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget what was said; the system message stays, and the seeds go on."""
-        self.messages, self.gone = self._beginning, []
+        self.messages, self.gone = [*self._beginning], []
 
 
 def _rendered(chat: Chat, messages: Sequence[Message]) -> str:

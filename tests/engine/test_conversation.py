@@ -182,6 +182,19 @@ def test_what_was_said_is_forgotten_on_request(chatting: Engine) -> None:
     assert said(conversation, "Two")[0] == "<system>Be kind.<user>Two<assistant>"
 
 
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_messages_that_are_added_are_no_system_message(system: str | None, chatting: Engine) -> None:
+    conversation = Conversation(chatting, system=system)
+    for change in (conversation.clear, lambda: conversation.resume(conversation.messages[:0])):
+        conversation.messages += [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"}]
+        assert conversation.ask(Request("Three", max_tokens=1)).prompt.endswith(
+            "<user>One<assistant>Two<user>Three<assistant>"
+        )
+        assert conversation.system == system
+        change()
+        assert "One" not in conversation.ask(Request("Three", max_tokens=1)).prompt
+
+
 def test_a_conversation_that_does_not_remember(chatting: Engine) -> None:
     conversation = Conversation(chatting, seed=5, remembers=False)
     for i, message in enumerate(("One", "Two")):
