@@ -61,13 +61,14 @@ class Answer:
         return "".join(piece.text for piece in self.pieces)
 
     def __iter__(self) -> Iterator[Piece]:
-        """Wait for the pieces.
+        """Wait for the pieces, from the first on.
 
         Raises:
             ModelFailed: llama.cpp fails, or nothing can be drawn.
         """
-        for piece in self.generation:
-            self.pieces.append(piece)
+        for i, piece in enumerate(self.generation):
+            if i == len(self.pieces):  # else it is noted: this is not the first to read it
+                self.pieces.append(piece)
             yield piece
         if self.generation.finish_reason == "error":
             raise ModelFailed(str(self.generation.error))

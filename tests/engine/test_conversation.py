@@ -214,6 +214,17 @@ def test_pieces_are_those_of_the_engine(chatting: Engine) -> None:
     assert answer.text == answer.generation.result().text
 
 
+def test_an_answer_that_is_read_anew_is_noted_once(chatting: Engine) -> None:
+    conversation = Conversation(chatting, seed=3)
+    answer = conversation.ask(Request("Hello", max_tokens=50, logit_bias=no_end(chatting)))
+    first = list(islice(answer, 3))
+    assert list(islice(answer, 5))[:3] == first
+    assert answer.pieces == list(islice(answer.generation, 5))
+    conversation.keep(answer)
+    assert conversation.messages[-1]["content"] == "".join(piece.text for piece in answer.pieces)
+    answer.generation.cancel()
+
+
 def test_an_answer_that_is_not_kept_is_forgotten(chatting: Engine) -> None:
     conversation = Conversation(chatting, seed=3)
     expected = said(Conversation(chatting, seed=3), "Hello")
