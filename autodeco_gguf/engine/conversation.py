@@ -210,7 +210,7 @@ class Conversation:
         if not isinstance(request.prompt, str):
             raise InvalidInput.of("prompt", f"of {type(request.prompt).__name__}", "a text")
         request.check()
-        seed = self.next_seed if request.seed is None else request.seed
+        seed = self.next_seed if request.seed is None else check_seed(request.seed)
         new, said = {"role": "user", "content": request.prompt}, self.messages
         text, tokens = self._tokens([*said, new])
         room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))

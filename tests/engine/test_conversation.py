@@ -102,6 +102,14 @@ def test_the_seed_of_an_answer_repeats_it(chatting: Engine) -> None:
     assert [piece.token.id for piece in again] == tokens
 
 
+def test_the_seed_of_an_answer_that_asks_for_a_random_one_repeats_it(chatting: Engine) -> None:
+    free = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8, "logit_bias": no_end(chatting)}
+    answer = Conversation(chatting).ask(Request("Two", seed=(1 << 32) - 1, **free))
+    tokens = [piece.token.id for piece in answer]
+    again = chatting.submit(Request(answer.generation.prompt, seed=answer.seed, **free))
+    assert [piece.token.id for piece in again] == tokens
+
+
 @pytest.mark.parametrize("message", [[1, 2], b"hi", None])
 def test_a_message_is_a_text(message: Any, chatting: Engine) -> None:
     conversation = Conversation(chatting)
