@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.generation import Generation
@@ -124,8 +124,10 @@ class Conversation:
             overflow: see the attribute.
 
         Raises:
-            InvalidInput: a system message without a chat template.
+            InvalidInput: a system message without a chat template, or another ``overflow``.
         """
+        if overflow not in get_args(Overflow):
+            raise InvalidInput.of("overflow", repr(overflow), "'forget', 'shift' or 'stop'")
         self._engine = engine
         self.chat = None if raw else engine.chat
         if system is not None and self.chat is None:

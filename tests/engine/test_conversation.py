@@ -332,6 +332,11 @@ REFUSED: dict[str, tuple[Callable[[Conversation], Any], str, str]] = {
 }
 
 
+def test_what_to_do_with_a_full_context_is_one_of_three(chatting: Engine) -> None:
+    with pytest.raises(InvalidInput, match=r"^overflow 'Stop', expected 'forget', 'shift' or 'stop'$"):
+        Conversation(chatting, overflow="Stop")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name: str, chatting: Engine) -> None:
     ask, key, message = REFUSED[name]
