@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ class Chat:
         Raises:
             InvalidInput: the template does not parse, refuses, fails, or takes too much.
         """
-        self._formatter.add_generation_prompt = generation
-        return str(self._formatter(messages=messages, tools=tools, **self._kwargs).prompt)
+        formatter = copy(self._formatter)  # which other threads may be using
+        formatter.add_generation_prompt = generation
+        return str(formatter(messages=messages, tools=tools, **self._kwargs).prompt)
 
 
 def _clock(date: object) -> Callable[[str], str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 
 import llama_cpp
 import pytest
@@ -30,6 +33,21 @@ def test_messages_and_the_beginning_of_an_answer(context: Context) -> None:
     chat = Chat(template, context.vocab, context.file.path)
     assert chat.render(MESSAGES) == "[user]Hi[assistant]Ho>"
     assert chat.render(MESSAGES, generation=False) == "[user]Hi[assistant]Ho"
+
+
+def test_threads_that_render_at_the_same_time_have_each_their_own(context: Context) -> None:
+    chat = Chat("{{ messages[0].content }}{{ add_generation_prompt }}", context.vocab, context.file.path)
+    found: list[str] = []
+
+    class Slow(UserDict[str, str]):
+        def __iter__(self) -> Iterator[str]:
+            other = Thread(target=lambda: found.append(chat.render(MESSAGES, generation=False)))
+            other.start()
+            other.join()
+            return super().__iter__()
+
+    assert chat.render([Slow(MESSAGES[0])]) == "HiTrue"
+    assert set(found) == {"HiFalse"}
 
 
 def test_special_tokens_have_their_names(context: Context) -> None:
