@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from autodeco_gguf.engine.generation import Generation, Wait
 from autodeco_gguf.engine.request import OnToken, Request, Result
@@ -163,9 +164,7 @@ class Engine:
     def forget(self) -> None:
         """Give :attr:`context` as it is when new to code that drives it itself; again before the engine goes on.
 
-        Raises:
-            Busy: a request is under way.
-            Closed: the engine is.
+        Raises Busy where a request is under way, Closed where the engine is.
         """
         self._do(self._scheduler.forget)
 
@@ -253,6 +252,9 @@ class Engine:
         with suppress(Busy):  # closing, at the interpreter's end, has let go of it
             self.close()
 
+    def __reduce__(self) -> NoReturn:  # a copy that is dropped would close this one
+        raise TypeError("an Engine cannot be copied or pickled; load another")
+
     def __enter__(self) -> Engine:
         return self
 
@@ -264,8 +266,7 @@ class Engine:
     def render(self, message: str) -> str:
         """A user's message as the model expects it; without a chat template, the message itself.
 
-        Raises:
-            InvalidInput: the chat template refuses.
+        Raises InvalidInput where the chat template refuses.
         """
         return message if self.chat is None else self.chat.render([{"role": "user", "content": message}])
 

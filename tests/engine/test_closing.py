@@ -156,6 +156,15 @@ def test_an_engine_that_nobody_holds_is_closed(how: str, merged: Path, monkeypat
         gc.enable()
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_engine_is_not_copied(copied: Callable[[Any], Any], merged: Path) -> None:
+    with make(merged, n_parallel=1) as engine:
+        with pytest.raises(TypeError, match=r"^an Engine cannot be copied or pickled; load another$"):
+            copied(engine)
+        gc.collect()
+        assert engine.prompt("x")  # is open
+
+
 def test_a_handle_keeps_its_engine(merged: Path) -> None:
     handle = make(merged).submit(Request([5], seed=1, max_tokens=5, logit_bias={0: -np.inf, 2: -np.inf}))
     gc.collect()
