@@ -253,7 +253,7 @@ def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any
         number = int(token) if isinstance(token, str) and token.removeprefix("-").isdecimal() else token
         try:
             amount = float(value)
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, OverflowError) as e:
             raise InvalidInput.of(f"logit_bias of token {token}", repr(value), "a number") from e
         bias[check_token(number, n_vocab, "logit_bias of token")] = amount
 

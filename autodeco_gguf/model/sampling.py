@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +62,14 @@ def check_seed(seed: int | None) -> int:
 
 _UNBOUNDED = 1e6
 """Above it a parameter of a sampler has no sense; float32 must hold it."""
+
+
+def _fits(bias: Real) -> bool:
+    """Whether it is a number that a logit can have, or -inf, as which float32 holds what is further below."""
+    try:
+        return float(bias) <= 3.4028235e38
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +150,7 @@ class Sampling:
         for token, bias in (self.logit_bias or {}).items():
             if not isinstance(bias, Real):
                 raise InvalidInput.of(f"logit_bias of token {token}", repr(bias), "a number")
-            if math.isnan(bias) or bias == math.inf:
+            if not _fits(bias):
                 raise InvalidInput(
                     f"logit_bias of token {token} is {bias}, expected a number or -inf", key="logit_bias"
                 )

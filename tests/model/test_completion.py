@@ -381,6 +381,7 @@ BAD_BIASES = [
     ({"hello": 1.0}, r"logit_bias of token 'hello', expected 0 to 383"),
     ({"--5": 1.0}, r"logit_bias of token '--5', expected 0 to 383"),
     ({5: "much"}, r"logit_bias of token 5 'much', expected a number"),
+    pytest.param({5: 10**400}, r"logit_bias of token 5 1000*, expected a number", id="huge"),
     ({384: 1.0}, r"logit_bias of token 384, expected 0 to 383"),
     ({-1: 1.0}, r"logit_bias of token -1, expected 0 to 383"),
 ]
