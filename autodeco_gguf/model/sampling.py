@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 def check_temperature(value: float) -> None:
     """Raise InvalidInput unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
     if not isinstance(value, Real) or not 0.0 <= value <= 1e6:
-        raise InvalidInput.of("temperature", value, "a number >= 0 (0 is greedy) and <= 1e6")
+        raise InvalidInput.of("temperature", _shown(value), "a number >= 0 (0 is greedy) and <= 1e6")
 
 
 def check_top_p(value: float) -> None:
     """Raise InvalidInput unless value is a probability mass in [0, 1]."""
     if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
-        raise InvalidInput.of("top_p", value, "a number in [0, 1]")
+        raise InvalidInput.of("top_p", _shown(value), "a number in [0, 1]")
+
+
+def _shown(value: object) -> object:
+    """As a message has it: what looks like a number and is none, as a text or a Decimal, with its type."""
+    return value if isinstance(value, Real) else repr(value)
 
 
 MAX_LAST_N = 2**20
@@ -138,9 +143,10 @@ class Sampling:
             check_top_p(self.top_p)
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            kind: Any = Integral if name in WHOLE else Real
+            kind: Any
+            kind, what = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
             if not isinstance(value, kind) or not low <= value <= high:
-                raise InvalidInput.of(name, value, f"a number in [{low:g}, {high:g}]")
+                raise InvalidInput.of(name, _shown(value), f"{what} in [{low:g}, {high:g}]")
         if self.order not in ("autodeco", "llama.cpp"):
             raise InvalidInput.of("order", repr(self.order), "'autodeco' or 'llama.cpp'")
         if self.dynatemp_range and self.order != "llama.cpp":

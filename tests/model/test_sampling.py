@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from autodeco_gguf.model.sampling import MAX_SEED, Sampling, check_seed, check_s
 REFUSED: list[tuple[dict[str, Any], str, object, str]] = [
     ({"temperature": -0.5}, "temperature", -0.5, "a number >= 0 (0 is greedy) and <= 1e6"),
     ({"top_p": 1.5}, "top_p", 1.5, "a number in [0, 1]"),
-    ({"top_k": -1}, "top_k", -1, "a number in [0, 2.14748e+09]"),
+    ({"temperature": "0.5"}, "temperature", "'0.5'", "a number >= 0 (0 is greedy) and <= 1e6"),
+    ({"min_p": Decimal("0.5")}, "min_p", "Decimal('0.5')", "a number in [0, 1]"),
+    ({"top_k": -1}, "top_k", -1, "a whole number in [0, 2.14748e+09]"),
+    ({"top_k": 3.0}, "top_k", 3.0, "a whole number in [0, 2.14748e+09]"),
     ({"xtc_threshold": 2.0}, "xtc_threshold", 2.0, "a number in [0, 1]"),
-    ({"penalty_last_n": -2}, "penalty_last_n", -2, "a number in [-1, 1.04858e+06]"),
-    ({"mirostat_mode": 3}, "mirostat_mode", 3, "a number in [0, 2]"),
+    ({"penalty_last_n": -2}, "penalty_last_n", -2, "a whole number in [-1, 1.04858e+06]"),
+    ({"mirostat_mode": 3}, "mirostat_mode", 3, "a whole number in [0, 2]"),
     ({"order": "vllm"}, "order", "'vllm'", "'autodeco' or 'llama.cpp'"),
     ({"logit_bias": [1]}, "logit_bias", "[1]", "numbers by token"),
     ({"logit_bias": {3: "x"}}, "logit_bias of token 3", "'x'", "a number"),
