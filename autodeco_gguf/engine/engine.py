@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autodeco_gguf.engine.generation import Generation, Wait
-from autodeco_gguf.engine.request import OnToken, Request, Result
+from autodeco_gguf.engine.request import OnToken, Request, Result, is_int
 from autodeco_gguf.engine.scheduler import SCORED, Batching, Scheduler
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
@@ -85,32 +85,32 @@ class Engine:
             InvalidInput: a parameter out of range.
             BadFile: a broken file, one that llama.cpp cannot load, or heads that do not fit.
         """
-        if not 1 <= n_parallel <= MAX_SEQUENCES:
-            raise InvalidInput.of("n_parallel", n_parallel, f"1 to {MAX_SEQUENCES}")
+        if not (is_int(n_parallel) and 1 <= n_parallel <= MAX_SEQUENCES):
+            raise InvalidInput.of("n_parallel", repr(n_parallel), f"1 to {MAX_SEQUENCES}")
         machine, self.batching = machine or Machine(), batching or Batching()
         self.batching.check(n_parallel)
-        if n_ctx is not None and n_ctx < 1:
-            raise InvalidInput.of("n_ctx", n_ctx, "at least 1")
+        if n_ctx is not None and not (is_int(n_ctx) and n_ctx >= 1):
+            raise InvalidInput.of("n_ctx", repr(n_ctx), "at least 1")
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
         model = model if isinstance(model, ModelFile) else ModelFile.open(model)
         shipped = model.known.heads if model.known is not None and heads is None else None
         self.machine, self.heads_file = machine, Path(heads) if isinstance(heads, str | os.PathLike) else shipped
-        self.n_parallel, self.n_ctx = n_parallel, n_ctx or default_context(model)
+        self.n_parallel, self.n_ctx = int(n_parallel), int(n_ctx or default_context(model))
         enabled = check_enabled(heads_enabled)
         found = heads if isinstance(heads, HeadWeights) else _read_heads(model, heads, enabled)
         self._predictor = Predictor(Heads(found) if found is not None else None, enabled)
         base = fingerprint_of(parts_of(model.base()))
         self.fingerprint = f"{base} {found.fingerprint() if found is not None else ''}"
-        n_outputs = max(n_parallel, SCORED)
-        self.context = Context(model, n_ctx=self.n_ctx, n_seq=n_parallel, n_outputs=n_outputs, machine=machine)
+        n_outputs = max(self.n_parallel, SCORED)
+        self.context = Context(model, n_ctx=self.n_ctx, n_seq=self.n_parallel, n_outputs=n_outputs, machine=machine)
         try:
             self.chat = self.context.chat(chat_template_kwargs)
         except InvalidInput:
             self.context.close()
             raise
         self._check_invariance()
-        self._scheduler = Scheduler(self.context, self._predictor, n_parallel, self.batching)
+        self._scheduler = Scheduler(self.context, self._predictor, self.n_parallel, self.batching)
         self._numbers = itertools.count()
         end = self.context.freeing(self._scheduler.end_all)
         self._turn = Turn(str(model.path), end, self._scheduler.free)

@@ -56,11 +56,11 @@ class Request(Sampling):
         if self.seed is not None:
             check_seed_range(self.seed)
         least = 0 if self.prompt_logprobs else 1
-        if self.max_tokens is not None and not (_is_int(self.max_tokens) and self.max_tokens >= least):
+        if self.max_tokens is not None and not (is_int(self.max_tokens) and self.max_tokens >= least):
             raise InvalidInput.of("max_tokens", repr(self.max_tokens), f"at least {least}")
-        if self.top is not None and not (_is_int(self.top) and 0 <= self.top <= MAX_TOP):
+        if self.top is not None and not (is_int(self.top) and 0 <= self.top <= MAX_TOP):
             raise InvalidInput.of("top", repr(self.top), f"0 to {MAX_TOP}")
-        if self.n_keep is not None and not (_is_int(self.n_keep) and self.n_keep >= 0):
+        if self.n_keep is not None and not (is_int(self.n_keep) and self.n_keep >= 0):
             raise InvalidInput.of("n_keep", repr(self.n_keep), "at least 0")
         # the items of bytes would pass for tokens
         if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
@@ -96,7 +96,8 @@ class Request(Sampling):
         return (self.temperature, self.top_p) if self.pairs is None else self.pairs[n % len(self.pairs)]
 
 
-def _is_int(value: object) -> bool:
+def is_int(value: object) -> bool:
+    """Whether it is a whole number, of numpy too, and no bool."""
     return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autodeco_gguf._native import core
 from autodeco_gguf.engine.generation import Generation
-from autodeco_gguf.engine.request import FinishReason
+from autodeco_gguf.engine.request import FinishReason, is_int
 from autodeco_gguf.errors import Busy, Closed, InvalidInput
 from autodeco_gguf.model.context import BATCH, SHARED, Context
 from autodeco_gguf.model.sampler import Predictor
@@ -46,8 +46,9 @@ class Batching:
         if self.batch_invariant and n_parallel == 1:
             raise InvalidInput("batch_invariant needs n_parallel of 2 or more, it is 1", key="batch_invariant")
         for name in ("prompt_chunk", "max_waiting"):
-            if getattr(self, name) < 1:
-                raise InvalidInput.of(name, getattr(self, name), "at least 1")
+            value = getattr(self, name)
+            if not (is_int(value) and value >= 1):
+                raise InvalidInput.of(name, repr(value), "at least 1")
 
 
 class Scheduler:

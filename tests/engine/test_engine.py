@@ -327,6 +327,9 @@ def test_what_the_chat_template_reads_besides(qwen2: Case, tmp_path: Path) -> No
         ({"n_ctx": 0}, "n_ctx 0, expected at least 1"),
         ({"batching": Batching(prompt_chunk=0)}, "prompt_chunk 0, expected at least 1"),
         ({"batching": Batching(max_waiting=0)}, "max_waiting 0, expected at least 1"),
+        ({"n_parallel": 2.0}, "n_parallel 2.0, expected 1 to 256"),
+        ({"n_ctx": "64"}, "n_ctx '64', expected at least 1"),
+        ({"batching": Batching(prompt_chunk=2.5)}, "prompt_chunk 2.5, expected at least 1"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_engines(kwargs: dict[str, Any], message: str, merged: Path) -> None:
@@ -348,3 +351,11 @@ def test_garbage_is_closed_in_whatever_order(merged: Path) -> None:
     engine.context._model.close()
     engine.__del__()
     assert handle.result().finish_reason == "cancelled"
+
+
+def test_sizes_of_numpy(merged: Path) -> None:
+    with make(merged, n_parallel=np.uint8(2), n_ctx=np.uint8(200)) as engine:
+        assert f"{engine}".endswith("2 sequences of 200 tokens, 0 running, 0 waiting>")
+        assert (
+            len(engine.generate([Request([5], max_tokens=2, seed=i, logit_bias=no_end(engine)) for i in (1, 2)])) == 2
+        )
