@@ -70,7 +70,7 @@ class Machine:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        """Raise InvalidInput for a number of threads, or a type of the cache, that is none."""
+        """Raise InvalidInput for a number of threads, names of devices, or a type of the cache, that are none."""
         n = self.n_threads
         if n is not None and (type(n) is not int or not 1 <= n <= MAX_THREADS):
             raise InvalidInput.of("n_threads", repr(n), f"1 to {MAX_THREADS}")
@@ -78,6 +78,8 @@ class Machine:
             raise InvalidInput.of("split_mode", repr(self.split_mode), "none, layer, row or tensor")
         if not self.rpc_timeout > 0:
             raise InvalidInput.of("rpc_timeout", repr(self.rpc_timeout), "seconds, more than 0")
+        if isinstance(self.device, str):  # whose letters would pass for names
+            raise InvalidInput.of("device", repr(self.device), "a tuple of names")
         if self.cache_type not in ("f16", "f32"):
             raise InvalidInput.of("cache_type", repr(self.cache_type), "f16 or f32")
 

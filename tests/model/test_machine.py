@@ -128,14 +128,13 @@ def test_it_is_a_value() -> None:
         {"n_threads": "a"},
         {"n_threads": True},
         {"cache_type": "q8_0"},
+        {"device": "none"},
     ],
 )
 def test_what_it_cannot_be(wrong: dict[str, Any]) -> None:
     ((name, value),) = wrong.items()
-    with pytest.raises(
-        InvalidInput,
-        match=f"^{name} {value!r}, expected (1 to 512|f16 or f32|none, layer, row or tensor|seconds, more than 0)$",
-    ):
+    expected = "1 to 512|f16 or f32|none, layer, row or tensor|seconds, more than 0|a tuple of names"
+    with pytest.raises(InvalidInput, match=f"^{name} {value!r}, expected ({expected})$"):
         Machine(**wrong)
 
 
