@@ -201,7 +201,6 @@ class Engine:
             Busy: a request is under way.
             Closed: the engine is.
         """
-
         self.machine.remote()  # while one is not there, nobody is kept out
 
         def work() -> None:
@@ -371,7 +370,8 @@ class Engine:
                     except AutoDecoError as e:
                         raise e.within(f"request {index}") from e
                     upcoming = next(source, None)
-                self.run_until(lambda: bool(done()) or (not under_way and self._scheduler.has_room))
+                more = upcoming is not None and len(under_way) < 2 * self.n_parallel
+                self.run_until(lambda more=more: bool(done()) or (more and self._scheduler.has_room))  # type: ignore[misc]
                 for generation in done():
                     result = generation.result()
                     del under_way[result.index]

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from broken import shards
 from conftest import Case
+from engine_helpers import no_end
 from family_helpers import FAMILIES
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Request
-from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.engine.scheduler import Batching, Scheduler
 from autodeco_gguf.errors import BadFile, Busy, Closed, ModelFailed
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.base_model import parts_of
@@ -159,6 +160,17 @@ def test_who_finds_no_room_waits_for_it() -> None:
         for thread in threads:
             thread.join(60)
     assert answered == [40] * 4
+
+
+def test_with_room_for_one_that_waits_all_sequences_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+    draw = Scheduler._draw
+    monkeypatch.setattr(Scheduler, "_draw", lambda self: (at_once.append(len(self._in_use())), draw(self)))
+    with Engine(DEMO_MODEL, n_parallel=3, n_ctx=64, machine=ONE_THREAD, batching=Batching(max_waiting=1)) as engine:
+        requests = (Request([5], max_tokens=9, seed=i, logit_bias=no_end(engine)) for i in range(9))
+        assert [len(result.tokens) for result in engine.generate(requests)] == [9] * 9
+    assert at_once[:3] == [1, 2, 3]
+    assert len(at_once) < 2 + 9 * 9 / 3 + 3
 
 
 def test_penalties_that_look_back_on_all() -> None:
