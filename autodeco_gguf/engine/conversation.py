@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -169,12 +169,13 @@ class Conversation:
         n = len(self._beginning)
         return [*self._beginning, *self.gone, *self.messages[n:]]
 
-    def resume(self, messages: Sequence[Message]) -> None:
+    def resume(self, messages: Iterable[Message]) -> None:
         """Go on from other messages, a system message first where they have one, in the place of what was said.
 
         Raises:
             InvalidInput: a message that is none, or a system message that is not the first or has no chat template.
         """
+        messages = [*messages]  # an iterator can be read only once
         for i, message in enumerate(messages):
             texts = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
             if (

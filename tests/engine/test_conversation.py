@@ -453,7 +453,7 @@ def test_a_conversation_goes_on_from_other_messages(chatting: Engine) -> None:
         chatting.context.tokenize("<system>system<user>user<assistant>assistant<assistant>")
     )
     assert conversation.reopen() == "user"
-    conversation.resume(messages[1:])
+    conversation.resume(iter(messages[1:]))
     assert conversation.system is None
     for wrong in ([{"role": "tool", "content": "x"}], [{"role": "user"}], ["x"], [messages[1], messages[0]]):
         with pytest.raises(InvalidInput, match=r"message \d .*expected an object with a"):
