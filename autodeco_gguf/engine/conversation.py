@@ -124,15 +124,13 @@ class Conversation:
             overflow: see the attribute.
 
         Raises:
-            InvalidInput: a system message without a chat template, or another ``overflow``.
+            InvalidInput: a system message without a chat template or that is no text, or another ``overflow``.
         """
         if overflow not in get_args(Overflow):
             raise InvalidInput.of("overflow", repr(overflow), "'forget', 'shift' or 'stop'")
         self._engine = engine
         self.chat = None if raw else engine.chat
-        if system is not None and self.chat is None:
-            raise InvalidInput("a system message needs a chat template, and the model has none", key="system")
-        self._beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._beginning = self._begun(system)
         self.messages, self.remembers, self.overflow = [*self._beginning], remembers, overflow
         self.gone: list[Message] = []
         self.reseed(seed)
@@ -151,17 +149,24 @@ class Conversation:
         """The system message; another one takes its place for what is said from then on.
 
         Raises:
-            InvalidInput: set without a chat template.
+            InvalidInput: set without a chat template, or to what is no text.
         """
         return self._beginning[0]["content"] if self._beginning else None
 
     @system.setter
     def system(self, text: str | None) -> None:
-        if text is not None and self.chat is None:
-            raise InvalidInput("a system message needs a chat template, and there is none", key="system")
-        said = self.messages[len(self._beginning) :]
-        self._beginning = [] if text is None else [{"role": "system", "content": text}]
+        said, self._beginning = self.messages[len(self._beginning) :], self._begun(text)
         self.messages = [*self._beginning, *said]
+
+    def _begun(self, system: str | None) -> list[Message]:
+        """What comes first: the system message, if there is one."""
+        if system is None:
+            return []
+        if self.chat is None:
+            raise InvalidInput("a system message needs a chat template, and there is none", key="system")
+        if not isinstance(system, str) or not _is_utf8(system):
+            raise InvalidInput.of("system", f"{system!r:.80}", "a text that can be written as UTF-8")
+        return [{"role": "system", "content": system}]
 
     @property
     def said(self) -> list[Message]:

@@ -304,7 +304,7 @@ USAGE: list[Row] = [
 SECOND_LINE: list[Row] = [
     (f"{model('template')}", "{template}: its chat template does not parse: Expected an expression"),
     (f"{model('slow_template')}", "{slow_template}: its chat template refuses: gives range a number beyond 100000"),
-    (option("--system x"), "a system message needs a chat template, and the model has none"),
+    (option("--system x"), "a system message needs a chat template, and there is none"),
     (f"run {{merged}} -p '{'a b ' * 40}' -c 8 -t 1", "the context holds 8; raise --ctx"),
 ]
 """What is wrong only with the prompt, of usage too: the model has said what its heads are before."""

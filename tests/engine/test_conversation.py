@@ -320,7 +320,7 @@ def test_a_model_without_a_template_completes(merged: Path) -> None:
     with make(merged, n_parallel=1) as engine:
         assert Conversation(engine).chat is None
         assert said(Conversation(engine, seed=1), "Hello")[0] == "Hello"
-        with pytest.raises(InvalidInput, match=r"^a system message needs a chat template, and the model has none$"):
+        with pytest.raises(InvalidInput, match=r"^a system message needs a chat template, and there is none$"):
             Conversation(engine, system="Be kind.")
 
 
@@ -497,6 +497,15 @@ def test_an_answer_goes_on_where_the_context_is_full(chatting: Engine) -> None:
     conversation.keep(answer)
     told(conversation, "Two")  # for which the long answer is left out
     assert [m["content"] for m in conversation.messages][:2] == ["Be kind.", "Two"]
+
+
+@pytest.mark.parametrize("wrong", [5, b"Be kind.", "caf\udce9"])
+def test_a_system_message_is_a_text(wrong: Any, chatting: Engine) -> None:
+    conversation = Conversation(chatting, system="Be kind.")
+    for use in (lambda: Conversation(chatting, system=wrong), lambda: setattr(conversation, "system", wrong)):
+        with pytest.raises(InvalidInput, match=r"^system .*, expected a text that can be written as UTF-8$"):
+            use()
+    assert conversation.system == "Be kind."
 
 
 def test_a_system_message_needs_a_template(merged: Path) -> None:
