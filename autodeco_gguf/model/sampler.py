@@ -26,6 +26,9 @@ from autodeco_gguf.model.trace import Trace
 MAX_DRAWS = 2**28
 """Tokens that :func:`draw` draws at most, 1 GiB of them."""
 
+_LEAST_SHARE = 1e-30
+"""Of the largest probability, one that float32 still holds when it is divided by their sum."""
+
 LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.NDArray[np.single]]
 
 
@@ -320,7 +323,8 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
     if s.mirostat_mode:
         scale = [llama_cpp.llama_sampler_init_temp(temperature)] if full else []
         if s.mirostat_mode == 1:
-            return [*scale, llama_cpp.llama_sampler_init_mirostat(n_vocab, seed, s.mirostat_tau, s.mirostat_eta, 100)]
+            mirostat = llama_cpp.llama_sampler_init_mirostat(n_vocab, seed, s.mirostat_tau, s.mirostat_eta, 100)
+            return [*scale, _possible(), mirostat]
         return [*scale, llama_cpp.llama_sampler_init_mirostat_v2(seed, s.mirostat_tau, s.mirostat_eta)]
     stages = []
     if s.top_n_sigma > 0:
@@ -328,7 +332,7 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
     if s.top_k > 0:
         stages.append(llama_cpp.llama_sampler_init_top_k(s.top_k))
     if s.typical_p < 1:
-        stages.append(llama_cpp.llama_sampler_init_typical(s.typical_p, 1))
+        stages += [_possible(), llama_cpp.llama_sampler_init_typical(s.typical_p, 1)]
     if full and s.top_p is not None and s.top_p < 1:
         stages.append(llama_cpp.llama_sampler_init_top_p(s.top_p, 1))
     if s.min_p > 0:
@@ -338,6 +342,11 @@ def _cuts(s: Sampling, seed: int, n_vocab: int) -> list[Any]:
     if full:
         stages.append(llama_cpp.llama_sampler_init_temp_ext(temperature, s.dynatemp_range, s.dynatemp_exponent))
     return stages
+
+
+def _possible() -> Any:
+    """Leaves out what has next to no probability: of 0, typical and mirostat 1 make NaN, and then keep what comes."""
+    return llama_cpp.llama_sampler_init_min_p(_LEAST_SHARE, 1)
 
 
 def draw(

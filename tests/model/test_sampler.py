@@ -334,6 +334,26 @@ def test_chains(context: Context, chains: Any, fixed: Any, nucleus: int, tokens:
     assert {t.id for t in found} == tokens
 
 
+@pytest.mark.parametrize("order", ["autodeco", "llama.cpp"])
+@pytest.mark.parametrize(
+    ("cut", "tokens"),
+    [({"typical_p": 0.2}, {1}), ({"typical_p": 0.2, "top_n_sigma": 2.0}, {1}), ({"mirostat_mode": 1}, {0, 1, 2, 3, 4})],
+    ids=str,
+)
+def test_what_is_excluded_changes_no_cut(context: Context, cut: Any, tokens: set[int], order: Any) -> None:
+    """Token 1, a quarter, is the one whose surprise is nearest to the entropy; mirostat begins with all five."""
+    context.prompt([0])
+    row = np.full(context.n_vocab, -INF, np.float32)
+    row[: len(SIXTEENTHS)] = SIXTEENTHS
+    found = set()
+    for seed in range(60):
+        sampling = Sampling(seed=seed, temperature=1.0, top_p=1.0, order=order, **cut)
+        model: Any = SimpleNamespace(vocab=lib.llama_model_get_vocab(context.model))
+        sampler = build_sampler(Predictor(None), sampling, model, logits_processors=[lambda _, __: row])
+        found.add(sampler.sample(context.ctx))
+    assert found == tokens
+
+
 def test_a_chain_sees_what_was_drawn(context: Context, qwen2: Case) -> None:
     """A grammar moves on with every token."""
     vocab = lib.llama_model_get_vocab(context.model)
