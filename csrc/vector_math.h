@@ -8,7 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <utility>
-#ifdef __AVX2__
+#ifdef __AVX__ // which the first processors with conversions of F16 have, and not AVX2
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>

@@ -1,12 +1,15 @@
 """What Windows lacks of modules, calls and signals: everything is imported and commands run without it.
 
 What is Windows' own, as its names of files and its refusal to rename open ones, is not tried.
+Then what make does, and what older processors lack.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +137,13 @@ def test_the_workflow_calls_what_is_there() -> None:
     assert all(re.search(f"^{target}:", makefile, re.M) for target in called)
     for path in re.findall(r"(?:^|[ @])(tests/[\w./]+)", workflow):
         assert (ROOT / path).exists()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("c++"), reason="needs a compiler for x86-64")
+@pytest.mark.parametrize("processor", ["x86-64", "sandybridge", "ivybridge", "bdver2", "haswell", "skylake-avx512"])
+def test_the_vectors_compile_for_other_processors(processor: str) -> None:
+    """Of the third and fourth, conversions of F16 come without AVX2."""
+    command = ["c++", "-std=c++17", f"-march={processor}", "-Wno-psabi", "-fsyntax-only", "-x", "c++", "-"]
+    source = '#include "csrc/vector_math.h"\n'
+    result = subprocess.run([*command, "-I", ROOT], input=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
