@@ -57,25 +57,21 @@ static tempered temper(const float * x, size_t n, int32_t target, float t, std::
     weigh(x, n, max, t, row.data(), 0, weight_stretches(n));
     tempered r = {};
     r.w     = weight_row_of(row.data(), n);
-    r.total = weight_total(r.w);
 
     const float y = x[target];
-    double dot = 0.0, before = 0.0, before_dot = 0.0;
-    f32x   part[3] = {};
+    double_sum total, dots, befores, before_dots; // alpha times as much of their rounding would be the loss's
     for_each_vector(x, n, -INF, [&](size_t i, f32x v) {
         f32x u = (v - max) / t;
         u = u > -100.0f ? u : f32x {} - 100.0f; // where the weight is 0, which times -inf is not
         const f32x e = load(r.w.weight + i), eu = e * u;
         const i32x above = v > y;
-        part[0] += eu;
-        part[1] += zero_unless(above, e);
-        part[2] += zero_unless(above, eu);
-    }, [&] {
-        dot        += sum(part[0]);
-        before     += sum(part[1]);
-        before_dot += sum(part[2]);
-        part[0] = part[1] = part[2] = f32x {};
-    });
+        total.add(e);
+        dots.add(eu);
+        befores.add(zero_unless(above, e));
+        before_dots.add(zero_unless(above, eu));
+    }, [] {});
+    const double dot = dots.total(), before = befores.total(), before_dot = before_dots.total();
+    r.total = total.total();
     const double u = (std::max((double) y, NEVER) - max) / t;
     r.mean        = dot / r.total;
     r.log_prob    = u - std::log(r.total);

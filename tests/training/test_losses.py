@@ -238,6 +238,19 @@ def test_the_core_cuts_nothing_at_a_p_of_1(name: str) -> None:
         assert by_p.tolist() == [0.0] * 9
 
 
+@pytest.mark.parametrize("n", [500, 4094, 16_000])
+def test_small_weights_are_not_rounded_to_a_large_one(n: int) -> None:
+    """The target comes behind all of them, so that the mask makes alpha of an error of their sum, as of that of all."""
+    logits = torch.tensor([[0.0, *[-12.0] * n, -12.5]])
+    targets, t = torch.tensor([n + 1]), torch.ones(1)
+    for p in (0.9, 1.0):
+        loss = losses.top_p_loss(logits, targets, t, torch.tensor([p]))
+        rows, *at = (x.double() for x in (logits, t, torch.tensor([p])))
+        expected = losses.sorted_top_p_loss(rows, targets, *at, depth=n + 2)
+        torch.testing.assert_close(loss.double(), expected, rtol=0.0, atol=5e-6)
+    compare(logits, targets, t, torch.tensor([0.9]), losses.ALPHA, 0.0)
+
+
 def test_the_core_says_that_logits_are_no_numbers() -> None:
     """Row by row: NaN, infinity, nothing but masks, and a T that is NaN; the row between them is as ever."""
     logits = torch.zeros(5, 20)
