@@ -209,6 +209,7 @@ class OllamaMessage(Body):
     content: Annotated[Several[Part] | None, BeforeValidator(_content, json_schema_input_type=str | list[Part])] = None
     tool_calls: Several[OllamaCall] | None = None
     tool_name: Text | None = None
+    tool_call_id: Annotated[Text | None, Field(description="Which call a tool answers, where calls have ids.")] = None
     thinking: Annotated[Text | None, Field(description="For templates that read thoughts.")] = None
     images: Annotated[Any, Field(description="Refused.")] = None
 
@@ -221,7 +222,7 @@ class OllamaMessage(Body):
         """The same as a message of OpenAI's."""
         text = "".join(part.text or "" for part in self.content or ())
         calls = [call.model_dump(exclude_none=True) for call in self.tool_calls or ()]
-        extras = {"name": self.tool_name, "reasoning_content": self.thinking}
+        extras = {"name": self.tool_name, "tool_call_id": self.tool_call_id, "reasoning_content": self.thinking}
         return {"role": self.role, "content": text, "tool_calls": calls or None, **extras}
 
 

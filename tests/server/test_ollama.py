@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from server_helpers import STORY, Api, failing, lines, ok, text_of
 
+from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.server import about
+from autodeco_gguf.server.ollama import ollama_chat_plan
+from autodeco_gguf.server.ollama_schemas import OllamaChatBody
 from autodeco_gguf.server.service import Service
 
 STORY_PROMPT = STORY["messages"][0]["content"]
@@ -246,6 +249,18 @@ def test_images_are_refused(api: Api) -> None:
 def test_calls_of_tools(api: Api, arguments: Any) -> None:
     turn = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
     refused(chat(api, messages=[turn]), "knows no tool_calls")  # read, and then the template has no place for it
+
+
+def test_results_of_tools_are_of_the_calls_that_they_name(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for m in messages %}{% for call in m.tool_calls or [] %}{{ call.id }},{% endfor %}"
+    template += "{{ m.tool_call_id }}={{ m.content }};{% endfor %}{# tool #}"
+    context = service.engine.context
+    monkeypatch.setattr(service.engine, "chat", Chat(template, context.vocab, context.file.path))
+    calls = [{"id": name, "function": {"name": "f", "arguments": {}}} for name in "ab"]
+    results = [{"role": "tool", "content": name * 2, "tool_call_id": name} for name in "ba"]
+    messages: Any = [{"role": "assistant", "tool_calls": calls}, *results]
+    plan, _ = ollama_chat_plan(service, OllamaChatBody(model="demo", messages=messages))
+    assert context.text(plan.prompts[0]) == "a,b,=;b=bb;a=aa;"
 
 
 @pytest.mark.parametrize("form", ["", None])
