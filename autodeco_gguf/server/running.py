@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from autodeco_gguf.errors import AutoDecoError
@@ -42,6 +45,10 @@ _NEWS_SECONDS = 60.0
 
 _BACKLOG = 2048
 """Connections that the system may hold for us."""
+
+_LOGGING = copy.deepcopy(LOGGING_CONFIG)
+"""uvicorn's, but that all goes to standard error."""
+_LOGGING["handlers"]["access"]["stream"] = "ext://sys.stderr"
 
 
 class Protocol(H11Protocol):
@@ -219,7 +226,9 @@ class Server:
             http=Protocol,
             ws="none",
             lifespan="off",
+            log_config=_LOGGING,
             log_level="info" if access_log else "warning",
+            use_colors=sys.stderr is not None and sys.stderr.isatty(),
             access_log=access_log,
             server_header=False,
             timeout_graceful_shutdown=math.ceil(drain_s) + _GOODBYE_SECONDS,

@@ -26,7 +26,7 @@ from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.grammar import SchemaGrammar
 from autodeco_gguf.server import formats
-from autodeco_gguf.server.running import _OutOfFiles, address_of, bind
+from autodeco_gguf.server.running import Server, _OutOfFiles, address_of, bind
 from autodeco_gguf.server.service import Service
 
 ENDLESS = {**STORY, "seed": 1, "logit_bias": {"0": -100, "2": -100}}
@@ -423,6 +423,21 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield child, lines[-1].split()[-1]
         finally:
             child.kill()
+
+
+def test_a_line_for_each_request_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with process("--log-requests") as (child, url):
+        httpx.get(f"{url}/health?a=b", trust_env=False)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 0
+        assert child.stderr is not None
+        assert child.stderr.read().count('"GET /health?a=b HTTP/1.1" 200 OK\n') == 1
+    assert capfd.readouterr().out == ""
+
+
+def test_standard_output_may_be_closed(slow: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    Server(slow[0], [], drain_s=1, access_log=True)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
