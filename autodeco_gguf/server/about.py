@@ -68,7 +68,7 @@ def tag(service: Service) -> dict[str, Any]:
 
 def loaded(service: Service) -> dict[str, Any]:
     """The model as /api/ps has it; it stays."""
-    stays = {"expires_at": "9999-12-31T23:59:59+00:00", "context_length": service.engine.n_ctx}
+    stays = {"expires_at": "9999-01-01T00:00:00+00:00", "context_length": service.engine.n_ctx}
     return {**tag(service), "size_vram": 0, **stays}
 
 
