@@ -32,6 +32,14 @@ def test_parameters(service: Service) -> None:
     assert shown["details"]["parameter_size"] == "1.2M"
 
 
+def test_clients_are_told_the_context_that_there_is(qwen2: Case) -> None:
+    with make(qwen2.base, n_ctx=64) as engine:
+        service = serving(engine)
+        shown = about.show(service)
+        assert shown["model_info"]["qwen2.context_length"] == shown["details"]["context_length"] == engine.n_ctx == 64
+        service.driver.close()
+
+
 @pytest.mark.parametrize("cut", [0, 9])
 def test_all_shards_count(cut: int, qwen2: Case, tmp_path: Path) -> None:
     first = shards(qwen2.base, tmp_path, [cut])
