@@ -153,9 +153,11 @@ def _bias(value: Any) -> Any:
 
 
 Seed = Annotated[int, BeforeValidator(_seed)]
-Stop = Annotated[list[str], BeforeValidator(_stop)]
+Stop = Annotated[list[str], BeforeValidator(_stop, json_schema_input_type=str | list[str])]
 LogitBias = Annotated[dict[int, float], BeforeValidator(_bias)]
-AutoDeco = Annotated[AutoDecoOptions | None, BeforeValidator(_autodeco)]
+AutoDeco = Annotated[
+    AutoDecoOptions | None, BeforeValidator(_autodeco, json_schema_input_type=bool | AutoDecoOptions | None)
+]
 
 
 def one_of(*names: str) -> BeforeValidator:

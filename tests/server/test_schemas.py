@@ -10,6 +10,7 @@ from server_helpers import STORY, Api, U, ok, refused, text_of
 from autodeco_gguf.server import app
 from autodeco_gguf.server.errors import ApiError, of_validation
 from autodeco_gguf.server.fields import MAX_ITEMS
+from autodeco_gguf.server.schemas import ChatBody
 
 MAX = 2**63 - 1
 
@@ -376,3 +377,9 @@ def test_a_body_that_is_none(api: Api) -> None:
 )
 def test_what_is_no_completion(api: Api, fields: dict[str, Any], param: str) -> None:
     refused(api.compl(**fields), param)
+
+
+@pytest.mark.parametrize(("name", "given", "form"), [("stop", "x", "string"), ("autodeco", True, "boolean")])
+def test_the_schema_has_a_short_form_too(name: str, given: Any, form: str) -> None:
+    assert ChatBody.model_validate({**U, name: given})
+    assert {"type": form} in ChatBody.model_json_schema()["properties"][name]["anyOf"]
