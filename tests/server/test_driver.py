@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from server_helpers import Loop, demo_engine, wait_until
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.engine.request import Piece, Request, Result
 from autodeco_gguf.errors import AutoDecoError, Busy, Closed, InvalidInput, ModelFailed
-from autodeco_gguf.server.driver import Driver, Event, Job
+from autodeco_gguf.server.driver import Driver, Event, Job, _Mailbox
 
 ENDLESS = {"max_tokens": 400, "logit_bias": {0: -100, 2: -100}}
 
@@ -61,6 +63,47 @@ def test_the_queue_is_bounded(engine: Engine, driver: Driver, loop: Loop) -> Non
     loop.run(read(driver.start(requests(engine, 1), loop.loop, pieces=False)))
 
 
+def test_what_is_about_to_be_queued_counts(
+    engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grammar may take seconds to be compiled, and others come meanwhile."""
+
+    def another(*_: Any) -> Any:
+        driver.start(requests(engine, 1), loop.loop, pieces=False)
+
+    monkeypatch.setattr(engine, "submit", another)
+    with pytest.raises(Busy, match="3 requests are waiting"):
+        another()
+    assert driver.counts == (0, 0)
+
+
+def test_who_comes_while_others_are_woken_is_woken_too() -> None:
+    """By another thread, between the look at who is left and the end."""
+    late, called = [SimpleNamespace(news=asyncio.Event())], list[Any]()
+    mailbox = _Mailbox(SimpleNamespace(call_soon_threadsafe=called.append))  # type: ignore[arg-type]
+    first, last = SimpleNamespace(news=asyncio.Event()), late[0]
+
+    class Jobs(deque[Any]):
+        def __bool__(self) -> bool:
+            left = len(self) > 0
+            if not left and late:
+                mailbox.ring(late.pop())  # type: ignore[arg-type]
+            return left
+
+    mailbox._jobs = Jobs()
+    mailbox.ring(first)  # type: ignore[arg-type]
+    while called:
+        called.pop()()
+    assert (first.news.is_set(), last.news.is_set()) == (True, True)
+
+
+def test_jobs_of_two_loops(engine: Engine, driver: Driver, loop: Loop) -> None:
+    other = Loop()
+    for one in (loop, other, loop):
+        assert len(one.run(read(driver.start(requests(engine, 1), one.loop, pieces=False)), 10)) == 1
+    other.close()
+
+
 def test_a_large_job_shuts_nobody_out(engine: Engine, driver: Driver, loop: Loop) -> None:
     """Nor has another to wait for more than what it has begun."""
     large = driver.start(requests(engine, 60), loop.loop, pieces=False)
@@ -97,8 +140,24 @@ def test_a_job_that_cannot_begin_leaves_nothing_to_compute(
     assert driver.counts == (0, 0)
 
 
-def test_a_failure_ends_what_runs_and_no_more(
+def test_a_job_that_begins_while_the_driver_ends(
     engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, begun = engine.submit, list[Any]()
+
+    def late(*arguments: Any) -> Any:
+        driver.close()
+        begun.append(submit(*arguments))
+        return begun[0]
+
+    monkeypatch.setattr(engine, "submit", late)
+    with pytest.raises(Closed):
+        driver.start(requests(engine, 1), loop.loop, pieces=False)
+    assert begun[0].cancelled
+
+
+def test_a_failure_ends_what_runs_and_no_more(
+    engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     draw, failures = engine._scheduler._draw, [RuntimeError("gone")]
 
@@ -114,6 +173,8 @@ def test_a_failure_ends_what_runs_and_no_more(
     errors = sorted((i, str(event)) for i, event in found if isinstance(event, ModelFailed))
     assert errors == [(0, "the model failed: gone"), (1, "the model failed: gone")]
     assert driver.failure is None  # an answer came after it
+    (record,) = caplog.records
+    assert record.exc_info  # where the fault lies
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()], ids=["thread", "memory"])
@@ -173,7 +234,9 @@ def test_closing_waits(engine: Engine, loop: Loop) -> None:
 
 def test_cut_ends_what_has_not_begun_too(engine: Engine, driver: Driver, loop: Loop) -> None:
     job = driver.start(requests(engine, 5, **ENDLESS), loop.loop, pieces=False)
+    under_way = list(job.running.values())
     driver.cut()
+    assert [generation.cancelled for generation in under_way] == [True, True]  # nobody computes them any more
     found = loop.run(read(job), 10)
     assert sorted(index for index, _ in found) == [0, 1, 2, 3, 4]
     assert all(isinstance(event, Closed) for _, event in found)
