@@ -171,9 +171,8 @@ class Choice:
     def _take(self) -> Said:
         piece, shown = self._waiting.popleft()
         n = max(0, min(len(shown), self._released - self._begin))
-        ends = self._words.piece(piece.token.id) != b"" and not shown
         self._begin += len(shown)
-        return Said(piece.token, piece.text, shown[:n] if n and not ends else None)
+        return Said(piece.token, piece.text, shown[:n] or None)
 
     def _said(self, text: str, tokens: list[Said]) -> Delta:
         calls = Calls()
