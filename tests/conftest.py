@@ -95,12 +95,12 @@ def tiny(qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownM
     """A known model, "tiny": a package with the qwen2 case's base, and an adapter with its heads."""
     package = tmp_path / "installed" / "tiny_weights"
     package.mkdir(parents=True)
-    shutil.copy(qwen2.base, package / "tiny.gguf")
+    shutil.copy(qwen2.base, package / "weights.gguf")
     monkeypatch.syspath_prepend(package.parent)
     adapter = tmp_path / "shipped.gguf"
     sha256 = hashlib.sha256(qwen2.base.read_bytes()).hexdigest()
     model = KnownModel(
-        "tiny", "tiny-weights==1", "tiny_weights", "tiny.gguf", sha256, "someone/tiny", "apache-2.0", adapter
+        "tiny", "tiny-weights==1", "tiny_weights", "weights.gguf", sha256, "someone/tiny", "apache-2.0", adapter
     )
     monkeypatch.setitem(KNOWN, "tiny", model)
     ad.export(qwen2.base, qwen2.heads, adapter, adapter=True)

@@ -17,7 +17,7 @@ import pytest
 from server_helpers import STORY, Api, Loop, demo_engine, ok, served
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.errors import BadFile, Busy
+from autodeco_gguf.errors import BadFile, Busy, Closed
 from autodeco_gguf.server import answer_log as module
 from autodeco_gguf.server.answer_log import AnswerLog
 from autodeco_gguf.server.service import Service
@@ -83,6 +83,13 @@ def test_a_line_for_each_choice_of_each_api(logged: tuple[Api, AnswerLog], path:
     traces = read_traces(path)
     assert len(traces) == 6
     assert traces[0].tokens == first["tokens"]
+
+
+def test_each_answer_has_its_own_prompt(logged: tuple[Api, AnswerLog], path: Path) -> None:
+    body = {"prompt": ["Once", "Twice"], "n": 2, "max_tokens": 1}
+    assert ok(logged[0].post("/v1/completions", body, **KEY))["usage"]["completion_tokens"] == 4
+    prompts = sorted(line["prompt"] for line in lines_of(path, 4))
+    assert prompts == ["Once", "Once", "Twice", "Twice"]
 
 
 def test_an_answer_is_the_same_with_a_log(logged: tuple[Api, AnswerLog], api: Api) -> None:
@@ -156,6 +163,34 @@ def test_a_full_disk_is_one_warning(path: Path, monkeypatch: Any, caplog: pytest
         f"{path}: cannot be written: No space left on device; answers are missing there"
     ]
     assert [json.loads(line)["text"] for line in path.read_bytes().splitlines()] == ["a" * 10, "b"]
+
+
+def test_what_another_server_wrote_behind_half_a_line_stays(path: Path, monkeypatch: Any) -> None:
+    """As over a network, where the lock does not hold."""
+    write = os.write
+
+    def half(fd: int, data: bytes) -> int:
+        if not path.stat().st_size:
+            return write(fd, data[:5])
+        with path.open("ab") as other:
+            other.write(b'{"other": 1}\n')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    with AnswerLog(path) as log:
+        log.put(lambda: {"text": "a"})
+    assert path.read_bytes() == b'{"tex{"other": 1}\n'
+
+
+def test_a_line_that_cannot_be_made_is_one_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def closed() -> dict[str, Any]:
+        raise Closed("the model is closed")
+
+    with AnswerLog(path) as log:
+        log.put(closed)
+        log.put(lambda: {"text": "b"})
+    assert caplog.messages == [f"{path}: cannot be written: the model is closed; answers are missing there"]
+    assert json.loads(path.read_bytes()) == {"text": "b"}
 
 
 def test_a_disk_that_hangs_is_waited_for_by_nobody(path: Path, monkeypatch: Any, caplog: Any) -> None:

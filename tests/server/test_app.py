@@ -17,7 +17,7 @@ from server_helpers import Api, Loop, ok, refused, serving
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.server import about
-from autodeco_gguf.server.app import create_app
+from autodeco_gguf.server.app import _Innermost, create_app
 from autodeco_gguf.server.service import Service
 
 CASES = int(os.environ.get("SERVER_CASES", "8"))
@@ -66,6 +66,7 @@ def test_what_has_no_route_is_counted_too(engine: Engine, loop: Loop, monkeypatc
     api.get("//props/", headers={"Host": "evil.example"})
     api.raw("/v1/chat/completions", b" " * 101, headers=key)
     api.request("HEAD", "/v1/models", headers=key)
+    api.request("SECRET", "/v1/models", headers=key)
     monkeypatch.setattr(about, "model", None)
     answer = api.request("GET", "/v1/models", headers={**key, **origin}, raise_app_exceptions=False)
     assert answer.headers["access-control-allow-origin"] == "http://a.example"
@@ -77,11 +78,27 @@ def test_what_has_no_route_is_counted_too(engine: Engine, loop: Loop, monkeypatc
         ("GET", "/props", 403),
         ("POST", "/v1/chat/completions", 413),
         ("HEAD", "/v1/models", 200),
+        ("other", "/v1/models", 405),
         ("GET", "/v1/models", 500),
     ):
         assert f'requests_total{{method="{method}",path="{path}",status="{status}"}} 1.0' in text
-    assert "secret" not in text
+    assert "secret" not in text.lower()
     service.driver.close()
+
+
+def test_a_bug_in_the_midst_of_an_answer_begins_no_other(loop: Loop) -> None:
+    sent: list[Any] = []
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise KeyError("bug")
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    with pytest.raises(KeyError):
+        loop.run(_Innermost(broken)({"type": "http", "path": "/", "state": {}}, None, send))  # type: ignore[arg-type]
+    assert sent == ["http.response.start"]
 
 
 def test_props(api: Api) -> None:

@@ -31,6 +31,12 @@ def test_words_of_a_model_that_is_closed_meanwhile() -> None:
     assert [words.piece(token) for token in tokens] == pieces
 
 
+def test_an_end_of_answers_that_is_no_control_token_is_no_text() -> None:
+    context = SimpleNamespace(is_eog=lambda token: token == 9, token_bytes=lambda token, special=True: TEXTS[token])
+    words = Words(cast(Any, SimpleNamespace(context=context, machine=Machine())))
+    assert [words.shown(token) for token in (9, 1)] == [b"", b"ab"]
+
+
 class Vocabulary:
     def shown(self, token: int) -> bytes:
         return b"" if token == 9 else TEXTS[token]
@@ -112,6 +118,20 @@ def test_a_stop_behind_bytes_that_are_no_text(before: list[int], text: str, kept
     choice.add(piece(1, "a"))  # and b is the stop
     ended(choice, "stop", [*before, 1])
     assert b"".join(said.shown or b"" for said in choice.tokens) == kept + b"a"
+
+
+def test_a_stop_within_text_behind_half_a_character() -> None:
+    choice = begun()
+    choice.add(piece(3, ""))
+    choice.add(piece(1, "\ufffda"))  # and b is the stop
+    ended(choice, "stop", [3, 1])
+    assert b"".join(said.shown or b"" for said in choice.tokens) == b"\xf0\x9fa"
+
+
+def test_what_was_held_as_a_call_is_part_of_the_text() -> None:
+    choice = Choice(0, cast("Words", Vocabulary()), CallFinder())
+    delta = choice.add(piece(1, "ab<tool"))
+    assert (delta.text, ended(choice, "stop", [1]).text, choice.text) == ("ab", "<tool", "ab<tool")
 
 
 def test_half_a_character_at_the_end() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, Closed, InvalidInput, ModelFailed
-from autodeco_gguf.server.errors import ApiError, param_of
+from autodeco_gguf.server.errors import ApiError, param_of, shown
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,10 @@ def test_params_are_fields_of_the_request() -> None:
 def test_places() -> None:
     assert param_of(["body", "messages", 0, "content", 1]) == "messages[0].content[1]"
     assert param_of(["body"]) == ""
+
+
+def test_not_too_much_of_a_value_is_shown() -> None:
+    assert (shown("x" * 78), shown("x" * 79)) == (f'"{"x" * 78}"', f'"{"x" * 79}...')
 
 
 def test_messages_are_one_line() -> None:

@@ -223,7 +223,8 @@ def test_other_paths(api: Api, method: str, path: str, status: int, says: str) -
 def test_canonical_paths() -> None:
     assert canonical("") == "/"
     assert canonical("/v1/models/a/b") == "/v1/models/a/b"
-    assert canonical("/models/x") == "/v1/models/x"
+    for path in ("/models/x", "/embeddings", "/completions", "/responses"):
+        assert canonical(path) == f"/v1{path}"
 
 
 # ---- bodies ----
@@ -233,6 +234,8 @@ def test_a_body_too_large(locked: Api) -> None:
     for size in (2001, 100_000):
         error = refused(locked.raw("/v1/chat/completions", b" " * size, headers=KEY), status=413)
         assert error["code"] == "body_too_large"
+    answer = locked.raw("/v1/chat/completions", b" " * 2001, headers=KEY)
+    assert answer.headers["connection"] == "close"  # what is left of the body is no request
     assert locked.raw("/v1/chat/completions", b" " * 2000, headers=KEY).status_code == 400
 
 
@@ -243,6 +246,20 @@ def test_two_gigabytes_are_not_read(locked: Api) -> None:
 
     headers = {**KEY, "Content-Length": str(2**31)}
     refused(locked.request("POST", "/v1/chat/completions", content=body(), headers=headers), status=413)
+
+
+def test_a_body_without_an_end_is_not_read_for_ever(locked: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autodeco_gguf.server.guard._READ_AT_MOST", 10_000)
+    n = 0
+
+    async def body() -> Any:
+        nonlocal n
+        while n < 100:
+            n += 1
+            yield b" " * 1000
+
+    refused(locked.request("POST", "/v1/chat/completions", content=body(), headers=KEY), status=413)
+    assert n == 11
 
 
 def test_nothing_secret_in_the_log(locked: Api, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from server_helpers import STORY, U, demo_engine, served, serving, wait_until
 from autodeco_gguf.errors import AutoDecoError
 from autodeco_gguf.model.grammar import SchemaGrammar
 from autodeco_gguf.server import formats
-from autodeco_gguf.server.running import Server, _OutOfFiles, address_of, bind
+from autodeco_gguf.server.running import Protocol, Server, _OutOfFiles, address_of, bind
 from autodeco_gguf.server.service import Service
 
 ENDLESS = {**STORY, "seed": 1, "logit_bias": {"0": -100, "2": -100}}
@@ -93,6 +93,8 @@ def test_an_answer_that_nobody_waits_for(slow: tuple[Service, str]) -> None:
         connection.sendall(raw_request(ENDLESS))
         wait_until(lambda: running(service) == 1)
     wait_until(lambda: running(service) == 0, 0.5)
+    told = b'{method="POST",path="/v1/chat/completions",status="499"}'  # it counts as no error of the server
+    wait_until(lambda: told in service.metrics.text())
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -187,9 +189,11 @@ def test_who_takes_nothing(slow: tuple[Service, str], monkeypatch: pytest.Monkey
     """Requests in a row, no answer of which is read: what is to be written must not stay for ever."""
     _, url = slow
     monkeypatch.setattr("autodeco_gguf.server.running.WRITE_SECONDS", 0.3)
+    closed, lost = [], Protocol.connection_lost
+    monkeypatch.setattr(Protocol, "connection_lost", lambda p, e: closed.append(p.client) or lost(p, e))
     with connected(url) as connection:
         connection.sendall(b"GET /tokens.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)  # 20 MB of answers
-        time.sleep(2)
+        wait_until(lambda: connection.getsockname() in closed, 20)
         assert read_all(connection).count(b"HTTP/1.1 200") < 2000
 
 
@@ -361,7 +365,9 @@ def test_who_sends_too_slowly(url: str, monkeypatch: pytest.MonkeyPatch) -> None
         assert read_all(connection).count(b"HTTP/1.1") == 1
     with connected(url) as connection:
         connection.sendall(raw_request(U)[:-5])
-        assert b" 408 " in read_all(connection)[:20]
+        answer = read_all(connection)
+        assert b" 408 " in answer[:20]
+        assert b"\r\nconnection: close\r\n" in answer
     for head in ("POST /nowhere", "GET /health"):  # answered before its body came, which nobody waits for
         with connected(url) as connection:
             connection.sendall(f"{head} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 100\r\n\r\n".encode())

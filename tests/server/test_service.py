@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from server_helpers import STORY, Api, Loop, demo_engine, events, failing, ok, refused, serving, text_of
 
 from autodeco_gguf.engine.request import Request
+from autodeco_gguf.errors import Busy, InvalidInput, ModelFailed
 from autodeco_gguf.model.context import Context, Drawn
 from autodeco_gguf.server.chat import ChatVoice
 from autodeco_gguf.server.decide import Decision
-from autodeco_gguf.server.driver import Driver
+from autodeco_gguf.server.driver import Driver, Event, Job
 from autodeco_gguf.server.errors import ApiError
 from autodeco_gguf.server.service import Plan, load
 
@@ -55,6 +57,7 @@ def test_texts_alone_are_not_bounded() -> None:
     with pytest.raises(ApiError, match="n: 4096 answers, each of up to 510 tokens with 64 alternatives"):
         plan.check_told(512, "n")
     Plan([[5]], plan.decision, options={"max_tokens": None, "top": 64}, pieces=True).check_told(1 << 20, "n")
+    Plan([[5]], plan.decision, n=64, options={"max_tokens": 256, "top": 63}, pieces=True).check_told(512, "n")  # 2**20
 
 
 def test_many_at_once_are_each_the_same_alone(api: Api) -> None:
@@ -183,12 +186,51 @@ def test_a_failure_is_not_the_grammar_s(api: Api, monkeypatch: pytest.MonkeyPatc
     assert error["code"] == "model_failed"
 
 
-def test_a_logit_is_not_the_grammar_s(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logit_is_not_the_grammar_s(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def nan(*_: object, **__: object) -> Drawn:
         return Drawn([-1], [False], {0: "a logit is NaN or +inf; no token was drawn"})
 
     monkeypatch.setattr(Context, "draw", nan)
     refused(api.chat(grammar='root ::= "a"+'), status=500, says="the model failed: a logit is NaN or +inf")
+    assert caplog.messages == ["a request failed: a logit is NaN or +inf; no token was drawn"]
+
+
+def test_who_runs_the_server_is_told_of_what_fails_and_no_more(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise errors.pop()
+
+    errors = [Busy("full"), InvalidInput("wrong"), ModelFailed("no memory")]
+    monkeypatch.setattr(api.service.engine, "submit", fails)
+    assert [api.chat().status_code for _ in range(3)] == [500, 400, 503]
+    assert caplog.messages == ["no memory"]
+
+
+def test_what_came_at_once_with_a_failure_is_told_before_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    coming = Job.events
+
+    async def at_once(job: Job) -> AsyncIterator[list[Event]]:
+        yield [event async for found in coming(job) for event in found]
+
+    monkeypatch.setattr(Job, "events", at_once)
+    failing(api.service, monkeypatch, after=5)
+    *chunks, last = events(api.chat(STORY, seed=1, stream=True))
+    assert last["error"]["message"] == "the model failed: the device is gone"
+    assert sum(bool(chunk["choices"][0]["delta"]["content"]) for chunk in chunks) == 5
+
+
+def test_an_answer_that_is_cut_off_by_the_end_of_the_engine(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = api.service.engine.submit(Request([1], max_tokens=5))
+    generation.cancel()
+
+    async def ended(job: Job) -> AsyncIterator[list[Event]]:
+        yield [(0, generation.result())]
+
+    monkeypatch.setattr(Job, "events", ended)
+    assert refused(api.chat(STORY), status=503, says="shutting down")["code"] == "shutting_down"
 
 
 WIDE = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(5100)}}

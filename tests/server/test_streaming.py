@@ -67,10 +67,11 @@ def test_work_or_the_client(messages: tuple[str, ...], expected: int | None) -> 
             ended.append(True)
 
     async def run() -> int | None:
-        return await or_gone(work(), receiving(*messages), lambda: calls.append(True))
+        found = await or_gone(work(), receiving(*messages), lambda: calls.append(True))
+        assert (calls, ended) == ([True], [True])  # before who asked goes on
+        return found
 
     assert asyncio.run(run()) == expected
-    assert (calls, ended) == ([True], [True])
 
 
 def test_an_error_of_the_work() -> None:
