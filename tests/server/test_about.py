@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from broken import shards
@@ -24,6 +25,19 @@ def test_health_says_what_failed(service: Service) -> None:
     }
     service.driver.failure = None
     assert about.health(service)["status"] == "ok"
+
+
+def test_health_is_degraded_while_a_worker_is_lost(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(service.engine), "lost", "worker a:50052: lost: gone")
+    assert about.health(service)["error"] == "worker a:50052: lost: gone"
+
+
+def test_a_large_model_and_the_type_of_most_of_it(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [("f32", (10,)), ("f32", (10,)), ("q8_0", (10, 10)), ("q4_k", (50_000, 100_000)), ("q4_k", (2, 2))]
+    tensors = [SimpleNamespace(type=kind, shape=shape) for kind, shape in shapes]
+    monkeypatch.setattr(about, "_tensors", lambda _: tensors)
+    details = about.show(service)["details"]
+    assert (details["parameter_size"], details["quantization_level"]) == ("5.0B", "Q4_K")
 
 
 def test_parameters(service: Service) -> None:

@@ -163,6 +163,7 @@ def test_bytes_are_the_token_s_own(api: Api, stream: bool) -> None:
         parts = choices(chunks)
         text, content = joined(chunks), [e for c in parts if c["logprobs"] for e in c["logprobs"]["content"]]
         n_autodeco = sum(len(choice["autodeco"]["temperature"]) for choice in parts)
+        assert all(part["logprobs"] is None or part["logprobs"]["content"] for part in parts)  # the end has no text
     else:
         (choice,) = ok(api.chat(EMOJI, **fields))["choices"]
         text, content = choice["message"]["content"], choice["logprobs"]["content"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from family_helpers import FAMILIES
 from server_helpers import Api, Loop, events, ok, serving, text_of
 
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.server.completions import _mean_logprob, _n_unseen
 
 PROMPT = "Tell a story about Mia"
 
@@ -138,6 +140,24 @@ def test_echo(api: Api) -> None:
     assert text_of(api.compl(prompt=PROMPT, max_tokens=0, echo=True)) == PROMPT
     assert text_of(api.compl(prompt=PROMPT, max_tokens=0)) == ""
     assert text_of(api.compl(prompt=tokens_of(api, PROMPT), max_tokens=0, echo=True)) == PROMPT
+
+
+def test_an_echo_of_several_prompts(api: Api) -> None:
+    prompts = ["example 1", "another 2"]
+    choices = ok(api.compl(prompt=prompts, n=2, max_tokens=0, echo=True))["choices"]
+    assert [choice["text"] for choice in choices] == [prompts[0]] * 2 + [prompts[1]] * 2
+
+
+def test_a_prompt_that_its_tokens_do_not_spell() -> None:
+    assert (_n_unseen([b"<s>", b" a"], "a"), _n_unseen([b"<s>", b"A"], "a")) == (4, 0)
+
+
+def test_of_answers_of_different_lengths_the_mean_counts() -> None:
+    def answer(*logprobs: float) -> Any:
+        return SimpleNamespace(result=SimpleNamespace(trace=[SimpleNamespace(logprob=p) for p in logprobs]))
+
+    answers = [answer(-2.0), answer(-1.0, -1.0, -1.0), answer()]
+    assert list(map(_mean_logprob, answers)) == [-2.0, -1.0, 0.0]
 
 
 def test_echo_of_an_emoji(api: Api) -> None:

@@ -170,6 +170,7 @@ def test_autodeco(api: Api) -> None:
     assert whole["source"] == "heads"
     parts = [line["autodeco"] for line in lines(chat(api, autodeco=True, options={"seed": 1})) if "autodeco" in line]
     assert [t for part in parts for t in part["temperature"]] == whole["temperature"]
+    assert all(part["temperature"] for part in parts)
 
 
 # ---- options ----

@@ -21,6 +21,7 @@ def test_show(api: Api, body: Any) -> None:
     assert shown["details"]["quantization_level"] == "F16"
     assert shown["model_info"]["general.architecture"] == "qwen2"
     assert shown["model_info"]["qwen2.context_length"] == 512
+    assert not [key for key in shown["model_info"] if key.startswith("tokenizer.")]  # megabytes
     assert "completion" in shown["capabilities"]
     assert shown["template"]
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from autodeco_gguf.server.foreign import ELSEWHERE
-from autodeco_gguf.server.ollama_schemas import OllamaChatBody, Options
+from autodeco_gguf.server.ollama_schemas import OllamaChatBody, OllamaMessage, Options
 
 
 def test_options_are_the_same_fields() -> None:
@@ -41,6 +41,11 @@ def test_formats() -> None:
     assert form == {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}
 
 
+def test_a_tool_s_answer_has_its_name() -> None:
+    message = OllamaMessage(role="tool", content="5", tool_name="add").openai()
+    assert (message["role"], message["content"], message["name"]) == ("tool", "5", "add")
+
+
 def schema_of(schema: dict[str, Any]) -> Any:
     form = OllamaChatBody(model="m", format=schema).response_format
     assert form is not None
@@ -70,6 +75,9 @@ OPEN: list[dict[str, Any]] = [
     {"properties": {}, "required": ["a"]},
     {"const": {"properties": {}}},
     {"enum": [{"properties": {}}]},
+    {"examples": [{"properties": {}}]},
+    {"properties": []},
+    {"$defs": 3},
     {"default": {"properties": {}}},
     {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
     {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["a"]}]},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from family_helpers import FAMILIES
 from server_helpers import demo_engine
 
 from autodeco_gguf.engine.engine import Engine
@@ -45,6 +47,39 @@ def test_template_kwargs(engine: Engine) -> None:
         with pytest.raises(ApiError, match="chat_template_kwargs") as error:
             prompts.chat(HI, kwargs=wrong)
         assert str(engine.context.file.path) not in str(error.value)
+
+
+def test_the_beginning_is_the_template_s_to_write() -> None:
+    with Engine(FAMILIES / "mistral.gguf", n_parallel=1, n_ctx=64, heads_enabled=()) as engine:
+        for begins in ("", "{{ bos_token }}"):
+            template = f"{begins}{{{{ messages[0].content }}}}"
+            engine.chat = Chat(template, engine.context.vocab, engine.context.file.path)
+            assert Prompts(engine).chat(HI).count(1) == bool(begins)  # its <s>
+
+
+def test_an_effort_gives_way_to_what_the_template_is_told_outright(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = Prompts(engine)
+    monkeypatch.setitem(vars(prompts), "reads", {"reasoning_effort"})
+    assert prompts.with_effort({"reasoning_effort": "low"}, "high") == {"reasoning_effort": "low"}
+    assert prompts.with_effort({"a": 1}, "high") == {"a": 1, "reasoning_effort": "high"}
+
+
+def test_templates_are_rendered_one_by_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = [0], [0]
+
+    def slowly(*_: object) -> str:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        time.sleep(0.02)
+        under_way[0] -= 1
+        return "hi"
+
+    monkeypatch.setattr("autodeco_gguf.server.prompts._rendered", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Prompts(engine).chat, [HI] * 8))
+    assert most == [1]
 
 
 NINE = """{% for m in messages %}{% if m.role == 'tool' %}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from server_helpers import STORY, Api, events, ok, refused, text_of
+from server_helpers import STORY, Api, events, failing, ok, refused, text_of
 
 EVENTS = ["created", "in_progress", "output_item.added", "content_part.added"]
 LAST = ["output_text.done", "content_part.done", "output_item.done"]
@@ -27,11 +27,16 @@ def test_a_text_is_a_message(api: Api) -> None:
     assert answer["incomplete_details"] is None
 
 
-def test_instructions_are_a_system_message(api: Api) -> None:
+def test_instructions_are_a_system_message(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
     assert output(ok(api.resp(input="hi", instructions="Be brief.", seed=1))) == text_of(
         api.chat({"messages": messages}, seed=1)
     )
+    given: list[Any] = []
+    chat = api.service.prompts.chat
+    monkeypatch.setattr(api.service.prompts, "chat", lambda said, **more: given.append(said) or chat(said, **more))
+    ok(api.resp(input="hi", instructions="Be brief.", max_output_tokens=1))
+    assert given == [messages]
 
 
 def test_the_events(api: Api) -> None:
@@ -57,6 +62,13 @@ def test_cut_off(api: Api) -> None:
     assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
+def test_a_failure_has_its_number_among_the_events(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(api.service, monkeypatch, after=3)
+    found = events(api.resp(input="hi", stream=True, seed=1))
+    assert (found[-1]["type"], len(found)) == ("error", len(EVENTS) + 4)
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+
+
 def test_a_format(api: Api) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
     form = {"type": "json_schema", "name": "n", "schema": schema}
@@ -76,6 +88,7 @@ def test_autodeco(api: Api) -> None:
     found = events(api.resp(input="hi", seed=1, stream=True, autodeco=True))
     deltas = [event["autodeco"] for event in found if event["type"] == "response.output_text.delta"]
     assert [t for delta in deltas for t in delta["temperature"]] == whole["temperature"]
+    assert all(delta["temperature"] for delta in deltas)
     assert found[-1]["response"]["autodeco"] == whole
 
 

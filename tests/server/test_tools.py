@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from server_helpers import Api, Loop, U, demo_engine, events, ok, refused, serving, text_of
 
+from autodeco_gguf.engine.request import Request
 from autodeco_gguf.model.chat import Chat
 from autodeco_gguf.server import tools as module
+from autodeco_gguf.server.chat import chat_plan
+from autodeco_gguf.server.choice import Choice
+from autodeco_gguf.server.errors import ApiError
+from autodeco_gguf.server.ollama import ollama_chat_plan
+from autodeco_gguf.server.ollama_schemas import OllamaChatBody
 from autodeco_gguf.server.schemas import ChatBody, Message
 from autodeco_gguf.server.tools import CallFinder, ToolUse, template_messages
 
@@ -194,6 +201,21 @@ def test_messages_as_templates_read_them(loop: Loop) -> None:
         service.driver.close()
 
 
+def test_roles_and_calls_as_templates_read_them() -> None:
+    """What is no JSON stands as the model wrote it."""
+    deep = "[" * 100_000
+    calls = [{"function": {"name": "f", "arguments": text}} for text in ('{"a": 1}', deep, "x")]
+    said: list[dict[str, Any]] = [{"role": "assistant", "tool_calls": calls}]
+    said += [{"role": role, "content": "5"} for role in ("function", "developer")]
+    messages = list(map(Message.model_validate, said))
+    turn, *others = template_messages(messages, "tool_calls tool")
+    assert [call["function"]["arguments"] for call in turn["tool_calls"]] == [{"a": 1}, deep, "x"]
+    assert turn["tool_calls"][0]["type"] == "function"
+    assert [turn["role"] for turn in others] == ["tool", "system"]
+    with pytest.raises(ApiError, match="knows no messages of role tool"):
+        template_messages(messages[1:], "{{ tools }}")
+
+
 @pytest.mark.parametrize("role", ["assistant", "user"])
 @pytest.mark.parametrize("thoughts", [None, "Own"])
 def test_thoughts_within_what_comes_back(role: str, thoughts: str | None) -> None:
@@ -318,12 +340,40 @@ def test_lines_of_code_within_arguments(arguments: str, whole: bool) -> None:
     assert (text, json.loads(found.arguments)) == ("", {"c": "a\n\tb"})
 
 
+def test_arguments_that_are_called_parameters() -> None:
+    """As Llama's models write them."""
+    _, (call,) = CallFinder().add('<tool_call>{"name": "f", "parameters": {"a": 1}}</tool_call>')
+    assert (call.name, call.arguments) == ("f", '{"a": 1}')
+
+
+def test_a_call_in_ollama_s_answer(with_tools: Api) -> None:
+    text = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
+    chosen = {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}
+    body = {"model": "demo", **U, "tools": [TOOL], "stream": False}
+    service = with_tools.service
+    plan, voice = ollama_chat_plan(service, OllamaChatBody.model_validate({**body, "format": "json"}))
+    assert plan.follows == "format"
+    forced, _ = chat_plan(service, ChatBody.model_validate({**U, "tools": [TOOL], "tool_choice": "required"}))
+    free, _ = chat_plan(service, ChatBody.model_validate({**U, "response_format": chosen}))
+    assert (forced.follows, free.follows) == ("tools", "response_format")
+    choice = Choice(0, service.words, plan.finder())
+    tokens = service.engine.context.tokenize(text)
+    (result,) = service.engine.generate([Request(service.engine.prompt("hi"), max_tokens=1)])
+    choice.end(replace(result, text=text, tokens=tokens, finish_reason="stop"))
+    answer = voice.whole([choice])
+    assert answer["message"]["tool_calls"] == [{"function": {"name": "add", "arguments": {"a": 2}}}]
+    assert (answer["message"]["content"], answer["done_reason"]) == ("", "stop")
+
+
 def test_two_calls_and_text_between() -> None:
     text = 'x<tool_call>{"name":"f"}</tool_call>y<tool_call>{"name":"g","arguments":{}}</tool_call>z'
     finder = CallFinder()
     found = [finder.add(c) for c in text]
     assert "".join(shown for shown, _ in found) + finder.rest() == "xyz"
     assert [call.name for _, calls in found for call in calls] == ["f", "g"]
+    finder, long = CallFinder(), '<tool_call>{"name":"long","arguments":{"a":"and longer"}}</tool_call>'
+    parts = [*long, '<tool_call>{"name":"f"}</tool_call>']
+    assert [call.name for part in parts for call in finder.add(part)[1]] == ["long", "f"]
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
