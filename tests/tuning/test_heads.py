@@ -20,11 +20,14 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks.tasks import read_task
 from autodeco_gguf.training import reward
 from autodeco_gguf.training.output import Output
-from autodeco_gguf.training.reward_settings import MAX_VALIDATION
+from autodeco_gguf.training.reward import RewardOptions
+from autodeco_gguf.training.reward_settings import MAX_VALIDATION, RewardSettings
+from autodeco_gguf.training.settings import Objective
 from autodeco_gguf.tuning.heads import ADAPTER, CHECKPOINT, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Training
 from autodeco_gguf.tuning.search import Rung
 from autodeco_gguf.tuning.settings import TuneSettings
+from autodeco_gguf.tuning.split import VALIDATION
 
 SETTINGS = TuneSettings(reward="distinct", n_parallel=8, max_tokens=60, machine=Machine(n_threads=1))
 TRAINING = Training(problems=6, k=4, validations=1, start_rounds=2, start_steps=4)
@@ -77,6 +80,29 @@ def test_a_training_that_was_killed_while_it_wrote_goes_on(
     monkeypatch.setattr(reward, "train_reward", train_reward)
     assert train(DEMO_MODEL, None, tmp_path)[0] == tmp_path / ADAPTER
     assert directories == [output.directory]
+
+
+def test_a_training_is_told_what_the_tuning_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def train_reward(
+        model: Path, tasks: Any, directory: Path, settings: RewardSettings, *, options: RewardOptions, **how: Any
+    ) -> Any:
+        told.extend((settings, options, how["machine"]))
+        return SimpleNamespace(adapter=tmp_path / ADAPTER)
+
+    monkeypatch.setattr(reward, "train_reward", train_reward)
+    kwargs = {"mood": 1}
+    s = replace(SETTINGS, seed=7, n_ctx=300, time_limit=2.5, chat_template_kwargs=kwargs)
+    for start in (None, Start(DEMO_MODEL, ("temperature",))):
+        with GradedTasks([read_task("demo", limit=12)]) as tasks:
+            train_heads(DEMO_MODEL, start, tasks, tmp_path, s, PLAN, print, print)
+    parts = {"k": 4, "rounds": 2, "problems": 6, "evaluations": 1, "start_rounds": 2, "start_steps": 4}
+    settings = RewardSettings("distinct", **parts, max_tokens=60, validation=VALIDATION, seed=7)
+    options = RewardOptions("likelihood", 300, 8, 2.5, chat_template_kwargs=kwargs)
+    one_head = replace(settings, objective=Objective(heads=("temperature",)))
+    assert told[:3] == [settings, options, s.machine]
+    assert told[3:] == [one_head, replace(options, start=DEMO_MODEL), s.machine]
 
 
 def test_from_a_start_by_likelihood(small: Path, tmp_path: Path) -> None:
