@@ -131,6 +131,27 @@ def test_a_signal_in_a_destructor_comes_again(number: int, status: int, said: st
     assert (outcome.status, outcome.out, outcome.err) == (status, "", said)
 
 
+HANGS_UP = """
+import signal
+import click
+from autodeco_gguf.cli import run_command
+
+@click.command()
+def command():
+    signal.raise_signal(signal.SIGHUP)
+    print("it runs on")
+
+signal.signal(signal.SIGHUP, signal.{before})
+run_command(command, [])
+"""
+
+
+@pytest.mark.parametrize(("before", "status", "out"), [("SIG_DFL", 129, ""), ("SIG_IGN", 0, "it runs on\n")])
+def test_a_terminal_that_goes_ends_a_command_unless_nohup_says_otherwise(before: str, status: int, out: str) -> None:
+    outcome = spawn(python=("-c", HANGS_UP.format(before=before)))
+    assert (outcome.status, outcome.out, outcome.err) == (status, out, "")
+
+
 def test_ctrl_c_is_caught_once_a_command_runs(capfd: Capture) -> None:
     @click.command()
     def command() -> None:

@@ -173,7 +173,10 @@ def test_where_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(echo: Path) -> None:
-    with Terminal("run", "-t", 1, echo, env={**os.environ, "TERM": "dumb"}) as terminal:
+    with Terminal("run", "-t", 1, echo, env={**os.environ, "TERM": "dumb", "LC_ALL": "C.UTF-8"}) as terminal:
+        terminal.wait_for(b"> ")
+        terminal.send(b"caf\xe9\r")
+        terminal.wait_for("<caf\ufffd>".encode())
         terminal.wait_for(b"> ")
         terminal.send(b'"""one\r')
         terminal.wait_for(rb"\.\.\. ")

@@ -370,10 +370,8 @@ def test_a_template_that_begins_an_answer_with_what_it_does_not_show(
     """As those of models that reason, of which an answer has no reasoning."""
     template = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
     context = open_context(chat_base(qwen2.base, tmp_path / "x.gguf", template))
-    message = (
-        "messages: the chat template writes something else before an answer than it shows before turn 2; give prompt"
-    )
-    with pytest.raises(InvalidInput, match=f"^{message} and completion$"):
+    what = "writes something else before an answer than it shows before turn 2; give prompt and completion"
+    with pytest.raises(InvalidInput, match=f"^messages: the chat template {what}$"):
         encode(context, turns(("user", "a"), ("assistant", "b")))
     assert one(context, {"prompt": "Hello", "completion": " world"})
 
@@ -549,6 +547,7 @@ def test_held_out(n: int, share: float, most: int, expected: int) -> None:
         ([0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10], 0.4, 5, {4}),
         ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11], 0.25, 100, {1}),
         ([0] * 12, 0.25, 100, {3}),  # nothing else is possible
+        ([0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8], 0.4, 3, {3}),  # likewise, with so few
     ],
 )
 def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, most: int, sizes: set[int]) -> None:
@@ -556,7 +555,7 @@ def test_answers_to_one_prompt_stay_together(groups: list[int], share: float, mo
         validation, training = held_out(12, share, most, seed, np.array(groups, np.uint32))
         assert sorted([*validation, *training]) == list(range(12))
         assert len(validation) in sizes
-        if len(set(groups)) > 1:
+        if len(set(groups)) > 1 and most > 3:
             assert not {groups[i] for i in validation} & {groups[i] for i in training}
 
 

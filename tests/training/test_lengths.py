@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import Case
 
 from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.model.devices import list_devices
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.training import lengths
 from autodeco_gguf.training.lengths import LEAST, MOST, longest_by_memory
@@ -38,3 +40,10 @@ def test_it_is_the_machines_memory_and_the_same_each_time(qwen2: Case, monkeypat
     assert len(found) == 1
     monkeypatch.setattr(lengths, "_memory", lambda: 0)
     assert longest_by_memory(model, TrainingSettings(), Machine()) == LEAST
+
+
+@pytest.mark.parametrize("limit", ["1000000\n", f"{2**63 - 4096}\n", "max\n"])
+def test_a_containers_memory_counts_where_it_is_less(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = next(device.total for device in list_devices() if device.kind == "cpu")
+    monkeypatch.setattr(Path, "read_text", lambda _: limit)
+    assert lengths._memory() == (1_000_000 if limit.startswith("1") else machines)

@@ -106,12 +106,23 @@ def test_a_record_with_nothing_to_learn_is_counted(record: object, encoder: Call
     assert (counts.examples, counts.empty) == (0, 1)
 
 
+def test_where_an_answer_was_cut(encoder: Callable[..., Encoder]) -> None:
+    """Behind the last of what it says, which its thoughts may have too; not where nothing is learnt of it."""
+    shows = encoder("{% for m in messages %}<{{ m.role }}>{{ m.reasoning_content }}{{ m.content }}" + TAIL)
+    thought = {"role": "assistant", "reasoning_content": "No. Or so.", "content": "No."}
+    assert learnt(shows, {"messages": [USER, thought], "finish_reason": "length"})[1] == ["No. Or so.No."]
+    unlearnt = {**changed(3, weight=0), "finish_reason": "length"}
+    assert learnt(encoder(HEAD + OBJECTS + TAIL), unlearnt)[1] == ['(weather {"city": "Ulm <ü>"})<|im_end|>']
+
+
 def test_variants_for_commands_keep_tools_and_weights(encoder: Callable[..., Encoder]) -> None:
     make = encoder(HEAD + OBJECTS + TAIL, Commands(low=("Be exact.",), high=("Be wild.",)))
     record = changed(3, weight=0)
-    sequences, _ = make.encode(record, 0, Counts())
+    counts = Counts()
+    sequences, _ = make.encode(record, 0, counts)
     assert len(sequences) == 3
     assert len({int((s < 0).sum()) for s in sequences}) == 1
+    assert counts.predicted == sum(int((s < 0).sum()) for s in sequences)
     assert record == changed(3, weight=0)
 
 
