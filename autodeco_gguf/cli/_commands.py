@@ -159,7 +159,6 @@ def _set(session: Session, rest: str) -> None:
         if value:
             new = settings.changed(session.request, name, "default" if value == "-1" else value).seed
             session.conversation.reseed(new)
-            session.request = replace(session.request, seed=None)
         _say(f"seed: {session.conversation.next_seed} for the next answer")
     else:
         if value:
