@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from autodeco_gguf.cli._answers import CtrlC
+from autodeco_gguf.cli._answers import CtrlC, Show, answer
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +49,32 @@ def test_a_job_in_the_background_ignores_it_still() -> None:
     with CtrlC() as ctrl_c, ctrl_c.doing(lambda: pytest.fail("not to be called")):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+class Given(SimpleNamespace):
+    """An answer without tokens."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+@pytest.mark.parametrize(("before", "meanwhile", "times"), [(True, False, 0), (False, True, 1)])
+def test_which_answer_it_ends(before: bool, meanwhile: bool, times: int) -> None:
+    """The one whose prompt is being read, and not the next one where it came when nothing was under way."""
+    cancelled: list[int] = []
+    generation = SimpleNamespace(
+        prompt=[1], n_reused=0, n_forgotten=0, finish_reason="stop", cancel=lambda: cancelled.append(1)
+    )
+
+    def ask(request: object) -> Given:
+        if meanwhile:
+            signal.raise_signal(signal.SIGINT)
+        return Given(generation=generation, n_left_out=0, pieces=[], prompt="Hello", seed=7)
+
+    conversation: Any = SimpleNamespace(ask=ask, keep=lambda given: None)
+    request: Any = SimpleNamespace(max_tokens=None)
+    with CtrlC() as ctrl_c:
+        if before:
+            signal.raise_signal(signal.SIGINT)
+        answer(conversation, request, Show(), ctrl_c)
+    assert len(cancelled) == times

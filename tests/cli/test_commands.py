@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from broken import Kind, rewrite
@@ -13,7 +15,9 @@ from run_helpers import TEMPLATE, with_template
 from terminal_helpers import Screen
 
 import autodeco_gguf as ad
-from autodeco_gguf.cli._commands import COMMANDS, completions
+from autodeco_gguf.cli._answers import Show
+from autodeco_gguf.cli._commands import COMMANDS, Session, completions, obey
+from autodeco_gguf.errors import InvalidInput
 
 
 def test_help_and_completion_come_from_one_table() -> None:
@@ -42,6 +46,7 @@ SAID = (
     ("/set stop default", "stop: none"),
     ("/set stats on", "stats: on"),
     ("/set stats off", "stats: off"),
+    ("/set seed -1", "seed: "),
     ("/set seed 41", "seed: 41 for the next answer"),
     ("/system Be kind.", "system: Be kind."),
     ("/heads off", "heads: none (temperature fixed at 1, top-p fixed at 1)"),
@@ -84,6 +89,7 @@ def test_what_commands_say(qwen2: Case, tmp_path: Path) -> None:
         shown = "\n".join(screen.say("/show")).rpartition("> /show")[2]
         for line in (
             "system          Be kind.",
+            "messages        0",
             "max_tokens      3",
             "seed            41 for",
             "temperature     predicted",
@@ -136,6 +142,36 @@ def test_a_talk_is_saved_and_goes_on(qwen2: Case, tmp_path: Path) -> None:
         assert "talk.json: 1 message, without a system message" in screen.say("/load talk.json")[-2]
         talk.write_text('[{"role": "tool", "content": "x"}]')
         assert "error: talk.json: message 1 {'role': 'tool'" in "\n".join(screen.say("/load talk.json")[-4:])
+
+
+@pytest.mark.parametrize("typed", ["/clear", "/load talk.json"])
+def test_answers_of_another_talk_are_none_of_this(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("talk.json").write_text("[]")
+    conversation = SimpleNamespace(clear=lambda: None, resume=lambda messages: None, system=None)
+    unused: Any = None
+    told: Any = ["an answer"]
+    session = Session(unused, conversation, unused, Show(), unused, unused, told=told)  # type: ignore[arg-type]
+    obey(session, *typed.partition(" ")[::2])
+    with pytest.raises(InvalidInput, match=r"^there is no answer yet$"):
+        obey(session, "/view", "")
+
+
+def test_where_another_answer_is_refused_the_talk_stays_as_it_was() -> None:
+    conversation = SimpleNamespace(messages=["Hello", "Hi"], gone=["x"])
+
+    def reopen() -> str:
+        conversation.messages, conversation.gone = [], []
+        return "Hello"
+
+    def refuse(message: str) -> None:
+        raise InvalidInput(f"not {message}")
+
+    conversation.reopen = reopen
+    session: Any = SimpleNamespace(conversation=conversation, answer=refuse)
+    with pytest.raises(InvalidInput, match=r"^not Hello$"):
+        obey(session, "/regen", "")
+    assert (conversation.messages, conversation.gone) == (["Hello", "Hi"], ["x"])
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its names are UTF-8")

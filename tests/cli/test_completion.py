@@ -43,6 +43,15 @@ done
     assert done.stdout.splitlines() == ["rollouts", "--top-p --top-k", "entropy"], done.stderr
 
 
+def test_after_a_verb_that_is_none_no_error_is_said() -> None:
+    """What a shell would write amid the line that is typed; elsewhere it is told which may be meant."""
+    asked = {"_AUTODECO_GGUF_COMPLETE": "bash_complete", "COMP_WORDS": "autodeco-gguf rum --", "COMP_CWORD": "2"}
+    program = "import sys; sys.argv[0] = 'autodeco-gguf'; from autodeco_gguf.cli import main; main()"
+    outcome = spawn(python=("-c", program), env={**os.environ, **asked})
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "did you mean run?" in spawn("rum").err
+
+
 COMPLETED = {
     "autodeco-gguf ro": "rollouts",
     "autodeco-gguf run --no-h": "--no-history",

@@ -20,7 +20,7 @@ from broken import (
 
 import autodeco_gguf as ad
 from autodeco_gguf.cli import VERBS, run_command
-from autodeco_gguf.errors import ModelFailed
+from autodeco_gguf.errors import MAX_MESSAGE, ModelFailed
 
 Capture = pytest.CaptureFixture[str]
 
@@ -195,6 +195,11 @@ def test_an_error_goes_to_standard_error_or_nowhere(monkeypatch: pytest.MonkeyPa
         assert invoke(capfd, "fly").status == 2
         with contextlib.suppress(OSError):
             full.close()
+
+
+def test_an_error_has_a_length(capfd: Capture) -> None:
+    outcome = invoke(capfd, "x" * 100_000)
+    assert (outcome.status, len(outcome.err)) == (2, MAX_MESSAGE + 1)
 
 
 CLOSED = """

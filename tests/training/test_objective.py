@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,21 @@ def test_gradients_are_those_of_the_whole_objective(name: str, control: bool, mo
         )
 
 
+def test_heads_see_the_logits_before_a_scale_of_the_models_and_losses_those_after() -> None:
+    heads, o = HeadsModule(12, 3), Objective(easy_mask=0.0, feature_gradient=True)
+    parts, _ = random_features()
+    halved = [replace(part, logits=part.logits / 2) for part in parts]
+    scaled = [replace(half, raw=part.logits) for half, part in zip(halved, parts, strict=True)]
+    plain, half, both = (
+        collect(heads, each, sum(map(len, parts)), o, torch.Generator(), NO_TRIPLES) for each in (parts, halved, scaled)
+    )
+    for name in ("top_p", "features", "slopes"):
+        torch.testing.assert_close(getattr(both, name), getattr(plain, name))
+        assert not torch.equal(getattr(half, name), getattr(plain, name))
+    torch.testing.assert_close(both.temperature_loss, half.temperature_loss)
+    assert not torch.equal(half.temperature_loss, plain.temperature_loss)
+
+
 def test_the_top_p_loss_teaches_the_temperature_head_too() -> None:
     heads = HeadsModule(12, 3)
     parts, _ = random_features()
@@ -171,3 +187,5 @@ def test_the_mean_of_losses_goes_by_positions() -> None:
     parts = [Losses(1.0, 2.0, 0.0, 0.5, 0.25, 1, 3), Losses(4.0, 5.0, 3.0, 1.5, 0.75, 2, 1)]
     assert Losses.mean(parts) == Losses(3.0, 4.0, 2.0, pytest.approx(3.5 / 3), pytest.approx(1.75 / 3), 3, 4)
     assert parts[1].total == 12.0
+    by_example = Losses.mean(parts, "example")  # T and P by the positions all the same
+    assert by_example == Losses(1.75, 2.75, 0.75, pytest.approx(3.5 / 3), pytest.approx(1.75 / 3), 3, 4)

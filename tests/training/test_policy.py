@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,11 +178,13 @@ def gradients_of(heads: HeadsModule) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in heads.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("pull", [0.0, 0.3])
 @pytest.mark.parametrize("trained", [("temperature", "top_p"), ("temperature",), ("top_p",)])
-def test_the_gradients_are_those_of_the_objective(pull: float, trained: tuple[str, ...]) -> None:
-    """Against torch's own backward pass through the loss as the paper has it, over all of the vocabulary."""
-    parts, _ = random_features()
+def test_the_gradients_are_those_of_the_objective(pull: float, trained: tuple[str, ...], scale: float) -> None:
+    """Against torch's own backward pass through the loss as the paper has it, over all of the vocabulary; the heads
+    see the logits before a scale of the model's."""
+    parts = [replace(part, logits=scale * part.logits, raw=part.logits) for part in random_features()[0]]
     heads, start, weights = heads_of(0), heads_of(1), torch.tensor([0.5, -0.25, 0.0, 1.0, -1.0, 0.5, -0.75])
     objective = Objective(heads=trained, sort_tolerance=0.0)
     accumulate(heads, start, parts, weights, 100, objective, Limits(pull, (0.0, 2.0), (0.0, 1.0)))
@@ -193,7 +196,7 @@ def test_the_gradients_are_those_of_the_objective(pull: float, trained: tuple[st
         predictions = []
         for of in (heads, start):
             t = of.temperature(hidden) if objective.temperature else torch.ones(len(part))
-            features = plain_features(logits, t).detach()
+            features = plain_features(logits / scale, t).detach()
             predictions.append((t, of.top_p(hidden, features) if objective.top_p else torch.ones(len(part))))
         (t, p), (t0, p0) = predictions
         loss = loss + (weights[torch.from_numpy(part.sequence)] * plain_top_p_loss(logits, tokens, t, p)).sum()

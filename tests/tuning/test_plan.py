@@ -98,6 +98,15 @@ def test_too_few_minutes_for_heads() -> None:
     assert make_plan(plan.heads_s * 0.99, speed, work).rounds == 0
 
 
+def test_heads_are_not_trained_where_no_time_is_left_to_compare_them() -> None:
+    """A training of one's own heads is short beside a test of 16 answers to each problem with five methods and more."""
+    work = Work(60, 40, group=16, methods=5, validation_problems=5, likelihood=False)
+    plan = make_plan(4200 / (1 - RESERVE), Speed(1.0, 30, 30), work)
+    assert (plan.training, plan.rounds, plan.training_s) == (None, 0, 0.0)
+    assert plan.heads_s == pytest.approx((10 * (1 + 7 * 16) + 8 * 8) / 0.25 / (1 - RESERVE))
+    assert plan.heads_s > (3 * 5 * 8 + 15 * 8 * 8 * 1.8) / 0.5 / (1 - RESERVE)  # which is enough for the training
+
+
 def test_too_few_minutes_for_anything() -> None:
     some = r"^minutes 1: an answer of 500 tokens \(75% had not ended and count as long as they may get\) takes 5\.0 s; "
     with pytest.raises(InvalidInput, match=some):
