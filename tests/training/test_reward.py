@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from conftest import Case
 
 from autodeco_gguf import Heads
 from autodeco_gguf.answers.items import GradedTasks
+from autodeco_gguf.engine.scheduler import Batching
 from autodeco_gguf.errors import AutoDecoError, BadFile
 from autodeco_gguf.files.jsonl import write_lines
 from autodeco_gguf.heads.checkpoint import read_checkpoint
@@ -25,8 +29,10 @@ from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.tasks import stories
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.tasks import Task
+from autodeco_gguf.training import reward as module
 from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.module import HeadKind
+from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.reward import RewardOptions, RewardTrained, RewardWatch, flat_warning, train_reward
 from autodeco_gguf.training.reward_settings import RewardSettings
 from autodeco_gguf.training.settings import Objective
@@ -91,6 +97,64 @@ def test_deep_heads_and_a_frozen_one(qwen2: Case, tmp_path: Path) -> None:
         n for n in theirs if n.startswith("temp")
     }
     assert Heads.load(done.adapter).names == {"temperature", "top_p"}
+
+
+class Seen(Exception):
+    pass
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an engine would be made with."""
+    arguments: dict[str, Any] = {}
+
+    def engine(*_: object, **given: Any) -> None:
+        arguments.update(given)
+        raise Seen
+
+    monkeypatch.setattr(module, "Engine", engine)
+    return arguments
+
+
+def test_how_answers_are_drawn(told: dict[str, Any], qwen2: Case, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, objective=Objective(heads=("temperature",)))
+    options = replace(OPTIONS, start="new", chat_template_kwargs={"a": 1})
+    with GradedTasks([Task("p", PROBLEMS, "even")]) as tasks, pytest.raises(Seen):
+        train_reward(qwen2.base, tasks, tmp_path / "out", settings, options=options, machine=Machine(n_threads=1))
+    del told["heads"]
+    assert told == {
+        "n_parallel": 4, "n_ctx": 64, "heads_enabled": {"temperature"}, "machine": Machine(n_threads=1),
+        "batching": Batching(batch_invariant=True), "chat_template_kwargs": {"a": 1},
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("told")
+def test_what_is_there_is_not_written_over(
+    undisturbed: Path, qwen2: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads to begin with, and what another training has finished just before this one has the output."""
+    shutil.copy(undisturbed.parent / "out.gguf", tmp_path)
+    with pytest.raises(BadFile, match=r"out\.gguf: is an input and would be written; choose another output$"):
+        trained(qwen2.base, tmp_path / "out", tmp_path / "out.gguf", force=True)
+    held = Output.held
+
+    @contextmanager
+    def finished(self: Output) -> Iterator[None]:
+        with held(self):
+            self.files[0].touch()
+            yield
+
+    monkeypatch.setattr(Output, "held", finished)
+    with pytest.raises(BadFile, match=r"config\.json: exists; use --force"):
+        trained(qwen2.base, tmp_path / "other", "new")
+
+
+def test_force_begins_anew(undisturbed: Path, qwen2: Case, tmp_path: Path) -> None:
+    start = tmp_path / "out" / ".training" / "start"
+    start.mkdir(parents=True)
+    (start / "answers.jsonl").write_text('{"text": "of another training"}\n' * 100)
+    done = trained(qwen2.base, tmp_path / "out", force=True)
+    assert (done.checkpoint / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
 def test_too_few_right_answers_for_a_start_by_likelihood(qwen2: Case, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.training.measures import Measures
 from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.reward_settings import RewardSettings
-from autodeco_gguf.training.reward_trainer import RewardTrainer, Round, tokens_of
+from autodeco_gguf.training.reward_trainer import BETA_2, RewardTrainer, Round, tokens_of
 from autodeco_gguf.training.rewards import Group, Reward
 
 pytestmark = pytest.mark.usefixtures("tamed", "one_thread")
@@ -104,6 +104,23 @@ def test_validation_problems_are_never_trained_on(undisturbed: Kit) -> None:
     assert sorted(seen) == sorted({item.key for item in trainer.training})  # an epoch: each once
     assert not held & set(seen)
     assert [item.key for item in trainer.items_of(3)] != seen[:2] or [i.key for i in trainer.items_of(4)] != seen[2:4]
+
+
+def test_every_round_has_as_many_problems(engine: Engine, tmp_path: Path) -> None:
+    """What is left at the end of an epoch is left out: here the seventh."""
+    trainer = Kit(engine, tmp_path, validation=0.0).trainer
+    rounds = [[item.key for item in trainer.items_of(at)] for at in range(6)]
+    assert [len(keys) for keys in rounds] == [2] * 6
+    for epoch in (rounds[:3], rounds[3:]):
+        assert len({key for keys in epoch for key in keys}) == 6
+
+
+def test_heads_to_begin_with_are_those_that_it_is_pulled_to(engine: Engine, tmp_path: Path) -> None:
+    kit, start = Kit(engine, tmp_path), HeadsModule(64, 5)
+    kit.trainer.begin(start)
+    assert equal(kit.heads(), start.state_dict())
+    assert equal(kit.trainer._start.state_dict(), start.state_dict())
+    assert kit.trainer._optimizer.state_dict()["param_groups"][0]["betas"] == (0.9, BETA_2)
 
 
 def test_equal_problems_are_on_one_side(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

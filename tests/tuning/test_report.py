@@ -212,6 +212,11 @@ def test_small_values_can_be_told_apart() -> None:
     assert "| 0.00046 ± " in text
 
 
+def test_digits_are_those_of_the_value_furthest_from_0() -> None:
+    text = page(made({**{name: -mean for name, mean in MEANS.items()}, "pair": -0.00005}, "own:score"))
+    assert " -0.40 ± 0.01 |" in text
+
+
 def test_why_there_are_no_heads() -> None:
     text = page(made(MEANS, obstacle="training needs torch; pip install torch"))
     assert "- No heads were trained: training needs torch; pip install torch.\n" in text

@@ -43,3 +43,9 @@ def test_what_is_compared_follows_the_reward(reward: str, group: int, measure: s
 def test_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{message}"):
         TuneSettings(**values).check()
+
+
+def test_the_date_that_a_template_reads_is_of_one_day() -> None:
+    settings = TuneSettings(chat_template_kwargs={"strftime_now": "x", "enable_thinking": False})
+    assert settings.undated_kwargs == {"enable_thinking": False}
+    assert TuneSettings().undated_kwargs == {}

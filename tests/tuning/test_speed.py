@@ -9,6 +9,8 @@ import pytest
 
 from autodeco_gguf.answers.items import GradedTasks, Item, render
 from autodeco_gguf.engine.engine import Engine
+from autodeco_gguf.engine.generation import Generation
+from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -55,13 +57,29 @@ def test_a_limit_of_time(engine: Engine) -> None:
     tasks, ticks = Graded([read_task("demo")]), itertools.count()
     items = render(engine, tasks.tasks, None)
     speed = measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
+    engine.forget()  # nothing is under way any more
     assert tasks.graded == 0
     room = [160 - len(item.tokens) for item in items[:4]]
     assert speed.tokens == pytest.approx(sum(room) / 4)
     assert speed.unended == 1.0
+    ticks = itertools.count()
+    more = measure_speed(engine, tasks.grade, items, max_tokens=1000, limit_s=5, clock=lambda: next(ticks))
+    assert more.tokens == speed.tokens  # than there is room for
     ticks = itertools.count(0, 10)
     with pytest.raises(InvalidInput, match="minutes 5 s for a first look, expected enough for one token"):
         measure_speed(engine, tasks.grade, items, max_tokens=None, limit_s=5, clock=lambda: next(ticks))
+
+
+def test_answers_to_a_problem_that_comes_again_are_others(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, seeds, submit = render(engine, [read_task("demo", limit=3)], 5), list[int | None](), Engine.submit
+
+    def noted(self: Engine, request: Request) -> Generation:
+        seeds.append(request.seed)
+        return submit(self, request)
+
+    monkeypatch.setattr(Engine, "submit", noted)
+    measure_speed(engine, lambda *_: None, items, max_tokens=5, limit_s=60)
+    assert len(set(seeds)) == 8
 
 
 def test_the_time_that_grading_takes_counts(engine: Engine) -> None:
