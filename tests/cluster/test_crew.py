@@ -74,6 +74,9 @@ def test_nodes_come_and_go(cluster_of: ClusterOf) -> None:
     assert crew.alive(third.id)
     assert not crew.alive(first.id)
     assert said[-1].startswith(third.name)
+    cluster.remove(third)
+    crew.lose(next(worker for worker in crew.ready if worker.node == third), "connection reset")
+    assert not crew.alive(third.id)  # at once, so that no request is blamed for it
 
 
 def test_a_node_that_is_too_small(cluster_of: ClusterOf) -> None:
@@ -115,8 +118,9 @@ def test_a_node_with_something_else_takes_no_part(cluster_of: ClusterOf, other: 
     assert len([actor for actor in cluster.actors if actor.node.id == "000002"]) == 1  # not tried again
 
 
-def test_a_node_whose_model_was_on_a_worker_that_is_lost_is_tried_again(cluster_of: ClusterOf) -> None:
-    cluster = cluster_of(nodes=1)
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_node_whose_model_was_on_a_worker_that_is_lost_is_tried_again(cluster_of: ClusterOf, cpus: int) -> None:
+    cluster = cluster_of(nodes=1, cpus=cpus)
     crew, said = crew_of(cluster)
     gone = ModelFailed("worker 10.0.0.9:50052: connection refused", key="rpc")
     answers = [gone, about()]
@@ -124,7 +128,7 @@ def test_a_node_whose_model_was_on_a_worker_that_is_lost_is_tried_again(cluster_
     crew.lose(next(iter(crew.ready)), "worker 10.0.0.9:50052: lost: it closed the connection")
     for _ in range(50):
         crew.turn()
-    assert ready(crew) == ["000001"]
+    assert ready(crew) == ["000001"] * cpus
     assert answers == []
     assert said[-1].endswith("a process is lost: worker 10.0.0.9:50052: connection refused")
 

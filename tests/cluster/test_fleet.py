@@ -179,6 +179,27 @@ def test_a_request_that_ends_every_process_is_given_up(cluster_of: ClusterOf) ->
     assert len(crashes) == LIMIT
 
 
+def test_a_request_under_suspicion_is_drawn_alone_and_others_after_it(cluster_of: ClusterOf) -> None:
+    cluster, asked, seen = cluster_of(6, nodes=1), requests(40), list[set[int]]()
+
+    def happens() -> None:
+        not_for_ever(cluster)
+        for actor in asked_for(cluster, 0):
+            calls = [call for call in cluster.calls if call[0] is actor and call[2] == "draw"]
+            together = {*actor.under_way, *(i for call in calls for i, _ in call[3][1])}
+            if len(seen) < LIMIT - 1:
+                seen.append(together)
+                cluster.crash(actor)
+            elif together not in seen:
+                seen.append(together)
+
+    cluster.happens = happens
+    with Fleet(cluster, SPEC) as fleet:
+        assert values(fleet.as_completed(asked)) == one_engine(asked)
+    assert seen[LIMIT - 1 :] == [{0}]
+    assert len(cluster.actors[-1].drawn) > 10
+
+
 def test_that_nodes_go_says_nothing_about_a_request(cluster_of: ClusterOf) -> None:
     cluster, asked, gone = cluster_of(7, nodes=1), requests(20), []
 
@@ -210,6 +231,22 @@ def test_a_model_that_fails_is_replaced(cluster_of: ClusterOf) -> None:
     assert failed[0].ended
     assert len(cluster.actors) == 3
     assert [line for line in said if "out of memory on CUDA0" in line and "answers to draw again: " in line]
+
+
+def test_results_that_come_with_the_failure_are_drawn_again(cluster_of: ClusterOf) -> None:
+    for seed in range(10):
+        cluster, asked, failed = cluster_of(seed, nodes=1), requests(60), list[FakeActor]()
+
+        def fails(actor: FakeActor, failed: list[FakeActor] = failed) -> Any:  # by one of its calls
+            if len(actor.drawn) > 5 and not failed:
+                failed.append(actor)
+                return ModelFailed("out of memory on CUDA0")
+            return None
+
+        cluster.fails = fails
+        with Fleet(cluster, SPEC) as fleet:
+            assert values(fleet.as_completed(asked)) == one_engine(asked)
+        assert failed
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -268,6 +305,19 @@ def test_without_a_node_it_waits_and_gives_up(cluster_of: ClusterOf) -> None:
             drawn.extend(stream)
     assert 10 <= len(drawn) < 40
     assert said[-1] == "no node to draw on: waiting, at most 1 minutes"
+
+
+def test_an_interrupt_before_the_first_node_is_ready_ends_the_processes(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(14, nodes=2)
+
+    def happens() -> None:
+        if any(call[2] == "load" for call in cluster.calls):
+            raise KeyboardInterrupt
+
+    cluster.happens = happens
+    with pytest.raises(KeyboardInterrupt), Fleet(cluster, SPEC):
+        pass
+    assert [actor.ended for actor in cluster.actors] == [True, True]
 
 
 # ---- prompts ----

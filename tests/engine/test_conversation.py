@@ -172,6 +172,8 @@ def test_what_was_said_to_a_model_that_is_given_each_message_alone(chatting: Eng
     assert [m["content"] for m in conversation.said[:3]] == ["user", "assistant", "One"]
     assert (conversation.reopen(), conversation.said) == ("One", talk)
     assert (conversation.reopen(), conversation.said) == ("user", [])
+    conversation.resume([{"role": "system", "content": "Be brief."}, *talk])
+    assert conversation.said == [*conversation.messages, *talk] == [*conversation._beginning, *talk]
 
 
 def test_a_message_that_does_not_fit_alone_costs_nothing(long: Engine) -> None:
@@ -481,6 +483,21 @@ def test_a_full_context_stops_where_that_is_wanted(long: Engine) -> None:
     assert re.fullmatch(words, refused)
     assert conversation.messages[0]["content"] == "Message 0"
     assert len(conversation.messages) > 4
+    with pytest.raises(InvalidInput, match=r"^the prompt has \d+ tokens, the context holds 128; raise it$"):
+        Conversation(long, overflow="stop").ask(Request("word " * 200))  # a message alone
+
+
+def test_a_talk_that_fills_the_context_to_the_last_token(long: Engine) -> None:
+    conversation = Conversation(long, overflow="stop")
+    told(conversation, "One")
+
+    def size(text: str) -> int:
+        return len(conversation._tokens([*conversation.messages, {"role": "user", "content": text}])[1])
+
+    texts = {size("a" * n): "a" * n for n in range(2 * long.n_ctx)}
+    assert conversation.ask(Request(texts[long.n_ctx - 1])).generation.prompt
+    with pytest.raises(InvalidInput, match=r"^the conversation has 128 tokens, the context holds 128; raise it$"):
+        conversation.ask(Request(texts[long.n_ctx]))
 
 
 def test_an_answer_goes_on_where_the_context_is_full(chatting: Engine) -> None:
@@ -506,6 +523,25 @@ def test_a_system_message_is_a_text(wrong: Any, chatting: Engine) -> None:
         with pytest.raises(InvalidInput, match=r"^system .*, expected a text that can be written as UTF-8$"):
             use()
     assert conversation.system == "Be kind."
+
+
+def test_what_an_answer_that_goes_on_does_not_forget(long: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most half of the context, and the first tokens where nothing comes before the messages."""
+    answer = Conversation(long, overflow="shift").ask(Request("word " * 30, max_tokens=1))
+    assert len(answer.generation.prompt) > long.n_ctx // 2 == answer.generation.request.n_keep
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(long, "chat", Chat(template, long.context.vocab, long.context.file.path))
+    conversation = Conversation(long, overflow="shift")
+    told(conversation, "One two three four five")
+    assert conversation.ask(Request("Six", max_tokens=1)).generation.request.n_keep == 4
+
+
+def test_a_long_message_that_is_given_alone_leaves_nothing_out(long: Engine) -> None:
+    conversation = Conversation(long, raw=True)
+    told(conversation, "One")
+    answer = conversation.ask(Request("word " * 40))
+    assert len(answer.generation.prompt) > 0.75 * long.n_ctx
+    assert answer.left_out == []
 
 
 def test_a_system_message_needs_a_template(merged: Path) -> None:
