@@ -457,7 +457,8 @@ def test_a_conversation_goes_on_from_other_messages(chatting: Engine) -> None:
     assert conversation.reopen() == "user"
     conversation.resume(iter(messages[1:]))
     assert conversation.system is None
-    for wrong in ([{"role": "tool", "content": "x"}], [{"role": "user"}], ["x"], [messages[1], messages[0]]):
+    no_text = [{"role": "user", "content": "caf\udce9"}]
+    for wrong in ([{"role": "tool", "content": "x"}], [{"role": "user"}], ["x"], [messages[1], messages[0]], no_text):
         with pytest.raises(InvalidInput, match=r"message \d .*expected an object with a"):
             conversation.resume(wrong)  # type: ignore[arg-type]
     assert conversation.messages == messages[1:]

@@ -54,6 +54,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"allOf": [{"allOf": [{"type": "number", "exclusiveMinimum": 5}]}, {"maximum": 5.5}]}, LESS),
     ({"type": "object", "allOf": [ABOVE_5, BELOW_5_5]}, LESS),
     ({"$ref": "#/x-defs/a", "x-defs": {"a": {"patern": "b"}}}, "\\$ref '#/x-defs/a' names a part that is no schema"),
+    ({"$ref": "#/x-a~01b", "x-a~1b": {"patern": "b"}}, "\\$ref '#/x-a~01b' names a part that is no schema"),
+    ({"$ref": "#/x-defs/1", "x-defs": [{}, {"patern": "b"}]}, "\\$ref '#/x-defs/1' names a part that is no schema"),
     ({"$ref": "#/$defs/a/default", "$defs": {"a": {"default": {}}}}, "\\$ref '#/\\$defs/a/default' names a part"),
     (
         {"type": "string", "pattern": "^[a-z&&[^b]]$"},
@@ -86,6 +88,7 @@ REFUSED: list[tuple[Any, str]] = [
                     "$defs": {"a": {"multipleOf": 97, "allOf": [{"multipleOf": 83}]}},
                 },
             ),
+            (997, {"$ref": "#/$defs/a", "anyOf": [{"multipleOf": 997}], "$defs": {"a": {"multipleOf": 991}}}),
             (991, {"properties": {"a": {"multipleOf": 997}}, "patternProperties": {"^a": {"multipleOf": 991}}}),
         ]
     ),
@@ -220,6 +223,8 @@ TAKEN: list[tuple[Any, Any, Any]] = [
         {"k7": 0},
     ),
     ({"$ref": "#/anyOf/0", "anyOf": [{"type": "null"}]}, None, 1),
+    ({"type": "object", "minProperties": 1}, {"a": 1}, {}),
+    ({"type": "number", "exclusiveMinimum": 0.5, "maximum": 1}, 0.75, 0.5),
 ]
 
 

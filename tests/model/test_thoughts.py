@@ -45,6 +45,11 @@ def test_an_answer_in_channels(content: str, text: str) -> None:
     assert rendered(other, content=content) == content
 
 
+def test_thoughts_beside_channels_stay() -> None:
+    content = f"{ANALYSIS}<|end|>{FINAL}<|message|>Hello"
+    assert rendered(CHANNELS, content=content, reasoning_content="Other.") == "[Other.|Hello]"
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_thoughts_have_the_template_s_name(name: str) -> None:
     for reads in ("m.reasoning_content", "m['reasoning']", 'm.get("thinking", "")', "m.reasoning or m.thinking"):
@@ -79,7 +84,10 @@ QWEN3 = """{% for m in messages %}{% set content, r = m.content, '' %}{% if m.re
 OPEN = "{% for m in messages %}<think>{{ m.reasoning_content }}</think>{{ m.content }}{% endfor %}"
 
 
-@pytest.mark.parametrize("content", ["<think>\nHm\n</think>\n\nHo\n", "Hm</think>Ho\n", "\nHm\n</think>\nHo\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["<think>\nHm\n</think>\n\nHo\n", "Hm</think>Ho\n", "\nHm\n</think>\nHo\n", "\n<think>Hm</think>Ho\n"],
+)
 def test_a_template_that_takes_thoughts_apart_itself(content: str) -> None:
     """As Qwen3's, which looks for the last mark: it is left alone, and writes the same as with thoughts apart."""
     message = {"role": "assistant", "content": content}
@@ -101,3 +109,5 @@ def test_a_template_that_takes_thoughts_apart_itself(content: str) -> None:
 def test_nothing_to_take_apart(role: str, content: str, template: str) -> None:
     message = {"role": role, "content": content}
     assert apart(message, template) == message
+    told = {"role": "assistant", "content": "a</think>b", "thinking": "Hm"}
+    assert apart(told, OPEN) == told
