@@ -225,6 +225,21 @@ def test_what_was_shifted_is_no_beginning_for_others(merged: Path) -> None:
     fresh.close()
 
 
+def test_what_is_shifted_while_it_runs_is_no_beginning_for_others(merged: Path) -> None:
+    with make(merged, n_parallel=2, n_ctx=64) as engine:
+        prompt = PROMPTS[3][:50]
+        running = engine.submit(Request(prompt, max_tokens=200, n_keep=10, logit_bias=no_end(engine)))
+        engine.run_until(lambda: running.n_forgotten > 0 and running.position > len(prompt))
+        other = engine.submit(Request(prompt, temperature=0, max_tokens=5))
+        result = other.result()
+        assert running.finish_reason is None
+        assert other.n_reused <= 10
+        running.cancel()
+    with make(merged, n_parallel=2, n_ctx=64) as engine:
+        (expected,) = engine.generate([Request(prompt, temperature=0, max_tokens=5)])
+    assert result.tokens == expected.tokens
+
+
 def test_what_cannot_be_shifted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidInput, match=r"^n_keep 65, expected at most half of the context, 64$"):
         engine.submit(Request([5], n_keep=65))
@@ -236,6 +251,28 @@ def test_what_cannot_be_shifted(engine: Engine, monkeypatch: pytest.MonkeyPatch)
 
 
 # ---- prompts ----
+
+
+def test_what_a_sequence_held_before_another_moved_out_of_it_is_gone(merged: Path) -> None:
+    """It holds what has moved, not what it held before that."""
+    a, b, c, d = ([first + i for i in range(40)] for first in (10, 60, 110, 160))
+    with make(merged, n_parallel=2) as engine:
+        engine.generate([Request(prompt, max_tokens=2) for prompt in (a, b)])
+        first = engine.submit(Request(c, max_tokens=1))
+        moving = engine.submit(Request(d, max_tokens=60, logit_bias=no_end(engine)))
+        engine.run_until(lambda: first.finish_reason is not None and moving.n_drawn > 2)
+        again = engine.submit(Request(b, max_tokens=1))
+        again.result()
+        assert (again.n_reused, moving.finish_reason) == (0, None)
+        moving.cancel()
+
+
+def test_all_of_a_short_prompt_is_known_again(merged: Path) -> None:
+    with make(merged, n_parallel=2) as engine:
+        for expected in (0, 7):
+            handle = engine.submit(Request(list(range(10, 18)), max_tokens=1))
+            handle.result()
+            assert handle.n_reused == expected
 
 
 def count_prompt_tokens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
