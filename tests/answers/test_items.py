@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fake_engine import TASKS, FakeEngine, FakeGrader
 
-from autodeco_gguf.answers.items import GradedTasks, Item, make_request, render
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.answers.items import GradedTasks, Item, digest, make_request, render
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.tasks.problems import Problem
 
@@ -46,3 +46,24 @@ def test_a_problem_that_does_not_fit_is_named() -> None:
     task = replace(TASKS[0], problems=(*TASKS[0].problems, Problem("x" * 50, "a", 4, "t.jsonl")))
     with pytest.raises(BadFile, match=r"^t\.jsonl:4: the prompt has 52 tokens"):
         render(engine, [task], None)
+
+
+def test_what_fails_at_a_problem_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise ModelFailed("the worker is lost")
+        yield
+
+    monkeypatch.setattr(FakeEngine, "prompts", failing)
+    with pytest.raises(ModelFailed, match=rf"^{TASKS[0].problems[0].where}: the worker is lost$"):
+        render(FakeEngine(), TASKS, None)  # type: ignore[arg-type]
+
+
+def test_a_digest_tells_problems_apart_by_all_that_they_are() -> None:
+    item = Item("words", 1, TASKS[1].problems[1], [1])
+    others = [
+        replace(item, task="sums"),
+        replace(item, tokens=[2]),
+        *(replace(item, problem=replace(item.problem, **change)) for change in ({"line": 9}, {"answer": "another"})),
+    ]
+    assert len({digest([one]) for one in (item, *others)}) == 5
+    assert digest([item, others[0]]) != digest([others[0], item])

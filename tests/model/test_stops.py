@@ -69,6 +69,7 @@ FOUND: list[tuple[list[str], list[bytes], list[bytes]]] = [
     (["abcd", "b"], [b"ab"], [b"a"]),  # the longer may come, but the shorter is there
     (["aab"], [b"a", b"a", b"a", b"b"], [b"", b"", b"a", b""]),
     (["abab!"], [b"ababab!"], [b"ab"]),
+    (["aabaaac"], [b"aabaaabaaac"], [b"aaba"]),
     (["é"], ["è".encode()[:1], "è".encode()[1:], "é".encode()], [b"", "è".encode(), b""]),
 ]
 
@@ -124,6 +125,7 @@ NAMED: list[tuple[str, list[bytes | int], bytes]] = [
     ("<|im_start|>", [b"yes", b"<|im_", b"start", b"|>"], b"yes"),  # spelt out, it is a text
     ("<|im_start|>user", [b"yes", START, b"us", b"ed", START, b"us", b"er"], b"yesused"),
     ("\n<|im_start|>", [b"yes\n\n", START], b"yes\n"),
+    ("<|im_start|>x<|im_start|>", [b"yes", START, b"x", START], b"yes"),
     ("<|im_end|>", [b"yes", START], b"yes"),  # another
     ("es", [b"e", START, b"s"], b""),  # which shows as the text "es"
 ]
@@ -168,3 +170,9 @@ def test_the_end_is_no_token(qwen2: Case) -> None:
     text = StoppedText(["yes<|endoftext|>"], Context(qwen2.base, n_ctx=32).vocab)
     assert (text.add(b"yes"), text.rest(), text.stopped) == ("", "yes", False)
     assert StoppedText(["yes<|endoftext|>"], Context(qwen2.base, n_ctx=32).vocab).add(b"yes", final=True) == "yes"
+
+
+def test_half_a_character_is_no_control_token(qwen2: Case) -> None:
+    text = StoppedText(["yes<|endoftext|>"], Context(qwen2.base, n_ctx=32).vocab)
+    assert [text.add(piece) for piece in (b"yes", "é".encode()[:1], "é".encode()[1:])] == ["", "", "yesé"]
+    assert not text.stopped
