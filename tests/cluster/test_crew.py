@@ -50,7 +50,7 @@ def test_as_many_as_fit_and_each_node_is_introduced(cluster_of: ClusterOf) -> No
 
 def test_a_gpu_is_asked_for_and_its_loss_is_said(cluster_of: ClusterOf) -> None:
     cluster = cluster_of(nodes=0)
-    good, bad = cluster.add(cpus=8, gpus=2), cluster.add(cpus=8, gpus=1)
+    good, _ = cluster.add(cpus=8, gpus=2), cluster.add(cpus=8, gpus=1)
     cluster.says = lambda node: about(devices=("CUDA0",) if node == good else ())
     _, said = crew_of(cluster)
     assert [actor.needs for actor in cluster.actors] == [(1, 1)] * 3
@@ -59,7 +59,6 @@ def test_a_gpu_is_asked_for_and_its_loss_is_said(cluster_of: ClusterOf) -> None:
         "node 10.0.0.2 (000002): 1 at a time, each with 1 thread, on the CPU",
         "node 10.0.0.2 (000002): Ray has a GPU there, llama.cpp finds none (is it built for it?): it is not used",
     ]
-    assert bad.name in said[-1] or bad.name in said[0]
 
 
 def test_nodes_come_and_go(cluster_of: ClusterOf) -> None:

@@ -76,12 +76,17 @@ def test_whether_p_pays(lost_less: Estimate, gain: Estimate | None, words: str) 
 
 def test_the_constants_and_losses_that_it_names() -> None:
     t = replace(T, constant=0.71, mean=0.72, best_constant=0.73, gain_over_mean=ZERO, gain_over_best=MINUS)
-    words = verdict(replace(FOUND, temperature=t, top_p=replace(P, constant=0.74, lost=0.01, constant_lost=0.02)))
+    t = replace(t, leverage=replace(t.leverage, half=0.125, ninety=0.5))
+    p = replace(P, constant=0.74, lost=0.01, constant_lost=0.02, gain=MINUS, over_no_cut=PLUS, share=0.25)
+    words = verdict(replace(FOUND, temperature=t, top_p=p))
     for part in (
         "the mean of their 1/T (0.71) the heads gain",
         "their T (0.72) +0.0100 ± 0.0100 nats a token, over the best single T (0.73) -0.1000 ± 0.0100",
         "another set than the constant (0.74)",
+        "Half of the leverage lies on 12.5 % of the tokens, 90 % of it on 50.0 %.",
         "is left out at 1.00 % of the tokens, by the constant at 2.00 %.",
+        "the difference of the cuts is worth -0.1000 ± 0.0100 nats a token.",
+        "Over no cut the heads' gains +0.1000 ± 0.0100 nats a token where it keeps the right token, 25 % of what the",
     ):
         assert part in words
 

@@ -67,11 +67,12 @@ def test_thoughts_stay_where_the_template_reads_them() -> None:
 
 
 def test_thoughts_and_words_beside_a_call() -> None:
-    """gpt-oss' template takes one of them."""
+    """gpt-oss' template takes one of them, others both."""
     call = {"function": {"name": "f", "arguments": {}}}
     both = {"content": "Well", "reasoning_content": "Hm", "tool_calls": [call]}
     assert rendered(CHANNELS, **both) == "[|Well]"
     assert rendered(CHANNELS, **both | {"content": ""}) == "[Hm|]"
+    assert rendered("{{ messages[0].reasoning_content }}|{{ messages[0].content }}", **both) == "Hm|Well"
 
 
 QWEN3 = """{% for m in messages %}{% set content, r = m.content, '' %}{% if m.reasoning_content is string %}

@@ -64,10 +64,7 @@ def test_a_line_for_each_choice_of_each_api(logged: tuple[Api, AnswerLog], path:
     assert first["tokens"] == traced["choices"][0]["autodeco"]["tokens"]
     assert second["tokens"] == traced["choices"][1]["autodeco"]["tokens"]
     assert [line["summary"]["seed"] for line in (first, second, fixed)] == [3, 4, 3]
-    assert (
-        first["prompt"].endswith(STORY["messages"][0]["content"] + "\n")
-        or STORY["messages"][0]["content"] in first["prompt"]
-    )
+    assert STORY["messages"][0]["content"] in first["prompt"]
     date = first["summary"].pop("date")
     assert date.startswith("20")
     prompt = traced["usage"]["prompt_tokens"]

@@ -116,7 +116,7 @@ def test_a_half_closed_socket_is_answered(slow: tuple[Service, str]) -> None:
                 connection.shutdown(socket.SHUT_WR)
                 answer = read_all(connection)
             assert b" 200 OK" in answer
-            assert b"What a lovely day!" in answer or b" day" in answer
+            assert b" day" in answer
             assert answer.count(b"100 Continue") <= (version == "1.1")
 
 

@@ -92,6 +92,7 @@ def test_the_trainer_predicts_what_the_engine_drew_with(engine: Engine) -> None:
                     [float(t[i]), float(p[i])], abs=1e-4
                 )
                 seen[sequence] += 1
+    assert seen == [len(x) for x in rows]
 
 
 def test_it_is_the_softly_cut_distribution() -> None:
