@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -33,6 +34,9 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CACHE", "CONFIG", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(tmp_path_factory.mktemp(kind.lower())))
+        for name in [name for name in os.environ if name.startswith("AUTODECO_")]:
+            if name not in ("AUTODECO_DRAW", "AUTODECO_DEVICE"):  # which say how the tests are to run
+                patch.delenv(name)
         patch.setenv("TERM", "xterm-256color")
         yield
 
