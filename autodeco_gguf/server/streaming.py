@@ -59,10 +59,6 @@ class Stream(Response):
         self.status_code, self.background = 200, None
         # for proxies: nginx holds back what does not say so
         headers = {"content-type": media_type, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        self.init_headers(headers)
-
-    def init_headers(self, headers: Any = None) -> None:
-        """Without a length."""
         self.raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -191,7 +191,7 @@ def _run(trainer: RewardTrainer, watch: RewardWatch) -> None:
             warned = True
             watch.warning(flat_warning(done.train))
 
-    trainer.run(on_round, lambda name, done, of: watch.phase(name, done, of))
+    trainer.run(on_round, watch.phase)
 
 
 def flat_warning(of: Measures) -> str:

@@ -75,10 +75,6 @@ Drawn = Callable[[str, int, int], None]
 """Called with what is drawn, the answers that are there, and those wanted."""
 
 
-def _silent(name: str, done: int, of: int) -> None:
-    pass
-
-
 _ADVICE = "start anew with --force, or elsewhere"
 _DIGESTS = {"base": "another base", "data": "other problems", "start": "another start", "split": "another split"}
 
@@ -152,7 +148,9 @@ class RewardTrainer:
         for heads in (self.heads, self._start):
             heads.load_state_dict(start.state_dict())
 
-    def run(self, on_round: Callable[[Round], None] = lambda _: None, drawn: Drawn = _silent) -> None:
+    def run(
+        self, on_round: Callable[[Round], None] = lambda _: None, drawn: Drawn = lambda name, done, of: None
+    ) -> None:
         """Train to the end; the heads of the best validation stay."""
         every = -(-self.rounds // self._settings.evaluations)  # no more of them than that
         self._state.open_log()
@@ -174,7 +172,7 @@ class RewardTrainer:
 
     # ---- a round ----
 
-    def train_round(self, drawn: Drawn = _silent) -> Round:
+    def train_round(self, drawn: Drawn) -> Round:
         """Draw, grade, and make a step, unless no group has a difference.
 
         Raises:
