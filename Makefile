@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-# llama.cpp compiled by GCC 12 for a CPU with AMX crashes on quantized models (docs/design.md)
+# llama.cpp compiled by GCC 12 for a CPU with AMX crashes on quantized models (docs/devices.md)
 ifneq ($(shell grep -sqw amx_tile /proc/cpuinfo && echo amx),)
 export CFLAGS   += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 export CXXFLAGS += -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
