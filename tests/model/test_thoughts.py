@@ -72,7 +72,7 @@ def test_thoughts_and_words_beside_a_call() -> None:
     both = {"content": "Well", "reasoning_content": "Hm", "tool_calls": [call]}
     assert rendered(CHANNELS, **both) == "[|Well]"
     assert rendered(CHANNELS, **both | {"content": ""}) == "[Hm|]"
-    assert rendered("{{ messages[0].reasoning_content }}|{{ messages[0].content }}", **both) == "Hm|Well"
+    assert rendered("{{ messages[0].thinking }}|{{ messages[0].content }}", **both) == "Hm|Well"
 
 
 QWEN3 = """{% for m in messages %}{% set content, r = m.content, '' %}{% if m.reasoning_content is string %}
