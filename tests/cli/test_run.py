@@ -344,6 +344,11 @@ def test_an_empty_prompt(given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     assert_refused(run(capfd, *given), "the prompt is empty", status=2)
 
 
+def test_json_is_not_of_a_chat(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    monkeypatch.setattr("autodeco_gguf.cli.run.is_chat", lambda *_: True)
+    assert_refused(run(capfd, "--json"), "--json needs a prompt: give -p or standard input", status=2)
+
+
 # ---- Ctrl-C, pipes, terminals ----
 
 

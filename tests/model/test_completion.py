@@ -14,6 +14,8 @@ from typing import Any
 import conftest
 import numpy as np
 import pytest
+from broken import Kind, rewrite
+from conftest import Case
 from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
@@ -338,6 +340,15 @@ def test_without_a_seed_a_cache_of_states_repeats_no_answer(merged: Path) -> Non
 
 
 # ---- tokenizers ----
+
+
+def test_a_beginning_that_is_there_twice_is_said(qwen2: Case, tmp_path: Path) -> None:
+    """As llama_cpp says it."""
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata={"tokenizer.ggml.add_bos_token": (True, Kind.BOOL)})
+    llm: Any = load(path, heads_enabled=())
+    with pytest.warns(RuntimeWarning, match=r'Detected duplicate leading "<\|endoftext\|>" in prompt'):
+        found = llm("<|endoftext|>Hi", max_tokens=1)
+    assert found["usage"]["prompt_tokens"] == 1 + llm("Hi", max_tokens=1)["usage"]["prompt_tokens"]
 
 
 class Decoded(BaseLlamaTokenizer):

@@ -54,6 +54,12 @@ def test_what_llama_cpp_would_ignore() -> None:
         check_settings({"n_ctx": 5, "n_ctxx": 5})
 
 
+def test_no_prediction_where_embeddings_are_pooled(merged: Path) -> None:
+    llm = load(merged, embedding=True, pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN)
+    with pytest.raises(InvalidInput, match="the context pools its embeddings; predict needs LLAMA_POOLING_TYPE_NONE"):
+        llm.predict([1, 2, 3])
+
+
 @pytest.mark.parametrize("where", [llama_cpp, llama_cpp.llama], ids=["package", "module"])
 def test_our_class_in_the_place_of_llama_cpps(qwen2: Case, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """As programs do that import a wrapper which imports llama_cpp; a warning is an error here."""

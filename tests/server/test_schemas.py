@@ -364,6 +364,7 @@ def test_a_body_that_is_none(api: Api) -> None:
         ({"prompt": None}, "prompt"),
         ({"prompt": {}}, "prompt"),
         ({"prompt": ["x"] * 1025}, "prompt"),
+        ({"prompt": ["x"] * 65, "n": 64, "max_tokens": 1}, "prompt"),
         ({}, "prompt"),
         ({"prompt": "x", "best_of": 1, "n": 2}, "best_of"),
         ({"prompt": "x", "best_of": 2, "stream": True}, "best_of"),
