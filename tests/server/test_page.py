@@ -27,9 +27,12 @@ def test_the_page(folder: Path) -> None:
     page = client.get("/", headers={"Accept": "text/html,*/*"})
     assert page.text == "<!doctype html>a page"
     assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
-    assert page.headers["x-content-type-options"] == "nosniff"
     script = client.get("/sub/app.js")
+    for one in (page, script):
+        policy = one.headers["content-security-policy"]
+        assert policy == "default-src 'self'; frame-ancestors 'none'; base-uri 'none'"  # nor within another's page
+        assert (one.headers["x-content-type-options"], one.headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert one.headers["cache-control"] == "no-cache"
     assert script.headers["content-type"].startswith("text/javascript")
     assert client.get("/index.html").text == page.text
     text = client.get("/", headers={"Accept": "*/*"})

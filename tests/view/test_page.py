@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -60,6 +62,15 @@ def test_nothing_in_it_runs(watched: Watched, tmp_path: Path) -> None:
     assert page.evaluate("window.x") is None  # by the policy
     assert len(watched.said) == 1
     watched.said.clear()
+
+
+def test_its_own_script_and_style_alone_are_allowed() -> None:
+    """As the policy says it, where there is no browser too."""
+    text = trace_page(HOSTILE, [ReadTrace(HOSTILE, text=HOSTILE)]).decode()
+    style, script = (re.findall(tag, text, re.S) for tag in ("<style>(.*?)</style>", '"module">(.*?)</script>'))
+    digests = [base64.b64encode(hashlib.sha256(x.encode()).digest()).decode() for (x,) in (script, style)]
+    policy = "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; img-src data:".format(*digests)
+    assert text.partition("<title>")[0].count(f'<meta http-equiv="Content-Security-Policy" content="{policy}">') == 1
 
 
 def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
