@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from server_helpers import Api, Loop, U, ok, refused, serving
 
 from autodeco_gguf.engine.engine import Engine
-from autodeco_gguf.server.guard import canonical
+from autodeco_gguf.server.guard import Guard, canonical
+from autodeco_gguf.server.settings import ServerSettings
 
 KEY = {"Authorization": "Bearer K"}
 PREFLIGHT = {
@@ -260,6 +262,23 @@ def test_a_body_without_an_end_is_not_read_for_ever(locked: Api, monkeypatch: py
 
     refused(locked.request("POST", "/v1/chat/completions", content=body(), headers=KEY), status=413)
     assert n == 11
+
+
+def test_a_body_of_which_a_part_came_is_none() -> None:
+    """Though the part be JSON by itself."""
+    gone = {"type": "http.disconnect"}
+    parts = iter([{"type": "http.request", "body": b"{}", "more_body": True}, gone])
+    found: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.extend([await receive(), await receive()])
+
+    async def receive() -> Any:
+        return next(parts)
+
+    scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(app, ServerSettings(), ())(scope, receive, None))  # type: ignore[arg-type]
+    assert found == [gone, gone]
 
 
 def test_nothing_secret_in_the_log(locked: Api, caplog: pytest.LogCaptureFixture) -> None:
