@@ -86,7 +86,6 @@ class Screen:
 
 def legend(scale: Scale) -> str:
     """A line with each colour, and the values it stands for."""
-    below, *steps = COLORS
     names = [f"below {scale.edges[0]:g}", *(f"{edge:g}" for edge in scale.edges)]
-    shown = [f"\x1b[38;5;{color}m{name}{_RESET}" for color, name in zip((below, *steps), names, strict=True)]
+    shown = [f"\x1b[38;5;{color}m{name}{_RESET}" for color, name in zip(COLORS, names, strict=True)]
     return f"{scale.unit}: {'  '.join(shown)} and above"
