@@ -83,6 +83,15 @@ def test_json_of_many_values_is_not_made_into_objects(item: bytes) -> None:
         tracemalloc.stop()
 
 
+def test_half_a_letter_of_utf_16_is_no_quotation_mark() -> None:
+    """That is its byte 0x22, behind which values would not be counted."""
+    for letter in "a\u2200":
+        content = f'["{letter}"{", 0" * 20}]'.encode("utf-16")
+        assert len(parse_json(content, 21)) == 21
+        with pytest.raises(InvalidInput, match="more than 20 values"):
+            parse_json(content, 20)
+
+
 def test_errors_are_one_line_that_steers_nothing() -> None:
     error = AutoDecoError("a\x1b[2J\nb\x9bc\u202ed" + "x" * 10_000)
     assert str(error).startswith("a\\x1b[2J\\nb\\x9bc\\u202edxxx")
