@@ -75,4 +75,3 @@ def _shorten(path: Path) -> None:
         f.seek(-(_MAX_BYTES // 2), os.SEEK_END)
         tail = f.read()
     write_bytes(path, tail[tail.find(b"\n# ") + 1 :])
-    path.chmod(0o600)
