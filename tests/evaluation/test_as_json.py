@@ -93,6 +93,12 @@ def test_what_is_missing_is_named() -> None:
         from_json(Session, 3)
 
 
+def test_a_number_that_numpy_does_not_know() -> None:
+    line = {"config": "model", "tokens": 2**63 + 1, "seconds": 1, "date": ""}
+    with pytest.raises(ValueError, match="too large"):
+        from_json(Session, line)
+
+
 @pytest.mark.parametrize("tasks", ["a", {"a": 1}, [1], None])
 def test_a_list_is_one(tasks: object) -> None:
     with pytest.raises(TypeError, match=r"^found .*, expected "):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, Closed, InvalidInput, ModelFailed
-from autodeco_gguf.server.errors import ApiError, param_of, shown
+from autodeco_gguf.server.errors import ApiError, of_validation, param_of, shown
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,15 @@ def test_messages_are_one_line() -> None:
     response = ApiError(400, "a\nb\x1b[2J").response("/v1/x")
     assert json.loads(bytes(response.body))["error"]["message"] == "a\\nb\\x1b[2J"
     assert json.loads(bytes(ApiError(404, "no").response("/api/x").body)) == {"error": "no"}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("expected a number", 'bias: expected a number, not "x"'),
+        ("expected ids, not 'y'", "bias: expected ids, not 'y'"),
+    ],
+)
+def test_what_was_found_is_said_once(said: str, message: str) -> None:
+    error = {"type": "value", "loc": ("body", "bias"), "msg": said, "input": "x"}
+    assert of_validation([error], "/v1/x").message == message

@@ -43,7 +43,10 @@ def test_taken(kind: Any, given: Any, value: Any) -> None:
         (Texts, [[], "x", {"a": 1}, {"a": None}, {"a": float("inf")}]),
         (Stop, [1, [1], {}, [None]]),
         (Seed, [2**63, True, "1", 0.5]),
-        (LogitBias, [[], {"a": 1}, {"1": True}, {"1": "x"}, {"٣": 1}, {"1" * 10: 1}, {"1": None}, {"1": 101}]),
+        (
+            LogitBias,
+            [[], {"a": 1}, {"1": True}, {"1": "x"}, {"٣": 1}, {"1" * 10: 1}, {"1" * 5000: 1}, {"1": None}, {"1": 101}],
+        ),
         (Size, ["medium", 1, [], {}]),
     ],
 )
