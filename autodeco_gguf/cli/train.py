@@ -25,6 +25,7 @@ from autodeco_gguf.cli._objective import (
 from autodeco_gguf.cli._reward import REWARD_ONLY, print_files, refuse, reward_options, train_on_reward
 from autodeco_gguf.cli._types import Float, Integer, IntRange
 from autodeco_gguf.errors import not_installed
+from autodeco_gguf.files.system import signals_wait
 from autodeco_gguf.model.machine import MAX_CONTEXT
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def train_command(base: Path, **options: Any) -> None:
     Example: autodeco-gguf train qwen2.5-7b-q4_k_m.gguf --reward correct --task gsm8k:train.jsonl -n 400 -o heads
     """
     try:
-        import autodeco_gguf.training.train  # noqa: F401
+        with signals_wait():
+            import autodeco_gguf.training.train  # noqa: F401
     except ImportError as e:
         package = str(e.name).partition(".")[0]
         raise not_installed(f"training needs {package}", package, "train") from e

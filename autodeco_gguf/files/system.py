@@ -1,10 +1,13 @@
-"""What Windows lacks of the modules ``os`` and ``signal``, and what is done there instead."""
+"""What Windows lacks of the modules ``os`` and ``signal``, and what is done there instead; signals that wait."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,3 +48,26 @@ def sync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Have the signals that end a command come at the end of it; in the main thread alone, which gets them.
+
+    For what cannot bear what a handler raises: torch, while it is imported, has C++ end the process.
+    """
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP)}
+    if threading.current_thread() is not threading.main_thread():
+        handlers.clear()
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)

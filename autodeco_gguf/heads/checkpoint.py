@@ -14,6 +14,7 @@ from safetensors import safe_open
 from autodeco_gguf.errors import BadFile, InvalidInput, not_installed
 from autodeco_gguf.files.atomic import bad_file
 from autodeco_gguf.files.reading import MAX_JSON, parse_json, read_json
+from autodeco_gguf.files.system import signals_wait
 from autodeco_gguf.heads.format import ACTIVATIONS, FEATURES, HEAD_PREFIX, activation_key, default_activation
 from autodeco_gguf.heads.hub import is_hub_id, snapshot
 from autodeco_gguf.heads.pickles import check_pickles
@@ -279,7 +280,8 @@ def _float32(array: np.ndarray[Any, Any], *, bfloat16: bool) -> Float32Array:
 
 def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     try:
-        import torch
+        with signals_wait():
+            import torch
     except ImportError as e:
         raise not_installed(f"{path}: needs torch to be read", "torch", "torch") from e
     try:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.errors import BadFile, not_installed
+from autodeco_gguf.files.system import signals_wait
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.split import VALIDATION
+
+if TYPE_CHECKING:
+    from autodeco_gguf.training.reward_trainer import Round
 
 CHECKPOINT, ADAPTER = "heads", "heads.gguf"
 """The trained heads in the directory of a tuning."""
@@ -37,7 +41,8 @@ class Start(NamedTuple):
 
 def validation_problems(n: int) -> int:
     """Problems of n that a training holds out."""
-    from autodeco_gguf.training.reward_settings import MAX_VALIDATION
+    with signals_wait():
+        from autodeco_gguf.training.reward_settings import MAX_VALIDATION
 
     return min(MAX_VALIDATION, round(VALIDATION * n))
 
@@ -68,10 +73,10 @@ def train_heads(
     Raises:
         AutoDecoError: as ``train_reward``.
     """
+    with signals_wait():
+        from autodeco_gguf.training.reward import LIKELIHOOD, RewardOptions, RewardWatch, train_reward
     from autodeco_gguf.training.output import Output
-    from autodeco_gguf.training.reward import LIKELIHOOD, RewardOptions, RewardWatch, train_reward
     from autodeco_gguf.training.reward_settings import RewardSettings
-    from autodeco_gguf.training.reward_trainer import Round
     from autodeco_gguf.training.settings import Objective
 
     directory, training = output / CHECKPOINT, plan.training

@@ -1,14 +1,16 @@
-"""What stands in for calls that a system lacks."""
+"""What stands in for calls that a system lacks; signals that wait for what cannot bear them."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from broken import spawn
 
 from autodeco_gguf.files import system
 
@@ -57,3 +59,69 @@ def test_a_file_system_that_syncs_no_directory(
 
 def test_the_signal_of_a_terminal_that_goes() -> None:
     assert signal.SIGHUP == system.HANGUP
+
+
+# ---- signals that wait ----
+
+
+def test_a_signal_comes_when_it_has_waited() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reached = []
+
+    def interrupted() -> None:
+        with system.signals_wait():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(1)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert (reached, signal.getsignal(signal.SIGINT)) == ([1], signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with system.signals_wait():
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_fails_meanwhile_is_said_where_no_signal_comes() -> None:
+    with pytest.raises(ImportError, match="no torch"), system.signals_wait():
+        raise ImportError("no torch")
+
+
+def test_in_another_thread_nothing_waits() -> None:
+    found = []
+
+    def run() -> None:
+        with system.signals_wait():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+TORCH = """
+import os, signal
+try:
+    signal.raise_signal(signal.SIGTERM)
+except SystemExit:  # torch's C++ says terminate() here
+    os._exit(99)
+"""
+
+IMPORTERS = {
+    "train": "from autodeco_gguf.cli.train import train_command; train_command(['x', '--data', 'd', '-o', 'o'])",
+    "the plan of tune": "from autodeco_gguf.tuning.heads import validation_problems; validation_problems(9)",
+    "tune": "from autodeco_gguf.tuning.heads import train_heads; train_heads(*[None] * 8)",
+    "a .bin": "from autodeco_gguf.heads.checkpoint import _read_bin; next(_read_bin('x.bin'))",
+}
+
+
+@pytest.mark.parametrize("importer", IMPORTERS.values(), ids=IMPORTERS)
+def test_a_signal_waits_while_torch_is_imported(importer: str, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(TORCH)
+    code = f"import signal, sys; sys.path.insert(0, {str(tmp_path)!r}); "
+    code += f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); {importer}"
+    assert spawn(python=("-c", code)).status == 5
