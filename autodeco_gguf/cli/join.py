@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -32,4 +33,5 @@ def join_command(directories: tuple[Path, ...], output: Path, no_plots: bool, wi
     if joined.results is not None:
         click.echo(summary(joined.results, wide=wide))
     rest = f"{', '.join(joined.incomplete)} and others" if joined.incomplete else "methods that are not in its results"
-    click.echo(f"{output}: {joined.samples} samples; eval without --shard and with -o {output} adds {rest}", err=True)
+    how = f"eval without --shard and with {shlex.join(['-o', str(output)])}"
+    click.echo(f"{output}: {joined.samples} samples; {how} adds {rest}", err=True)

@@ -30,10 +30,12 @@ def test_shards_and_join(run: Invoke, tasks: Path, capfd: Capture) -> None:
     assert "| method" in invoke(capfd, "join", "part1", "part2", "-o", "wide", "--no-plots", "--wide").out
     again = run("-o", "all")
     assert (again.status, Loaded.last.drawn) == (0, [])
-    half = invoke(capfd, "join", "part1", "-o", "half")
+    half = invoke(capfd, "join", "part1", "-o", "one half")
     assert half.status == 0, half.err
     assert half.out == ""
-    assert half.err == "half: 10 samples; eval without --shard and with -o half adds greedy, default and others\n"
+    assert half.err == (
+        "one half: 10 samples; eval without --shard and with -o 'one half' adds greedy, default and others\n"
+    )
 
 
 def timeless(table: str) -> list[str]:
