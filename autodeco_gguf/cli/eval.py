@@ -198,9 +198,10 @@ def _check_output(output: Path, plots: bool, control: bool, inputs: Sequence[Pat
     from autodeco_gguf.evaluation import control as of_control
     from autodeco_gguf.evaluation.runner import EVALUATION, WRITTEN, check_directory
     from autodeco_gguf.evaluation.samples import SAMPLES
-    from autodeco_gguf.files.atomic import same_file
+    from autodeco_gguf.files.atomic import check_name, same_file
     from autodeco_gguf.view.figures import check_matplotlib
 
+    check_name(output)
     if output.exists() and not output.is_dir():
         raise BadFile.of(output, "is no directory; give another name")
     names = [EVALUATION, SAMPLES, *WRITTEN, *((of_control.CONTROL, *of_control.WRITTEN) if control else ())]

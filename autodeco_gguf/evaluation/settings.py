@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.evaluation.methods import Config
-from autodeco_gguf.files.atomic import bad_file
+from autodeco_gguf.files.atomic import bad_file, check_name
 from autodeco_gguf.model.sampling import check_seed_range
 from autodeco_gguf.tasks.checkers import OTHER_RULES, RULES
 
@@ -144,6 +144,7 @@ def check_free(directory: Path, names: Iterable[str], settings: str) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make it where it is not there. Raises BadFile where it cannot be."""
+    """Make it where it is not there. Raises BadFile where it cannot be, or is "-"."""
+    check_name(directory)
     with bad_file(directory, "no directory can be made there"):
         directory.mkdir(parents=True, exist_ok=True)

@@ -110,11 +110,12 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), force: bool = False
 def check_name(path: Path) -> None:
     """Raise BadFile for the output "-", which elsewhere is standard output."""
     if str(path) == "-":
-        raise BadFile.of(path, "is not standard output here; give a file name")
+        raise BadFile.of(path, "is not standard output here; give another name")
 
 
 def check_directory(path: Path) -> None:
-    """Raise BadFile for an output directory that is a file, or that cannot be made."""
+    """Raise BadFile for an output directory that is a file, or "-", or that cannot be made."""
+    check_name(path)
     if path.exists() and not path.is_dir():
         raise BadFile.of(path, "is a file; give a directory")
     _check_parent(path, path)
@@ -123,6 +124,8 @@ def check_directory(path: Path) -> None:
 @contextmanager
 def new_directory(path: str | os.PathLike[str] | None) -> Iterator[None]:
     """Make a directory, None for none, and those it lies in; what was not there and is empty goes again on an error."""
+    if path is not None:
+        check_name(Path(path))
     missing = [] if path is None else missing_directories(Path(path))
     try:
         for directory in missing:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.settings import EvalSettings, Shard
+from autodeco_gguf.errors import AutoDecoError, BadFile
+from autodeco_gguf.evaluation.settings import EvalSettings, Shard, make_directory
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,10 @@ def test_shards_share_the_problems() -> None:
     shards = [Shard.parse(f"{i}/3") for i in (1, 2, 3)]
     assert [[n for n in range(8) if shard.holds(n)] for shard in shards] == [[0, 3, 6], [1, 4, 7], [2, 5]]
     assert str(shards[1]) == "2/3"
+
+
+def test_standard_output_is_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadFile, match=r"^-: is not standard output here; give another name$"):
+        make_directory(Path("-"))
+    assert not list(tmp_path.iterdir())

@@ -103,9 +103,17 @@ def test_refused_outputs(name: str, tmp_path: Path) -> None:
 def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for force in (False, True):
-        with pytest.raises(BadFile, match=r"^-: is not standard output here; give a file name$"):
+        with pytest.raises(BadFile, match=r"^-: is not standard output here; give another name$"):
             check_output(Path("-"), force=force)
     check_output(tmp_path / "-")
+
+
+@pytest.mark.parametrize("make", [check_directory, lambda path: new_directory(path).__enter__()])
+def test_nor_a_directory(make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadFile, match=r"^-: is not standard output here; give another name$"):
+        make(Path("-"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_that_will_do(tmp_path: Path) -> None:

@@ -226,5 +226,5 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str, words: str) -> No
 
 def test_standard_output_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadFile, match=r"^-: is not standard output here; give a file name$"):
+    with pytest.raises(BadFile, match=r"^-: is not standard output here; give another name$"):
         AnswerLog(Path("-"))
