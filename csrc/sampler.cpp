@@ -239,8 +239,9 @@ static void draw_one(sampler_row & row, size_t i, const predictions & of, const 
             return;
         }
         row.ends = llama_vocab_is_eog(llama_model_get_vocab(llama_get_model(ctx)), row.token);
-    } catch (const refusal & e) {
+    } catch (const std::exception & e) { // none may leave a thread of OpenMP's
         row.error = e.what();
+        row.error.resize(std::min(row.error.size(), row.error.find('\n'))); // of Python's, its traceback follows
     }
 }
 

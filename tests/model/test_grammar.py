@@ -26,6 +26,7 @@ from autodeco_gguf.heads.export import repack
 from autodeco_gguf.model import grammar as grammar_module
 from autodeco_gguf.model.grammar import LlamaGrammar, SchemaGrammar
 from autodeco_gguf.model.llama import Llama
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.sampler import Predictor, Sampler, build_sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.shipped import DEMO_MODEL
@@ -177,6 +178,27 @@ def test_in_an_engine() -> None:
         requests = [Request([5], seed=i, max_tokens=40, grammar=SchemaGrammar(EITHER)) for i in range(6)]
         texts = [result.text for result in engine.generate(requests)]
     assert all(json.loads(text) in EITHER["enum"] for text in texts)
+
+
+class Raises:
+    """In the place of llguidance's matcher."""
+
+    def deep_copy(self) -> Raises:
+        return self
+
+    def compute_bitmask(self) -> bytes:
+        raise MemoryError("none left")
+
+
+def test_what_a_matcher_raises_fails_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is a thread of OpenMP's, out of which an exception would end the process."""
+    monkeypatch.setattr(grammar_module, "_matcher", lambda model, grammar: Raises())
+    with Engine(DEMO_MODEL, n_parallel=16, n_ctx=32, machine=Machine(n_threads=2)) as engine:
+        requests = [Request([5], seed=i, max_tokens=2, grammar=SchemaGrammar(EITHER)) for i in range(15)]
+        handles = [engine.submit(request) for request in [*requests, Request([5], seed=1, max_tokens=2)]]
+        results = [handle.result() for handle in handles]
+    assert {str(result.error) for result in results[:-1]} == {"MemoryError: none left"}
+    assert results[-1].error is None and len(results[-1].tokens) == 2
 
 
 @pytest.mark.parametrize(
