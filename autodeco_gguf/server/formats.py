@@ -59,7 +59,9 @@ def _schema(response_format: Mapping[str, Any], param: str, expected: str) -> Ma
     if kind == "text":
         return None
     if kind == "json_object":
-        schema = response_format.get("schema", {"type": "object"})
+        schema = response_format.get("schema")
+        if schema is None:
+            return {"type": "object"}
         if isinstance(schema, dict):
             return schema
     inner = response_format.get("json_schema")

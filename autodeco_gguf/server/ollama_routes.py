@@ -7,13 +7,15 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from autodeco_gguf import __version__
 from autodeco_gguf.server import about
 from autodeco_gguf.server.errors import NO_EMBEDDINGS, ApiError
 from autodeco_gguf.server.json_route import JsonRoute, streams
 from autodeco_gguf.server.ollama import check_model, loaded, ollama_chat_plan, ollama_generate_plan
 from autodeco_gguf.server.ollama_schemas import OllamaChatBody, OllamaGenerateBody, ShowBody
 from autodeco_gguf.server.service import Service
+
+_OLLAMA = "0.9.0"
+"""The version of Ollama whose API is spoken, with thoughts."""
 
 
 def ollama_routes(service: Service) -> APIRouter:
@@ -72,7 +74,7 @@ def ollama_routes(service: Service) -> APIRouter:
 
     @router.get("/api/version")
     async def version() -> JSONResponse:
-        """The version, of this server."""
-        return JSONResponse({"version": __version__})
+        """Ollama's version whose API this is: some clients refuse what is older than they. The server's own is in /props."""
+        return JSONResponse({"version": _OLLAMA})
 
     return router
