@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ def test_tasks_of_one_checker_share_a_grader(monkeypatch: pytest.MonkeyPatch) ->
         assert graded.grade(Item("words", 1, TASKS[1].problems[1], [1]), "words1!").correct is True
         assert graded.grade(Item("more", 1, TASKS[0].problems[1], [1]), "words1").correct is False
     assert opened == [("exact", 3.0), ("choice", 3.0)]
+
+
+def test_the_files_that_there_are(tmp_path: Path) -> None:
+    (path := tmp_path / "t.jsonl").touch()
+    task = replace(TASKS[0], name="more", problems=(Problem("x", "a", 1, str(path)), Problem("y", "b", 2, str(path))))
+    assert GradedTasks([*TASKS, task]).files == [path]
 
 
 def test_two_tasks_of_one_name() -> None:

@@ -24,6 +24,7 @@ def node(cpus: int, gpus: int = 0) -> Node:
         (Machine(n_threads=4, device=("CPU",)), 16, 2, (4, 0), 4),
         (Machine(n_threads=1, device=("CUDA0", "CUDA1")), 16, 4, (1, 2), 2),
         (Machine(n_threads=1, tensor_split=(3.0, 1.0)), 16, 3, (1, 2), 1),
+        (Machine(device=("CUDA0", "CUDA1")), 16, 1, (16, 2), 0),
         (Machine(n_threads=1, device=("CUDA0",)), 16, 0, (1, 0), 16),  # which the node refuses when it loads
         (Machine(), 16, 0, (16, 0), 1),
         (Machine(), 16, 4, (4, 1), 4),

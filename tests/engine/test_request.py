@@ -107,3 +107,9 @@ def test_a_number_of_numpy(engine: Engine) -> None:
 
 def test_no_stop(engine: Engine) -> None:
     assert Request([1], stop=None).stop == Request([1]).stop == ()
+
+
+def test_a_full_context_has_room_for_a_prompt_to_which_nothing_is_drawn() -> None:
+    Request([1] * 8, max_tokens=0, prompt_logprobs=True).check_room(8, 8)
+    with pytest.raises(InvalidInput, match=r"^the prompt has 8 tokens, the context holds 8; raise it$"):
+        Request([1] * 8, prompt_logprobs=True).check_room(8, 8)
