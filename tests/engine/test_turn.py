@@ -119,6 +119,39 @@ def test_closing_is_the_next_turn() -> None:
     assert told == [Closed] * 4
 
 
+def test_nobody_closes_within_its_own_use() -> None:
+    """As a signal's handler may try."""
+    turn = Recorded()
+    for close in (lambda: turn.close(0.1), lambda: turn.alone(lambda: None)):
+        with pytest.raises(Busy, match=r"^the engine is in use by the thread that would free it$"):
+            turn.use(close)
+    turn.close()
+    assert turn.did == ["end", "free"]
+
+
+def test_what_ends_all_may_use_what_is_freed_after_it() -> None:
+    turn, did = Recorded(), list[str]()
+    turn._end = lambda: turn.use(lambda: did.append("used"))
+    turn.close()
+    assert (did, turn.did) == (["used"], ["free"])
+
+
+def test_who_waits_for_a_close_that_gives_up_goes_on() -> None:
+    turn, inside, go_on, steps = Recorded(), threading.Event(), threading.Event(), list[int]()
+    user = start(lambda: turn.use(lambda: (inside.set(), go_on.wait(20))))
+    assert inside.wait(10)
+    closing = start(lambda: turn.close(1.0))
+    while not turn._closing:
+        time.sleep(1e-3)
+    waiting = start(lambda: turn.run_until(lambda: bool(steps), lambda: steps.append(1)))
+    for thread in (closing, waiting):
+        thread.join(10)
+        assert not thread.is_alive()
+    go_on.set()
+    user.join(10)
+    assert (steps, turn.did) == ([1], [])
+
+
 def test_closing_may_give_up() -> None:
     turn, go_on, begun = Recorded(), threading.Event(), threading.Event()
     done = list[int]()
@@ -214,6 +247,15 @@ def test_a_fork_between_two_steps_or_within_ones_own() -> None:
     within(10, lambda: turn.run_until(lambda: len(steps) == 2, step))
     assert within(10, lambda: turn.use(lambda: 5)) == 5
     within(10, turn.close)
+    assert turn.did == ["end", "free"]
+
+
+def test_a_fork_leaves_uses_and_closing_of_other_threads_behind() -> None:
+    turn = Recorded()
+    turn._inside[object()], turn._closing = 0, True  # as threads have it that the child does not have
+    turn.after_fork()
+    assert turn.use(lambda: 5) == 5
+    turn.close(0.1)
     assert turn.did == ["end", "free"]
 
 
