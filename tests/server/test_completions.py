@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from family_helpers import FAMILIES
-from server_helpers import Api, Loop, events, ok, serving, text_of
+from server_helpers import Api, Loop, events, ok, refused, serving, text_of
 
 from autodeco_gguf.engine.engine import Engine
 from autodeco_gguf.server.completions import _mean_logprob, _n_unseen
@@ -146,6 +146,11 @@ def test_an_echo_of_several_prompts(api: Api) -> None:
     prompts = ["example 1", "another 2"]
     choices = ok(api.compl(prompt=prompts, n=2, max_tokens=0, echo=True))["choices"]
     assert [choice["text"] for choice in choices] == [prompts[0]] * 2 + [prompts[1]] * 2
+
+
+@pytest.mark.parametrize("prompt", [["a", ""], [[5], []]])
+def test_which_of_several_prompts_is_empty(api: Api, prompt: Any) -> None:
+    refused(api.compl(prompt=prompt), "prompt[1]", says="prompt[1]: the prompt is empty")
 
 
 def test_a_prompt_that_its_tokens_do_not_spell() -> None:

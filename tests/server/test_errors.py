@@ -7,6 +7,7 @@ import json
 import pytest
 
 from autodeco_gguf.errors import AutoDecoError, BadFile, Busy, Closed, InvalidInput, ModelFailed
+from autodeco_gguf.model.template import TEMPLATE_KEY
 from autodeco_gguf.server.errors import ApiError, of_validation, param_of, shown
 
 
@@ -35,6 +36,19 @@ def test_params_are_fields_of_the_request() -> None:
         ("schema", "response_format"),
     ):
         assert ApiError.of(InvalidInput("x", key=key)).param == param
+
+
+def test_what_a_template_refuses_does_not_tell_where_the_model_is() -> None:
+    found = ApiError.of(InvalidInput("/home/me/m.gguf: its chat template refuses: no", key=TEMPLATE_KEY), "input")
+    assert (found.message, found.param) == ("template refuses: no", "input")
+
+
+def test_a_message_that_says_the_value_does_not_say_it_twice() -> None:
+    def message(text: str) -> str:
+        return of_validation([{"loc": ("body", "a"), "type": "value", "msg": text, "input": 7}], "/v1/x").message
+
+    assert message("expected token ids as keys, not 7") == "a: expected token ids as keys, not 7"
+    assert message("expected a text") == "a: expected a text, not 7"
 
 
 def test_places() -> None:
