@@ -137,6 +137,16 @@ def test_trained_heads_win(tmp_path: Path, trained: list[tuple[Any, ...]], made_
     assert [arguments["heads"] for arguments in TuneEngine.opened] == [None, tmp_path / "heads.gguf"]
 
 
+def test_the_model_is_loaded_once_at_a_time(
+    tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch
+) -> None:
+    """A training loads it for itself, and takes as much memory."""
+    loaded: list[int] = []
+    made_up.setattr(TuneEngine, "close", lambda self: loaded.append(len(trained)))
+    tuned(tmp_path)
+    assert loaded[0] == 0  # that of the search, before anything is trained
+
+
 def test_trained_heads_lose(tmp_path: Path, trained: list[tuple[Any, ...]], made_up: pytest.MonkeyPatch) -> None:
     made_up.setattr(module, "_own_heads", lambda model, heads: Heads())
     found = tuned(tmp_path, heads=Path("own.gguf"))

@@ -88,8 +88,9 @@ def test_a_better_mean() -> None:
     assert others[0].startswith(
         "The trained heads are not shown to differ from T = 0.57, P = 0.73, the mean of heads: +0.0 "
     )
-    found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), -0.08)
-    assert verdict(found).chosen == "heads"
+    for behind in (0.03, 0.08):  # between the heads and the pair, and behind both
+        found = with_means(rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46, heads=0.52), -behind)
+        assert verdict(found).chosen == "heads"
 
 
 def test_a_mean_that_is_behind_the_pair_is_no_reason_against_heads() -> None:
@@ -116,6 +117,23 @@ def test_without_heads() -> None:
     found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46)
     assert verdict(found).chosen == "pair"
     assert len(verdict(found).claims) == 3
+
+
+def test_intervals_are_within_tasks_and_end_at_the_largest_difference() -> None:
+    found = rows(greedy=0.40, default=0.30, llama=0.42, pair=0.46)
+    assert max(claim.difference.high for claim in verdict(found).claims) > 0.165
+    assert max(claim.difference.high for claim in decide(found, "pair", ["task"] * N, 0.165).claims) == 0.165
+    easy = np.repeat([0.3, -0.3], N // 2)
+    found["pair"] = replace(found["pair"], values=found["pair"].values + easy)
+    tasks = ["easy"] * (N // 2) + ["hard"] * (N // 2)
+    one, two = (decide(found, "pair", strata, 1.0).claims[0].difference for strata in (["task"] * N, tasks))
+    assert two.high - two.low < (one.high - one.low) / 2
+
+
+def test_greedy_is_taken_where_others_are_worse() -> None:
+    found = rows(greedy=0.46, default=0.30, llama=0.42, pair=0.40)
+    assert verdict(found).chosen == "greedy"
+    assert not any(s.startswith("Nothing that was tried") for s in said(found))
 
 
 def test_nothing_differs_from_greedy() -> None:
