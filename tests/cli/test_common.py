@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,9 +24,10 @@ from autodeco_gguf.cli._common import (
     machine_options,
     named,
     progress_bar,
+    resumable,
     terminal,
 )
-from autodeco_gguf.errors import BadFile, InvalidInput
+from autodeco_gguf.errors import BadFile, InvalidInput, ModelFailed
 from autodeco_gguf.model.machine import Machine
 
 
@@ -180,6 +182,7 @@ def test_the_verbs_that_use_a_chat_template_take_what_it_reads(verb: str) -> Non
         ("null", "null: is null, expected an object"),
         ("{enable_thinking: false}", "{enable_thinking: false}: not JSON: Expecting property name"),
         ("", ": not JSON: Expecting value"),
+        ('{"a": "\udce9"}', r'{"a": "\udce9"}: not UTF-8 at byte 7'),
     ],
 )
 def test_what_is_no_object(given: str, words: str) -> None:
@@ -190,6 +193,29 @@ def test_what_is_no_object(given: str, words: str) -> None:
     result = CliRunner().invoke(command, ["--chat-template-kwargs", given])
     assert (result.exit_code, result.output.count("Error")) == (2, 1)
     assert f"Error: Invalid value for '--chat-template-kwargs': {words}" in result.output
+
+
+def test_behind_two_dashes_all_is_text() -> None:
+    @click.command(cls=Verb)
+    @click.argument("what")
+    def command(what: str) -> None:
+        click.echo(what)
+
+    assert CliRunner().invoke(command, ["--", "-fast"]).output == "-fast\n"
+    assert "No such option" in CliRunner().invoke(command, ["-fast"]).output
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [(KeyboardInterrupt(), True), (SystemExit(143), True), (ModelFailed("lost"), True), (BadFile("broken"), False)],
+)
+def test_what_is_said_where_a_command_can_go_on(
+    error: BaseException, kept: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(type(error)), resumable(Path("out")):
+        raise error
+    said = "out: what is finished is kept; the same command goes on from there\n"
+    assert capfd.readouterr().err == (said if kept else "")
 
 
 def test_options_that_are_named_like_fields() -> None:

@@ -61,6 +61,8 @@ def test_a_file_that_goes_away_is_no_reason_to_end(tmp_path: Path, capfd: Captur
     history.append_string("one")
     assert "the message is not kept" in capfd.readouterr().err
     assert list(history.load_history_strings()) == []
+    (tmp_path / "x" / "history").mkdir(parents=True)  # no file any more
+    assert list(history.load_history_strings()) == []
 
 
 def test_a_file_that_others_could_read_is_the_owner_s_from_now_on(tmp_path: Path) -> None:
