@@ -552,3 +552,15 @@ def test_a_system_message_needs_a_template(merged: Path) -> None:
             conversation.system = "Be kind."
         with pytest.raises(InvalidInput, match="a system message needs a chat template"):
             conversation.resume([{"role": "system", "content": "x"}])
+
+
+def test_the_first_tokens_stay_where_the_template_has_none(chatting: Engine) -> None:
+    """Though they be of a message: much of the attention goes to them."""
+    conversation = Conversation(chatting, overflow="shift")
+    bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    conversation.chat = Chat(bare, chatting.context.vocab, chatting.context.file.path)
+    for message in ("Hello there, you", "And then?"):
+        answer = conversation.ask(Request(message, max_tokens=2))
+        list(answer)
+        conversation.keep(answer)
+    assert answer.generation.request.n_keep == 4
