@@ -84,5 +84,5 @@ def _summary(s: RolloutSummary) -> str:
     if s.cut:
         text += f"; {s.cut} more are right but cut, which a larger -n or --keep all would keep"
     if s.continued:
-        text += f"; {s.continued} problems were finished before"
+        text += f"; problems that were finished before: {s.continued}"
     return f"{text}; {s.tokens} tokens, {_speed(s):.1f} tokens/s"

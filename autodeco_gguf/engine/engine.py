@@ -335,11 +335,7 @@ class Engine:
         return generation
 
     def generate(self, requests: Iterable[Request]) -> list[Result]:
-        """Answer requests; the results in their order.
-
-        Raises:
-            AutoDecoError: as :meth:`as_completed`.
-        """
+        """Answer requests; the results in their order. Raises what :meth:`as_completed` does."""
         return sorted(self.as_completed(requests), key=lambda result: result.index)
 
     def as_completed(self, requests: Iterable[Request]) -> Generator[Result, None, None]:
@@ -358,9 +354,13 @@ class Engine:
         def done() -> list[Generation]:
             return [generation for generation in under_way.values() if generation.finish_reason is not None]
 
+        def takes() -> bool:
+            room = len(under_way) < 2 * self.n_parallel and self._scheduler.has_room
+            return room and upcoming is not None
+
         try:
             while upcoming is not None or under_way:
-                while upcoming is not None and len(under_way) < 2 * self.n_parallel and self._scheduler.has_room:
+                while takes() and upcoming is not None:
                     index, request = upcoming
                     try:
                         # a wait of the engine's own would be a cycle for as long as it is under way
@@ -370,8 +370,7 @@ class Engine:
                     except AutoDecoError as e:
                         raise e.within(f"request {index}") from e
                     upcoming = next(source, None)
-                more = upcoming is not None and len(under_way) < 2 * self.n_parallel
-                self.run_until(lambda more=more: bool(done()) or (more and self._scheduler.has_room))  # type: ignore[misc]
+                self.run_until(lambda: bool(done()) or takes())
                 for generation in done():
                     result = generation.result()
                     del under_way[result.index]

@@ -57,12 +57,13 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
 
 
 def _n_cells(n_ctx: int, n_seq: int) -> int:
-    """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for more than any model has."""
-    cells = -(-n_ctx // _CELLS) * _CELLS * n_seq
-    if cells > _MAX_CELLS:
-        most = _MAX_CELLS // n_seq // _CELLS * _CELLS
-        raise InvalidInput.of("n_ctx", n_ctx, f"at most {most} with sequences: {n_seq}")
-    return cells
+    """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for none, or more than any model has."""
+    if not 1 <= n_seq <= MAX_SEQUENCES:
+        raise InvalidInput.of("n_seq", n_seq, f"1 to {MAX_SEQUENCES}")
+    most = _MAX_CELLS // n_seq // _CELLS * _CELLS
+    if not 1 <= n_ctx <= most:
+        raise InvalidInput.of("n_ctx", n_ctx, f"1 to {most} with sequences: {n_seq}")
+    return -(-n_ctx // _CELLS) * _CELLS * n_seq
 
 
 class Drawn(NamedTuple):
@@ -167,8 +168,7 @@ class Context:
             try:
                 self._open(n_ctx, n_seq)
             except ValueError as e:
-                reason = capture.first_error or e
-                message = f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {reason}"
+                message = f"{self.file.path}: no context of {n_seq} times {n_ctx} tokens: {capture.first_error or e}"
                 raise ModelFailed(message, file=self.file.path).with_log(capture.later_errors) from e
 
     def check_open(self) -> None:
@@ -257,7 +257,7 @@ class Context:
 
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation."""
-        return bool(self.using(lambda: lib.llama_vocab_is_eog(self.vocab, token)))
+        return bool(self.using(lambda: lib.llama_vocab_is_eog(self.vocab, check_token(token, self.n_vocab))))
 
     # ---- decoding ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,23 @@ if TYPE_CHECKING:
     import llama_cpp
 
 
+def _number(value: Any) -> float:
+    """As a float, of numpy's shorter ones too, with which a bound may not be compared; infinity beyond floats."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def check_temperature(value: float) -> None:
     """Raise InvalidInput unless value is a temperature: 0 to a million, beyond which float32 has no use for it."""
-    if not isinstance(value, Real) or not 0.0 <= value <= 1e6:
+    if not isinstance(value, Real) or not 0.0 <= _number(value) <= 1e6:
         raise InvalidInput.of("temperature", _shown(value), "a number >= 0 (0 is greedy) and <= 1e6")
 
 
 def check_top_p(value: float) -> None:
     """Raise InvalidInput unless value is a probability mass in [0, 1]."""
-    if not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real) or not 0.0 <= _number(value) <= 1.0:
         raise InvalidInput.of("top_p", _shown(value), "a number in [0, 1]")
 
 
@@ -68,13 +77,8 @@ def check_seed(seed: int | None) -> int:
 _UNBOUNDED = 1e6
 """Above it a parameter of a sampler has no sense; float32 must hold it."""
 
-
-def _fits(bias: Real) -> bool:
-    """Whether it is a number that a logit can have, or -inf, as which float32 holds what is further below."""
-    try:
-        return float(bias) <= 3.4028235e38
-    except OverflowError:
-        return False
+_MAX_LOGIT = 3.4028235e38
+"""Float32's largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +149,7 @@ class Sampling:
             value = getattr(self, name)
             kind: Any
             kind, what = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
-            if not isinstance(value, kind) or not low <= value <= high:
+            if not isinstance(value, kind) or not low <= _number(value) <= high:
                 raise InvalidInput.of(name, _shown(value), f"{what} in [{low:g}, {high:g}]")
         if self.order not in ("autodeco", "llama.cpp"):
             raise InvalidInput.of("order", repr(self.order), "'autodeco' or 'llama.cpp'")
@@ -156,7 +160,7 @@ class Sampling:
         for token, bias in (self.logit_bias or {}).items():
             if not isinstance(bias, Real):
                 raise InvalidInput.of(f"logit_bias of token {token}", repr(bias), "a number")
-            if not _fits(bias):
+            if not _number(bias) <= _MAX_LOGIT:  # NaN is not either
                 raise InvalidInput(
                     f"logit_bias of token {token} is {bias}, expected a number or -inf", key="logit_bias"
                 )

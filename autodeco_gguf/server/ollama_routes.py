@@ -74,7 +74,7 @@ def ollama_routes(service: Service) -> APIRouter:
 
     @router.get("/api/version")
     async def version() -> JSONResponse:
-        """Ollama's version whose API this is: some clients refuse what is older than they. The server's own is in /props."""
+        """Ollama's version whose API this is: clients refuse one that is too old. The server's own is in /props."""
         return JSONResponse({"version": _OLLAMA})
 
     return router

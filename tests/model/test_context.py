@@ -51,6 +51,7 @@ def test_what_is_wrong_is_said_by_type(merged: Path) -> None:
         (lambda c: c.copy(0, 2), "sequence 2, expected 0 to 1"),
         (lambda c: c.copy(-1, 0), "sequence -1, expected 0 to 1"),
         (lambda c: c.remove(2), "sequence 2, expected 0 to 1"),
+        (lambda c: c.is_eog(2**40), "token 1099511627776, expected 0 to 383"),
         (lambda c: c.shift(2, 0, 1), "sequence 2, expected 0 to 1"),
         (lambda c: c.shift(0, 0, -2), "shift of -2 tokens from 0 on, expected at least 0"),
         (lambda c: c.shift(0, -3, 2), "shift of 2 tokens from -3 on, expected at least 0"),
@@ -75,18 +76,27 @@ def test_numbers_for_which_llama_cpp_ends_the_process(
     assert np.abs(context.decode([6], [1], [0], hidden=False)[0][0] - before[1]).max() < 1e-4  # as it was
 
 
-def test_a_context_that_llama_cpp_refuses(merged: Path) -> None:
+def test_a_context_that_llama_cpp_refuses(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autodeco_gguf.model.context.MAX_SEQUENCES", 1000)
     context = Context(merged, n_ctx=32)
     with pytest.raises(ModelFailed, match=rf"^{merged}: no context of 257 times 32 tokens: .*256"):
         context.resize(32, 257)
 
 
 def test_more_cells_than_any_model_has(merged: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"^n_ctx 2147483648, expected at most 33554432 with sequences: 2$"):
+    with pytest.raises(InvalidInput, match=r"^n_ctx 2147483648, expected 1 to 33554432 with sequences: 2$"):
         Context(merged, n_ctx=2**31, n_seq=2)
     context = Context(merged, n_ctx=32)
-    with pytest.raises(InvalidInput, match=r"^n_ctx 16777216, expected at most 262144 with sequences: 256$"):
+    with pytest.raises(InvalidInput, match=r"^n_ctx 16777216, expected 1 to 262144 with sequences: 256$"):
         context.resize(2**24, 256)
+    for n_ctx, n_seq, match in (
+        (0, 1, "n_ctx 0, "),
+        (-5, 1, "n_ctx -5, "),
+        (32, 0, "n_seq 0, "),
+        (32, 257, "n_seq 257, "),
+    ):
+        with pytest.raises(InvalidInput, match=f"^{match}expected 1 to "):
+            context.resize(n_ctx, n_seq)
     assert context.decode([5], [0], [0], hidden=False)  # as it was
 
 

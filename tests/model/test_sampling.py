@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autodeco_gguf.errors import InvalidInput
@@ -42,6 +43,16 @@ def test_biases_that_no_logit_can_have(bias: float) -> None:
         InvalidInput, match=rf"^logit_bias of token 3 is {re.escape(str(bias))}, expected a number or -inf$"
     ):
         Sampling(logit_bias={3: bias}).check()
+
+
+def test_numbers_of_half_precision() -> None:
+    """With which numpy compares a million as infinity, and warns."""
+    half = np.float16(0.5)
+    Sampling(temperature=half, top_p=half, min_p=half, mirostat_tau=half, logit_bias={1: half}).check()
+    for key in ("temperature", "top_p", "mirostat_tau", "top_n_sigma"):
+        for value in (np.float16("inf"), np.float16("nan")):
+            with pytest.raises(InvalidInput, match=f"^{key} "):
+                Sampling(**{key: value}).check()
 
 
 def test_what_another_order_alone_has() -> None:
