@@ -208,9 +208,9 @@ class ToolUse:
         name = function.get("name") if isinstance(function, dict) else None
         found = [tool for tool in tools if tool.function.name == name]
         if not found:
-            raise ApiError(
-                400, "tool_choice: expected none, auto, required or a function of tools", param="tool_choice"
-            )
+            one = "none, auto, required or a function of tools"
+            expected = "tools beside required" if choice == "required" else one
+            raise ApiError(400, f"tool_choice: expected {expected}", param="tool_choice")
         return found[:1]
 
     def finder(self, prompt: str) -> CallFinder | None:

@@ -241,7 +241,7 @@ def test_a_type_of_null_is_as_if_it_were_not_there(with_tools: Api) -> None:
 
 
 def test_a_choice_needs_tools(with_tools: Api) -> None:
-    refused(with_tools.chat(tool_choice="required"), "tool_choice")
+    refused(with_tools.chat(tool_choice="required"), "tool_choice", says="expected tools beside required")
 
 
 @pytest.mark.parametrize(
