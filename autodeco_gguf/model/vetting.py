@@ -39,7 +39,6 @@ _NOT_ZERO = {
 
 _HAS = {
     "dots3note": ("attention.sliding_window_pattern", (0, 1)),
-    "glm-dsa": ("attention.indexer.types", (1,)),
     "granite_swa": ("attention.rope_pattern", (1,)),
 }
 """Kinds of blocks of which an architecture needs one each."""
@@ -51,10 +50,10 @@ _NEEDS = (
     ("kimi-k3", "ffn_gate_shexp.weight", "ffn_up_shexp.weight ffn_down_shexp.weight"),
     ("phi3 pockettts", "attn_norm.weight", " ".join(f"attn_qkv.weight|attn_{x}.weight" for x in "qkv")),
     ("qwen35 qwen35moe", "ssm_conv1d.weight", "attn_qkv.weight attn_gate.weight"),
-    ("qwen3next", "attn_qkv.weight", "attn_gate.weight"),
     ("qwen3next", "ssm_conv1d.weight", "attn_qkv.weight|ssm_in.weight"),
+    ("qwen3next", "ssm_conv1d.weight attn_qkv.weight", "attn_gate.weight"),
 )
-"""Architectures; a tensor; and those, or one of two, that a block with it needs, though llama.cpp loads it without."""
+"""Architectures; tensors; those, or one of two, that a block with them needs, though llama.cpp loads it without."""
 
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 
@@ -205,15 +204,17 @@ def _unused_experts(base: GgufFile, names: Collection[str]) -> str | None:
 
 def _missing(base: GgufFile, names: Collection[str]) -> str | None:
     """The first tensor that a block has not and its graph needs."""
-    rows = [(marker, needed.split()) for of, marker, needed in _NEEDS if base.architecture in of.split()]
-    for name, (marker, needed) in itertools.product(names, rows):
+    rows = [(marker.split(), needed.split()) for of, marker, needed in _NEEDS if base.architecture in of.split()]
+    for name, ((marker, *others), needed) in itertools.product(names, rows):
         block = name.removesuffix(marker)
-        if name == f"{block}{marker}":
+        if name == f"{block}{marker}" and all(f"{block}{other}" in names for other in others):
             for kinds in needed:
                 either = [f"{block}{kind}" for kind in kinds.split("|")]
                 if not any(other in names for other in either):
                     return f"no tensor {' or '.join(either)}"
     if base.architecture == "glm-dsa":
+        if not _indexers(base):
+            return "attention.indexer.types without a 1"
         for block in (f"blk.{i}." for i in _indexers(base)):
             if f"{block}attn_norm.weight" in names and f"{block}indexer.proj.weight" not in names:
                 return f"no tensor {block}indexer.proj.weight"
@@ -227,7 +228,7 @@ def _indexers(base: GgufFile) -> list[int]:
     if isinstance(types, list):
         return [i for i in blocks if i < len(types) and types[i]]
     if types is None and base.get("glm-dsa.context_length", int, 0) >= 2**20:  # GLM 5.2's
-        return [i for i in blocks if i < 2 or (i < 80 and i % 4 == 2)]
+        return [i for i in blocks if i < 2 or (i < 78 and i % 4 == 2)]
     return list(blocks) if types is None or types else []
 
 

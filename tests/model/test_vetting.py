@@ -141,6 +141,7 @@ def test_a_tensor_that_llama_cpp_takes_for_optional(tmp_path: Path) -> None:
         ("qwen35 qwen3next", "ssm_conv1d.weight attn_qkv.weight", "attn_gate.weight", ""),
         ("qwen3next", "ssm_conv1d.weight", "ssm_in.weight", "attn_qkv.weight attn_gate.weight"),
         ("qwen3next", "ssm_conv1d.weight ssm_in.weight attn_qkv.weight", "attn_gate.weight", ""),
+        ("qwen3next", "attn_qkv.weight ssm_conv1d.weight", "attn_gate.weight", ""),
         ("hy_v3 mimo2 step35", "ffn_gate_inp.weight ffn_up_exps.weight", "ffn_down_exps.weight", ""),
         ("hy_v3", "ffn_gate_inp.weight ffn_down_exps.weight", "ffn_up_exps.weight", "ffn_gate_up_exps.weight"),
         ("kimi-k3", "ffn_gate_shexp.weight ffn_down_shexp.weight", "ffn_up_shexp.weight", ""),
@@ -162,17 +163,18 @@ def test_what_a_block_needs(names: str, marker: str, needed: str, others: str, q
         for more in [needed, others] if others else [needed]:
             check(name, f"{marker} {more}")
         check(name, "ffn_up.weight")
+        check(name, "attn_qkv.weight")  # as those of attention have it, all in one
 
 
 @pytest.mark.parametrize(
     ("entries", "choose"),
     [
         ({}, range(7)),
+        ({"block_count": (80, Kind.UINT32), "context_length": (2**20, Kind.UINT32)}, {0, 1, *range(2, 78, 4)}),
         ({"nextn_predict_layers": (2, Kind.UINT32)}, range(5)),
         ({"context_length": (2**20, Kind.UINT32)}, {0, 1, 2, 6}),
         ({"attention.indexer.types": ([1, 0, 0, 1, 0, 0, 0], *INTS)}, {0, 3}),
         ({"attention.indexer.types": (1, Kind.UINT32)}, range(7)),
-        ({"attention.indexer.types": (0, Kind.UINT32)}, ()),
     ],
 )
 def test_blocks_that_choose_what_they_attend_to(
@@ -182,15 +184,15 @@ def test_blocks_that_choose_what_they_attend_to(
 
     def check(without: int) -> None:
         more = {f"glm-dsa.{key}": entry for key, entry in ({"block_count": (7, Kind.UINT32)} | entries).items()}
-        names = [f"blk.{i}.attn_norm.weight" for i in range(7)]
+        names = [f"blk.{i}.attn_norm.weight" for i in range(80)]
         parts = ("proj", "attn_k", "attn_q_b")
-        names += [f"blk.{i}.indexer.{part}.weight" for i in range(7) if i != without for part in parts]
+        names += [f"blk.{i}.indexer.{part}.weight" for i in range(80) if i != without for part in parts]
         data = [(name, np.zeros(4, np.float32), gguf.GGMLQuantizationType.F32) for name in names]
         entry = {"general.architecture": ("glm-dsa", Kind.STRING)}
         check_loadable(GgufFile(write_gguf(tmp_path / "x.gguf", vocabulary | entry | more, data)))
 
     vocabulary = {key: entry for key, entry in metadata_of(qwen2.base).items() if key.startswith("tokenizer.")}
-    for i in range(7):
+    for i in (*range(7), 74, 78):
         with pytest.raises(BadFile, match=rf"no tensor blk\.{i}\.indexer") if i in choose else nullcontext():
             check(i)
 
@@ -352,6 +354,7 @@ def test_a_temperature_of_attention_without_its_length(qwen2: Case, tmp_path: Pa
         ("dots3note", "attention.sliding_window_pattern", ([0, 0], *INTS), ([0, 1], *INTS), "without a 1"),
         ("dots3note", "attention.sliding_window_pattern", ([1, 1], *INTS), ([1, 0], *INTS), "without a 0"),
         ("glm-dsa", "attention.indexer.types", ([0, 0], *INTS), ([1, 0], *INTS), "without a 1"),
+        ("glm-dsa", "attention.indexer.types", (0, Kind.UINT32), ([1, 0], *INTS), "without a 1"),
         ("granite_swa", "attention.rope_pattern", ([0, 0], *INTS), ([0, 1], *INTS), "without a 1"),
         ("granite_swa", "attention.rope_pattern", ([0, 0, 1], *INTS), None, "without a 1"),
     ],
