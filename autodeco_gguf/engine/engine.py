@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from autodeco_gguf.engine.generation import Generation, Wait
-from autodeco_gguf.engine.request import OnToken, Request, Result, is_int
+from autodeco_gguf.engine.request import OnToken, Request, Result
 from autodeco_gguf.engine.scheduler import SCORED, Batching, Scheduler
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import AutoDecoError, Busy, InvalidInput
@@ -26,6 +26,7 @@ from autodeco_gguf.model.context import MAX_SEQUENCES, Context, default_context
 from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.sampler import Predictor, build_sampler
+from autodeco_gguf.model.sampling import check_size
 from autodeco_gguf.model.token_text import check_token
 
 
@@ -85,12 +86,11 @@ class Engine:
             InvalidInput: a parameter out of range.
             BadFile: a broken file, one that llama.cpp cannot load, or heads that do not fit.
         """
-        if not (is_int(n_parallel) and 1 <= n_parallel <= MAX_SEQUENCES):
-            raise InvalidInput.of("n_parallel", repr(n_parallel), f"1 to {MAX_SEQUENCES}")
+        check_size("n_parallel", n_parallel, 1, MAX_SEQUENCES)
         machine, self.batching = machine or Machine(), batching or Batching()
         self.batching.check(n_parallel)
-        if n_ctx is not None and not (is_int(n_ctx) and n_ctx >= 1):
-            raise InvalidInput.of("n_ctx", repr(n_ctx), "at least 1")
+        if n_ctx is not None:
+            check_size("n_ctx", n_ctx)
         if machine.flash_attn is None:
             machine = replace(machine, flash_attn=machine.cache_type != "f32")
         model = model if isinstance(model, ModelFile) else ModelFile.open(model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, SupportsIndex
+from typing import Literal
 
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.sampling import MAX_TOP, Sampling, check_seed_range, check_temperature, check_top_p
+from autodeco_gguf.model.sampling import MAX_TOP, Sampling, check_seed_range, check_size, check_temperature, check_top_p
 from autodeco_gguf.model.stops import stop_texts, stop_tuple
 from autodeco_gguf.model.trace import PromptToken, Trace, TraceToken
 
@@ -56,12 +56,9 @@ class Request(Sampling):
         if self.seed is not None:
             check_seed_range(self.seed)
         least = 0 if self.prompt_logprobs else 1
-        if self.max_tokens is not None and not (is_int(self.max_tokens) and self.max_tokens >= least):
-            raise InvalidInput.of("max_tokens", repr(self.max_tokens), f"at least {least}")
-        if self.top is not None and not (is_int(self.top) and 0 <= self.top <= MAX_TOP):
-            raise InvalidInput.of("top", repr(self.top), f"0 to {MAX_TOP}")
-        if self.n_keep is not None and not (is_int(self.n_keep) and self.n_keep >= 0):
-            raise InvalidInput.of("n_keep", repr(self.n_keep), "at least 0")
+        for name, low, high in (("max_tokens", least, None), ("top", 0, MAX_TOP), ("n_keep", 0, None)):
+            if (value := getattr(self, name)) is not None:
+                check_size(name, value, low, high)
         # the items of bytes would pass for tokens
         if isinstance(self.prompt, bytes | bytearray) or not isinstance(self.prompt, Iterable):
             raise InvalidInput.of("prompt", f"of {type(self.prompt).__name__}", "a text or tokens")
@@ -94,11 +91,6 @@ class Request(Sampling):
     def pair(self, n: int) -> tuple[float | None, float | None]:
         """T and P of token ``n``, from 0; None where they are predicted."""
         return (self.temperature, self.top_p) if self.pairs is None else self.pairs[n % len(self.pairs)]
-
-
-def is_int(value: object) -> bool:
-    """Whether it is a whole number, of numpy too, and no bool."""
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import index as as_int
 
 from autodeco_gguf._native import core
 from autodeco_gguf.engine.generation import Generation
-from autodeco_gguf.engine.request import FinishReason, is_int
+from autodeco_gguf.engine.request import FinishReason
 from autodeco_gguf.errors import Busy, Closed, InvalidInput
 from autodeco_gguf.model.context import BATCH, SHARED, Context
 from autodeco_gguf.model.sampler import Predictor
+from autodeco_gguf.model.sampling import check_size
 
 SCORED = 32
 """Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
@@ -46,9 +48,7 @@ class Batching:
         if self.batch_invariant and n_parallel == 1:
             raise InvalidInput("batch_invariant needs n_parallel of 2 or more, it is 1", key="batch_invariant")
         for name in ("prompt_chunk", "max_waiting"):
-            value = getattr(self, name)
-            if not (is_int(value) and value >= 1):
-                raise InvalidInput.of(name, repr(value), "at least 1")
+            check_size(name, getattr(self, name))
 
 
 class Scheduler:
@@ -76,7 +76,7 @@ class Scheduler:
     @property
     def has_room(self) -> bool:
         """Whether one more may wait."""
-        most = self._batching.max_waiting
+        most = as_int(self._batching.max_waiting)
         return len(self.waiting) < most or sum(not generation.cancelled for generation in list(self.waiting)) < most
 
     def __str__(self) -> str:
@@ -279,7 +279,7 @@ class Scheduler:
             if left < (1 if users[0].request.prompt_logprobs else BATCH):
                 return True  # what is left goes with the last token
         drawing = any(user.n_decoded >= len(user.head) for user in users)
-        budget = self._batching.prompt_chunk if drawing else BATCH
+        budget = as_int(self._batching.prompt_chunk) if drawing else BATCH
         for place, user in enumerate(users):
             part = self._part(user, budget)
             if len(part) > 1 - self._alone:  # a single one goes with the others
@@ -344,8 +344,8 @@ class Scheduler:
         """Make room in the sequences that are full: their beginning stays, of the others the older half goes."""
         for place, user in enumerate(self._in_use()):
             if user.position == self._context.n_ctx:
-                begin = user.request.n_keep
-                assert begin is not None  # else it has ended before
+                assert user.request.n_keep is not None  # else it has ended before
+                begin = as_int(user.request.n_keep)
                 n = max(1, (user.position - begin) // 2)
                 self._context.shift(place, begin, n)
                 user.n_forgotten += n

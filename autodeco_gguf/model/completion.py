@@ -24,7 +24,7 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
-from autodeco_gguf.model.sampling import MAX_SEED, check_seed
+from autodeco_gguf.model.sampling import MAX_SEED, check_bias, check_seed
 from autodeco_gguf.model.stops import StoppedText, stop_texts
 from autodeco_gguf.model.token_text import check_token
 
@@ -253,8 +253,11 @@ def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any
         number = int(token) if isinstance(token, str) and token.removeprefix("-").isdecimal() else token
         try:
             amount = float(value)
-        except (TypeError, ValueError, OverflowError) as e:
+        except (TypeError, ValueError) as e:
             raise InvalidInput.of(f"logit_bias of token {token}", repr(value), "a number") from e
+        except OverflowError:
+            amount = value
+        check_bias(token, amount)
         bias[check_token(number, n_vocab, "logit_bias of token")] = amount
 
     def add(_: Any, scores: Float32Array) -> Float32Array:

@@ -23,6 +23,7 @@ from autodeco_gguf.model.machine import DEFAULT_CONTEXT, Machine
 from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.remote import Remote
 from autodeco_gguf.model.sampler import Predictor, Sampler, address
+from autodeco_gguf.model.sampling import check_size
 from autodeco_gguf.model.template import TEMPLATE_KEY
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.turns import check_fork
@@ -58,11 +59,10 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
 
 def _n_cells(n_ctx: int, n_seq: int) -> int:
     """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for none, or more than any model has."""
-    if not 1 <= n_seq <= MAX_SEQUENCES:
-        raise InvalidInput.of("n_seq", n_seq, f"1 to {MAX_SEQUENCES}")
-    most = _MAX_CELLS // n_seq // _CELLS * _CELLS
-    if not 1 <= n_ctx <= most:
-        raise InvalidInput.of("n_ctx", n_ctx, f"1 to {most} with sequences: {n_seq}")
+    check_size("n_seq", n_seq, 1, MAX_SEQUENCES)
+    check_size("n_ctx", n_ctx)
+    if n_ctx > (most := _MAX_CELLS // n_seq // _CELLS * _CELLS):
+        raise InvalidInput.of("n_ctx", n_ctx, f"at most {most} with sequences: {n_seq}")
     return -(-n_ctx // _CELLS) * _CELLS * n_seq
 
 

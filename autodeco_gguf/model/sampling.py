@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from autodeco_gguf.errors import InvalidInput
 
@@ -40,6 +40,24 @@ def check_top_p(value: float) -> None:
 def _shown(value: object) -> object:
     """As a message has it: what looks like a number and is none, as a text or a Decimal, with its type."""
     return value if isinstance(value, Real) else repr(value)
+
+
+def check_size(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raise InvalidInput unless it is a whole number, of numpy too, of a range."""
+    expected = f"at least {least}" if most is None else f"{least} to {most}"
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
+        raise InvalidInput.of(name, repr(value), f"a whole number, {expected}")
+    if index(value) < least or (most is not None and index(value) > most):
+        raise InvalidInput.of(name, value, expected)
+
+
+def check_bias(token: object, bias: object) -> None:
+    """Raise InvalidInput unless a logit stays a number with it, or -inf."""
+    if not isinstance(bias, Real):
+        raise InvalidInput.of(f"logit_bias of token {token}", repr(bias), "a number")
+    if not _number(bias) <= _MAX_BIAS:  # NaN is not either
+        reason = f"logit_bias of token {token} is {bias}, expected a number of at most {_MAX_BIAS:g} or -inf"
+        raise InvalidInput(reason, key="logit_bias")
 
 
 MAX_LAST_N = 2**20
@@ -77,8 +95,8 @@ def check_seed(seed: int | None) -> int:
 _UNBOUNDED = 1e6
 """Above it a parameter of a sampler has no sense; float32 must hold it."""
 
-_MAX_LOGIT = 3.4028235e38
-"""Float32's largest."""
+_MAX_BIAS = 1e30
+"""Above it a logit, divided by T, is more than float32 holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +176,7 @@ class Sampling:
         if not isinstance(self.logit_bias, Mapping | None):
             raise InvalidInput.of("logit_bias", repr(self.logit_bias), "numbers by token")
         for token, bias in (self.logit_bias or {}).items():
-            if not isinstance(bias, Real):
-                raise InvalidInput.of(f"logit_bias of token {token}", repr(bias), "a number")
-            if not _number(bias) <= _MAX_LOGIT:  # NaN is not either
-                raise InvalidInput(
-                    f"logit_bias of token {token} is {bias}, expected a number or -inf", key="logit_bias"
-                )
+            check_bias(token, bias)
 
 
 WHOLE = ("top_k", "penalty_last_n", "mirostat_mode")

@@ -327,9 +327,9 @@ def test_what_the_chat_template_reads_besides(qwen2: Case, tmp_path: Path) -> No
         ({"n_ctx": 0}, "n_ctx 0, expected at least 1"),
         ({"batching": Batching(prompt_chunk=0)}, "prompt_chunk 0, expected at least 1"),
         ({"batching": Batching(max_waiting=0)}, "max_waiting 0, expected at least 1"),
-        ({"n_parallel": 2.0}, "n_parallel 2.0, expected 1 to 256"),
-        ({"n_ctx": "64"}, "n_ctx '64', expected at least 1"),
-        ({"batching": Batching(prompt_chunk=2.5)}, "prompt_chunk 2.5, expected at least 1"),  # type: ignore[arg-type]
+        ({"n_parallel": 2.0}, "n_parallel 2.0, expected a whole number, 1 to 256"),
+        ({"n_ctx": "64"}, "n_ctx '64', expected a whole number, at least 1"),
+        ({"batching": Batching(prompt_chunk=2.5)}, "prompt_chunk 2.5, expected a whole number, at least 1"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_engines(kwargs: dict[str, Any], message: str, merged: Path) -> None:
@@ -354,6 +354,12 @@ def test_garbage_is_closed_in_whatever_order(merged: Path) -> None:
 
 
 def test_sizes_of_numpy(merged: Path) -> None:
+    batching = Batching(prompt_chunk=np.int8(100), max_waiting=np.uint8(200))  # type: ignore[arg-type]
+    with make(merged, n_parallel=np.uint8(2), n_ctx=512, batching=batching) as engine:
+        drawing = engine.submit(Request([5], max_tokens=20, seed=1, logit_bias=no_end(engine)))
+        next(iter(drawing))
+        engine.generate([Request([5] * 300, max_tokens=2, seed=1)])
+        drawing.cancel()
     with make(merged, n_parallel=np.uint8(2), n_ctx=np.uint8(200)) as engine:
         assert f"{engine}".endswith("2 sequences of 200 tokens, 0 running, 0 waiting>")
         assert (

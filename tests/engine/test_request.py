@@ -36,15 +36,18 @@ BAD: dict[str, tuple[Request, str]] = {
     "order": (Request([1], order="vllm"), "order 'vllm', expected 'autodeco' or 'llama.cpp'"),  # type: ignore[arg-type]
     "dynatemp": (Request([1], dynatemp_range=0.5), "dynatemp_range 0.5 needs order 'llama.cpp'"),
     "bias": (Request([1], logit_bias={384: 1.0}), "logit_bias of token 384, expected 0 to 383"),
-    "bias nan": (Request([1], logit_bias={3: float("nan")}), "logit_bias of token 3 is nan, expected a number or -inf"),
+    "bias nan": (
+        Request([1], logit_bias={3: float("nan")}),
+        "logit_bias of token 3 is nan, expected a number of at most 1e+30 or -inf",
+    ),
     "tokens": (Request([1], seed=1, max_tokens=0), "max_tokens 0, expected at least 1"),
-    "half a token": (Request([1], max_tokens=1.5), "max_tokens 1.5, expected at least 1"),  # type: ignore[arg-type]
-    "tokens as text": (Request([1], max_tokens="5"), "max_tokens '5', expected at least 1"),  # type: ignore[arg-type]
+    "half a token": (Request([1], max_tokens=1.5), "max_tokens 1.5, expected a whole number, at least 1"),  # type: ignore[arg-type]
+    "tokens as text": (Request([1], max_tokens="5"), "max_tokens '5', expected a whole number, at least 1"),  # type: ignore[arg-type]
     "fewer than no token": (Request([1], max_tokens=-1, prompt_logprobs=True), "max_tokens -1, expected at least 0"),
     "top": (Request([1], top=-1), "top -1, expected 0 to 64"),
     "large top": (Request([1], top=65), "top 65, expected 0 to 64"),
-    "half a top": (Request([1], top=1.5), "top 1.5, expected 0 to 64"),  # type: ignore[arg-type]
-    "top as bool": (Request([1], top=True), "top True, expected 0 to 64"),
+    "half a top": (Request([1], top=1.5), "top 1.5, expected a whole number, 0 to 64"),  # type: ignore[arg-type]
+    "top as bool": (Request([1], top=True), "top True, expected a whole number, 0 to 64"),
     "longer than the context": (
         Request([1] * 129, max_tokens=0, prompt_logprobs=True),
         "the prompt has 129 tokens, the context holds 128; raise it",

@@ -7,12 +7,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from engine_helpers import within
 
 from autodeco_gguf.engine.turn import Turn
 from autodeco_gguf.errors import Busy, Closed, ModelFailed
+
+
+def soon(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(1e-3)
 
 
 class Recorded(Turn):
@@ -136,14 +144,17 @@ def test_what_ends_all_may_use_what_is_freed_after_it() -> None:
     assert (did, turn.did) == (["used"], ["free"])
 
 
-def test_who_waits_for_a_close_that_gives_up_goes_on() -> None:
+def test_who_waits_for_a_close_that_gives_up_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     turn, inside, go_on, steps = Recorded(), threading.Event(), threading.Event(), list[int]()
     user = start(lambda: turn.use(lambda: (inside.set(), go_on.wait(20))))
     assert inside.wait(10)
+    now = 0.0
+    monkeypatch.setattr("autodeco_gguf.engine.turn.time", SimpleNamespace(monotonic=lambda: now))
     closing = start(lambda: turn.close(1.0))
-    while not turn._closing:
-        time.sleep(1e-3)
+    soon(lambda: turn._closing)
     waiting = start(lambda: turn.run_until(lambda: bool(steps), lambda: steps.append(1)))
+    soon(lambda: len(turn._changed._waiters) == 2)  # type: ignore[attr-defined]
+    now = 2.0
     for thread in (closing, waiting):
         thread.join(10)
         assert not thread.is_alive()

@@ -392,7 +392,9 @@ BAD_BIASES = [
     ({"hello": 1.0}, r"logit_bias of token 'hello', expected 0 to 383"),
     ({"--5": 1.0}, r"logit_bias of token '--5', expected 0 to 383"),
     ({5: "much"}, r"logit_bias of token 5 'much', expected a number"),
-    pytest.param({5: 10**400}, r"logit_bias of token 5 1000*, expected a number", id="huge"),
+    pytest.param({5: 10**400}, r"logit_bias of token 5 is 1000*, expected a number of at most 1e\+30", id="huge"),
+    ({5: 1e39}, r"logit_bias of token 5 is 1e\+39, expected a number of at most 1e\+30 or -inf"),
+    ({"5": float("nan")}, r"logit_bias of token 5 is nan, expected a number"),
     ({384: 1.0}, r"logit_bias of token 384, expected 0 to 383"),
     ({-1: 1.0}, r"logit_bias of token -1, expected 0 to 383"),
 ]
