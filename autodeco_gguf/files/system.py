@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -60,14 +60,15 @@ def signals_wait() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, HANGUP)}
     if threading.current_thread() is not threading.main_thread():
         handlers.clear()
-    try:
-        for number, handler in handlers.items():
+
+    def come() -> None:
+        for number in came:
+            signal.raise_signal(number)
+
+    with ExitStack() as stack:
+        stack.callback(come)
+        for number, handler in handlers.items():  # SIGINT first, which comes back last: it may come at once
             if callable(handler):
+                stack.callback(signal.signal, number, handler)
                 signal.signal(number, lambda number, frame: came.append(number))
         yield
-    finally:
-        for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, handler)
-        for one in came:
-            signal.raise_signal(one)

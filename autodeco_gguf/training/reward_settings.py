@@ -14,9 +14,6 @@ from autodeco_gguf.training.settings import Objective, check_ranges
 LR_WIDTH = 0.25
 """Default peak learning rate times hidden size."""
 
-MAX_VALIDATION = 32
-"""Problems held out at most: a validation answers each of them k times."""
-
 
 @dataclass(frozen=True)
 class RewardSettings:

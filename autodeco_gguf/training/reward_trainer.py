@@ -27,8 +27,8 @@ from autodeco_gguf.training.module import HeadsModule
 from autodeco_gguf.training.optimizer import HeadsOptimizer
 from autodeco_gguf.training.output import BEGUN
 from autodeco_gguf.training.policy import accumulate
-from autodeco_gguf.training.reward_settings import MAX_VALIDATION, RewardSettings
-from autodeco_gguf.training.rewards import Group, Reward
+from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.rewards import MAX_VALIDATION, Group, Reward
 from autodeco_gguf.training.state import State
 
 

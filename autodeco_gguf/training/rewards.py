@@ -27,6 +27,9 @@ from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.tasks.problems import Problem
 from autodeco_gguf.tasks.scoring import Scorer
 
+MAX_VALIDATION = 32
+"""Problems that a training holds out at most: a validation answers each of them k times."""
+
 REWARDS = ("correct", "any", "distinct")
 """By name, besides ``module:function`` of the user's own."""
 

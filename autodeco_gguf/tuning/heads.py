@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.errors import BadFile, not_installed
 from autodeco_gguf.files.system import signals_wait
+from autodeco_gguf.training.rewards import MAX_VALIDATION
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.settings import TuneSettings
 from autodeco_gguf.tuning.split import VALIDATION
@@ -41,9 +42,6 @@ class Start(NamedTuple):
 
 def validation_problems(n: int) -> int:
     """Problems of n that a training holds out."""
-    with signals_wait():
-        from autodeco_gguf.training.reward_settings import MAX_VALIDATION
-
     return min(MAX_VALIDATION, round(VALIDATION * n))
 
 

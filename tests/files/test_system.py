@@ -113,7 +113,6 @@ except SystemExit:  # torch's C++ says terminate() here
 
 IMPORTERS = {
     "train": "from autodeco_gguf.cli.train import train_command; train_command(['x', '--data', 'd', '-o', 'o'])",
-    "the plan of tune": "from autodeco_gguf.tuning.heads import validation_problems; validation_problems(9)",
     "tune": "from autodeco_gguf.tuning.heads import train_heads; train_heads(*[None] * 8)",
     "a .bin": "from autodeco_gguf.heads.checkpoint import _read_bin; next(_read_bin('x.bin'))",
 }

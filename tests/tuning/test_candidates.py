@@ -79,7 +79,8 @@ def test_another_seed_draws_other_answers(tmp_path: Path) -> None:
 def test_answers_are_as_long_as_they_may_be(tmp_path: Path) -> None:
     engine = TuneEngine(MODEL, heads=None, n_parallel=4)
     with GradedTasks(TASKS) as graded, measuring("correct", 10.0) as measure:
-        trial = Trial(engine, graded, replace(SETTINGS, max_tokens=7), measure, lambda *args: None)  # type: ignore[arg-type]
+        settings = replace(SETTINGS, max_tokens=7)
+        trial = Trial(engine, graded, settings, measure, lambda *args: None)  # type: ignore[arg-type]
         trial.run(TASKS, tmp_path, [Method("one", "constant", Config.static(1, 1))], "test")
     assert {request.max_tokens for request in engine.drawn} == {7}
 

@@ -21,7 +21,8 @@ from autodeco_gguf.tasks.tasks import read_task
 from autodeco_gguf.training import reward
 from autodeco_gguf.training.output import Output
 from autodeco_gguf.training.reward import RewardOptions
-from autodeco_gguf.training.reward_settings import MAX_VALIDATION, RewardSettings
+from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.rewards import MAX_VALIDATION
 from autodeco_gguf.training.settings import Objective
 from autodeco_gguf.tuning.heads import ADAPTER, CHECKPOINT, Start, obstacle, train_heads, validation_problems
 from autodeco_gguf.tuning.plan import Plan, Training
