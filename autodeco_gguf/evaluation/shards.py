@@ -20,7 +20,7 @@ from autodeco_gguf.evaluation.samples import SAMPLES, Key, Sample, keys_of
 from autodeco_gguf.evaluation.settings import DIGESTS, VERSION, EvalSettings, check_free, make_directory
 from autodeco_gguf.evaluation.summary import summarize
 from autodeco_gguf.evaluation.traces import TRACES
-from autodeco_gguf.files.atomic import bad_file, same_file
+from autodeco_gguf.files.atomic import bad_file, check_name, same_file
 from autodeco_gguf.files.journal import Journal, difference, reading
 from autodeco_gguf.files.jsonl import dump_line, write_lines
 from autodeco_gguf.files.lock import locked
@@ -57,6 +57,7 @@ def join(directories: Sequence[Path], output: Path, *, plots: bool = True) -> Jo
         BadFile: settings that differ, and in what, or where mean-shift is from; a sample that is there twice with
             different texts; a damaged file; there is another evaluation in the output. Or Busy: a directory is in use.
     """
+    check_name(output)
     if same_file([output], directories) is not None:
         raise BadFile.of(output, _TAKEN)
     header = common_header(directories, "shard")

@@ -23,6 +23,7 @@ from autodeco_gguf.explain.verdict import verdict
 from autodeco_gguf.files.atomic import (
     Output,
     check_directory,
+    check_name,
     check_new,
     check_output,
     missing_directories,
@@ -44,6 +45,7 @@ def check_outputs(directory: Path, *, drawn: bool, inputs: Iterable[Path] = (), 
     And where an input would be replaced, or without ``force`` an earlier explanation, or answers that are not those of
     an interrupted one.
     """
+    check_name(directory)
     for path in missing_directories(directory)[:1]:
         check_directory(path)
     complete = drawn and not _partial(directory).exists()

@@ -17,7 +17,7 @@ from autodeco_gguf.evaluation.as_json import from_json, to_json
 from autodeco_gguf.evaluation.drawing import Progress
 from autodeco_gguf.evaluation.methods import Config, Method, parse_methods
 from autodeco_gguf.evaluation.settings import ADVICE, DIGESTS, EvalSettings, check_free, make_header
-from autodeco_gguf.files.atomic import new_directory, write_bytes
+from autodeco_gguf.files.atomic import check_name, new_directory, write_bytes
 from autodeco_gguf.files.journal import Journal, Line
 from autodeco_gguf.heads.base_model import fitting_heads
 from autodeco_gguf.heads.model_file import ModelFile
@@ -101,6 +101,7 @@ def tune(
     """
     settings, watch = settings or TuneSettings(), watch or TuneWatch()
     settings.check()
+    check_name(Path(output))
     parts = split(tasks, settings.seed)
     own = _own_heads(Path(model), heads)
     if not Path(output, JOURNAL).exists():

@@ -118,8 +118,12 @@ FAILURES: list[Row] = [
     ("rollouts {merged} --task {problem} -o {existing}", "{existing}: exists; use --force to replace it"),
     ("eval {merged} --task {problem} -o {existing}", "{existing}: is no directory; give another name"),
     ("train {base} --data {data} -o {existing}", "{existing}: is a file; give a directory"),
-    ("eval {merged} --task {problem} -o -", "-: is not standard output here; give another name"),
-    ("train {base} --data {data} -o -", "-: is not standard output here; give another name"),
+    # before a model is looked for
+    ("eval {missing} --task {problem} -o -", "-: is not standard output here; give another name"),
+    ("train {missing} --data {data} -o -", "-: is not standard output here; give another name"),
+    ("tune {missing} --task {problem} -o -", "-: is not standard output here; give another name"),
+    ("explain {missing} --data {data} -o -", "-: is not standard output here; give another name"),
+    ("join {missing} {out} -o -", "-: is not standard output here; give another name"),
     ("view {problem} -o {out}.html", "{problem}: no trace in it"),
     # a merged file or an adapter
     ("extract {base} --adapter {out}", "{base}: no AutoDeco heads in it; extract takes a merged file"),
