@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from autodeco_gguf.errors import as_utf8
+from autodeco_gguf.errors import BadFile, as_utf8
 from autodeco_gguf.files.atomic import write_bytes
 from autodeco_gguf.files.system import open_bytes, set_mode
 
@@ -29,10 +29,14 @@ def open_history(path: Path | None) -> History:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_private(path)
         _shorten(path)
+    except BadFile as e:
+        why = str(e)
     except (OSError, RuntimeError) as e:
-        click.echo(f"history: {path}: {getattr(e, 'strerror', None) or e}; nothing is kept", err=True)
-        return InMemoryHistory()
-    return _Private(path)
+        why = f"{path}: {getattr(e, 'strerror', None) or e}"
+    else:
+        return _Private(path)
+    click.echo(f"history: {why}; nothing is kept", err=True)
+    return InMemoryHistory()
 
 
 class _Private(FileHistory):

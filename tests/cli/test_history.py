@@ -9,6 +9,7 @@ from prompt_toolkit.history import InMemoryHistory
 
 from autodeco_gguf.cli import _history
 from autodeco_gguf.cli._history import open_history
+from autodeco_gguf.errors import BadFile
 
 Capture = pytest.CaptureFixture[str]
 
@@ -49,9 +50,11 @@ def test_no_half_of_a_message_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "history"
     content = "".join(f"\n# 2026-11-29 12:00:00\n+first {i}\n+second {i}\n" for i in range(10, 50))
     path.write_text(content)
+    path.chmod(0o644)
     newer = len(content) - content.index("+second 30")
     monkeypatch.setattr(_history, "_MAX_BYTES", 2 * newer)
     assert list(open_history(path).load_history_strings()) == [f"first {i}\nsecond {i}" for i in range(49, 30, -1)]
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_goes_away_is_no_reason_to_end(tmp_path: Path, capfd: Capture) -> None:
@@ -74,3 +77,19 @@ def test_a_file_that_others_could_read_is_the_owner_s_from_now_on(tmp_path: Path
     path.chmod(0o666)
     history.append_string("one")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_history_that_cannot_be_shortened_is_no_reason_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    path = tmp_path / "history"
+    path.write_text("\n# 2026-11-29 12:00:00\n+hello\n")
+
+    def full(path: Path, content: bytes) -> None:
+        raise BadFile.of(path, "cannot be written: No space left on device")
+
+    monkeypatch.setattr(_history, "_MAX_BYTES", 4)
+    monkeypatch.setattr(_history, "write_bytes", full)
+    assert isinstance(open_history(path), InMemoryHistory)
+    why = "cannot be written: No space left on device; nothing is kept"
+    assert capfd.readouterr().err == f"history: {path}: {why}\n"
