@@ -12,7 +12,7 @@ from autodeco_gguf.evaluation.methods import Config, config_of
 
 T = TypeVar("T")
 _PLAIN: dict[Any, Any] = {int: int, float: int | float, str: str, bool: bool}
-_LARGEST = 2**63
+_LARGEST = 2**63 - 1
 """What a whole number can be; numpy knows no larger ones."""
 _hints = functools.cache(get_type_hints)
 _NAMES = {"pass_1": "pass@1", "pass_k": "pass@k", "distinct_k": "distinct@k", "majority": "maj"}
