@@ -78,6 +78,7 @@ def show(service: Service) -> dict[str, Any]:
     found = {key: base.get(key, object) for key in base.header.scalar_keys() if not key.startswith("tokenizer.")}
     info = {k: v for k, v in found.items() if not isinstance(v, float) or math.isfinite(v)}  # JSON has no others
     info[f"{base.architecture}.context_length"] = service.engine.n_ctx  # to which clients shorten conversations
+    info.setdefault("general.basename", service.model_id)  # by which VS Code names it
     defaults, reads = service.decider.defaults(), service.prompts.reads
     thinks = not reads.isdisjoint(("enable_thinking", "reasoning_effort"))
     return {

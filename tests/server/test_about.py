@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,11 +48,14 @@ def test_parameters(service: Service) -> None:
 
 
 def test_clients_are_told_the_context_that_there_is(qwen2: Case) -> None:
+    """And by which name to call it."""
     with make(qwen2.base, n_ctx=64) as engine:
         service = serving(engine)
-        shown = about.show(service)
-        assert shown["model_info"]["qwen2.context_length"] == shown["details"]["context_length"] == engine.n_ctx == 64
-        service.driver.close()
+        with closing(service.driver):
+            shown = about.show(service)
+        info = shown["model_info"]
+        assert info["qwen2.context_length"] == shown["details"]["context_length"] == engine.n_ctx == 64
+        assert info["general.basename"] == engine.context.file.base().get("general.basename", str, "demo")
 
 
 @pytest.mark.parametrize("cut", [0, 9])

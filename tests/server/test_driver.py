@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,10 +99,9 @@ def test_who_comes_while_others_are_woken_is_woken_too() -> None:
 
 
 def test_jobs_of_two_loops(engine: Engine, driver: Driver, loop: Loop) -> None:
-    other = Loop()
-    for one in (loop, other, loop):
-        assert len(one.run(read(driver.start(requests(engine, 1), one.loop, pieces=False)), 10)) == 1
-    other.close()
+    with closing(Loop()) as other:
+        for one in (loop, other, loop):
+            assert len(one.run(read(driver.start(requests(engine, 1), one.loop, pieces=False)), 10)) == 1
 
 
 def test_a_large_job_shuts_nobody_out(engine: Engine, driver: Driver, loop: Loop) -> None:

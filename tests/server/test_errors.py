@@ -43,14 +43,6 @@ def test_what_a_template_refuses_does_not_tell_where_the_model_is() -> None:
     assert (found.message, found.param) == ("template refuses: no", "input")
 
 
-def test_a_message_that_says_the_value_does_not_say_it_twice() -> None:
-    def message(text: str) -> str:
-        return of_validation([{"loc": ("body", "a"), "type": "value", "msg": text, "input": 7}], "/v1/x").message
-
-    assert message("expected token ids as keys, not 7") == "a: expected token ids as keys, not 7"
-    assert message("expected a text") == "a: expected a text, not 7"
-
-
 def test_places() -> None:
     assert param_of(["body", "messages", 0, "content", 1]) == "messages[0].content[1]"
     assert param_of(["body"]) == ""

@@ -443,7 +443,7 @@ def test_a_line_for_each_request_on_standard_error(capfd: pytest.CaptureFixture[
 
 def test_standard_output_may_be_closed(slow: tuple[Service, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    Server(slow[0], [], drain_s=1, access_log=True)
+    Server(slow[0], [], drain_s=1, access_log=False)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])

@@ -346,16 +346,20 @@ def test_arguments_that_are_called_parameters() -> None:
     assert (call.name, call.arguments) == ("f", '{"a": 1}')
 
 
+def test_what_an_answer_follows(with_tools: Api) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}
+    bodies = [{"tools": [TOOL], "tool_choice": "required"}, {"response_format": form}]
+    plans = [chat_plan(with_tools.service, ChatBody.model_validate({**U, **body}))[0] for body in bodies]
+    ollama = OllamaChatBody.model_validate({"model": "demo", **U, "format": "json"})
+    plans.append(ollama_chat_plan(with_tools.service, ollama)[0])
+    assert [plan.follows for plan in plans] == ["tools", "response_format", "format"]
+
+
 def test_a_call_in_ollama_s_answer(with_tools: Api) -> None:
     text = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
-    chosen = {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}
     body = {"model": "demo", **U, "tools": [TOOL], "stream": False}
     service = with_tools.service
-    plan, voice = ollama_chat_plan(service, OllamaChatBody.model_validate({**body, "format": "json"}))
-    assert plan.follows == "format"
-    forced, _ = chat_plan(service, ChatBody.model_validate({**U, "tools": [TOOL], "tool_choice": "required"}))
-    free, _ = chat_plan(service, ChatBody.model_validate({**U, "response_format": chosen}))
-    assert (forced.follows, free.follows) == ("tools", "response_format")
+    plan, voice = ollama_chat_plan(service, OllamaChatBody.model_validate(body))
     choice = Choice(0, service.words, plan.finder())
     tokens = service.engine.context.tokenize(text)
     (result,) = service.engine.generate([Request(service.engine.prompt("hi"), max_tokens=1)])
