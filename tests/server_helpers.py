@@ -165,4 +165,3 @@ def failing(service: Service, monkeypatch: pytest.MonkeyPatch, after: int) -> No
         draw()
 
     monkeypatch.setattr(scheduler, "_draw", step)
-    monkeypatch.setattr(service.driver, "failure", service.driver.failure)  # as it was, afterwards

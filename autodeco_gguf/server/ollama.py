@@ -193,4 +193,4 @@ class OllamaVoice:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    return {"function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+    return {"id": call.id, "function": {"name": call.name, "arguments": json.loads(call.arguments)}}

@@ -136,19 +136,23 @@ def _rendered(chat: Chat, messages: Sequence[Mapping[str, Any]], tools: Sequence
 
 def _with_numbers(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages whose calls have numbers of nine digits in the place of ids, if any: Mistral's templates want such."""
-    found, open_calls, n = [], dict[str | int, str](), 0
+    found, open_calls, n = [], dict[str | int, tuple[str, str]](), 0
     for message in messages:
         turn = dict(message)
         if calls := message.get("tool_calls"):
             numbers = [f"{n + i:09d}" for i in range(len(calls))]
             n += len(calls)
             open_calls = {
-                call.get("id") or i: number for i, (call, number) in enumerate(zip(calls, numbers, strict=True))
+                call.get("id") or i: (number, call["function"]["name"])
+                for i, (call, number) in enumerate(zip(calls, numbers, strict=True))
             }
             turn["tool_calls"] = [{**call, "id": number} for call, number in zip(calls, numbers, strict=True)]
         elif message["role"] == "tool" and open_calls:
             answered = message.get("tool_call_id")
-            turn["tool_call_id"] = open_calls.pop(answered if answered in open_calls else next(iter(open_calls)))
+            if answered not in open_calls:  # but for its name: Ollama's clients know no ids
+                named = (key for key, (_, name) in open_calls.items() if name == message.get("name"))
+                answered = next(named, next(iter(open_calls)))
+            turn["tool_call_id"], _ = open_calls.pop(answered)
         found.append(turn)
     return found
 

@@ -116,6 +116,16 @@ def test_calls_for_a_template_that_wants_ids_of_its_own_kind(ids: tuple[str | No
     assert text == 'hi 000000000:{"n": 0};000000001:{"n": 1};' + "".join(told) + '000000002:{"n": 0};000000002=0;'
 
 
+def test_results_without_ids_are_of_the_calls_that_they_name(engine: Engine) -> None:
+    """As Ollama's clients give them, in any order."""
+    engine.chat = Chat(NINE, engine.context.vocab, engine.context.file.path)
+    calls = [{"function": {"name": name, "arguments": {}}} for name in "fgf"]
+    results = [{"role": "tool", "content": f"{name}{n}", "name": name} for n, name in enumerate("gff")]
+    talk = [*HI, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    text = engine.context.text(Prompts(engine).chat(talk))
+    assert text.endswith("000000001=g0;000000000=f1;000000002=f2;")
+
+
 @pytest.mark.parametrize("template", [JOINED, WRITTEN, EITHER, AS_JSON])
 def test_arguments_are_json_however_a_template_writes_them(template: str, engine: Engine) -> None:
     engine.chat = Chat(template, engine.context.vocab, engine.context.file.path)

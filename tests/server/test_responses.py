@@ -64,6 +64,7 @@ def test_cut_off(api: Api) -> None:
 
 def test_a_failure_has_its_number_among_the_events(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(api.service, monkeypatch, after=3)
+    monkeypatch.setattr(api.service.driver, "failure", None)  # nor afterwards
     found = events(api.resp(input="hi", stream=True, seed=1))
     assert (found[-1]["type"], len(found)) == ("error", len(EVENTS) + 4)
     assert [event["sequence_number"] for event in found] == list(range(len(found)))

@@ -217,6 +217,7 @@ def test_what_came_at_once_with_a_failure_is_told_before_it(api: Api, monkeypatc
 
     monkeypatch.setattr(Job, "events", at_once)
     failing(api.service, monkeypatch, after=5)
+    monkeypatch.setattr(api.service.driver, "failure", None)  # nor afterwards
     *chunks, last = events(api.chat(STORY, seed=1, stream=True))
     assert last["error"]["message"] == "the model failed: the device is gone"
     assert sum(bool(chunk["choices"][0]["delta"]["content"]) for chunk in chunks) == 5

@@ -365,7 +365,9 @@ def test_a_call_in_ollama_s_answer(with_tools: Api) -> None:
     (result,) = service.engine.generate([Request(service.engine.prompt("hi"), max_tokens=1)])
     choice.end(replace(result, text=text, tokens=tokens, finish_reason="stop"))
     answer = voice.whole([choice])
-    assert answer["message"]["tool_calls"] == [{"function": {"name": "add", "arguments": {"a": 2}}}]
+    (call,) = answer["message"]["tool_calls"]
+    assert call == {"id": call["id"], "function": {"name": "add", "arguments": {"a": 2}}}
+    assert call["id"].startswith("call_")
     assert (answer["message"]["content"], answer["done_reason"]) == ("", "stop")
 
 
