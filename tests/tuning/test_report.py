@@ -86,6 +86,12 @@ def test_a_pair() -> None:
     )
 
 
+def test_not_all_are_compared_on_where_time_is_short() -> None:
+    assert "60 to search and train on, 12 of 40 to compare on." in page(
+        made(MEANS, plan=replace(PLAN, test_problems=12))
+    )
+
+
 def test_heads() -> None:
     tuned = made({**MEANS, "heads": 0.53, "mean of heads": 0.4})
     text = page(tuned)
