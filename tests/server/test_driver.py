@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -232,10 +233,15 @@ def test_closing_waits(engine: Engine, loop: Loop) -> None:
     assert driver.revival.ended  # a load that is under way comes to nothing
 
 
-def test_cut_ends_what_has_not_begun_too(engine: Engine, driver: Driver, loop: Loop) -> None:
+def test_cut_ends_what_has_not_begun_too(
+    engine: Engine, driver: Driver, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, draw = threading.Event(), engine._scheduler._draw
+    monkeypatch.setattr(engine._scheduler, "_draw", lambda: (goes_on.wait(20), draw()))
     job = driver.start(requests(engine, 5, **ENDLESS), loop.loop, pieces=False)
     under_way = list(job.running.values())
     driver.cut()
+    goes_on.set()
     assert [generation.cancelled for generation in under_way] == [True, True]  # nobody computes them any more
     found = loop.run(read(job), 10)
     assert sorted(index for index, _ in found) == [0, 1, 2, 3, 4]
