@@ -417,7 +417,7 @@ BAD_PARAMETERS = [
     ({"temperature": float("nan")}, "temperature nan, expected a number >= 0"),
     ({"temperature": float("inf")}, "temperature inf, expected a number >= 0"),
     ({"top_p": -0.5}, r"top_p -0.5, expected a number in \[0, 1\]"),
-    ({"logit_bias": {5: float("nan")}}, r"a logit is NaN or \+inf; no token was drawn"),
+    ({"logit_bias": {5: float("nan")}}, r"logit_bias of token 5 is nan, expected a number of at most 1e\+30"),
 ]
 
 
