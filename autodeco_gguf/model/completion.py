@@ -225,7 +225,9 @@ def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[in
         before, after, middle = (
             max(0, mark) for mark in (model.token_prefix(), model.token_suffix(), model.token_middle())
         )
-        add_space = bool(suffix) and llama.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
+        adds_space = llama.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
+        spm = lib.llama_vocab_type(model.vocab) == lib.LLAMA_VOCAB_TYPE_SPM  # no others put a space before a text
+        add_space = bool(suffix) and adds_space and spm
         end = llama.tokenize(("\u263a" * add_space + suffix).encode("utf-8"), add_bos=False, special=False)
         parts = [before, *tokens], [after, *end[2 * add_space :]]
         tokens = [*(parts[1] + parts[0] if llama.spm_infill else parts[0] + parts[1]), middle]
