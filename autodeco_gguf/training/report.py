@@ -76,13 +76,13 @@ def report(heads: HeadsModule, objective: Objective, stream: Callable[[], Iterab
         ReportRow(name, t, p, float(x.sum()) / n_tokens, *_difference(x - heads_nll, n))
         for name, (t, p, x) in columns.items()
     )
+    if len(objective.there) == 1:  # its T alone, or its T = 1, are the heads themselves
+        methods = tuple(m for m in methods if m.name != T_ALONE)
     n_examples = len(n)
     words = verdict(methods, objective)
     if is_too_little(n_examples, n_tokens):
         words = f"{n_tokens} tokens of {n_examples} example{'s' * (n_examples > 1)} are too few for a verdict: "
         words += f"at least {LEAST_TOKENS} of {LEAST_EXAMPLES} are needed."
-    if len(objective.there) == 1:
-        methods = tuple(m for m in methods if m.name != T_ALONE)
     return Report(methods, n_examples, n_tokens, words)
 
 

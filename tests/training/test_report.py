@@ -69,6 +69,15 @@ def test_the_report_by_numpy(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(json.dumps(asdict(got)))["methods"][4]["name"] == "heads"
 
 
+def test_the_verdict_on_one_head_tells_of_no_cut(qwen2: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose T alone is the head itself."""
+    monkeypatch.setattr(report_module, "is_too_little", lambda *_: False)
+    monkeypatch.setattr(report_module, "verdict", lambda methods, _: ", ".join(m.name for m in methods))
+    parts, _ = random_features(n=90, hidden=64, n_vocab=384)
+    got = report(module_of(qwen2), Objective(heads=("temperature",)), lambda: iter(parts))
+    assert got.verdict == "T = 1, best single T, mean-shift, heads"
+
+
 def test_the_report_of_one_head(qwen2: Case) -> None:
     """The other head's constant is 1; a mean-shift of T alone is no cut."""
     parts, _ = random_features(n=30, hidden=64, n_vocab=384)
