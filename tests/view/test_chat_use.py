@@ -194,6 +194,31 @@ def test_the_view_stays_where_the_reader_is(fake: Fake, watched: Watched) -> Non
     assert place()[1] < 2
 
 
+OVER = """() => {
+  const over = newest.getBoundingClientRect();
+  const others = document.querySelectorAll("#settings :is(input, select, textarea), #prompt, #send, #note");
+  return [...others].filter((one) => {
+    const r = one.getBoundingClientRect();
+    return r.width && r.left < over.right && r.right > over.left && r.top < over.bottom && r.bottom > over.top;
+  }).map((one) => one.id);
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 1000])
+def test_the_way_to_the_newest_line_lies_over_nothing_to_be_clicked(width: int, fake: Fake, watched: Watched) -> None:
+    fake.reply = lambda body: story(*[token(f" word{i}") for i in range(400)])
+    page = watched.open(fake.url, viewport={"width": width, "height": 700})
+    ask(page)
+    page.mouse.move(width / 2, 250)
+    page.mouse.wheel(0, -900)
+    page.locator("#newest").wait_for()
+    assert page.evaluate(OVER) == []
+    page.fill("#prompt", "\n".join(map(str, range(12))))
+    assert page.evaluate(OVER) == []
+    page.click("#settings summary")
+    assert page.evaluate(OVER) == []
+
+
 TOUCH = """([type, y]) => log.dispatchEvent(
   new TouchEvent(type, { touches: [new Touch({ identifier: 1, target: log, clientY: y })] }))"""
 
