@@ -226,6 +226,8 @@ def _show(session: Session, _: str) -> None:
         *settings.table(session.request, engine.heads, session.recommended),
         ("seed", f"{conversation.next_seed} for the next answer"),
         ("color", session.show.color or "off"),
+        ("trace", "on" if session.show.trace else "off"),
+        ("stats", "on" if session.show.stats else "off"),
     ]
     _say("\n".join(f"{name:16}{value}" for name, value in rows))
 
@@ -292,6 +294,8 @@ def _view(session: Session, name: str) -> None:
 
     session.last()
     path = typed_path(name or "autodeco.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InvalidInput.of("file", str(path), "a name that ends in .html")
     if _may_write(session, path):
         write_page(path, [list(map(json.loads, told.lines())) for told in session.told])
         _say(f"{path.absolute().as_uri()}: written")

@@ -105,8 +105,9 @@ def _parse(path: Path) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    content = read_bytes(path, _MAX_BYTES)
     try:
-        tables: dict[str, Any] = tomllib.loads(read_bytes(path, _MAX_BYTES).decode("utf-8-sig"))
+        tables: dict[str, Any] = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:  # a number that is too long is no TOMLDecodeError
         raise BadFile.of(path, f"not TOML: {e}") from e
     return tables

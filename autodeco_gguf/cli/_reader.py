@@ -174,7 +174,7 @@ class Editor:
         """See :class:`Reader`."""
         from prompt_toolkit import PromptSession
 
-        ask: PromptSession[str] = PromptSession(f"{question} [y/N] ", output=self._output)
+        ask: PromptSession[str] = PromptSession(f"{question} [y/N] ", enable_suspend=True, output=self._output)
         try:
             return _is_yes(ask.prompt())
         except (EOFError, KeyboardInterrupt):

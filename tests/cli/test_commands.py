@@ -93,6 +93,8 @@ def test_what_commands_say(qwen2: Case, tmp_path: Path) -> None:
             "max_tokens      3",
             "seed            41 for",
             "temperature     predicted",
+            "trace           off",
+            "stats           off",
         ):
             assert line in shown
         screen.say("/set seed 4294967294")
@@ -190,6 +192,7 @@ def test_a_page_of_the_answers(qwen2: Case, tmp_path: Path) -> None:
         assert "error: there is no answer yet" in screen.say("/view")[-2]
         screen.say("One")
         assert "file:///" in "\n".join(screen.say("/view")[-4:])
+        assert "error: file x.png, expected a name that ends in .html" in screen.say("/view x.png")[-2]
     assert (tmp_path / "autodeco.html").read_text().startswith("<!doctype html>")
 
 

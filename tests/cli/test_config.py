@@ -109,6 +109,13 @@ def test_what_is_no_default(text: str, words: str, config: Path, capfd: Capture)
     assert_refused(invoke(capfd, "run", "x.gguf", "-p", "x"), f"{config}: {words}")
 
 
+def test_a_file_that_cannot_be_read_is_not_called_wrong(config: Path, capfd: Capture) -> None:
+    config.unlink()
+    config.mkdir()
+    outcome = invoke(capfd, "run", "x.gguf", "-p", "x")
+    assert_refused(outcome, f"error: {config}: cannot be read: Is a directory")
+
+
 def test_files_of_windows_and_of_a_home(config: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     config.write_bytes(b'\xef\xbb\xbf[run]\nheads = "~/heads.gguf"\n')
