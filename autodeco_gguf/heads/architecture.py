@@ -9,6 +9,7 @@ _NAMES = {
     "gemma3": ("gemma3_text",),
     "granite": ("granite", "graniteforcausallm"),
     "llama": ("llama", "mistral", "mistral3", "mixtral", "smollm"),  # mistral3 until llama.cpp #17644
+    "nemotron_h_moe": ("nemotron_h",),
     "phi2": ("phi",),
     "phi3": ("phi3", "phi4"),
     "qwen2moe": ("qwen2_moe",),
@@ -30,7 +31,12 @@ step35 t5 t5encoder wavtokenizer-dec xverse
 """
 """llama.cpp's names; of any other it cannot be said that it is a different one."""
 
-_ALIASES = {name.replace("_", ""): ours for ours, names in _NAMES.items() for name in names}
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_ALIASES = {_plain(name): _plain(ours) for ours, names in _NAMES.items() for name in names}
 
 
 def transformers_name(architecture: str) -> str:
@@ -53,7 +59,3 @@ def are_different(name: str, architecture: str) -> bool:
     known = {_plain(arch) for arch in _LLAMA_CPP.split()}
     ours, theirs = (_ALIASES.get(plain, plain) for plain in (_plain(name), _plain(architecture)))
     return ours in known and theirs in known and ours != theirs
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())

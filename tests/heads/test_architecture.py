@@ -23,6 +23,8 @@ LLAMA_CPP = sorted(MODEL_ARCH_NAMES.values())
         ("gemma3", "gemma3_text"),
         ("mistral3", "mistral3"),
         ("granite", "granite"),
+        ("nemotron_h_moe", "nemotron_h"),
+        ("nemotron_h", "nemotron_h"),
     ],
 )
 def test_transformers_name(ours: str, theirs: str) -> None:
@@ -44,6 +46,10 @@ def test_transformers_name(ours: str, theirs: str) -> None:
         ("GraniteForCausalLM", "granite", False),
         ("phi4", "phi3", False),
         ("phi", "phi3", True),
+        ("nemotron_h", "nemotron_h_moe", False),
+        ("nemotron_h", "nemotron_h", False),
+        ("nemotron_h_moe", "qwen2", True),
+        ("nemotron_h", "nemotron", True),
         ("qwen2", "qwen2moe", True),
         ("", "qwen2", False),
         ("something_new", "qwen2", False),
