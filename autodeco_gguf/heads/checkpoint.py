@@ -294,7 +294,7 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
     if not isinstance(state, dict):
         raise BadFile.of(path, f"holds a {type(state).__name__}, expected tensors by name")
     left = path.stat().st_size
-    for key, tensor in state.items():
+    for key, tensor in _flat(state):
         if isinstance(key, str) and _KEY.match(key) and isinstance(tensor, torch.Tensor):
             plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
             if not plain or not tensor.is_floating_point():
@@ -306,6 +306,16 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Float32Array]]:
             if left < 0:  # the same values by many names
                 raise BadFile.of(path, f"{key} makes the heads larger than the file", key=key)
             yield key, tensor.detach().to(torch.float32).numpy().copy()
+
+
+def _flat(state: Mapping[object, object]) -> Iterator[tuple[object, object]]:
+    """What a .bin has, by name: the official one of heads alone has a dict for each, trainers put all into another."""
+    for part in (state, state.get("state_dict"), state.get("model")):
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if key in HEAD_PREFIX.values() and isinstance(value, dict):
+                yield from ((f"{key}.{name}", tensor) for name, tensor in value.items())
+            else:
+                yield key, value
 
 
 def _first_line(e: Exception) -> str:

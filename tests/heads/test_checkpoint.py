@@ -358,6 +358,22 @@ def test_bin_with_torch(dtype: str, qwen2: Case, tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, state[key].float().numpy())
 
 
+@pytest.mark.parametrize("outer", [None, "state_dict", "model"])
+def test_a_bin_with_a_dict_for_each_head(outer: str | None, qwen2: Case, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    directory = checkpoint(qwen2.heads, tmp_path / "heads")
+    arrays = load_file(directory / "model.safetensors")
+    state: dict[str, Any] = {"temp_head": {}, "top_p_head": {}}
+    for key, array in arrays.items():
+        head, _, name = key.partition(".")
+        state[head][name] = torch.from_numpy(array)
+    torch.save(state if outer is None else {outer: state, "epoch": 3}, directory / "autodeco_heads.bin")
+    (directory / "model.safetensors").unlink()
+    read = arrays_of(read_checkpoint(directory))
+    assert read.keys() == arrays.keys()
+    assert all(np.array_equal(read[key], arrays[key]) for key in arrays)
+
+
 class _Malicious:
     def __init__(self, path: Path) -> None:
         self.path = path
