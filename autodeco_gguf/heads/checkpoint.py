@@ -20,7 +20,8 @@ from autodeco_gguf.heads.hub import is_hub_id, snapshot
 from autodeco_gguf.heads.pickles import check_pickles
 from autodeco_gguf.heads.weights import Float32Array, HeadWeights, Mlp
 
-_KEY = re.compile(r"(?:temp_head|top_p_head)\.mlp\.[0-9]{1,4}\.(?:weight|bias)$")
+_KEY = re.compile(r"(?:temp_head|top_p_head)\.")
+_LAYER_KEY = re.compile(r"\w+\.mlp\.[0-9]{0,3}[02468]\.(?:weight|bias)")
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 """Types of a safetensors file -> as what numpy reads their bytes."""
 
@@ -231,9 +232,9 @@ def _mlp(arrays: Mapping[str, Float32Array], head: str, activation: str | None, 
         if key not in arrays:
             raise BadFile.of(directory, f"tensor {key} is missing", key=key)
     others = [key for key in arrays if key.startswith(f"{prefix}.") and key not in {*weights, *biases}]
-    odd = next((key for key in others if key.rpartition(".")[0][-1] in "13579"), None)
+    odd = next((key for key in others if _LAYER_KEY.fullmatch(key) is None), None)
     if odd is not None:
-        raise BadFile.of(directory, f"{odd} is unexpected: linear layers are numbered 0, 2, 4, ...", key=odd)
+        raise BadFile.of(directory, f"{odd} is unexpected: a head is of weight and bias of mlp.0, 2, 4, ...", key=odd)
     if others:
         key = f"{prefix}.mlp.{2 * len(weights)}.weight"
         raise BadFile.of(directory, f"tensor {key} is missing, but {others[0]} is there", key=key)

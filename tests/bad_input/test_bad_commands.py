@@ -89,7 +89,7 @@ FAILURES: list[Row] = [
     (heads("no_tensors"), "{no_tensors}: tensor temp_head.mlp.0.weight is missing"),
     (heads("nan_tensor"), "{nan_tensor}: temp_head: weight of layer 0 holds NaN or infinity"),
     (heads("vector"), "{vector}: temp_head.mlp.0.weight is [64], expected a matrix"),
-    (heads("layer_1"), "{layer_1}: temp_head.mlp.1.weight is unexpected: linear layers are numbered 0, 2, 4, ..."),
+    (heads("layer_1"), "{layer_1}: temp_head.mlp.1.weight is unexpected: a head is of weight and bias of mlp.0, 2, 4"),
     (heads("narrow"), "{narrow}: top_p_head.mlp.0.weight has 66 inputs, expected hidden size 64 + 1 or 5"),
     (heads("int_tensor"), "{int_tensor}/model.safetensors: temp_head.mlp.0.weight is I64, expected one of F32, F16"),
     (heads("safetensors_cut"), "{safetensors_cut}/model.safetensors: not a safetensors file, or a broken one: Error"),

@@ -248,6 +248,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bias of another size": ({}, {f"{TEMP0}.bias": zeros(255)}, r"bias of layer 0 is \[255\], expected \[256\]"),
     "no matrix": ({}, {f"{TEMP0}.weight": zeros(64)}, r"temp_head\.mlp\.0\.weight is \[64\], expected a matrix"),
     "odd layer": ({}, {"temp_head.mlp.1.weight": zeros(4, 4)}, r"temp_head\.mlp\.1\.weight is unexpected"),
+    "norm": ({}, {"temp_head.norm.weight": zeros(64)}, r"temp_head\.norm\.weight is unexpected: a head is of weight"),
+    "scale": ({}, {f"{TEMP0}.weight_scale": zeros(1)}, r"temp_head\.mlp\.0\.weight_scale is unexpected: "),
     "NaN": ({}, {f"{TEMP0}.weight": NAN}, r"heads: temp_head: weight of layer 0 holds NaN"),
     "infinity": ({}, {f"{TEMP0}.bias": INF}, r"heads: temp_head: bias of layer 0 holds NaN or infinity"),
     "over float32": ({}, {f"{TEMP0}.bias": np.full(256, 1e300)}, r"temp_head: bias of layer 0 holds NaN or inf"),
