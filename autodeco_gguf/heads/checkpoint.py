@@ -97,7 +97,7 @@ def _download(name: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
     about, beside = ["config.json", "*.safetensors.index.json"], ["*/*", *sorted(_OTHER_BIN)]
     folder = snapshot(name, about, but=beside)
-    maps = [_weight_map(index) for index in folder.glob("*.safetensors.index.json")]
+    maps = [_weight_map(index) for index in _named(folder, "*.safetensors.index.json")]
     shards = {str(file) for files in maps for key, file in files.items() if _KEY.match(key)}
     if shards:
         return snapshot(name, [*about, *sorted(shards)], but=beside)
@@ -196,8 +196,8 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
     """The head tensors of a directory, wherever among its files they are, and those files."""
     arrays: dict[str, Float32Array] = {}
     files: set[Path] = set()
-    weight_files = sorted(directory.glob("*.safetensors")) or [
-        p for p in sorted(directory.glob("*.bin")) if p.name not in _OTHER_BIN
+    weight_files = _named(directory, "*.safetensors") or [
+        p for p in _named(directory, "*.bin") if p.name not in _OTHER_BIN
     ]
     for path in weight_files:
         if not path.is_file():
@@ -207,7 +207,7 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
                 raise BadFile.of(path, f"{key} differs from the one in {', '.join(map(str, files))}", key=key)
             arrays[key] = array
             files.add(path)
-    for index in directory.glob("*.safetensors.index.json"):
+    for index in _named(directory, "*.safetensors.index.json"):
         for key, file in _files_of_heads(index).items():
             if key not in arrays:
                 raise BadFile.of(index, f"says {key} is in {file}, which lacks it or is missing", key=key)
@@ -215,6 +215,11 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
         what = f"{len(weight_files)} weight files" if weight_files else "no .safetensors or .bin file"
         raise BadFile.of(directory, f"{what}, and no temp_head or top_p_head in it")
     return arrays, files
+
+
+def _named(directory: Path, pattern: str) -> list[Path]:
+    """A directory's files of a name, without the hidden ones that macOS writes beside them (._model.safetensors)."""
+    return sorted(path for path in directory.glob(pattern) if not path.name.startswith("."))
 
 
 def _layers(arrays: Mapping[str, Float32Array], prefix: str) -> tuple[list[str], list[str]]:

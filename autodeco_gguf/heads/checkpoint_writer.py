@@ -91,7 +91,7 @@ def _check_output(directory: Path, *, force: bool) -> None:
     if found and not force:
         raise BadFile.of(directory, f"is not empty ({found[0].name}); use --force to write into it")
     weights = (".safetensors", ".safetensors.index.json")
-    other = next((p for p in found if p.name.endswith(weights) and p.name not in FILES), None)
+    other = next((p for p in found if p.name.endswith(weights) and p.name[0] != "." and p.name not in FILES), None)
     if other is not None:
         raise BadFile.of(other, "other weights in the output, which would be read too; choose another directory")
 

@@ -39,7 +39,7 @@ class Output:
         if not self.directory.name or self.adapter.is_dir():
             raise BadFile.of(self.directory, f"{self.adapter} cannot be the adapter; choose another output")
         for path in sorted(self.directory.glob("*.safetensors")):
-            if path.name not in OUTPUT_FILES:
+            if path.name[0] != "." and path.name not in OUTPUT_FILES:
                 raise BadFile.of(path, "other weights in the output; choose another directory")
         self.check_new(force)
 

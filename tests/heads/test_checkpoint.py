@@ -123,7 +123,15 @@ def same_heads_twice(directory: Path) -> None:
     shutil.copy(directory / "model.safetensors", directory / "autodeco_heads.safetensors")
 
 
-@pytest.mark.parametrize("change", [renamed, with_index, same_heads_twice], ids=lambda change: change.__name__)
+def beside_what_macos_writes(directory: Path) -> None:
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        (directory / f"._{name}").write_bytes(b"\0\5\x16\7")
+
+
+LAYOUTS = [renamed, with_index, same_heads_twice, beside_what_macos_writes]
+
+
+@pytest.mark.parametrize("change", LAYOUTS, ids=lambda change: change.__name__)
 def test_layouts(change: Change, qwen2: Case, tmp_path: Path) -> None:
     expected = arrays_of(read_checkpoint(qwen2.heads))
     directory = checkpoint(qwen2.heads, tmp_path / "heads")

@@ -383,9 +383,11 @@ def test_odd_names(output: str, adapter: str, qwen2: Case, tmp_path: Path, monke
 
 def test_foreign_files_stay(qwen2: Case, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    mine = ["notes.txt", "._model-1.safetensors"]
+    for name in mine:
+        (tmp_path / "out" / name).write_text("mine")
     output, _ = trained(qwen2.base, tmp_path, replace(SMALL, steps=1))
-    assert sorted(p.name for p in output.iterdir()) == sorted([*FILES, "notes.txt"])
+    assert sorted(p.name for p in output.iterdir()) == sorted([*FILES, *mine])
 
 
 def test_other_weights_in_the_output_are_refused_at_once(qwen2: Case, tmp_path: Path) -> None:
