@@ -207,7 +207,7 @@ def _adapter(
     path: Path, base: ModelFile, tensors: _Tensors, weights: HeadWeights, sources: Sequence[GgufFile] = ()
 ) -> WrittenFile:
     template, known = base.outer, base.known
-    drop, entries = [""], _metadata(weights)
+    drop, entries, alignment = [""], _metadata(weights), 32
     general: list[KeyValue] = [
         ("general.type", "str", "adapter"),
         ("general.architecture", "str", template.architecture),
@@ -220,9 +220,9 @@ def _adapter(
             (BASE_SHA256, "str", known.sha256),
         ]
     if base.kind == "adapter":  # which says itself what it is for
-        drop, general, entries = [], [], []
+        drop, general, entries, alignment = [], [], [], template.alignment
     header = template.header.build(drop, [*general, *entries], [spec for spec, _ in tensors])
-    return WrittenFile(path, [Part(header), *_head_parts(tensors)], 32, sources, "adapter", weights)
+    return WrittenFile(path, [Part(header), *_head_parts(tensors)], alignment, sources, "adapter", weights)
 
 
 def _head_parts(tensors: _Tensors) -> list[Part]:

@@ -295,6 +295,15 @@ def test_extract_adapter(qwen2: Case, merged: Path, tmp_path: Path) -> None:
     assert (tmp_path / "base.gguf").read_bytes() == qwen2.base.read_bytes()
 
 
+@pytest.mark.parametrize("alignment", [8, 64])
+def test_extract_adapter_of_another_alignment(alignment: int, merged: Path, tmp_path: Path) -> None:
+    ad.extract(merged, adapter=tmp_path / "32.gguf")
+    source = rewrite(tmp_path / "32.gguf", tmp_path / "source.gguf", alignment=alignment)
+    ad.extract(source, adapter=tmp_path / "extracted.gguf")
+    weights, expected = (ModelFile.open(tmp_path / n).read_heads() for n in ("extracted.gguf", "32.gguf"))
+    assert all(np.array_equal(weights.tensors[name], array) for name, array in expected.tensors.items())
+
+
 # ---- what does not fit together ----
 
 
