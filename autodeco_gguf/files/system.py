@@ -40,7 +40,10 @@ def sync_directory(directory: Path) -> None:
     """Have the names in a directory reach the disk, where directories can be opened and the file system does that."""
     if os.name == "nt":
         return
-    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fd = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # files may be made in it, and it not be read
+        return
     try:
         os.fsync(fd)
     except OSError as e:

@@ -57,6 +57,14 @@ def test_a_file_system_that_syncs_no_directory(
         system.sync_directory(tmp_path)
 
 
+def test_a_directory_that_may_be_written_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read any
+    system.sync_directory(tmp_path)
+
+
 def test_the_signal_of_a_terminal_that_goes() -> None:
     assert signal.SIGHUP == system.HANGUP
 
