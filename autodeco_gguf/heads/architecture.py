@@ -5,15 +5,30 @@ from __future__ import annotations
 import re
 
 _NAMES = {
+    "command-r": ("cohere",),
     "deepseek2": ("deepseek_v3", "deepseek_v2"),
     "gemma3": ("gemma3_text",),
-    "granite": ("granite", "graniteforcausallm"),
+    "glm-dsa": ("glm_moe_dsa",),
+    "glm4moe": ("glm4_moe",),
+    "gptneox": ("gpt_neox",),
+    "granitehybrid": ("granitemoehybrid", "granite", "granitemoe", "graniteforcausallm"),  # without Mamba it is these
+    "hunyuan-dense": ("hunyuan_v1_dense",),
+    "hunyuan-moe": ("hunyuan_v1_moe",),
+    "lfm2moe": ("lfm2_moe",),
     "llama": ("llama", "mistral", "mistral3", "mixtral", "smollm"),  # mistral3 until llama.cpp #17644
+    "modern-bert": ("modernbert",),
     "nemotron_h_moe": ("nemotron_h",),
     "phi2": ("phi",),
     "phi3": ("phi3", "phi4"),
     "qwen2moe": ("qwen2_moe",),
+    "qwen2vl": ("qwen2_vl",),
+    "qwen35": ("qwen3_5",),
+    "qwen35moe": ("qwen3_5_moe",),
     "qwen3moe": ("qwen3_moe",),
+    "qwen3next": ("qwen3_next",),
+    "qwen3vl": ("qwen3_vl",),
+    "qwen3vlmoe": ("qwen3_vl_moe",),
+    "starcoder": ("gpt_bigcode",),
 }
 """llama.cpp's name -> transformers', where more than a hyphen differs; the first is the one to write."""
 
