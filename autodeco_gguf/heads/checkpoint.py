@@ -106,8 +106,9 @@ def _download(name: str) -> Path:
 
 
 def _read_config(path: Path) -> _Config:
-    if not path.exists():
-        raise BadFile.of(path, "missing; a checkpoint has one")
+    with bad_file(path, "cannot be read"):
+        if not path.exists():
+            raise BadFile.of(path, "missing; a checkpoint has one")
     config = read_json(path)
     if not isinstance(config, dict):
         raise BadFile.of(path, f"is a {type(config).__name__}, expected an object")

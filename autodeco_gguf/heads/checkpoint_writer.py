@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from autodeco_gguf.errors import BadFile
-from autodeco_gguf.files.atomic import Output, check_directory, write_together
+from autodeco_gguf.files.atomic import Output, bad_file, check_directory, write_together
 from autodeco_gguf.files.gguf import GgufFile
 from autodeco_gguf.heads.architecture import transformers_name
 from autodeco_gguf.heads.format import FEATURES, HEAD_PREFIX, TEMPERATURE_SCALE, activation_key, default_activation
@@ -87,7 +87,8 @@ def extracted_checkpoint(directory: Path, model: ModelFile, weights: HeadWeights
 
 def _check_output(directory: Path, *, force: bool) -> None:
     check_directory(directory)
-    found = sorted(directory.iterdir()) if directory.exists() else []
+    with bad_file(directory, "cannot be read"):
+        found = sorted(directory.iterdir()) if directory.exists() else []
     if found and not force:
         raise BadFile.of(directory, f"is not empty ({found[0].name}); use --force to write into it")
     weights = (".safetensors", ".safetensors.index.json")

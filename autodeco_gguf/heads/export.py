@@ -13,7 +13,15 @@ import numpy as np
 
 from autodeco_gguf._native import core
 from autodeco_gguf.errors import BadFile, InvalidInput
-from autodeco_gguf.files.atomic import Progress, check_new, check_output, check_unchanged, identity, new_directory
+from autodeco_gguf.files.atomic import (
+    Progress,
+    bad_file,
+    check_new,
+    check_output,
+    check_unchanged,
+    identity,
+    new_directory,
+)
 from autodeco_gguf.files.gguf import GgufFile, KeyValue, TensorInfo, TensorSpec
 from autodeco_gguf.heads.base_model import BaseModel
 from autodeco_gguf.heads.checkpoint import Checkpoint, read_checkpoint
@@ -73,7 +81,8 @@ def export(
         raise InvalidInput.of("activation", repr(activation), f"one of {', '.join(ACTIVATIONS)}")
     model = base if isinstance(base, BaseModel) else BaseModel.open(Path(base))
     path = Path(output) if output is not None else _default_output(model.path, adapter)
-    checkpoint_files = {p: identity(p) for p in Path(heads).iterdir()} if Path(heads).is_dir() else {}
+    with bad_file(Path(heads), "cannot be read"):
+        checkpoint_files = {p: identity(p) for p in Path(heads).iterdir()} if Path(heads).is_dir() else {}
     check_output(path, inputs=[*model.paths, *checkpoint_files], force=force)
     checkpoint = read_checkpoint(heads, activation=activation)
     for source in checkpoint_files.keys() & {*checkpoint.files, Path(heads, "config.json")}:
@@ -117,7 +126,8 @@ def extract(
     for path in (base, adapter):
         if path is not None:
             check_output(Path(path), inputs=[model.path], force=force)
-    check_new(checkpoint_files, inputs=[model.path], force=True)
+    with bad_file(Path(checkpoint or ""), "cannot be written"):
+        check_new(checkpoint_files, inputs=[model.path], force=True)
     weights = model.read_heads()
     others = [] if checkpoint is None else extracted_checkpoint(Path(checkpoint), model, weights, force=force)
     files = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -433,6 +434,27 @@ def test_bad_outputs(name: str, qwen2: Case, tmp_path: Path, capfd: pytest.Captu
     assert_refused(outcome, output)
     assert re.search(message, outcome.err)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_directories_that_cannot_be_looked_into(
+    qwen2: Case, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadFile, match=r"^x{300}: cannot be read: File name too long$"):
+        ad.export(qwen2.base, "x" * 300, tmp_path / "out.gguf")
+    with pytest.raises(BadFile, match=r"^x{300}: cannot be written: File name too long$"):
+        ad.extract(merged, checkpoint="x" * 300)
+
+    def refuse(path: Path) -> object:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may look into any
+    with pytest.raises(BadFile, match=r"heads: cannot be read: Permission denied$"):
+        ad.export(qwen2.base, qwen2.heads, tmp_path / "out.gguf")
+    with pytest.raises(BadFile, match=rf"^{tmp_path}: cannot be read: Permission denied$"):
+        ad.extract(merged, checkpoint=tmp_path)
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(BadFile, match=r"heads/config\.json: cannot be read: Permission denied$"):
+        ad.read_checkpoint(qwen2.heads)
 
 
 @pytest.mark.parametrize(
