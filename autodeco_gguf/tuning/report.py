@@ -19,7 +19,7 @@ from autodeco_gguf.tuning.plan import Plan, Speed, duration
 from autodeco_gguf.tuning.scores import Row
 from autodeco_gguf.tuning.search import Found
 from autodeco_gguf.tuning.settings import TuneSettings
-from autodeco_gguf.tuning.split import Split, different, size
+from autodeco_gguf.tuning.split import Split, different
 from autodeco_gguf.tuning.verdict import HEADS, LLAMA_CPP, OWN, Unit, Verdict, label, words
 
 SHOWN = 5
@@ -243,7 +243,7 @@ def _notes(tuned: Tuned) -> list[str]:
 
 def _facts(tuned: Tuned) -> str:
     search, test = different(tuned.parts.search), different(tuned.parts.test)
-    compared = "" if tuned.plan.test_problems >= size(tuned.parts.test) else f"{tuned.plan.test_problems} of "
+    compared = "" if len(tuned.tested) == test else f"{len(tuned.tested)} of "
     rounds = f", {tuned.plan.rounds} rounds of training" if tuned.plan.rounds else ""
     return (
         f"{count(search + test, 'problem')}, split by seed {tuned.settings.seed}: {search} to search and train on, "

@@ -38,8 +38,8 @@ LLAMA_CPP = '--samplers "top_k;top_p;min_p;temperature" --top-k 40 --top-p 0.95 
 MEANS = {"greedy": 0.4, "default": 0.3, "llama.cpp": 0.42, "pair": 0.46}
 
 
-def made(means: dict[str, float], measure: str = "correct", **changed: object) -> Tuned:
-    rng, n = np.random.default_rng(0), 40
+def made(means: dict[str, float], measure: str = "correct", n: int = 40, **changed: object) -> Tuned:
+    rng = np.random.default_rng(0)
     rows = {}
     for name, mean in means.items():
         noise = rng.normal(0, 0.05, n)
@@ -87,9 +87,12 @@ def test_a_pair() -> None:
 
 
 def test_not_all_are_compared_on_where_time_is_short() -> None:
-    assert "60 to search and train on, 12 of 40 to compare on." in page(
-        made(MEANS, plan=replace(PLAN, test_problems=12))
-    )
+    assert "60 to search and train on, 12 of 40 to compare on." in page(made(MEANS, n=12))
+
+
+def test_the_same_problem_again_is_none_more_to_compare_on() -> None:
+    parts = split([task("sums", 100), task("sums", 100)], 0)
+    assert "60 to search and train on, 40 to compare on." in page(made(MEANS, parts=parts))
 
 
 def test_heads() -> None:
