@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from fractions import Fraction
 
 from autodeco_gguf.tasks.checkers import FINDERS, MAX_LENGTH, NUMBER, clean
 from autodeco_gguf.tasks.members import first_member
 from autodeco_gguf.tasks.numbers import Number
+from autodeco_gguf.tasks.official import normalised
 
 ONE_RIGHT = ("boxed", "choice", "number", "official")
 """Checkers that take an answer out of a response, and take it for right where it is equal to the expected one."""
@@ -72,6 +74,9 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
     found = FINDERS[checker](text)
     if checker == "boxed" and found is not None:
         found = _compared(str(found))
+    if checker == "official" and found is not None:
+        with contextlib.suppress(IndexError, ValueError):  # as they are compared, then: as they stand
+            found = normalised(str(found))
     if isinstance(found, Number):
         return f"{found.value}{'%' * found.percent}"
     return "" if found is None else " ".join(str(found).split())

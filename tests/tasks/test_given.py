@@ -62,6 +62,13 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
         ("number", "It takes 1,200 hours.", "7", False, "1200"),
         ("number", "#### 12%", "7", False, "12%"),
         ("number", "Nobody knows.", "7", False, ""),
+        *(
+            ("official", rf"\boxed{{{x}}}", "3", False, r"\frac{1}{2}")
+            for x in (r"\dfrac12", "1/2", "0.5", r"x = \tfrac{1}{2}", r"\left.5\text{ cm}")
+        ),
+        ("official", r"\boxed{0.50}", "3", False, "0.50"),
+        ("official", r"\boxed{\frac}", "3", False, r"\frac"),  # cannot be normalised
+        ("official", "It is 7.", "3", False, ""),
         ("member", "I like the mango.", "fruit", True, "mango"),
         ("member", "I like cars.", "fruit", False, "I like cars."),
         ("exact", "yes", "yes", True, None),
