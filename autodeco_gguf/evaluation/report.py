@@ -210,7 +210,7 @@ def notes(results: Results, *, wide: bool = True) -> list[str]:
     moments = " T and P ± standard deviation." if wide else ""
     found = [f"pass@1 ± standard error {error}; {count(k * seeds, 'sample')} a problem.{moments}"]
     if k > 1:
-        if any(row.overall.majority is not None for row in methods):
+        if any(s.majority is not None for row in methods for s in (row.overall, *row.tasks.values())):
             of = f"the most frequent answer of {k} is right, of those that are level one at random"
             found.append(f"maj@{k}: {of} ± standard error over problems." if wide else f"maj: {of}.")
         of = f"different right answers among {k} samples"
@@ -241,24 +241,22 @@ def notes(results: Results, *, wide: bool = True) -> list[str]:
         found.append(f"mean-shift: autodeco's own mean T and P {where}, as constants.")
     if "shuffle" in names:
         found.append("shuffle: autodeco's own pairs of T and P, at other tokens.")
-    stats = [row.overall for row in methods]
+    rows = [(row.name, row.overall) for row in methods]
+    each = [(f"{row.name} on {task}", s) for row in methods for task, s in row.tasks.items()]
+    parts = each if len(results.tasks) > 1 else rows  # their checkers look for several forms
+    form = "the form that the checker looks for, which is another thing than a wrong answer"
     for words, affected in (
-        ("cut off by length", [round(s.truncated * s.samples) for s in stats]),
-        ("without the form that the checker looks for, which is another thing than a wrong answer", _many(stats)),
-        ("not graded, which count neither as right nor as wrong", [s.ungraded for s in stats]),
-        ("that failed, or took too long to check, which count as wrong", [s.failed for s in stats]),
+        ("cut off by length", [(name, round(s.truncated * s.samples), s) for name, s in rows]),
+        (f"without {form}", [(name, s.formless, s) for name, s in parts if 2 * s.formless > s.samples]),
+        ("not graded, which count neither as right nor as wrong", [(name, s.ungraded, s) for name, s in rows]),
+        ("that failed, or took too long to check, which count as wrong", [(name, s.failed, s) for name, s in rows]),
     ):
-        named = [f"{row.name} {n:,} of {row.overall.samples:,}" for row, n in zip(methods, affected, strict=True) if n]
+        named = [f"{name} {n:,} of {s.samples:,}" for name, n, s in affected if n]
         if named:
             found.append(f"samples {words}: {', '.join(named)}.")
     if results.unfinished:
         found.append(f"not finished, and not in the table: {', '.join(results.unfinished)}; the same command goes on.")
     return found
-
-
-def _many(stats: Sequence[Stats]) -> list[int]:
-    """How many samples of each method are without a form, where that is most of them."""
-    return [s.formless if 2 * s.formless > s.samples else 0 for s in stats]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -151,6 +151,16 @@ def test_a_majority_and_what_has_no_form() -> None:
     assert f"- maj: the most frequent answer of 4 is right, {level}." in " ".join(summary(read(results)).split())
 
 
+def test_what_is_of_one_of_several_tasks_is_noted() -> None:
+    results = crafted(tasks={"stories": 40, "sums": 1})
+    for row, formless in zip(results["methods"], (9, 8, 0, 0), strict=True):
+        row["tasks"] |= {"sums": stats(0.25, 1.0, samples=16, maj=0.5, formless=formless)}
+        row["overall"] = {**row["overall"], "formless": formless}
+    text = table(read(results))
+    assert ", which is another thing than a wrong answer: autodeco on sums 9 of 16.\n" in text
+    assert "\n- maj@4: the most frequent answer of 4 is right, " in text
+
+
 def test_what_is_not_finished() -> None:
     note = "- not finished, and not in the table: default, oracle; the same command goes on."
     assert note in table(read(crafted(unfinished=["default", "oracle"]))).splitlines()
