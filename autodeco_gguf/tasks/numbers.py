@@ -97,12 +97,12 @@ _NUMBER = re.compile(
     r"(?P<percent>[\s{]*(?:%|\bpercent\b))?",
 )
 _SCALES = {"k": 3, "K": 3, "M": 6, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_JOINS = "and|as|at|because|but|by|for|from|given|if|in|is|or|since|so|that|then|thus|to|when|where|which|while|with"
+_JOINS = "and|as|because|but|given|if|is|or|since|so|that|then|thus|when|where|which|while"
 _UNIT = (
     rf"%?(?:[ \t{{}}]*/?(?!(?:x|(?i:{_JOINS}))\b)[^\W\d_]{{1,20}}\b"
-    rf"(?:[ \t{{}}]+(?!(?i:{_JOINS})\b)[^\W\d_]{{2,20}}\b|/[^\W\d_]{{1,20}}\b){{0,3}})?[ \t{{}})]{{0,4}}"
+    rf"(?:[ \t{{}}]+(?:a[ \t]+)?(?!(?i:{_JOINS})\b)[^\W\d_]{{2,20}}\b|/[^\W\d_]{{1,20}}\b){{0,3}})?[ \t{{}})]{{0,4}}"
 )
-"""A few words in one line; a letter only right behind the number, since it is a variable elsewhere."""
+"""A few words in one line; a letter only right behind the number and in "a day": elsewhere it is a variable."""
 
 _OPERATIONS = (
     rf"{_UNIT}(?:(?:[+*/x^-]|\b(?:of(?: the)?|times|plus|minus|divided by|multiplied by)\b)"
@@ -111,8 +111,9 @@ _OPERATIONS = (
 _WRITTEN_OUT = rf"{_OPERATIONS}(?:[=\u2248]|\bequals\b)"
 _EQUATION = rf"(?:[\d\s.+*/x(){{}}$€£%^{_FORMULA}-]|,(?!\s))*[=\u2248]|{_WRITTEN_OUT}"
 _FIRST = re.compile(_EQUATION)
-_LATER = re.compile(rf"{_EQUATION}|{_UNIT}[,;][ \t]+(?:(?:and|so|then)\b[ \t]*)?[($€£]{{0,3}}\d[\d.,]*{_WRITTEN_OUT}")
-"""What stands between a number and what it comes to: " + 4 =", and behind that " eggs, 7 * 2 ="."""
+_THEN = r"(?:[,;][ \t]+|\b(?=and|so|then))(?:(?:and|so|then)\b[ \t]*){0,2}"
+_LATER = re.compile(rf"{_EQUATION}|{_UNIT}{_THEN}[($€£]{{0,3}}\d[\d.,]*{_WRITTEN_OUT}")
+"""What stands between a number and what it comes to: " + 4 =", and behind that " eggs, 7 * 2 =", " and 7 * 2 ="."""
 
 _SUM = re.compile(_OPERATIONS)
 

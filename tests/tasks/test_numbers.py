@@ -147,6 +147,13 @@ RIGHT = [
             "16 - 3 - 4 = 9 eggs, 9 * 2",
             "16 - 3 - 4 = 9 eggs, and $9 * 2",
             "16 - 3 - 4 = 9; 9 * 2",
+            "16 - 3 - 4 = 9 and 9 * 2",
+            "16 - 3 - 4 = 9 eggs so 9*2",
+            "16 - 3 - 4 = 9, and then $9 * 2",
+            "9 cups a day * 2 days",
+            "3 eggs for breakfast + 15 eggs",
+            "9 cups in the morning + 9 cups",
+            "18 in * 1",
             "2 + 2 = 4 eggs, 4 * 4 = 16 eggs, so 16 + 2",
         )
         for end in ("", " (1 step)", " eggs. 7 + 1 = 8", ", as 7 + 1 = 8", "\n7 + 1 = 8")
@@ -169,6 +176,11 @@ RIGHT = [
     ("The answer is 7 apples (5 + 2 apples = 7 apples, 1 step)", "7"),
     ("The answer is 7 apples because total - 3 = 4", "7"),
     ("The answer is 7 apples since n + 3 = 10", "7"),
+    ("The answer is 7 apples for n + 3 = 10", "7"),
+    ("The answer is 7 by a - 3 = 4", "7"),
+    ("#### 7 and 3 * 4 = 12", "7"),
+    ("The answer is 7 so 3 * 4 = 12", "7"),
+    ("answer: 7 as x = 8", "7"),
     ("The answer is 7 apples\n3 apples * 4 = 12 apples", "7"),
     ("The answer is 7 apples - that is 3 + 5 = 8 less 1", "7"),
     ("### Final Answer\n\n7\n\n(2 steps)", "7"),
@@ -345,6 +357,7 @@ def test_very_long_numbers(digits: int) -> None:
     ["The answer is ", "The answer is 1 ", "#### 1. a", "1", "1 ", "1,", "1,11", "1 111", "1.", "1-", "1 1/", "- ",
      ".", "$-", "1=", "1{", "{", "{ ", "answer=1+", "1 a +", "+1 ab cd ef", "+ 1 a/b", "7 ", " of 1", "/a", "=1",
      "=1+1", "{1", " 1 + 1 = 1, ",
+     "+1 a a ab", "+1 a ab a cd", " and then ", "=1+1=1 and ", "1 + 1 = 1 so then ",
      "= - ", "= ", "- - ", "minus ", "\\pi ", "=\\sqrt ", "{ \\pi} ", "x-",
      "\\frac{1}{", "{,}", "1 x 10^", " ", "#### Step 1\n", "Answer: 5 or 6 "],
 )  # fmt: skip
