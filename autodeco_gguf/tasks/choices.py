@@ -9,8 +9,9 @@ from autodeco_gguf.tasks.boxes import last_box
 
 # at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
 _OPENING = (
-    r"(?:[\s*_:${\[\"'`\u2018\u201c\u00ab]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|</?[a-z]{1,6}>|"
-    r"\b(?i:option|choice|letter|therefore|thus|hence|(?:most )?likely|probably|clearly)\b){0,20}"
+    r"(?:[\s*_:${\[\"'`\u2018\u201c\u00ab]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\\(?:bf|rm|it|sf|tt)\b|"
+    r"</?[a-z]{1,6}>|(?:,[ \t]{0,4})?\b(?i:option|choice|letter|therefore|thus|hence|(?:most )?likely|probably|clearly|"
+    r"definitely|indeed|actually)\b,?){0,20}"
 )
 _CLOSING = r"[\s*_:$}\]\"'`\u2019\u201d\u00bb\\).]*"
 _HEADING = r"^[#*_ \t]{0,20}(?i:(?:the )?(?:final |correct )?answer)[*_ \t]{0,20}\n"
@@ -25,16 +26,18 @@ _JOINS = (
 
 _STATED = re.compile(
     r"(?:\b(?i:(?<!each )(?<!every )(?<!each answer )(?<!every answer )(?:answer|option|choice))[\s*_]*"
+    r"(?i:(?:here|(?:to|for) (?:the|this|your) (?:question|problem))[\s*_]{0,20})?"
     r"(?i:(?:is|(?:must|should|would|will) be)\b|[:\uff1a]|(?<=\s)[-\u2013\u2014]\s)"
     rf"|(?i:<answer>)|{_HEADING}){_OPENING}"
     # a capital before a sign is a variable, a bare A or I may be a word, and who names two letters has not chosen
-    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9]|_[^_]|['\u2019-][A-Za-z]|\s*(?:[=+>^]|<(?![/|]|\w+>)))"
+    r"(?:\(([A-Za-z])\)|([A-Z])(?![A-Za-z0-9\u2080-\u2089]|_[^_]|#(?!#)|\.[A-Z]\.|['\u2019-][A-Za-z]"
+    r"|\s*(?:[=+>^]|<(?![/|]|\w+>)))"
     rf"(?!(?<=[AI])(?<!(?i:option|choice|letter) .)[ \t]+(?!(?:{_JOINS})\b(?!-))[a-z'\u2019]))"
     r"(?!\)?\s*(?:(?:/|&|\b(?:or|and)\b)\s*\(?[A-Z]\b(?! (?:is|was)\b)"
     r"|,\s*\(?[A-Z]\b(?! (?!(?:or|and|are)\b)[a-z]|['\u2019])))",
     re.MULTILINE,
 )
-_IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?:[).:]|{_CLOSING}$))")
+_IN_BOX = re.compile(rf"{_OPENING}(?:\(([A-Za-z])\)|([A-Za-z])(?!\.[A-Z]\.)(?:[).:]|{_CLOSING}$))")
 _ALONE = re.compile(rf"{_OPENING}\(?([A-Za-z]){_CLOSING}")
 
 _TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{|\\(?:q?quad\b|[,;:! ])")
