@@ -27,7 +27,7 @@ _SPELLINGS = (
 """Of LaTeX, to one of them: 2\\sqrt3 as 2\\sqrt{3}."""
 
 _POWER = re.compile(r"([+-]?[0-9]{1,50}(?:\.[0-9]{1,50})?)\\(?:times|cdot)10\^\{?([+-]?[0-9]{1,3})\}?")
-_FRACTION = re.compile(r"([+-]?)(?=[0-9]|\\)(?:\\frac\{)?([0-9]{1,50})(?:\}\{|/)([0-9]{1,50})\}?")
+_FRACTION = re.compile(r"([+-]?)(?=[0-9]|\\)(?:\\frac\{)?([+-]?[0-9]{1,50})(?:\}\{|/)([+-]?[0-9]{1,50})\}?")
 
 
 def without_thoughts(checker: str, text: str) -> str:
@@ -98,5 +98,6 @@ def _compared(content: str) -> str:
     if parts := _POWER.fullmatch(plain):
         return str(Fraction(parts[1]) * Fraction(10) ** int(parts[2]))
     if (parts := _FRACTION.fullmatch(plain)) and int(parts[3]) != 0:
-        return str(Fraction(int(parts[1] + parts[2]), int(parts[3])))
+        value = Fraction(int(parts[2]), int(parts[3]))
+        return str(-value if parts[1] == "-" else value)
     return text

@@ -16,6 +16,10 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
             ("boxed", rf"\boxed{{{x}}}", "3", False, "1/2")
             for x in (r"\frac{1}{2}", "0.5", "1/2", r"\dfrac{1}{2}", ".5")
         ),
+        *(
+            ("boxed", rf"\boxed{{{x}}}", "3", False, "-1/2")
+            for x in (r"-\frac12", "-1/2", "-0.5", r"\frac{-1}{2}", r"\dfrac{1}{-2}", r"-\frac{-1}{-2}", r"\frac{-1}2")
+        ),
         *(("boxed", rf"\boxed{{{x}}}", "7", False, "5") for x in ("5", "$5$", r"5\text{ cm}", "5.", "5.0")),
         *(
             ("boxed", rf"\boxed{{{x}}}", "3", False, r"\frac{\pi}{2}")
