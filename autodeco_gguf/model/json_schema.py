@@ -38,7 +38,9 @@ _MOST_REMAINDERS = 100_000, 100
 """All multipleOf together are no larger than the first; one counts without zeros at its end where it is no larger than
 the second then. llguidance keeps each remainder, up to 0.4 s long."""
 _BOUNDS = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-_CLASS = re.compile(r"\\.|\[(?P<inner>\^?(?:\\.|[^\]\\])*)\]", re.DOTALL)
+_CLASS = re.compile(r"\\.|\[(?P<inner>\^?(?:\\.|[^\]\\])*)(?P<end>\]?)", re.DOTALL)
+"""An escape, or a class, which in a comment may have no end: then nothing is looked for within it."""
+_INDEX = re.compile("0|[1-9][0-9]{0,8}")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _OF_SETS = re.compile(r"\[(?!:\^?[a-z]+:)|&&|--|~~")
 """Within a class what Rust's expressions have for operations on sets; nobody means [[:alpha:]] otherwise than it."""
@@ -119,8 +121,10 @@ def _check_references(root: Any, schemas: list[dict[str, Any]]) -> None:
         for step in unquote(reference.partition("#")[2]).split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(found, list):
-                found = dict(zip(map(str, range(len(found))), found, strict=True))
-            found = found.get(name) if isinstance(found, dict) else None
+                index = int(name) if _INDEX.fullmatch(name) else len(found)
+                found = found[index] if index < len(found) else None
+            else:
+                found = found.get(name) if isinstance(found, dict) else None
         if isinstance(found, dict) and id(found) not in known:
             reason = f"$ref {reference!r:.80} names a part that is no schema; schemas to refer to belong into $defs"
             raise InvalidInput(f"JSON schema: {reason}", key="schema")
@@ -132,9 +136,9 @@ def _check_patterns(at: Mapping[str, Any]) -> None:
     for pattern in (at.get("pattern"), *(named if isinstance(named, dict) else ())):
         for found in _CLASS.finditer(pattern) if isinstance(pattern, str) else ():
             inner = found["inner"]
-            if inner is not None and (inner in ("", "^") or _OF_SETS.search(_ESCAPED.sub("", inner))):
-                reason = f"pattern {pattern!r:.80}: {found[0]} would mean something else; write [, ], - and & as \\["
-                raise InvalidInput(f"JSON schema: {reason}, \\], \\- and \\& in it", key="schema")
+            if found["end"] and (inner in ("", "^") or _OF_SETS.search(_ESCAPED.sub("", inner))):
+                reason = f"pattern {pattern!r:.80}: {found[0]:.80} would mean something else; write [, ], - and &"
+                raise InvalidInput(f"JSON schema: {reason} as \\[, \\], \\- and \\& in it", key="schema")
 
 
 def _values(values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import llguidance
@@ -134,6 +135,21 @@ def test_a_keyword_that_is_none(schema: Any, keyword: str) -> None:
 )
 def test_names_and_values_are_no_keywords(schema: Any) -> None:
     SchemaGrammar(schema)
+
+
+def test_a_long_comment_in_a_pattern() -> None:
+    """Where an end was looked for from each bracket on."""
+    begun = time.process_time()
+    SchemaGrammar({"type": "string", "pattern": "(?x)a#" + "[" * 20_000})
+    assert time.process_time() - begun < 5
+
+
+def test_many_references_into_a_long_list() -> None:
+    """For each of which all of it was numbered."""
+    references = {str(i): {"$ref": "#/examples/1"} for i in range(4000)}
+    begun = time.process_time()
+    SchemaGrammar({"examples": [0] * 16_000, "$defs": references})
+    assert time.process_time() - begun < 5
 
 
 def allows(schema: Any, text: str) -> bool:
