@@ -268,8 +268,8 @@ def to_lark(text: str, token: Callable[[str], int], ends: Sequence[int]) -> str:
         ends: of the tokens that end a text: no !<token> is one of these.
 
     Raises:
-        InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times; characters where a
-            !<token> may stand too.
+        InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times, or 17 of each other;
+            characters where a !<token> may stand too.
     """
     return _written(text, _Writer(token, ends))[0]
 

@@ -20,6 +20,9 @@ _MAX_DEPTH = 100
 _MAX_REPEATS = 2000
 """llama.cpp's MAX_REPETITION_THRESHOLD."""
 
+_MAX_TIMES = 16
+"""Repetitions of a repetition, which llguidance reads by recursion."""
+
 ESCAPE = r"""\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})"""
 _BLANK = r"(?:[ \t\r\n]|\#[^\r\n\0]*[\r\n])*"
 _TOKEN = re.compile(
@@ -112,6 +115,8 @@ def _read(text: str) -> Rules:
                 raise refuse(f"{where}: nothing stands before {value!r}")
             if len(opened) == 1 and re.search(r"[\r\n]", value):
                 raise refuse(f"{where}: {value!r:.40} in several lines, expected within ( )")
+            if len(last.times) == _MAX_TIMES:
+                raise refuse(f"{where}: more than {_MAX_TIMES} repetitions of each other")
             last.times.append(_times(value, where))
             if last.times[-1] == (0, 0):
                 opened[-1][-1].pop()
@@ -254,8 +259,8 @@ def read_rules(text: str) -> Rules:
     """The rules of a grammar, of up to 256 KiB.
 
     Raises:
-        InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times; characters where a
-            !<token> may stand too.
+        InvalidInput: what llama.cpp refuses or crashes of; a repetition of more than 2,000 times, or 17 of each other;
+            characters where a !<token> may stand too.
         RecursionError: they lie too deep in each other.
     """
     if len(text) > MAX_BYTES:

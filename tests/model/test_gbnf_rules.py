@@ -90,6 +90,7 @@ BAD = {
     "reversed, spaced": ('root ::= "x"\nz ::= root{ 3 , 0 }', r"line 2, column 11: .* is a reversed range"),
     "huge": ('root ::= "a"{3000}', r"\{3000\} is more than 2000 times"),
     "huge upper end": ('root ::= "a"{0,99999999999999999999999}', "is more than 2000 times"),
+    "times of times": ('root ::= "a"' + "*" * 250_000, "line 1, column 29: more than 16 repetitions of each other"),
     "half of a surrogate pair": (
         'root ::= "a\\\\\\ud800"',
         "line 1, column 10: .* has what is no character",
