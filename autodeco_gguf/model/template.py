@@ -44,7 +44,7 @@ MAX_NUMBER = 100_000
 """What an argument may be that is a width or a count. jinja2's sandbox has the same bound for ranges."""
 
 MAX_SLOW = 1 << 16
-"""Size of what is given to a function that takes more time than by its size."""
+"""Size of what is given to a function that takes more time than by its size, or takes a text apart."""
 
 MAX_SEARCHED = 16
 """Characters that are looked for in a text of the largest size, where that takes the product of both."""
@@ -60,6 +60,12 @@ _SLOW = re.compile(r"pprint|striptags|strftime_now|sum|urlize|wordwrap|xmlattr")
 
 _SEARCHING = re.compile(r"[lr]?strip|trim|rfind|rindex|rsplit|rpartition")
 """Those that may compare each character of one text with each of another."""
+
+_WALKING = re.compile(r"batch|groupby|join|list|map|max|min|(?:reject|select)(?:attr)?|slice|sort|title|unique")
+"""Those that take a text for a list, of its characters or words."""
+
+_ENCODINGS = frozenset(["utf-8", "utf8", "ascii", "latin-1", "strict", "ignore", "replace"])
+"""What a text may be encoded by: Python has others, of which some take the square of its length."""
 
 _OF_JINJA = ("_loop_vars", "_block_vars")
 """What jinja2 hands to its own call beside the arguments, within a loop and a block."""
@@ -84,6 +90,7 @@ class _Budget:
     def __init__(self, nbytes: int) -> None:
         self._at_most = MAX_BYTES + BYTES_PER_BYTE * nbytes
         self._left, self._ticks = MAX_VALUES * self._at_most, 0
+        self._at_most_walked = MAX_SLOW + nbytes
         self._end = time.thread_time() + MAX_SECONDS + SECONDS_PER_BYTE * nbytes
 
     def tick(self, nbytes: int) -> None:
@@ -113,11 +120,16 @@ class _Budget:
     def check_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse arguments whose result would be far larger than they are, or take far longer."""
         values = (*args, *kwargs.values())
+        if _WALKING.fullmatch(name):
+            _size([text for text in values if isinstance(text, str | bytes)], self._at_most_walked)
         if _SLOW.fullmatch(name):
             _size(values, MAX_SLOW)
         elif _SEARCHING.fullmatch(name):
             if math.prod(len(text) for text in values if isinstance(text, str | bytes)) > MAX_SEARCHED * self._at_most:
                 raise TooMuch(f"gives {name} texts that are too long")
+        elif name in ("encode", "decode"):
+            if not {str(value).lower() for value in values[1:]} <= _ENCODINGS:
+                raise TooMuch(f"gives {name} an encoding beyond UTF-8, ASCII and Latin-1")
         elif name == "replace":
             self._check_replacement(*args, **kwargs)
         elif name == "%" or (name in ("format", "format_map") and isinstance(args[0], str)):
@@ -182,7 +194,7 @@ def _size(value: Any, at_most: int) -> int:
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, each step and each value of which is counted; nothing is computed while it compiles."""
 
-    intercepted_binops = frozenset(["+", "*", "**", "//", "%"])
+    intercepted_binops = frozenset(["+", "-", "*", "**", "//", "%"])  # keys of a dict can be subtracted
 
     def __init__(self, source_size: int) -> None:
         self.source_size = source_size
@@ -197,6 +209,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = Jinja2ChatFormatter.tojson
         self.filters = {name: self._bounded(name, function) for name, function in self.filters.items()}
         self.filters |= {"_steps": self._steps, "_concat": self._concat, "_made": lambda value: self.budget.made(value)}
+        self.filters["_cut"] = self._cut
         del self.globals["lipsum"]
 
     @property
@@ -263,6 +276,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.budget.made(parts)
         return "".join(map(str, parts))
 
+    def _cut(self, value: Any) -> Any:
+        self.budget.tick(sys.getsizeof(value))
+        return value
+
     def _written(self, value: Any) -> Any:
         if isinstance(value, Namespace):
             raise TooMuch("writes a namespace")
@@ -270,19 +287,26 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Rewriting(NodeTransformer):
-    """Has what a template makes without a call or an operator counted too: joined texts, and lists written out."""
+    """Has what a template does without a call or an operator counted too.
+
+    It joins and cuts texts, writes lists out, and compares, which may take a while each time.
+    """
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         self.generic_visit(node)
         return _filter("_concat", nodes.List(node.nodes))
 
-    def visit_List(self, node: nodes.List) -> nodes.Expr:
+    def visit_List(self, node: nodes.Expr) -> nodes.Expr:
         return _filter("_made", self.generic_visit(node))
 
-    visit_Dict = visit_List
+    visit_Dict = visit_Compare = visit_Test = visit_List
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        return _filter("_cut", node) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
-        return self.visit_List(node) if node.ctx == "load" else node  # type: ignore[arg-type]
+        return self.visit_List(node) if node.ctx == "load" else node
 
 
 def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
