@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import logging
 import math
 import signal
@@ -45,6 +46,9 @@ _NEWS_SECONDS = 60.0
 
 _BACKLOG = 2048
 """Connections that the system may hold for us."""
+
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Of an address that this machine has not, as ::1 of localhost where IPv6 is off."""
 
 _LOGGING = copy.deepcopy(LOGGING_CONFIG)
 """uvicorn's, but that all goes to standard error."""
@@ -162,30 +166,46 @@ class _Uvicorn(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on an address; on all that a name has.
+    """Listen on an address; on all of this machine's that a name has.
 
     Raises:
         AutoDecoError: it is taken, or none of this machine's.
     """
     sockets: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         name = host.removeprefix("[").removesuffix("]")  # as an IPv6 address is in a URL
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, proto, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, proto)
-            sockets.append(listening)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if len(sockets) > 1:  # port 0: the same for all
+            if sockets:  # port 0: the same for all
                 address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            listening.bind(address)
-            listening.listen(_BACKLOG)
+            try:
+                sockets.append(_listening(family, kind, proto, address))
+            except OSError as e:
+                if e.errno not in _ABSENT:
+                    raise
+                absent = e
+        if absent is not None and not sockets:
+            raise absent
     except (OSError, UnicodeError) as e:  # what is no name of a host, neither
         for listening in sockets:
             listening.close()
         raise AutoDecoError(f"{host}:{port}: cannot listen: {getattr(e, 'strerror', None) or e}", key="port") from e
     return sockets
+
+
+def _listening(family: int, kind: int, proto: int, address: tuple[Any, ...]) -> socket.socket:
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def address_of(listening: socket.socket) -> str:

@@ -407,6 +407,20 @@ def test_addresses_of_version_6() -> None:
         listening.close()
 
 
+def test_a_name_of_which_one_address_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers localhost is often ::1 too, where there is no IPv6."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1", "198.51.100.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    (listening,) = bind("localhost", 0)
+    assert address_of(listening).startswith("http://127.0.0.1:")
+    listening.close()
+    del found[1]
+    with pytest.raises(AutoDecoError, match=r"^localhost:0: cannot listen: "):
+        bind("localhost", 0)
+
+
 def test_an_address_of_others() -> None:
     for host in ("192.0.2.1", "no.such.host.invalid", "a..b", "a" * 70):
         with pytest.raises(AutoDecoError, match=host):
