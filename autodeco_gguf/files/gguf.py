@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
@@ -52,6 +53,7 @@ class GgufFile:
             ModelFailed: the process forked while another thread loaded a model.
         """
         self.path = path
+        self.overrides: Mapping[str, object] = {}  # metadata in the place of the file's
         try:
             self.identity = identity(path)
             self.header = core.GgufHeader(os.fsencode(path), start)
@@ -95,7 +97,7 @@ class GgufFile:
     def get(self, key: str, kind: type[T], default: T | None = None) -> T | None:
         """A metadata value of the given Python type, default where the key is missing; BadFile for another type."""
         try:
-            value = self.header.value(key)
+            value = self.overrides[key] if key in self.overrides else self.header.value(key)
         except KeyError:
             return default
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

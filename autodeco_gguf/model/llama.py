@@ -33,7 +33,7 @@ from autodeco_gguf.model.sampler import Predictor, address, build_sampler
 from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
 from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.model.turns import Turns
-from autodeco_gguf.model.vetting import check_use
+from autodeco_gguf.model.vetting import check_use, overridden
 
 _sample_once = methods.with_defaults(llama_cpp.Llama.sample)
 _generate = methods.with_defaults(llama_cpp.Llama.generate)
@@ -117,7 +117,8 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, llama.cpp cannot load the model, or it cannot go on with a text and is not to embed.
-            InvalidInput: another ``sampling``, no such heads or device, or a size or number of threads out of range.
+            InvalidInput: another ``sampling``, no such heads or device, a size or number of threads out of range, or
+                ``kv_overrides`` that no file may have.
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__
@@ -127,8 +128,9 @@ class Llama(llama_cpp.Llama):
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(model_path)
         base = model.base()
+        as_read = overridden(base, kwargs.get("kv_overrides"))
         if not kwargs.get("vocab_only"):
-            check_use(base, kwargs.get("n_ctx", 512), embeds=bool(kwargs.get("embedding")))
+            check_use(as_read, kwargs.get("n_ctx", 512), embeds=bool(kwargs.get("embedding")))
         self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(Heads(fitting_heads(model, heads)) if enabled else None, enabled)
         for name in ("n_threads", "n_threads_batch"):

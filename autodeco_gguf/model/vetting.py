@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from autodeco_gguf.errors import BadFile, InvalidInput
 from autodeco_gguf.files.gguf import GgufFile
@@ -110,6 +111,27 @@ def check_loadable(base: GgufFile) -> None:
             integer = tensor.type in _NO_WEIGHTS and "tid2eid" not in tensor.name  # which holds indices
             if integer or (tensor.type != "f32" and _VECTOR.search(f"{base.architecture}:{tensor.name}")):
                 raise _crash(part, f"tensor {tensor.name} is {tensor.type}")
+
+
+def overridden(base: GgufFile, values: Mapping[str, object] | None) -> GgufFile:
+    """The header as llama.cpp reads it with llama_cpp's ``kv_overrides``, which are checked as a file is.
+
+    Raises InvalidInput for what would end the process, is of another type than the file's, or no file can have.
+    """
+    for key, value in (values or {}).items():
+        if key == "tokenizer.ggml.model":
+            raise InvalidInput(f"kv_overrides: {key} cannot be another than the file's", key="kv_overrides")
+        if isinstance(value, int) and not 0 <= value < 2**32:  # it would wrap around
+            raise InvalidInput.of(f"kv_overrides: {key}", value, "0 to 4294967295")
+    if not values:
+        return base
+    changed = copy.copy(base)
+    changed.overrides = values
+    try:
+        check_loadable(changed)
+    except BadFile as e:
+        raise InvalidInput(f"kv_overrides: {e}", key="kv_overrides") from e
+    return changed
 
 
 def _numbers(base: GgufFile) -> str | None:

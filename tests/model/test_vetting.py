@@ -90,6 +90,23 @@ def test_metadata(name: str, qwen2: Case, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("qwen2.attention.layer_norm_rms_epsilon", -1.0, r"\S+ llama\.cpp would crash on it: \S+_epsilon -1"),
+        ("qwen2.context_length", 2**32 - 1, r"\S+ llama\.cpp would crash on it: context_length 4294967295"),
+        ("qwen2.context_length", -1, "qwen2.context_length -1, expected 0 to 4294967295"),
+        ("qwen2.rope.dimension_count", 7, r"\S+ llama\.cpp would crash on it: rope\.dimension_count 7 of a head of 16"),
+        ("qwen2.block_count", "2", r"\S+ qwen2.block_count is '2', expected int"),
+        ("tokenizer.ggml.model", "rwkv", "tokenizer.ggml.model cannot be another than the file's"),
+    ],
+)
+def test_what_takes_the_place_of_metadata(key: str, value: object, said: str, qwen2: Case) -> None:
+    """The process ended by a signal, or hung."""
+    with pytest.raises(InvalidInput, match=rf"^kv_overrides: {said}$"):
+        load(qwen2.base, heads_enabled=(), kv_overrides={key: value})
+
+
 def test_experts_that_are_not_counted(tmp_path: Path) -> None:
     base = load_case("qwen3_moe").base
     path = rewrite(base, tmp_path / "x.gguf", metadata={"qwen3moe.expert_count": None})
