@@ -30,7 +30,7 @@ from autodeco_gguf.model.raw_logits import RawLogits
 from autodeco_gguf.model.rpc.relay import off_relays
 from autodeco_gguf.model.rpc.remote import NOBODY, Remote, as_remote
 from autodeco_gguf.model.sampler import Predictor, address, build_sampler
-from autodeco_gguf.model.token_text import CheckedModel, check_token, token_bytes
+from autodeco_gguf.model.token_text import CheckedModel, token_bytes
 from autodeco_gguf.model.trace import Trace
 from autodeco_gguf.model.turns import Turns
 from autodeco_gguf.model.vetting import check_use, overridden
@@ -201,7 +201,7 @@ class Llama(llama_cpp.Llama):
             InvalidInput: no such token, more tokens than the context holds, or a context that pools its embeddings.
             Closed: the model is.
         """
-        tokens = self._checked(tokens)
+        tokens = methods.checked(self, tokens)
         if len(tokens) > self.n_ctx():
             raise InvalidInput(f"{len(tokens)} tokens, the context holds {self.n_ctx()}; raise n_ctx", key="n_ctx")
         ones = np.ones(len(tokens), np.float32)
@@ -247,13 +247,13 @@ class Llama(llama_cpp.Llama):
         """Evaluate tokens, as ``llama_cpp.Llama.eval``, and see to it that T and P can be had afterwards.
 
         Raises:
-            InvalidInput: no such token.
+            InvalidInput: no such token, or the vocabulary alone is loaded.
             ModelFailed: the context is full.
         """
         one = tokens[0] if self._direct and len(tokens) == 1 else None  # a drawn one needs no more than a look
         if type(one) is int and 0 <= one < self._n_vocab:
             self._turns.run(self._eval_next, one)
-        elif checked := self._checked(tokens):
+        elif checked := methods.checked(self, tokens):
             self._turns.run(self._eval_all, checked)
 
     @property
@@ -320,9 +320,6 @@ class Llama(llama_cpp.Llama):
             self._raw.keep(self._host_way)
             super().eval(tokens[i : i + self.n_batch])
             self._remote.settle(self._ctx.ctx)
-
-    def _checked(self, tokens: Sequence[int]) -> list[int]:
-        return [check_token(token, self._n_vocab) for token in tokens]
 
     # ---- loading ----
 

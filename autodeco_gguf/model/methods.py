@@ -24,6 +24,7 @@ from autodeco_gguf.model.machine import MAX_CONTEXT, MAX_THREADS
 from autodeco_gguf.model.sampler import Predictor, Sampler
 from autodeco_gguf.model.sampling import Sampling
 from autodeco_gguf.model.stops import stop_tuple
+from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.turns import undoing
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -174,6 +175,18 @@ def as_sampling(
     )
 
 
+def checked(self: Any, tokens: Iterable[int]) -> list[int]:
+    """Tokens to compute; InvalidInput for what is none, or where there is nothing to compute with."""
+    check_computes(self)
+    return [check_token(token, self._n_vocab) for token in tokens]
+
+
+def check_computes(self: Any) -> None:
+    """Raise InvalidInput where the vocabulary alone is loaded."""
+    if self.model_params.vocab_only:
+        raise InvalidInput("vocab_only: nothing can be computed; load the model without it", key="vocab_only")
+
+
 def predict(self: Any, tokens: list[int]) -> tuple[Float32Array, Float32Array]:
     """What ``Llama.predict`` returns, for tokens that the context holds and heads that the Llama has."""
     was_attached, n = self._predictor.attached, min(PREDICT_ROWS, self.n_batch)
@@ -212,6 +225,7 @@ def embed(self: Any, input: Any, normalize: bool = False, truncate: bool = True,
 
     Without pooling each text is computed by itself: llama_cpp gives the second of a batch vectors of the first.
     """
+    check_computes(self)
     texts = [input] if isinstance(input, str) else list(input) if isinstance(input, Iterable) else []
     if not texts or not all(isinstance(text, str) for text in texts):
         raise InvalidInput.of("input", f"{input!r:.80}", "a text, or a list of texts")

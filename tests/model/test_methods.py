@@ -60,6 +60,15 @@ def test_no_prediction_where_embeddings_are_pooled(merged: Path) -> None:
         llm.predict([1, 2, 3])
 
 
+def test_the_vocabulary_alone_computes_nothing(merged: Path) -> None:
+    """llama_cpp: an AssertionError."""
+    llm = load(merged, vocab_only=True, embedding=True)
+    for use in (llm.eval, llm.predict, llm, llm.generate, lambda _: llm.embed("a")):
+        with pytest.raises(InvalidInput, match=r"^vocab_only: nothing can be computed; load the model without it$"):
+            next(iter(use([1, 2])))
+    assert llm.detokenize(llm.tokenize(b"some words")) == b"some words"
+
+
 @pytest.mark.parametrize("where", [llama_cpp, llama_cpp.llama], ids=["package", "module"])
 def test_our_class_in_the_place_of_llama_cpps(qwen2: Case, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
     """As programs do that import a wrapper which imports llama_cpp; a warning is an error here."""
