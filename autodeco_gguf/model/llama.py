@@ -217,6 +217,9 @@ class Llama(llama_cpp.Llama):
             raise InvalidInput("the prompt is empty: there is no output to draw from")
 
         def draw() -> int:
+            if self._evaluated == methods.RESTORED:
+                self.n_tokens -= 1
+                self._eval_all([int(self.input_ids[self.n_tokens])])
             generator = self._generator()
             if generator is not None and generator.gi_running:  # which has set the sampler up with these parameters
                 token = int(self._sampler.sample(self._ctx, -1 if idx is None else idx - self.n_tokens))

@@ -32,6 +32,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 PREDICT_ROWS = 32
 """Outputs per decode while predictions are made for a whole text: bounds the buffer of logits."""
 
+RESTORED = -2
+"""``Llama._evaluated`` after load_state: what there is to draw from is of the tokens before."""
+
 _DEFAULTS = {"temperature": None, "temp": None, "top_p": None, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """Sampling defaults that differ from llama_cpp's: predicted, and nothing else cut."""
 
@@ -270,7 +273,7 @@ def load_state(self: Any, state: llama_cpp.LlamaState) -> None:
     if self._logits_all:
         self.scores[:n] = state.scores
     self.input_ids[:n] = state.input_ids[:n]
-    self._seed, self.n_tokens = state.seed, n
+    self._seed, self.n_tokens, self._evaluated = state.seed, n, RESTORED
 
 
 class Pieces(dict[int, bytes]):

@@ -406,6 +406,25 @@ def test_states(merged: Path, logits_all: bool) -> None:
         assert_alike(drawn(target, text), expected)
 
 
+def test_a_state_is_what_is_drawn_from(merged: Path) -> None:
+    """llama_cpp draws from the logits of before."""
+    llm = load(merged, f32_cache=True, seed=3)
+
+    def sample() -> tuple[float, ...]:
+        llm.sample()
+        return llm.trace[0].id, llm.trace[0].temperature, llm.trace[0].top_p
+
+    llm.eval(PROMPT)
+    state, expected = llm.save_state(), sample()
+    llm.reset()
+    llm.eval([9, 9, 9])
+    assert sample() != expected
+    llm.load_state(state)
+    for _ in range(2):
+        assert_alike(sample(), expected)
+    assert llm.n_tokens == len(PROMPT)
+
+
 @pytest.mark.parametrize(
     ("of", "to", "fits"),
     [
