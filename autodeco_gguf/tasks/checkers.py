@@ -15,7 +15,7 @@ from typing import Any
 
 from autodeco_gguf.errors import InvalidInput, not_installed
 from autodeco_gguf.tasks import choices, ifeval, literals, members, numbers, official, stories
-from autodeco_gguf.tasks.boxes import last_boxed
+from autodeco_gguf.tasks.boxes import MAX_LENGTH, MEASURED, NUMBER, clean, last_boxed
 from autodeco_gguf.tasks.ifbench import registry as ifbench
 from autodeco_gguf.tasks.programs import cases as programs
 
@@ -101,58 +101,12 @@ def _marked(answer: str) -> str:
 
 # ---- boxed ----
 
-MAX_LENGTH = 1000
-"""Characters of an answer; what is longer is compared as text, since parsing takes more than linear time."""
-
-_SPELLINGS = {
-    r"\$": "",
-    "$": "",
-    "\u2212": "-",
-    "\u00b1": r"\pm ",
-    "\u2248": r"\approx ",
-    "\u00b0": r"^\circ",
-    "\u00b7": r"\cdot ",
-    "\u22c5": r"\cdot ",
-    "\u221e": r"\infty ",
-    r"\degree": r"^\circ",
-    r"\varnothing": r"\emptyset",
-    " percent": r"\%",
-}
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\[,;: ]|~|\{,\}| )(?=[0-9]{3}(?![0-9]))")
-_EXPONENT = re.compile(r"([+-]?[0-9.]+)[eE]([+-]?[0-9]{1,3})")
-_WRAPPED = re.compile(r"\\(?:text|math)(?:bf|rm|it|tt|sf|normal)?\s*\{([^{}]*)\}|\*\*([^*]+)\*\*")
-
-# math-verify's own removal of units takes variables for units (2c, 3t^2 + 2t) and cuts "3 \text{ h } 20 \text{ min}"
-_POWER = r"(?:\^\{?-?[0-9]\}?)?"
-_TEXT = r"\\(?:text|textrm|mathrm|mbox)\s*\{"
-_UNIT = re.compile(
-    rf"(?P<value>(?:(?!{_TEXT}).)*?[^\s\\])(?:(?:\\?[ ,;:~!]|/)*{_TEXT}(?!\s*[ei]\s*\}})[^{{}}]*\}}{_POWER})+"
-    rf"|(?P<number>.*[0-9}}])(?:(?: [a-z]{{3,}})+| ?(?:[cmk]m|kg|ft)){_POWER}"
-)
-
-_SCALES = {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALED = re.compile(
-    rf"([+-]?[0-9][0-9,]{{0,30}}(?:\.[0-9]{{1,30}})?)(?:\\?[ ,;:~!])*(?:{_TEXT})? ?({'|'.join(_SCALES)})s? ?\}}?"
-)
-_REPEATING = re.compile(r"([+-]?)([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s*\{([0-9]{1,30})\}")
-_RELATION = re.compile(r"(?:(?:=|\\approx(?![A-Za-z]))\s*)+")
-_MIXED = re.compile(r"([+-]?)([0-9]{1,30})(?:\\[ ,]| ) ?([0-9]{1,30})/([0-9]{1,30})(?=\\?%|\Z)")
 _EITHER_SIGN = re.compile(r"\\pm(?![A-Za-z])")
 _BRACES = re.compile(r"(?:\\left\s*)?\\\{((?:(?!\\[{}]).)*?)(?:\\right\s*)?\\\}")
 _ORDERED = re.compile(r"(?:\\left\s*)?[(\[][^][(),]*,[^][()]*[)\]]")
 """A point or an interval, which math-verify takes for the set of its numbers."""
 
 _BRACKET = re.compile(r"[][(){},]")
-
-NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|(?=\.?[0-9])[0-9]*)(?:\.[0-9]+)?")
-_SYMBOL = (
-    rf"(?:[cdkmn\u03bc\u00b5]?(?:m|g|s|L|l|N|J|W|V|A|Hz|Pa|mol)|K|h|hrs?|in|ft|yd|mi|lbs?|oz|USD|EUR|GBP)"
-    rf"(?:{_POWER}|[\u00b2\u00b3])"
-)
-_MEASURED = re.compile(
-    rf"({NUMBER.pattern})(?:(?: |~|\\[ ,;:!])+{_SYMBOL}(?:(?:/| ?\\cdot ){_SYMBOL})*|(?: |~|\\[ ,;:!])*\^\\circ ?[CFK])"
-)
-"""A number and a unit behind a space: without one, 5m is a product."""
 
 _IN_BASE = re.compile(r"[0-9]+_\{?([0-9]+)\}?")
 _WORD = re.compile(r"[A-Z]{2,}|[A-Za-z]{4,}")
@@ -182,11 +136,16 @@ def boxed(text: str, answer: str) -> bool:
     if content is None:
         return False
     found = clean(content)
-    if NUMBER.fullmatch(expected) and (measured := _MEASURED.fullmatch(found)):
-        found = measured[1]
+    found, expected = _measure(found, expected), _measure(expected, found)
     if found.endswith("%") != expected.endswith("%") and _same(found.rstrip("%\\ "), expected.rstrip("%\\ ")):
         return True
     return _same(found, expected)
+
+
+def _measure(text: str, other: str) -> str:
+    """The number of one with a unit, where the other is a number."""
+    measured = MEASURED.fullmatch(text) if NUMBER.fullmatch(other) else None
+    return measured[1] if measured else text
 
 
 def _expected(answer: str) -> str:
@@ -207,38 +166,6 @@ def _is_solution(given: str) -> bool:
     """A mark that is not at the end, a calculator's note, or several lines, but for those of a matrix."""
     noted = ">>" in given.partition("<<")[2]
     return "####" in given or noted or given.rfind("\n") > given.rfind("\\end{")
-
-
-def clean(answer: str) -> str:
-    """An answer without its unit, spaces at its ends and what LaTeX wraps it in, as checker boxed compares it."""
-    for spelling, ours in _SPELLINGS.items():
-        answer = answer.replace(spelling, ours)
-    text = " ".join(answer.split()).rstrip(". ")
-    if len(text) > MAX_LENGTH:
-        return text
-    if wrapped := _WRAPPED.fullmatch(text):
-        text = (wrapped[1] or wrapped[2] or "").strip().rstrip(". ")
-    if relation := _RELATION.match(text):
-        text = text[relation.end() :] or text
-    if number := _EXPONENT.fullmatch(text):
-        return rf"{number[1]} \times 10^{{{number[2]}}}"
-    text = _THOUSANDS.sub("", text)
-    if scaled := _SCALED.fullmatch(text):
-        return _fraction(Fraction(scaled[1].replace(",", "")) * _SCALES[scaled[2]])
-    if repeating := _REPEATING.fullmatch(text):
-        sign, whole, fixed, period = repeating.groups()
-        digits = Fraction(int(period), 10 ** len(period) - 1) + int(whole + fixed or 0)
-        return sign + _fraction(digits / 10 ** len(fixed))
-    unit = _UNIT.fullmatch(text)
-    text = (unit["value"] or unit["number"]) if unit else text
-    if (mixed := _MIXED.match(text)) and int(mixed[4]) != 0:
-        value = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
-        text = mixed[1] + _fraction(value) + text[mixed.end() :]
-    return text
-
-
-def _fraction(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _same(found: str, expected: str) -> bool:
@@ -333,7 +260,7 @@ def _pattern(answer: str) -> re.Pattern[str]:
         raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
 
 
-RULES = {"boxed": 2, "choice": 3, "ifeval": 2, "member": 2, "number": 2}
+RULES = {"boxed": 3, "choice": 3, "ifeval": 2, "member": 2, "number": 2}
 """How often a checker has come to judge otherwise, and once: what was graded by other rules does not go with it."""
 
 OTHER_RULES = "other rules of the checker, by which an earlier or later version graded"

@@ -6,7 +6,8 @@ import contextlib
 import re
 from fractions import Fraction
 
-from autodeco_gguf.tasks.checkers import FINDERS, MAX_LENGTH, NUMBER, clean
+from autodeco_gguf.tasks.boxes import MAX_LENGTH, NUMBER, clean
+from autodeco_gguf.tasks.checkers import FINDERS
 from autodeco_gguf.tasks.members import first_member
 from autodeco_gguf.tasks.numbers import Number
 from autodeco_gguf.tasks.official import normalised
