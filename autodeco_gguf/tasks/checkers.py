@@ -168,6 +168,24 @@ def _is_solution(given: str) -> bool:
     return "####" in given or noted or given.rfind("\n") > given.rfind("\\end{")
 
 
+_AND = re.compile(r",?\\text\{,?and,?\}|;")
+_ASSIGNED = re.compile(r"[A-Za-z]=[^=,]+(?:,[A-Za-z]=[^=,]+)+")
+_POINT = re.compile(rf"(?:\(([A-Za-z](?:,[A-Za-z])+)\)=)?({_ORDERED.pattern})")
+
+
+def _same_point(text: str, other: str) -> bool | None:
+    """Whether ``x=3,y=4`` is the point (3,4), or (x,y)=(3,4); without names in this order of the variables, or in that
+    of the alphabet. None for other texts.
+    """
+    text, point = _AND.sub(",", text), _POINT.fullmatch(other)
+    named = dict(side.split("=") for side in text.split(",")) if _ASSIGNED.fullmatch(text) else {}
+    orders = [point[1].split(",")] if point and point[1] else [list(named), sorted(named)]
+    if not point or not named or len(named) < text.count("=") or sorted(orders[0]) != sorted(named):
+        return None
+    coordinates = point[2].replace("[", "(").replace("]", ")")
+    return any(_same(f"({','.join(named[name] for name in order)})", coordinates) for order in orders)
+
+
 def _same(found: str, expected: str) -> bool:
     texts = found.replace(" ", ""), expected.replace(" ", "")
     if texts[0] == texts[1] or not all(texts) or max(map(len, texts)) > MAX_LENGTH:
@@ -179,6 +197,9 @@ def _same(found: str, expected: str) -> bool:
         return False
     if any(_BRACES.fullmatch(text) and _ORDERED.fullmatch(other) for text, other in (texts, texts[::-1])):
         return False
+    for one, other in (texts, texts[::-1]):
+        if (same := _same_point(one, other)) is not None:
+            return same
     if all(map(str.isalpha, texts)) and any(map(_WORD.fullmatch, texts)):
         return texts[0].lower() == texts[1].lower()
     return _equivalent(found, expected)
