@@ -227,9 +227,9 @@ def _prompt_tokens(llama: llama_cpp.Llama, model: Any, prompt: str | Sequence[in
         )
         adds_space = llama.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         spm = lib.llama_vocab_type(model.vocab) == lib.LLAMA_VOCAB_TYPE_SPM  # no others put a space before a text
-        add_space = bool(suffix) and adds_space and spm
-        end = llama.tokenize(("\u263a" * add_space + suffix).encode("utf-8"), add_bos=False, special=False)
-        parts = [before, *tokens], [after, *end[2 * add_space :]]
+        first = "\u263a" * (bool(suffix) and adds_space and spm)  # gets the space, and goes with it
+        gone, end = (llama.tokenize(text.encode(), add_bos=False, special=False) for text in (first, first + suffix))
+        parts = [before, *tokens], [after, *end[len(gone) :]]
         tokens = [*(parts[1] + parts[0] if llama.spm_infill else parts[0] + parts[1]), middle]
     bos, sep = model.token_bos(), model.token_sep()
     if model.add_bos_token() and bos != -1:

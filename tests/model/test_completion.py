@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from broken import Kind, rewrite
 from conftest import Case
+from family_helpers import FAMILIES
 from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as lib
 from llama_cpp.llama_tokenizer import BaseLlamaTokenizer, LlamaTokenizer
@@ -422,3 +423,14 @@ def test_infill_takes_the_marks_of_the_vocabulary(llm: ad.Llama, monkeypatch: py
     monkeypatch.setitem(llm.metadata, "tokenizer.ggml.add_space_prefix", "true")  # as of those that say nothing
     llm("a", suffix="c")
     assert seen == [[11, a, 22, c, 33], [22, c, 11, a, 33], [22, c, 11, a, 33]]
+
+
+def test_nothing_stands_between_a_gap_and_its_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a vocabulary that puts a space before a text, and has no token for the character that takes it."""
+    llm = conftest.load(FAMILIES / "mistral.gguf", heads_enabled=())
+    seen: list[list[int]] = []
+    monkeypatch.setattr(llm, "generate", lambda tokens, **_: seen.append(tokens) or iter([]))
+    llm("a", suffix="cd")
+    _, *cd = llm.tokenize(b"cd", add_bos=False)  # behind the space
+    assert seen[0][-len(cd) - 2 :] == [0, *cd, 0]
+    llm.close()
