@@ -59,8 +59,7 @@ def default_context(model: ModelFile, at_most: int = DEFAULT_CONTEXT) -> int:
 
 def _n_cells(n_ctx: int, n_seq: int) -> int:
     """Cells of ``n_seq`` sequences of ``n_ctx`` tokens; InvalidInput for none, or more than any model has."""
-    check_size("n_seq", n_seq, 1, MAX_SEQUENCES)
-    check_size("n_ctx", n_ctx)
+    n_seq, n_ctx = check_size("n_seq", n_seq, 1, MAX_SEQUENCES), check_size("n_ctx", n_ctx)
     if n_ctx > (most := _MAX_CELLS // n_seq // _CELLS * _CELLS):
         raise InvalidInput.of("n_ctx", n_ctx, f"at most {most} with sequences: {n_seq}")
     return -(-n_ctx // _CELLS) * _CELLS * n_seq
@@ -155,7 +154,7 @@ class Context:
         self._raw.bind(self._ctx.ctx)
         attached: list[Predictor] = []  # one at most
         self._ctx._exit_stack.callback(lambda: [*map(Predictor.detach, attached)])  # noqa: SLF001  before it is freed
-        self._attached, self._hidden, self.n_ctx, self.n_seq = attached, False, n_ctx, n_seq
+        self._attached, self._hidden, self.n_ctx, self.n_seq = attached, False, int(n_ctx), int(n_seq)
 
     def resize(self, n_ctx: int, n_seq: int) -> None:
         """Hold ``n_seq`` sequences of ``n_ctx`` tokens instead, all of them empty.
@@ -163,6 +162,7 @@ class Context:
         Raises InvalidInput for more tokens than llama.cpp counts, ModelFailed where it cannot, for want of memory.
         """
         _n_cells(n_ctx, n_seq)  # before anything is freed
+        check_use(self.file.base(), n_ctx)
         freed([self._ctx], self.file.path)
         with core.LogCapture(self._verbose) as capture:
             try:

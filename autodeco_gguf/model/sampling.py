@@ -42,13 +42,14 @@ def _shown(value: object) -> object:
     return value if isinstance(value, Real) else repr(value)
 
 
-def check_size(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Raise InvalidInput unless it is a whole number, of numpy too, of a range."""
+def check_size(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """A whole number of a range, of numpy too, as Python's own, which has no end. InvalidInput for what is none."""
     expected = f"at least {least}" if most is None else f"{least} to {most}"
     if not isinstance(value, SupportsIndex) or isinstance(value, bool):
         raise InvalidInput.of(name, repr(value), f"a whole number, {expected}")
     if index(value) < least or (most is not None and index(value) > most):
         raise InvalidInput.of(name, value, expected)
+    return index(value)
 
 
 def check_bias(token: object, bias: object) -> None:

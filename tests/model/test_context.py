@@ -95,6 +95,14 @@ def test_more_cells_than_any_model_has(merged: Path) -> None:
     assert context.decode([5], [0], [0], hidden=False)  # as it was
 
 
+def test_sizes_of_numpy(merged: Path) -> None:
+    context = Context(merged, n_ctx=np.uint8(200), n_seq=np.int8(2))  # type: ignore[arg-type]
+    assert (context.n_ctx, context.n_seq) == (200, 2)
+    context.resize(np.uint64(300), np.int64(3))  # type: ignore[arg-type]
+    assert context.decode([5], [299], [2], hidden=False)
+    assert all(type(size) is int for size in (context.n_ctx, context.n_seq))
+
+
 def test_sequences_of_its_own(merged: Path) -> None:
     context = Context(merged, n_ctx=32, n_seq=3)
     alone, _ = context.decode([5], [0], [0], hidden=False)

@@ -448,6 +448,10 @@ def test_more_tokens_than_positions(qwen2: Case, tmp_path: Path) -> None:
         Context(path, n_ctx=65)
     with pytest.raises(InvalidInput, match=words):
         load(path, heads_enabled=(), n_ctx=65)
+    context = Context(path, n_ctx=64)
+    with pytest.raises(InvalidInput, match=words):
+        context.resize(65, 1)
+    assert context.decode([5], [0], [0], hidden=False)  # as it was
     for n_ctx in (64, 0):
         llm = load(path, heads_enabled=(), n_ctx=n_ctx)
         assert llm([5, 6, 7], max_tokens=None, seed=1, logit_bias=dict.fromkeys(ends(llm), -np.inf))["usage"] == {
