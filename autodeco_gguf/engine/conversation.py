@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index as as_int
 from typing import Literal, get_args
 
 from autodeco_gguf.engine.engine import Engine
@@ -221,7 +222,7 @@ class Conversation:
         seed = self.next_seed if request.seed is None else check_seed(request.seed)
         new, said = {"role": "user", "content": request.prompt}, self.messages
         text, tokens = self._tokens([*said, new])
-        room = min(request.max_tokens or self._engine.n_ctx, int(_ROOM * self._engine.n_ctx))
+        room = min(as_int(request.max_tokens or self._engine.n_ctx), int(_ROOM * self._engine.n_ctx))
         if self.overflow == "stop" and said != self._beginning and len(tokens) >= self._engine.n_ctx:
             reason = f"the conversation has {len(tokens)} tokens, the context holds {self._engine.n_ctx}; raise it"
             raise InvalidInput(reason, key="n_ctx", found=len(tokens), expected=self._engine.n_ctx)

@@ -488,6 +488,15 @@ def test_a_full_context_stops_where_that_is_wanted(long: Engine) -> None:
         Conversation(long, overflow="stop").ask(Request("word " * 200))  # a message alone
 
 
+def test_the_oldest_make_room_for_a_number_of_numpy_too(long: Engine) -> None:
+    conversation = Conversation(long)
+    conversation.resume([{"role": "user", "content": "a" * 90}, {"role": "assistant", "content": "b"}])
+    for max_tokens in (20, np.int8(20)):
+        answer = conversation.ask(Request("Two", max_tokens=max_tokens))
+        answer.generation.cancel()
+        assert len(answer.left_out) == 2
+
+
 def test_a_talk_that_fills_the_context_to_the_last_token(long: Engine) -> None:
     conversation = Conversation(long, overflow="stop")
     told(conversation, "One")
