@@ -7,11 +7,14 @@ import re
 from autodeco_gguf.errors import InvalidInput
 from autodeco_gguf.tasks.boxes import last_box
 
-# at most so much before the letter: unlimited, a response that repeats itself would take quadratic time
+_SURELY = (
+    r"\b(?i:option|choice|letter|therefore|thus|hence|(?:most )?likely|probably|clearly|definitely|indeed|actually)\b"
+)
+# at most so much before the letter, and a comma between two words in one way alone: else a response that repeats itself
+# would take quadratic time, or more
 _OPENING = (
-    r"(?:[\s*_:${\[\"'`\u2018\u201c\u00ab]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\\(?:bf|rm|it|sf|tt)\b|"
-    r"</?[a-z]{1,6}>|(?:,[ \t]{0,4})?\b(?i:option|choice|letter|therefore|thus|hence|(?:most )?likely|probably|clearly|"
-    r"definitely|indeed|actually)\b,?){0,20}"
+    r"(?:[\s*_:${\[\"'`\u2018\u201c\u00ab]|\\[(\[]|\\(?:text|math)[a-z]*\s*\{|\\(?:bf|rm|it|sf|tt)\b|</?[a-z]{1,6}>|"
+    rf"(?:,[ \t]{{0,4}})?{_SURELY}(?:,(?![ \t]{{0,4}}{_SURELY}))?){{0,20}}"
 )
 _CLOSING = r"[\s*_:$}\]\"'`\u2019\u201d\u00bb\\).]*"
 _HEADING = r"^[#*_ \t]{0,20}(?i:(?:the )?(?:final |correct )?answer)[*_ \t]{0,20}\n"

@@ -242,6 +242,13 @@ def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     assert time.process_time() - start < 3
 
 
+def test_commas_between_words_take_no_time() -> None:
+    start = time.process_time()
+    assert chosen(f"The answer is {'likely,' * 20}so. " * 20) is None
+    assert chosen(f"The answer is {'likely,' * 9} therefore, C.") == "C"
+    assert time.process_time() - start < 3
+
+
 @pytest.mark.parametrize("answer", ["", "c", "CD", "(C)", "5"])
 def test_choice_expects_a_letter(answer: str) -> None:
     with pytest.raises(InvalidInput, match=r"^answer '.*': expected one letter, A to Z$"):
