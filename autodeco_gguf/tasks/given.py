@@ -77,7 +77,7 @@ def given(checker: str, text: str, answer: str, correct: bool | None) -> str | N
         found = _compared(str(found))
     if checker == "official" and found is not None:
         with contextlib.suppress(IndexError, ValueError):  # as they are compared, then: as they stand
-            found = normalised(str(found))
+            found = normalised(str(found)) or found  # a unit alone is an answer too
     if isinstance(found, Number):
         return f"{found.value}{'%' * found.percent}"
     return "" if found is None else " ".join(str(found).split())

@@ -73,6 +73,7 @@ from autodeco_gguf.tasks.given import given, gives, without_thoughts
             for x in (r"\dfrac12", "1/2", "0.5", r"x = \tfrac{1}{2}", r"\left.5\text{ cm}")
         ),
         ("official", r"\boxed{0.50}", "3", False, "0.50"),
+        ("official", r"\boxed{\text{ cm}}", "3", False, r"\text{ cm}"),  # of which nothing is compared
         ("official", r"\boxed{\frac}", "3", False, r"\frac"),  # cannot be normalised
         ("official", "It is 7.", "3", False, ""),
         ("member", "I like the mango.", "fruit", True, "mango"),
