@@ -64,6 +64,7 @@ class Llama(llama_cpp.Llama):
     create_completion = methods.with_defaults(llama_cpp.Llama.create_completion)
     create_chat_completion = methods.with_defaults(with_schemas(llama_cpp.Llama.create_chat_completion))
     __call__ = methods.with_defaults(llama_cpp.Llama.__call__)
+    set_seed = methods.set_seed
     reset = methods.in_turn(methods.reset)
     embed = methods.in_turn(methods.embed)
     load_state = methods.in_turn(methods.load_state)
@@ -117,8 +118,8 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, llama.cpp cannot load the model, or it cannot go on with a text and is not to embed.
-            InvalidInput: another ``sampling``, no such heads or device, a size or number of threads out of range, or
-                ``kv_overrides`` that no file may have.
+            InvalidInput: no such ``sampling``, heads or device, no whole seed, a size or number of threads out of range,
+                or ``kv_overrides`` that no file may have.
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__

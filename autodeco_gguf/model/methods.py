@@ -22,7 +22,7 @@ from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.heads.weights import Float32Array
 from autodeco_gguf.model.machine import MAX_CONTEXT, MAX_THREADS
 from autodeco_gguf.model.sampler import Predictor, Sampler
-from autodeco_gguf.model.sampling import Sampling
+from autodeco_gguf.model.sampling import Sampling, check_whole
 from autodeco_gguf.model.stops import stop_tuple
 from autodeco_gguf.model.token_text import check_token
 from autodeco_gguf.model.turns import undoing
@@ -131,7 +131,7 @@ def check_settings(arguments: dict[str, Any]) -> None:
     """Refuse arguments that crash llama.cpp, give a draft model what it needs, and warn of those that are ignored.
 
     Raises:
-        InvalidInput: a size or a number of threads out of range.
+        InvalidInput: a size or a number of threads out of range, or a seed that is no whole number.
     """
     if isinstance(arguments.get("lora_path"), os.PathLike):
         arguments["lora_path"] = os.fspath(arguments["lora_path"])
@@ -139,6 +139,8 @@ def check_settings(arguments: dict[str, Any]) -> None:
         value = arguments.get(name)
         if value is not None and not (isinstance(value, SupportsIndex) and least <= index(value) <= most):
             raise InvalidInput.of(name, repr(value), f"a whole number, {least} to {most}")
+    if arguments.get("seed") is not None:
+        check_whole(arguments["seed"])
     if arguments.get("draft_model") is not None:  # llama_cpp writes all logits then, into rows for one batch
         arguments["logits_all"] = True
     for name in arguments.keys() - _KNOWN:
@@ -248,6 +250,12 @@ def reset(self: Any) -> None:
     """``llama_cpp.Llama.reset``; tokens of before do not stay where none are written, as in the places of an image."""
     _STOCK.reset(self)
     self.input_ids[:] = 0
+
+
+def set_seed(self: Any, seed: int) -> None:
+    """``llama_cpp.Llama.set_seed``; for what is no whole number InvalidInput, and the seed of before stays."""
+    check_whole(seed)
+    _STOCK.set_seed(self, seed)
 
 
 def save_state(self: Any) -> llama_cpp.LlamaState:

@@ -73,12 +73,13 @@ MAX_SEED = 2**32 - 1
 
 def check_seed_range(seed: int) -> None:
     """Raise InvalidInput unless a seed has 32 bits."""
-    _check_whole(seed)
+    check_whole(seed)
     if not 0 <= seed <= MAX_SEED:
         raise InvalidInput.of("seed", seed, "0 to 2**32 - 1")
 
 
-def _check_whole(seed: int) -> None:
+def check_whole(seed: int) -> None:
+    """Raise InvalidInput for a seed that is no whole number."""
     if not isinstance(seed, Integral):
         raise InvalidInput.of("seed", repr(seed), "a whole number")
 
@@ -86,7 +87,7 @@ def _check_whole(seed: int) -> None:
 def check_seed(seed: int | None) -> int:
     """A seed modulo 2**32; a random one for None and for 2**32 - 1, which is llama.cpp's LLAMA_DEFAULT_SEED."""
     if seed is not None:
-        _check_whole(seed)
+        check_whole(seed)
         seed = index(seed)  # of numpy's, which may be narrower
     if seed is None or seed & 0xFFFFFFFF == 0xFFFFFFFF:
         return random.SystemRandom().getrandbits(32)

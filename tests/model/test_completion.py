@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -312,6 +313,16 @@ def test_without_a_seed_every_model_draws_something_else(merged: Path) -> None:
     for none in (-1, MAX_SEED):
         assert drawn(none) != drawn(none)
     assert drawn(1) == drawn(1)
+
+
+@pytest.mark.parametrize("wrong", ["x", 1.5, [1], float("nan")])
+def test_a_seed_that_is_refused_is_not_the_models(wrong: Any, merged: Path) -> None:
+    ways: list[Any] = [lambda m: m(PROMPT, max_tokens=4, seed=wrong), lambda m: m.set_seed(wrong)]
+    llm, expected = load(merged, seed=5), load(merged, seed=5)(PROMPT, max_tokens=4)["choices"]
+    for way in (*ways, lambda _: load(merged, seed=wrong)):
+        with pytest.raises(InvalidInput, match=rf"^seed {re.escape(repr(wrong))}, expected a whole number$"):
+            way(llm)
+    assert llm(PROMPT, max_tokens=4)["choices"] == expected
 
 
 class FullCache(LlamaRAMCache):
