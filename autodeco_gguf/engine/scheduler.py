@@ -20,7 +20,6 @@ from autodeco_gguf.model.sampling import check_size
 SCORED = 32
 """Outputs of one decode where the log-probabilities of a prompt are wanted: more would cost memory, fewer time."""
 
-
 PIECE = 128
 """Tokens of a prompt that are computed together, where an answer is to be the same to the last bit."""
 
@@ -249,7 +248,12 @@ class Scheduler:
 
     def _beginning(self, generation: Generation) -> tuple[int, ...]:
         """What its sequence holds, or will, that others may begin with; scored prompts are computed in other pieces."""
-        return () if self._same_bits and generation.request.prompt_logprobs else generation.beginning
+        beginning = generation.beginning
+        if self._same_bits and generation.request.prompt_logprobs:
+            return ()
+        if self._same_bits and beginning != generation.head:  # the rest of its last piece is forgotten
+            return beginning[: len(beginning) // PIECE * PIECE]
+        return beginning
 
     def _kept(self, generation: Generation) -> tuple[int, ...]:
         """The same, once it has ended."""

@@ -117,6 +117,20 @@ def test_batch_invariant() -> None:
         Engine(DEMO_MODEL, n_parallel=1, batching=Batching(batch_invariant=True))
 
 
+@pytest.mark.parametrize("n_keep", [10, 128])
+def test_batch_invariant_after_a_shift(n_keep: int) -> None:
+    """What stays of a longer prompt was computed together with more than a prompt has that ends there."""
+    tokens = [(i * 37) % 1100 + 60 for i in range(200)]
+    short, batching = Request(tokens[: n_keep + 1], seed=1, max_tokens=4), Batching(batch_invariant=True)
+    with Engine(DEMO_MODEL, n_parallel=2, n_ctx=256, machine=Machine(n_threads=1), batching=batching) as engine:
+        (fresh,) = answers(engine, [short])
+        engine.forget()
+        answers(engine, [Request(tokens, seed=2, max_tokens=90, n_keep=n_keep, logit_bias=no_end(engine))])
+        again = engine.submit(short)
+        np.testing.assert_array_equal(again.result().trace.parameters, fresh.trace.parameters)
+        assert again.n_reused == n_keep // 128 * 128
+
+
 @pytest.mark.parametrize("prompt_logprobs", [False, True])
 @pytest.mark.parametrize("n", [60, 119, 128, 129, 130, 258, 300])
 def test_batch_invariant_with_long_prompts(n: int, prompt_logprobs: bool) -> None:
