@@ -120,6 +120,8 @@ class Protocol(H11Protocol):
             head = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
             for event in (head, h11.Data(data=content), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+            if self.cycle is not None:
+                self.cycle.disconnected = True  # what is under way answers no more
         self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]

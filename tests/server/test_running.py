@@ -327,6 +327,18 @@ def test_what_is_no_http(url: str, request_: bytes) -> None:
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("host", ["localhost", "evil.example"])
+def test_a_body_that_turns_out_to_be_no_http(url: str, host: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What would have answered the request is not to write a traceback because it cannot."""
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    with connected(url) as connection:
+        connection.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode())
+        assert b" 400 " in read_all(connection)[:20]
+    assert httpx.get(f"{url}/health").status_code == 200
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert {*caplog.messages} == {"Invalid HTTP request received."}
+
+
 def test_a_target_that_is_a_url(url: str) -> None:
     hosts = ("http://localhost:1", b" 200 "), ("http://evil.example", b" 403 "), ("HTTP://evil.example", b" 403 ")
     for host, status in hosts:
