@@ -157,6 +157,7 @@ class Driver:
                 if self._closing:
                     raise Closed("the server is shutting down")
                 self._jobs[job] = None
+                self._starting, n = self._starting - n, 0  # it counts as one of those from now on
                 self._changed.notify()
         except BaseException:
             self.cancel(job)

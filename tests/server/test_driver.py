@@ -79,6 +79,23 @@ def test_what_is_about_to_be_queued_counts(
     assert driver.counts == (0, 0)
 
 
+def test_who_has_begun_counts_once(engine: Engine, driver: Driver, loop: Loop) -> None:
+    """Else another is refused for a queue in which nobody is."""
+    lock, counted = driver._lock, set[int]()
+
+    class Watched:
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            counted.add(driver._starting + sum(len(job.running) for job in driver._jobs))
+            lock.release()
+
+    driver._lock = Watched()  # type: ignore[assignment]
+    driver.start(requests(engine, 1, **ENDLESS), loop.loop, pieces=False).cancel()
+    assert counted == {0, 1}
+
+
 def test_who_comes_while_others_are_woken_is_woken_too() -> None:
     """By another thread, between the look at who is left and the end."""
     late, called = [SimpleNamespace(news=asyncio.Event())], list[Any]()
