@@ -139,12 +139,14 @@ def _with_room(work: Callable[[], T]) -> T:
 
 def _of_format(response_format: Any) -> SchemaGrammar | None:
     """The grammar of a ``response_format``, as llama_cpp and OpenAI write it."""
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else response_format
-    if kind is None or kind == "text":
+    if response_format is None:
+        return None
+    form = response_format if isinstance(response_format, Mapping) else {}
+    kind, inner = form.get("type"), form.get("json_schema")
+    if kind == "text":
         return None
     if kind == "json_object":
-        return SchemaGrammar(response_format.get("schema") or {"type": "object"})
-    inner = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+        return SchemaGrammar(form.get("schema") or {"type": "object"})
     if kind == "json_schema" and isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
         return SchemaGrammar(inner["schema"])
     raise InvalidInput.of("response_format", repr(response_format), FORMATS)

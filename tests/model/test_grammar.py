@@ -250,6 +250,8 @@ def test_any_json_is_an_object(llm: Llama) -> None:
         ({"type": "json_schema", "json_schema": {"name": "x"}}, "json_schema and an object as the schema in that$"),
         ({"type": "json_schema", "json_schema": {"schema": True}}, "and an object as the schema in that$"),
         ("json", "response_format 'json', expected"),
+        ("json_object", "response_format 'json_object', expected type text"),
+        ({"typ": "json_object"}, "response_format {'typ': 'json_object'}, expected type text"),
         ({"type": "json_object", "schema": {"not": {}}}, '"not"'),
     ],
 )
