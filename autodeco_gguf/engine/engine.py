@@ -198,7 +198,7 @@ class Engine:
         Raises:
             BadFile: the file is another one by now; the engine stays as it was.
             ModelFailed: they are not back, or one is lost again.
-            Busy: a request is under way.
+            Busy: a request is under way; also for who asks for something while it is loaded.
             Closed: the engine is.
         """
         self.machine.remote()  # while one is not there, nobody is kept out

@@ -29,7 +29,8 @@ class Turn:
         self._changed = threading.Condition()
         self._runner = 0  # the thread that has the turn
         self._inside: dict[object, int] = {}  # the thread of each use
-        self._closing = self.closed = self._torn = False
+        self._closing: type[AutoDecoError] | None = None  # what others get meanwhile
+        self.closed = self._torn = False
         watch(self)
 
     def check_outside(self) -> None:
@@ -65,6 +66,7 @@ class Turn:
 
         Raises:
             Closed: it is, or is about to be and the thread does not have the turn.
+            Busy: it is being loaded again.
             ModelFailed: the process has forked in the midst of a turn.
         """
         key = object()
@@ -78,7 +80,7 @@ class Turn:
         return undoing(work, lambda: self._inside.pop(key, None))
 
     def alone(self, function: Callable[[], None]) -> None:
-        """Have a turn in which nobody uses what ``function`` frees; who begins to meanwhile gets Closed.
+        """Have a turn in which nobody uses what ``function`` frees; who begins to meanwhile gets Busy.
 
         Raises Busy in a thread that has the turn or is in the midst of a use, Closed where it is.
         """
@@ -86,7 +88,7 @@ class Turn:
         undoing(lambda: self._alone(function), self._reopen)
 
     def _alone(self, function: Callable[[], None]) -> None:
-        self._locked(lambda: self._take_last(float("inf")))
+        self._locked(lambda: self._take_last(float("inf"), Busy))
         if self.closed:
             raise self._error()
         function()
@@ -100,7 +102,7 @@ class Turn:
         undoing(lambda: self._close(time.monotonic() + limit), self._reopen)
 
     def _close(self, deadline: float) -> None:
-        if self._locked(lambda: self._take_last(deadline)):
+        if self._locked(lambda: self._take_last(deadline, Closed)):
             if not self.closed:
                 self._end()
             self.closed = True  # before anything is freed, which may be interrupted
@@ -122,13 +124,13 @@ class Turn:
             raise self._error()
         return True
 
-    def _take_last(self, deadline: float) -> bool:
-        self._closing = True  # nobody begins anything
+    def _take_last(self, deadline: float, others: type[AutoDecoError]) -> bool:
+        self._closing = others  # nobody begins anything
         while self._runner or self._inside:
             if time.monotonic() > deadline:
                 return False
             self._changed.wait(_POLL_SECONDS)
-            self._closing = True  # another that closes may have been interrupted
+            self._closing = others  # another that closes may have been interrupted
         self._runner = threading.get_ident()
         return True
 
@@ -142,14 +144,14 @@ class Turn:
 
     def _reopen(self) -> None:
         """After closing: that was it, or it was interrupted and all goes on."""
-        self._closing = False
+        self._closing = None
         self._leave()
         self._locked(self._changed.notify_all)
 
     def after_fork(self) -> None:
         """Other threads are gone: what they had locked stays locked, and what they were about stays half done."""
         self._changed = threading.Condition()
-        self._inside, self._closing = {}, False
+        self._inside, self._closing = {}, None
         if self._runner not in (0, threading.get_ident()):
             self._runner, self.closed, self._torn = 0, True, True
             self._end = self._free = lambda: None  # which nobody can say the state of
@@ -161,4 +163,6 @@ class Turn:
     def _error(self) -> AutoDecoError:
         if self._torn:
             return torn_by_fork(self._name)
+        if self._closing is Busy and not self.closed:
+            return Busy(f"{self._name}: the model is being loaded again; try again later")
         return Closed(f"{self._name}: the model is closed", file=self._name)

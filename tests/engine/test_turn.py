@@ -263,7 +263,7 @@ def test_a_fork_between_two_steps_or_within_ones_own() -> None:
 
 def test_a_fork_leaves_uses_and_closing_of_other_threads_behind() -> None:
     turn = Recorded()
-    turn._inside[object()], turn._closing = 0, True  # as threads have it that the child does not have
+    turn._inside[object()], turn._closing = 0, Closed  # as threads have it that the child does not have
     turn.after_fork()
     assert turn.use(lambda: 5) == 5
     turn.close(0.1)
@@ -292,7 +292,7 @@ def test_alone_waits_for_who_uses_it_and_keeps_others_out() -> None:
     assert not alone.wait(0.1)
     go_on.set()
     assert alone.wait(10)
-    with pytest.raises(Closed):
+    with pytest.raises(Busy, match=r"^m\.gguf: the model is being loaded again; try again later$"):
         turn.use(lambda: None)
     finish.set()
     changer.join(10)
