@@ -16,8 +16,10 @@ _NAMES = {
     "hunyuan-moe": ("hunyuan_v1_moe",),
     "lfm2moe": ("lfm2_moe",),
     "llama": ("llama", "mistral", "mistral3", "mixtral", "smollm"),  # mistral3 until llama.cpp #17644
+    "mimo2": ("mimo_v2_flash", "mimo_v2"),
     "modern-bert": ("modernbert",),
     "nemotron_h_moe": ("nemotron_h",),
+    "paddleocr": ("paddleocr_vl",),
     "phi2": ("phi",),
     "phi3": ("phi3", "phi4"),
     "qwen2moe": ("qwen2_moe",),
@@ -29,6 +31,7 @@ _NAMES = {
     "qwen3vl": ("qwen3_vl",),
     "qwen3vlmoe": ("qwen3_vl_moe",),
     "starcoder": ("gpt_bigcode",),
+    "step35": ("step3p5",),
 }
 """llama.cpp's name -> transformers', where more than a hyphen differs; the first is the one to write."""
 

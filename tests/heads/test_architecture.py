@@ -32,6 +32,9 @@ LLAMA_CPP = sorted(MODEL_ARCH_NAMES.values())
         ("qwen35", "qwen3_5"),
         ("qwen3next", "qwen3_next"),
         ("starcoder", "gpt_bigcode"),
+        ("mimo2", "mimo_v2_flash"),
+        ("step35", "step3p5"),
+        ("paddleocr", "paddleocr_vl"),
     ],
 )
 def test_transformers_name(ours: str, theirs: str) -> None:
@@ -49,6 +52,8 @@ def test_transformers_name(ours: str, theirs: str) -> None:
         ("llama", "mistral3", False),
         ("mistral3", "qwen2", True),
         ("mistral4", "mistral3", True),
+        ("mimo_v2", "mimo2", False),
+        ("step3p5", "qwen2", True),
         ("deepseek_v2", "deepseek2", False),
         ("GraniteForCausalLM", "granite", False),
         ("granitemoehybrid", "granite", False),
