@@ -51,7 +51,7 @@ def schema_grammar(schema: Mapping[str, Any], param: str) -> SchemaGrammar:
     try:
         return SchemaGrammar(schema)
     except InvalidInput as e:
-        raise ApiError(400, str(e), param=param) from e
+        raise ApiError(400, f"{param}: {e}", param=param) from e
 
 
 def _schema(response_format: Mapping[str, Any], param: str, expected: str) -> Mapping[str, Any] | None:

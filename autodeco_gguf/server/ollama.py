@@ -74,7 +74,7 @@ def _plan(service: Service, body: OllamaBody, tokens: list[int], tools: ToolUse 
     asked: dict[str, Any] = {
         "max_tokens": options.limit,
         "stop": [text for text in options.stop or () if text],
-        "grammar": grammar_of(body.response_format, None),
+        "grammar": grammar_of(body.response_format, None, "format"),
         "entropy": body.autodeco is not None and bool(body.autodeco.tokens),
     }
     if body.autodeco is not None and body.autodeco.top is not None:

@@ -232,6 +232,8 @@ class Service:
             return plan, voice, self.driver.start(plan.asks(), loop, pieces=pieces)
         except AutoDecoError as e:
             error = self.refusal(e, prompt)
+            if e.key == "schema":  # no text follows it; the plan knows what the API calls it
+                error = ApiError(400, f"{plan.follows}: {e}", param=plan.follows)
             if error.status >= 500 and error.status != 503:
                 _log.error("%s", error.message)
             raise error from e

@@ -146,6 +146,12 @@ def test_fields_refused(api: Api, fields: dict[str, Any]) -> None:
     refused(generate(api, **fields), says)
 
 
+def test_a_schema_that_is_refused_is_that_of_the_format(api: Api) -> None:
+    for ask in (chat, generate):
+        refused(ask(api, format={"type": "strung"}), "format: JSON schema: Invalid type: strung")
+        refused(ask(api, format={"$ref": "#"}), "format: JSON schema: no text follows it")
+
+
 def test_fields_that_ask_for_nothing(api: Api) -> None:
     nothing = {"min_p": 0, "repeat_penalty": 1.0, "typical_p": 1, "n": 1, "tool_choice": "auto", "num_predict": -1}
     expected = text_of(api.chat(STORY, seed=1))

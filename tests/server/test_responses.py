@@ -112,6 +112,7 @@ def test_autodeco(api: Api) -> None:
         ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format"),
         ({"input": "x", "text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format"),
         ({"input": "x", "text": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "text.format"),
+        ({"input": "x", "text": {"format": {"type": "json_schema", "schema": {"$ref": "#"}}}}, "text.format"),
         ({"input": "x", "text": "x"}, "text"),
         ({"input": "x", "response_format": {"type": "json_object"}}, "response_format"),
         ({"input": "x", "stop": "a"}, "stop"),
