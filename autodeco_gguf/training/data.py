@@ -306,7 +306,7 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
 
     At most ``most`` are held out; where a share is and there are two examples, at least one, and one stays. Examples
     that have the same first one in ``groups`` stay together, unless the smallest group is more than half of all; each
-    group is as likely to be held out, whatever its size.
+    group is as likely to be held out, whatever its size. What ``most`` cuts off the smallest group is in neither part.
     """
     order = np.random.default_rng([seed, 1]).permutation(n).astype(np.uint32)
     n_held = min(round(share * n), most, n - 1)
@@ -321,10 +321,10 @@ def held_out(n: int, share: float, most: int, seed: int, groups: Ids | None = No
                 held.append(group)
                 size += int(sizes[group])
         smallest = min(drawn, key=lambda group: int(sizes[group]))
-        if n_held and not held and sizes[smallest] <= min(most, n // 2):
+        if n_held and not held and sizes[smallest] <= n // 2:
             held = [smallest]
         inside = np.isin(groups[order], held) if held else inside
-    return order[inside], order[~inside]
+    return order[inside][:most], order[~inside]
 
 
 class NoExample(BadFile):
