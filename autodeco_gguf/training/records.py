@@ -34,7 +34,7 @@ def normalize(record: Record) -> dict[str, Any]:
 
     Read are also: prompt and completion as lists of messages (TRL), of which only the completion is learnt, and where a
     ``label`` beside them is false, nothing; ``conversations`` with ``from`` and ``value`` (ShareGPT, LLaMA-Factory) or
-    ``role`` and ``content``, perhaps with ``tools``; ``system`` beside those or ``messages``; ``instruction``,
+    ``role`` and ``content``, perhaps with ``tools``; ``system`` beside all of those; ``instruction``,
     ``input`` and ``output`` (Alpaca), perhaps with ``system`` and ``history``; content in parts of text. Null columns
     are dropped.
 
@@ -62,13 +62,18 @@ def normalize(record: Record) -> dict[str, Any]:
             "messages"
         )
     if isinstance(prompt, list) and isinstance(completion, list):
-        before, after = _turns(prompt, "prompt"), _turns(completion, "completion")
+        before, after = _with_system(record, "prompt"), _turns(completion, "completion")
         before = [{**turn, "weight": 0} if isinstance(turn, dict) else turn for turn in before]
         return {**_rest(record, "prompt", "completion"), "messages": [*before, *after]}
     return _rest(record)
 
 
 def _conversation(record: Record, key: str) -> dict[str, Any]:
+    return {**_rest(record, key), "messages": _with_system(record, key)}
+
+
+def _with_system(record: Record, key: str) -> list[Any]:
+    """The turns under a key, with the ``system`` beside them."""
     turns = _turns(record[key], key)
     system = record.get("system")
     if isinstance(system, list):
@@ -79,9 +84,9 @@ def _conversation(record: Record, key: str) -> dict[str, Any]:
             turns.insert(0, {"role": "system", "content": system})
         elif first.get("content") != system:
             raise InvalidInput(
-                f"has a system beside {key} that begin with another; give one", key="system", found=system
+                f"has a system beside {key} whose first turn is another; give one", key="system", found=system
             )
-    return {**_rest(record, key), "messages": turns}
+    return turns
 
 
 def _instruction(record: Record) -> dict[str, Any]:

@@ -65,6 +65,10 @@ READ: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"system": "Be.", "messages": [U, A]},
         {"system": "Be.", "messages": [turn("system", "Be."), U, A]},
     ),
+    "system beside TRL's lists": (
+        {"system": "Be.", "prompt": [U], "completion": [A]},
+        {"system": "Be.", "messages": [turn("system", "Be.", weight=0), {**U, "weight": 0}, A]},
+    ),
     "system in parts": (
         {"system": [{"type": "text", "text": "Be."}], "messages": [U, A]},
         {"system": [{"type": "text", "text": "Be."}], "messages": [turn("system", "Be."), U, A]},
@@ -149,7 +153,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two systems": (
         {"system": "Be.", "messages": [turn("system", "Be not."), U, A]},
-        "has a system beside messages that begin with another; give one",
+        "has a system beside messages whose first turn is another; give one",
     ),
     "settings of one line": (
         {**UA, "chat_template_kwargs": {"enable_thinking": False}},
