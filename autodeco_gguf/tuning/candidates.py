@@ -17,7 +17,7 @@ from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.scores import Measure, Row, rows
 from autodeco_gguf.tuning.search import Found, Seen, halve
 from autodeco_gguf.tuning.settings import TuneSettings
-from autodeco_gguf.tuning.split import key_of
+from autodeco_gguf.tuning.split import key_of, size
 
 Watch = Callable[[str, Progress], None]
 """(what for, how far)."""
@@ -103,15 +103,27 @@ def passes(start: int, count: int, n: int) -> Iterator[tuple[int, int, int]]:
 
 def chosen(tasks: Sequence[Task], first: int, last: int) -> list[Task]:
     """The tasks with the problems from ``first`` to ``last`` alone, where those of all tasks take turns."""
-    turns = sorted(
-        ((place + 0.5) / len(task.problems), number, place)
-        for number, task in enumerate(tasks)
-        for place in range(len(task.problems))
-    )
     kept: dict[int, list[int]] = {}
-    for _, number, place in turns[first:last]:
+    for _, number, place in _turns(tasks)[first:last]:
         kept.setdefault(number, []).append(place)
     return [
         replace(tasks[number], problems=tuple(tasks[number].problems[place] for place in sorted(places)))
         for number, places in sorted(kept.items())
     ]
+
+
+def until_different(tasks: Sequence[Task], n: int) -> int:
+    """How many problems :func:`chosen` takes from the first on until n of them differ; all where that many do not."""
+    counts: dict[str, int] = {}
+    for count, (_, number, place) in enumerate(_turns(tasks), 1):
+        counts.setdefault(key_of(tasks[number], tasks[number].problems[place]), count)
+    return list(counts.values())[n - 1] if n <= len(counts) else size(tasks)
+
+
+def _turns(tasks: Sequence[Task]) -> list[tuple[float, int, int]]:
+    """The numbers of task and problem, in their order."""
+    return sorted(
+        ((place + 0.5) / len(task.problems), number, place)
+        for number, task in enumerate(tasks)
+        for place in range(len(task.problems))
+    )

@@ -29,7 +29,7 @@ MOST_PASSES = 16
 """So often is a problem asked with the same pair at most, as is one of the test with the same method."""
 
 FEWEST_TEST = 10
-"""Problems to compare on: a difference on all of them is shown beside 12 other claims."""
+"""Different problems to compare on: a difference on all of them is shown beside 12 other claims."""
 
 FEWEST_ROUNDS, MOST_ROUNDS = 15, 40
 """Of training: with fewer, heads learn little; with more they were not seen to gain."""
@@ -102,6 +102,7 @@ class Work:
     Attributes:
         search_problems: to search on.
         test_problems: to compare on.
+        fewest_test: the first of these, of which FEWEST_TEST differ.
         group: answers to a problem that are judged together, 1 where each is by itself.
         methods: with random answers, compared on the test, without the trained heads and their mean.
         at_once: answers that the model draws at a time: the last ones of a batch run without company.
@@ -120,6 +121,7 @@ class Work:
     validation_problems: int = 0
     likelihood: bool = True
     start_s: float = 0.0
+    fewest_test: int = FEWEST_TEST
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def _rungs_s(rungs: list[Rung], speed: Speed, work: Work) -> float:
 
 
 def _fewest(work: Work) -> int:
-    return min(FEWEST_TEST, work.test_problems)
+    return min(work.fewest_test, work.test_problems)
 
 
 def _test(seconds: float, speed: Speed, work: Work, methods: int) -> _Test | None:

@@ -24,9 +24,9 @@ from autodeco_gguf.heads.model_file import ModelFile
 from autodeco_gguf.heads.weights import HeadWeights
 from autodeco_gguf.tasks.tasks import Task
 from autodeco_gguf.tuning import verdict as names
-from autodeco_gguf.tuning.candidates import Trial, chosen
+from autodeco_gguf.tuning.candidates import Trial, chosen, until_different
 from autodeco_gguf.tuning.heads import ADAPTER, CHECKPOINT, Start, obstacle, train_heads, validation_problems
-from autodeco_gguf.tuning.plan import Plan, Speed, Work, grid, make_plan
+from autodeco_gguf.tuning.plan import FEWEST_TEST, Plan, Speed, Work, grid, make_plan
 from autodeco_gguf.tuning.report import Tuned, page, values
 from autodeco_gguf.tuning.scores import Measure, Row, measuring
 from autodeco_gguf.tuning.search import Found
@@ -238,6 +238,7 @@ class _Run:
         work = Work(
             search_problems=n,
             test_problems=size(self.parts.test),
+            fewest_test=until_different(self.parts.test, FEWEST_TEST),
             group=s.group,
             methods=3 + 2 * (self.own is not None),
             at_once=s.n_parallel,

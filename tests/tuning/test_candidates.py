@@ -14,7 +14,7 @@ from tuning_helpers import MODEL, SETTINGS, TASKS, TuneEngine, task
 
 from autodeco_gguf.answers.items import GradedTasks
 from autodeco_gguf.evaluation.methods import Config, Method
-from autodeco_gguf.tuning.candidates import Trial, chosen, passes
+from autodeco_gguf.tuning.candidates import Trial, chosen, passes, until_different
 from autodeco_gguf.tuning.plan import Plan
 from autodeco_gguf.tuning.scores import measuring
 from autodeco_gguf.tuning.search import Rung
@@ -37,6 +37,14 @@ def test_tasks_take_turns() -> None:
     )
     assert [t.name for t in chosen(tasks, 0, 1)] == ["a"]  # a task without a problem is none
     assert [len(t.problems) for t in chosen(tasks, 0, 100)] == [6, 3]
+
+
+def test_a_problem_of_two_tasks_is_one_of_the_fewest() -> None:
+    a = task("a", 12)
+    again, other = replace(a, name="again"), task("b", 12)
+    assert [until_different((a,), n) for n in (1, 10, 12, 13)] == [1, 10, 12, 12]
+    assert [until_different((a, again), n) for n in (1, 10, 12, 13)] == [1, 19, 23, 24]
+    assert until_different((a, again, other), 10) == 15
 
 
 @pytest.mark.usefixtures("made_up")

@@ -40,6 +40,7 @@ WORKS = st.builds(
     validation_problems=st.integers(0, 32),
     likelihood=st.booleans(),
     start_s=st.floats(0, 30),
+    fewest_test=st.integers(FEWEST_TEST, 40),
 )
 
 
@@ -168,7 +169,7 @@ def test_a_plan_is_never_over_the_time(speed: Speed, work: Work, seconds: float)
     if plan is None:
         return
     assert plan.search_s + plan.training_s + plan.test_s <= seconds * (1 - RESERVE) * (1 + 1e-9)
-    assert min(work.test_problems, FEWEST_TEST) <= plan.test_problems <= work.test_problems
+    assert min(work.test_problems, work.fewest_test) <= plan.test_problems <= work.test_problems
     assert 1 <= plan.test_times <= MOST_PASSES
     assert (plan.rounds == 0) == (plan.training is None)
     assert plan.rounds == 0 or FEWEST_ROUNDS <= plan.rounds <= MOST_ROUNDS

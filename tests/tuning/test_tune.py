@@ -362,3 +362,13 @@ def test_a_problem_that_is_there_again_is_no_evidence_of_its_own(tmp_path: Path)
     assert text.startswith("# How to decode with m.gguf on sums, again\n")
     assert "With 12 problems to compare on only large differences show." in text
     assert "30 problems, split by seed 0: 18 to search and train on, 12 to compare on." in text
+
+
+def test_a_problem_of_two_tasks_counts_once_where_time_is_short(tmp_path: Path) -> None:
+    tasks = (task("sums", 30), replace(task("sums", 30), name="again"))
+    settings = replace(SETTINGS, minutes=0.01, reward="distinct")
+    with pytest.raises(InvalidInput) as refused:
+        module.tune(MODEL, tasks, tmp_path, settings, clock=lambda: 0.0)
+    enough: Any = refused.value.expected
+    found = module.tune(MODEL, tasks, tmp_path, replace(settings, minutes=enough), clock=lambda: 0.0)
+    assert 10 <= len(found.tested) < found.plan.test_problems < 24
