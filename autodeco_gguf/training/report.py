@@ -92,7 +92,10 @@ def is_too_little(examples: int, tokens: int) -> bool:
 
 
 def verdict(methods: tuple[ReportRow, ...], objective: Objective) -> str:
-    """Whether the heads beat constants, in plain words; two standard errors count as a difference."""
+    """Whether the heads beat constants, in plain words; two standard errors count as a difference.
+
+    That a constant is better takes three: it is the better one of two, and one of these was chosen on the same data.
+    """
     constants = [m for m in methods if m.name in ("best single T", MEAN_SHIFT)]
     worst = min(constants, key=lambda m: m.difference)
     others = " and ".join(f"{m.name} {m.nll:.4f}" for m in constants)
@@ -100,7 +103,7 @@ def verdict(methods: tuple[ReportRow, ...], objective: Objective) -> str:
     if worst.difference > 2 * worst.standard_error:
         better = f"The heads predict better than constants ({others}), by at least {margin}"
         return f"{better}: it is the tokens they look at."
-    if worst.difference < -2 * worst.standard_error:
+    if worst.difference < -3 * worst.standard_error:
         text = f"A constant predicts better than the heads: {worst.name}, by {margin}."
         if objective.dynamic_fine_tuning:  # which favours likely tokens
             text += " But the objective was not likelihood alone: whether answers get better, autodeco-gguf eval tells."
