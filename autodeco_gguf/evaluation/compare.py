@@ -35,7 +35,7 @@ def compare(directories: Sequence[tuple[str, Path]]) -> Results:
     Args:
         directories: (label, directory) of each. What depends on the heads is taken from all and called by its label,
             "autodeco (LABEL)", "mean-shift (LABEL)", and the rest from the first. Each AutoDeco is compared with all
-            other rows, problem by problem, and the verdict has a line for each claim about each of them.
+            other rows, problem by problem, and the verdict has a line for each claim about each of them, and each two.
 
     ``k`` and the seeds are the least of those that the evaluations asked for.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 from autodeco_gguf.evaluation.estimates import holm
 from autodeco_gguf.evaluation.methods import Config, heads_of
@@ -278,6 +279,12 @@ def verdict(results: Results) -> str:
         (suffix, compared[name, config, metric], who)
         for name, suffix in ours.items()
         for (config, metric), who in _claims(results, suffix, metrics).items()
+    ]
+    heads = [row for row in results.methods if row.name in ours]
+    claims += [
+        (ours[a.name], compared[a.name, b.config, metric], f"AutoDeco{ours[b.name]}")
+        for a, b in combinations(heads, 2)
+        for metric in metrics
     ]
     if not claims:
         return "There is no constant to compare AutoDeco with."
