@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from autodeco_gguf.engine.file_sampling import file_sampling
 from autodeco_gguf.evaluation.estimates import mean_se
@@ -25,6 +26,7 @@ from autodeco_gguf.tuning.verdict import HEADS, LLAMA_CPP, OWN, Unit, Verdict, l
 SHOWN = 5
 """Of the pairs that were searched."""
 
+_STAY_ON = ("xtc_probability", "mirostat_mode")
 _OFF = {"top_k": " --top-k 0", "min_p": " --min-p 0", "repeat_penalty": " --repeat-penalty 1"}
 
 
@@ -110,9 +112,13 @@ class Tuned:
     @property
     def _nothing_else(self) -> str:
         """What the model's file recommends besides, and ``run`` would follow, off: it was not in what was measured."""
+        return "".join(option for name, option in _OFF.items() if name in self.recommended)
+
+    @cached_property
+    def recommended(self) -> Mapping[str, Any]:
+        """What the model's file does, as :func:`file_sampling` has it."""
         file = self.file or self.model
-        recommended = file_sampling(ModelFile.open(file).base()) if file.is_file() else {}
-        return "".join(option for name, option in _OFF.items() if name in recommended)
+        return file_sampling(ModelFile.open(file).base()) if file.is_file() else {}
 
     @property
     def _chat(self) -> str:
@@ -152,6 +158,7 @@ def page(tuned: Tuned) -> str:
         f"# How to decode with {tuned.model.name} on {', '.join(task.name for task in tuned.parts.test)}",
         first,
         *_line(tuned),
+        *_besides(tuned),
         *_elsewhere(tuned),
         "\n".join(f"- {sentence}" for sentence in (*others, *_without_heads(tuned))),
         markdown([_cells(tuned, row) for row in tuned.rows.values()]),
@@ -172,6 +179,14 @@ def _line(tuned: Tuned) -> list[str]:
         "(`autodeco-gguf extract MODEL --base OUT` makes one of a merged file) and these options:",
         f"    {tuned.llama_cpp_options}",
     ]
+
+
+def _besides(tuned: Tuned) -> list[str]:
+    """What ``run`` follows of the model's file, having no option for it, although it was not in what was measured."""
+    names, pair = [name for name in _STAY_ON if tuned.recommended.get(name)], tuned.chosen.config.pair
+    if not names or pair is None or pair[0] == 0:
+        return []
+    return [f"This draws with {' and '.join(names)} too, as the model's file recommends: the comparison was without."]
 
 
 def _elsewhere(tuned: Tuned) -> list[str]:

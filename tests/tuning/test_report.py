@@ -149,6 +149,16 @@ def test_what_the_file_recommends_besides_is_put_off(tmp_path: Path) -> None:
     assert made({**MEANS, "greedy": 0.6}, model=model).command == f"{line} 0 {off}"
     known = made(MEANS, model=Path("known"), file=model)
     assert known.command == f"autodeco-gguf run known --temperature 0.7 --top-p 0.85 {off}"
+    assert "This draws with" not in page(known)
+
+
+def test_what_the_file_recommends_besides_and_nothing_puts_off_is_said(tmp_path: Path) -> None:
+    extract(DEMO_MODEL, base=tmp_path / "base.gguf")
+    metadata = {"general.sampling.mirostat": (2, Kind.INT32), "general.sampling.xtc_probability": (0.5, Kind.FLOAT32)}
+    model = rewrite(tmp_path / "base.gguf", tmp_path / "m.gguf", metadata=metadata)
+    said = "This draws with xtc_probability and mirostat_mode too, as the model's file recommends: the comparison was"
+    assert page(made(MEANS, model=model)).splitlines()[6].startswith(said)
+    assert "This draws with" not in page(made({**MEANS, "greedy": 0.6}, model=model))
 
 
 def test_greedy() -> None:
