@@ -153,6 +153,8 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
     Raises:
         BadFile: not a merged file, broken heads, or no room beside the file.
     """
+    with bad_file(Path(path), "cannot be opened"):
+        os.stat(path)  # an error names it as it was given
     target = Path(os.path.realpath(path))  # of a link, its file
     model = _open_merged(target, path, "only a merged file has a base view")
     if model.stale is None:

@@ -17,6 +17,14 @@ def test_repack_says_what_it_did(merged: Path, tmp_path: Path, capfd: pytest.Cap
     assert_refused(invoke(capfd, "repack", base), base, "no AutoDeco heads in it")
 
 
+def test_a_file_is_called_as_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = invoke(capfd, "repack", "smollm2")
+    assert outcome.err == "error: smollm2: cannot be opened: No such file or directory\n"
+
+
 def test_a_link_to_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "loop.gguf"
     path.symlink_to(path.name)
