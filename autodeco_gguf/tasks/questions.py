@@ -155,8 +155,8 @@ def spellings(members: Iterable[Iterable[str]]) -> dict[Words, str]:
         *first, last = words(alias)
         for plural in _plurals(last):
             out.setdefault((*first, plural), member)
-        if alias.isdigit() and int(alias) in _NUMBERS:
-            out.setdefault(words(_NUMBERS[int(alias)]), member)
+        if number := _IN_WORDS.get(alias.lstrip("0")):
+            out.setdefault(words(number), member)
     return out
 
 
@@ -192,4 +192,6 @@ _NUMBERS |= {
 }
 """In words, from 2: "one" is more often no number."""
 
-DIGITS = {word: str(number) for number, word in _NUMBERS.items()}
+_IN_WORDS = {str(number): word for number, word in _NUMBERS.items()}
+
+DIGITS = {word: digits for digits, word in _IN_WORDS.items()}

@@ -211,6 +211,7 @@ def test_spellings() -> None:
     assert made[("21",)] == made["twenty", "one"] == "21"
     assert made[("geese",)] == "goose"
     assert ("one",) not in made
+    assert spellings([["7" * 5000, "07", "\u00b2"]]).keys() == {("7" * 5000,), ("07",), ("seven",), ("2",)}
     assert "elks" not in {name for (name, *_) in made}
 
 
