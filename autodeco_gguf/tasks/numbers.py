@@ -62,7 +62,9 @@ _SEVERAL = re.compile(r"[^\S\n]*(?:-|\b(?:to|or)\b)[^\S\n]*[$€£]?\d")
 _FORMULA = "\u221a"
 """Stands for every command that makes another number of those beside it, and for pi."""
 
-_BEHIND_IN_FORMULA = re.compile(rf"[{{}}$ \t]*{_FORMULA}|!\s*\$|\s*\^-?\d|[ \t]*-[ \t]*[a-z]\b(?!-| [a-z])")
+_BEHIND_IN_FORMULA = re.compile(
+    rf"[{{}}$ \t]*{_FORMULA}|!\s*\$|\s*\^-?\d|[ \t]*-[ \t]*[a-z]\b(?!-| [a-z])|[ \t]*[a-z][ \t]*[+-][ \t]*\d"
+)
 """What shows behind a number that it is part of a formula."""
 
 _ANOTHER = re.compile(rf"[+*|{_FORMULA}]|(?<!\^)\d|(?<=\d)!|\b[a-z]\s*[-/]\s*\Z")

@@ -210,6 +210,8 @@ RIGHT = [
     (r"The answer is $\sqrt{9} + \sqrt{16} = 7$, by step 3", "7"),
     (r"The answer is $6 \div 2 = 3$", "3"),
     ("The answer is 25\u03c0 \u2248 78.5 by step 3", "78.5"),
+    ("The answer is 5 m + 2 m = 7 m", "7"),
+    ("The answer is 7 m - the length of 2", "7"),
     ("The answer is 7!", "7"),
     ("The answer is 7 (\u03c0 is no part of it)", "7"),
     (r"\boxed{x = \sqrt{49} = 7}", "7"),
@@ -303,10 +305,13 @@ WRONG = [
             ("2^3", "2"),
             ("4-x", "4"),
             ("4 - x", "4"),
+            ("2x + 3", "2"),
+            ("2n-1", "2"),
         ]
         for given in (rf"\boxed{{{formula}}}", f"The answer is ${formula}$.", f"#### ${formula}$")
     ),
     ("The answer is 5\u03c0", "5"),
+    ("The answer is 2x + 3.", "2"),
     (r"\boxed{x-4}", "4"),
     (r"\boxed{x - 4}", "4"),
     (r"\boxed{x/4}", "4"),
