@@ -107,7 +107,9 @@ _STOCK = re.compile(
     r"\b(?:i(?:['\u2019]m| am) (?:so |very |really )?(?:sorry|happy|glad)|(?:sorry|no)(?=, i\b)|no problem"
     r"|happy to help|(?:i(?:['\u2019]d| would) )?(?:love|be happy|be glad) to|i hope"
     r"|as an? (?:ai|(?:ai |large )?language) model|(?:let['\u2019]s|i(?:['\u2019]d| would|['\u2019]ll)) go with"
-    r"|(?:here|there) you go|let us|(?:give me|take) a (?:second|minute|moment))\b",
+    r"|(?:i|we|you|to|me|would|could|can|may|might|will|['\u2019](?:d|ll)) pick|(?:i|we|you|it) may"
+    r"|may i (?:offer|propose|recommend|suggest)|(?:here|there) you go|let us"
+    r"|(?:give me|take) a (?:second|minute|moment))\b",
     re.IGNORECASE,
 )
 """What chat models begin with, and is no name: there are a game Sorry, a game Go, an emotion Love, a gas NO."""

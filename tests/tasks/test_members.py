@@ -114,6 +114,13 @@ NAMED = [
     ("Quibberry is a fruit. Apple is one, too.", "fruit", None),
     ("Quibberry: apple", "fruit", "apple"),
     ("A popular fruit, quite sweet: apple", "fruit", "apple"),
+    # verbs that are names elsewhere
+    ("It may be winter.", "month", None),
+    ("You may like May.", "month", "May"),
+    ("May I suggest June?", "month", "June"),
+    ("I'd pick a carrot.", "tool", None),
+    ("You could pick the hammer.", "tool", "hammer"),
+    ("A pick", "tool", "pickaxe"),
     # not
     ("not a carrot, but an apple", "fruit", "apple"),
     ("Not the apple, the pear", "fruit", "pear"),
