@@ -281,7 +281,7 @@ def _pattern(answer: str) -> re.Pattern[str]:
         raise InvalidInput(f"answer {answer!r}: not a regular expression: {e}", key="answer", found=answer) from e
 
 
-RULES = {"boxed": 3, "choice": 3, "ifeval": 2, "member": 3, "number": 3}
+RULES = {"boxed": 3, "choice": 3, "ifeval": 2, "literal": 2, "member": 3, "number": 3}
 """How often a checker has come to judge otherwise, and once: what was graded by other rules does not go with it."""
 
 OTHER_RULES = "other rules of the checker, by which an earlier or later version graded"

@@ -13,7 +13,7 @@ from autodeco_gguf.tasks.programs.cases import last_block
 
 _BLOCK = re.compile(r"```(?:[\w+-]*\n)?(.*?)```", re.DOTALL)
 _TEXT = re.compile(r"\\(?:text|math)[a-z]*\s*\{((?:[^{}\\]|\\.)*)\}")
-_ESCAPED = re.compile(r"\\([{}_])")
+_ESCAPED = re.compile(r"\\(?:left|right)(?=\s*(?:\\?[{}]|[()[\]]))|\\([{}_])")
 
 
 def literal(text: str, answer: str) -> bool:

@@ -27,6 +27,7 @@ LITERALS = [
     ("```\n1\n``` so \\boxed{2}\n1", "2", True),
     (r"\boxed{\{'a_1': [1]\}}", "{'a_1': [1]}", True),
     (r"\boxed{\{1: 'x\_y'\}}", "{1: 'x_y'}", True),
+    (r"\boxed{\left[1, \left\{2: 3\right\}\right]}", "[1, {2: 3}]", True),
     # the later one of box and block
     ("So \\(\\boxed{2}\\) items stay, and it returns\n```python\n[1, 2]\n```", "[1, 2]", True),
     ("```python\n[1, 2]\n```\nof \\boxed{2} items", "2", True),
