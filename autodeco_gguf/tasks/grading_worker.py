@@ -35,8 +35,11 @@ def main() -> None:
     def reply(*value: object) -> None:
         if os.getpid() != process:  # the checker forked, and its child has returned too
             os._exit(0)
-        replies.write(json.dumps(value).encode() + b"\n")
-        replies.flush()
+        try:
+            replies.write(json.dumps(value).encode() + b"\n")
+            replies.flush()
+        except BrokenPipeError:  # who asked was killed
+            os._exit(0)
 
     _limit_memory()
     try:
@@ -46,6 +49,8 @@ def main() -> None:
         return
     reply(0, None)
     for line in requests:
+        if not line.endswith(b"\n"):  # who asks was killed in the midst of it
+            break
         number, *arguments = json.loads(line)
         _end_after(limit + 1)
         verdict = _verdict(judge if kind == "checker" else rate, function, arguments)

@@ -52,6 +52,17 @@ def test_why_there_is_no_checker() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("asked", [b"", b'[1, "a"'])
+def test_who_asks_is_killed(asked: bytes) -> None:
+    """Before the first answer, or within a request: on the terminal that it shared nothing is said of it."""
+    command, pipe = function_service("regex", 10.0).command, subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline() if asked else process.stdout.close()
+        assert process.communicate(asked, timeout=60)[1] == b""
+    assert process.returncode == 0
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are read on Linux only")
 def test_memory_is_limited() -> None:
     most = resource.getrlimit(resource.RLIMIT_DATA)[1]
