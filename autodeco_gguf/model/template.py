@@ -389,8 +389,12 @@ class Formatter(Jinja2ChatFormatter):
         self._environment = _Template(template, path)
 
     def __call__(self, *, messages: Iterable[Any], **values: Any) -> Any:
-        """As ``Jinja2ChatFormatter``, of messages as the template reads their thoughts."""
-        return super().__call__(messages=[as_read(message, self.template) for message in messages], **values)
+        """As ``Jinja2ChatFormatter``, with thoughts as the template reads them; InvalidInput for what is no message."""
+        try:
+            turns = [dict(message) for message in messages]
+        except (TypeError, ValueError) as e:
+            raise InvalidInput.of("messages", f"{messages!r:.80}", "a list of objects with role and content") from e
+        return super().__call__(messages=[as_read(turn, self.template) for turn in turns], **values)
 
     def names(self) -> set[str]:
         """What the template reads that is not its own; InvalidInput where it does not parse."""

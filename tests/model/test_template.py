@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -200,6 +201,12 @@ ORDINARY = [
 @pytest.mark.parametrize("source", ORDINARY)
 def test_ordinary_templates_give_what_llama_cpp_gives(source: str) -> None:
     assert render(source) == Jinja2ChatFormatter(source, "</s>", "<s>")(messages=MESSAGES).prompt
+
+
+@pytest.mark.parametrize("messages", ["Hi", None, 5, [1], ["Hi"], [None], MESSAGES[0]])
+def test_what_is_no_message(messages: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^messages .*, expected a list of objects with role and content$"):
+        Formatter("{{ messages }}", "", "", path=Path("x.gguf"))(messages=messages)
 
 
 def test_names_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
