@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,3 +95,14 @@ def test_figures_of_rounds() -> None:
     found["latency_percent"] = [2.0, 2.0, 2.0]
     found.update({"prompt": 1024, "base_flops": 10**12, "head_flops_percent": 0.01})
     assert efficiency.row(found) == "| 1,024 | 1.00 | 0.0100 % | 2.00 | 2.04 | +2.0 % [+2.0, +2.0] | +4.0 % |  |  |"
+
+
+@pytest.mark.parametrize("name", ["efficiency", "efficiency_smollm2"])
+def test_the_page_has_the_figures(name: str) -> None:
+    root = Path(__file__).parent.parent.parent
+    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    for found in json.loads((root / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))["lengths"]:
+        times = [found["stock_s"], found["ours_s"]]
+        shown = [f"{seconds:.{0 if seconds >= 100 else 1}f} s" for seconds in times]
+        flops, percent = found["base_flops"] / 1e12, found["head_flops_percent"]
+        assert f"| {flops:.2f} | {percent:.4f} % | {' | '.join(shown)} |" in page

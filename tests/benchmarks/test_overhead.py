@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from conftest import load_case
 
 import autodeco_gguf as ad
 from autodeco_gguf.model.shipped import DEMO_MODEL
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_plain_model_gets_random_heads(tmp_path: Path) -> None:
@@ -59,3 +62,19 @@ def test_prompts_are_compared_over_loads(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert again["ratio"] == pytest.approx(((104 / 103) + (107 / 108)) / 2)
     assert len(loaded) == 8
     assert all(llama.closed for llama in loaded)
+
+
+ROWS = {
+    "decode": "decoding, stock with its default sampler",
+    "decode_greedy": "decoding, stock greedy",
+    "decode_full_top_p": "decoding, stock with top-p over the whole vocabulary",
+    "prompt": "prompt processing",
+}
+
+
+@pytest.mark.parametrize("key", ROWS)
+def test_the_readme_has_the_figures(key: str) -> None:
+    found = json.loads((ROOT / "benchmarks" / "overhead.json").read_text(encoding="utf-8"))
+    cells = [found[name][key] for name in ("0.5b-q8_0", "SmolLM2-135M-Instruct.Q4_1", "gemma-3-270m-q4_k_m")]
+    shown = ["{:.2f} [{:.2f}, {:.2f}]".format(cell["ratio"], *cell["quartiles"]) for cell in cells]
+    assert f"| {ROWS[key]} | {' | '.join(shown)} |\n" in (ROOT / "README.md").read_text(encoding="utf-8")
