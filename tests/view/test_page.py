@@ -116,6 +116,17 @@ def test_sections_of_all_kinds(watched: Watched, tmp_path: Path) -> None:
     assert shown.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_a_table_is_whole_where_there_is_room(watched: Watched, tmp_path: Path) -> None:
+    """As that of several tasks with several seeds, the widest of an evaluation."""
+    path, n = tmp_path / "page.html", 9
+    table = {"kind": "table", "title": "all tasks", "head": ["pass@1 \u00b1 sd over seeds"] * n, "rows": [["50"] * n]}
+    path.write_bytes(page("wide", [table]))
+    for width, whole in ((1920, True), (900, False)):
+        shown = watched.open(path.as_uri(), viewport={"width": width, "height": 700})
+        assert shown.locator(".wide").evaluate("wide => wide.scrollWidth == wide.clientWidth") == whole
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_what_a_page_can_bear(watched: Watched, tmp_path: Path) -> None:
     """Marks without end in one token; and what cannot be shown takes nothing else with it."""
     marks = {"text": "<think></think>" * 5000 + "so", "temperature": 0.5}
