@@ -1,18 +1,26 @@
-"""Models that ask for more: sliding windows and sinks, a deep GELU head, a top-p head alone."""
+"""Models that ask for more: sliding windows and sinks, a deep GELU head, a top-p head alone, a large vocabulary."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+import reference
+from broken import STRINGS, Kind, Tensor, metadata_of, rewrite
 from conftest import Case, load
+from llama_cpp import llama_cpp as lib
 
 import autodeco_gguf as ad
+from autodeco_gguf._native import core
 from autodeco_gguf.engine.scheduler import Batching
+from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.machine import Machine
+from autodeco_gguf.model.sampler import Predictor, address, build_sampler
+from autodeco_gguf.model.sampling import Sampling
 
 DIRECTORY = Path(__file__).parent.parent / "more_fixtures"
 HEADS = {
@@ -153,3 +161,51 @@ def test_a_prefix_whose_window_is_gone_is_computed_again(tmp_path: Path) -> None
     used.eval = lambda tokens, real=used.eval: evaluated.append(len(tokens)) or real(tokens)  # type: ignore[method-assign, misc]
     assert answer(used) == answer(fresh)
     assert evaluated[0] == 1, "what is held is not computed again"
+
+
+def test_a_text_goes_on_where_all_of_a_window_is_held() -> None:
+    small = {"n_ctx": 1024, "n_batch": 32, "n_ubatch": 32, "swa_full": False}
+    llama = load(DIRECTORY / "gpt_oss" / "base.gguf", heads_enabled=(), **small)
+    llama.eval([*range(3, 323)] * 2)
+    first = lib.llama_memory_seq_pos_min(lib.llama_get_memory(llama.ctx), 0)
+    assert 640 - 16 > first > 0  # the window is of 16 tokens, the next one's own included
+    assert core.goes_on(address(llama.ctx), first + 15)
+    assert not core.goes_on(address(llama.ctx), first + 14)
+    assert core.goes_on(address(llama.ctx), 0)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_the_distribution_of_a_large_vocabulary(in_graph: bool, qwen2: Case, tmp_path: Path) -> None:
+    """Its logits are summed up in parts, and those of one output by several threads: entropy, and where the gate is."""
+    tokens, types = (metadata_of(qwen2.base)[f"tokenizer.ggml.{key}"][0] for key in ("tokens", "token_type"))
+    more = 20_000 - len(tokens)
+
+    def widened(tensors: list[Tensor]) -> list[Tensor]:
+        rows = np.random.default_rng(0).normal(0, 0.5, (more, 64)).astype(np.float32)
+        wide = ("token_embd.weight", "output.weight")
+        return [(name, np.concatenate([data, rows]) if name in wide else data, kind) for name, data, kind in tensors]
+
+    names, kinds = [*tokens, *(f"more {i}" for i in range(more))], ([*types, *[1] * more], Kind.ARRAY, Kind.INT32)
+    metadata = {"tokenizer.ggml.tokens": (names, *STRINGS), "tokenizer.ggml.token_type": kinds}
+    path = rewrite(qwen2.base, tmp_path / "x.gguf", metadata=metadata, edit=widened)
+    weights = replace(ad.read_checkpoint(qwen2.heads).weights, vocab_size=20_000)
+    context = Context(path, n_ctx=32, n_seq=2, machine=Machine(n_threads=2, cache_type="f32"))
+    predictor = Predictor(ad.Heads(weights))
+    assert predictor.attach_rows(context.address, 2, entropy=in_graph)
+    for n, shift in ((1, 1e-3), (2, -1e-3), (1, -1e-3), (2, 1e-3)):
+        batch = [5 + n, 6][:n], [0] * n, list(range(n))
+        rows = context.decode(*batch, hidden=False)[0].astype(float)
+        top = 1 / np.exp(rows - rows.max(axis=1, keepdims=True)).sum(axis=1)
+        context.clear()
+        ways = [Sampling(seed=1, top_p=1.0, gate=float(p + shift)) for p in top]
+        samplers = [build_sampler(predictor, way, context.model) for way in ways]
+        assert context.draw(*batch, samplers, predictor).errors == {}
+        for sampler, row in zip(samplers, rows, strict=True):
+            (found,) = sampler.trace
+            assert found.entropy == pytest.approx(reference.entropy(row), abs=1e-5)
+            assert (found.temperature == 0.0) is (shift < 0)
+            expected = reference.distribution(row, found.temperature, 1.0)[found.id]
+            assert found.prob == pytest.approx(expected, rel=1e-4)
+        context.clear()
+    predictor.detach()
+    context.close()
