@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+from broken import rewrite
+from conftest import load
 from family_helpers import FAMILIES, Family
 
 import autodeco_gguf as ad
@@ -31,6 +33,24 @@ def test_outputs_of_several_sequences_keep_their_raw_logits(name: str, tmp_path:
     np.testing.assert_allclose(
         reference.predict(family.heads, hidden, raw)[1], with_features[list(places)], rtol=0, atol=5e-3
     )
+    context.close()
+
+
+def test_outputs_of_several_parts_of_a_batch(tmp_path: Path) -> None:
+    family = Family("gemma2", tmp_path)
+    expected = np.array(reference.predict(family.heads, family.hidden, family.raw))
+    for n_ubatch in (64, 8, 3):
+        llama = load(family.merged, f32_cache=True, n_batch=64, n_ubatch=n_ubatch)
+        np.testing.assert_allclose(llama.predict(family.tokens), expected, rtol=0, atol=1e-3)
+        llama.close()
+
+
+def test_a_cap_of_which_the_file_says_nothing(tmp_path: Path) -> None:
+    path = rewrite(FAMILIES / "gemma2.gguf", tmp_path / "x.gguf", metadata={"gemma2.final_logit_softcapping": None})
+    context = Context(path, n_ctx=64, machine=Machine(n_threads=1))
+    logits, _ = context.decode([5], [0], [0], hidden=True)
+    np.testing.assert_allclose(30 * np.tanh(context.raw(logits) / 30), logits, rtol=1e-4)
+    assert np.abs(context.raw(logits) - logits).max() > 1e-4
     context.close()
 
 
