@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broken import STRINGS, Kind, metadata_of, rewrite
-from conftest import load
+from conftest import Case, load
 from family_helpers import FAMILIES
 from llama_cpp import LlamaTokenizer
 
@@ -22,6 +22,8 @@ from autodeco_gguf.heads.export import extract
 from autodeco_gguf.model.context import Context
 from autodeco_gguf.model.shipped import DEMO_MODEL
 from autodeco_gguf.model.token_text import token_bytes
+
+TOKENS_KEY = "tokenizer.ggml.tokens"
 
 
 def test_pieces_together_are_the_text(merged: Path) -> None:
@@ -73,6 +75,14 @@ def test_a_token_of_numpy(merged: Path) -> None:
     assert token_bytes(context.vocab, np.int32(70)) == token_bytes(context.vocab, 70)
 
 
+def test_a_token_of_many_bytes(qwen2: Case, tmp_path: Path) -> None:
+    tokens = metadata_of(qwen2.base)[TOKENS_KEY][0]
+    for n in (64, 65, 300):
+        names = [*tokens[:300], "a" * n, *tokens[301:]]
+        path = rewrite(qwen2.base, tmp_path / f"{n}.gguf", metadata={TOKENS_KEY: (names, *STRINGS)})
+        assert Context(path, n_ctx=32).token_bytes(300) == b"a" * n
+
+
 LONG_LINES = """
 import json, sys, threading
 import autodeco_gguf as ad
@@ -102,9 +112,6 @@ with ad.Engine(path, heads_enabled=(), n_ctx=32) as engine:
     found.append(engine.submit(request).result().text)
 print(json.dumps(found))
 """
-
-
-TOKENS_KEY = "tokenizer.ggml.tokens"
 
 
 def of_pre_tokenizer(name: str, directory: Path) -> Path:
@@ -172,8 +179,9 @@ def test_a_space_of_several_bytes(blank: bytes, tmp_path: Path) -> None:
 def test_bytes_that_have_no_token(tmp_path: Path) -> None:
     """llama.cpp throws errors of the C++ library, which were a ValueError and an IndexError."""
     model = Context(DEMO_MODEL, n_ctx=32).model
-    with pytest.raises(InvalidInput, match=r"^a text that the vocabulary cannot tokenize: invalid codepoint$"):
-        model.tokenize(b"a\xf4\x90\x80\x80", False, False)
+    for n in (1, 5000):  # of which the longer is read in a thread of its own
+        with pytest.raises(InvalidInput, match=r"^a text that the vocabulary cannot tokenize: invalid codepoint$"):
+            model.tokenize(b"a" * n + b"\xf4\x90\x80\x80", False, False)
     source = FAMILIES / "mistral.gguf"
     tokens = ["another" if token == "<0x00>" else token for token in metadata_of(source)[TOKENS_KEY][0]]
     renamed = rewrite(source, tmp_path / "renamed.gguf", metadata={TOKENS_KEY: (tokens, *STRINGS)})

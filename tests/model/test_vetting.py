@@ -12,7 +12,7 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
-from broken import Kind, Tensor, metadata_of, rewrite, shards, tensors_of, without, write_gguf
+from broken import STRINGS, Kind, Tensor, metadata_of, rewrite, shards, tensors_of, without, write_gguf
 from conftest import Case, load, load_case
 from family_helpers import FAMILIES
 
@@ -105,6 +105,30 @@ def test_what_takes_the_place_of_metadata(key: str, value: object, said: str, qw
     """The process ended by a signal, or hung."""
     with pytest.raises(InvalidInput, match=rf"^kv_overrides: {said}$"):
         load(qwen2.base, heads_enabled=(), kv_overrides={key: value})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "whole"),
+    [
+        (["a", "b", "ab"], True),
+        (["ab"], False),
+        (["\\n", "\\nx", "\\t", "\\ta", "\\r", "\\r\\n"], True),
+        (["n", "\\nx"], False),
+        (["t", "\\tx"], False),
+        (["r", "\\rx"], False),
+        (["\\x41", "AB"], True),
+        (["\\x41B"], False),
+        (["\\", "\\\\b"], True),
+        (["\\'", "'b", ""], True),
+    ],
+    ids=repr,
+)
+def test_bytes_that_tokens_begin_with(tokens: list[str], whole: bool, tmp_path: Path) -> None:
+    """Without a token for one llama.cpp reads a text of an RWKV model for ever."""
+    entries = {"general.architecture": "rwkv6", "tokenizer.ggml.model": "rwkv"}
+    metadata = {key: (value, Kind.STRING) for key, value in entries.items()}
+    path = write_gguf(tmp_path / "x.gguf", metadata | {"tokenizer.ggml.tokens": (tokens, *STRINGS)}, [])
+    assert ("no token for a byte" not in GgufFile(path).header.check_vocab()) is whole
 
 
 def test_experts_that_are_not_counted(tmp_path: Path) -> None:
