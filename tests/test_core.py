@@ -113,6 +113,8 @@ REFUSALS: dict[str, tuple[Callable[[], object], type[AutoDecoError], str]] = {
     "context": (lambda: core.logits(0, 0), Closed, "the llama_context is NULL: closed, or never made"),
     "no file": (lambda: core.GgufHeader(b"/no/such", 0), BadFile, "cannot be opened: No such file or directory"),
     "no header": (lambda: core.GgufHeader(bytes(STUB), 0), BadFile, "not a GGUF, or a broken one: "),
+    "lengths": (lambda: core.decode(1, [5, 6], [0], [0, 0], 1), InvalidInput, "decode: tokens, .* differ in length"),
+    "outputs": (lambda: core.decode(1, [5], [0], [0], 2), InvalidInput, "decode: tokens, .* differ in length"),
     "open": (lambda: core.file_open(b"/no/such", 0), BadFile, "cannot be opened: No such file or directory"),
 }
 
@@ -137,6 +139,24 @@ def test_no_bytes_are_no_values(kind: str) -> None:
 def test_metadata_that_cannot_be_written(qwen2: Case, entry: tuple[str, str, object]) -> None:
     with pytest.raises(InvalidInput, match=r"metadata"):
         core.GgufHeader(bytes(qwen2.base), 0).build([], [entry], [])
+
+
+def with_entry(base: core.GgufHeader, entry: tuple[str, str, object], path: Path) -> core.GgufHeader:
+    path.write_bytes(base.build([entry[0]], [entry], []))
+    return core.GgufHeader(bytes(path), 0)
+
+
+def test_a_whole_number_is_written_as_a_float(qwen2: Case, tmp_path: Path) -> None:
+    assert with_entry(core.GgufHeader(bytes(qwen2.base), 0), ("k", "f32", 3), tmp_path / "x.gguf").value("k") == 3.0
+
+
+def test_what_is_in_one_header_alone_or_another_there_is_a_difference(qwen2: Case, tmp_path: Path) -> None:
+    base = core.GgufHeader(bytes(qwen2.base), 0)
+    more = with_entry(base, ("k", "u32", 1), tmp_path / "more.gguf")
+    other = with_entry(base, ("general.architecture", "str", "llama"), tmp_path / "other.gguf")
+    assert base.diff(more, []) == more.diff(base, []) == "k"
+    assert base.diff(other, []) == other.diff(base, []) == "general.architecture"
+    assert base.diff(more, ["k"]) == base.diff(base, []) == ""
 
 
 @pytest.mark.parametrize(

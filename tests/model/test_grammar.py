@@ -201,6 +201,24 @@ def test_what_a_matcher_raises_fails_its_request_alone(monkeypatch: pytest.Monke
     assert (results[-1].error, len(results[-1].tokens)) == (None, 2)
 
 
+class Fails(Raises):
+    def compute_bitmask(self) -> bytes:
+        return b""
+
+    def is_error(self) -> bool:
+        return True
+
+    def get_error(self) -> str:
+        return "too many items\nin a row"
+
+
+def test_a_matcher_that_fails_says_why_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_module, "_matcher", lambda model, grammar: Fails())
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=32) as engine:
+        (result,) = engine.generate([Request([5], max_tokens=2, grammar=SchemaGrammar(EITHER))])
+    assert result.error == "the grammar or JSON schema: too many items"
+
+
 @pytest.mark.parametrize(
     "make", [lambda: SchemaGrammar(EITHER), lambda: LlamaGrammar.from_string('root ::= [ab]+ "c"')]
 )
