@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,15 @@ def with_entry(base: core.GgufHeader, entry: tuple[str, str, object], path: Path
 
 def test_a_whole_number_is_written_as_a_float(qwen2: Case, tmp_path: Path) -> None:
     assert with_entry(core.GgufHeader(bytes(qwen2.base), 0), ("k", "f32", 3), tmp_path / "x.gguf").value("k") == 3.0
+
+
+def test_a_tensor_without_dimensions_is_one_value(qwen2: Case, tmp_path: Path) -> None:
+    data = core.GgufHeader(bytes(qwen2.base), 0).build([], [], [("scalar", "f32", [1])])
+    there = data.index(entry := b"scalar" + struct.pack("<IqIQ", 1, 1, 0, 0))
+    assert data[there + len(entry) :].strip(b"\0") == b""
+    (tmp_path / "x.gguf").write_bytes(data[:there] + b"scalar" + bytes(16 + 96))
+    (found,) = core.GgufHeader(bytes(tmp_path / "x.gguf"), 0).tensors()
+    assert (found[0], found[2]) == ("scalar", (1,))
 
 
 def test_what_is_in_one_header_alone_or_another_there_is_a_difference(qwen2: Case, tmp_path: Path) -> None:

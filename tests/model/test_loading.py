@@ -183,6 +183,18 @@ def test_a_log_that_is_closed_tells_what_it_took_and_no_more(tmp_path: Path) -> 
     assert opened(lambda: GgufFile(DEMO_MODEL))
 
 
+def test_a_log_keeps_the_first_error_and_the_last_ones(tmp_path: Path) -> None:
+    with core.LogCapture(False) as log:
+        for name in "abcdefgh":
+            assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / name), lib.llama_model_default_params())
+    named = [name for name in "abcdefgh" if any(str(tmp_path / name) in line for line in log.later_errors)]
+    assert (str(tmp_path / "a") in log.first_error, named) == (True, ["h"])
+    assert "failed to load model" not in log.later_errors
+    with core.LogCapture(True) as log:  # whose lines are printed
+        assert not lib.llama_model_load_from_file(os.fsencode(tmp_path / "a"), lib.llama_model_default_params())
+    assert (str(tmp_path / "a") in log.first_error, log.later_errors) == (True, [])
+
+
 FORK = """
 import os, signal, threading
 from autodeco_gguf.errors import AutoDecoError
