@@ -55,6 +55,11 @@ REFUSED: list[tuple[Any, str]] = [
     ({"allOf": [{"allOf": [{"type": "number", "exclusiveMinimum": 5}]}, {"maximum": 5.5}]}, LESS),
     ({"type": "object", "allOf": [ABOVE_5, BELOW_5_5]}, LESS),
     ({"$ref": "#/x-defs/a", "x-defs": {"a": {"patern": "b"}}}, "\\$ref '#/x-defs/a' names a part that is no schema"),
+    (
+        {"$ref": "#/%78-defs/a", "x-defs": {"a": {"patern": "b"}}},
+        "\\$ref '#/%78-defs/a' names a part that is no schema",
+    ),
+    ({"properties": [1]}, "properties must be an object"),
     ({"$ref": "#/x-a~01b", "x-a~1b": {"patern": "b"}}, "\\$ref '#/x-a~01b' names a part that is no schema"),
     ({"$ref": "#/x-defs/1", "x-defs": [{}, {"patern": "b"}]}, "\\$ref '#/x-defs/1' names a part that is no schema"),
     ({"$ref": "#/$defs/a/default", "$defs": {"a": {"default": {}}}}, "\\$ref '#/\\$defs/a/default' names a part"),
@@ -64,6 +69,8 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     ({"patternProperties": {"x[+--]": {}}}, "\\[\\+--\\] would mean something else"),
     ({"type": "string", "pattern": "^[]a]$"}, "\\[\\] would mean something else"),
+    ({"type": "string", "pattern": "^[^]a]$"}, "\\[\\^\\] would mean something else"),
+    ({"type": "object", "properties": {"a": {"enum": ["\x7f"]}}}, "enum '.x7f' has a control character"),
     ({"type": "object", "required": ["a", "a", "a"], "minProperties": 3}, "minProperties 3, where a key"),
     (
         {"type": "object", "minProperties": 2, "patternProperties": {"^[1-3]$": {}}, "additionalProperties": False},

@@ -113,6 +113,9 @@ AT_ONCE = [
     ("{% for i in range(3000) %}{% set x = 'a' * 99999 %}{% endfor %}", IN_ALL),
     ("{% set x = 'a' * 99999 %}{% for i in range(3000) %}{% set y = x[1:] %}{% endfor %}", IN_ALL),
     ("{{ 9 * 10**6 * 'a' }}", "makes a value of more than"),
+    ("{{ range(9999)|list|join('b' * 9999) }}", "makes a value of more than"),
+    ("{% for i in range(999) %}" + "x" * 9999 + "{% endfor %}", "makes a value of more than"),
+    ("{{ 1|round(-(10**8)) }}", "gives round a number beyond 100000"),
     ("{{ ('a' * 99999)|sort }}", "makes or uses a value of more than 6\\d+ bytes"),
     ("{{ ('a' * 99999)|map(attribute='b')|list }}", "makes or uses a value of more than 6\\d+ bytes"),
     ("{{ 'ab'.encode('punycode') }}", "gives encode an encoding beyond UTF-8, ASCII and Latin-1"),
@@ -162,6 +165,22 @@ def test_time_is_bounded_in_any_thread() -> None:
     thread.start()
     thread.join(60)
     assert [str(e) for e in ended] == ["x.gguf: its chat template refuses: takes too much time"]
+
+
+def test_each_thread_has_bounds_of_its_own() -> None:
+    """Of one template, while another thread is in the midst of it."""
+    both = Formatter("{{ other() }}{{ 1 + 1 }}", "", "", path=Path("x.gguf"))
+
+    def other() -> str:
+        thread = threading.Thread(target=lambda: both(messages=[], other=str))
+        thread.start()
+        thread.join()
+        return ""
+
+    before = time.thread_time()
+    while time.thread_time() - before < 2 * template.MAX_SECONDS:  # more than a new thread has left
+        pass
+    assert both(messages=[], other=other).prompt == "2"
 
 
 def test_nothing_is_computed_before_it_is_used() -> None:
