@@ -95,13 +95,15 @@ def _directory(path: str | Path) -> Path:
 
 def _download(name: str) -> Path:
     """Fetch what heads can be in; of a merged checkpoint only the shards that hold some."""
-    about, beside = ["config.json", "*.safetensors.index.json"], ["*/*", *sorted(_OTHER_BIN)]
-    folder = snapshot(name, about, but=beside)
-    maps = [_weight_map(index) for index in _named(folder, "*.safetensors.index.json")]
-    shards = {str(file) for files in maps for key, file in files.items() if _KEY.match(key)}
-    if shards:
-        return snapshot(name, [*about, *sorted(shards)], but=beside)
-    base = {str(file) for files in maps for file in files.values()}
+    kinds = ["*.safetensors.index.json", "*.bin.index.json"]
+    about, beside = ["config.json", *kinds], ["*/*", *sorted(_OTHER_BIN)]
+    folder, base = snapshot(name, about, but=beside), set[str]()
+    for kind in kinds:
+        maps = [_weight_map(index) for index in _named(folder, kind)]
+        shards = {str(file) for files in maps for key, file in files.items() if _KEY.match(key)}
+        if shards:
+            return snapshot(name, [*about, *sorted(shards)], but=beside)
+        base |= {str(file) for files in maps for file in files.values()}
     return snapshot(name, [*about, "*.safetensors", "*.bin"], but=[*beside, *sorted(base)])
 
 

@@ -14,7 +14,9 @@ from conftest import Case
 from hub_helpers import Hub, environment, served
 from safetensors.numpy import load, save
 
-CONFIG, HEADS, INDEX = "config.json", "model.safetensors", "{}.safetensors.index.json"
+from autodeco_gguf.heads import checkpoint
+
+CONFIG, HEADS, INDEX = "config.json", "model.safetensors", "{}.{}.index.json"
 
 
 @pytest.fixture
@@ -64,9 +66,9 @@ def test_a_proxy_that_refuses(hub: Hub, export: Callable[..., Outcome]) -> None:
 # ---- layouts ----
 
 
-def index(hub: Hub, name: str, keys: dict[str, str]) -> None:
+def index(hub: Hub, name: str, keys: dict[str, str], kind: str = "safetensors") -> None:
     """Let the hub have an index, of keys and the files that they are in."""
-    hub.files[INDEX.format(name)] = json.dumps({"weight_map": keys}).encode()
+    hub.files[INDEX.format(name, kind)] = json.dumps({"weight_map": keys}).encode()
 
 
 def base_has_an_index(hub: Hub) -> list[str]:
@@ -96,15 +98,27 @@ def merged_with_the_base(hub: Hub) -> list[str]:
     return names[1:]
 
 
+def base_in_bins(hub: Hub) -> list[str]:
+    hub.files["pytorch_model-00001-of-00001.bin"] = b"gigabytes"
+    index(hub, "pytorch_model", {"llm.x": "pytorch_model-00001-of-00001.bin"}, "bin")
+    return [HEADS]
+
+
 def beside_what_a_training_left(hub: Hub) -> list[str]:
     """Which may be gigabytes, and is not read."""
     for name in ("checkpoint-5/model.safetensors", "checkpoint-5/optimizer.bin", "original/x.bin", "training_args.bin"):
         hub.files[name] = b"x"
-    hub.files[f"checkpoint-5/{INDEX.format('model')}"] = b"no index"
+    hub.files[f"checkpoint-5/{INDEX.format('model', 'safetensors')}"] = b"no index"
     return [HEADS]
 
 
-LAYOUTS = [base_has_an_index, an_index_for_each_head, merged_with_the_base, beside_what_a_training_left]
+LAYOUTS = [
+    base_has_an_index,
+    an_index_for_each_head,
+    merged_with_the_base,
+    base_in_bins,
+    beside_what_a_training_left,
+]
 
 
 @pytest.mark.parametrize("change", LAYOUTS)
@@ -116,3 +130,17 @@ def test_files_with_heads_are_downloaded(
     assert (done.status, done.err.startswith("error")) == (0, False), done.err
     weights = [name for name in hub.downloads if not name.endswith(".json")]
     assert weights == files
+
+
+def test_of_bins_the_shards_with_heads_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = {"llm.x": "1.bin", "temp_head.mlp.0.weight": "2.bin"}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": shards}))
+    asked: list[list[str]] = []
+
+    def snapshot(name: str, patterns: list[str], but: list[str]) -> Path:
+        asked.append(patterns)
+        return tmp_path
+
+    monkeypatch.setattr(checkpoint, "snapshot", snapshot)
+    checkpoint._download("u/r")
+    assert (len(asked), asked[1]) == (2, [*asked[0], "2.bin"])
