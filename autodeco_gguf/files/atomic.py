@@ -116,9 +116,10 @@ def check_name(path: Path) -> None:
 def check_directory(path: Path) -> None:
     """Raise BadFile for an output directory that is a file, or "-", or that cannot be made."""
     check_name(path)
-    if path.exists() and not path.is_dir():
-        raise BadFile.of(path, "is a file; give a directory")
-    _check_parent(path, path)
+    with bad_file(path, "cannot be written"):
+        if path.exists() and not path.is_dir():
+            raise BadFile.of(path, "is a file; give a directory")
+        _check_parent(path, path)
 
 
 @contextmanager

@@ -199,6 +199,8 @@ def _read_tensors(directory: Path) -> tuple[dict[str, Float32Array], set[Path]]:
     """The head tensors of a directory, wherever among its files they are, and those files."""
     arrays: dict[str, Float32Array] = {}
     files: set[Path] = set()
+    with bad_file(directory, "cannot be read"):
+        next(directory.iterdir(), None)  # a glob finds nothing in what it may not read
     weight_files = _named(directory, "*.safetensors") or [
         p for p in _named(directory, "*.bin") if p.name not in _OTHER_BIN
     ]

@@ -87,6 +87,11 @@ CHECKS: dict[str, tuple[Check, str, str]] = {
     "no parent": (lambda d: check_output(d / "a/b"), "a/b", "no such directory as {d}/a"),
     "one exists": (lambda d: check_new([d / "a", d / "hard"], force=False), "hard", "exists; use --force to"),
     "no directory": (lambda d: check_directory(d / "file"), "file", "is a file; give a directory"),
+    "directory whose name is too long": (
+        lambda d: check_directory(d / ("x" * 300)),
+        "x" * 300,
+        "cannot be written: File name too long",
+    ),
     "directory without parent": (lambda d: check_directory(d / "a/b"), "a/b", "no such directory as {d}/a"),
 }
 

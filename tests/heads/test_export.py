@@ -452,6 +452,8 @@ def test_directories_that_cannot_be_looked_into(
         ad.export(qwen2.base, qwen2.heads, tmp_path / "out.gguf")
     with pytest.raises(BadFile, match=rf"^{tmp_path}: cannot be read: Permission denied$"):
         ad.extract(merged, checkpoint=tmp_path)
+    with pytest.raises(BadFile, match=r"heads: cannot be read: Permission denied$"):
+        ad.read_checkpoint(qwen2.heads)
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(BadFile, match=r"heads/config\.json: cannot be read: Permission denied$"):
         ad.read_checkpoint(qwen2.heads)
