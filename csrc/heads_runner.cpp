@@ -160,5 +160,11 @@ heads_values heads_evaluate(const std::shared_ptr<heads> & h, const f32_array & 
     heads_runner_init(r, h, on, device, portable);
     heads_values values = { std::vector<float>((size_t) n), std::vector<float>((size_t) n) };
     heads_runner_run(r, hidden.data, logits.data, n, values.temperature.data(), values.top_p.data());
+    for (size_t i = 0; i < (size_t) n; ++i) {
+        if (!std::isfinite(values.temperature[i]) || !std::isfinite(values.top_p[i])) {
+            throw refusal(INVALID_INPUT, "row " + std::to_string(i) + " of hidden or logits is too large: the heads give no "
+                                         "finite value");
+        }
+    }
     return values;
 }

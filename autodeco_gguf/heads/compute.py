@@ -83,7 +83,7 @@ class Heads:
             temperature [n] in (0, 2) and top-p [n] in (0, 1); 1 where there is no such head.
 
         Raises:
-            InvalidInput: wrong shapes, values that are not finite, no such device.
+            InvalidInput: wrong shapes, values that are not finite or so large that the results are not, no such device.
         """
         enabled = check_enabled(heads_enabled)
         inputs = _floats("hidden", hidden), _floats("logits", logits)

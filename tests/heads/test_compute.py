@@ -427,6 +427,7 @@ BAD_CALLS = [
     ("nan in logits", H, with_value(L, math.nan), {}, "logits row 1 holds nan"),
     ("+inf in logits", H, with_value(L, INF), {}, "logits row 1 holds inf"),
     ("all -inf", H, np.full((2, 130), -INF), {}, "logits row 0 holds nothing but -inf"),
+    ("too large", np.full((2, 8), 3e38), L, {}, "row 0 of hidden or logits is too large"),
     ("no such device", H, L, {"device": "TPU9"}, "no device TPU9; this build has .*CPU"),
     ("no such head", H, L, {"heads_enabled": ["top_k"]}, r"heads_enabled: \['top_k'\], expected some of"),
 ]
