@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from autodeco_gguf.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,9 @@ class ServerSettings:
         max_queue: answers that may wait for a sequence, of one request as many as there are sequences; more are refused
             with 503.
         sampling: "client": a number from the client wins. "heads": the heads decide whatever the client sends.
+
+    Raises:
+        InvalidInput: an origin that no browser sends, as one without http:// or with a path.
     """
 
     model_id: str | None = None
@@ -28,6 +34,11 @@ class ServerSettings:
     max_body: int = 8 << 20
     max_queue: int = 64
     sampling: Literal["client", "heads"] = "client"
+
+    def __post_init__(self) -> None:
+        for given, origin in zip(self.cors_origins, self.origins, strict=True):
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/*\s]+", origin):
+                raise InvalidInput.of("cors", repr(given), "an origin, such as http://localhost:3000, or *")
 
     @property
     def origins(self) -> list[str]:
