@@ -144,8 +144,8 @@ def fitting_heads(model: ModelFile, other: str | os.PathLike[str] | None) -> Hea
     """
     if other is None:
         return model.read_heads()
-    source = ModelFile.open(other)
-    if source.kind == "plain" and source.known is None:
+    source = ModelFile.open(other).heads_source
+    if source.kind == "plain":
         raise BadFile.of(source.path, "no AutoDeco heads in it; give an adapter, or a merged file")
     weights = source.read_heads()
     base = BaseModel(model, (model.base(),))

