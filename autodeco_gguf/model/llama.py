@@ -118,7 +118,7 @@ class Llama(llama_cpp.Llama):
         Raises:
             BadFile: a file that is broken, without heads, an adapter given as model, a stale base view, heads
                 that do not fit, llama.cpp cannot load the model, or it cannot go on with a text and is not to embed.
-            InvalidInput: a ``sampling``, heads, device, seed, size, number of threads or ``kv_overrides`` that cannot be.
+            InvalidInput: a ``sampling``, heads, device, seed, size, threads or ``kv_overrides`` that cannot be.
             ModelFailed: a worker that cannot be used, or is lost meanwhile.
         """
         self._stack = ExitStack()  # close() empties it, also when this fails before llama_cpp's __init__

@@ -273,8 +273,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             yield item
 
     def _concat(self, parts: list[Any]) -> str:
-        self.budget.made(parts)
-        return "".join(map(str, parts))
+        return "".join(map(str, self.budget.made(parts)))
 
     def _cut(self, value: Any) -> Any:
         self.budget.tick(sys.getsizeof(value))
