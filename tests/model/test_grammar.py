@@ -403,3 +403,29 @@ def test_a_grammar_that_takes_too_long_for_a_token(llm: Llama) -> None:
         ModelFailed, match=r"^the grammar took 0 s for one token; no token was drawn, use one with fewer"
     ):
         sampler.sample(llm.ctx)
+
+
+class Slow(Raises):
+    """It allows every token at once, and takes long to go on from one."""
+
+    def compute_bitmask(self) -> bytes:
+        return b"\xff" * 150
+
+    def is_error(self) -> bool:
+        return False
+
+    def consume_token(self, _: int) -> None:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            pass
+
+
+def test_a_grammar_that_takes_too_long_to_go_on_from_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_module, "_matcher", lambda model, grammar: Slow())
+    with Engine(DEMO_MODEL, n_parallel=1, n_ctx=32) as engine:
+        handle = engine.submit(Request([5], max_tokens=2, grammar=SchemaGrammar(EITHER)))
+        handle.sampler.native.patience = 0.25
+        result = handle.result()
+    assert result.error is not None
+    assert result.error.startswith("the grammar took 0 s for one token")
+    assert result.tokens == []

@@ -222,6 +222,14 @@ def test_the_demo_model_needs_no_whole_row(monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(n - n_listed for n_listed, n in counts) <= 2
 
 
+def test_what_a_list_decides_leaves_no_trace_where_none_is_kept(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTODECO_DRAW", "device")
+    silent = load(merged, trace=False)
+    n_tokens = silent.create_completion([5, 6, 7], max_tokens=8, seed=5)["usage"]["completion_tokens"]
+    assert (listed(silent), silent.trace[:]) == (n_tokens, [])
+    silent.close()
+
+
 def host_logits(llama: ad.Llama) -> Any:
     """What llama.cpp's own buffer on the host holds."""
     return np.ctypeslib.as_array(lib.llama_get_logits_ith(llama.ctx, -1), (llama.n_vocab(),))
