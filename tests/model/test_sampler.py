@@ -427,6 +427,20 @@ def test_sampling_needs_a_decode_after_attaching(context: Context, heads: Heads,
         sampler.detach()
 
 
+def test_a_graph_whose_hidden_state_has_another_name(context: Context, heads: Heads, qwen2: Case) -> None:
+    """As llama.cpp gives it one where embeddings are on: what was predicted before is no prediction for this."""
+    sampler = Sampler(heads, seed=1)
+    sampler.attach(context.ctx)
+    context.prompt(qwen2.tokens[:10])
+    sampler.sample(context.ctx)
+    lib.llama_set_embeddings(context.ctx, True)
+    context.decode((5, 10, 0, True))
+    with pytest.raises(AutoDecoError, match="graph has no result_norm to read"):
+        sampler.sample(context.ctx)
+    sampler.detach()
+    sampler.sample(context.ctx)
+
+
 def test_attaching_twice(context: Context, heads: Heads, qwen2: Case) -> None:
     sampler = Sampler(heads, seed=1)
     sampler.attach(context.ctx)
