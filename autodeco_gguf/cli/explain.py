@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autodeco_gguf.engine.engine import Engine
     from autodeco_gguf.explain.findings import Findings
 
-_DRAWING = ("k", "seed", "max_tokens", "limit", "checker", "time_limit")
+_DRAWING = ("k", "seed", "max_tokens", "limit", "checker", "time_limit", "allow_code", "allow_code_unisolated")
 
 
 @click.command("explain", cls=Verb)

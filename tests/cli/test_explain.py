@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import assert_refused, invoke
 from conftest import Case
 
 from autodeco_gguf.model.shipped import DEMO_MODEL
+from autodeco_gguf.training.rollouts import RolloutSettings
 
 Capture = pytest.CaptureFixture[str]
 
@@ -53,15 +55,22 @@ def test_without_a_model_the_demo_draws_answers(tmp_path: Path, capfd: Capture) 
     assert (out / "answers.jsonl").exists()
 
 
+OF_A_MODEL = ("--heads", "--data", "--task")
+OF_DRAWING = [
+    *(["-k", "2"], ["--seed", "1"], ["--max-tokens", "9"], ["--limit", "3"], ["--checker", "exact"]),
+    *(["--time-limit", "3"], ["--allow-code"], ["--allow-code-unisolated"]),
+]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
         ([], "Missing option '-o'"),
-        (["-o", "x", "--heads", "h.gguf"], "--heads, --data and --task need the MODEL"),
+        *((["-o", "x", option, "a"], "--heads, --data and --task need the MODEL") for option in OF_A_MODEL),
         (["m.gguf", "-o", "x"], "MODEL needs right answers: --data, or --task"),
         (["m.gguf", "-o", "x", "--data", "a.jsonl", "--task", "demo"], "--data and --task: give one of them"),
         (["m.gguf", "-o", "x", "--data", "a.jsonl", "-k", "0"], "'-k': 0 is not in the range x>=1"),
-        (["m.gguf", "-o", "x", "--data", "a.jsonl", "-k", "2"], "-k needs --task"),
+        *((["m.gguf", "-o", "x", "--data", "a.jsonl", *option], f"{option[0]} needs --task") for option in OF_DRAWING),
     ],
 )
 def test_usage(args: list[str], words: str, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +79,20 @@ def test_usage(args: list[str], words: str, tmp_path: Path, capfd: Capture, monk
     assert outcome.status == 2
     assert words in outcome.err
     assert not Path("x").exists()
+
+
+def test_what_is_drawn(tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def draw(engine: object, tasks: object, directory: Path, settings: RolloutSettings, **how: Any) -> None:
+        calls.append((settings, how["force"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autodeco_gguf.explain.explain.draw_answers", draw)
+    given = ("explain", "-o", tmp_path / "why", "-t", 1, "--no-plots")
+    assert invoke(capfd, *given).status == 130
+    assert invoke(capfd, *given, "-k", 2, "--seed", 3, "-n", 9, "--force").status == 130
+    assert calls == [(RolloutSettings(k=4), False), (RolloutSettings(k=2, seed=3, max_tokens=9), True)]
 
 
 def test_a_model_without_heads(qwen2: Case, data: Path, tmp_path: Path, capfd: Capture) -> None:
