@@ -20,7 +20,7 @@ from fake_engine import (
 
 from autodeco_gguf.engine.request import Request
 from autodeco_gguf.errors import AutoDecoError
-from autodeco_gguf.evaluation.samples import Key, drawn, sample_seed
+from autodeco_gguf.evaluation.samples import Key, Sample, drawn, sample_seed
 from autodeco_gguf.model.sampling import Sampling
 
 
@@ -113,15 +113,17 @@ SEED_OF_ONE = 1548637624
 
 # ---- damaged lines ----
 
+DRAWN = {"mean": 1.0, "sd": 0.0}
 SAMPLE = {
     "task": "sums", "problem": 2, "config": "autodeco", "seed": 1, "sample": 0, "text": "x", "correct": True,
-    "error": None, "finish_reason": "stop", "tokens": 3, "temperature": {}, "top_p": {},
+    "error": None, "finish_reason": "stop", "tokens": 3, "temperature": DRAWN, "top_p": DRAWN,
 }  # fmt: skip
 STRANGE = [
     json.dumps({**SAMPLE, **changed}).encode()
     for changed in (
         {"task": "others"}, {"problem": 3}, {"problem": -1}, {"seed": None}, {"sample": "1"}, {"correct": "yes"},
-        {"text": 1}, {"tokens": None}, {"top_p": None}, {"temperature": {"mean": 1.0, "sd": 0.0, "bins": [1]}},
+        {"seed": True}, {"text": 1}, {"tokens": None}, {"top_p": None}, {"top_p": {}},
+        {"temperature": {**DRAWN, "bins": [1]}},
     )
 ]  # fmt: skip
 
@@ -133,3 +135,7 @@ def test_damaged_lines_are_named(line: bytes, undisturbed: Path, tmp_path: Path)
     (tmp_path / "samples.jsonl").write_bytes(b"\n".join([*lines[:7], line, *lines[8:]]) + b"\n")
     with pytest.raises(AutoDecoError, match=r"samples\.jsonl:8: damaged: "):
         run(tmp_path)
+
+
+def test_what_is_changed_in_them_is_what_is_wrong_with_them() -> None:
+    assert Sample.from_json(SAMPLE, {"sums": {"problems": 3}}).key == ("sums", 2, 1, 0)
