@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import signal
@@ -142,6 +143,34 @@ def test_mean_shift_from_elsewhere_without_mean_shift(run: Invoke) -> None:
     assert_refused(run("--mean-shift-from", "other", "--methods", "autodeco,greedy"), words, status=2)
 
 
+def test_mean_shift_from_elsewhere(run: Invoke) -> None:
+    assert run("-o", "held", methods="autodeco").status == 0
+    (row,) = json.loads(Path("held/results.json").read_text())["methods"]
+    done = run("--mean-shift-from", "held", methods="autodeco,mean-shift")
+    assert done.status == 0, done.err
+    results = json.loads(Path("out/results.json").read_text())
+    constants = (f"{row[name]['mean']:.4f}" for name in ("temperature", "top_p"))
+    assert results["methods"][1]["config"] == f"static:{','.join(f'{float(text):g}' for text in constants)}"
+    assert results["settings"]["validation"] == "sums"
+
+
+def test_how_often_the_graders_differ(tasks: Path, capfd: Capture) -> None:
+    given = ("--task", "sums.jsonl", "--methods", "default", "-k", 2, "--seeds", 1, "--no-plots", "-o", "o")
+    done = invoke(capfd, "eval", "m.gguf", *given, "--grader", "official")
+    assert done.status == 0, done.err
+    assert done.out.endswith(
+        "\n\n- sums: official and math-verify differ on 0 of 6 answers (0.0 %); 0 are right by official alone, "
+        "0 by math-verify alone\n"
+    )
+    found = {"task": "sums", "samples": 6, "official_only": 0, "math_verify_only": 0}
+    assert json.loads(Path("o/graders.json").read_text()) == [found]
+    header = json.loads(Path("o/evaluation.jsonl").read_text().splitlines()[0])
+    assert header["tasks"]["sums"]["checker"] == "official"
+    given = ("--checker", "exact", *given[:-1], "p")  # no boxed answers
+    assert invoke(capfd, "eval", "m.gguf", *given, "--grader", "official").status == 0
+    assert json.loads(Path("p/graders.json").read_text()) == []
+
+
 # ---- as long as there is time ----
 
 
@@ -167,8 +196,19 @@ def test_a_control_that_is_finished_is_shown_whatever_the_budget(
 def test_the_time_left() -> None:
     progress = Progress("greedy", 1, 3, config_of("static:0,1"), 30, 100, left=1470, drawn=30, tokens=600, seconds=6.0)
     assert eval_module._estimate(progress) == "left: about 1,470 answers, 29,400 tokens at 100 tokens/s: 5 minutes"
-    progress = replace(progress, left=147_000)
-    assert eval_module._estimate(progress).endswith(": 8.2 hours")
+    for left, words in ((29_700, "99 minutes"), (30_000, "1.7 hours")):
+        assert eval_module._estimate(replace(progress, left=left)).endswith(f": {words}")
+
+
+def test_when_the_time_left_is_told(capfd: Capture) -> None:
+    """Once, after four answers for each that is drawn at a time."""
+    progress = Progress("greedy", 1, 1, config_of("static:0,1"), 0, 100, left=100, tokens=10, seconds=1.0)
+    told = []
+    with eval_module._progress(math.inf, 2) as (watch, _):
+        for drawn in (0, 7, 8, 9):
+            watch(replace(progress, drawn=drawn, done=drawn))
+            told.append(capfd.readouterr().err.count("left: about"))
+    assert told == [0, 0, 1, 0]
 
 
 def test_a_budget(run: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,12 +394,16 @@ def test_no_input_is_written_over(name: str, begun: bool, run: Invoke, tmp_path:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_what_is_in_the_way_is_named_before_anything_is_written(run: Invoke, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "of"), [("pairs.jsonl", "evaluation"), ("control.json", "control")])
+def test_what_is_in_the_way_is_named_before_anything_is_written(
+    name: str, of: str, run: Invoke, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "pairs.jsonl").write_text("mine")
-    refused = "out/pairs.jsonl: is there without the evaluation.jsonl that it would be of; use the same settings, or"
+    (tmp_path / "out" / name).write_text("mine")
+    refused = f"out/{name}: is there without the {of}.jsonl that it would be of; use the same settings, or"
     assert_refused(run("--control"), refused)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pairs.jsonl"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert Loaded.model is None
 
 
 def test_a_model_that_is_none(tmp_path: Path, capfd: Capture) -> None:
