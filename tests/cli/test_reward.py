@@ -6,13 +6,20 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broken import assert_refused, invoke
 from conftest import Case
 from training_helpers import jsonl, tame
 
+from autodeco_gguf.model.machine import Machine
 from autodeco_gguf.model.shipped import DEMO_MODEL as DEMO
+from autodeco_gguf.training.module import HeadKind
+from autodeco_gguf.training.policy import Limits
+from autodeco_gguf.training.reward import RewardOptions
+from autodeco_gguf.training.reward_settings import RewardSettings
+from autodeco_gguf.training.settings import Objective
 
 Capture = pytest.CaptureFixture[str]
 
@@ -85,6 +92,34 @@ def test_a_reward_of_ones_own(
     done = invoke(capfd, *command)
     assert done.status == 0, done.err
     assert float(re.findall(r"reward (\d+\.\d+)", done.err)[0]) > 1
+
+
+def test_every_option_reaches_its_setting(
+    problems: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def spy(base: Path, tasks: object, output: Path, settings: RewardSettings, **how: Any) -> None:
+        calls.append((settings, how["options"], how["force"], how["machine"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autodeco_gguf.training.reward.train_reward", spy)
+    given = ("train", "x.gguf", "--reward", "any", "--task", problems, "--checker", "even", "-o", tmp_path / "o")
+    assert invoke(capfd, *given).status == 130
+    options = (
+        *("-k", 8, "--rounds", 3, "--batch", 5, "-n", 9, "-c", 99, "--parallel", 2, "--pull", 0.5, "--alpha", 20),
+        *("--t-range", "0.2,1", "--p-range", "0.3,0.9", "--sort-tolerance", 0.5, "--lr", 0.1, "--weight-decay", 0.2),
+        *("--clip", 2, "--validation", 0.3, "--evaluations", 2, "--patience", 1, "--seed", 4, "--time-limit", 7),
+        *("--from", "new", "--head-widths", 8, "--heads", "top-p", "--base-name", "b", "--force", "-t", 1),
+    )
+    assert invoke(capfd, *given, *options).status == 130
+    assert calls[0] == (RewardSettings("any"), RewardOptions(n_parallel=32), False, Machine())
+    settings = RewardSettings(
+        *("any", Objective(("top_p",), alpha=20.0, sort_tolerance=0.5), HeadKind((8,)), 8, 3, 5, 9, 0.1, 0.2, 2.0),
+        limits=Limits(0.5, (0.2, 1.0), (0.3, 0.9)), validation=0.3, evaluations=2, patience=1, seed=4,
+    )  # fmt: skip
+    how = RewardOptions("new", n_ctx=99, n_parallel=2, time_limit=7.0, base_name="b")
+    assert calls[1] == (settings, how, True, Machine(n_threads=1))
 
 
 ARGS: list[object] = ["x.gguf", "-o", "o"]
