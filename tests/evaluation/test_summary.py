@@ -297,6 +297,11 @@ def test_several_tasks() -> None:
     overall, tasks = results["methods"][0]["overall"], results["methods"][0]["tasks"]
     assert (overall["pass@1"], tasks["s"]["pass@1"], tasks["t"]["pass@1"]) == (about(0.5), about(0.75), about(0.375))
     assert (overall["tokens_s"], tasks["s"]["tokens_s"], tasks["t"]["tokens_s"]) == (50.0, None, None)
+    # by seed 1 and 1/2 of the one task, 1/2 and 1/4 of the other
+    assert (overall["mean_of_tasks"], overall["mean_of_tasks_sd"]) == (about(9 / 16), about(3 / 16))
+    ungraded = [{**s, "correct": None} if (s["task"], s["seed"]) == ("s", 1) else s for s in samples]
+    overall = summarized(ungraded, [AUTODECO], settings, {})["methods"][0]["overall"]
+    assert (overall["mean_of_tasks"], overall["mean_of_tasks_sd"]) == (about((1 + 3 / 8) / 2), None)
     assert (tasks["s"]["problems"], tasks["s"]["se_problems"], overall["problems"]) == (1, None, 3)
 
 
