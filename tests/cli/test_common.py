@@ -142,10 +142,12 @@ import click
 from autodeco_gguf.cli import run_command
 from autodeco_gguf.cli._common import Verb
 
+whose = sys.argv.pop()
+
 @click.command(cls=Verb)
 def command():
-    if sys.argv.pop() == "own":
-        click.echo("x" * 100_000)
+    if whose != "another":
+        click.echo("x" * 100_000, err=whose == "errors")
     read, write = os.pipe()
     os.close(read)
     os.write(write, b"x")
@@ -154,17 +156,18 @@ run_command(command, [])
 """
 
 
-@pytest.mark.parametrize(("whose", "status"), [("own", 0), ("another", 1)])
+@pytest.mark.parametrize(("whose", "status"), [("own", 0), ("errors", 1), ("another", 1)])
 def test_only_the_reader_of_our_output_may_go(whose: str, status: int) -> None:
     read, write = os.pipe()
-    if whose == "own":
+    if whose != "another":
         os.close(read)
+    stdout, stderr = (subprocess.PIPE, write) if whose == "errors" else (write, subprocess.PIPE)
     outcome = subprocess.run(
-        [sys.executable, "-c", UNREAD, whose], stdout=write, stderr=subprocess.PIPE, timeout=60, check=False
+        [sys.executable, "-c", UNREAD, whose], stdout=stdout, stderr=stderr, timeout=60, check=False
     )
     for fd in (write, *([read] if whose == "another" else [])):
         os.close(fd)
-    assert (outcome.returncode, outcome.stderr) == (status, b"")
+    assert (outcome.returncode, outcome.stdout or b"", outcome.stderr or b"") == (status, b"", b"")
 
 
 @pytest.mark.parametrize("verb", ["run", "eval", "rollouts", "train"])

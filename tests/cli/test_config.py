@@ -101,6 +101,8 @@ def test_variables_that_say_no(config: Path, monkeypatch: pytest.MonkeyPatch, ca
         ("[run\n", "not TOML: "),
         ("[run]\njson = 1\n", "[run] json is 1, expected true or false"),
         ("[run]\ntemperature = [1]\n", "[run] temperature is [1], expected a text or a number"),
+        ("[run]\ntemperature = true\n", "[run] temperature is True, expected a text or a number"),
+        (f"x = {'[' * 100_000}", "not TOML: "),
         ("[run]\ntemperature = 1\ntemp = 2\n", "[run] temp: the same option is given twice"),
     ],
 )

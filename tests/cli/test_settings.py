@@ -106,6 +106,7 @@ def test_what_the_file_decides_is_said() -> None:
         "max_tokens": "until the end",
     }
     assert "n_keep" not in settings.SETTINGS  # the conversation's own
+    assert "seed" not in dict(settings.table(Request("", seed=3), none, file))  # /show has that of the next answer
 
 
 @pytest.mark.parametrize("which", ["on", "top_p"])

@@ -97,6 +97,9 @@ def test_control(tmp_path: Path) -> None:
     for r in engine.drawn:
         by_problem.setdefault(bytes(r.prompt).decode().strip("<>")[:8].strip(), set()).add(r.seed)  # type: ignore[arg-type]
     assert {len(seeds) for seeds in by_problem.values()} == {1}
+    (tmp_path / "control.png").write_bytes(b"older")
+    assert control(tmp_path, Controlled()) == result
+    assert not (tmp_path / "control.png").exists()
 
 
 def test_wordings_that_are_held_out_are_told_apart(tmp_path: Path) -> None:

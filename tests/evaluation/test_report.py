@@ -49,7 +49,8 @@ def method(name: str, kind: str, config: str, overall: Mapping[str, Any]) -> dic
     }
 
 
-CONSTANT = {"temperature": {"mean": 0.1, "sd": 0.0}, "top_p": {"mean": 0.1, "sd": 0.0}}
+CONSTANT = {"temperature": {"mean": 0.1, "sd": 1e-9}, "top_p": {"mean": 0.1, "sd": 0.0}}
+"""Of which rounding makes a deviation."""
 
 
 def crafted(**more: Any) -> dict[str, Any]:
@@ -159,6 +160,13 @@ def test_what_is_of_one_of_several_tasks_is_noted() -> None:
     text = table(read(results))
     assert ", which is another thing than a wrong answer: autodeco on sums 9 of 16.\n" in text
     assert "\n- maj@4: the most frequent answer of 4 is right, " in text
+
+
+def test_a_share_of_samples_is_a_whole_number_of_them() -> None:
+    """1 / 49 * 49 is less than 1."""
+    results = crafted()
+    results["methods"][0]["overall"] |= {"samples": 49, "truncated": 1 / 49}
+    assert "- samples cut off by length: autodeco 1 of 49." in table(read(results)).splitlines()
 
 
 def test_what_is_not_finished() -> None:
