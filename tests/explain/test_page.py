@@ -56,3 +56,5 @@ def test_the_page_has_verdict_plot_and_tables() -> None:
     without = render(findings(made_up(), frozenset(["top_p"])), [], None).decode()
     kinds = re.findall(r'"kind":"(\w+)"', without)
     assert kinds == ["words", "table"]
+    one = render(findings(made_up(), frozenset(["top_p"])), [], b"\x89PNG").decode()
+    assert re.findall(r'"kind":"(\w+)"', one) == ["words", "plot", "table"], "of one panel nothing is to be told apart"

@@ -55,6 +55,13 @@ def test_why(change: dict[str, float | None], words: str) -> None:
     assert words in verdict(replace(FOUND, temperature=replace(T, **change)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("parts", [{"first_order": 0.2, "penalty": 0.01}, {"first_order": 0.01, "penalty": 0.2}])
+def test_the_rest_counts_where_it_is_half_of_the_larger_part(parts: dict[str, float]) -> None:
+    for remainder, counts in ((0.09, False), (-0.11, True)):
+        words = verdict(replace(FOUND, temperature=replace(T, **parts, remainder=remainder)))
+        assert ("too large for the second order alone" in words) == counts
+
+
 @pytest.mark.parametrize(
     ("lost_less", "gain", "words"),
     [
