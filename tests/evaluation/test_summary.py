@@ -280,6 +280,8 @@ def test_the_grid_has_every_static_pair() -> None:
     assert {key: rows[0][key] for key in greedy} == rows[0]["tasks"]["t"] == greedy
     searched = {"problems": 1, "pass@1": 0.5, "se": None, "distinct": 1.0, "k": 2}
     assert {key: rows[1][key] for key in searched} == rows[1]["tasks"]["t"] == searched
+    ungraded = make("static:0.5,1", 1, 0, 0, None, correct=None)
+    assert summarized([*hand_made(), ungraded], [AUTODECO], SETTINGS, {})["grid"] == rows
 
 
 def test_a_grid_of_fewer_samples_says_so() -> None:
