@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from autodeco_gguf.cli._config import set_variables, source_of
-from autodeco_gguf.cli._types import File, FloatRange, IntRange
+from autodeco_gguf.cli._types import File, Float, FloatRange, IntRange
 from autodeco_gguf.errors import InvalidInput, ModelFailed
 from autodeco_gguf.files.jsonl import parse_line, type_name
 from autodeco_gguf.model.machine import DEFAULT_CONTEXT, MAX_CONTEXT, MAX_THREADS, Machine
@@ -175,8 +175,8 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 def _shares(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
     """Numbers, between which llama.cpp takes a slash too."""
     try:
-        return None if value is None else tuple(map(float, re.split("[,/]", value)))
-    except ValueError as e:
+        return None if value is None else tuple(map(Float(), re.split("[,/]", value)))
+    except click.BadParameter as e:
         raise click.BadParameter(f"{value!r}, expected numbers as 3,1", ctx, parameter) from e
 
 

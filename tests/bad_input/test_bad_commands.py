@@ -262,6 +262,7 @@ USAGE: list[Row] = [
     (option("--repeat-penalty 0"), "'--repeat-penalty': 0.0 is not in the range x>0"),
     (option("--device TPU"), "no device 'TPU' that takes layers"),
     (option("--tensor-split x"), "'-ts' / '--tensor-split': 'x', expected numbers as 3,1"),
+    (option("--tensor-split 1_0"), "'-ts' / '--tensor-split': '1_0', expected numbers as 3,1"),
     (option("--main-gpu 9"), "main_gpu 9, expected the number, from 0, of one of "),
     (option("--cache-type q9"), "'--cache-type': 'q9' is not one of 'f32', 'f16'"),
     (option("--grammar 'root ::= ('"), "the grammar does not parse: at the end: a ( is not closed"),
