@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
@@ -19,10 +20,15 @@ def marked(pieces: Iterable[tuple[str, float, str]], caption: str) -> str:
         'title="T 2" style="background:#ffaa6e">&lt;b&gt;'
     """
     spans = (
-        f'<span title="{escape(about)}" style="background:{_color(shade)}">{_text(text)}</span>'
+        f'<span title="{escape(about)}" style="background:{_color(shade)}{_apart(text)}">{_text(text)}</span>'
         for text, shade, about in pieces
     )
     return f'<div style="{_STYLE}">{"".join(spans)}</div><div><small>{escape(caption)}</small></div>'
+
+
+def _apart(text: str) -> str:
+    """What keeps a mark that turns the direction of writing from the text behind it."""
+    return ";unicode-bidi:isolate" if re.search("[\u202a-\u202e\u2066-\u2069]", text) else ""
 
 
 def _text(text: str) -> str:

@@ -48,6 +48,12 @@ def test_half_a_character_at_the_end_is_shown_as_such() -> None:
     assert ">\ufffd</span>" in trace((3, 1.0, 1.0, 0.0, 1, 1.0)).to_html()
 
 
+@pytest.mark.parametrize("mark", ["\u202e", "\u2067"])
+def test_a_mark_turns_no_text_but_its_own(mark: str) -> None:
+    first, second = marked([(f"{mark}ab", 0.5, ""), ("مرحبا", 0.5, "")], "").split("<span ")[1:]
+    assert ("unicode-bidi:isolate" in first, "unicode-bidi" in second) == (True, False)
+
+
 def test_an_empty_trace_has_no_tokens() -> None:
     assert "<span" not in Trace().to_html()
     assert marked([], "nothing") == marked(iter(()), "nothing")

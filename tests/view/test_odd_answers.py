@@ -70,6 +70,16 @@ def test_scripts_and_code_stay_in_the_page(fake: Fake, watched: Watched, text: s
     assert page.locator(".tokens, .said").evaluate_all(box) == [[0, "plaintext"]] * 2  # each line in its own direction
 
 
+def test_a_mark_turns_no_text_but_its_own(fake: Fake, watched: Watched) -> None:
+    """A right-to-left override laid what follows to the left of it."""
+    fake.reply = lambda body: story(*map(token, ["a ", "\u202ebc", " d", "\n", *"مرحبا"]))
+    page = watched.open(fake.url)
+    ask(page)
+    lefts = page.locator(".tokens .tok").evaluate_all("all => all.map(t => t.getBoundingClientRect().left)")
+    assert lefts[0] < lefts[1] < lefts[2]
+    assert lefts[4] > lefts[5] > lefts[6]  # a script of its own direction has it
+
+
 def test_an_empty_answer_says_so(fake: Fake, watched: Watched) -> None:
     reply = Reply([chunk(finish="stop"), DONE], gate=0)
     fake.reply = lambda body: reply

@@ -209,7 +209,7 @@ export class TokenView {
   }
 
   span(token, place, text, from) {
-    const span = make("span", { class: "tok" });
+    const span = make("span", { class: /[\u202a-\u202e\u2066-\u2069]/.test(text) ? "tok turning" : "tok" });
     fill(span, text);
     Object.assign(span, { place, from });
     if (text.includes("\n") && !text.trim()) span.classList.add("blank");
