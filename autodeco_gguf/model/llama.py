@@ -127,10 +127,9 @@ class Llama(llama_cpp.Llama):
         self._sampling, self._told = methods.who_decides(sampling), False  # told: that something is ignored
         enabled = frozenset[str]() if kwargs.get("vocab_only") else check_enabled(heads_enabled)
         model = ModelFile.open(model_path)
-        base = model.base()
-        as_read = overridden(base, kwargs.get("kv_overrides"))
+        base = overridden(model.base(), kwargs.get("kv_overrides"))
         if not kwargs.get("vocab_only"):
-            check_use(as_read, kwargs.get("n_ctx", 512), embeds=bool(kwargs.get("embedding")))
+            check_use(base, kwargs.get("n_ctx", 512), embeds=bool(kwargs.get("embedding")))
         self._heads_path, self._trace_on, self._last = heads, trace, None
         self._predictor = Predictor(Heads(fitting_heads(model, heads)) if enabled else None, enabled)
         for name in ("n_threads", "n_threads_batch"):
