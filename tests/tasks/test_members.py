@@ -257,11 +257,11 @@ def test_an_answer_that_is_no_list(answer: str) -> None:
 
 
 def test_a_hostile_response_takes_linear_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     pieces = ("apple ", 20_000), ("not ", 100_000), ("one of the ", 30_000), ("san ", 50_000), ("\u0301", 100_000)
     for text in (piece * times for piece, times in (*pieces, ("\\a ", 100_000), ("\\a{ ", 100_000))):
         first_member("carrots of " + text, "citrus fruit")
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 PIECES = (
