@@ -79,7 +79,7 @@ std::string gguf_header_check_vocab(const gguf_header & h) {
         return "token " + std::to_string(twice) + " of tokenizer.ggml.tokens stands there twice: " +
                gguf_get_arr_str(gguf, tokens, twice);
     }
-    // llama.cpp reads as many of these as there are tokens, without looking at their number
+    // as many of these as there are tokens, or llama.cpp says that an index is out of bounds
     for (const char * key : { "tokenizer.ggml.scores", "tokenizer.ggml.token_type" }) {
         const int64_t id = gguf_find_key(gguf, key);
         if (id >= 0 && (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY || gguf_get_arr_n(gguf, id) < n)) {
@@ -195,14 +195,6 @@ std::string vocab_fault(const llama_vocab * vocab) {
     const int32_t n = llama_vocab_n_tokens(vocab);
     if (n <= 0 || llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) {
         return "it has no vocabulary";
-    }
-    for (const auto special : { llama_vocab_bos, llama_vocab_eos, llama_vocab_eot, llama_vocab_sep, llama_vocab_nl, llama_vocab_pad,
-                                llama_vocab_fim_pre, llama_vocab_fim_suf, llama_vocab_fim_mid, llama_vocab_fim_pad,
-                                llama_vocab_fim_rep, llama_vocab_fim_sep }) {
-        const llama_token token = special(vocab);
-        if (token >= n) {
-            return "special token " + std::to_string(token) + " is none of its " + std::to_string(n);
-        }
     }
     // every byte that a text can have, alone and after others, is asked for: llama.cpp looks for the tokens of bytes when a text
     // needs them
