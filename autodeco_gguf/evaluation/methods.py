@@ -221,7 +221,7 @@ def split_names(text: str) -> list[str]:
 
 def _to_float(text: str) -> float | None:
     try:
-        return float(text)
+        return float(text.replace("_", "?"))  # or 1_0 is 10
     except ValueError:
         return None
 

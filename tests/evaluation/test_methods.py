@@ -99,6 +99,7 @@ def test_a_list_is_split_at_commas_but_that_of_a_pair(text: str, names: list[str
         ("static:x,1", "method static:x,1: T is x, expected a number from 0 to 100, of at most 6 digits"),
         ("static:,1", "method static:,1: T is missing, expected"),
         ("static:nan,1", "T is nan, expected"),
+        ("static:1_0,1", "T is 1_0, expected"),
         ("static:inf,1", "T is inf, expected"),
         ("static:-0.1,1", "T is -0.1, expected"),
         ("static:100.1,1", "T is 100.1, expected a number from 0 to 100"),
