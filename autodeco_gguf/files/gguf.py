@@ -110,7 +110,10 @@ class GgufFile:
         """The metadata but for arrays, as llama.cpp words its values; bytes that are no UTF-8 as U+FFFD."""
         found: dict[str, str] = {}
         for key in self.header.scalar_keys():
-            value = self.header.value(key)  # llama.cpp has the file's, whatever the overrides
+            try:
+                value = self.header.value(key)  # llama.cpp has the file's, whatever the overrides
+            except KeyError:  # the key is no text
+                continue
             if isinstance(value, bool):
                 found[key] = str(value).lower()
             elif isinstance(value, float):
