@@ -157,7 +157,10 @@ def _of_tool(arguments: Mapping[str, Any]) -> SchemaGrammar | None:
     chosen = arguments.get("tool_choice") or arguments.get("function_call")
     if not isinstance(chosen, Mapping):
         return None
-    name = chosen.get("function", chosen).get("name")
+    named = chosen.get("function", chosen)
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if not isinstance(name, str):
+        raise InvalidInput.of("tool_choice", repr(chosen), "an object that names a function")
     functions = [*(arguments.get("functions") or ()), *(tool["function"] for tool in arguments.get("tools") or ())]
     found = [function for function in functions if function.get("name") == name]
     return SchemaGrammar(found[0]["parameters"]) if found else None

@@ -312,6 +312,13 @@ def test_a_function_without_parameters(llm: Llama, monkeypatch: Any, chat_format
         assert json.loads(answer["choices"][0]["message"]["function_call"]["arguments"]) == {}
 
 
+@pytest.mark.parametrize("function", [{}, {"function": "f"}, {"function": None}, {"function": {"name": 5}}])
+def test_a_choice_that_names_no_function(llm: Llama, function: dict[str, Any]) -> None:
+    tool: Any = {"type": "function", "function": {"name": "f"}}
+    with pytest.raises(InvalidInput, match=r"^tool_choice \{.*\}, expected an object that names a function$"):
+        llm.create_chat_completion(MESSAGES, tools=[tool], tool_choice={"type": "function", **function})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("chat_format", [None, "chatml-function-calling"])
 def test_a_call_that_is_required(llm: Llama, monkeypatch: pytest.MonkeyPatch, chat_format: str | None) -> None:
     """llama_cpp passes it over, or fails by an assertion."""
