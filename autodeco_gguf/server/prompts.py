@@ -70,7 +70,8 @@ class Prompts:
         if key not in self._chats:
             context = self._engine.context
             try:
-                chat = Chat(self.template, context.vocab, context.file.path, {**self._kwargs, **kwargs})
+                values = {**self._kwargs, **kwargs}
+                chat: Chat = context.using(lambda: Chat(self.template, context.vocab, context.file.path, values))
             except InvalidInput as e:
                 text = str(e).removeprefix("chat template kwargs: ").replace(str(context.file.path), "the template")
                 raise ApiError(400, f"chat_template_kwargs: {text}", param="chat_template_kwargs") from e
