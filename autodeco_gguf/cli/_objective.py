@@ -19,7 +19,7 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 
 def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
     try:
-        return tuple(map(int, text.split(",")))
+        return tuple(map(int, text.replace("_", "?").split(",")))  # or 2_5 is 25
     except ValueError as e:
         raise click.BadParameter(f"{text!r}, expected numbers such as 256 or 256,128,64", ctx, parameter) from e
 

@@ -101,6 +101,7 @@ REFUSED: dict[str, tuple[list[object], str]] = {
     "frozen, of both": (["--other-head", "frozen"], "--other-head frozen needs --heads temperature or --heads top-p"),
     "two lengths": (["--steps", 2, "--epochs", 1], "--steps goes instead of --epochs: give one of them"),
     "widths": (["--head-widths", "a"], "'a', expected numbers such as 256 or 256,128,64"),
+    "width as Python writes it": (["--head-widths", "2_5"], "'2_5', expected numbers such as 256 or 256,128,64"),
     "no width": (["--head-widths", "0"], "widths [0], expected 1 to 63 numbers"),
     "initial P": (["--initial-top-p", "1"], "initial_top_p 1, expected a number between 0 and 1"),
     "kind of given heads": (["--from", "h", "--head-widths", "8"], "--head-widths has no effect with --from: "),
