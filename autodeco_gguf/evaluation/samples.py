@@ -105,7 +105,7 @@ class Sample:
         numbers = all(type(number) is int and number >= 0 for number in key[1:])
         task = tasks.get(key.task) if isinstance(tasks, Mapping) else None
         problems = task.get("problems") if isinstance(task, Mapping) else None
-        if not numbers or not isinstance(problems, int) or key.problem >= problems:
+        if not numbers or line["tokens"] < 0 or not isinstance(problems, int) or key.problem >= problems:
             raise InvalidInput(f"no sample of these tasks: {key}")
         correct = line.get("correct", "missing")
         if correct not in (True, False, None):

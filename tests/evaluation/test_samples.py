@@ -122,7 +122,7 @@ STRANGE = [
     json.dumps({**SAMPLE, **changed}).encode()
     for changed in (
         {"task": "others"}, {"problem": 3}, {"problem": -1}, {"seed": None}, {"sample": "1"}, {"correct": "yes"},
-        {"seed": True}, {"text": 1}, {"tokens": None}, {"top_p": None}, {"top_p": {}},
+        {"seed": True}, {"text": 1}, {"tokens": None}, {"tokens": -3}, {"top_p": None}, {"top_p": {}},
         {"temperature": {**DRAWN, "bins": [1]}},
     )
 ]  # fmt: skip
