@@ -264,7 +264,8 @@ def _bias_processor(given: Mapping[Any, Any], n_vocab: int) -> Callable[..., Any
 
     def add(_: Any, scores: Float32Array) -> Float32Array:
         scores = scores.copy()
-        scores[list(bias)] += np.fromiter(bias.values(), np.float32)
+        with np.errstate(over="ignore"):  # -1e300 excludes a token
+            scores[list(bias)] += np.fromiter(bias.values(), np.float32)
         return scores
 
     return add

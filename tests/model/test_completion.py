@@ -400,6 +400,12 @@ def test_biases_by_numbers_as_text(llm: ad.Llama) -> None:
     assert found["choices"][0]["text"] == "qqq"
 
 
+def test_a_bias_below_what_a_float_holds_excludes_a_token(llm: ad.Llama) -> None:
+    """Without a warning, which is an error where these are."""
+    q, r = letters(llm, "qr")
+    assert llm(PROMPT, max_tokens=3, logit_bias={q: -1e300, r: 100.0}, seed=1)["choices"][0]["text"] == "rrr"
+
+
 BAD_BIASES = [
     ({"hello": 1.0}, r"logit_bias of token 'hello', expected 0 to 383"),
     ({"--5": 1.0}, r"logit_bias of token '--5', expected 0 to 383"),
