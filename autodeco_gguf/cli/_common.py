@@ -325,7 +325,7 @@ class Bar:
 
     def say(self, line: str) -> None:
         """Print a line above it, on a terminal or not."""
-        self._bar.console.print(line, soft_wrap=True, highlight=False)
+        self._bar.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

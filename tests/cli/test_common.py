@@ -130,6 +130,12 @@ def test_without_a_terminal_progress_is_a_line_from_time_to_time(
     assert capfd.readouterr().err == ""
 
 
+def test_a_line_is_said_as_it_stands(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("reading") as bar:
+        bar.say("[/x] [bold]")
+    assert capfd.readouterr().err == "[/x] [bold]\n"
+
+
 @pytest.mark.parametrize(("columns", "width"), [("0", 80), ("-5", 80), ("x", 80), ("7", 7)])
 def test_a_terminal_has_a_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
