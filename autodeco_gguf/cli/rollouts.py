@@ -50,7 +50,8 @@ def rollouts_command(model: Path, output: Path, force: bool, **options: Any) -> 
     """Sample answers of MODEL and keep the correct ones, as data to train its heads on.
 
     The heads take no part: temperature and top-p are fixed, at 1 as the paper has it. Run again after an interruption
-    it goes on from OUTPUT.partial, and gives what an undisturbed run would have given.
+    it goes on from OUTPUT.partial, and gives what an undisturbed run would have given, but for rounding with
+    --parallel 1.
 
     Example: autodeco-gguf rollouts qwen2.5-7b-q4_k_m.gguf --task train-problems.jsonl -k 16 -o rollouts.jsonl
     """

@@ -67,7 +67,9 @@ class SamplingBody(Body):
         Number | None, Field(ge=0, le=1, description="Of leaving out all but the least likely above xtc_threshold.")
     ] = None
     xtc_threshold: Annotated[Number | None, Field(ge=0, le=1, description="Absent: 0.1.")] = None
-    mirostat: Annotated[Whole | None, Field(ge=0, le=2, description="Its version, instead of cuts; 0: off.")] = None
+    mirostat: Annotated[
+        Whole | None, Field(ge=0, le=2, description="Its version, 2 for long answers, instead of cuts; 0: off.")
+    ] = None
     mirostat_tau: Annotated[Number | None, Field(ge=0, le=1e6, description="Target surprise. Absent: 5.")] = None
     mirostat_eta: Annotated[Number | None, Field(ge=0, le=1e6, description="Learning rate. Absent: 0.1.")] = None
     logit_bias: Annotated[LogitBias | None, Field(description="-100 to 100, by token id as a text.")] = None
