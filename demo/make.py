@@ -5,6 +5,7 @@ Every stage keeps its result in build/demo and is skipped where that is there; o
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 
@@ -60,4 +61,5 @@ def evaluate(model: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

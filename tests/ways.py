@@ -7,6 +7,7 @@ A new way is one more line in :data:`WAYS`.
 
 from __future__ import annotations
 
+import argparse
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -119,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()
