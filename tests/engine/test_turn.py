@@ -198,16 +198,18 @@ def test_closing_that_fails_may_be_tried_again(failing: str) -> None:
 
 EXIT = """
 import sys, threading, time
-from autodeco_gguf import Engine, Request
+from contextlib import suppress
+from autodeco_gguf import Closed, Engine, Request
 from autodeco_gguf.model.shipped import DEMO_MODEL
 engine = Engine(DEMO_MODEL, n_parallel=4)
 begun = threading.Event()
 
 def generate():
     bias = {token: float("-inf") for token in range(engine.context.n_vocab) if engine.context.is_eog(token)}
-    while True:
-        for piece in engine.submit(Request("Tell a story about Mia", logit_bias=bias)):
-            begun.set()
+    with suppress(Closed):  # Python ends by a signal where a daemon thread writes a traceback meanwhile
+        while True:
+            for piece in engine.submit(Request("Tell a story about Mia", logit_bias=bias)):
+                begun.set()
 
 for _ in range(3):
     threading.Thread(target=generate, daemon=True).start()

@@ -371,7 +371,7 @@ def test_a_model_that_repeats_itself_takes_no_time(piece: str) -> None:
     number(piece * (200_000 // len(piece)), "-9")
     number("The answer is 1" + piece * (200_000 // len(piece)), "-9")
     number(rf"\boxed{{{piece * (200_000 // len(piece))}}}", "-9")
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 10  # quadratic, it would be minutes
 
 
 @pytest.mark.parametrize(
