@@ -9,7 +9,7 @@ import click
 
 from autodeco_gguf.cli._common import F, commands_option, option
 from autodeco_gguf.cli._config import is_typed
-from autodeco_gguf.cli._types import Float, FloatRange, IntRange
+from autodeco_gguf.cli._types import Float, FloatRange, Integer, IntRange
 
 if TYPE_CHECKING:
     from autodeco_gguf.training.module import HeadKind
@@ -19,8 +19,8 @@ HEADS = {"both": ("temperature", "top_p"), "temperature": ("temperature",), "top
 
 def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
     try:
-        return tuple(map(int, text.replace("_", "?").split(",")))  # or 2_5 is 25
-    except ValueError as e:
+        return tuple(map(Integer(), text.split(",")))
+    except click.BadParameter as e:
         raise click.BadParameter(f"{text!r}, expected numbers such as 256 or 256,128,64", ctx, parameter) from e
 
 
