@@ -154,8 +154,7 @@ def repack(path: str | Path, *, progress: Progress | None = None) -> ExportResul
         BadFile: not a merged file, broken heads, or no room beside the file.
     """
     with bad_file(Path(path), "cannot be opened"):
-        os.stat(path)  # an error names it as it was given
-    target = Path(os.path.realpath(path))  # of a link, its file
+        target = Path(os.path.realpath(path, strict=True))  # of a link, its file
     model = _open_merged(target, path, "only a merged file has a base view")
     if model.stale is None:
         return None
